@@ -1,0 +1,1 @@
+"""What the scripts share: the data set's facts, shards, splits, filters, features, metrics, checkpoints."""

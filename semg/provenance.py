@@ -1,0 +1,55 @@
+"""How an output was made: arguments, versions, commit. No clock: same inputs, same bytes."""
+
+import argparse
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "h5py", "torch", "transformers", "peft")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of Python and of `packages` (default: all that a result can depend on)."""
+    found = {"python": platform.python_version()}
+    for name in packages or _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The checkout's git commit, with `+changes` if tracked files differ from it; `unknown` outside git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=_ROOT, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's types: paths become text, tuples lists."""
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value
+
+
+def how_made(script: str, arguments: argparse.Namespace | dict[str, Any]) -> dict[str, Any]:
+    """What every output says of its making: script, arguments, versions, commit."""
+    given = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    kept = {key: plain(value) for key, value in given.items() if key not in ("quiet", "json", "debug")}
+    return {"script": script, "arguments": kept, "versions": versions(), "commit": commit()}

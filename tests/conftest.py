@@ -1,0 +1,30 @@
+"""Fixtures that several test files share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the scripts are run from the checkout, nothing is installed
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., subprocess.CompletedProcess]:
+    """Run a script of the checkout as a user would: `run_script("preprocess.py", "--raw", folder, code=1)`.
+
+    Fails the test if the exit code is not `code` or a traceback is printed.
+    """
+
+    def run(script: str, *arguments: object, code: int = 0, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
