@@ -1,0 +1,380 @@
+"""Filter and window putEMG recordings into NumPy shards.
+
+Each recording RAW/<record>.hdf5 becomes a folder SHARDS/<record>/ with the filtered signal (float16, microvolts),
+the table of its windows, and shard.json, which says how it was made. Overlapping windows cost nothing on disk.
+
+  python preprocess.py                                    # data/raw/Data-HDF5 -> data/shards
+  python preprocess.py --channels 9-16                    # the middle ring of electrodes alone
+  python preprocess.py --preset paper --shards data/shards-paper      # the putEMG authors' protocol
+  python preprocess.py --subjects 03 04 05                # one job of many on a cluster
+
+What it does: ADC counts -> re-referencing (--montage) -> microvolts -> band-pass and notches, zero-phase unless
+--causal -> windows that lie wholly in one label and not within --guard after a change of label. Stretches labelled
+-1 (in no gesture) are left out, or with --rest kept as a ninth class "rest". The eight gestures' codes
+0,1,2,3,6,7,8,9 become the labels 0-7.
+
+--preset paper is the protocol of the data set's authors: windows of 2500 samples every 1250, filter of order 5
+with notches at 30, 49.99, 60, 90 and 150 Hz, the label of a window's last sample, windows near transitions
+left out. Flags given beside it override its values.
+
+A recording that is wrong is named and left out; the others are done. A shard that is there already is kept if it
+was made from the same file with the same arguments, and named otherwise; --overwrite redoes it.
+
+Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory for each worker.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from semg import cli, putemg
+from semg.errors import DataError, UsageError
+from semg.files import checksum, folder_lock
+from semg.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
+from semg.provenance import commit, plain, versions
+from semg.recording import Recording, find_faults
+from semg.shards import difference, open_shard, paper_windows, read_meta, whole_windows, write_shard
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "window": cli.Length("2500"),
+        "stride": cli.Length("1250"),
+        "order": 5,
+        "notch": [30.0, 49.99, 60.0, 90.0, 150.0],
+        "label_rule": "last-sample",
+    }
+}
+CAUSAL_BLOCK = 1 << 16  # samples filtered at once
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a shard's content depends on, in samples and Hz; stored in shard.json."""
+
+    channels: tuple[int, ...]
+    montage: str
+    window: int
+    stride: int
+    low: float
+    high: float
+    order: int
+    notch: tuple[float, ...]
+    causal: bool
+    labels: str
+    rest: bool
+    guard: float  # seconds
+    label_rule: str
+
+    @property
+    def filter(self) -> FilterSpec:
+        """The filter that these arguments ask for."""
+        return FilterSpec(self.low, self.high, self.order, self.notch, self.causal)
+
+    def as_json(self) -> dict[str, Any]:
+        """In JSON's types, as read back from shard.json."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording to turn into one shard."""
+
+    source: Path
+    shard: Path
+    arguments: Arguments
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: `done`, `kept` or `failed`, with a message where there is something to say."""
+
+    record: str
+    state: str
+    message: str = ""
+    windows: int = 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--raw", type=Path, default=Path("data/raw/Data-HDF5"), help="folder of recordings")
+    parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder to write")
+    parser.add_argument("--subjects", type=cli.subjects, nargs="+", metavar="NN", help="these people only")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="a published protocol's settings")
+    parser.add_argument("--workers", type=cli.whole(1), default=os.cpu_count() or 1, help="recordings at once")
+    parser.add_argument("--overwrite", action="store_true", help="redo shards made with other arguments")
+    signal = parser.add_argument_group("signal")
+    signal.add_argument("--channels", type=cli.number_ranges, default="1-24", help="such as 1-24, 9-16 or 1,3,5")
+    signal.add_argument(
+        "--montage",
+        choices=("monopolar", "bipolar", "car"),
+        default="monopolar",
+        help="bipolar: differences along the arm between neighbouring rings; car: minus the channels' mean",
+    )
+    signal.add_argument("--low", type=cli.number(0, above=True), default=20.0, help="band-pass from, Hz")
+    signal.add_argument("--high", type=cli.number(0, above=True), default=700.0, help="band-pass to, Hz")
+    signal.add_argument("--order", type=cli.whole(1, 12), default=4, help="Butterworth order of the band-pass")
+    notch = signal.add_mutually_exclusive_group()
+    notch.add_argument(
+        "--notch",
+        type=cli.number(0, above=True),
+        nargs="+",
+        default=[30.0, 50.0, 60.0, 90.0, 150.0],
+        metavar="HZ",
+        help="narrow bands to take out, Hz",
+    )
+    notch.add_argument("--no-notch", dest="notch", action="store_const", const=[], help="take out no narrow band")
+    signal.add_argument(
+        "--causal", action="store_true", help="filter forward only, as in live use (edges at -3 dB)"
+    )
+    windows = parser.add_argument_group("windows")
+    windows.add_argument("--window", type=cli.Length, default="250ms", help="length, samples or time")
+    windows.add_argument("--stride", type=cli.Length, default="125ms", help="window to window, samples or time")
+    windows.add_argument(
+        "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen on video, or as prompted"
+    )
+    windows.add_argument("--rest", action="store_true", help="keep label -1 as a ninth class, 'rest'")
+    windows.add_argument(
+        "--guard", type=cli.number(0), default=0.25, help="seconds after a label change in which no window starts"
+    )
+    parser.set_defaults(label_rule="whole-window")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The flags given, over a preset's values, over the defaults."""
+    preset = parser.parse_args().preset
+    if preset:
+        parser.set_defaults(**PRESETS[preset])
+    return parser.parse_args()
+
+
+def shard_arguments(args: argparse.Namespace) -> Arguments:
+    """Check the flags against each other. Raises UsageError."""
+    window, stride = args.window.samples(putemg.RATE), args.stride.samples(putemg.RATE)
+    if stride > window:
+        raise UsageError(f"--stride {args.stride}: expected at most the window, {args.window}")
+    if wrong := [n for n in args.channels if not 1 <= n <= putemg.N_CHANNELS]:
+        raise UsageError(f"--channels: expected numbers from 1 to {putemg.N_CHANNELS}, found {wrong[0]}")
+    if args.rest and args.label_rule == "last-sample":
+        raise UsageError("--rest: --preset paper leaves label -1 out as its authors did; give one of the two")
+    made = Arguments(
+        channels=args.channels,
+        montage=args.montage,
+        window=window,
+        stride=stride,
+        low=args.low,
+        high=args.high,
+        order=args.order,
+        notch=tuple(args.notch),
+        causal=args.causal,
+        labels=args.labels,
+        rest=args.rest,
+        guard=args.guard,
+        label_rule=args.label_rule,
+    )
+    made.filter.sections(putemg.RATE)
+    montage(made.channels, made.montage)
+    return made
+
+
+def montage(channels: tuple[int, ...], kind: str) -> tuple[list[str], np.ndarray]:
+    """Names of the re-referenced channels, and the (channels, channels out) matrix that makes them."""
+    names = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
+    identity = np.eye(len(channels), dtype=np.float32)
+    if kind == "monopolar":
+        return names, identity
+    if kind == "car":
+        if len(channels) < 2:
+            raise UsageError("--montage car: expected at least two channels, found one")
+        return names, identity - np.float32(1 / len(channels))
+    pairs = [(i, channels.index(n + 8)) for i, n in enumerate(channels) if n + putemg.BAND_CHANNELS in channels]
+    if not pairs:
+        raise UsageError("--montage bipolar: expected channels of neighbouring rings, such as 1 and 9")
+    matrix = np.stack([identity[:, near] - identity[:, far] for near, far in pairs], axis=1)
+    return [f"{names[near]}-{names[far]}" for near, far in pairs], matrix
+
+
+def filtered(counts: np.ndarray, mixing: np.ndarray, spec: FilterSpec) -> np.ndarray:
+    """(T, channels) int16 counts -> (T, channels out) float16 microvolts, re-referenced and filtered."""
+    out = np.empty((len(counts), mixing.shape[1]), np.float16)
+    sections = spec.sections(putemg.RATE)
+    scaled = mixing * np.float32(putemg.MICROVOLTS_PER_COUNT)
+    if spec.causal:
+        run = CausalFilter(sections)
+        for start in range(0, len(counts), CAUSAL_BLOCK):
+            block = counts[start : start + CAUSAL_BLOCK].astype(np.float32) @ scaled
+            out[start : start + CAUSAL_BLOCK] = run(block)
+        return out
+    zero_phase = ZeroPhaseFilter(sections, putemg.RATE, len(counts))
+    for channel in range(mixing.shape[1]):  # one at a time: memory stays flat
+        out[:, channel] = zero_phase(_mixed(counts, scaled[:, channel]))
+    return out
+
+
+def _mixed(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """One re-referenced channel, (T,) float32; the channels that have no part in it are not touched."""
+    parts = np.flatnonzero(weights)
+    if len(parts) < 4:
+        return sum(counts[:, part].astype(np.float32) * weights[part] for part in parts)
+    mixed = np.empty(len(counts), np.float32)
+    for start in range(0, len(counts), CAUSAL_BLOCK):
+        mixed[start : start + CAUSAL_BLOCK] = counts[start : start + CAUSAL_BLOCK].astype(np.float32) @ weights
+    return mixed
+
+
+def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndarray]:
+    """Class names and the windows of a recording's labels (T,)."""
+    codes, names = list(putemg.GESTURES), list(putemg.GESTURES.values())
+    if how.label_rule == "last-sample":
+        return names, paper_windows(labels, codes, how.window, how.stride, putemg.REST)
+    if how.rest:
+        codes, names = [*codes, putemg.REST], [*names, "rest"]
+    guard = round(how.guard * putemg.RATE)
+    return names, whole_windows(labels, codes, how.window, how.stride, guard)
+
+
+def process(job: Job) -> Outcome:
+    """Make one shard, unless it is there. A wrong recording is an outcome, not an exception."""
+    name = job.source.stem
+    try:
+        # one thread: sums come out the same whatever else the machine does, and workers don't crowd each other
+        with threadpool_limits(1):
+            return _process(job, name)
+    except (DataError, UsageError) as error:
+        return Outcome(name, "failed", str(error))
+    except MemoryError:
+        return Outcome(name, "failed", f"{job.source}: found too little memory; use fewer --workers")
+    except OSError as error:
+        return Outcome(name, "failed", f"{job.shard}: could not be written ({error})")
+
+
+def _process(job: Job, name: str) -> Outcome:
+    record = putemg.parse_record(name)
+    source = {"name": job.source.name, "bytes": job.source.stat().st_size, "sha256": checksum(job.source)}
+    if job.shard.exists() and not job.overwrite:
+        return _keep(job, name, source)
+    how = job.arguments
+    with Recording(job.source) as recording:
+        counts, labels = recording.read(how.channels, how.labels)
+        measured = recording.rate
+    classes, windows = window_table(labels, how)
+    if len(windows) == 0:
+        raise DataError(f"{job.source}: expected stretches of a gesture of at least a window, found none")
+    faults = find_faults(counts, how.channels)
+    channels, mixing = montage(how.channels, how.montage)
+    meta = {
+        "record": record.name,
+        "subject": record.subject,
+        "date": record.date,
+        "trajectory": record.trajectory,
+        "rate": putemg.RATE,
+        "measured_rate": round(measured, 3),
+        "unit": "uV",
+        "channels": channels,
+        "classes": classes,
+        "arguments": how.as_json(),
+        "faults": plain(asdict(faults)),
+        "source": source,
+        "versions": versions("numpy", "scipy", "h5py"),
+        "commit": commit(),
+    }
+    write_shard(job.shard, meta, filtered(counts, mixing, how.filter), windows)
+    return Outcome(name, "done", f"{name}: {faults}" if str(faults) else "", len(windows))
+
+
+def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
+    """Keep the shard that is there if it was made from this file in this way; DataError otherwise."""
+    meta = read_meta(job.shard)
+    asked = {"arguments": job.arguments.as_json(), "source": source}
+    for key in ("arguments", "source"):
+        if meta.get(key) != asked[key]:
+            raise DataError(f"{job.shard}: expected {difference(asked, meta, key)}; --overwrite redoes it")
+    shard = open_shard(job.shard, verify=True)
+    return Outcome(name, "kept", windows=len(shard.windows))
+
+
+def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
+    """The gesture recordings in `raw`, of `subjects` only if given."""
+    cli.existing_folder(raw, "--raw", "download_putemg.py or simulate_putemg.py makes it")
+    files = sorted(path for path in raw.glob("*.hdf5") if not path.name.startswith((".", "emg_force-")))
+    if not files:
+        raise DataError(f"{raw}: expected recordings named emg_gestures-*.hdf5, found none")
+    if not subjects:
+        return files
+    people = {path: putemg.parse_record(path.stem).subject for path in files if putemg.is_record(path.stem)}
+    if missing := sorted(set(subjects) - set(people.values())):
+        raise DataError(f"{raw}: expected recordings of subject {', '.join(missing)}, found none")
+    return [path for path, subject in people.items() if subject in subjects]
+
+
+def outcomes(jobs: list[Job], workers: int) -> Iterator[Outcome]:
+    """Run the jobs in this process, or in `workers` others; outcomes come as they are ready."""
+    if workers == 1 or len(jobs) == 1:
+        yield from map(process, jobs)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        futures: dict[Future[Outcome], Job] = {pool.submit(process, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield _result(future, futures[future])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future[Outcome], job: Job) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        told = f"{job.source}: the worker was killed, perhaps for want of memory; use fewer --workers"
+        return Outcome(job.source.stem, "failed", told)
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = parse(arguments())
+    console = cli.Console(args)
+    how = shard_arguments(args)
+    files = find_recordings(args.raw, args.subjects)
+    with folder_lock(args.shards):
+        return make_shards(files, how, args, console)
+
+
+def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, console: cli.Console) -> int:
+    """Turn the recordings into shards, telling what becomes of each."""
+    console.say(
+        f"{len(files)} recordings in {args.raw}: {len(how.channels)} channels, {how.low:g}-{how.high:g} Hz, "
+        f"windows of {how.window} samples every {how.stride}, labels {how.labels}"
+    )
+    jobs = [Job(path, args.shards / path.stem, how, args.overwrite) for path in files]
+    counts = {"done": 0, "kept": 0, "failed": 0}
+    windows = 0
+    for outcome in console.progress(outcomes(jobs, args.workers), total=len(jobs), unit="recording"):
+        counts[outcome.state] += 1
+        windows += outcome.windows
+        if outcome.state == "failed":
+            console.error(outcome.message)
+        elif outcome.message:
+            console.warn(outcome.message)
+    told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"
+    if counts["failed"]:
+        console.finish(f"{told}; {counts['failed']} recordings failed, see above", **counts, windows=windows)
+        return 1
+    console.finish(
+        f"{told}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
