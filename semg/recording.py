@@ -21,6 +21,7 @@ from semg.putemg import (
     CHANNEL_COLUMNS,
     COLUMNS,
     GESTURES,
+    LABEL_COLUMNS,
     N_CHANNELS,
     RATE,
     RATE_TOLERANCE,
@@ -30,6 +31,7 @@ from semg.putemg import (
 )
 
 _BLOCK_BYTES = 1 << 24  # of the table, read at once
+_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, MemoryError)  # h5py raises these
 
 
 class Recording:
@@ -48,12 +50,17 @@ class Recording:
         try:
             self._table = _table(path, self._file)
             self._places = _places(path, self._table)
+            self._check_numbers()
             self.n_samples: int = self._table.shape[0]
             self.rate = self._check_time_ends()
             if self.record and check_name:
                 self._check_subject(self.record.subject)
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, _DAMAGE):
+                raise DataError(
+                    f"{path}: expected an HDF5 recording, found a damaged file ({error}); fetch it again"
+                ) from None
             raise
 
     def __enter__(self) -> "Recording":
@@ -89,7 +96,7 @@ class Recording:
         for start in range(0, self.n_samples, step):
             try:
                 rows = self._table[start : start + step]
-            except (OSError, RuntimeError, ValueError) as error:
+            except _DAMAGE as error:
                 raise DataError(
                     f"{self.path}: expected {self.n_samples} samples, found damaged data at sample {start} "
                     f"({error}); fetch the file again"
@@ -124,6 +131,13 @@ class Recording:
                 f"found {values[row]} at sample {start + row}"
             )
         return values.astype(np.int8)
+
+    def _check_numbers(self) -> None:
+        """Samples and labels must be numbers: pandas keeps categories as codes, which would pass for labels."""
+        for name in (*CHANNEL_COLUMNS, *LABEL_COLUMNS):
+            block = self._places[name][0]
+            if self._table.dtype[block].base.kind not in "fiu" or self._is_category(block):
+                raise DataError(f"{self.path}: column {name}: expected numbers, found text or categories")
 
     def _check_rising(self, times: np.ndarray, last: float, start: int) -> None:
         steps = np.diff(times, prepend=last)
@@ -177,9 +191,7 @@ class Recording:
         try:
             return self._file[f"data/meta/{block}/meta/table"]["values"][code]
         except (KeyError, OSError, RuntimeError, ValueError, IndexError) as error:
-            raise DataError(
-                f"{self.path}: expected a category for code {code} of {block}, found {error}"
-            ) from None
+            raise DataError(f"{self.path}: expected a category for code {code} of {block}, found {error}") from None
 
 
 def check_layout(path: Path) -> None:
@@ -248,9 +260,8 @@ def _column_names(path: Path, table: h5py.Dataset, block: str) -> list[str]:
         raise DataError(f"{path}: expected the column names of {block}, found {error}") from None
 
 
-_HARMLESS = frozenset(
-    "PROTO FRAME MARK STOP LIST EMPTY_LIST APPEND APPENDS PUT BINPUT LONG_BINPUT MEMOIZE".split()
-)
+_HARMLESS = frozenset(["PROTO", "FRAME", "MARK", "STOP", "LIST", "EMPTY_LIST", "APPEND", "APPENDS"])
+_HARMLESS |= {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _TEXT = frozenset(["STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"])
 
 
@@ -309,9 +320,7 @@ def find_faults(counts: np.ndarray, channels: tuple[int, ...]) -> ChannelFaults:
     low, high = counts.min(axis=0), counts.max(axis=0)
     ends = 2 ** (ADC_BITS - 1)
     at_end = np.where((low <= -ends) | (high >= ends - 1))[0]
-    saturated = [
-        channels[i] for i in at_end if np.mean((counts[:, i] <= -ends) | (counts[:, i] >= ends - 1)) > 0.01
-    ]
+    saturated = [channels[i] for i in at_end if np.mean((counts[:, i] <= -ends) | (counts[:, i] >= ends - 1)) > 0.01]
     dead = [channels[i] for i in np.flatnonzero(low == high)]
     duplicate = []
     probe = counts[:: max(1, len(counts) // 4096)]

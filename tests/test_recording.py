@@ -1,0 +1,328 @@
+"""The reader of a recording: what pandas writes is read exactly, whatever else there is gets one clear line."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import recordings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semg.errors import DataError
+from semg.recording import Recording, check_layout, find_faults
+
+ALL = tuple(range(1, 25))
+SOME = (9, 1, 24)
+
+
+def refused(path: Path, message: str, channels: tuple[int, ...] = ALL, labels: str = "TRAJ_GT") -> None:
+    """Opening or reading `path` ends in one line that names the file and matches `message`."""
+    with pytest.raises(DataError, match=message) as caught, Recording(path) as recording:
+        recording.read(channels, labels)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def same_as_pandas(path: Path, table: pd.DataFrame) -> None:
+    with Recording(path) as recording:
+        counts, labels = recording.read(SOME, "TRAJ_GT")
+        assert recording.n_samples == len(table)
+        assert recording.rate == pytest.approx(5120)
+        assert recording.record is not None and recording.record.subject == "03"
+    assert counts.dtype == np.int16 and labels.dtype == np.int8
+    np.testing.assert_array_equal(counts, table[[f"EMG_{n}" for n in SOME]].to_numpy())
+    np.testing.assert_array_equal(labels, table["TRAJ_GT"].to_numpy())
+    check_layout(path)
+
+
+# --- what is accepted ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {},
+        {"complevel": 5},
+        {"complevel": 9, "complib": "blosc"},
+        {"complevel": 5, "complib": "blosc:zstd"},
+        {"complevel": 5, "complib": "bzip2"},
+        {"data_columns": True},
+        {"data_columns": ["TRAJ_GT", "EMG_3"]},
+    ],
+    ids=str,
+)
+def test_whatever_pandas_writes_is_read_exactly(tmp_path: Path, storage: dict) -> None:
+    table = recordings.frame()
+    same_as_pandas(recordings.write(tmp_path, table, **storage), table)
+
+
+def float32(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype({name: np.float32 for name in table if name.startswith("EMG_")})
+
+
+def integers(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype({name: np.int16 for name in table if name.startswith(("EMG_", "TRAJ_"))})
+
+
+def mixed(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype({"EMG_1": np.float32, "EMG_9": np.int32})
+
+
+def backwards(table: pd.DataFrame) -> pd.DataFrame:
+    return table[list(table.columns[::-1])]
+
+
+def categorical_subject(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(subject=pd.Categorical(["03"] * len(table), categories=["02", "03", "11"]))
+
+
+def numeric_category(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(subject=pd.Categorical([3] * len(table), categories=[1, 3]))
+
+
+def text_subject(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(subject="03")
+
+
+def further_column(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(comment=1.0)
+
+
+def other_start(table: pd.DataFrame) -> pd.DataFrame:
+    return table.set_axis(table.index + 17.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        float32,
+        integers,
+        mixed,
+        backwards,
+        categorical_subject,
+        numeric_category,
+        text_subject,
+        further_column,
+        other_start,
+    ],
+)
+def test_other_forms_of_the_same_content_are_accepted(tmp_path: Path, change: Callable) -> None:
+    table = change(recordings.frame())
+    same_as_pandas(recordings.write(tmp_path, table), table)
+
+
+def test_prompted_labels_can_be_asked_for(tmp_path: Path) -> None:
+    table = recordings.frame().assign(TRAJ_1=7.0)
+    with Recording(recordings.write(tmp_path, table)) as recording:
+        assert set(recording.read((1,), "TRAJ_1")[1]) == {7}
+
+
+def test_a_file_longer_than_one_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = recordings.frame(samples=5000)
+    path = recordings.write(tmp_path, table)
+    monkeypatch.setattr("semg.recording._BLOCK_BYTES", 1)
+    same_as_pandas(path, table)
+    late = table.assign(EMG_24=table["EMG_24"].where(table.index < 4999 / 5120, 0.5))
+    refused(recordings.write(tmp_path, late), "EMG_24: expected whole ADC counts .* found 0.5 at sample 4999")
+
+
+# --- what is refused -------------------------------------------------------------------------------------
+
+
+def changed(**columns: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda table: table.assign(**columns)
+
+
+def at(column: str, row: int, value: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table.iloc[row, table.columns.get_loc(column)] = value
+        return table
+
+    return change
+
+
+def time(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda table: table.set_axis(change(table.index.to_numpy().copy()))
+
+
+def swapped(times: np.ndarray) -> np.ndarray:
+    times[[100, 101]] = times[[101, 100]]
+    return times
+
+
+def repeated(times: np.ndarray) -> np.ndarray:
+    times[100] = times[99]
+    return times
+
+
+def unknown(times: np.ndarray) -> np.ndarray:
+    times[100] = np.nan
+    return times
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="EMG_24"), "expected putEMG's columns, found none named EMG_24"),
+        (lambda t: t.drop(columns=["EMG_1", "TRAJ_GT"]), "found none named EMG_1, TRAJ_GT"),
+        (lambda t: t.drop(columns=[f"EMG_{n}" for n in range(1, 13)]), "EMG_8 and 4 more"),
+        (changed(EMG_25=0.0), "expected 24 channels, found also EMG_25"),
+        (lambda t: t.rename(columns={"subject": "person"}), "found none named subject"),
+        (at("EMG_7", 50, np.nan), "EMG_7: expected whole ADC counts .* found nan at sample 50"),
+        (at("EMG_7", 50, np.inf), "EMG_7: .* found inf at sample 50"),
+        (at("EMG_7", 50, -np.inf), "EMG_7: .* found -inf at sample 50"),
+        (at("EMG_7", 50, 1.25), "EMG_7: .* found 1.25 at sample 50"),
+        (at("EMG_7", 50, 1e6), "EMG_7: .* found 1000000.0 at sample 50"),
+        (at("EMG_7", 50, 2.0**32), "EMG_7: .* found 4294967296.0 at sample 50"),
+        (changed(EMG_3="12"), "EMG_3: expected numbers, found text or categories"),
+        (changed(TRAJ_GT="idle"), "TRAJ_GT: expected numbers, found text or categories"),
+        (lambda t: t.assign(TRAJ_GT=pd.Categorical(t["TRAJ_GT"])), "TRAJ_GT: expected numbers, found text"),
+        (at("TRAJ_GT", 20, 4.0), "TRAJ_GT: expected labels -1 and 0, 1, 2.* found 4.0 at sample 20"),
+        (at("TRAJ_GT", 20, np.nan), "TRAJ_GT: expected labels .* found nan at sample 20"),
+        (at("TRAJ_GT", 20, 1.5), "TRAJ_GT: expected labels .* found 1.5 at sample 20"),
+        (at("TRAJ_GT", 20, 257.0), "TRAJ_GT: expected labels .* found 257.0 at sample 20"),
+        (time(swapped), "expected time to rise .* at sample 101"),
+        (time(repeated), "expected time to rise .* at sample 100"),
+        (time(unknown), "expected time to rise .* found nan s at sample 100"),
+        (time(lambda t: t[::-1]), "expected 5120 Hz within 1%, found nan"),
+        (time(lambda t: t * 1.02), r"expected 5120 Hz within 1%, found 5019.6\d* Hz"),
+        (time(lambda t: t * 0.98), "expected 5120 Hz within 1%, found 5224"),
+        (time(lambda t: np.arange(len(t), dtype=float)), "expected 5120 Hz within 1%, found 1 Hz"),
+        (lambda t: t.iloc[:1], "expected a recording of some seconds, found 1 samples"),
+        (changed(subject=4.0), "expected subject 03 as in the file's name, found 4"),
+        (changed(subject="04"), "expected subject 03 .* found 04"),
+        (changed(subject="nobody"), "expected subject 03 .* found nobody"),
+        (lambda t: t.assign(subject=pd.Categorical(["11"] * len(t))), "expected subject 03 .* found 11"),
+    ],
+)
+def test_wrong_content_is_named(tmp_path: Path, change: Callable, message: str) -> None:
+    refused(recordings.write(tmp_path, change(recordings.frame())), message)
+
+
+def test_a_rate_within_one_percent_is_accepted(tmp_path: Path) -> None:
+    """The authors' own filter code assumes 5124.072 Hz."""
+    table = recordings.frame()
+    with Recording(recordings.write(tmp_path, table.set_axis(table.index * 5120 / 5124.072))) as recording:
+        assert recording.rate == pytest.approx(5124.072)
+
+
+def test_the_name_must_be_a_records(tmp_path: Path) -> None:
+    path = recordings.write(tmp_path, recordings.frame(), "renamed")
+    with pytest.raises(DataError, match="expected a record name"):
+        Recording(path)
+    check_layout(path)  # which a file that is still being fetched has to pass, whatever its name
+    with Recording(path, check_name=False) as recording:
+        assert recording.record is None
+
+
+def test_files_that_are_no_recordings(tmp_path: Path) -> None:
+    path = tmp_path / f"{recordings.record_name()}.hdf5"
+    refused(path, "expected a recording, found no such file")
+    path.write_bytes(b"")
+    refused(path, "expected an HDF5 recording, found an empty file; fetch it again")
+    path.write_bytes(b"<html>" * 1000)
+    refused(path, "expected an HDF5 recording, found .*; fetch it again")
+    path.unlink()
+    path.mkdir()
+    refused(path, "expected a recording, found no such file")
+
+
+def test_other_hdf5_files(tmp_path: Path) -> None:
+    table = recordings.frame()
+    refused(recordings.write(tmp_path, table, key="other"), "a pandas table under the key 'data', found other")
+    refused(recordings.write(tmp_path, table[["EMG_1"]], format="fixed"), "a pandas table under the key 'data'")
+    path = tmp_path / f"{recordings.record_name()}.hdf5"
+    with h5py.File(path, "w"):
+        pass
+    refused(path, "a pandas table under the key 'data', found nothing")
+    with h5py.File(path, "w") as file:
+        file["data/table"] = np.zeros((10, 2))
+    refused(path, "found another kind of object")
+    with h5py.File(path, "w") as file:
+        file["data/table"] = h5py.SoftLink("/data/table")
+    refused(path, "a pandas table under the key 'data'")
+    with h5py.File(path, "w") as file:
+        file["data/table"] = h5py.ExternalLink("/etc/passwd", "/")
+    refused(path, "a pandas table under the key 'data'")
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    whole = recordings.recording_bytes()
+    path = tmp_path / f"{recordings.record_name()}.hdf5"
+    for length in [1, 7, 8, 95, 96, 512, *np.linspace(600, len(whole) - 1, 40, dtype=int)]:
+        path.write_bytes(whole[:length])
+        refused(path, "expected an HDF5 recording, found .*; fetch it again")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_bytes_are_refused_or_without_effect(data: st.DataObject, tmp_path_factory: object) -> None:
+    """Nothing but a DataError comes out of a damaged file. (putEMG's files have no checksums inside.)"""
+    whole = bytearray(recordings.recording_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.getbasetemp() / f"{recordings.record_name()}.hdf5"
+    path.write_bytes(whole)
+    try:
+        with Recording(path) as recording:
+            counts, labels = recording.read(ALL, "TRAJ_GT")
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert counts.shape == (len(labels), 24)
+
+
+class Malicious:
+    """Unpickling this runs a command."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_malicious_pickle_is_never_executed(tmp_path: Path, protocol: int) -> None:
+    path = recordings.write(tmp_path, recordings.frame())
+    trace = tmp_path / "executed"
+    attack = pickle.dumps(Malicious(trace), protocol)
+    with h5py.File(path, "r+") as file:
+        for name in list(file["data/table"].attrs):
+            if name.endswith("_kind"):
+                file["data/table"].attrs[name] = np.bytes_(attack)
+        for name in ("non_index_axes", "info", "values_cols"):
+            file["data"].attrs[name] = np.bytes_(attack)
+    refused(path, "expected the column names of .*, found a pickle with the instruction")
+    assert not trace.exists()
+    pickle.loads(attack)  # noqa: S301  the attack works where somebody unpickles it
+    assert trace.exists()
+
+
+def test_channels_that_look_wrong_are_reported() -> None:
+    counts = np.random.default_rng(0).integers(-500, 500, (5000, 5)).astype(np.int16)
+    assert str(find_faults(counts, (1, 2, 3, 4, 5))) == ""
+    counts[:, 1] = 7
+    counts[:60, 2] = 2047
+    counts[:, 4] = counts[:, 0]
+    found = find_faults(counts, (9, 10, 11, 12, 13))
+    assert (found.dead, found.saturated, found.duplicate) == ([10], [11], [(9, 13)])
+    assert str(found) == "dead channels 10, saturated channels 11, equal channels 9=13"
+
+
+def test_a_few_samples_at_the_end_of_the_range_are_no_saturation() -> None:
+    counts = np.random.default_rng(0).integers(-500, 500, (5000, 2)).astype(np.int16)
+    counts[:49, 0], counts[:51, 1] = -2048, -2048
+    assert find_faults(counts, (1, 2)).saturated == [2]
+
+
+def test_channels_equal_in_part_only_are_no_duplicates() -> None:
+    counts = np.random.default_rng(0).integers(-500, 500, (5000, 2)).astype(np.int16)
+    counts[:, 1] = counts[:, 0]
+    counts[4999, 1] += 1
+    assert find_faults(counts, (1, 2)).duplicate == []
