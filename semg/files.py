@@ -52,7 +52,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.iterdir():
+        for file in filter(Path.is_file, temporary.rglob("*")):
             _flush_to_disk(file)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
