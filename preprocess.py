@@ -134,9 +134,7 @@ def arguments() -> argparse.ArgumentParser:
         help="narrow bands to take out, Hz",
     )
     notch.add_argument("--no-notch", dest="notch", action="store_const", const=[], help="take out no narrow band")
-    signal.add_argument(
-        "--causal", action="store_true", help="filter forward only, as in live use (edges at -3 dB)"
-    )
+    signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use (edges at -3 dB)")
     windows = parser.add_argument_group("windows")
     windows.add_argument("--window", type=cli.Length, default="250ms", help="length, samples or time")
     windows.add_argument("--stride", type=cli.Length, default="125ms", help="window to window, samples or time")
@@ -277,6 +275,7 @@ def _process(job: Job, name: str) -> Outcome:
         "record": record.name,
         "subject": record.subject,
         "date": record.date,
+        "time": record.time,
         "trajectory": record.trajectory,
         "rate": putemg.RATE,
         "measured_rate": round(measured, 3),
@@ -370,9 +369,7 @@ def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, con
     if counts["failed"]:
         console.finish(f"{told}; {counts['failed']} recordings failed, see above", **counts, windows=windows)
         return 1
-    console.finish(
-        f"{told}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows
-    )
+    console.finish(f"{told}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows)
     return 0
 
 

@@ -173,7 +173,7 @@ class Shard:
 def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: np.ndarray) -> None:
     """Write a shard in place of whatever is at `path`.
 
-    meta: at least record, subject, date, trajectory, rate, channels, classes, arguments; counts, statistics and
+    meta: at least record, subject, date, time, trajectory, rate, channels, classes, arguments; counts, statistics and
     checksums are added here. signal: (T, C) float16 microvolts. windows: WINDOW_FIELDS.
     """
     counts = np.bincount(windows["label"], minlength=len(meta["classes"]))
@@ -228,9 +228,7 @@ def read_meta(path: Path) -> dict[str, Any]:
             "run preprocess.py --overwrite"
         )
     if meta.get("checksum") != _meta_checksum(meta):
-        raise DataError(
-            f"{path / 'shard.json'}: expected its checksum, found another; run preprocess.py --overwrite"
-        )
+        raise DataError(f"{path / 'shard.json'}: expected its checksum, found another; run preprocess.py --overwrite")
     return meta
 
 
@@ -271,9 +269,7 @@ def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
         found = "no such file" if size is None else f"{size} bytes"
         raise DataError(f"{path}: expected {facts['bytes']} bytes, found {found}; run preprocess.py --overwrite")
     if verify and checksum(path) != facts["sha256"]:
-        raise DataError(
-            f"{path}: expected the checksum in shard.json, found another; run preprocess.py --overwrite"
-        )
+        raise DataError(f"{path}: expected the checksum in shard.json, found another; run preprocess.py --overwrite")
 
 
 def _load(path: Path, *, memory_map: bool) -> np.ndarray:
@@ -310,14 +306,19 @@ def open_shards(folder: Path, records: Sequence[str], *, verify: bool = False) -
             f"found none for {len(missing)} of them, such as {missing[0]}; run preprocess.py"
         )
     opened = [open_shard(folder / name, verify=verify) for name in records]
-    for shard in opened[1:]:
-        for key in _MUST_AGREE:
-            if shard.meta[key] != opened[0].meta[key]:
-                raise DataError(
-                    f"{shard.path}: expected the {difference(opened[0].meta, shard.meta, key)}, as in "
-                    f"{opened[0].record}; run preprocess.py --overwrite"
-                )
+    check_alike(opened)
     return opened
+
+
+def check_alike(shards: Sequence[Shard]) -> None:
+    """DataError, naming the first difference, unless all shards were made with the same arguments."""
+    for shard in shards[1:]:
+        for key in _MUST_AGREE:
+            if shard.meta[key] != shards[0].meta[key]:
+                raise DataError(
+                    f"{shard.path}: expected the {difference(shards[0].meta, shard.meta, key)}, as in "
+                    f"{shards[0].record}; run preprocess.py --overwrite"
+                )
 
 
 def difference(expected: dict[str, Any], found: dict[str, Any], key: str) -> str:

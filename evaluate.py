@@ -1,0 +1,160 @@
+"""Score a trained model on one part of a split: the test people, unless told otherwise.
+
+Input: a checkpoint (train.py), shards made as its training data was (preprocess.py), a split. Output, in OUT:
+  metrics.json           accuracy, balanced accuracy, macro-F1 and more, over all windows and person by person,
+                         with means, deviations and 95 % intervals over people, and how it was made
+  per_subject.csv        one row a person
+  predictions.npz        each window's recording, start, label, prediction and probabilities
+  confusion_matrix.png, per_subject.png
+
+  python evaluate.py                                                   # the shipped example, after `make demo`
+  python evaluate.py --checkpoint checkpoints/RUN/best_model.ckpt --shards data/shards --split splits/NAME
+  python evaluate.py --checkpoint ... --vote 5                         # also the majority over the last 5 windows
+
+Left out, --shards and --split are those that the checkpoint was trained with.
+
+Normalisation looks at no label. With a model trained under `--normalize session`, each person's signals are scaled
+by that session's own statistics, so a result says how well a new person is read once some minutes of their signal
+have been seen. Takes about 10 s for 10,000 windows of a small model on two CPU cores.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semg import cli
+from semg.batches import Batches
+from semg.checkpoint import Checkpoint, open_checkpoint
+from semg.errors import DataError
+from semg.files import checksum, folder_lock
+from semg.inference import (
+    build_model,
+    check_same_data,
+    choose_device,
+    gains_for,
+    open_windows,
+    probabilities,
+    statistics_for,
+)
+from semg.provenance import how_made
+from semg.results import summary, write_results
+from semg.shards import Shard, open_shards
+from semg.splits import PARTS, Split, read_split
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
+    )
+    parser.add_argument("--shards", type=Path, help="folder of shards (default: as in training)")
+    parser.add_argument("--split", type=Path, help="folder of the split (default: as in training)")
+    parser.add_argument("--subset", choices=PARTS, default="test", help="which part of the split to score")
+    parser.add_argument("--out", type=Path, help="folder to write (default: results/ and the run's name)")
+    parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows at once")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="auto: bf16 on CUDA")
+    parser.add_argument("--workers", type=cli.whole(0), default=1, help="threads that read windows ahead")
+    parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also decide by the last K windows")
+    return parser
+
+
+def warn_of_leaks(checkpoint: Checkpoint, shards: list[Shard], subset: str, console: cli.Console) -> list[str]:
+    """Say loudly which of the people scored were trained on; returns them."""
+    seen = sorted(set(checkpoint.description["trained_on"]) & {shard.subject for shard in shards})
+    if seen:
+        console.warn(
+            f"PEOPLE OF THE {subset.upper()} SET WERE TRAINED ON: {', '.join(seen)}. "
+            "This result says nothing about people the model has not seen."
+        )
+    records = set(checkpoint.description["split"]["train"])
+    if same := sorted(shard.record for shard in shards if shard.record in records):
+        console.warn(f"RECORDINGS OF THE {subset.upper()} SET WERE TRAINED ON: {len(same)}, such as {same[0]}.")
+    return seen
+
+
+def score(
+    checkpoint: Checkpoint, shards: list[Shard], split: Split, args: argparse.Namespace, console: cli.Console
+) -> dict[str, Any]:
+    """Run the model over all windows of the shards and write the results."""
+    device = choose_device(args.device)
+    model = build_model(checkpoint).to(device)
+    gains = gains_for(checkpoint, shards)
+    statistics = statistics_for(model, checkpoint.description["normalize"], shards, gains, device)
+    windows = open_windows(shards)
+    batches = Batches(windows, gains, device, args.workers)
+    bf16 = args.amp == "bf16" or (args.amp == "auto" and device.type == "cuda")
+    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else None
+    total = -(-len(windows) // args.batch_size)
+    found = probabilities(
+        model,
+        batches,
+        statistics,
+        args.batch_size,
+        autocast,
+        lambda steps: console.progress(steps, total=total, unit="batch"),
+    )
+    seen = warn_of_leaks(checkpoint, shards, args.subset, console)
+    return write_results(
+        args.out,
+        label=windows.label,
+        prediction=found.argmax(1),
+        probabilities=found,
+        subject=windows.subject,
+        record=windows.record,
+        start=windows.start,
+        classes=shards[0].classes,
+        vote=args.vote,
+        window_seconds=windows.window / shards[0].rate,
+        stride_seconds=shards[0].arguments["stride"] / shards[0].rate,
+        extra={
+            "subset": args.subset,
+            "checkpoint": args.checkpoint.as_posix(),
+            "checkpoint_sha256": checksum(args.checkpoint),
+            "split": args.split.as_posix(),
+            "split_sha256": split.checksum,
+            "normalize": checkpoint.description["normalize"],
+            "trained_on_subjects_scored": seen,
+            "made": how_made("evaluate.py", args),
+        },
+    )
+
+
+def fill_defaults(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Take what was not given from the checkpoint's own training."""
+    trained = checkpoint.description
+    args.shards = args.shards or Path(trained["shards"])
+    args.split = args.split or Path(trained["split"]["folder"])
+    args.out = args.out or Path("results") / trained["run"]
+    if not args.shards.is_dir():
+        raise DataError(f"{args.shards}: expected a folder of shards (--shards), found none; preprocess.py makes it")
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    checkpoint = open_checkpoint(args.checkpoint)
+    fill_defaults(args, checkpoint)
+    split = read_split(args.split)
+    shards = open_shards(args.shards, split.records(args.subset), verify=True)
+    check_same_data(checkpoint, shards[0])
+    with folder_lock(args.out):
+        report = score(checkpoint, shards, split, args, console)
+    console.say(summary(report))
+    means = report["mean_over_subjects"]
+    console.finish(
+        f"{args.out}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f} (means over "
+        f"{report['n_subjects']} people of the {args.subset} set); pictures and metrics.json are there; "
+        f"next: python compare.py {args.out} ...",
+        out=args.out.as_posix(),
+        mean_over_subjects=means,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,390 @@
+"""The network: sEMG windows -> patches -> GPT-2 -> gesture scores.
+
+    x (B, C, N) microvolts, or already scaled
+      -> front-end: T tokens of F features each        raw samples and / or log band powers of a patch
+      -> normalised by `statistics`, or by the mean and deviation kept in the model
+      -> one linear map                                (B, T, d)
+      -> GPT-2, fed with embeddings                    (B, T, d); or one attention layer; or nothing
+      -> mean or last token -> LayerNorm -> linear head -> (B, K) logits
+
+It knows tensors only: no file, gesture, frequency in Hz, device or network. Frequencies are in cycles a sample.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2Model
+
+POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a scaled channel's power is about 1
+FRONTENDS = ("raw", "bands", "both")
+BACKBONES = ("gpt2", "attention", "none")
+POOLINGS = ("mean", "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """All that rebuilds the network, in plain types.
+
+    channels, samples, classes: of a window. patch: samples of a token; must divide `samples`.
+    frame: samples over which a token's band powers are taken, centred on the patch; at least `patch`.
+    band_edges: rising frequencies in cycles a sample; n edges make n - 1 bands.
+    backbone: `gpt2`, `attention` (one self-attention layer, a control) or `none` (tokens pooled as they come).
+    layers, width, heads, positions, inner, activation, norm_epsilon: GPT-2's architecture.
+    tune: what of the backbone trains: `full`, `last:N` blocks, `fpt` (LayerNorms and positions), `lora`, `frozen`.
+    """
+
+    channels: int = 24
+    samples: int = 1280
+    classes: int = 8
+    frontend: str = "both"
+    patch: int = 64
+    frame: int = 256
+    band_edges: tuple[float, ...] = (0.0039, 0.0070, 0.0127, 0.0230, 0.0416, 0.0753, 0.1367)
+    backbone: str = "gpt2"
+    layers: int = 2
+    width: int = 64
+    heads: int = 4
+    positions: int = 1024
+    inner: int | None = None
+    activation: str = "gelu_new"
+    norm_epsilon: float = 1e-5
+    pooling: str = "mean"
+    dropout: float = 0.1
+    tune: str = "full"
+    lora_rank: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, with a message that names the field, for what cannot be built."""
+        _expect(self.frontend in FRONTENDS, "frontend", " or ".join(FRONTENDS), self.frontend)
+        _expect(self.backbone in BACKBONES, "backbone", " or ".join(BACKBONES), self.backbone)
+        _expect(self.pooling in POOLINGS, "pooling", " or ".join(POOLINGS), self.pooling)
+        for name in (
+            "channels",
+            "samples",
+            "classes",
+            "patch",
+            "layers",
+            "width",
+            "heads",
+            "positions",
+            "lora_rank",
+        ):
+            _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _expect(self.samples % self.patch == 0, "patch", f"a divisor of the window's {self.samples}", self.patch)
+        _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
+        _expect(self.tokens <= self.positions, "positions", f"at least the {self.tokens} tokens", self.positions)
+        _expect(0 <= self.dropout < 1, "dropout", "within 0 <= dropout < 1", self.dropout)
+        if self.frontend != "raw":
+            self._check_bands()
+        tuned_blocks(self)
+
+    def _check_bands(self) -> None:
+        edges = self.band_edges
+        _expect(self.patch <= self.frame <= self.samples, "frame", "from patch to window", self.frame)
+        rising = len(edges) >= 2 and all(a < b for a, b in pairwise(edges))
+        _expect(rising and edges[0] >= 0 and edges[-1] <= 0.5, "band_edges", "rising from 0 to 0.5", edges)
+        narrowest = min(b - a for a, b in pairwise(edges))
+        _expect(narrowest * self.frame >= 0.25, "frame", f"at least {0.25 / narrowest:.0f} for such bands", self.frame)
+
+    @property
+    def tokens(self) -> int:
+        """Patches in a window."""
+        return self.samples // self.patch
+
+    @property
+    def bands(self) -> int:
+        """Frequency bands."""
+        return len(self.band_edges) - 1
+
+    @property
+    def band_features(self) -> int:
+        """Band powers of one token, all channels."""
+        return 0 if self.frontend == "raw" else self.channels * self.bands
+
+    @property
+    def raw_features(self) -> int:
+        """Samples of one token, all channels."""
+        return 0 if self.frontend == "bands" else self.channels * self.patch
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON and checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`. Raises TypeError for unknown fields, ValueError for wrong values."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+
+def _expect(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}, found {found}")
+
+
+def tuned_blocks(config: ModelConfig) -> int:
+    """How many of the last blocks train wholly under `tune`. Raises ValueError for an unknown `tune`."""
+    if config.tune == "full":
+        return config.layers
+    if config.tune in ("fpt", "lora", "frozen"):
+        return 0
+    word, _, count = config.tune.partition(":")
+    known = word == "last" and count.isdecimal() and 1 <= int(count) <= config.layers
+    _expect(known, "tune", f"full, last:1 to last:{config.layers}, fpt, lora or frozen", config.tune)
+    return int(count)
+
+
+class BandPowers(nn.Module):
+    """(B, C, N) -> (B, T, C * bands): log power in frequency bands, over a Hann frame centred on each patch.
+
+    Frames that would leave the window are moved inside it. A bin that lies across an edge counts for both bands by
+    its share. The scale is that of a power spectral density: white noise of unit variance gives 0 in every band.
+
+    The spectrum is one matrix product with the windowed Fourier vectors of the bins that a band needs, which are a
+    quarter of all bins for sEMG: this takes less time than an FFT of everything.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        last, half = config.samples - config.frame, config.patch // 2 - config.frame // 2
+        starts = [min(max(0, at + half), last) for at in range(0, config.samples, config.patch)]
+        distinct = sorted(set(starts))
+        index = torch.tensor(distinct)[:, None] + torch.arange(config.frame)
+        frame_of_token = torch.tensor([distinct.index(at) for at in starts])
+        fourier, bank = _fourier(config.band_edges, config.frame)
+        self.index: Tensor
+        self.frame_of_token: Tensor
+        self.fourier: Tensor
+        self.bank: Tensor
+        self.register_buffer("index", index, persistent=False)  # (frames, frame)
+        self.register_buffer("frame_of_token", frame_of_token, persistent=False)  # (T,)
+        self.register_buffer("fourier", fourier, persistent=False)  # (frame, 2 * bins)
+        self.register_buffer("bank", bank, persistent=False)  # (2 * bins, bands)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, N) -> (B, T, C * bands)."""
+        spectrum = x[..., self.index] @ self.fourier  # (B, C, frames, 2 * bins)
+        power = spectrum.square_() @ self.bank  # (B, C, frames, bands)
+        tokens = power.add_(POWER_FLOOR).log_().transpose(1, 2).flatten(2)  # (B, frames, C * bands)
+        return tokens[:, self.frame_of_token]
+
+
+def _fourier(edges: tuple[float, ...], frame: int) -> tuple[Tensor, Tensor]:
+    """Windowed cosines and sines of the bins that lie in a band, (frame, 2 * bins), and the (2 * bins, bands) that
+    sums their squares into bands: each bin's share in each band, a band's shares summing to 1."""
+    half = 0.5 / frame
+    bins = torch.fft.rfftfreq(frame, dtype=torch.float64)
+    low, high = torch.tensor(edges[:-1]).double(), torch.tensor(edges[1:]).double()
+    overlap = (torch.minimum(bins[:, None] + half, high) - torch.maximum(bins[:, None] - half, low)).clamp(min=0)
+    needed = overlap.sum(1) > 0
+    shares = (overlap / overlap.sum(0))[needed]
+    window = torch.hann_window(frame, periodic=False, dtype=torch.float64)
+    phase = 2 * torch.pi * torch.arange(frame, dtype=torch.float64)[:, None] * bins[needed]
+    waves = torch.cat([phase.cos(), phase.sin()], dim=1) * (window / window.square().sum().sqrt())[:, None]
+    return waves.float(), torch.cat([shares, shares]).float()
+
+
+class FrontEnd(nn.Module):
+    """(B, C, N) -> (B, T, F): band powers of a patch's channels, its samples, or both side by side."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch = config.patch
+        self.raw = config.frontend != "bands"
+        self.bands = BandPowers(config) if config.frontend != "raw" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, N) -> (B, T, F)."""
+        parts = [] if self.bands is None else [self.bands(x)]
+        if self.raw:
+            by_time = x.transpose(1, 2)  # (B, N, C), as batches lie in memory: then the next line copies nothing
+            parts.append(by_time.reshape(len(x), x.shape[2] // self.patch, -1))  # (B, T, patch * C)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+class AttentionLayer(nn.Module):
+    """One causal self-attention layer with a residual: the control of Tan et al. (NeurIPS 2024)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.width)
+        self.mix = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.positions = nn.Parameter(torch.randn(config.tokens, config.width) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, d)."""
+        x = x + self.positions
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.mix(self.norm(x)).chunk(3, dim=2)
+        )  # (B, h, T, d / h) each
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class GPT2Classifier(nn.Module):
+    """The whole network. `GPT2Classifier(config)` has random weights; `load_backbone` puts pretrained ones in."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.frontend = FrontEnd(config)
+        features = config.band_features + config.raw_features
+        self.token_mean: Tensor
+        self.token_deviation: Tensor
+        self.register_buffer("token_mean", torch.zeros(features))
+        self.register_buffer("token_deviation", torch.ones(features))
+        self.embed = nn.Linear(features, width)
+        self.backbone = _backbone(config)
+        self.norm = nn.LayerNorm(width)
+        self.drop = nn.Dropout(config.dropout)
+        self.head = nn.Linear(width, config.classes)
+        _choose_what_trains(self.backbone, config)
+
+    def forward(
+        self,
+        x: Tensor,
+        statistics: Tensor | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """(B, C, N) -> (B, classes) logits.
+
+        statistics: (B, 2, F) mean and deviation of each window's session's tokens, as `token_statistics` gives
+        them; without it the model's own `token_mean` and `token_deviation` are used.
+        change: applied to the normalised tokens (B, T, F); augmentation in training.
+        """
+        tokens = self.tokens(x, statistics)
+        return self.classify(tokens if change is None else change(tokens))
+
+    def tokens(self, x: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """(B, C, N) -> (B, T, F) normalised tokens."""
+        with torch.autocast(x.device.type, enabled=False):  # powers span too many decades for bf16
+            features = self.frontend(x.float())
+            if statistics is None:
+                return (features - self.token_mean) / self.token_deviation
+            return (features - statistics[:, :1]) / statistics[:, 1:]
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, T, F) normalised tokens -> (B, d), what the head sees."""
+        hidden = self.hidden(tokens)
+        return self.norm(hidden.mean(1) if self.config.pooling == "mean" else hidden[:, -1])
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """(B, T, F) normalised tokens -> (B, T, d), the backbone's output."""
+        embedded = self.embed(tokens)
+        if isinstance(self.backbone, GPT2Model):
+            return self.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return embedded if self.backbone is None else self.backbone(embedded)
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """(B, T, F) normalised tokens -> (B, classes) logits."""
+        return self.head(self.drop(self.pooled(tokens)))
+
+    @torch.no_grad()
+    def token_statistics(self, x: Tensor) -> Tensor:
+        """(B, C, N) windows of one session -> (3, F) float64: the tokens' sum, sum of squares and count.
+
+        Add them up over batches, then `finish_statistics`.
+        """
+        features = self.frontend(x.float()).flatten(0, 1).double()
+        count = torch.full_like(features[0], len(features))
+        return torch.stack([features.sum(0), features.square().sum(0), count])
+
+    def finish_statistics(self, sums: Tensor) -> Tensor:
+        """(3, F) sums -> (2, F) mean and deviation. Raw samples keep mean 0 and deviation 1: the signal's scale
+        already normalises them, and a patch's samples have no mean of their own."""
+        mean = sums[0] / sums[2]
+        deviation = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
+        bands = self.config.band_features
+        mean[bands:], deviation[bands:] = 0.0, 1.0
+        return torch.stack([mean, deviation]).float()
+
+    def load_backbone(self, weights: dict[str, Tensor]) -> None:
+        """Put pretrained GPT-2 weights into the blocks kept. Raises ValueError naming what does not fit."""
+        if self.config.backbone != "gpt2":
+            raise ValueError(f"backbone: expected gpt2 to load weights into, found {self.config.backbone}")
+        own = dict(_plain_names(self.backbone))
+        missing = sorted(set(own) - set(weights))
+        if missing:
+            raise ValueError(f"backbone: expected weights {missing[0]}, found none ({len(missing)} missing)")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                if parameter.shape != weights[name].shape:
+                    shapes = f"{tuple(parameter.shape)}, found {tuple(weights[name].shape)}"
+                    raise ValueError(f"backbone: expected {name} of shape {shapes}")
+                parameter.copy_(weights[name])
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Numbers of parameters: all, trainable, and both of the backbone alone."""
+        backbone = list(self.backbone.parameters()) if self.backbone is not None else []
+        return {
+            "total": sum(p.numel() for p in self.parameters()),
+            "trainable": sum(p.numel() for p in self.parameters() if p.requires_grad),
+            "backbone": sum(p.numel() for p in backbone),
+            "backbone_trainable": sum(p.numel() for p in backbone if p.requires_grad),
+        }
+
+
+def _backbone(config: ModelConfig) -> nn.Module | None:
+    if config.backbone == "none":
+        return None
+    if config.backbone == "attention":
+        return AttentionLayer(config)
+    shape = GPT2Config(
+        vocab_size=1,
+        n_positions=config.positions,
+        n_embd=config.width,
+        n_layer=config.layers,
+        n_head=config.heads,
+        n_inner=config.inner,
+        activation_function=config.activation,
+        layer_norm_epsilon=config.norm_epsilon,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+    )
+    gpt2 = GPT2Model._from_config(shape, attn_implementation="sdpa")
+    gpt2.wte = None  # words are never looked up: the embedding matrix, a third of GPT-2, is not kept
+    return gpt2
+
+
+def _choose_what_trains(backbone: nn.Module | None, config: ModelConfig) -> None:
+    """Freeze the backbone but for what `config.tune` names; all that is outside the backbone always trains."""
+    if not isinstance(backbone, GPT2Model):
+        return
+    backbone.requires_grad_(config.tune == "full")
+    if config.tune.startswith("last:"):
+        backbone.h[-tuned_blocks(config) :].requires_grad_(True)
+        backbone.ln_f.requires_grad_(True)
+    elif config.tune == "fpt":  # Lu et al. 2021, "Pretrained transformers as universal computation engines"
+        backbone.wpe.requires_grad_(True)
+        for module in backbone.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.requires_grad_(True)
+    elif config.tune == "lora":
+        _add_lora(backbone, config.lora_rank)
+
+
+def _add_lora(backbone: GPT2Model, rank: int) -> None:
+    """Low-rank updates of attention's projections, Hu et al. 2021, by peft."""
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and few runs need it
+
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["c_attn", "attn.c_proj"], fan_in_fan_out=True)
+    inject_adapter_in_model(settings, backbone)
+
+
+def _plain_names(backbone: nn.Module | None) -> Iterator[tuple[str, nn.Parameter]]:
+    """The backbone's own parameters under GPT-2's names, without LoRA's additions."""
+    for name, parameter in backbone.named_parameters() if backbone is not None else ():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), parameter

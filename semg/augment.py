@@ -1,0 +1,152 @@
+"""Augmentation of normalised tokens, in ways that another person or another day could change them.
+
+Tokens are (B, T, F) with F = channels * bands log powers, then patch * channels samples; zero means "as usual for
+this session" for every feature, so masking with zeros hides a channel, a band or a time without saying anything
+false. Every draw comes from one generator, so the same seed gives the same augmentation.
+"""
+
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly to change the tokens; 0 leaves a change out.
+
+    roll: probability of turning all rings of electrodes by one place, either way: the sleeve sits differently.
+    mask: share of channels hidden; time_mask: share of tokens hidden; band_mask: share of frequency bands hidden.
+    gain: deviation of each channel's log power, in the session's deviations: another electrode contact.
+    noise: deviation of noise on every feature.
+    mixup: parameter of the Beta distribution with which pairs of windows and labels are mixed.
+    jitter: 1 moves a window's start at random within its label's stretch, by up to the stride.
+    """
+
+    roll: float = 0.5
+    mask: float = 0.1
+    time_mask: float = 0.0
+    band_mask: float = 0.0
+    gain: float = 0.0
+    noise: float = 0.0
+    mixup: float = 0.0
+    jitter: float = 1.0
+
+    @classmethod
+    def parse(cls, words: list[str]) -> "Augmentation":
+        """`[]`: the default; `["none"]`: nothing; `["roll=0.5", "mask=0.2"]`: these alone. Raises ValueError."""
+        if not words:
+            return cls()
+        nothing = {field.name: 0.0 for field in fields(cls)}
+        if words == ["none"]:
+            return cls(**nothing)
+        for word in words:
+            name, equals, value = word.partition("=")
+            if name not in nothing or not equals:
+                raise ValueError(f"expected none, or NAME=VALUE with a name of {', '.join(nothing)}, found {word!r}")
+            nothing[name] = float(value)
+            top = 1.0 if name in ("roll", "mask", "time_mask", "band_mask", "jitter") else 10.0
+            if not 0 <= nothing[name] <= top:
+                raise ValueError(f"expected {name} from 0 to {top:g}, found {value}")
+        return cls(**nothing)
+
+    def __str__(self) -> str:
+        used = [f"{name}={value:g}" for name, value in asdict(self).items() if value]
+        return " ".join(used) or "none"
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """What the features of a token are: (channels, bands) log powers, then (patch, channels) samples.
+
+    ring: electrodes of one ring; 0 where the channels are no whole rings.
+    """
+
+    channels: int
+    bands: int
+    patch: int
+    ring: int
+
+
+class TokenAugmenter:
+    """Draws one change of a batch of tokens and applies it: `augmenter(tokens)`."""
+
+    def __init__(self, how: Augmentation, layout: TokenLayout, generator: torch.Generator) -> None:
+        self.how = how
+        self.layout = layout
+        self.generator = generator  # on the CPU: the same draws whatever the device
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(B, T, F) -> (B, T, F)."""
+        layout, split = self.layout, self.layout.channels * self.layout.bands
+        shape = tokens.shape[:2]
+        bands = tokens[..., :split].view(*shape, layout.channels, layout.bands)
+        raw = tokens[..., split:].view(*shape, layout.patch, layout.channels).transpose(2, 3)
+        parts = [part for part in (bands, raw) if part.shape[3]]
+        places = self._rolled(len(tokens), tokens.device)
+        seen = self._seen(shape, tokens.device)
+        if places is not None:
+            parts = [part.gather(2, places[:, None, :, None].expand_as(part)) for part in parts]
+        if seen is not None:
+            parts = [part * seen for part in parts]
+        if layout.bands:
+            parts[0] = self._changed_bands(parts[0])
+        if layout.patch:
+            parts[-1] = parts[-1].transpose(2, 3)
+        return torch.cat([part.flatten(2) for part in parts], dim=2)
+
+    def _rolled(self, batch: int, device: torch.device) -> Tensor | None:
+        """(B, C): from which channel each channel takes its signal."""
+        layout = self.layout
+        if not self.how.roll or not layout.ring:
+            return None
+        draw = torch.rand(batch, generator=self.generator)
+        step = (draw < self.how.roll / 2).long() - (draw > 1 - self.how.roll / 2).long()  # -1, 0 or 1
+        channel = torch.arange(layout.channels)
+        place = channel % layout.ring
+        return ((channel - place) + (place - step[:, None]) % layout.ring).to(device)
+
+    def _seen(self, shape: torch.Size, device: torch.device) -> Tensor | None:
+        """(B, T, C, 1): 0 where a channel or a time is hidden."""
+        seen = None
+        if self.how.mask:
+            draw = torch.rand(shape[0], 1, self.layout.channels, 1, generator=self.generator)
+            seen = (draw >= self.how.mask).float()
+        if self.how.time_mask:
+            draw = torch.rand(*shape, 1, 1, generator=self.generator)
+            shown = (draw >= self.how.time_mask).float()
+            seen = shown if seen is None else seen * shown
+        return None if seen is None else seen.to(device)
+
+    def _changed_bands(self, bands: Tensor) -> Tensor:
+        B, T, C, K = bands.shape
+        if self.how.gain:
+            shift = self.how.gain * torch.randn(B, 1, C, 1, generator=self.generator)
+            bands = bands + shift.to(bands.device)
+        if self.how.noise:
+            bands = bands + self.how.noise * torch.randn(B, T, C, K, generator=self.generator).to(bands.device)
+        if self.how.band_mask:
+            shown = torch.rand(B, 1, 1, K, generator=self.generator) >= self.how.band_mask
+            bands = bands * shown.float().to(bands.device)
+        return bands
+
+
+def mixed(tokens: Tensor, target: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al. 2018): each window and its target (B, K) mixed with another of the batch."""
+    if not strength:
+        return tokens, target
+    draws = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    weight = torch.from_numpy(draws.beta(strength, strength, len(tokens)).astype(np.float32)).to(tokens.device)
+    partner = torch.randperm(len(tokens), generator=generator).to(tokens.device)
+    mix = weight[:, None, None]
+    return (
+        mix * tokens + (1 - mix) * tokens[partner],
+        weight[:, None] * target + (1 - weight[:, None]) * target[partner],
+    )
+
+
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """(B,) labels -> (B, classes) float targets."""
+    return F.one_hot(label, classes).float()

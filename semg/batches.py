@@ -1,0 +1,99 @@
+"""Batches of windows as tensors, scaled, on the CPU or resident on a GPU."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semg.shards import WindowSet
+
+RESIDENT_SHARE = 0.5  # of the GPU's free memory that the signals may fill
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x (B, C, N) float32 scaled; label (B,); shard (B,) places of the windows' shards; all on one device."""
+
+    x: Tensor
+    label: Tensor
+    shard: Tensor
+
+
+class Batches:
+    """Windows of a WindowSet as batches on `device`.
+
+    On a GPU all signals are kept in its memory as float16 if they fit, and windows are gathered there: a training
+    step then copies nothing from the host. Otherwise windows are read from the memory-mapped shards by `workers`
+    threads ahead of their use.
+    """
+
+    def __init__(self, windows: WindowSet, gains: np.ndarray, device: torch.device, workers: int = 1) -> None:
+        """gains: (n_shards, C) factors, see semg.normalize."""
+        self.windows = windows
+        self.device = device
+        self._gains = torch.from_numpy(gains).to(device)
+        self._labels = torch.from_numpy(windows.label).to(device)
+        self._shards = torch.from_numpy(windows.shard).to(device)
+        self._workers = workers
+        self._signal, self._offset = self._resident() if device.type == "cuda" else (None, None)
+
+    def _resident(self) -> tuple[Tensor | None, Tensor | None]:
+        """All signals end to end on the device (time, C) and where each shard begins; nothing if they don't fit."""
+        lengths = np.array([len(shard.signal) for shard in self.windows.shards])
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if 2 * lengths.sum() * self.windows.n_channels > RESIDENT_SHARE * free:
+            return None, None
+        signal = torch.empty((int(lengths.sum()), self.windows.n_channels), dtype=torch.float16, device=self.device)
+        offset = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        for shard, at, length in zip(self.windows.shards, offset, lengths, strict=True):
+            signal[at : at + length] = torch.from_numpy(np.array(shard.signal)).to(self.device)
+        return signal, torch.from_numpy(offset).to(self.device)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the signals lie in the GPU's memory."""
+        return self._signal is not None
+
+    def load(self, index: np.ndarray, start: np.ndarray | None = None) -> Batch:
+        """The windows at the places `index` (B,), read from `start` (B,) instead of their own starts if given."""
+        places = torch.from_numpy(index).to(self.device, non_blocking=True)
+        shard = self._shards[places]
+        if self._signal is None:
+            x = torch.from_numpy(self.windows.gather(index, start))
+            if self.device.type == "cuda":
+                x = x.pin_memory().to(self.device, non_blocking=True)
+        else:
+            x = self._gather_resident(shard, self.windows.start[index] if start is None else start)
+        # one pass: to float32, scaled; the result is laid out (B, N, C) in memory, seen as (B, C, N)
+        scaled = x.float().mul_(self._gains[shard][:, None, :]).transpose(1, 2)
+        return Batch(scaled, self._labels[places], shard)
+
+    def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
+        assert self._signal is not None and self._offset is not None  # noqa: S101  for the type checker
+        begin = self._offset[shard] + torch.from_numpy(start).to(self.device, non_blocking=True)
+        steps = torch.arange(self.windows.window, device=self.device)
+        return self._signal[begin[:, None] + steps]  # (B, N, C)
+
+    def iterate(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None) -> Iterator[Batch]:
+        """One batch for each array of places in `order`, read ahead of its use where reading takes time."""
+        wanted = zip(order, starts if starts is not None else [None] * len(order), strict=True)
+        if self._signal is not None or self._workers == 0 or len(order) < 2:
+            for index, start in wanted:
+                yield self.load(index, start)
+            return
+        with ThreadPoolExecutor(self._workers) as pool:
+            ahead = []
+            for index, start in wanted:
+                ahead.append(pool.submit(self.load, index, start))
+                if len(ahead) > self._workers:
+                    yield ahead.pop(0).result()
+            for future in ahead:
+                yield future.result()
+
+
+def in_order(count: int, batch_size: int) -> list[np.ndarray]:
+    """Places 0..count-1 in consecutive batches."""
+    return [np.arange(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]

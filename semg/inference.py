@@ -1,0 +1,132 @@
+"""A trained model on windows: opening it, its sessions' statistics, its probabilities."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import GPT2Classifier, ModelConfig
+from semg import normalize
+from semg.batches import Batches, in_order
+from semg.checkpoint import Checkpoint
+from semg.errors import DataError, UsageError
+from semg.shards import Shard, WindowSet, difference
+
+STATISTICS_WINDOWS = 256  # evenly spaced over a recording, whatever their labels; more change nothing
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: a GPU if there is one, else the CPU. Raises UsageError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[name]:
+        raise UsageError(f"--device {name}: expected such a device on this machine, found none; use --device cpu")
+    return torch.device(name)
+
+
+def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
+    """The checkpoint's network with its weights, in evaluation mode. DataError if they do not fit each other."""
+    try:
+        model = GPT2Classifier(ModelConfig.from_dict(checkpoint.description["model"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
+    prefix = "model."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name in sorted(set(expected) ^ set(weights)):
+        found = "none" if name in expected else f"{name}, which the model has no place for"
+        raise DataError(f"{checkpoint.path}: expected the weights of the model ({name}), found {found}")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            shapes = f"{tuple(shape)}, found {tuple(weights[name].shape)}"
+            raise DataError(f"{checkpoint.path}: expected {name} of shape {shapes}")
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+DATA_FIELDS = ("rate", "channels", "classes", "arguments")
+
+
+def check_same_data(checkpoint: Checkpoint, shard: Shard) -> None:
+    """DataError, naming the field, unless the shard was made as the checkpoint's training data was."""
+    trained = checkpoint.description["data"]
+    for key in DATA_FIELDS:
+        if shard.meta[key] != trained[key]:
+            what = difference(trained, shard.meta, key)
+            raise DataError(f"{shard.path}: expected data as in {checkpoint.path}: {what}; preprocess.py makes such")
+
+
+def gains_for(checkpoint: Checkpoint, shards: Sequence[Shard]) -> np.ndarray:
+    """(n_shards, C) channel gains, as the checkpoint's training used them."""
+    train_gain = checkpoint.tensors["train_gain"].numpy()
+    return normalize.channel_gains(shards, checkpoint.description["normalize"], train_gain)
+
+
+@torch.inference_mode()
+def session_statistics(
+    model: GPT2Classifier, shards: Sequence[Shard], gains: np.ndarray, device: torch.device
+) -> Tensor:
+    """(n_shards, 2, F) mean and deviation of each shard's session's tokens; no label is looked at.
+
+    A session's statistics are taken over all its shards given, from windows evenly spaced over the recordings.
+    """
+    sums = torch.stack([_token_sums(model, shard, gain, device) for shard, gain in zip(shards, gains, strict=True)])
+    statistics = torch.empty(len(shards), 2, sums.shape[2], device=device)
+    for places in normalize.sessions(shards).values():
+        statistics[places] = model.finish_statistics(sums[places].sum(0))
+    return statistics
+
+
+def _token_sums(model: GPT2Classifier, shard: Shard, gain: np.ndarray, device: torch.device) -> Tensor:
+    """(3, F) sums over evenly spaced windows of one recording."""
+    last = len(shard.signal) - shard.window
+    starts = np.unique(np.linspace(0, last, STATISTICS_WINDOWS).astype(np.int64))
+    total: Tensor | None = None
+    for part in np.array_split(starts, 4):
+        x = np.stack([shard.signal[at : at + shard.window] for at in part])
+        scaled = torch.from_numpy(x).to(device).float() * torch.from_numpy(gain).to(device)
+        sums = model.token_statistics(scaled.transpose(1, 2))
+        total = sums if total is None else total + sums
+    assert total is not None  # noqa: S101  a recording has at least one window
+    return total
+
+
+def statistics_for(
+    model: GPT2Classifier, how: str, shards: Sequence[Shard], gains: np.ndarray, device: torch.device
+) -> Tensor | None:
+    """Token statistics by shard under `--normalize session`; None where the model's own serve."""
+    return session_statistics(model, shards, gains, device) if how == "session" else None
+
+
+@torch.inference_mode()
+def probabilities(
+    model: GPT2Classifier,
+    batches: Batches,
+    statistics: Tensor | None,
+    batch_size: int,
+    autocast: torch.autocast | None = None,
+    progress: Progress = iter,
+) -> np.ndarray:
+    """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode."""
+    parts = []
+    for batch in progress(batches.iterate(in_order(len(batches.windows), batch_size))):
+        own = None if statistics is None else statistics[batch.shard]
+        if autocast is None:
+            logits = model(batch.x, own)
+        else:
+            with autocast:
+                logits = model(batch.x, own)
+        parts.append(logits.float().softmax(1).cpu())
+    return torch.cat(parts).numpy()
+
+
+def open_windows(shards: Sequence[Shard]) -> WindowSet:
+    """The shards' windows; DataError if there are none."""
+    windows = WindowSet(shards)
+    if len(windows) == 0:
+        raise DataError(f"{shards[0].path.parent}: expected windows in {len(shards)} shards, found none")
+    return windows
