@@ -1,0 +1,424 @@
+"""Fetch putEMG recordings from the public share, or from a mirror, and verify them.
+
+Input:  the network; nothing else.
+Output: OUTDIR/Data-HDF5/RECORD.hdf5 and, for other media, OUTDIR/Data-CSV, Depth, Video-1080p, Video-576p;
+        OUTDIR/.verified.json remembers what was verified, so that running it again is quick.
+
+  python download_putemg.py data/raw --dry-run             # what would be fetched, files and bytes
+  python download_putemg.py data/raw                       # all 264 gesture recordings, about 11 GB
+  python download_putemg.py data/raw --subjects 03 04      # two people only, about 0.5 GB
+  python download_putemg.py data/raw --verify-only         # fetch nothing, look at every byte again
+  python download_putemg.py data/raw --media data-csv --unpack --remove
+
+A file gets its name only after its length, its MD5 (where the share publishes an MD5SUMS that lists it; the run
+says where it does not) and its inner structure were found right. Stopped or killed, the same command goes on
+where it was. A file that cannot be had is reported and the others are fetched; the exit code is 1 as long as
+anything is missing.
+
+The share is reached in one of two built-in ways, tried in order. --base-url names a mirror instead: a folder on
+a web server, under which records.txt and Data-HDF5/RECORD.hdf5 lie. The layout of the HDF5 files is known; the
+names of the other media (RECORD.zip in Data-CSV and Depth, RECORD.mp4 in the Video folders) are as others report
+them, so where the share lists its folders, the names found there are taken. A zip archive is unpacked into a
+folder of its own name. --timeout is how long nothing, or less than 1 KiB/s, may arrive before a new attempt.
+
+putEMG: Kaczmarek, Mankowski, Tomczynski, Sensors 2019, 19(16):3548; licence CC BY-NC 4.0.
+Time: as long as 11 GB take on your connection (15 minutes at 100 Mbit/s); a second run takes seconds.
+"""
+
+import argparse
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from semg import cli
+from semg.errors import DataError, UsageError
+from semg.files import folder_lock, temporary_name
+from semg.putemg import EXPERIMENTS
+from semg.share import MEDIA, Medium, Wanted, names_of, of_subjects, read_md5sums, read_records
+
+if TYPE_CHECKING:  # what speaks HTTP and HDF5 is imported where it is needed: --help must not wait for it
+    from semg.download import Client
+    from semg.verified import Memory
+
+T = TypeVar("T")
+
+SHARE = "https://chmura.put.poznan.pl"
+TOKEN = "45NY5snj0U4tgQz"  # noqa: S105  the public share's address, no secret
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags."""
+    p = cli.parser(__doc__)
+    p.add_argument("outdir", nargs="?", type=Path, default=Path("data/raw"), metavar="OUTDIR", help="folder")
+    what = p.add_argument_group("what to fetch")
+    what.add_argument("--experiment", nargs="+", choices=EXPERIMENTS, help="default: emg_gestures")
+    what.add_argument("--media", nargs="+", choices=tuple(MEDIA), help="kinds of files; default: data-hdf5")
+    what.add_argument("--subjects", nargs="+", type=cli.subjects, metavar="NN", help="people; default: all")
+    what.add_argument("--base-url", type=web_address, metavar="URL", help="a mirror's root instead of the share")
+    how = p.add_argument_group("how")
+    how.add_argument("--jobs", type=cli.whole(1, 32), default=4, help="files fetched at once")
+    how.add_argument("--retries", type=cli.whole(0, 100), default=5, help="new attempts after one that failed")
+    how.add_argument(
+        "--retry-wait",
+        type=cli.number(0, 120),
+        default=1.0,
+        metavar="SECONDS",
+        help="before the first new attempt; doubles with each, unless the server says how long",
+    )
+    how.add_argument(
+        "--timeout", type=cli.number(0, 3600, above=True), default=60.0, metavar="SECONDS", help="see above"
+    )
+    how.add_argument("--dry-run", action="store_true", help="list what would be fetched, write nothing")
+    how.add_argument("--verify-only", action="store_true", help="read and check all files again, fetch none")
+    how.add_argument("--unpack", action="store_true", help="unpack zip archives (data-csv, depth)")
+    how.add_argument("--remove", action="store_true", help="with --unpack: delete each archive once unpacked")
+    return p
+
+
+def web_address(text: str) -> str:
+    """A mirror's root, with a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:
+        wrong = True
+    if wrong or parts.query or parts.fragment or parts.username is not None or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected an address such as https://host/folder, found {text!r}")
+    return text.rstrip("/") + "/"
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Fill in defaults; UsageError for flags that make no sense together."""
+    args.experiment = list(dict.fromkeys(args.experiment or ["emg_gestures"]))
+    args.media = list(dict.fromkeys(args.media or ["data-hdf5"]))
+    if args.remove and not args.unpack:
+        raise UsageError("--remove: expected --unpack with it; archives are deleted only once unpacked")
+    if args.unpack and not any(MEDIA[medium].ending == ".zip" for medium in args.media):
+        raise UsageError("--unpack: expected --media data-csv or depth, which are archives, found neither")
+    if args.verify_only and (args.dry_run or args.unpack):
+        raise UsageError("--verify-only: expected neither --dry-run nor --unpack with it")
+
+
+# --- what the share has ------------------------------------------------------------------------------------
+
+
+def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list[str], int]":
+    """The first source that answers with record names: (client, names, number of names refused)."""
+    from semg.download import Client, Source
+
+    ways = [Source(f"{SHARE}/public.php/dav/files/{TOKEN}/", lists=True)]
+    ways.append(Source(f"{SHARE}/public.php/webdav/", user=TOKEN, lists=True))
+    failures = []
+    for source in [Source(args.base_url)] if args.base_url else ways:
+        client = Client(source, timeout=args.timeout, retries=args.retries, wait=args.retry_wait)
+        try:
+            records, refused = read_records(client.text("records.txt"), args.experiment)
+        except DataError as error:
+            failures.append(f"{source.root}records.txt: {error}")
+            continue
+        console.say(f"from {source.root}")
+        for line in refused[:5]:
+            console.warn(f"records.txt: expected a record name, found {line[:100]!r}; refused")
+        wanted = sum(any(name in line for name in args.experiment) for line in refused)
+        return client, records, wanted
+    raise DataError(f"{'; '.join(failures)}; check the connection or name a mirror by --base-url")
+
+
+def files_of(client: "Client", medium: Medium, records: list[str], console: cli.Console) -> list[Wanted]:
+    """One medium's files, with the sizes that the share lists and the MD5 sums that it publishes."""
+    listing = client.listing(medium.folder) if client.source.lists else None
+    sums = md5_sums(client, medium.folder, console) if listing is None or "MD5SUMS" in listing else {}
+    wanted = []
+    for record in records:
+        for file in names_of(record, medium, listing):
+            size = None if listing is None else listing.get(file)
+            wanted.append(Wanted(f"{medium.folder}/{file}", size or None, sums.get(file)))
+    known = sum(file.md5 is not None for file in wanted)
+    if known < len(wanted):
+        which = "the others are" if known else "all are"
+        console.say(f"{medium.folder}: MD5 sums of {known} of {len(wanted)} files; {which} checked without one")
+    return wanted
+
+
+def md5_sums(client: "Client", folder: str, console: cli.Console) -> dict[str, str]:
+    """File name -> MD5 as the folder's MD5SUMS has it; empty, and said so, where there is none of use."""
+    from semg.download import NotFoundError
+
+    try:
+        text = client.text(f"{folder}/MD5SUMS")
+    except NotFoundError:
+        console.say(f"{folder}: the share publishes no MD5SUMS")
+        return {}
+    except DataError as error:
+        console.warn(f"{folder}/MD5SUMS: {error}")
+        return {}
+    sums, wrong = read_md5sums(text, folder)
+    if wrong:
+        console.warn(f"{folder}/MD5SUMS: expected lines 'MD5  NAME', found {wrong} others; not used")
+    return sums
+
+
+def sweep(root: Path) -> None:
+    """Remove temporary files and folders of a run that was killed; the caller holds the folder's lock."""
+    temporary_name(root / ".verified.json").unlink(missing_ok=True)
+    for medium in MEDIA.values():
+        for path in (root / medium.folder).glob(".emg_*.tmp"):
+            rmtree(path) if path.is_dir() else path.unlink()
+
+
+# --- the run -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What became of the files."""
+
+    there: int = 0
+    fetched: int = 0
+    unpacked: int = 0
+    failed: list[str] = field(default_factory=list)
+    not_tried: int = 0
+    refused: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many of the files asked for are not there, verified."""
+        return len(self.failed) + self.not_tried + self.refused
+
+
+class Fetcher:
+    """Brings files to OUTDIR, one call of `ensure` each, in several threads at once."""
+
+    def __init__(self, args: argparse.Namespace, console: cli.Console, client: "Client", memory: "Memory") -> None:
+        self.args, self.console, self.client, self.memory = args, console, client, memory
+        self.tally = Tally()
+        self._progress = threading.Lock()
+
+    def run(self, wanted: list[Wanted]) -> None:
+        """Have all of `wanted`; the tally says what came of it."""
+        total = sum(file.size or 0 for file in self.absent(wanted))
+        with self.console.progress(total=total, unit="B", unit_scale=True, unit_divisor=1000) as self._bar:
+            in_parallel(self.client, self.args.jobs, self.ensure, wanted, self._done)
+
+    def ensure(self, wanted: Wanted) -> tuple[bool, bool]:
+        """Have one file, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
+        from semg.download import StoppedError
+        from semg.part import clear_part
+        from semg.verified import verify
+
+        if self.client.stopped:
+            raise StoppedError
+        target = self.args.outdir / wanted.name
+        if self._is_unpacked(wanted) and not (self.args.verify_only and target.exists()):
+            if self.args.remove:
+                target.unlink(missing_ok=True)
+            return False, False
+        md5 = self._md5_on_disk(wanted, target)
+        fetched = md5 is None
+        if md5 is None:
+            md5 = self.client.fetch(wanted.name, target, wanted.size, lambda path: verify(path, wanted), self._report)
+        clear_part(target)
+        self.memory.verified(wanted.name, md5)
+        unpack = bool(self.args.unpack and wanted.is_archive)
+        if unpack:
+            self._unpack(wanted.name, target)
+        return fetched, unpack
+
+    def _is_unpacked(self, wanted: Wanted) -> bool:
+        return wanted.is_archive and self.memory.is_unpacked(wanted)
+
+    def _md5_on_disk(self, wanted: Wanted, target: Path) -> str | None:
+        """The MD5 of the file on disk if it is right; None if it has to be fetched."""
+        from semg.verified import verify
+
+        known = None if self.args.verify_only else self.memory.md5(wanted)
+        if known is not None:
+            return known
+        try:
+            if not target.is_file():
+                raise DataError("expected a file, found none")
+            return verify(target, wanted, self.memory.last_md5(wanted.name))
+        except DataError as error:
+            if self.args.verify_only:
+                raise
+            if target.exists():
+                self.console.say(f"{wanted.name}: {error}; fetching it again")
+            return None
+
+    def _unpack(self, name: str, archive_path: Path) -> None:
+        from semg import archive
+        from semg.download import StoppedError, full_disk
+
+        def stop() -> None:
+            if self.client.stopped:
+                raise StoppedError
+
+        folder = archive_path.with_suffix("")
+        try:
+            result = archive.unpack(archive_path, folder, stop)
+        except OSError as error:
+            raise full_disk(error, folder.parent) or DataError(f"could not be unpacked ({error})") from None
+        self.memory.unpacked(name, result)
+        if self.args.remove:
+            archive_path.unlink()
+
+    def _report(self, grown: int) -> None:
+        with self._progress:
+            self._bar.update(grown)
+
+    def _done(self, wanted: Wanted, future: "Future[tuple[bool, bool]]") -> None:
+        """Count one file, in the main thread."""
+        from semg.download import DiskFullError, StoppedError, full_disk
+
+        try:
+            fetched, unpacked = future.result()
+        except StoppedError:
+            self.tally.not_tried += 1
+        except (DataError, OSError) as error:
+            full = full_disk(error, self.args.outdir) if isinstance(error, OSError) else None
+            reason = str(full or error).removeprefix(f"{self.args.outdir / wanted.name}: ")
+            self.tally.failed.append(wanted.name)
+            self.console.error(f"{wanted.name}: {reason}")
+            if isinstance(full or error, DiskFullError):
+                self.client.stop()  # the others would fail alike
+        else:
+            self.tally.fetched += fetched
+            self.tally.there += not fetched
+            self.tally.unpacked += unpacked
+            if fetched:
+                self.console.say(f"{wanted.name}: fetched" + (" and unpacked" if unpacked else ""))
+
+    def absent(self, wanted: list[Wanted]) -> list[Wanted]:
+        """Those of `wanted` that have to be fetched, as far as sizes tell."""
+
+        def there(file: Wanted) -> bool:
+            path = self.args.outdir / file.name
+            return path.is_file() and file.size in (None, path.stat().st_size)
+
+        return [file for file in wanted if not there(file) and not self._is_unpacked(file)]
+
+    def with_sizes(self, wanted: list[Wanted]) -> list[Wanted]:
+        """`wanted`, with the server asked for those sizes that no listing gave and that are needed."""
+        sizes: dict[str, int | None] = {}
+        unknown = [
+            file
+            for file in wanted
+            if file.size is None and self.memory.md5(file) is None and not self._is_unpacked(file)
+        ]
+        in_parallel(
+            self.client,
+            self.args.jobs,
+            lambda file: self.client.size(file.name),
+            unknown,
+            lambda file, future: sizes.update({file.name: future.result()}),
+        )
+        return [replace(file, size=sizes.get(file.name, file.size)) for file in wanted]
+
+
+def in_parallel(
+    client: "Client",
+    jobs: int,
+    work: Callable[[Wanted], T],
+    items: Iterable[Wanted],
+    done: Callable[[Wanted, "Future[T]"], None],
+) -> None:
+    """`work` on all `items` in `jobs` threads, `done` in this one; if this one is interrupted, all end soon."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(work, item): item for item in items}
+        try:
+            for future in as_completed(futures):
+                done(futures[future], future)
+        except BaseException:
+            client.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def announce(fetcher: Fetcher, wanted: list[Wanted]) -> tuple[int, int]:
+    """Say what will be fetched; DataError if the disk is too small. Returns the number of files and bytes."""
+    from semg.download import free_bytes
+    from semg.part import part_size
+
+    args, absent = fetcher.args, fetcher.absent(wanted)
+    needed = sum(max(0, (file.size or 0) - part_size(args.outdir / file.name)) for file in absent)
+    unknown = sum(file.size is None for file in absent)
+    for file in absent if args.dry_run else []:
+        fetcher.console.say(f"{in_words(file.size):>12}  {file.name}")
+    fetcher.console.say(
+        f"{len(absent)} of {len(wanted)} files to fetch, {in_words(needed)}"
+        + (f" and {unknown} files of unknown size" if unknown else "")
+        + f" into {args.outdir}"
+    )
+    free = free_bytes(args.outdir)
+    if needed > free:
+        raise DataError(
+            f"{args.outdir}: expected {in_words(needed)} of free disk, found {in_words(free)}; "
+            "free some, or fetch fewer people by --subjects"
+        )
+    return len(absent), needed
+
+
+def in_words(size: float | None) -> str:
+    """A number of bytes as people say it."""
+    if size is None:
+        return "unknown size"
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def summary(fetcher: Fetcher, n_wanted: int) -> int:
+    """The last line, and the exit code: 1 as long as anything is missing."""
+    args, tally = fetcher.args, fetcher.tally
+    good = tally.there + tally.fetched
+    text = f"{good} of {n_wanted + tally.refused} files are there and verified"
+    if not args.verify_only:
+        text += f" ({tally.fetched} fetched, {tally.there} were there)"
+    if tally.refused:
+        text += f", {tally.refused} names refused"
+    if tally.missing:
+        text += f", {tally.missing} missing or wrong; "
+        text += "run without --verify-only to fetch them" if args.verify_only else "re-run to fetch the rest"
+    elif "data-hdf5" in args.media:
+        text += f"; next: python preprocess.py --raw {args.outdir / 'Data-HDF5'} --shards data/shards"
+    facts = {"there": tally.there, "fetched": tally.fetched, "unpacked": tally.unpacked, "missing": tally.missing}
+    fetcher.console.finish(text, **facts, failed=tally.failed, outdir=args.outdir.as_posix())
+    return 1 if tally.missing else 0
+
+
+def main() -> int:
+    """Fetch, verify, or list."""
+    args = arguments().parse_args()
+    check_flags(args)
+    console = cli.Console(args)
+    from semg.verified import Memory
+
+    with nullcontext() if args.dry_run else folder_lock(args.outdir):
+        if not args.dry_run:
+            sweep(args.outdir)
+        client, records, refused = reach(args, console)
+        records = of_subjects(records, args.subjects)
+        wanted = [file for medium in args.media for file in files_of(client, MEDIA[medium], records, console)]
+        fetcher = Fetcher(args, console, client, Memory(args.outdir, console))
+        fetcher.tally.refused = refused
+        wanted = fetcher.with_sizes(wanted)
+        if not args.verify_only:
+            count, needed = announce(fetcher, wanted)
+        if args.dry_run:
+            text = f"would fetch {count} files, {in_words(needed)}; nothing was written"
+            console.finish(text, files=count, bytes=needed, there=len(wanted) - count)
+            return 0
+        fetcher.run(wanted)
+        return summary(fetcher, len(wanted))
+
+
+if __name__ == "__main__":
+    cli.run(main)
