@@ -1,0 +1,197 @@
+"""Metrics: against scikit-learn, against slow re-derivations, and in the cases where definitions part."""
+
+import json
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from semg import metrics
+
+CLASSES = ("idle", "fist", "flexion", "extension", "pinch")
+K = len(CLASSES)
+TIMES = {"rate": 100.0, "window_seconds": 0.2, "stride_seconds": 0.1}
+
+pairs = st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=60)
+
+
+def columns(rows):
+    return (np.array(column) for column in zip(*rows, strict=True))
+
+
+@given(pairs)
+@settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes", "ignore:A single label was found")
+def test_agrees_with_scikit_learn_absent_classes_included(rows):
+    label, prediction = columns(rows)
+    counts = metrics.confusion(label, prediction, K)
+    assert np.array_equal(counts, reference.confusion_matrix(label, prediction, labels=range(K)))
+    assert metrics.accuracy(counts) == pytest.approx(reference.accuracy_score(label, prediction))
+    assert metrics.balanced_accuracy(counts) == pytest.approx(reference.balanced_accuracy_score(label, prediction))
+    assert metrics.macro_f1(counts) == pytest.approx(reference.f1_score(label, prediction, average="macro"))
+    expected = reference.precision_recall_fscore_support(label, prediction, labels=range(K), zero_division=np.nan)
+    found = metrics.per_class(counts, CLASSES)
+    for key, column in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        values = [np.nan if found[name][key] is None else found[name][key] for name in CLASSES]
+        assert values == pytest.approx(list(column), nan_ok=True)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, K - 1)] * 2, st.sampled_from(["03", "04", "11"])), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+def test_each_person_is_scored_on_their_own_windows(rows):
+    label, prediction, subject = columns(rows)
+    found = metrics.per_subject(label, prediction, subject, K)
+    assert list(found) == sorted(set(subject.tolist()))
+    for person, values in found.items():
+        own = subject == person
+        assert values["n_windows"] == own.sum()
+        assert values["accuracy"] == pytest.approx(reference.accuracy_score(label[own], prediction[own]))
+        f1 = reference.f1_score(label[own], prediction[own], average="macro")
+        assert values["macro_f1"] == pytest.approx(f1)
+
+
+def test_active_accuracy_leaves_out_windows_whose_truth_is_idle_or_rest():
+    classes = ("idle", "fist", "rest")
+    counts = metrics.confusion(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 0, 1]), 3)
+    assert metrics.active_accuracy(counts, classes) == 0.5
+    assert metrics.active_accuracy(counts, ("idle", "rest", "idle")) is None
+
+
+def test_wrong_input_is_refused_not_counted():
+    good = np.array([0, 1])
+    for label, prediction in (
+        (np.array([0, K]), good),
+        (good, np.array([-1, 0])),
+        (good, np.array([0.0, 1.0])),
+        (good, np.array([0])),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            metrics.confusion(label, prediction, K)
+    with pytest.raises(ValueError, match="at least one window"):
+        metrics.accuracy(np.zeros((K, K), int))
+    with pytest.raises(ValueError, match="at least one person"):
+        metrics.bootstrap_interval([])
+
+
+def test_interval_is_seeded_and_covers_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.6, 0.1, 40)
+    assert metrics.bootstrap_interval(values) == metrics.bootstrap_interval(values)
+    assert metrics.bootstrap_interval(values) != metrics.bootstrap_interval(values, seed=1)
+    low, high = metrics.bootstrap_interval(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
+    covered = [low <= 0.6 <= high for low, high in map(metrics.bootstrap_interval, rng.normal(0.6, 0.1, (60, 40)))]
+    assert 50 <= sum(covered) <= 60
+
+
+def test_shuffled_labels_give_chance_within_the_interval():
+    rng = np.random.default_rng(0)
+    label, prediction = np.repeat(np.arange(K), 800), np.repeat(np.arange(K), 800)
+    subject = np.tile(np.arange(20), 200).astype(str)
+    found = metrics.report(rng.permutation(label), prediction, subject, subject, np.arange(4000), CLASSES, **TIMES)
+    low, high = found["ci95"]["accuracy"]
+    assert low <= 1 / K <= high
+    assert high - low < 0.05
+
+
+def slow_vote(prediction, record, start, k, max_step):
+    """Straight from the definition: for each window, walk back through its recording."""
+    decided = []
+    for i in range(len(prediction)):
+        earlier = [j for j in range(len(prediction)) if record[j] == record[i] and start[j] <= start[i]]
+        earlier.sort(key=lambda j: start[j], reverse=True)
+        heard = [earlier[0]]
+        for j in earlier[1:]:
+            if len(heard) == k or start[heard[-1]] - start[j] > max_step:
+                break
+            heard.append(j)
+        votes = Counter(prediction[j] for j in heard)
+        most = max(votes.values())
+        decided.append(next(prediction[j] for j in heard if votes[prediction[j]] == most))
+    return decided
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["a", "b"]), st.integers(0, 40)),
+        min_size=1,
+        max_size=30,
+        unique_by=lambda row: row[1:],
+    ),
+    st.integers(1, 6),
+    st.integers(1, 10),
+)
+@settings(max_examples=200, deadline=None)
+def test_vote_is_what_its_definition_says_in_any_order(rows, k, max_step):
+    prediction, record, start = columns(rows)
+    found = metrics.majority_vote(prediction, record, start, k, 4, max_step)
+    assert found.tolist() == slow_vote(prediction, record, start, k, max_step)
+
+
+def test_vote_ties_go_to_the_latest_and_nothing_is_heard_across_pauses_or_recordings():
+    said = np.array([1, 1, 2, 2, 3, 3])
+    one = np.array(["a"] * 6)
+    every = np.arange(6) * 10
+    assert metrics.majority_vote(said, one, every, 4, 5, 10).tolist() == [1, 1, 1, 2, 2, 3]
+    assert metrics.majority_vote(said, one, every, 1, 5, 10).tolist() == said.tolist()
+    paused = np.array([0, 10, 50, 60, 70, 80])
+    assert metrics.majority_vote(said, one, paused, 4, 5, 10).tolist() == [1, 1, 2, 2, 2, 3]
+    two = np.array(["a", "a", "b", "b", "b", "b"])
+    assert metrics.majority_vote(said, two, every, 4, 5, 10).tolist() == [1, 1, 2, 2, 2, 3]
+    assert len(metrics.majority_vote(said[:0], one[:0], every[:0], 4, 5, 10)) == 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 9])
+def test_added_delay_is_how_much_later_a_switch_is_seen(k):
+    said = np.repeat([0, 1], 20)
+    voted = metrics.majority_vote(said, np.full(40, "a"), np.arange(40) * 10, k, 2, 10)
+    assert np.flatnonzero(voted)[0] - 20 == metrics.added_delay(k, 1)
+
+
+def test_vote_does_not_profit_from_the_gap_that_follows_a_label_change():
+    """Windows pause for the guard at each change of label; the vote must not start afresh there."""
+    label = np.repeat([0, 1], 10)
+    start = np.concatenate([np.arange(10) * 10, 90 + 45 + np.arange(10) * 10])  # a guard of 0.25 s after the change
+    one = np.full(20, "a")
+    found = metrics.report(label, label, one, one, start, CLASSES[:2], vote=5, **TIMES)
+    assert found["accuracy"] == 1.0
+    assert found["vote"]["accuracy"] == 0.9  # two windows late
+    assert found["vote"]["added_delay_ms"] == 200.0
+
+
+def test_report_has_the_promised_keys_in_jsons_types():
+    label, prediction = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
+    subject = np.array(["03", "03", "04", "04"])
+    found = metrics.report(label, prediction, subject, subject, np.arange(4), CLASSES, vote=3, **TIMES)
+    keys = "accuracy balanced_accuracy macro_f1 active_accuracy per_class per_subject confusion classes n_windows"
+    assert {*keys.split(), "n_subjects", "mean_over_subjects", "sd_over_subjects", "ci95"} <= set(found)
+    person = {"accuracy", "balanced_accuracy", "macro_f1", "n_windows"}
+    assert set(found["per_subject"]["03"]) == person
+    assert all(set(found[key]) == person for key in ("mean_over_subjects", "sd_over_subjects", "ci95"))
+    assert found["mean_over_subjects"]["accuracy"] == 0.75
+    assert found["sd_over_subjects"]["accuracy"] == pytest.approx(np.std([1.0, 0.5], ddof=1))
+    assert (found["n_windows"], found["n_subjects"]) == (4, 2)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_one_person_has_no_deviation_and_no_interval():
+    found = metrics.report(*[np.zeros(3, int)] * 2, *[np.full(3, "03")] * 2, np.arange(3), CLASSES, **TIMES)
+    assert found["sd_over_subjects"]["accuracy"] is None
+    assert found["ci95"]["accuracy"] is None
+
+
+def test_six_hundred_thousand_windows_take_about_a_second():
+    rng = np.random.default_rng(0)
+    n = 600_000
+    label, prediction = rng.integers(0, 8, (2, n))
+    record = np.repeat([f"emg_gestures-{i:02d}-repeats_long-2018-05-11-11-05-00-695" for i in range(60)], n // 60)
+    subject = np.repeat([f"{i:02d}" for i in range(60)], n // 60)
+    start = np.tile(np.arange(n // 60) * 640, 60)
+    began = time.process_time()
+    metrics.report(label, prediction, subject, record, start, [str(i) for i in range(8)], vote=5, **TIMES)
+    assert time.process_time() - began < 5  # about 1 s where nothing else runs
