@@ -275,15 +275,20 @@ class Client:
     def _send(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
         self._check_stop()
         own = urlsplit(url).netloc == urlsplit(self.source.root).netloc
-        return self._session().request(
-            method,
-            url,
-            headers={"Accept-Encoding": "identity", **headers},  # or lengths and ranges would be of other bytes
-            auth=(self.source.user, "") if self.source.user and own else None,
-            timeout=(min(self._timeout, 15.0), self._timeout),
-            allow_redirects=False,
-            stream=True,
-        )
+        try:
+            return self._session().request(
+                method,
+                url,
+                headers={"Accept-Encoding": "identity", **headers},  # or lengths and ranges would be of other bytes
+                auth=(self.source.user, "") if self.source.user and own else None,
+                timeout=(min(self._timeout, 15.0), self._timeout),
+                allow_redirects=False,
+                stream=True,
+            )
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # requests takes redirects apart even where it is not to follow them
+            raise DataError(f"expected a file, found an answer that cannot be understood ({error})") from None
 
     def _session(self) -> requests.Session:
         """A session for each thread: requests does not promise that one can be shared."""
@@ -398,7 +403,7 @@ def _retry_after(response: requests.Response) -> float | None:
 
 def _redirected(url: str, location: str) -> str:
     """Where a redirect leads. Refused: another scheme, and another host unless both are https."""
-    new = urljoin(url, location)
+    new = urljoin(url, location)  # an address with wrong brackets does not get here: see _send
     old_parts, new_parts = urlsplit(url), urlsplit(new)
     if not location or new_parts.scheme != old_parts.scheme:
         raise DataError(f"expected a file, found a redirect from {old_parts.scheme} to {location!r}; refused")

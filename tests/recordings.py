@@ -39,7 +39,7 @@ def write(folder: Path, table: pd.DataFrame, name: str | None = None, **settings
 
 
 @cache
-def recording_bytes(subject: int = 3, samples: int = 600, seed: int = 0) -> bytes:
+def recording_bytes(subject: int = 3, samples: int = 600, seed: int = 0, complevel: int = 5) -> bytes:
     """The bytes of a small recording of `subject`."""
     with TemporaryDirectory() as folder:
-        return write(Path(folder), frame(subject, samples=samples, seed=seed), complevel=5).read_bytes()
+        return write(Path(folder), frame(subject, samples=samples, seed=seed), complevel=complevel).read_bytes()

@@ -240,6 +240,7 @@ def corrupt(_: Handler, answer: Answer, at: int = -1) -> None:
 def header(_: Handler, answer: Answer, **headers: str) -> None:
     """Other headers; an empty value leaves one out."""
     answer.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    answer.keep_alive = "Content_Length" not in headers
 
 
 def whole(handler: Handler, answer: Answer) -> None:
