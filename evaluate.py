@@ -108,6 +108,7 @@ def score(
         start=windows.start,
         classes=shards[0].classes,
         vote=args.vote,
+        rate=shards[0].rate,
         window_seconds=windows.window / shards[0].rate,
         stride_seconds=shards[0].arguments["stride"] / shards[0].rate,
         extra={

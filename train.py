@@ -651,7 +651,7 @@ def validation_scores(found: np.ndarray, label: np.ndarray, subject: np.ndarray,
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags on which a run's result depends, in JSON's types."""
     kept = how_made("train.py", args)["arguments"]
-    return {key: str(v) if isinstance(v, cli.Length) else v for key, v in kept.items() if key not in FREE_TO_CHANGE}
+    return {key: value for key, value in kept.items() if key not in FREE_TO_CHANGE}
 
 
 # --- from the shell ----------------------------------------------------------------------------------------------

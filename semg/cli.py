@@ -39,9 +39,7 @@ def parser(manual: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
     output = made.add_argument_group("messages")
     output.add_argument("--quiet", action="store_true", help="print errors and the last line only, no progress")
-    output.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output, nothing else"
-    )
+    output.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
 

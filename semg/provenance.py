@@ -38,14 +38,14 @@ def _git(*words: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` in JSON's types: paths become text, tuples lists."""
+    """`value` in JSON's types: paths and lengths become text, tuples lists."""
     if isinstance(value, Path):
         return value.as_posix()
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    return value
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
 def how_made(script: str, arguments: argparse.Namespace | dict[str, Any]) -> dict[str, Any]:

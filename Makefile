@@ -1,0 +1,51 @@
+# Each target makes .venv itself when it is missing or older than the requirements. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DEMO := data/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test faults bench lint format clean
+
+help: ## say what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "error: expected Python 3.11 to 3.13, found %d.%d; give another one: make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $(STAMP)
+
+demo: $(STAMP) ## the whole job on simulated recordings, a few minutes on two cores
+	$(RUN) simulate_putemg.py $(DEMO)/raw/Data-HDF5
+	$(RUN) preprocess.py --raw $(DEMO)/raw/Data-HDF5 --shards $(DEMO)/shards
+	$(RUN) create_dataset_files.py --shards $(DEMO)/shards --out splits/demo --test 0.34 --overwrite
+	$(RUN) train.py --shards $(DEMO)/shards --split splits/demo --out checkpoints/demo --init random --overwrite
+	$(RUN) evaluate.py --checkpoint checkpoints/demo/best_model.ckpt --shards $(DEMO)/shards --split splits/demo \
+	  --out results/demo
+	@echo
+	@echo "The recordings above were SIMULATED (simulate_putemg.py): the numbers say that the pipeline works, and"
+	@echo "nothing about putEMG or any person. Guessing one of 8 classes would give an accuracy of 0.125."
+	@echo "Look at: results/demo/confusion_matrix.png, results/demo/per_subject.png, and the curves with"
+	@echo "  $(VENV)/bin/tensorboard --logdir checkpoints"
+
+test: $(STAMP) ## the tests, a few minutes
+	$(RUN) -m pytest -n 2 -m "not slow and not network and not gpu"
+
+faults: $(STAMP) ## the long fault suite: kills, damaged files, hostile servers
+	$(RUN) -m pytest -n 2 tests/faults -m "not network and not gpu" --override-ini addopts="-q --strict-markers"
+
+lint: $(STAMP) ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy semg *.py
+
+format: $(STAMP) ## let ruff lay out the code
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean: ## remove .venv, the demo's data and caches; recordings, checkpoints and results stay
+	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

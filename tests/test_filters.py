@@ -1,0 +1,97 @@
+"""The filters' measured response, not their coefficients."""
+
+import numpy as np
+import pytest
+from scipy.signal import sosfiltfilt
+
+from semg.errors import UsageError
+from semg.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
+
+RATE = 5120.0
+
+
+def sine(frequency: float, seconds: float = 8.0) -> np.ndarray:
+    return np.sin(2 * np.pi * frequency * np.arange(int(seconds * RATE)) / RATE).astype(np.float32)
+
+
+def zero_phase(spec: FilterSpec, x: np.ndarray) -> np.ndarray:
+    return ZeroPhaseFilter(spec.sections(RATE), RATE, len(x))(x)
+
+
+def level(y: np.ndarray) -> float:
+    """dB of a unit sine's middle part."""
+    middle = y[len(y) // 4 : -len(y) // 4].astype(float)
+    return float(10 * np.log10(2 * np.mean(middle**2) + 1e-20))
+
+
+@pytest.mark.parametrize("edge", [20.0, 700.0])
+@pytest.mark.parametrize("order", [4, 5])
+def test_zero_phase_edges_are_at_minus_6_db_and_causal_ones_at_minus_3(edge, order):
+    spec = FilterSpec(order=order)
+    assert level(zero_phase(spec, sine(edge))) == pytest.approx(-6.02, abs=0.1)
+    causal = CausalFilter(spec.sections(RATE))(sine(edge)[:, None])[:, 0]
+    assert level(causal) == pytest.approx(-3.01, abs=0.1)
+
+
+def test_the_band_passes_and_what_lies_outside_does_not():
+    assert level(zero_phase(FilterSpec(), sine(120.0))) == pytest.approx(0.0, abs=0.05)
+    assert level(zero_phase(FilterSpec(), sine(5.0))) < -60
+    assert level(zero_phase(FilterSpec(), sine(1500.0))) < -60
+
+
+@pytest.mark.parametrize("mains", [30.0, 50.0, 60.0, 90.0, 150.0])
+def test_a_notch_takes_out_its_frequency_and_leaves_the_neighbours(mains):
+    spec = FilterSpec(notch=(30.0, 50.0, 60.0, 90.0, 150.0))
+    assert level(zero_phase(spec, sine(mains, 20.0))) < -40
+    assert level(zero_phase(spec, sine(mains, 20.0))) < level(zero_phase(FilterSpec(), sine(mains, 20.0))) - 35
+    assert level(zero_phase(spec, sine(mains * 1.15, 20.0))) > -3
+
+
+def test_zero_phase_shifts_nothing_and_the_causal_filter_does():
+    burst = sine(300.0, 2.0) * np.exp(-(((np.arange(int(2 * RATE)) / RATE - 1.0) / 0.1) ** 2)).astype(np.float32)
+    lags = np.arange(-40, 41)
+
+    def best_lag(y: np.ndarray) -> int:
+        return int(lags[np.argmax([np.dot(np.roll(burst, lag), y) for lag in lags])])
+
+    assert best_lag(zero_phase(FilterSpec(), burst)) == 0
+    assert best_lag(CausalFilter(FilterSpec().sections(RATE))(burst[:, None])[:, 0]) > 0
+
+
+def test_zero_phase_equals_scipys_forward_backward_filter():
+    random = np.random.default_rng(0)
+    x = np.cumsum(random.normal(size=30_000)).astype(np.float32) + 300
+    spec = FilterSpec(notch=(50.0,))
+    expected = sosfiltfilt(spec.sections(RATE), x.astype(float), padlen=int(2 * RATE))
+    assert np.abs(zero_phase(spec, x) - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("length", [2, 3, 100, 1281, 5120])
+def test_short_signals_keep_their_length_and_stay_finite(length):
+    y = zero_phase(FilterSpec(), np.random.default_rng(1).normal(size=length).astype(np.float32))
+    assert y.shape == (length,)
+    assert np.isfinite(y).all()
+
+
+def test_causal_filter_gives_the_same_in_blocks_as_at_once_and_starts_without_a_step():
+    x = np.random.default_rng(2).normal(size=(4000, 3)) + 500.0
+    sections = FilterSpec(notch=(50.0,), causal=True).sections(RATE)
+    whole = CausalFilter(sections)(x)
+    blocks = CausalFilter(sections)
+    parts = np.concatenate([blocks(x[a:b]) for a, b in [(0, 1), (1, 700), (700, 701), (701, 4000)]])
+    np.testing.assert_allclose(parts, whole, atol=1e-9)
+    assert np.abs(CausalFilter(sections)(np.full((500, 1), 500.0))).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (FilterSpec(low=0), "--low"),
+        (FilterSpec(low=700, high=20), "--low 700"),
+        (FilterSpec(high=2560), "Nyquist"),
+        (FilterSpec(notch=(3000.0,)), "--notch 3000"),
+    ],
+)
+def test_filters_that_cannot_be_are_refused(spec, told):
+    with pytest.raises(UsageError, match=told):
+        spec.sections(RATE)

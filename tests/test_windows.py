@@ -1,0 +1,104 @@
+"""Window arithmetic at its edges, and the authors' rules against a re-derivation of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semg.shards import paper_windows, stretches, whole_windows
+
+CLASSES = [0, 1, 2, 3, 6, 7, 8, 9]
+label_lists = st.lists(st.tuples(st.sampled_from([-1, *CLASSES]), st.integers(1, 60)), min_size=1, max_size=12).map(
+    lambda runs: np.concatenate([np.full(n, v, np.int8) for v, n in runs])
+)
+
+
+def test_stretches():
+    starts, stops, values = stretches(np.array([0, 0, -1, 2, 2, 2]))
+    assert (starts.tolist(), stops.tolist(), values.tolist()) == ([0, 2, 3], [2, 3, 6], [0, -1, 2])
+    assert all(len(part) == 0 for part in stretches(np.array([], np.int8)))
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(9, []), (10, [0]), (14, [0]), (15, [0, 5]), (19, [0, 5]), (20, [0, 5, 10])]
+)
+def test_a_window_needs_its_whole_length(length, expected):
+    table = whole_windows(np.zeros(length, np.int8), CLASSES, window=10, stride=5, guard=3)
+    assert table["start"].tolist() == expected
+
+
+def test_the_guard_begins_with_a_change_of_label_and_not_with_the_recording():
+    labels = np.array([1] * 20 + [2] * 20, np.int8)
+    table = whole_windows(labels, CLASSES, window=10, stride=5, guard=4)
+    assert table["start"].tolist() == [0, 5, 10, 24, 29]
+    assert table["label"].tolist() == [1, 1, 1, 2, 2]
+    assert table["low"].tolist() == [0, 0, 0, 24, 24]
+    assert table["high"].tolist() == [10, 10, 10, 30, 30]
+
+
+def test_rest_is_left_out_unless_it_is_a_class_and_repetitions_are_counted():
+    labels = np.array([6] * 10 + [-1] * 10 + [6] * 10 + [0] * 10 + [6] * 10, np.int8)
+    table = whole_windows(labels, CLASSES, window=10, stride=10, guard=0)
+    assert table["label"].tolist() == [4, 4, 0, 4]
+    assert table["repetition"].tolist() == [0, 1, 0, 2]
+    with_rest = whole_windows(labels, [*CLASSES, -1], window=10, stride=10, guard=0)
+    assert with_rest["label"].tolist() == [4, 8, 4, 0, 4]
+
+
+@given(label_lists, st.integers(1, 20), st.integers(1, 20), st.integers(0, 10))
+def test_whole_windows_are_exactly_those_that_the_rules_allow(labels, window, stride, guard):
+    """Slow re-derivation: try every start, then thin each stretch out by the stride."""
+    table = whole_windows(labels, CLASSES, window, stride, guard)
+    allowed = []
+    for start in range(len(labels) - window + 1):
+        part = labels[start : start + window]
+        changes = [i for i in range(1, start + 1) if labels[i] != labels[i - 1]]
+        if len(set(part.tolist())) == 1 and part[0] != -1 and (not changes or start - changes[-1] >= guard):
+            allowed.append(start)
+    kept, last = [], None
+    for start in allowed:
+        joined = last is not None and len(set(labels[last : start + window].tolist())) == 1
+        if not joined or ((start - last) % stride == 0 and start - last >= stride):
+            kept.append(start)
+            last = start
+    assert table["start"].tolist() == kept
+    for row in table:
+        assert CLASSES[row["label"]] == labels[row["start"]]
+        for start in (row["low"], row["high"]):
+            assert start in allowed
+            assert len(set(labels[min(start, row["start"]) : max(start, row["start"]) + window].tolist())) == 1
+
+
+def authors_mask(label: list[int]) -> list[int]:
+    """Which windows the putEMG authors keep, written down from their description, window by window."""
+    dropped = set()
+    for i, value in enumerate(label):
+        if value == -1:
+            dropped.add(i)
+            if i + 1 < len(label) and label[i + 1] != -1:
+                dropped.update(range(i + 1, i + 5))
+        if i > 0 and value > 0 and label[i - 1] >= 0 and label[i - 1] != value:
+            dropped.update((i - 1, i))
+    return [i for i in range(len(label)) if i not in dropped]
+
+
+EXAMPLE = "0 0 0 0 0 0 1 1 1 1 1 1 0 0 0 0 0 0 -1 -1 -1 0 0 0 0 0 0 2 2 2 2 2 0 0 0 0"
+
+
+def test_the_authors_published_example():
+    label = np.array([int(word) for word in EXAMPLE.split()], np.int8)
+    table = paper_windows(label, CLASSES, window=1, stride=1, rest=-1)
+    left_out = [i for i in range(len(label)) if i not in table["start"].tolist()]
+    assert left_out == [5, 6, 18, 19, 20, 21, 22, 23, 24, 26, 27]
+
+
+@given(label_lists, st.integers(1, 30), st.integers(1, 20))
+def test_paper_windows_follow_the_authors_rules(labels, window, stride):
+    table = paper_windows(labels, CLASSES, window, stride, rest=-1)
+    starts = list(range(0, len(labels) - window + 1, stride))
+    last = [int(labels[start + window - 1]) for start in starts]
+    kept = authors_mask(last)
+    assert table["start"].tolist() == [starts[i] for i in kept]
+    assert [CLASSES[k] for k in table["label"]] == [last[i] for i in kept]
+    assert np.array_equal(table["low"], table["start"])
+    assert np.array_equal(table["high"], table["start"])
