@@ -1,0 +1,195 @@
+"""preprocess.py run as a user runs it, on recordings in putEMG's layout."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import recordings
+
+from semg.filters import FilterSpec, ZeroPhaseFilter
+from semg.putemg import MICROVOLTS_PER_COUNT
+from semg.shards import list_records, open_shard
+
+SECONDS = 6
+CODES = [0, 1, 2, 3, 6, 7, 8, 9]
+
+
+def table(subject: int = 3, seed: int = 0, **columns) -> pd.DataFrame:
+    """Six seconds: idle, then a gesture, a pause, another gesture; TRAJ_1 is half a second ahead."""
+    made = recordings.frame(subject, samples=SECONDS * recordings.RATE, seed=seed)
+    label = np.repeat([0.0, 1.0, -1.0, 9.0], [10240, 7680, 2560, 10240])
+    made["TRAJ_GT"] = label
+    made["TRAJ_1"] = np.concatenate([label[2560:], np.full(2560, label[-1])])
+    for column, values in columns.items():
+        made[column] = values
+    return made
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    for subject in (3, 4):
+        recordings.write(folder, table(subject), recordings.record_name(subject))
+    return folder
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_shards_hold_the_filtered_signal_in_microvolts_and_the_windows(run_script, raw, tmp_path):
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--workers", 1)
+    assert "2 shards written" in done.stdout.splitlines()[-1]
+    assert "next: python create_dataset_files.py" in done.stdout
+    assert list_records(tmp_path / "s") == [recordings.record_name(3), recordings.record_name(4)]
+    shard = open_shard(tmp_path / "s" / recordings.record_name(3), verify=True)
+    counts = table(3)["EMG_5"].to_numpy(np.float32)
+    spec = FilterSpec(notch=(30, 50, 60, 90, 150))
+    expected = ZeroPhaseFilter(spec.sections(5120.0), 5120.0, len(counts))(counts * np.float32(MICROVOLTS_PER_COUNT))
+    np.testing.assert_allclose(shard.signal[:, 4].astype(float), expected, rtol=1e-3, atol=0.1)
+    # idle from the start: 0, 640, ..., 8960; fist after the guard of 1280: 11520 ... 16640; small: 21760 ...
+    starts = shard.windows["start"].tolist()
+    assert starts[:15] == list(range(0, 8961, 640))
+    assert starts[15:24] == list(range(11520, 16641, 640))
+    assert starts[24:] == list(range(21760, 29441, 640))
+    assert [shard.classes[i] for i in (0, 1, 7)] == ["idle", "fist", "pinch small"]
+    assert np.unique(shard.windows["label"]).tolist() == [0, 1, 7]
+    assert shard.arguments["window"] == 1280
+    assert shard.meta["source"]["name"] == f"{recordings.record_name(3)}.hdf5"
+
+
+def test_workers_do_not_change_a_byte_and_a_second_run_keeps_what_is_there(run_script, raw, tmp_path):
+    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "one", "--workers", 1)
+    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "two", "--workers", 2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert not [name for name in files(tmp_path / "one") if ".tmp" in name or ".lock" in name]
+    again = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "one")
+    assert "0 shards written, 2 kept" in again.stdout
+
+
+def test_other_arguments_are_named_and_overwrite_redoes(run_script, raw, tmp_path):
+    shards = tmp_path / "s"
+    run_script("preprocess.py", "--raw", raw, "--shards", shards, "--subjects", 3)
+    assert len(list_records(shards)) == 1
+    refused = run_script("preprocess.py", "--raw", raw, "--shards", shards, "--low", 30, code=1)
+    assert "low 30.0, found 20.0; --overwrite redoes it" in refused.stderr
+    assert len(list_records(shards)) == 2, "the recording without a shard is done all the same"
+    run_script("preprocess.py", "--raw", raw, "--shards", shards, "--low", 30, "--overwrite")
+    assert open_shard(shards / recordings.record_name(3)).arguments["low"] == 30.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "channels", "names"),
+    [
+        (["--channels", "9-16"], 8, ["EMG_9", "EMG_16"]),
+        (["--montage", "bipolar"], 16, ["EMG_1-EMG_9", "EMG_16-EMG_24"]),
+        (["--montage", "car"], 24, ["EMG_1", "EMG_24"]),
+    ],
+)
+def test_channels_and_montages(run_script, raw, tmp_path, flags, channels, names):
+    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", *flags)
+    shard = open_shard(tmp_path / recordings.record_name(3))
+    assert shard.signal.shape[1] == channels
+    assert [shard.channels[0], shard.channels[-1]] == names
+    if "car" in flags:
+        assert np.abs(np.asarray(shard.signal, np.float32).mean(axis=1)).max() < 0.5
+    if "bipolar" in flags:
+        run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "mono", "--subjects", "03")
+        mono = np.asarray(open_shard(tmp_path / "mono" / recordings.record_name(3)).signal, np.float32)
+        np.testing.assert_allclose(np.asarray(shard.signal[:, 0], np.float32), mono[:, 0] - mono[:, 8], atol=2.0)
+
+
+def test_rest_prompted_labels_causal_filter_and_lengths(run_script, raw, tmp_path):
+    flags = ["--rest", "--labels", "TRAJ_1", "--causal", "--window", 640, "--stride", "62.5ms", "--guard", 0]
+    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", "--no-notch", *flags)
+    shard = open_shard(tmp_path / recordings.record_name(3))
+    assert shard.classes[-1] == "rest"
+    assert 8 in shard.windows["label"]
+    assert shard.windows["start"][shard.windows["label"] == 1][0] == 7680, "prompted half a second before"
+    assert (shard.arguments["window"], shard.arguments["stride"], shard.arguments["notch"]) == (640, 320, [])
+
+
+def test_the_paper_preset_and_flags_over_it(run_script, raw, tmp_path):
+    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--preset", "paper", "--subjects", "03")
+    how = open_shard(tmp_path / recordings.record_name(3)).arguments
+    assert (how["window"], how["stride"], how["order"]) == (2500, 1250, 5)
+    assert (how["low"], how["high"], how["causal"]) == (20.0, 700.0, False)
+    assert how["notch"] == [30.0, 49.99, 60.0, 90.0, 150.0]
+    assert how["label_rule"] == "last-sample"
+    flags = ["--preset", "paper", "--window", "1280", "--overwrite"]
+    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", *flags)
+    how = open_shard(tmp_path / recordings.record_name(3)).arguments
+    assert (how["window"], how["stride"], how["label_rule"]) == (1280, 1250, "last-sample")
+
+
+def test_wrong_recordings_are_named_and_the_others_done(run_script, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    good = recordings.write(raw, table(3), recordings.record_name(3))
+    recordings.write(raw, table(5), recordings.record_name(4))  # subject 5 in the column
+    (raw / f"{recordings.record_name(6)}.hdf5").write_bytes(good.read_bytes()[:20_000])
+    recordings.write(raw, table(7, TRAJ_GT=-1.0), recordings.record_name(7))
+    recordings.write(raw, table(8, EMG_2=np.nan), recordings.record_name(8))
+    (raw / "notes.hdf5").write_bytes(b"")
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", code=1)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 5
+    for told in ("expected subject 04", "HDF5", "at least a window", "EMG_2", "record name"):
+        assert [line for line in errors if told in line], told
+    assert list_records(tmp_path / "s") == [recordings.record_name(3)]
+    assert "1 shards written, 0 kept" in done.stdout
+    assert "5 recordings failed" in done.stdout
+
+
+def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    made = table(3, EMG_2=7.0)
+    made["EMG_3"] = 2047.0
+    made.loc[made.index[:100], "EMG_3"] = 0.0
+    made["EMG_9"] = made["EMG_10"]
+    recordings.write(raw, made, recordings.record_name(3))
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
+    assert "warning" in done.stderr
+    for told in ("dead channels 2", "saturated channels 3", "equal channels 9=10"):
+        assert told in done.stderr
+    meta = json.loads((tmp_path / "s" / recordings.record_name(3) / "shard.json").read_text())
+    assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--window", "0"], "above 0"),
+        (["--window", "1.5"], "samples (1280) or time"),
+        (["--stride", "500ms"], "at most the window"),
+        (["--low", "700", "--high", "20"], "low < high"),
+        (["--high", "2560"], "Nyquist"),
+        (["--notch", "2600"], "--notch 2600"),
+        (["--channels", "0-3"], "from 1 to 24"),
+        (["--channels", "25"], "from 1 to 24"),
+        (["--channels", "1,1"], "each number once"),
+        (["--channels", "9-16", "--montage", "bipolar"], "neighbouring rings"),
+        (["--channels", "3", "--montage", "car"], "at least two"),
+        (["--rest", "--preset", "paper"], "--rest"),
+        (["--order", "0"], "at least 1"),
+        (["--guard", "-1"], "at least 0"),
+        (["--subjects", "abc"], "subject number"),
+        (["--workers", "0"], "at least 1"),
+    ],
+)
+def test_wrong_flags_exit_with_2_and_write_nothing(run_script, raw, tmp_path, flags, told):
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", *flags, code=2)
+    assert told in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_missing_folders_and_people_are_told(run_script, raw, tmp_path):
+    done = run_script("preprocess.py", "--raw", tmp_path / "none", "--shards", tmp_path / "s", code=1)
+    assert "download_putemg.py or simulate_putemg.py" in done.stderr
+    (tmp_path / "empty").mkdir()
+    done = run_script("preprocess.py", "--raw", tmp_path / "empty", "--shards", tmp_path / "s", code=1)
+    assert "expected recordings named" in done.stderr
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--subjects", 53, code=1)
+    assert "subject 53" in done.stderr
