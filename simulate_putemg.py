@@ -1,0 +1,307 @@
+"""Simulate recordings in putEMG's file layout, to try the pipeline without the data set.
+
+Writes OUTDIR/emg_gestures-<subject>-<trajectory>-<date>-<time>.hdf5, one file a recording, which
+`pandas.read_hdf` and preprocess.py read as they read putEMG's own: 24 channels of 12-bit counts at 5120 Hz,
+labels as prompted and as seen, three trajectories a day (repeats_long, sequential, repeats_short). All eight
+gestures are in every recording.
+
+  python simulate_putemg.py data/simulated                  # 6 people, 2 days: 36 recordings of a minute
+  python simulate_putemg.py data/tiny --subjects 3 --days 1 --seconds 20
+  python simulate_putemg.py data/simulated --subjects 8     # two more people; the first six are kept
+
+THESE ARE NOT MEASUREMENTS. Motor units of 15 forearm muscles fire and are seen by electrodes whose places differ
+between people and days (semg/simulate.py says after which models). Results on them say that the pipeline works,
+and nothing about people: simulated people differ less, and in fewer ways.
+
+OUTDIR/simulated.json lists the recordings with the arguments that each was made with and its SHA-256. A recording
+depends on --seed, its subject, day and trajectory and on --seconds, not on how many others are made. Running the
+same command again makes what is missing. A recording that was made with another seed or length is named and
+nothing is written; with --overwrite it is replaced. A folder with other recordings, such as real ones, is refused.
+
+Takes about 1.5 s a recording of a minute on one core, 7.5 MB on disk and 400 MB of memory for each worker.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from semg import cli, putemg
+from semg.errors import DataError
+from semg.files import atomic_path, checksum, folder_lock, read_json, write_json
+from semg.provenance import how_made
+from semg.simulate import SHORTEST, VERSION, simulate
+
+LISTING = "simulated.json"
+NOTICE = "simulated, not putEMG: results on these recordings say nothing about people"
+LONGEST = 600.0  # seconds; a recording is made in memory
+BYTES_PER_SECOND = 200_000  # of recording, on disk, at most
+FIRST_DAY = datetime(2020, 1, 7, 8)  # after putEMG's recordings, so that no name is a real one's
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording to make."""
+
+    path: Path
+    seed: int
+    subject: int
+    day: int
+    trajectory: str
+    seconds: float
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the recording depends on beside what its name says."""
+        return {"seed": self.seed, "seconds": self.seconds, "generator": VERSION}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("outdir", type=Path, metavar="OUTDIR", help="folder to write")
+    parser.add_argument("--subjects", type=cli.whole(1, 99), default=6, metavar="N", help="people, 01 to N")
+    parser.add_argument("--days", type=cli.whole(1, 12), default=2, metavar="N", help="sessions of each")
+    parser.add_argument("--seconds", type=cli.number(SHORTEST, LONGEST), default=60.0, help="length of a recording")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="other seeds make other people")
+    parser.add_argument("--workers", type=cli.whole(1), default=os.cpu_count() or 1, help="recordings at once")
+    parser.add_argument("--overwrite", action="store_true", help="replace recordings made with other arguments")
+    return parser
+
+
+def jobs(args: argparse.Namespace) -> list[Job]:
+    """All recordings asked for, by subject, then time."""
+    return [
+        Job(
+            args.outdir / f"{record_name(subject, day, trajectory)}.hdf5",
+            args.seed,
+            subject,
+            day,
+            trajectory,
+            args.seconds,
+        )
+        for subject in range(1, args.subjects + 1)
+        for day in range(1, args.days + 1)
+        for trajectory in putemg.TRAJECTORIES
+    ]
+
+
+def started(subject: int, day: int, trajectory: str) -> datetime:
+    """When a recording is said to have begun: made up, but the same for every seed."""
+    order = putemg.TRAJECTORIES.index(trajectory)
+    return FIRST_DAY + timedelta(
+        days=2 * subject + 20 * (day - 1),
+        minutes=(37 * subject + 53 * day) % 480 + 12 * order,
+        seconds=(11 * subject + 29 * day + 17 * order) % 60,
+        milliseconds=(131 * subject + 17 * day + 389 * order) % 1000,
+    )
+
+
+def record_name(subject: int, day: int, trajectory: str) -> str:
+    """The recording's name in putEMG's form."""
+    when = started(subject, day, trajectory)
+    stamp = f"{when:%Y-%m-%d-%H-%M-%S}-{when.microsecond // 1000:03d}"
+    return f"emg_gestures-{subject:02d}-{trajectory}-{stamp}"
+
+
+# --- one recording -----------------------------------------------------------------------------------------
+
+
+class _Store(pd.HDFStore):
+    """pandas' HDF5 file without search indexes: they take time, and hold the time of writing."""
+
+    def put(self, key: str, value: pd.DataFrame | pd.Series, **settings: Any) -> None:
+        """Write a table; pandas comes here by itself with a categorical column's categories."""
+        super().put(key, value, **(settings | {"index": False}))
+
+
+def make(job: Job) -> tuple[str, dict[str, Any]]:
+    """Simulate and write one recording. Returns its file's name and its entry in the listing."""
+    made = simulate(job.seed, job.subject, job.day, job.trajectory, job.seconds)
+    n_samples = len(made.counts)
+    frame = pd.DataFrame(
+        made.counts.astype(np.float64),
+        columns=list(putemg.CHANNEL_COLUMNS),
+        index=np.arange(n_samples) / putemg.RATE,
+    )
+    frame["TRAJ_1"] = made.prompted.astype(np.float64)
+    frame["type"] = pd.Categorical(["emg_gestures"] * n_samples)
+    frame["subject"] = float(job.subject)
+    frame["trajectory"] = pd.Categorical([job.trajectory] * n_samples)
+    frame["date_time"] = pd.Timestamp(started(job.subject, job.day, job.trajectory).replace(microsecond=0))
+    frame["TRAJ_GT_NO_FILTER"] = made.seen.astype(np.float64)
+    frame["VIDEO_STAMP"] = frame.index.to_numpy()
+    frame["TRAJ_GT"] = made.truth.astype(np.float64)
+    content = hdf5(frame)
+    try:
+        with atomic_path(job.path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise DataError(f"{job.path}: could not be written ({error.strerror}); run the same command again") from None
+    return job.path.name, listed(job, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def hdf5(frame: pd.DataFrame) -> bytes:
+    """A frame as pandas writes it into a file, under the key `data`.
+
+    Made in memory because PyTables says nothing where a disk is full and leaves a file with holes.
+    """
+    # zlib is the one compression that every HDF5 reader has
+    memory = {"driver": "H5FD_CORE", "driver_core_backing_store": 0}
+    with _Store("recording.hdf5", mode="w", complib="zlib", complevel=1, **memory) as store:
+        store.put("data", frame, format="table", track_times=False)
+        return store._handle.get_file_image()  # pandas has no public way to the bytes
+
+
+def listed(job: Job, sha256: str | None = None, size: int | None = None) -> dict[str, Any]:
+    """A recording's entry in the listing; without a checksum as long as it is not made."""
+    return {"arguments": job.arguments, "bytes": size, "sha256": sha256}
+
+
+# --- what is there already ---------------------------------------------------------------------------------
+
+
+def read_listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Entries of the recordings that an earlier run made or meant to make. DataError for files of others."""
+    path = folder / LISTING
+    entries = read_json(path, "the list of simulated recordings").get("recordings") if path.exists() else {}
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise DataError(f"{path}: expected entries under 'recordings', found none; delete the folder")
+    there = sorted(file.name for file in folder.glob("*.hdf5") if not file.name.startswith("."))
+    if others := [name for name in there if name not in entries]:
+        raise DataError(
+            f"{folder / others[0]}: expected simulated recordings alone in this folder, found one that "
+            f"{LISTING} does not list; choose another folder"
+        )
+    return {name: entries[name] for name in there}
+
+
+def difference(job: Job, entry: dict[str, Any]) -> str:
+    """How the file that is there differs from the one asked for: empty if it does not."""
+    made_with = entry.get("arguments")
+    for key, value in job.arguments.items():
+        found = made_with.get(key) if isinstance(made_with, dict) else None
+        if found != value:
+            return f"expected a recording made with {key} {value}, found {found}"
+    expected = entry.get("sha256")
+    # no checksum: the run ended between the file, which is whole whenever it is there, and its entry
+    if expected is not None and checksum(job.path) != expected:
+        return f"expected the contents that {LISTING} lists, found others"
+    return ""
+
+
+def sort_out(planned: list[Job], entries: dict[str, dict[str, Any]], overwrite: bool) -> tuple[list[Job], list[Job]]:
+    """(to make, to keep) of the jobs planned; DataError if a file differs from what is asked."""
+    to_make: list[Job] = []
+    to_keep: list[Job] = []
+    for job in planned:
+        entry = entries.get(job.path.name)
+        differs = difference(job, entry) if entry else ""
+        if differs and not overwrite:
+            raise DataError(f"{job.path}: {differs}; --overwrite replaces it, or choose another folder")
+        (to_make if differs or not entry else to_keep).append(job)
+    return to_make, to_keep
+
+
+def check_disk(folder: Path, to_make: list[Job]) -> None:
+    """Raise DataError unless the recordings fit."""
+    needed = round(sum(job.seconds for job in to_make) * BYTES_PER_SECOND)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder}: expected {needed / 1e6:.0f} MB of free disk, found {free / 1e6:.0f} MB; "
+            "fewer --subjects or --seconds need less"
+        )
+
+
+# --- the run -----------------------------------------------------------------------------------------------
+
+
+def results(to_make: list[Job], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Make the recordings, in this process or in `workers` others; results come as they are ready."""
+    if workers == 1 or len(to_make) <= 1:
+        yield from map(make, to_make)
+        return
+    with ProcessPoolExecutor(min(workers, len(to_make)), mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(make, job) for job in to_make]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise DataError("a worker was killed, perhaps for want of memory; use fewer --workers") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) -> None:
+    """Say in OUTDIR what its recordings are."""
+    asked = {key: getattr(args, key) for key in ("subjects", "days", "seconds", "seed")}
+    content = {"notice": NOTICE, **how_made("simulate_putemg.py", asked), "recordings": dict(sorted(entries.items()))}
+    write_json(args.outdir / LISTING, content)
+
+
+def run(args: argparse.Namespace, console: cli.Console) -> None:
+    """Make what is missing, list it, tell."""
+    planned = jobs(args)
+    entries = read_listing(args.outdir)
+    to_make, to_keep = sort_out(planned, entries, args.overwrite)
+    check_disk(args.outdir, to_make)
+    seconds = args.seconds * len(planned)
+    console.say(
+        f"{args.outdir}: {args.subjects} simulated people, {args.days} days, {len(planned)} recordings of "
+        f"{args.seconds:g} s, seed {args.seed}; {len(to_keep)} are there already"
+    )
+    for job in to_make:  # gone before they are listed anew: what is there is always what the list says
+        job.path.unlink(missing_ok=True)
+    for job in to_keep:
+        if entries[job.path.name].get("sha256") is None:
+            entries[job.path.name] = listed(job, checksum(job.path), job.path.stat().st_size)
+    entries |= {job.path.name: listed(job) for job in to_make}
+    write_listing(args, entries)
+    for name, entry in console.progress(results(to_make, args.workers), total=len(to_make), unit="recording"):
+        entries[name] = entry
+        write_listing(args, entries)
+    warn_of_others(planned, entries, args.outdir, console)
+    console.finish(
+        f"{args.outdir}: {len(to_make)} recordings written, {len(to_keep)} kept, {seconds / 60:.1f} minutes "
+        f"({NOTICE}); next: python preprocess.py --raw {args.outdir}",
+        done=len(to_make),
+        kept=len(to_keep),
+        seconds=seconds,
+        outdir=str(args.outdir),
+    )
+
+
+def warn_of_others(planned: list[Job], entries: dict[str, dict[str, Any]], folder: Path, console: cli.Console) -> None:
+    """Recordings of an earlier run with another seed or length are left alone, but would be mixed in."""
+    names = {job.path.name for job in planned}
+    others = [n for n, e in entries.items() if n not in names and e.get("arguments") != planned[0].arguments]
+    if others:
+        console.warn(
+            f"{folder}: {len(others)} recordings made with other arguments are there too, such as {others[0]}; "
+            "delete them unless you want both"
+        )
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    with folder_lock(args.outdir):
+        run(args, console)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,349 @@
+"""The simulator: putEMG's layout to the byte, honest labels, signals neither silent nor trivial, safe re-runs."""
+
+import json
+import resource
+import shutil
+import time
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from semg import putemg, simulate
+from semg.errors import DataError
+from semg.files import checksum
+from semg.recording import Recording, find_faults
+from semg.shards import stretches, whole_windows
+from simulate_putemg import Job, make
+
+CHANNELS = tuple(range(1, 25))
+ACTIVE = [gesture for gesture in putemg.GESTURES if gesture > 0]
+SMALL = ("--subjects", 2, "--days", 1, "--seconds", 20, "--workers", 1)
+
+
+@pytest.fixture(scope="module")
+def folder(run_script, tmp_path_factory):
+    """Two people's day, as the script writes it. Tests that change it copy it first."""
+    out = tmp_path_factory.mktemp("simulated") / "raw"
+    run_script("simulate_putemg.py", out, *SMALL)
+    return out
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "raw")
+
+
+@pytest.fixture(scope="module")
+def minute():
+    """A recording of the default length."""
+    return simulate.simulate(0, 1, 1, "repeats_short", 60)
+
+
+def recordings(folder):
+    return sorted(folder.glob("*.hdf5"), key=lambda path: putemg.parse_record(path.stem))
+
+
+def listing(folder):
+    return json.loads((folder / "simulated.json").read_text())
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def test_every_person_has_the_three_trajectories_in_putemgs_order(folder):
+    records = [putemg.parse_record(path.stem) for path in recordings(folder)]
+    assert [(r.subject, r.trajectory) for r in records] == [(s, t) for s in ("01", "02") for t in putemg.TRAJECTORIES]
+    assert len({r.session for r in records}) == 2
+
+
+def test_pandas_reads_putemgs_columns_types_and_time(folder):
+    path = recordings(folder)[1]
+    frame = pd.read_hdf(path)
+    assert tuple(frame.columns) == putemg.COLUMNS
+    texts = ("type", "trajectory")
+    numbers = [name for name in frame if name not in (*texts, "date_time")]
+    assert all(frame[name].dtype == np.float64 for name in numbers)
+    assert all(isinstance(frame[name].dtype, pd.CategoricalDtype) for name in texts)
+    assert frame["date_time"].dtype.kind == "M"
+    np.testing.assert_array_equal(frame.index, np.arange(20 * 5120) / 5120)
+    first = frame.iloc[0]
+    assert (first["type"], first["trajectory"], first["subject"]) == ("emg_gestures", "sequential", 1.0)
+    date = putemg.parse_record(path.stem)
+    assert f"{first['date_time']:%Y-%m-%d-%H-%M-%S}" == f"{date.date}-{date.time[:8]}"
+    assert h5py.File(path)["data/table"].compression == "gzip"  # every reader has it
+
+
+def test_the_production_reader_finds_the_samples_made(folder):
+    path = recordings(folder)[2]
+    made = simulate.simulate(0, 1, 1, "repeats_short", 20)
+    with Recording(path) as recording:
+        assert recording.rate == pytest.approx(5120)
+        counts, truth = recording.read(CHANNELS, "TRAJ_GT")
+        _, prompted = recording.read(CHANNELS, "TRAJ_1")
+    np.testing.assert_array_equal(counts, made.counts)
+    np.testing.assert_array_equal(truth, made.truth)
+    np.testing.assert_array_equal(prompted, made.prompted)
+    assert str(find_faults(counts, CHANNELS)) == ""
+
+
+def test_the_listing_says_simulated_and_vouches_for_every_file(folder):
+    told = listing(folder)
+    assert "simulated, not putEMG" in told["notice"]
+    assert sorted(told["recordings"]) == sorted(path.name for path in recordings(folder))
+    for path in recordings(folder):
+        entry = told["recordings"][path.name]
+        assert entry["sha256"] == checksum(path)
+        assert entry["arguments"]["seed"] == 0
+        assert entry["arguments"]["seconds"] == 20
+
+
+def test_a_second_run_makes_only_what_is_missing_and_the_same_bytes(run_script, copy, folder):
+    gone, kept = recordings(copy)[:2]
+    gone.unlink()
+    before = kept.stat().st_mtime_ns
+    done = json.loads(run_script("simulate_putemg.py", copy, *SMALL, "--json").stdout)
+    assert (done["done"], done["kept"]) == (1, 5)
+    assert kept.stat().st_mtime_ns == before
+    assert gone.read_bytes() == (folder / gone.name).read_bytes()
+
+
+def test_a_run_killed_before_its_entry_was_written_keeps_the_file(run_script, copy):
+    told = listing(copy)
+    name = recordings(copy)[0].name
+    expected = dict(told["recordings"][name])
+    told["recordings"][name] |= {"sha256": None, "bytes": None}
+    (copy / "simulated.json").write_text(json.dumps(told))
+    done = json.loads(run_script("simulate_putemg.py", copy, *SMALL, "--json").stdout)
+    assert done["kept"] == 6
+    assert listing(copy)["recordings"][name] == expected
+
+
+def test_fewer_people_and_more_workers_give_the_same_files(run_script, tmp_path, folder):
+    run_script("simulate_putemg.py", tmp_path, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 2)
+    made = recordings(tmp_path)
+    assert len(made) == 3
+    assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in made)
+
+
+def test_another_seed_is_refused_naming_the_file_and_replaces_with_overwrite(run_script, copy):
+    before = {path.name: checksum(path) for path in recordings(copy)}
+    other = (*SMALL, "--seed", 1)
+    refused = run_script("simulate_putemg.py", copy, *other, code=1).stderr
+    assert recordings(copy)[0].name in refused
+    assert "seed 1, found 0" in refused
+    assert "--overwrite" in refused
+    assert {path.name: checksum(path) for path in recordings(copy)} == before
+    done = run_script("simulate_putemg.py", copy, "--subjects", 1, *other[2:], "--overwrite")
+    assert "3 recordings made with other arguments" in done.stderr  # the second person's stay
+    after = {path.name: checksum(path) for path in recordings(copy)}
+    assert [before[name] == after[name] for name in sorted(before)] == [False] * 3 + [True] * 3
+
+
+def test_a_damaged_recording_is_named(run_script, copy):
+    path = recordings(copy)[3]
+    path.write_bytes(path.read_bytes()[:-100])
+    told = run_script("simulate_putemg.py", copy, *SMALL, code=1).stderr
+    assert path.name in told
+    assert "contents" in told
+
+
+def test_a_folder_of_other_recordings_is_refused_even_with_overwrite(run_script, tmp_path):
+    real = tmp_path / "emg_gestures-03-sequential-2018-05-11-11-10-50-475.hdf5"
+    real.write_bytes(b"a measurement")
+    told = run_script("simulate_putemg.py", tmp_path, *SMALL, "--overwrite", code=1).stderr
+    assert real.name in told
+    assert "another folder" in told
+    assert [path.name for path in tmp_path.iterdir()] == [real.name]
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_recording(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(DataError, match=r"one.hdf5: could not be written"):
+            make(Job(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 20.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--seconds", "19"], ["--subjects", "0"], ["--sed", "1"]])
+def test_wrong_flags_end_with_2_and_write_nothing(run_script, tmp_path, flags):
+    told = run_script("simulate_putemg.py", tmp_path / "raw", *flags, code=2).stderr
+    assert flags[0] in told
+    assert not (tmp_path / "raw").exists()
+
+
+def test_help_says_that_nothing_is_measured(run_script):
+    assert "NOT MEASUREMENTS" in run_script("simulate_putemg.py", "--help").stdout
+
+
+def test_a_recording_is_made_twenty_times_faster_than_it_lasts(tmp_path):
+    job = Job(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 40.0)
+
+    def cpu_seconds():
+        start = time.process_time()
+        make(job)
+        return time.process_time() - start
+
+    assert min(cpu_seconds() for _ in range(2)) < 40 / 20
+
+
+# --- labels ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(simulate.SHORTEST, 400), st.sampled_from(putemg.TRAJECTORIES), st.integers(0, 2**32))
+def test_every_schedule_is_in_order_and_holds_every_gesture(seconds, trajectory, seed):
+    movements = simulate.schedule(trajectory, seconds, np.random.default_rng(seed))
+    times = [0.0]
+    for m in movements:
+        times += [m.prompt, m.onset, m.held, m.unprompt, m.release, m.idle]
+        assert m.release - m.held >= 0.8
+        assert m.prompt - times[-7] >= 0.2  # idle between gestures, as prompted
+    assert times == sorted(times)
+    assert times[-1] <= seconds
+    made = [m.gesture for m in movements]
+    assert {made.count(gesture) for gesture in ACTIVE} == {len(made) // len(ACTIVE)}
+
+
+@pytest.mark.parametrize("trajectory", putemg.TRAJECTORIES)
+def test_a_minute_holds_every_gesture_three_seconds_and_more_than_once(trajectory):
+    truth = simulate.simulate(3, 5, 1, trajectory, 60).truth
+    _, _, values = stretches(truth)
+    for gesture in ACTIVE:
+        assert np.sum(truth == gesture) / putemg.RATE >= 3
+        assert np.sum(values == gesture) >= 2
+    assert 0.3 < np.mean(truth == 0) < 0.7
+
+
+def test_the_prompt_comes_before_the_movement_and_the_label(minute):
+    for prompt, seen, truth in zip(
+        *(stretches(labels)[0][stretches(labels)[2] > 0] for labels in (minute.prompted, minute.seen, minute.truth)),
+        strict=True,
+    ):
+        assert 0.2 <= (seen - prompt) / putemg.RATE <= 0.35
+        assert truth > seen
+
+
+def test_movement_is_excluded_on_both_sides_of_a_hold(minute):
+    _, _, values = stretches(minute.truth)
+    holds = np.flatnonzero(values > 0)
+    assert (values[holds - 1] == putemg.REST).all()
+    assert (values[holds + 1] == putemg.REST).all()
+    assert set(values) == {putemg.REST, *putemg.GESTURES}
+    assert not (minute.seen == putemg.REST).any()
+
+
+# --- signal ------------------------------------------------------------------------------------------------
+
+
+def test_the_same_arguments_give_the_same_bytes_and_any_other_does_not():
+    base = (0, 1, 1, "sequential")
+    first = simulate.simulate(*base, 20).counts
+    assert simulate.simulate(*base, 20).counts.tobytes() == first.tobytes()
+    for other in ((1, 1, 1, "sequential"), (0, 2, 1, "sequential"), (0, 1, 2, "sequential"), (0, 1, 1, "repeats_long")):
+        assert not np.array_equal(simulate.simulate(*other, 20).counts, first)
+
+
+def test_amplitudes_are_like_putemgs(minute):
+    assert minute.counts.dtype == np.int16
+    assert np.abs(minute.counts).max() < 2048
+    idle = minute.counts[minute.truth == 0].std(axis=0)
+    fist = minute.counts[minute.truth == 1].std(axis=0)
+    assert (idle > 1).all()
+    assert (idle < 30).all()
+    assert (fist > idle).all()
+    assert 15 < fist.max() < 200
+
+
+def test_counts_are_clipped_to_12_bits(monkeypatch):
+    monkeypatch.setattr(simulate, "_COUNTS", 5000.0)
+    counts = simulate.simulate(0, 1, 1, "sequential", 20).counts
+    assert (counts.min(), counts.max()) == (-2048, 2047)
+
+
+def test_mains_stand_out_of_the_spectrum(minute):
+    start, stop, values = stretches(minute.truth)
+    idle = np.argmax((stop - start) * (values == 0))
+    part = minute.counts[start[idle] : start[idle] + 5120]
+    power = np.abs(np.fft.rfft(part * np.hanning(len(part))[:, None], axis=0)) ** 2  # bins of 1 Hz
+    around = np.median(power[[40, 42, 44, 56, 58, 60]], axis=0)
+    assert np.median(power[50] / around) > 10
+
+
+def test_flexion_and_extension_are_loudest_on_opposite_sides():
+    """Electrode 1 lies over the ulna, then clockwise: flexors under electrodes 2-4, extensors under 6-8."""
+    for subject in (1, 2, 3):
+        made = simulate.simulate(0, subject, 1, "sequential", 20)
+        ring = [made.counts[made.truth == gesture, :8].std(axis=0) for gesture in (2, 3)]
+        assert np.argmax(ring[0]) + 1 in (2, 3, 4)
+        assert np.argmax(ring[1]) + 1 in (6, 7, 8)
+
+
+def test_units_are_recruited_small_to_large_and_fire_faster_when_driven_more():
+    units = simulate.person(0, 1).units
+    fired = []
+    for level in (0.0, 0.1, 0.5):
+        drive = np.full((units.muscle.max() + 1, 320), level)
+        when, unit = simulate.spikes(units, drive, np.random.default_rng(0))
+        assert ((when >= 0) & (when <= 320 * 32)).all()
+        fired.append(np.bincount(unit, minlength=len(units.size)))
+    assert fired[0].sum() == 0
+    assert 0 < np.count_nonzero(fired[1]) < np.count_nonzero(fired[2])
+    one = units.muscle == 0
+    assert units.size[one][fired[1][one] > 0].max() < units.size[one][fired[1][one] == 0].min()
+    both = fired[1] > 0
+    assert fired[2][both].mean() > 1.5 * fired[1][both].mean()
+    assert fired[2].max() <= 2 * 30 * 1.2  # 2 s at most about 30 Hz
+
+
+def test_spikes_are_those_of_the_rate_asked_for():
+    units = simulate.person(0, 1).units
+    drive = np.full((units.muscle.max() + 1, 160 * 20), 0.3)
+    _, unit = simulate.spikes(units, drive, np.random.default_rng(0))
+    rate = np.bincount(unit, minlength=len(units.size)) / 20
+    lowest = units.threshold == units.threshold.min()
+    np.testing.assert_allclose(rate[lowest], 8 + 40 * (0.3 - 0.02), rtol=0.1)
+
+
+def test_a_potential_is_wider_the_farther_away():
+    times = np.linspace(-20, 20, 4001)
+    widths = [np.sum(np.abs(simulate.potential(mm, times)) > 0.5) for mm in (7, 14, 28)]
+    assert widths[0] < widths[1] < widths[2]
+
+
+def test_potentials_reach_the_rings_one_after_another():
+    """A unit near the elbow is seen later towards the wrist: 35 mm at 4 m/s are 8.75 ms."""
+    someone = simulate.person(0, 1)
+    unit = int(np.argmin(np.abs(someone.units.innervation)))
+    angles = np.tile(np.arange(8) * 45.0, (3, 1))
+    seen = simulate.surface(someone, angles, np.array([1000.0]), np.array([unit]), 4000)
+    loudest = np.array([np.abs(seen[8 * ring : 8 * ring + 8]).max(axis=0).argmax() for ring in range(3)])
+    np.testing.assert_allclose(np.diff(loudest) / 5.12, 8.75, atol=1.5)
+
+
+def test_gestures_of_new_people_can_be_told_apart_but_not_at_a_glance():
+    """LDA on each person's z-scored log amplitudes, trained on three people, tested on one: no foregone end."""
+    features, labels = zip(*(amplitudes(subject) for subject in (1, 2, 3, 4)), strict=True)
+    scores = []
+    for out in range(4):
+        rest = [i for i in range(4) if i != out]
+        lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1)
+        lda.fit(np.concatenate([features[i] for i in rest]), np.concatenate([labels[i] for i in rest]))
+        scores.append(lda.score(features[out], labels[out]))
+    assert 0.55 < np.mean(scores) < 0.95, scores
+
+
+def amplitudes(subject):
+    """(windows, 24) z-scored log RMS of the differenced signal, and labels, of one person's recording."""
+    made = simulate.simulate(0, subject, 1, "sequential", 60)
+    signal = np.diff(made.counts, axis=0)  # a crude high-pass against mains and drift
+    windows = whole_windows(made.truth[:-1], list(putemg.GESTURES), 1280, 640, 1280)
+    rms = np.log([signal[at : at + 1280].std(axis=0) for at in windows["start"]])
+    return (rms - rms.mean(axis=0)) / rms.std(axis=0), windows["label"]
