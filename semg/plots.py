@@ -1,0 +1,99 @@
+"""Figures from arrays: no file formats of ours, no models. The same input gives the same bytes.
+
+matplotlib's objects are used directly, without pyplot's global state. Colours are from the Okabe-Ito palette and
+the viridis family, which colour-blind readers can tell apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from semg.files import atomic_path
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
+DPI = 120
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, without a date or a version in it."""
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, with the project's fonts and margins."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """A confusion matrix: rows true, columns decided; colour is the share of the row, the cell tells both."""
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    size = 2.6 + 0.72 * len(classes)
+    figure = new_figure(size + 0.8, size)
+    axes = figure.add_subplot()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    places = np.arange(len(classes))
+    axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
+    axes.set_yticks(places, classes, fontsize=11)
+    axes.set_xlabel("decided", fontsize=12)
+    axes.set_ylabel("true", fontsize=12)
+    for row, column in np.ndindex(counts.shape):
+        dark = share[row, column] > 0.5
+        text = f"{share[row, column]:.0%}\n{counts[row, column]}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=9.5, color="white" if dark else "black")
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label="share of the true class")
+    axes.set_title("Windows by true and decided gesture", fontsize=13)
+    return figure
+
+
+def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Write `confusion_figure`."""
+    save(confusion_figure(counts, classes), path)
+
+
+def per_subject(path: Path, people: Mapping[str, Mapping[str, Any]], classes: int) -> None:
+    """A dot for every person, accuracy and macro-F1, sorted by macro-F1, with the means and chance."""
+    order = sorted(people, key=lambda person: (people[person]["macro_f1"], person))
+    places = np.arange(len(order))
+    figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 4.2)
+    axes = figure.add_subplot()
+    for key, colour, marker, name in (("accuracy", ORANGE, "s", "accuracy"), ("macro_f1", BLUE, "o", "macro-F1")):
+        values = np.array([people[person][key] for person in order], float)
+        axes.plot(places, values, marker, color=colour, markersize=8, label=f"{name}, mean {values.mean():.3f}")
+        axes.axhline(values.mean(), color=colour, linewidth=1.2, linestyle="--")
+    axes.axhline(1 / classes, color=GREY, linewidth=1.2, linestyle=":", label=f"accuracy by chance, 1/{classes}")
+    axes.set_xticks(places, order, fontsize=10, rotation=90 if len(order) > 24 else 0)
+    axes.set_xlabel("person", fontsize=12)
+    axes.set_ylabel("share of windows, F1", fontsize=12)
+    axes.set_ylim(0, 1)
+    axes.set_xlim(-0.7, len(order) - 0.3)
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower right", fontsize=10, framealpha=0.9)
+    axes.set_title("Every person scored", fontsize=13)
+    save(figure, path)
+
+
+def learning_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Loss and macro-F1 by epoch, training and validation; rows as in metrics.jsonl."""
+    epochs = [row["epoch"] for row in rows]
+    figure = new_figure(9, 3.8)
+    for place, (key, name) in enumerate((("loss", "loss, nats"), ("macro_f1", "macro-F1"))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for part, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
+            values = [row[f"{part}/{key}"] for row in rows]
+            told = "training, augmented" if part == "train" else "validation people"
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=told)
+        axes.set_xlabel("epoch", fontsize=12)
+        axes.set_ylabel(name, fontsize=12)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(color="#dddddd")
+        axes.set_axisbelow(True)
+        axes.legend(fontsize=10)
+    save(figure, path)
