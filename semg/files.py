@@ -45,7 +45,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     no folder at all; never a mix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = temporary_name(path), path.with_name(f".{path.name}.old.tmp")
+    temporary, old = temporary_name(path), _old_name(path)
     if old.is_dir() and not path.exists():  # killed between the two renames below
         old.replace(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -61,6 +61,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _old_name(path: Path) -> Path:
+    """Where `atomic_folder` puts the old folder until the new one is in its place."""
+    return path.with_name(f".{path.name}.old.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what a killed `atomic_folder` may have left beside `path`; for a run that finds `path` whole."""
+    shutil.rmtree(temporary_name(path), ignore_errors=True)
+    shutil.rmtree(_old_name(path), ignore_errors=True)
 
 
 def _flush_to_disk(path: Path) -> None:
