@@ -1,0 +1,348 @@
+"""Decide which recordings train, validate and test, and write that down as small text files.
+
+Input: shards (preprocess.py), or with --records a plain list of record names where no shards are there yet, such
+as the records.txt of putEMG's share. Output: OUT/train.txt, val.txt and test.txt, one record name a line, and
+OUT/split.json, which says how they were made. A split may also be written by hand: three text files are enough.
+
+  python create_dataset_files.py --out splits/mine                                # no person in two parts
+  python create_dataset_files.py --out splits/mine --test-subjects 08 24 34 39    # these people are tested
+  python create_dataset_files.py --out splits/fives --protocol kfold --folds 5    # splits/fives/fold0, fold1, ...
+  python create_dataset_files.py --records records.txt --out splits/mine          # no shards needed
+
+Protocols:
+  subject    no person is in two parts: how well are people read whom the model has never seen? (default)
+  kfold      the same --folds times; over all folds each person is tested once. One folder a fold.
+  loso       leave one subject out: one folder a person, that person tested.
+  session    trained on each person's first day, tested on the same people's later days, validated on the last
+             recording of the first day (of putEMG: repeats_short). People with a single day are left out.
+  recording  the putEMG authors' folds: within one person's day each recording is tested once. One folder
+             <subject>-<date>-<trajectory> each. Of the two others the earlier trains and the later validates.
+             The authors, who chose nothing on validation, trained on both; a method that chooses nothing may be
+             fitted on train.txt and val.txt together.
+
+People are drawn by --seed: the same records and flags give the same files everywhere. --val and --test are
+fractions of all people, rounded, at least one person. A split in which a part is empty, or windows of a class are
+missing from a part, is refused and nothing is written.
+
+A split that is there already is kept if its lists are the same, and named otherwise; --overwrite replaces it.
+Takes seconds.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semg import cli, putemg, splits
+from semg.errors import DataError, UsageError
+from semg.files import folder_lock, remove_leftovers, text_checksum
+from semg.provenance import plain
+from semg.shards import Shard, list_records, open_shards
+
+FILES = {*(f"{part}.txt" for part in splits.PARTS), "split.json"}
+VAL, TEST, FOLDS = 0.15, 0.2, 5
+FLAGS_OF = {  # which protocols each flag means something to
+    "folds": ("kfold",),
+    "val": ("subject", "kfold", "loso"),
+    "test": ("subject",),
+    "val_subjects": ("subject",),
+    "test_subjects": ("subject",),
+}
+FOLDS_SHOWN = 10  # of more the table gives the range over folds
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How many windows of each class the shards hold. counts: record name -> (K,)."""
+
+    classes: tuple[str, ...]
+    counts: dict[str, np.ndarray]
+
+    def of(self, records: Sequence[str]) -> np.ndarray:
+        """(K,) windows of each class in some recordings together."""
+        return np.sum([self.counts[name] for name in records], axis=0)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--shards", type=Path, help="folder of shards (default: data/shards, unless --records)")
+    parser.add_argument("--records", type=Path, metavar="FILE", help="take the record names from this file, one a line")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, such as splits/NAME")
+    parser.add_argument("--protocol", choices=splits.PROTOCOLS, default="subject", help="the rule, see above")
+    parser.add_argument("--folds", type=cli.whole(2), metavar="K", help=f"kfold: how many (default: {FOLDS})")
+    fraction = cli.number(0, 1, above=True)
+    parser.add_argument("--val", type=fraction, help=f"fraction of the people to validate (default: {VAL})")
+    parser.add_argument("--test", type=fraction, help=f"subject: fraction of the people to test (default: {TEST})")
+    for part in ("test", "val"):
+        parser.add_argument(
+            f"--{part}-subjects",
+            type=cli.subjects,
+            nargs="+",
+            metavar="NN",
+            help=f"subject: these people, in place of --{part}",
+        )
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="draws the people")
+    parser.add_argument("--overwrite", action="store_true", help="replace another split at OUT")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check the flags against each other and fill in the defaults. Raises UsageError."""
+    for flag, protocols in FLAGS_OF.items():
+        if getattr(args, flag) is not None and args.protocol not in protocols:
+            name = "--" + flag.replace("_", "-")
+            raise UsageError(f"{name}: means nothing to --protocol {args.protocol}, only to {', '.join(protocols)}")
+    for part in ("val", "test"):
+        if getattr(args, part) is not None and getattr(args, f"{part}_subjects") is not None:
+            raise UsageError(f"--{part} and --{part}-subjects: expected one of the two")
+    if both := sorted(set(args.test_subjects or ()) & set(args.val_subjects or ())):
+        raise UsageError(f"--test-subjects, --val-subjects: expected no person in both, found {', '.join(both)}")
+    if args.out.name in ("", ".."):  # a folder needs a name of its own to be put in place whole
+        args.out = args.out.resolve()
+    args.val = VAL if args.val is None else args.val
+    args.test = TEST if args.test is None else args.test
+    args.folds = args.folds or FOLDS
+    drawn = [args.val] * (not args.val_subjects) + [args.test] * (args.protocol == "subject" and not args.test_subjects)
+    if sum(drawn) >= 1:
+        raise UsageError(f"--val, --test: expected less than 1 together, found {sum(drawn):g}")
+
+
+def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[str], Windows | None, Path]:
+    """Record names, their windows if there are shards, and where the names come from."""
+    if not args.records:
+        folder = args.shards or Path("data/shards")
+        names = list_records(folder)
+        if not names:
+            raise DataError(f"{folder}: expected shards, found none; run preprocess.py first")
+        return names, count_windows(open_shards(folder, names)), folder
+    listed = splits.read_names(args.records)
+    names = [name for name in listed if putemg.parse_record(name).experiment == "emg_gestures"]
+    if not names:
+        raise DataError(f"{args.records}: expected names of gesture recordings, found none")
+    if len(names) < len(listed):
+        console.say(f"{len(listed) - len(names)} recordings of {args.records} hold no gestures and are left out")
+    shards = open_shards(args.shards, names) if args.shards else []
+    return names, count_windows(shards) if shards else None, args.records
+
+
+def count_windows(shards: Sequence[Shard]) -> Windows:
+    """Windows of each class in each shard. DataError if two shards hold the same signal."""
+    seen: dict[str, str] = {}
+    for shard in shards:
+        signal = shard.meta["files"]["signal.npy"]["sha256"]
+        if signal in seen:
+            raise DataError(
+                f"{shard.path}: expected each recording once, found the signal of {seen[signal]} under another name; "
+                "a split could train on what it tests"
+            )
+        seen[signal] = shard.record
+    classes = shards[0].classes
+    return Windows(classes, {s.record: np.bincount(s.windows["label"], minlength=len(classes)) for s in shards})
+
+
+def make(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, splits.Split], list[str]]:
+    """The splits by the folder they go to (`""`: OUT itself), and who is left out."""
+    records = [putemg.parse_record(name) for name in names]
+    if args.protocol == "session":
+        return splits.by_session(records, seed=args.seed)
+    if args.protocol == "recording":
+        return splits.by_recording(records, seed=args.seed)
+    if args.protocol == "kfold":
+        return splits.by_fold(records, folds=args.folds, val=args.val, seed=args.seed), []
+    if args.protocol == "loso":
+        return splits.leave_one_out(records, val=args.val, seed=args.seed), []
+    made = splits.by_subject(
+        records,
+        val=args.val,
+        test=args.test,
+        seed=args.seed,
+        test_subjects=args.test_subjects or (),
+        val_subjects=args.val_subjects or (),
+    )
+    return made, []
+
+
+def refuse_missing_classes(made: Mapping[str, splits.Split], windows: Windows) -> None:
+    """DataError if windows of a class are missing from a part of a split."""
+    for key, split in made.items():
+        for part in splits.PARTS:
+            counts = windows.of(split.records(part))
+            if missing := [name for name, n in zip(windows.classes, counts, strict=True) if n == 0]:
+                where = f"{part} part of {key}" if key else f"{part} part"
+                raise DataError(
+                    f"expected windows of every class in every part, found none of {', '.join(missing)} in the "
+                    f"{where}; choose another --seed, or more people for it"
+                )
+
+
+def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[str]) -> dict[str, Any]:
+    """What split.json says of its making: nothing that differs between machines, so that its bytes do not."""
+    flags = ("seed", *(flag for flag, protocols in FLAGS_OF.items() if args.protocol in protocols))
+    given = {flag: plain(getattr(args, flag)) for flag in flags if getattr(args, flag) is not None}
+    for part in ("val", "test"):
+        if given.get(f"{part}_subjects"):
+            del given[part]
+    listed = text_checksum("".join(f"{name}\n" for name in sorted(names)))
+    return {
+        "script": "create_dataset_files.py",
+        "arguments": {"protocol": args.protocol, **given},
+        "from_records": {"count": len(names), "sha256_of_sorted_names": listed},
+        "left_out": list(left_out),
+    }
+
+
+# --- what is there already ---------------------------------------------------------------------------------
+
+
+def already_there(out: Path, made: Mapping[str, splits.Split], overwrite: bool) -> bool:
+    """Whether `out` holds these very splits. DataError if it holds anything that may not be replaced."""
+    if not out.exists():
+        return False
+    folders = _split_folders_only(out)
+    difference = _difference(out, folders, made)
+    if not difference:
+        return True
+    if folders and not overwrite:
+        raise DataError(f"{out}: expected no split or the same, found another ({difference}); --overwrite replaces it")
+    for folder in folders:
+        if folder != out and not _is_fold_of(out, folder):
+            raise DataError(
+                f"{out}: expected folds to replace, found {folder.name}, a split of its own; choose a new --out"
+            )
+    return False
+
+
+def _split_folders_only(out: Path) -> list[Path]:
+    """The splits in `out`; DataError if there is anything else, for it would be lost."""
+    if not out.is_dir():
+        raise DataError(f"{out}: expected a folder to write, found a file; choose another --out")
+    folders = [out] if (out / "train.txt").exists() else [path for path in sorted(out.iterdir()) if path.is_dir()]
+    known = {*folders, *(folder / name for folder in folders for name in FILES)}
+    for path in [*out.iterdir(), *(path for folder in folders for path in folder.iterdir())]:
+        if path not in known:
+            raise DataError(f"{out}: expected a split and nothing else, found {path.name} in it; choose another --out")
+    return folders
+
+
+def _is_fold_of(out: Path, folder: Path) -> bool:
+    """Whether `folder` was made as a fold of `out`; one that is damaged since counts as such."""
+    try:
+        return splits.read_split(folder).name == f"{out.resolve().name}/{folder.name}"
+    except DataError:
+        return (folder / "split.json").exists()
+
+
+def _difference(out: Path, folders: Sequence[Path], made: Mapping[str, splits.Split]) -> str:
+    """The first thing in which the splits on disk differ from those made; empty if they are the same."""
+    found = {"" if folder == out else folder.name: folder for folder in folders}
+    if set(found) != set(made):
+        return f"{len(found)} folders, not {len(made)}" if len(found) != len(made) else "other folds"
+    for key, folder in found.items():
+        try:
+            there = splits.read_split(folder)
+        except DataError as error:
+            return str(error)
+        if there.protocol != made[key].protocol or there.seed != made[key].seed:
+            return f"{folder.name}: protocol {there.protocol}, seed {there.seed}"
+        for part in splits.PARTS:
+            if there.records(part) != made[key].records(part):
+                return f"{folder.name}: other recordings in {part}"
+    return ""
+
+
+# --- the table ---------------------------------------------------------------------------------------------
+
+
+def part_facts(split: splits.Split, part: str, windows: Windows | None) -> dict[str, Any]:
+    """People, recordings and, from shards, windows in all and by class of one part."""
+    records = split.records(part)
+    facts: dict[str, Any] = {"people": len(split.subjects(part)), "recordings": len(records)}
+    if windows:
+        counts = windows.of(records)
+        facts["windows"] = int(counts.sum())
+        facts.update({name: int(n) for name, n in zip(windows.classes, counts, strict=True)})
+    return facts
+
+
+def table(made: Mapping[str, splits.Split], windows: Windows | None) -> str:
+    """People, recordings, windows and windows of each class in each part, for a person to read."""
+    rows = []
+    if len(made) <= FOLDS_SHOWN:
+        for key, split in made.items():
+            for part in splits.PARTS:
+                rows.append({"fold": key, "part": part, **part_facts(split, part, windows)})
+    else:
+        for part in splits.PARTS:
+            facts = [part_facts(split, part, windows) for split in made.values()]
+            spans = {name: (min(f[name] for f in facts), max(f[name] for f in facts)) for name in facts[0]}
+            ranges = {name: low if low == high else f"{low}-{high}" for name, (low, high) in spans.items()}
+            rows.append({"fold": f"all {len(made)}", "part": part, **ranges})
+    names = [name for name in rows[0] if name != "fold" or len(made) > 1]
+    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    words = 2 if len(made) > 1 else 1  # columns of text, to the left of the numbers
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def tell(made: Mapping[str, splits.Split], left_out: Sequence[str], args: argparse.Namespace) -> str:
+    """Who is where, in one line each."""
+    lines = [f"{args.protocol}: {splits.PROMISES[args.protocol]}"]
+    if len(made) == 1 and args.protocol != "session":
+        split = made[""]
+        lines += [f"{part:5s} {' '.join(split.subjects(part))}" for part in splits.PARTS]
+    if left_out:
+        lines.append(f"left out for want of recordings: {', '.join(left_out)}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    check(args)
+    names, windows, source = read_input(args, console)
+    try:
+        made, left_out = make(args, names)
+        if windows:
+            refuse_missing_classes(made, windows)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    console.say(tell(made, left_out, args))
+    console.say("\n" + table(made, windows) + "\n")
+    with folder_lock(args.out.resolve().parent):
+        kept = already_there(args.out, made, args.overwrite)
+        if kept:
+            remove_leftovers(args.out)
+        else:
+            splits.write_splits(args.out, made, how_made(args, names, left_out))
+    example = args.out / next(iter(made))
+    parts = {
+        key: {
+            part: {"subjects": list(split.subjects(part)), **part_facts(split, part, windows)} for part in splits.PARTS
+        }
+        for key, split in made.items()
+    }
+    console.finish(
+        f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, {len(names)} recordings; "
+        f"next: python train.py --split {example.as_posix()}",
+        out=args.out.as_posix(),
+        kept=kept,
+        protocol=args.protocol,
+        left_out=list(left_out),
+        splits={(args.out / key).as_posix(): facts for key, facts in parts.items()},
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,252 @@
+"""create_dataset_files.py as a person runs it: on shards, on a list of names, with wrong flags and wrong input."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semg import splits
+from semg.putemg import TRAJECTORIES, parse_record
+from semg.shards import WINDOW_FIELDS, write_shard
+
+SCRIPT = "create_dataset_files.py"
+CLASSES = ["idle", "fist", "pinch index"]
+PEOPLE = (3, 4, 5, 8, 11)
+TIMES = ("11-00-00-000", "11-10-00-000", "11-20-00-000")
+NAMES = [
+    f"emg_gestures-{person:02d}-{trajectory}-2018-05-{day}-{time}"
+    for person in PEOPLE
+    for day in ("11", "12")
+    for trajectory, time in zip(TRAJECTORIES, TIMES, strict=True)
+]
+
+
+def write(folder: Path, name: str, labels: tuple[int, ...] = (0, 0, 1, 2), noise: int | None = None) -> None:
+    """A shard of a few samples: one window of two samples for each label."""
+    record = parse_record(name)
+    meta = {"record": name, "subject": record.subject, "date": record.date, "time": record.time}
+    meta |= {"trajectory": record.trajectory, "rate": 100.0, "channels": ["EMG_1", "EMG_2"], "classes": CLASSES}
+    seed = NAMES.index(name) if noise is None else noise
+    signal = np.random.default_rng(seed).normal(size=(2 * len(labels), 2)).astype(np.float16)
+    windows = np.array([(2 * i, label, 0, 2 * i, 2 * i) for i, label in enumerate(labels)], WINDOW_FIELDS)
+    write_shard(folder / name, {**meta, "arguments": {"window": 2, "stride": 2}}, signal, windows)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    for name in NAMES:
+        write(folder, name)
+    return folder
+
+
+@pytest.fixture
+def names(tmp_path) -> Path:
+    path = tmp_path / "records.txt"
+    path.write_text("\n".join(NAMES))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_default_split_of_shards_shares_nobody_and_is_shown(run_script, shards, tmp_path):
+    out = tmp_path / "splits" / "mine"
+    shown = run_script(SCRIPT, "--shards", shards, "--out", out).stdout
+    split = splits.read_split(out)
+    assert split.protocol == "subject"
+    assert sorted(split.train + split.val + split.test) == sorted(NAMES)
+    people = [split.subjects(part) for part in splits.PARTS]
+    assert [len(group) for group in people] == [3, 1, 1]
+    assert len(set().union(*people)) == 5
+    header, train = (line.split() for line in shown.splitlines() if line.startswith(("part", "train  ")))
+    assert header == ["part", "people", "recordings", "windows", "idle", "fist", "pinch", "index"]
+    assert train == ["train", "3", "18", "72", "36", "18", "18"]
+    assert f"next: python train.py --split {out}" in shown
+    assert sorted(path.name for path in out.parent.iterdir()) == ["mine"]  # no lock, no temporary folder
+
+
+def test_same_seed_same_bytes_from_shards_or_from_names_and_other_seed_another(run_script, shards, names, tmp_path):
+    run_script(SCRIPT, "--shards", shards, "--out", tmp_path / "a" / "s")
+    run_script(SCRIPT, "--records", names, "--out", tmp_path / "b" / "s")
+    assert contents(tmp_path / "a" / "s") == contents(tmp_path / "b" / "s")
+    assert str(tmp_path) not in (tmp_path / "a" / "s" / "split.json").read_text()
+    run_script(SCRIPT, "--records", names, "--out", tmp_path / "c", "--seed", 1)
+    assert splits.read_split(tmp_path / "c").checksum != splits.read_split(tmp_path / "a" / "s").checksum
+
+
+@pytest.mark.parametrize(
+    ("protocol", "folders"),
+    [
+        (("kfold", "--folds", 3), [f"fold{i}" for i in range(3)]),
+        (("loso",), [f"fold{i}" for i in range(5)]),
+        (("session",), [""]),
+        (("recording",), sorted(f"{p:02d}-2018-05-{d}-{t}" for p in PEOPLE for d in (11, 12) for t in TRAJECTORIES)),
+    ],
+)
+def test_each_protocol_writes_its_folders_and_says_what_is_where(run_script, shards, tmp_path, protocol, folders):
+    out = tmp_path / "s"
+    told = json.loads(run_script(SCRIPT, "--shards", shards, "--out", out, "--protocol", *protocol, "--json").stdout)
+    assert sorted(told["splits"]) == sorted((out / folder).as_posix() for folder in folders)
+    for folder in folders:
+        split = splits.read_split(out / folder)
+        assert split.protocol == protocol[0]
+        facts = told["splits"][(out / folder).as_posix()]["test"]
+        assert facts["subjects"] == list(split.subjects("test"))
+        assert facts["windows"] == 4 * len(split.test)
+        assert facts["pinch index"] == len(split.test)
+
+
+def test_people_can_be_named(run_script, names, tmp_path):
+    flags = ("--test-subjects", 8, "11", "--val-subjects", "03")
+    run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags)
+    split = splits.read_split(tmp_path / "s")
+    assert split.subjects("test") == ("08", "11")
+    assert split.subjects("val") == ("03",)
+    given = json.loads((tmp_path / "s" / "split.json").read_text())["made"]["arguments"]
+    assert given["test_subjects"] == ["08", "11"]
+    assert "test" not in given
+
+
+def test_the_shares_own_list_serves_with_force_recordings_left_out(run_script, names, tmp_path):
+    names.write_text("\n".join([*NAMES, NAMES[0].replace("gestures", "force")]) + "\r\n")
+    shown = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s").stdout
+    assert "1 recordings of" in shown
+    split = splits.read_split(tmp_path / "s")
+    assert sorted(split.train + split.val + split.test) == sorted(NAMES)
+
+
+def test_a_person_with_one_day_is_left_out_of_session_and_named(run_script, names, tmp_path):
+    names.write_text("\n".join(NAMES[:-3]))
+    shown = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", "--protocol", "session").stdout
+    assert "left out for want of recordings: 11" in shown
+    assert splits.read_split(tmp_path / "s").subjects("train") == ("03", "04", "05", "08")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--val", 0.5, "--test", 0.5), "expected less than 1 together, found 1"),
+        (("--val", 1, "--test-subjects", 3), "expected less than 1 together"),
+        (("--val", 0), "above 0"),
+        (("--test", "nan"), "above 0"),
+        (("--test", 1.5), "at most 1"),
+        (("--folds", 1, "--protocol", "kfold"), "at least 2"),
+        (("--folds", 3), "--folds: means nothing to --protocol subject"),
+        (("--test", 0.2, "--protocol", "loso"), "--test: means nothing to --protocol loso"),
+        (("--val-subjects", 3, "--protocol", "session"), "--val-subjects: means nothing"),
+        (("--seed", -1), "at least 0"),
+        (("--seed", "one"), "expected a whole number"),
+        (("--protocol", "person"), "invalid choice"),
+        (("--test-subjects", "abc"), "expected a subject number"),
+        (("--test-subjects", 3, "--val-subjects", 4, 3), "no person in both, found 03"),
+        (("--test", 0.2, "--test-subjects", 3), "one of the two"),
+    ],
+)
+def test_flags_that_make_no_sense_exit_with_2(run_script, names, tmp_path, flags, message):
+    error = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags, code=2).stderr
+    assert message in error
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("", (), "expected names of gesture recordings, found none"),
+        ("\n".join(NAMES[:6]), (), "expected people left to train, found 1 in all"),
+        ("\n".join(NAMES[:12]), ("--protocol", "kfold"), "expected at least as many people as folds (5), found 2"),
+        (NAMES[0], ("--protocol", "session"), "expected people with recordings on two days"),
+        (NAMES[0], ("--protocol", "recording"), "three recordings, found none"),
+        ("\n".join(NAMES), ("--test-subjects", "77"), "expected recordings of subject 77, found none"),
+        (f"{NAMES[0]}\n{NAMES[0]}", (), "records.txt:2: expected each record once"),
+        ("<html>\n", (), "records.txt:1: expected a record name"),
+    ],
+)
+def test_lists_that_make_no_split_exit_with_1(run_script, names, tmp_path, text, flags, message):
+    names.write_text(text)
+    error = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags, code=1).stderr
+    assert message in error
+    assert str(names) in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_class_missing_from_a_part_is_refused(run_script, shards, tmp_path):
+    own = tmp_path / "shards"
+    shutil.copytree(shards, own)
+    for name in NAMES:
+        if "-08-" in name:
+            write(own, name, labels=(0, 0, 1, 1))
+    flags = ("--shards", own, "--out", tmp_path / "s", "--test-subjects", "08")
+    error = run_script(SCRIPT, *flags, code=1).stderr
+    assert "found none of pinch index in the test part" in error
+    error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "loso", code=1).stderr
+    assert re.search(r"found none of pinch index in the (val|test) part of fold\d;", error)
+    assert not (tmp_path / "s").exists()
+
+
+def test_one_recording_under_two_names_is_refused(run_script, shards, tmp_path):
+    own = tmp_path / "shards"
+    shutil.copytree(shards, own)
+    write(own, NAMES[-1], noise=0)  # the signal of the first recording
+    error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", code=1).stderr
+    assert f"found the signal of {NAMES[0]} under another name" in error
+
+
+def test_missing_and_damaged_shards_are_named(run_script, shards, names, tmp_path):
+    error = run_script(SCRIPT, "--shards", tmp_path / "none", "--out", tmp_path / "s", code=1).stderr
+    assert "run preprocess.py first" in error
+    (tmp_path / "empty").mkdir()
+    error = run_script(SCRIPT, "--shards", tmp_path / "empty", "--out", tmp_path / "s", code=1).stderr
+    assert "expected shards, found none" in error
+    own = tmp_path / "own"
+    shutil.copytree(shards, own)
+    (own / NAMES[2] / "windows.npy").unlink()
+    assert f"{own / NAMES[2]}" in run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", code=1).stderr
+    shutil.rmtree(own / NAMES[2])
+    error = run_script(SCRIPT, "--shards", own, "--records", names, "--out", tmp_path / "s", code=1).stderr
+    assert f"such as {NAMES[2]}" in error
+
+
+# --- what is at OUT already --------------------------------------------------------------------------------
+
+
+def test_the_same_split_is_kept_another_only_replaced_when_told(run_script, names, tmp_path):
+    out = tmp_path / "s"
+    kfold = (SCRIPT, "--records", names, "--out", out, "--protocol", "kfold")
+    run_script(*kfold)
+    before, made = contents(out), (out / "fold0").stat().st_mtime_ns
+    (tmp_path / ".s.old.tmp").mkdir()  # as a run killed at its very end leaves it
+    assert "kept" in run_script(*kfold).stdout
+    assert contents(out) == before
+    assert (out / "fold0").stat().st_mtime_ns == made
+    assert not (tmp_path / ".s.old.tmp").exists()
+    error = run_script(*kfold, "--seed", 1, code=1).stderr
+    assert "expected no split or the same, found another" in error
+    assert contents(out) == before
+    run_script(*kfold, "--seed", 1, "--folds", 4, "--overwrite")
+    assert len(splits.split_folders(out)) == 4
+    (out / "fold0" / "train.txt").write_text("damaged")
+    run_script(*kfold, code=1)
+    run_script(*kfold, "--overwrite")
+    assert contents(out) == before
+
+
+def test_nothing_else_is_ever_replaced(run_script, names, tmp_path):
+    flags = (SCRIPT, "--records", names, "--overwrite", "--out")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    assert "found thesis.txt in it" in run_script(*flags, tmp_path / "notes", code=1).stderr
+    assert "found a file" in run_script(*flags, names, code=1).stderr
+    run_script(*flags, tmp_path / "splits" / "one")
+    run_script(*flags, tmp_path / "splits" / "two")
+    before = contents(tmp_path / "splits")
+    assert "a split of its own" in run_script(*flags, tmp_path / "splits", code=1).stderr
+    assert contents(tmp_path / "splits") == before
+    (tmp_path / "new").mkdir()
+    run_script(*flags, ".", cwd=tmp_path / "new")  # an empty folder may become the split
+    assert splits.read_split(tmp_path / "new").name == "new"
