@@ -8,16 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from semg.files import atomic_path
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 DPI = 120
+# a decorator, so that nobody's matplotlibrc changes a picture
+usual_style = matplotlib.rc_context(matplotlib.rcParamsDefault)
 
 
+@usual_style
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, without a date or a version in it."""
     FigureCanvasAgg(figure)
@@ -30,6 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@usual_style
 def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """A confusion matrix: rows true, columns decided; colour is the share of the row, the cell tells both."""
     total = counts.sum(axis=1, keepdims=True)
@@ -57,16 +63,29 @@ def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str]) -> 
     save(confusion_figure(counts, classes), path)
 
 
-def per_subject(path: Path, people: Mapping[str, Mapping[str, Any]], classes: int) -> None:
-    """A dot for every person, accuracy and macro-F1, sorted by macro-F1, with the means and chance."""
+@usual_style
+def per_subject(
+    path: Path,
+    people: Mapping[str, Mapping[str, Any]],
+    classes: int,
+    ci95: Mapping[str, Sequence[float] | None] | None = None,
+) -> None:
+    """A dot for every person, accuracy and macro-F1, sorted by macro-F1, with the means and chance.
+
+    people: person -> fractions by name; ci95: ends of the means' 95 % intervals by name, drawn as bands.
+    """
     order = sorted(people, key=lambda person: (people[person]["macro_f1"], person))
     places = np.arange(len(order))
-    figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 4.2)
+    figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 5.0)
     axes = figure.add_subplot()
     for key, colour, marker, name in (("accuracy", ORANGE, "s", "accuracy"), ("macro_f1", BLUE, "o", "macro-F1")):
         values = np.array([people[person][key] for person in order], float)
-        axes.plot(places, values, marker, color=colour, markersize=8, label=f"{name}, mean {values.mean():.3f}")
+        told = f"{name}, mean {values.mean():.3f}"
         axes.axhline(values.mean(), color=colour, linewidth=1.2, linestyle="--")
+        if interval := (ci95 or {}).get(key):
+            axes.axhspan(*interval, color=colour, alpha=0.13, linewidth=0)
+            told += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        axes.plot(places, values, marker, color=colour, markersize=8, label=told)
     axes.axhline(1 / classes, color=GREY, linewidth=1.2, linestyle=":", label=f"accuracy by chance, 1/{classes}")
     axes.set_xticks(places, order, fontsize=10, rotation=90 if len(order) > 24 else 0)
     axes.set_xlabel("person", fontsize=12)
@@ -75,11 +94,12 @@ def per_subject(path: Path, people: Mapping[str, Mapping[str, Any]], classes: in
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.grid(axis="y", color="#dddddd")
     axes.set_axisbelow(True)
-    axes.legend(loc="lower right", fontsize=10, framealpha=0.9)
+    figure.legend(loc="outside lower center", fontsize=10)  # inside, it could hide a person
     axes.set_title("Every person scored", fontsize=13)
     save(figure, path)
 
 
+@usual_style
 def learning_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Loss and macro-F1 by epoch, training and validation; rows as in metrics.jsonl."""
     epochs = [row["epoch"] for row in rows]
@@ -88,11 +108,12 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         axes = figure.add_subplot(1, 2, place + 1)
         for part, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
             values = [row[f"{part}/{key}"] for row in rows]
-            told = "training, augmented" if part == "train" else "validation people"
+            told = "training" if part == "train" else "validation"
             axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=told)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.set_xlabel("epoch", fontsize=12)
         axes.set_ylabel(name, fontsize=12)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#dddddd")
         axes.set_axisbelow(True)
         axes.legend(fontsize=10)

@@ -1,0 +1,51 @@
+"""Figures: whole files with the same bytes each time, in the edge cases too, and showing what they were given."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from semg import plots
+
+CLASSES = ["idle", "fist", "pinch index"]
+COUNTS = np.array([[700, 30, 20], [5, 40, 5], [0, 0, 0]])  # of the last class there are no windows
+PEOPLE = {f"{i:02d}": {"accuracy": 0.5 + i / 100, "macro_f1": 0.4 + i / 100, "n_windows": 9} for i in range(30)}
+ROWS = [
+    {"epoch": e, "train/loss": 2.0 / e, "val/loss": 2.5 / e, "train/macro_f1": 0.1 * e, "val/macro_f1": 0.09 * e}
+    for e in (1, 2, 3)
+]
+DRAWN = {
+    "confusion": lambda path: plots.confusion_matrix(path, COUNTS, CLASSES),
+    "people": lambda path: plots.per_subject(path, PEOPLE, 3, {"accuracy": [0.6, 0.7], "macro_f1": [0.5, 0.6]}),
+    "one person": lambda path: plots.per_subject(path, {"03": PEOPLE["03"]}, 3, {"accuracy": None, "macro_f1": None}),
+    "curves": lambda path: plots.learning_curves(path, ROWS),
+    "one epoch": lambda path: plots.learning_curves(path, ROWS[:1]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_same_input_same_bytes_whatever_the_users_style(tmp_path, name):
+    DRAWN[name](tmp_path / "a.png")
+    with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "savefig.facecolor": "black"}):
+        DRAWN[name](tmp_path / "b.png")
+    written = (tmp_path / "a.png").read_bytes()
+    assert written == (tmp_path / "b.png").read_bytes()
+    assert b"Software" not in written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+    image = imread(tmp_path / "a.png")
+    assert image.shape[0] >= 400
+    assert image.std() > 0.05  # something is drawn
+
+
+def test_cells_tell_share_of_the_row_and_count():
+    axes = plots.confusion_figure(COUNTS, CLASSES).axes[0]
+    assert axes.texts[0].get_text() == "93%\n700"
+    assert axes.texts[4].get_text() == "80%\n40"
+    assert axes.texts[8].get_text() == "0%\n0"
+    assert [label.get_text() for label in axes.get_yticklabels()] == CLASSES
+
+
+def test_other_numbers_other_bytes(tmp_path):
+    plots.confusion_matrix(tmp_path / "a.png", COUNTS, CLASSES)
+    plots.confusion_matrix(tmp_path / "b.png", COUNTS + 1, CLASSES)
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
