@@ -394,7 +394,7 @@ class Run:
         torch.manual_seed(hash_of(args.seed, 2, step, self.world.rank))
         generator = torch.Generator().manual_seed(hash_of(args.seed, 3, step, self.world.rank))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * schedule(step, self.steps_per_epoch * args.epochs, args.warmup)
+            group["lr"] = self._lr_at(step)
         target = one_hot(batch.label, len(self.classes))
         change = _Change(self.augmentation, self._layout(), generator, target)
         statistics = None if self.train.statistics is None else self.train.statistics[batch.shard]
@@ -410,6 +410,9 @@ class Run:
         self.optimizer.step()
         self._follow()
         return told[0], told[1], logits.detach().argmax(1)
+
+    def _lr_at(self, step: int) -> float:
+        return self.lr * schedule(step, self.steps_per_epoch * self.args.epochs, self.args.warmup)
 
     def _agreed(self, values: Tensor) -> list[float]:
         if self.world.size > 1:
@@ -483,7 +486,7 @@ class Run:
             "train/accuracy": float(np.trace(trained) / trained.sum()),
             "train/macro_f1": metrics.macro_f1(trained),
             **{f"val/{name}": value for name, value in told.items()},
-            "optimizer/lr": self.optimizer.param_groups[0]["lr"],
+            "optimizer/lr": self._lr_at(self.state.step - 1),
             "optimizer/gradient_norm": self.state.norm_sum / self.steps_per_epoch,
             "speed/windows_per_second": round(rate, 1),
         }

@@ -1,0 +1,262 @@
+"""train.py: what it writes, that it repeats itself, goes on where it was, and says what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import GPT2Config, GPT2Model
+
+import train
+from semg.checkpoint import open_checkpoint
+from semg.errors import DataError, UsageError
+
+TINY = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet".split()  # noqa: SIM905
+RANDOM = [*TINY, "--init", "random"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    shards, split = small_shards.write_all(tmp_path_factory.mktemp("data"))
+    return ["--shards", str(shards), "--split", str(split)]
+
+
+@pytest.fixture
+def here(data, monkeypatch):
+    """Run train.py in this process: `here(out, *flags)`. Importing torch anew for each run would take the time."""
+
+    def run(out, *flags):
+        monkeypatch.setattr(sys, "argv", ["train.py", *data, "--out", str(out), *map(str, flags)])
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return train.main()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    return run
+
+
+def weights(path):
+    return open_checkpoint(path).tensors
+
+
+def same(a, b) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows(out):
+    told = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("speed")} for row in told]
+
+
+def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_script, data, tmp_path):
+    done = run_script("train.py", *data, "--out", tmp_path / "run", *RANDOM, "--epochs", 4, "--lr", 0.01)
+    out = tmp_path / "run"
+    assert "best_model.ckpt" in done.stdout.splitlines()[-1]
+    assert "next: python evaluate.py" in done.stdout
+    assert sorted(p.name for p in out.iterdir() if "events" not in p.name) == [
+        "best_model.ckpt",
+        "config.json",
+        "last.ckpt",
+        "metrics.jsonl",
+    ]
+    told = rows(out)
+    assert [row["epoch"] for row in told] == [1, 2, 3, 4]
+    assert told[-1]["train/loss"] < told[0]["train/loss"]
+    assert told[-1]["val/macro_f1"] > 0.8
+    config = json.loads((out / "config.json").read_text())
+    assert config["derived"]["train"] == {"people": 3, "recordings": 3, "windows": 180}
+    assert config["arguments"]["lr"] == 0.01
+    assert config["versions"]["torch"] == torch.__version__.split("+")[0] or "torch" in config["versions"]
+    best = open_checkpoint(out / "best_model.ckpt").description
+    assert best["trained_on"] == ["01", "02", "03"]
+    assert best["data"]["classes"] == small_shards.CLASSES
+    assert best["validation"]["val/macro_f1"] == max(row["val/macro_f1"] for row in told)
+    events = EventAccumulator(str(out)).Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {f"{p}/{k}" for p in ("train", "val") for k in ("loss", "accuracy", "macro_f1")} <= scalars
+    assert {"optimizer/lr", "optimizer/gradient_norm", "speed/windows_per_second"} <= scalars
+    assert [e.step for e in events.Scalars("val/loss")] == [1, 2, 3, 4]
+    assert events.Scalars("val/loss")[-1].value == pytest.approx(told[-1]["val/loss"], rel=1e-5)
+    assert "val/confusion" in events.Tags()["images"]
+    assert {"configuration/text_summary", "split/text_summary"} <= set(events.Tags()["tensors"])
+
+
+def test_same_seed_same_weights_and_another_seed_others(here, tmp_path):
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        here(tmp_path / out, *RANDOM, "--seed", seed, "--augment", "roll=0.5", "mask=0.1", "mixup=0.3", "jitter=1")
+    a, b, c = (weights(tmp_path / out / "best_model.ckpt") for out in "abc")
+    assert same(a, b)
+    assert not same(a, c)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+@pytest.mark.parametrize("stop_after", [2, 5, 8])
+def test_a_stopped_run_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch, stop_after):
+    flags = [*RANDOM, "--ema", "0.9", "--epochs", "2", "--batch-size", "40"]  # four steps an epoch
+    here(tmp_path / "whole", *flags)
+    step = train.Run._step
+
+    def stopping(run, batch):
+        told = step(run, batch)
+        run.stop_asked = run.state.step + 1 == stop_after
+        return told
+
+    monkeypatch.setattr(train.Run, "_step", stopping)
+    monkeypatch.setattr(train, "catch_signals", lambda _run: [signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        here(tmp_path / "parts", *flags)
+    monkeypatch.setattr(train.Run, "_step", step)
+    here(tmp_path / "parts", *flags, "--resume")
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    for name in ("best_model.ckpt", "last.ckpt"):
+        assert same(weights(tmp_path / "parts" / name), weights(tmp_path / "whole" / name)), name
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_last_ckpt_and_say_how_to_go_on(data, tmp_path, number, code):
+    command = [sys.executable, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "run"), *RANDOM]
+    process = subprocess.Popen([*command, "--epochs", "5000"], stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, told
+    assert "--resume" in told
+    assert "Traceback" not in told
+    assert open_checkpoint(tmp_path / "run" / "last.ckpt").description["state"]["epoch"] >= 1
+
+
+def test_two_processes_train_as_one(here, data, tmp_path):
+    flags = [*TINY, "--init", "random", "--augment", "none", "--dropout", "0"]
+    here(tmp_path / "one", *flags)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "two"), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=2e-3, abs=1e-5)
+    a, b = (weights(tmp_path / out / "last.ckpt") for out in ("one", "two"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-4)
+
+
+def test_a_run_that_is_there_is_not_overwritten_by_accident(here, tmp_path):
+    here(tmp_path, *RANDOM, "--epochs", 1)
+    before = (tmp_path / "best_model.ckpt").read_bytes()
+    with pytest.raises(DataError, match="--resume goes on, --overwrite starts anew"):
+        here(tmp_path, *RANDOM)
+    with pytest.raises(DataError, match=r"expected --epochs 2, found 1"):
+        here(tmp_path, *RANDOM, "--resume")
+    assert (tmp_path / "best_model.ckpt").read_bytes() == before
+    here(tmp_path, *RANDOM, "--overwrite")
+    assert len(rows(tmp_path)) == 2
+    assert len(list(tmp_path.glob("events*"))) == 1
+    with pytest.raises(DataError, match="found none; start it without --resume"):
+        here(tmp_path / "new", *RANDOM, "--resume")
+
+
+def test_pretrained_weights_from_a_folder_stay_where_they_are_frozen(here, tmp_path):
+    torch.manual_seed(0)
+    shape = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=5, bos_token_id=0, eos_token_id=0)
+    saved = GPT2Model(shape)
+    saved.save_pretrained(tmp_path / "gpt2")
+    common = ["--frame", "160", "--epochs", "1", "--batch-size", "32", "--device", "cpu", "--quiet", "--lr", "0.01"]
+    here(tmp_path / "run", *common, "--backbone", tmp_path / "gpt2", "--tune", "fpt")
+    found = weights(tmp_path / "run" / "best_model.ckpt")
+    for name, tensor in saved.state_dict().items():
+        if name == "wte.weight":
+            continue
+        moved = not torch.equal(found[f"model.backbone.{name}"], tensor)
+        assert moved == ("ln_" in name or "wpe" in name), name
+    with pytest.raises(UsageError, match="--init random"):
+        here(tmp_path / "x", *common, "--backbone", tmp_path / "gpt2", "--width", 32)
+    with pytest.raises(UsageError, match="at most the 2"):
+        here(tmp_path / "x", *common, "--backbone", tmp_path / "gpt2", "--layers", 3)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--backbone none",
+        "--backbone attention --pooling last",
+        "--frontend raw --normalize train",
+        "--frontend bands --normalize train --select loss",
+        "--normalize none --lr 1e-4",
+        "--balance loss --select accuracy",
+        "--balance sampler --patience 1",
+        "--tune lora",
+        "--tune last:1 --amp bf16",
+        "--workers 0 --bands 20 100 700",
+    ],
+)
+def test_every_choice_trains_and_its_checkpoint_opens(here, tmp_path, flags):
+    here(tmp_path, *RANDOM, "--epochs", 1, *flags.split())
+    (row,) = rows(tmp_path)
+    assert np.isfinite(list(row.values())).all()
+    assert open_checkpoint(tmp_path / "best_model.ckpt").description["model"]
+
+
+def test_patience_ends_a_run_that_gets_no_better(here, tmp_path):
+    here(tmp_path, *RANDOM, "--epochs", 30, "--patience", 2, "--lr", 1e-12, "--augment", "none", "--dropout", 0)
+    assert 3 <= len(rows(tmp_path)) < 30
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best(here, tmp_path):
+    with pytest.raises(DataError, match=r"expected a finite loss and gradient, found loss (nan|inf).*smaller --lr"):
+        here(tmp_path, *RANDOM, "--epochs", 50, "--lr", 1e18, "--warmup", 1, "--clip", 1e30)
+    assert (tmp_path / "last.ckpt").exists()
+
+
+def test_without_the_hub_one_line_says_what_to_do(run_script, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    done = run_script("train.py", *data, "--out", tmp_path / "run", "--quiet", code=1)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "--backbone FOLDER" in line
+    assert "--init random" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--patch 77", "--patch: expected a divisor"),
+        ("--frame 10ms", "--frame"),
+        ("--heads 3", "--heads"),
+        ("--tune last:5", "--tune"),
+        ("--augment colour=3", "--augment"),
+        ("--bands 100 20", "--band"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_written(here, tmp_path, flags, told):
+    with pytest.raises(UsageError, match=told):
+        here(tmp_path / "run", *RANDOM, *flags.split())
+    assert not list((tmp_path / "run").glob("*"))
+
+
+def test_labels_drawn_at_random_are_not_learnt(here, tmp_path, monkeypatch):
+    """A leak anywhere between parts would show here as more than chance."""
+    original = train.open_windows
+
+    def shuffled(shards):
+        windows = original(shards)
+        windows.label = np.random.default_rng(len(windows)).permutation(windows.label)
+        return windows
+
+    monkeypatch.setattr(train, "open_windows", shuffled)
+    here(tmp_path, *RANDOM, "--epochs", 4)
+    assert rows(tmp_path)[-1]["val/accuracy"] == pytest.approx(0.25, abs=0.2)
