@@ -108,6 +108,33 @@ def check_flags(args: argparse.Namespace) -> None:
 # --- what the share has ------------------------------------------------------------------------------------
 
 
+def plan(args: argparse.Namespace, console: cli.Console, memory: "Memory") -> "tuple[Client, list[Wanted], int]":
+    """The files to have, as the share lists them, and the number of names refused.
+
+    Files can be verified without the share too: against what is remembered of them.
+    """
+    from semg.download import Client, Source
+
+    try:
+        client, records, refused = reach(args, console)
+    except DataError as error:
+        known = [file for file in memory.files() if is_asked_for(file, args)]
+        if not args.verify_only or not known:
+            raise
+        console.warn(f"{error}; verifying the files fetched before, by what is remembered of them")
+        return Client(Source(""), timeout=args.timeout, retries=0, wait=0), known, 0
+    records = of_subjects(records, args.subjects)
+    return client, [file for name in args.media for file in files_of(client, MEDIA[name], records, console)], refused
+
+
+def is_asked_for(file: Wanted, args: argparse.Namespace) -> bool:
+    """Whether the flags choose this file."""
+    folder, _, name = file.name.partition("/")
+    people = args.subjects or [""]
+    chosen = tuple(f"{experiment}-{subject}" for experiment in args.experiment for subject in people)
+    return folder in {MEDIA[medium].folder for medium in args.media} and name.startswith(chosen)
+
+
 def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list[str], int]":
     """The first source that answers with record names: (client, names, number of names refused)."""
     from semg.download import Client, Source
@@ -203,7 +230,7 @@ class Fetcher:
     def run(self, wanted: list[Wanted]) -> None:
         """Have all of `wanted`; the tally says what came of it."""
         total = sum(file.size or 0 for file in self.absent(wanted))
-        with self.console.progress(total=total, unit="B", unit_scale=True, unit_divisor=1000) as self._bar:
+        with self.console.progress(total=total or None, unit="B", unit_scale=True, unit_divisor=1000) as self._bar:
             in_parallel(self.client, self.args.jobs, self.ensure, wanted, self._done)
 
     def ensure(self, wanted: Wanted) -> tuple[bool, bool]:
@@ -404,10 +431,9 @@ def main() -> int:
     with nullcontext() if args.dry_run else folder_lock(args.outdir):
         if not args.dry_run:
             sweep(args.outdir)
-        client, records, refused = reach(args, console)
-        records = of_subjects(records, args.subjects)
-        wanted = [file for medium in args.media for file in files_of(client, MEDIA[medium], records, console)]
-        fetcher = Fetcher(args, console, client, Memory(args.outdir, console))
+        memory = Memory(args.outdir, console)
+        client, wanted, refused = plan(args, console, memory)
+        fetcher = Fetcher(args, console, client, memory)
         fetcher.tally.refused = refused
         wanted = fetcher.with_sizes(wanted)
         if not args.verify_only:

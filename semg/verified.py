@@ -44,6 +44,11 @@ class Memory:
         same = (entry["size"], entry.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
         return entry["md5"] if same else None
 
+    def files(self) -> list[Wanted]:
+        """All files that were verified, with their sizes and MD5 sums."""
+        whole = Wanted("")
+        return [Wanted(name, e["size"], e["md5"]) for name, e in self._files.items() if _matches(e, whole)]
+
     def last_md5(self, name: str) -> str | None:
         """The MD5 that a file had when it was verified."""
         md5 = self._files.get(name, {}).get("md5")

@@ -88,7 +88,12 @@ def started(share: ShareServer, folder: Path, *arguments: object) -> subprocess.
     """The script as a process of its own."""
     command = [sys.executable, ROOT / "download_putemg.py", folder, "--base-url", share.mirror, *QUICK, *arguments]
     return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        list(map(str, command)),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  background jobs ignore it
     )
 
 

@@ -1,5 +1,6 @@
 """The downloader against a loopback server: what it fetches, remembers, resumes, verifies and unpacks."""
 
+import http.server
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -272,6 +274,44 @@ def test_progress_adds_up_whatever_is_thrown_away(share: ShareServer, tmp_path: 
     assert target.read_bytes() == files[PATHS[0]]
 
 
+def test_what_a_killed_run_left_is_tidied_up(share: ShareServer, tmp_path: Path) -> None:
+    files = stock(share)
+    from_mirror(share, tmp_path)
+    right = tree(tmp_path)
+    leave_part(share, tmp_path, 70_000)  # killed between the file's new name and the end of its note
+    (tmp_path / ".verified.json.tmp").write_text("{")
+    (tmp_path / "Data-HDF5" / f".{NAMES[1]}.hdf5.part.json.tmp").write_text("{")
+    for name in (f".{NAMES[0]}.tmp", f".{NAMES[0]}.old.tmp"):
+        (tmp_path / "Data-CSV" / name / "inner").mkdir(parents=True)
+        (tmp_path / "Data-CSV" / name / "inner" / "a.csv").write_text("1")
+    (tmp_path / "Data-CSV" / "mine.tmp").write_text("somebody's own")
+    assert from_mirror(share, tmp_path).code == 0
+    assert tree(tmp_path) == {**right, "Data-CSV/mine.tmp": b"somebody's own"}
+    assert os.listdir(tmp_path / "Data-CSV") == ["mine.tmp"]
+    assert len(share.asked("hdf5")) == len(files)
+
+
+def test_any_web_server_can_be_a_mirror(tmp_path: Path, share: ShareServer) -> None:
+    """Python's own: HTTP/1.0, neither Range nor ETag nor a listing that could be used."""
+    files = stock(share)
+    (tmp_path / "www" / "Data-HDF5").mkdir(parents=True)
+    for path, stored in share.files.items():
+        (tmp_path / "www" / path).write_bytes(stored.data)
+    leave_part(share, tmp_path / "raw", 70_000)
+    handler = partial(Silent, directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as mirror:
+        threading.Thread(target=mirror.serve_forever, args=(0.02,), daemon=True).start()
+        done = download(tmp_path / "raw", "--base-url", f"http://127.0.0.1:{mirror.server_address[1]}", *QUICK)
+        mirror.shutdown()
+    assert done.code == 0, done.err
+    assert data_files(tmp_path / "raw") == files
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 # --- what is on disk is verified -----------------------------------------------------------------------------
 
 
@@ -357,6 +397,23 @@ def test_verify_only_reads_every_byte_and_fetches_none(share: ShareServer, tmp_p
     assert "2 missing or wrong; run without --verify-only to fetch them" in done.last
     assert not share.asked("hdf5")
     assert path.read_bytes() == data
+
+
+def test_files_can_be_verified_without_the_share(share: ShareServer, tmp_path: Path) -> None:
+    files = stock(share)
+    from_mirror(share, tmp_path)
+    share.misbehave("records.txt", "status", code=404)
+    done = from_mirror(share, tmp_path, "--verify-only")
+    assert done.code == 0
+    assert "found none (404)" in done.err and "verifying the files fetched before" in done.err
+    assert "3 of 3 files are there and verified" in done.last
+    (tmp_path / PATHS[0]).write_bytes(files[PATHS[1]])
+    done = from_mirror(share, tmp_path, "--verify-only")
+    assert (done.code, done.last[:6]) == (1, "2 of 3")
+    assert f"error: {PATHS[0]}: expected" in done.err
+    others = from_mirror(share, tmp_path, "--verify-only", "--subjects", "04", "05")
+    assert (others.code, others.last[:6]) == (0, "2 of 2")
+    assert from_mirror(share, tmp_path).code == 1  # fetching needs the list
 
 
 def test_verify_only_on_an_empty_folder(share: ShareServer, tmp_path: Path) -> None:
@@ -665,6 +722,13 @@ def test_two_at_once_on_one_folder(share: ShareServer, tmp_path: Path) -> None:
     assert first.wait(timeout=20) == 0
     first.communicate()
     assert data_files(tmp_path) == files
+
+
+@pytest.mark.network
+def test_the_real_share_has_264_gesture_recordings(run_script: object, tmp_path: Path) -> None:
+    found = json.loads(run_script("download_putemg.py", tmp_path, "--dry-run", "--json").stdout)
+    assert found["files"] == 264
+    assert 8e9 < found["bytes"] < 16e9
 
 
 def test_a_listing_cannot_blow_up() -> None:
