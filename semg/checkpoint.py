@@ -10,6 +10,7 @@ A checkpoint is one file, opened with `torch.load(weights_only=True)`, which run
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise DataError(f"{path}: expected a checkpoint, found no such file; train.py writes one")
     try:
-        whole = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # a strange file's pickle protocol is no news beside the error that follows
+            warnings.simplefilter("ignore")
+            whole = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, IndexError) as error:
         raise DataError(f"{path}: expected a checkpoint, found a file that cannot be read ({_short(error)})") from None
     except pickle.UnpicklingError:
-        raise DataError(
-            f"{path}: expected tensors and plain types, found objects that could run code"
-        ) from None
+        raise DataError(f"{path}: expected tensors and plain types, found objects that could run code") from None
     except Exception as error:  # a damaged pickle can raise nearly anything; none of it may look like a crash
         raise DataError(f"{path}: expected a checkpoint, found damaged data ({_short(error)})") from None
     return _checked(path, whole)

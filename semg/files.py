@@ -97,7 +97,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path}: expected {what}, found no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers too long
         raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected {what}, found JSON that is no object")

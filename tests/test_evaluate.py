@@ -1,0 +1,165 @@
+"""evaluate.py on a trained model: what it writes, what it refuses, what it warns of."""
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+import evaluate
+from semg.checkpoint import open_checkpoint, write_checkpoint
+from semg.errors import DataError
+
+KEYS = {
+    *("accuracy", "balanced_accuracy", "macro_f1", "active_accuracy", "per_class", "per_subject", "confusion"),
+    *("classes", "n_windows", "n_subjects", "subset", "checkpoint", "split"),
+    *("mean_over_subjects", "sd_over_subjects", "ci95"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, run_script):
+    """Shards, split and a checkpoint that has learnt something."""
+    folder = tmp_path_factory.mktemp("trained")
+    shards, split = small_shards.write_all(folder)
+    tiny = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 4 --batch-size 32 --lr 0.01 --init random --device cpu"
+    run_script("train.py", "--shards", shards, "--split", split, "--out", folder / "run", *tiny.split())
+    return folder
+
+
+@pytest.fixture
+def here(trained, monkeypatch):
+    """Run evaluate.py in this process on the trained model."""
+
+    def run(out, *flags):
+        checkpoint = ["--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--out", out]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, [*checkpoint, *flags])])
+        assert evaluate.main() == 0
+        return json.loads((out / "metrics.json").read_text())
+
+    return run
+
+
+def test_results_hold_every_window_and_every_number_follows_from_them(run_script, trained, tmp_path):
+    arguments = ["--checkpoint", trained / "run" / "best_model.ckpt", "--vote", 3, "--out", tmp_path / "r"]
+    done = run_script("evaluate.py", *arguments)
+    assert "macro-F1" in done.stdout
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+        "confusion_matrix.png",
+        "metrics.json",
+        "per_subject.csv",
+        "per_subject.png",
+        "predictions.npz",
+    ]
+    told = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert set(told) >= KEYS
+    found = np.load(tmp_path / "r" / "predictions.npz", allow_pickle=False)
+    assert len(found["label"]) == told["n_windows"] == 60
+    assert found["probabilities"].shape == (60, 4)
+    np.testing.assert_allclose(found["probabilities"].sum(1), 1, rtol=1e-5)
+    assert np.array_equal(found["probabilities"].argmax(1), found["prediction"])
+    assert set(found["record"]) == {small_shards.name(5)}
+    assert told["accuracy"] == pytest.approx(accuracy_score(found["label"], found["prediction"]))
+    assert told["macro_f1"] == pytest.approx(f1_score(found["label"], found["prediction"], average="macro"))
+    assert told["accuracy"] > 0.6
+    assert told["per_subject"]["05"]["accuracy"] == told["accuracy"]
+    assert told["vote"]["k"] == 3
+    assert (tmp_path / "r" / "per_subject.csv").read_text().startswith("subject,accuracy")
+    assert told["made"]["arguments"]["vote"] == 3
+
+
+def test_the_same_again_and_with_other_batches(here, tmp_path):
+    first, second = here(tmp_path / "a"), here(tmp_path / "b", "--batch-size", 7)
+    for key in ("accuracy", "confusion", "ci95", "per_subject"):
+        assert first[key] == second[key]
+    names = ("per_subject.csv", "predictions.npz", "per_subject.png", "confusion_matrix.png")
+    here(tmp_path / "c")
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "c" / n).read_bytes() for n in names)
+
+
+def test_people_who_were_trained_on_are_named_loudly(here, tmp_path, capsys):
+    told = here(tmp_path, "--subset", "train")
+    assert "PEOPLE OF THE TRAIN SET WERE TRAINED ON: 01, 02, 03" in capsys.readouterr().err
+    assert told["trained_on_subjects_scored"] == ["01", "02", "03"]
+    here(tmp_path / "test")
+    assert "TRAINED ON" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rate": 1000.0}, "rate 5120.0, found 1000.0"),
+        ({"arguments": {**small_shards.ARGUMENTS, "low": 30.0}}, r"low 20.0, found 30.0"),
+        ({"arguments": {**small_shards.ARGUMENTS, "window": 160}}, r"window 320, found 160"),
+        ({"classes": [*small_shards.CLASSES[:3], "wave"]}, "classes"),
+        ({"channels": [f"X{i}" for i in range(24)]}, "channels"),
+    ],
+)
+def test_shards_made_otherwise_are_refused_by_field(here, tmp_path, changes, told):
+    record = small_shards.write(tmp_path / "shards", 5, **changes)
+    split = small_shards.write_split(
+        tmp_path / "split", train=[small_shards.name(1)], val=[small_shards.name(2)], test=[record]
+    )
+    with pytest.raises(DataError, match=told):
+        here(tmp_path / "out", "--shards", tmp_path / "shards", "--split", split)
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(run_script, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "evil"), "w"))
+
+    for name, save in (("torch.ckpt", torch.save), ("plain.ckpt", lambda o, p: p.write_bytes(pickle.dumps(o)))):
+        save({"format": Evil()}, tmp_path / name)
+        done = run_script("evaluate.py", "--checkpoint", tmp_path / name, "--out", tmp_path / "r", code=1)
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert name in done.stderr
+        assert not (tmp_path / "evil").exists()
+
+
+def damaged(checkpoint, path, **changes):
+    description, tensors = dict(checkpoint.description), dict(checkpoint.tensors)
+    for name, value in changes.get("tensors", {}).items():
+        tensors.pop(name) if value is None else tensors.update({name: value})
+    write_checkpoint(path, description | changes.get("description", {}), tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tensors": {"model.head.weight": None}}, r"head\.weight.*found none"),
+        ({"tensors": {"model.extra": torch.ones(2)}}, "no place for"),
+        ({"tensors": {"model.head.weight": torch.ones(3, 3)}}, r"head\.weight of shape .*found \(3, 3\)"),
+        ({"tensors": {"model.head.bias": torch.full((4,), float("nan"))}}, r"NaN or infinity in model\.head\.bias"),
+        ({"description": {"model": {"colour": "red"}}}, "model configuration"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(here, trained, tmp_path, changes, told):
+    path = tmp_path / "wrong.ckpt"
+    damaged(open_checkpoint(trained / "run" / "best_model.ckpt"), path, **changes)
+    with pytest.raises(DataError, match=told):
+        here(tmp_path / "r", "--checkpoint", path)
+
+
+def test_damaged_files_and_other_files_are_refused(here, trained, tmp_path):
+    whole = (trained / "run" / "best_model.ckpt").read_bytes()
+    path = tmp_path / "damaged.ckpt"
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    versions = torch.load(trained / "run" / "best_model.ckpt", weights_only=True) | {"version": 9}
+    for content in (b"", b"hello", whole[:1000], whole[:-100], bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"damaged\.ckpt: expected"):
+            here(tmp_path / "r", "--checkpoint", path)
+    torch.save(versions, path)
+    with pytest.raises(DataError, match="version 1, found 9"):
+        here(tmp_path / "r", "--checkpoint", path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(DataError, match="something else"):
+        here(tmp_path / "r", "--checkpoint", path)
+    with pytest.raises(DataError, match=r"no such file; train\.py writes one"):
+        here(tmp_path / "r", "--checkpoint", tmp_path / "none.ckpt")
