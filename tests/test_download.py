@@ -23,6 +23,7 @@ from share_server import MODIFIED, ShareServer
 
 from semg import download as transfer
 from semg.errors import DataError
+from semg.files import temporary_name
 
 
 @pytest.fixture(autouse=True)
@@ -279,7 +280,7 @@ def test_what_a_killed_run_left_is_tidied_up(share: ShareServer, tmp_path: Path)
     from_mirror(share, tmp_path)
     right = tree(tmp_path)
     leave_part(share, tmp_path, 70_000)  # killed between the file's new name and the end of its note
-    (tmp_path / ".verified.json.tmp").write_text("{")
+    temporary_name(tmp_path / ".verified.json").write_text("{")
     (tmp_path / "Data-HDF5" / f".{NAMES[1]}.hdf5.part.json.tmp").write_text("{")
     for name in (f".{NAMES[0]}.tmp", f".{NAMES[0]}.old.tmp"):
         (tmp_path / "Data-CSV" / name / "inner").mkdir(parents=True)
@@ -287,7 +288,7 @@ def test_what_a_killed_run_left_is_tidied_up(share: ShareServer, tmp_path: Path)
     (tmp_path / "Data-CSV" / "mine.tmp").write_text("somebody's own")
     assert from_mirror(share, tmp_path).code == 0
     assert tree(tmp_path) == {**right, "Data-CSV/mine.tmp": b"somebody's own"}
-    assert os.listdir(tmp_path / "Data-CSV") == ["mine.tmp"]
+    assert [path.name for path in (tmp_path / "Data-CSV").iterdir()] == ["mine.tmp"]
     assert len(share.asked("hdf5")) == len(files)
 
 
