@@ -250,7 +250,8 @@ class Fetcher:
         fetched = md5 is None
         if md5 is None:
             md5 = self.client.fetch(wanted.name, target, wanted.size, lambda path: verify(path, wanted), self._report)
-        clear_part(target)
+        else:
+            clear_part(target)
         self.memory.verified(wanted.name, md5)
         unpack = bool(self.args.unpack and wanted.is_archive)
         if unpack:
