@@ -1,0 +1,371 @@
+"""Score classical sEMG features with classical classifiers on exactly the windows that evaluate.py scores.
+
+Input: shards (preprocess.py) and a split (create_dataset_files.py). For every pair of a classifier and a feature set
+the folder OUT/<classifier>-<features>/ gets the same files as evaluate.py writes: metrics.json, per_subject.csv,
+predictions.npz, confusion_matrix.png, per_subject.png.
+
+  python baselines.py --split splits/putemg-unseen-users
+  python baselines.py --split splits/NAME --features du hudgins+logband --classifiers lda svm --normalize none
+  python baselines.py --split splits/NAME --preset paper --shards data/shards-paper
+
+Features (semg/features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL, ZC, SSC, WAMP;
+logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
+Classifiers, with the settings of putEMG's authors: lda (SVD), qda (regularised by 0.3), knn (5 neighbours), svm (RBF
+kernel, C = 50), each after scaling the features by the training windows' mean and deviation. Trained on the split's
+training part alone, as train.py does it.
+
+--normalize session first z-scores the features by the mean and deviation over each session (one person, one day).
+These are taken from windows evenly spaced over the session's recordings in the same part of the split, whatever
+their labels: no label is looked at, but some minutes of a new person's signal must have been seen.
+
+--preset paper is the authors' way: their own definitions of ZC, WL and WAMP on ADC counts, no normalisation by
+session, and training on the validation part too, for they chose nothing. Use it on shards that preprocess.py made
+with --preset paper, and on the splits of --protocol recording.
+
+svm and knn grow with the training windows squared; beyond --max-train-windows they get a random part of them, the
+same share of every class, and the result says so. A result that is there already is kept if it was made from the same
+windows with the same arguments, and named otherwise; --overwrite redoes it.
+
+Takes about 2 s per 1,000 windows for the features; 20,000 training windows then take seconds with lda, qda and knn,
+and 1 to 5 minutes with svm. Signals are streamed; the features need up to 1.5 kB of memory a window.
+"""
+
+import argparse
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semg import cli
+from semg.errors import DataError, UsageError
+from semg.features import AUTHORS, USUAL, FeatureExtractor, feature_names
+from semg.files import folder_lock, read_json
+from semg.normalize import sessions
+from semg.provenance import how_made
+from semg.shards import Shard, WindowSet, open_shards
+from semg.splits import PARTS, Split, read_split
+
+CLASSIFIERS = ("lda", "qda", "knn", "svm")
+SUBSAMPLED = ("knn", "svm")
+NORMALIZE = ("session", "none")
+GATHERED = 256  # windows read at once
+STATISTICS_WINDOWS = 256  # of each recording, for the mean and deviation of its session
+SMALLEST_DEVIATION = 1e-6  # a feature that does not vary in a session is left at 0
+OUTPUT_FILES = ("per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    p = cli.parser(__doc__)
+    p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
+    p.add_argument("--split", type=Path, required=True, help="folder of the split")
+    p.add_argument("--out", type=Path, default=Path("results/baselines"), help="folder to write")
+    p.add_argument(
+        "--features",
+        nargs="+",
+        default=["rms", "hudgins", "du", "logband"],
+        metavar="SET",
+        help="rms, hudgins, du, logband, or several joined by +",
+    )
+    p.add_argument("--classifiers", nargs="+", choices=CLASSIFIERS, default=list(CLASSIFIERS), help="which to train")
+    p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
+    p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
+    p.add_argument("--subset", choices=PARTS, default="test", help="which part of the split to score")
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="draws the training windows of knn and svm")
+    p.add_argument(
+        "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
+    )
+    p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
+    return p
+
+
+# --- which results ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One result: a classifier on a feature set, and all that its numbers depend on."""
+
+    classifier: str
+    features: str
+    folder: Path
+    settings: dict[str, Any]
+
+
+def plan(args: argparse.Namespace, split: Split, shards: Sequence[Shard]) -> list[Job]:
+    """All results that the flags ask for, each once."""
+    data = hashlib.sha256("".join(shard.meta["checksum"] for shard in shards).encode()).hexdigest()
+    limits = AUTHORS if args.preset else USUAL
+    jobs = []
+    for features in dict.fromkeys(args.features):
+        feature_names(features)  # refuses an unknown set before any work
+        for classifier in dict.fromkeys(args.classifiers):
+            settings = {
+                "classifier": classifier,
+                "features": features,
+                "definitions": "authors" if args.preset else "usual",
+                "thresholds": {"zc_uv": limits.zc, "ssc_uv2": limits.ssc, "wamp_uv": limits.wamp},
+                "normalize": args.normalize,
+                "train_on": list(args.train_on),
+                "subset": args.subset,
+                "seed": args.seed if classifier in SUBSAMPLED else None,
+                "max_train_windows": args.max_train_windows if classifier in SUBSAMPLED else None,
+                "split_sha256": split.checksum,
+                "shards_sha256": data,
+            }
+            jobs.append(Job(classifier, features, args.out / f"{classifier}-{features}", settings))
+    return jobs
+
+
+def to_do(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
+    """The jobs without a result. DataError for a result that was made otherwise, unless it may be overwritten."""
+    left = []
+    for job in jobs:
+        path = job.folder / "metrics.json"
+        if overwrite or not path.is_file():
+            left.append(job)
+            continue
+        found = read_json(path, "metrics of an earlier run").get("baseline")
+        if found != job.settings:
+            old = found if isinstance(found, dict) else {}
+            key = next(name for name, value in job.settings.items() if old.get(name) != value)
+            raise DataError(
+                f"{job.folder}: expected a result with {key} {job.settings[key]}, found {old.get(key)}; "
+                "choose another --out or give --overwrite"
+            )
+        if not all((job.folder / name).is_file() for name in OUTPUT_FILES):
+            left.append(job)
+    return left
+
+
+# --- features --------------------------------------------------------------------------------------------------
+
+
+def feature_table(windows: WindowSet, extract: FeatureExtractor, bar: Any) -> np.ndarray:
+    """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time."""
+    table = np.empty((len(windows), extract.width, windows.n_channels), np.float32)
+    for at in range(0, len(windows), GATHERED):
+        index = np.arange(at, min(at + GATHERED, len(windows)))
+        table[index] = extract(windows.gather(index)).reshape(len(index), extract.width, -1)
+        bar.update(len(index))
+    return table
+
+
+def z_score_sessions(table: np.ndarray, windows: WindowSet, extract: FeatureExtractor) -> None:
+    """Scale a feature table in place by each session's own mean and deviation; no label is looked at."""
+    for places in sessions(windows.shards).values():
+        seen = np.concatenate([evenly_spaced(windows.shards[place], extract) for place in places])
+        mean, deviation = seen.mean(0), np.maximum(seen.std(0), SMALLEST_DEVIATION)
+        for place in places:
+            rows = windows.shard == place
+            table[rows] = (table[rows] - mean) / deviation
+
+
+def evenly_spaced(shard: Shard, extract: FeatureExtractor) -> np.ndarray:
+    """(STATISTICS_WINDOWS at most, k, C) features of windows spread over a recording, whatever their labels."""
+    last = len(shard.signal) - shard.window
+    starts = np.unique(np.linspace(0, last, STATISTICS_WINDOWS).astype(np.int64))
+    found = extract(np.stack([shard.signal[at : at + shard.window] for at in starts]))
+    return found.reshape(len(starts), extract.width, -1)
+
+
+# --- classifiers -----------------------------------------------------------------------------------------------
+
+
+def build_classifier(name: str) -> Any:
+    """A classifier with the settings of putEMG's authors, after scaling by the training windows."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    made = {
+        "lda": lambda: LinearDiscriminantAnalysis(solver="svd"),
+        "qda": lambda: QuadraticDiscriminantAnalysis(reg_param=0.3),
+        "knn": lambda: KNeighborsClassifier(n_neighbors=5),
+        "svm": lambda: SVC(kernel="rbf", C=50, cache_size=500),
+    }
+    return make_pipeline(StandardScaler(), made[name]())
+
+
+def subsample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Places of at most about `most` windows, drawn without replacement, the same share of every class; sorted."""
+    if len(label) <= most:
+        return np.arange(len(label))
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for value in np.unique(label):
+        places = np.flatnonzero(label == value)
+        chosen.append(rng.permutation(places)[: max(1, len(places) * most // len(label))])
+    return np.sort(np.concatenate(chosen))
+
+
+def predict(
+    job: Job, train: np.ndarray, train_label: np.ndarray, scored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Train and apply: (n,) labels and (n, classes) probabilities; svm gives none.
+
+    train, scored: (n, features) float32.
+    """
+    model = build_classifier(job.classifier)
+    with warnings.catch_warnings():
+        # IAV is MAV times the window's length; LDA by SVD and regularised QDA cope with such pairs
+        warnings.filterwarnings("ignore", message=".*collinear.*")
+        try:
+            model.fit(train, train_label)
+        except np.linalg.LinAlgError as error:
+            raise DataError(
+                f"{job.folder.name}: expected more training windows of each class than its {train.shape[1]} "
+                f"features, found too few ({error}); take fewer features or more recordings"
+            ) from None
+    if job.classifier == "svm":  # its probabilities would take a second, cross-validated training
+        return model.predict(scored), None
+    found = model.predict_proba(scored)
+    return model.classes_[found.argmax(1)], found.astype(np.float32)
+
+
+# --- the run ---------------------------------------------------------------------------------------------------
+
+
+class Tables:
+    """The features of both parts of the split, for all jobs of a run."""
+
+    def __init__(self, train: WindowSet, scored: WindowSet, jobs: Sequence[Job], console: cli.Console) -> None:
+        args = train.shards[0].arguments
+        names = tuple(dict.fromkeys(name for job in jobs for name in feature_names(job.features)))
+        self.train_label = train.label
+        self.extract = FeatureExtractor(
+            names=names,
+            rate=train.shards[0].rate,
+            authors=jobs[0].settings["definitions"] == "authors",
+            low=args["low"],
+            high=args["high"],
+        )
+        with console.progress(total=len(train) + len(scored), unit="window", desc="features") as bar:
+            self.train, self.scored = (feature_table(part, self.extract, bar) for part in (train, scored))
+        if jobs[0].settings["normalize"] == "session":
+            z_score_sessions(self.train, train, self.extract)
+            z_score_sessions(self.scored, scored, self.extract)
+
+    def columns(self, features: str) -> list[int]:
+        """Where the columns of a feature set lie among all."""
+        names = feature_names(features)
+        return [i for i, column in enumerate(self.extract.columns) if column.partition("_")[0] in names]
+
+
+def run_job(job: Job, tables: Tables, scored: WindowSet, args: argparse.Namespace, console: cli.Console) -> float:
+    """Train one classifier, write its result, return its macro-F1 averaged over people."""
+    from semg.results import write_results  # with matplotlib, for which --help need not wait
+
+    rows = np.arange(len(tables.train_label))
+    if job.classifier in SUBSAMPLED:
+        rows = subsample(tables.train_label, args.max_train_windows, args.seed)
+        if len(rows) < len(tables.train_label):
+            console.warn(f"{job.folder.name}: trained on {len(rows)} of {len(tables.train_label)} windows, drawn")
+    columns = tables.columns(job.features)
+    flat = [part[:, columns].reshape(len(part), -1) for part in (tables.train[rows], tables.scored)]
+    prediction, probabilities = predict(job, flat[0], tables.train_label[rows], flat[1])
+    shard = scored.shards[0]
+    report = write_results(
+        job.folder,
+        label=scored.label,
+        prediction=prediction,
+        probabilities=probabilities,
+        subject=scored.subject,
+        record=scored.record,
+        start=scored.start,
+        classes=shard.classes,
+        rate=shard.rate,
+        window_seconds=scored.window / shard.rate,
+        stride_seconds=shard.arguments["stride"] / shard.rate,
+        extra={
+            "subset": args.subset,
+            "checkpoint": None,
+            "split": args.split.as_posix(),
+            "split_sha256": job.settings["split_sha256"],
+            "normalize": args.normalize,
+            "n_train_windows": len(rows),
+            "n_train_windows_available": len(tables.train_label),
+            "baseline": job.settings,
+            "made": how_made("baselines.py", args),
+        },
+    )
+    return report["mean_over_subjects"]["macro_f1"]
+
+
+def open_parts(args: argparse.Namespace, split: Split) -> tuple[list[Shard], list[Shard]]:
+    """The shards to train on and to score. DataError if windows are missing or a class is never trained."""
+    names = ([name for part in args.train_on for name in split.records(part)], split.records(args.subset))
+    opened = open_shards(args.shards, [*names[0], *names[1]])  # together, so that they must agree
+    train, scored = opened[: len(names[0])], opened[len(names[0]) :]
+    for part, shards in ((" and ".join(args.train_on), train), (args.subset, scored)):
+        if not sum(len(shard.windows) for shard in shards):
+            raise DataError(f"{args.split}: expected windows in its {part} part, found none")
+    present = {int(label) for shard in train for label in np.unique(shard.windows["label"])}
+    if missing := [name for place, name in enumerate(train[0].classes) if place not in present]:
+        raise DataError(f"{args.split}: expected training windows of every class, found none of {missing[0]}")
+    return train, scored
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    args.train_on = ("train", "val") if args.preset else ("train",)
+    if args.subset in args.train_on:
+        raise UsageError(f"--subset {args.subset}: expected a part that is not trained on; give test")
+    args.normalize = args.normalize or ("none" if args.preset else "session")
+    split = read_split(args.split)
+    train, scored = open_parts(args, split)
+    if args.preset and train[0].arguments.get("label_rule") != "last-sample":
+        console.warn(f"{args.shards}: --preset paper, but these shards were made without it")
+    jobs = plan(args, split, [*train, *scored])
+    with folder_lock(args.out):
+        left = to_do(jobs, args.overwrite)
+        if len(left) < len(jobs):
+            console.say(f"{len(jobs) - len(left)} of {len(jobs)} results are there already and kept")
+        found = run(left, WindowSet(train), WindowSet(scored), args, console) if left else {}
+    failed = len(left) - len(found)
+    best = max(found, key=lambda name: found[name], default=None)
+    told = f"; best macro-F1 {found[best]:.4f} ({best})" if best else ""
+    console.finish(
+        f"{args.out}: {len(found)} results written{told}; next: python compare.py {args.out}",
+        out=args.out.as_posix(),
+        macro_f1=found,
+        kept=len(jobs) - len(left),
+        failed=failed,
+    )
+    return 1 if failed else 0
+
+
+def run(
+    jobs: Sequence[Job], train: WindowSet, scored: WindowSet, args: argparse.Namespace, console: cli.Console
+) -> dict[str, float]:
+    """Do the jobs; macro-F1 by result. One that cannot be trained is named, and the others are done."""
+    people = [len({shard.subject for shard in part.shards}) for part in (train, scored)]
+    console.say(
+        f"training on {len(train)} windows of {people[0]} people, scoring {len(scored)} windows of {people[1]} "
+        f"({args.subset}), normalisation: {args.normalize}"
+    )
+    tables = Tables(train, scored, jobs, console)
+    found: dict[str, float] = {}
+    with console.progress(total=len(jobs), unit="result", desc="classifiers") as bar:
+        for job in jobs:
+            try:
+                found[job.folder.name] = run_job(job, tables, scored, args, console)
+                console.say(f"  {job.folder.name:<28} macro-F1 {found[job.folder.name]:.4f}")
+            except DataError as error:
+                console.error(str(error))
+            bar.update()
+    return found
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MPLBACKEND", "agg")
+    cli.run(main)

@@ -1,0 +1,279 @@
+"""baselines.py as a user runs it, on small shards; its numbers against scikit-learn used by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+import baselines
+from semg.putemg import parse_record
+from semg.shards import WindowSet, open_shards, whole_windows, write_shard
+from semg.splits import Split, write_split
+
+RATE, WINDOW, STRIDE, CHANNELS = 1000.0, 100, 50, 4
+CLASSES = ("idle", "fist", "flexion")
+PARTS = {"train": ("03", "04", "05"), "val": ("06",), "test": ("07", "08")}
+FILES = {"metrics.json", "per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png"}
+
+
+def record_of(subject: str, trajectory: str = "repeats_long") -> str:
+    minute = "00" if trajectory == "repeats_long" else "10"
+    return f"emg_gestures-{subject}-{trajectory}-2018-05-11-10-{minute}-00-000"
+
+
+def make_shard(folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarray | None = None) -> None:
+    """A recording in which each gesture is loud on channels of its own; `gain` is the person's strength."""
+    parsed = parse_record(record)
+    rng = np.random.default_rng(int(parsed.subject) + len(parsed.trajectory))
+    code = np.repeat([0, 1, 2, 0, 2, 1, 0], 500)
+    loudness = np.array([[6, 6, 6, 6], [30, 8, 20, 6], [8, 30, 6, 20]])[code]
+    signal = gain * loudness * rng.normal(0, 1, (len(code), CHANNELS))
+    windows = whole_windows(code if labels is None else labels, range(3), WINDOW, STRIDE, 50)
+    meta = {
+        "record": record,
+        "subject": parsed.subject,
+        "date": parsed.date,
+        "time": parsed.time,
+        "trajectory": parsed.trajectory,
+        "rate": RATE,
+        "channels": [f"EMG_{i}" for i in range(CHANNELS)],
+        "classes": list(CLASSES),
+        "arguments": {"window": WINDOW, "stride": STRIDE, "low": 20.0, "high": 400.0, "label_rule": "whole-window"},
+    }
+    write_shard(folder / record, meta, signal.astype(np.float16), windows)
+
+
+def records(part: str) -> tuple[str, ...]:
+    return tuple(sorted(record_of(subject, t) for subject in PARTS[part] for t in ("repeats_long", "repeats_short")))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Shards of six people, two recordings each, and a split of them."""
+    folder = tmp_path_factory.mktemp("baselines")
+    for part in PARTS:
+        for record in records(part):
+            make_shard(folder / "shards", record, gain=1 + int(record[13:15]) % 3)
+    parts = {part: records(part) for part in PARTS}
+    write_split(folder / "split", Split("split", "subject", **parts, seed=0), {})
+    return folder
+
+
+@pytest.fixture
+def score(data, run_script):
+    """Run baselines.py on that data: `score(out, "--features", "rms")`."""
+
+    def run(out: Path, *arguments: object, code: int = 0, shards: Path | None = None):
+        given = ("--shards", shards or data / "shards", "--split", data / "split", "--out", out)
+        return run_script("baselines.py", *given, *arguments, code=code)
+
+    return run
+
+
+def result(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+        return json.loads((folder / "metrics.json").read_text()), dict(arrays)
+
+
+# --- what is written -------------------------------------------------------------------------------------------
+
+
+def test_every_pair_gets_its_folder_with_the_windows_that_are_scored(data, score, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--features", "rms", "hudgins+logband", "--classifiers", "lda", "svm")
+    done = score(out, *arguments)
+    assert {path.name for path in out.iterdir()} == {
+        f"{classifier}-{features}" for classifier in ("lda", "svm") for features in ("rms", "hudgins+logband")
+    }
+    windows = WindowSet(open_shards(data / "shards", records("test")))
+    for folder in out.iterdir():
+        assert {path.name for path in folder.iterdir()} == FILES
+        metrics, arrays = result(folder)
+        np.testing.assert_array_equal(arrays["record"], windows.record)
+        np.testing.assert_array_equal(arrays["start"], windows.start)
+        np.testing.assert_array_equal(arrays["label"], windows.label)
+        assert metrics["accuracy"] == pytest.approx(np.mean(arrays["prediction"] == windows.label))
+        assert set(metrics["per_subject"]) == {"07", "08"}
+        assert (metrics["subset"], metrics["checkpoint"], metrics["n_windows"]) == ("test", None, len(windows))
+        assert metrics["macro_f1"] > 0.8, folder  # the gestures differ plainly
+    _, lda = result(out / "lda-rms")
+    np.testing.assert_allclose(lda["probabilities"].sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(lda["probabilities"].argmax(1), lda["prediction"])
+    assert "probabilities" not in result(out / "svm-rms")[1]
+    assert "compare.py" in done.stdout
+
+    again = tmp_path / "again"
+    score(again, *arguments)
+    for folder in out.iterdir():
+        for name in FILES - {"metrics.json"}:  # which names --out
+            assert (again / folder.name / name).read_bytes() == (folder / name).read_bytes(), (folder.name, name)
+
+
+def by_hand(data: Path, normalize: bool) -> np.ndarray:
+    """LDA on RMS for the test windows: features and scaling by loops over people and windows."""
+    tables = {}
+    for part in ("train", "test"):
+        windows = WindowSet(open_shards(data / "shards", records(part)))
+        rows = [np.sqrt((windows.gather(np.array([i]))[0].astype(float) ** 2).mean(0)) for i in range(len(windows))]
+        table = np.array(rows)
+        for person in PARTS[part] if normalize else ():
+            signals = [s.signal for s in windows.shards if s.subject == person]
+            starts = np.unique(np.linspace(0, len(signals[0]) - WINDOW, 256).astype(int))
+            spread = [np.sqrt((x[s : s + WINDOW].astype(float) ** 2).mean(0)) for x in signals for s in starts]
+            mine = windows.subject == person
+            table[mine] = (table[mine] - np.mean(spread, 0)) / np.std(spread, 0)
+        tables[part] = (table, windows.label)
+    mean, deviation = tables["train"][0].mean(0), tables["train"][0].std(0)
+    model = LinearDiscriminantAnalysis().fit((tables["train"][0] - mean) / deviation, tables["train"][1])
+    return model.predict_proba((tables["test"][0] - mean) / deviation)
+
+
+@pytest.mark.parametrize("normalize", ["session", "none"])
+def test_numbers_are_those_of_the_definitions(data, score, tmp_path, normalize):
+    score(tmp_path, "--features", "rms", "--classifiers", "lda", "--normalize", normalize)
+    found = result(tmp_path / "lda-rms")[1]["probabilities"]
+    np.testing.assert_allclose(found, by_hand(data, normalize == "session"), atol=2e-3)
+
+
+# --- what must not matter ----------------------------------------------------------------------------------------
+
+
+def test_session_normalisation_looks_at_no_label_and_takes_out_a_persons_strength(data, score, tmp_path):
+    (other := tmp_path / "shards").mkdir()
+    labels = np.repeat([2, 1, 0, 1, 2, 1, 0], 500)  # wrong ones
+    for part in PARTS:
+        for record in records(part):
+            if part == "test":
+                make_shard(other, record, gain=0.2 * (1 + int(record[13:15]) % 3), labels=labels)
+            else:
+                (other / record).symlink_to(data / "shards" / record)
+    found = {}
+    for name, shards in (("real", data / "shards"), ("other", other)):
+        for normalize in ("session", "none"):
+            out = tmp_path / name / normalize
+            arguments = ("--features", "rms", "--classifiers", "lda", "--normalize", normalize)
+            score(out, *arguments, shards=shards)
+            found[name, normalize] = result(out / "lda-rms")[1]["probabilities"]
+    np.testing.assert_allclose(found["real", "session"], found["other", "session"], atol=0.01)
+    assert np.abs(found["real", "none"] - found["other", "none"]).max() > 0.5
+
+
+def test_test_recordings_have_no_part_in_training(data, score, tmp_path):
+    (other := tmp_path / "shards").mkdir()
+    for part in PARTS:
+        for record in records(part):
+            if "-08-" in record:
+                make_shard(other, record, gain=50)
+            else:
+                (other / record).symlink_to(data / "shards" / record)
+    arguments = ("--features", "hudgins", "--classifiers", "knn")
+    score(tmp_path / "a", *arguments)
+    score(tmp_path / "b", *arguments, shards=other)
+    (_, a), (_, b) = result(tmp_path / "a" / "knn-hudgins"), result(tmp_path / "b" / "knn-hudgins")
+    mine = np.char.find(a["record"], "-07-") >= 0
+    np.testing.assert_array_equal(a["probabilities"][mine], b["probabilities"][mine])
+
+
+# --- subsampling, presets ------------------------------------------------------------------------------------------
+
+
+def test_kernel_methods_get_a_part_of_the_windows_and_say_so(score, tmp_path):
+    done = score(tmp_path, *("--features", "rms", "--classifiers", "svm", "lda", "--max-train-windows", 60))
+    assert "svm-rms: trained on 58 of 342 windows" in done.stderr
+    assert "lda-rms" not in done.stderr
+    metrics, _ = result(tmp_path / "svm-rms")
+    assert metrics["n_train_windows"] <= 60 < metrics["n_train_windows_available"]
+    whole, _ = result(tmp_path / "lda-rms")
+    assert whole["n_train_windows"] == whole["n_train_windows_available"]
+
+
+def test_subsample_keeps_shares_and_every_class():
+    label = np.repeat([0, 1, 2], [6000, 3990, 10])
+    kept = baselines.subsample(label, 500, seed=0)
+    assert np.bincount(label[kept]).tolist() == [300, 199, 1]
+    assert len(np.unique(kept)) == len(kept)
+    assert np.all(np.diff(kept) > 0)
+    np.testing.assert_array_equal(kept, baselines.subsample(label, 500, seed=0))
+    assert not np.array_equal(kept, baselines.subsample(label, 500, seed=1))
+    np.testing.assert_array_equal(baselines.subsample(label, len(label), seed=0), np.arange(len(label)))
+
+
+def test_the_authors_preset(data, score, tmp_path):
+    done = score(tmp_path, "--features", "du", "--classifiers", "lda", "qda", "--preset", "paper")
+    metrics, _ = result(tmp_path / "lda-du")
+    made = metrics["baseline"]
+    assert (made["definitions"], made["normalize"], made["train_on"]) == ("authors", "none", ["train", "val"])
+    assert made["thresholds"]["zc_uv"] == pytest.approx(30 * 6.103515625)
+    windows = WindowSet(open_shards(data / "shards", [*records("train"), *records("val")]))
+    assert metrics["n_train_windows"] == len(windows)
+    assert "made without it" in done.stderr  # these shards are not the authors'
+
+
+def test_classifiers_have_the_authors_settings():
+    found = {name: baselines.build_classifier(name).steps for name in baselines.CLASSIFIERS}
+    assert all(type(steps[0][1]).__name__ == "StandardScaler" for steps in found.values())
+    last = {name: steps[1][1].get_params() for name, steps in found.items()}
+    assert last["lda"]["solver"] == "svd"
+    assert last["qda"]["reg_param"] == 0.3
+    assert last["knn"]["n_neighbors"] == 5
+    assert (last["svm"]["kernel"], last["svm"]["C"], last["svm"]["gamma"]) == ("rbf", 50, "scale")
+
+
+# --- running again, going wrong --------------------------------------------------------------------------------
+
+
+def test_results_are_kept_made_whole_or_refused(score, tmp_path):
+    arguments = ("--features", "rms", "--classifiers", "lda")
+    score(tmp_path, *arguments)
+    path = tmp_path / "lda-rms" / "metrics.json"
+    before = path.stat().st_mtime_ns
+
+    done = score(tmp_path, *arguments[:3], "lda", "knn")
+    assert "1 of 2 results are there already" in done.stdout
+    assert path.stat().st_mtime_ns == before
+    assert (tmp_path / "knn-rms" / "metrics.json").is_file()
+
+    done = score(tmp_path, *arguments, "--normalize", "none", code=1)
+    assert "normalize none, found session" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert json.loads(path.read_text())["normalize"] == "session"
+    score(tmp_path, *arguments, "--normalize", "none", "--overwrite")
+    assert json.loads(path.read_text())["normalize"] == "none"
+
+    (tmp_path / "lda-rms" / "predictions.npz").unlink()
+    score(tmp_path, *arguments, "--normalize", "none")
+    assert (tmp_path / "lda-rms" / "predictions.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--features", "rms", "hudgin"], 2, "rms, hudgins, du, logband"),
+        (["--subset", "train"], 2, "not trained on"),
+        (["--subset", "val", "--preset", "paper"], 2, "not trained on"),
+        (["--classifiers", "forest"], 2, "invalid choice"),
+        (["--max-train-windows", "0"], 2, "at least 8"),
+        (["--split", "absent"], 1, "create_dataset_files.py"),
+        (["--shards", "absent"], 1, "preprocess.py"),
+    ],
+)
+def test_wrong_input_is_refused_before_any_work(score, tmp_path, arguments, code, told):
+    done = score(tmp_path / "out", *arguments, code=code)
+    assert told in done.stderr
+    assert not list((tmp_path / "out").glob("*/*"))
+
+
+def test_a_classifier_that_cannot_be_trained_does_not_stop_the_others(data, tmp_path, monkeypatch):
+    """With fewer windows of a class than features QDA's covariance may have no inverse; the run goes on."""
+
+    def refuse(*_arguments, **_settings):
+        raise np.linalg.LinAlgError("not full rank")
+
+    monkeypatch.setattr("sklearn.discriminant_analysis.QuadraticDiscriminantAnalysis.fit", refuse)
+    given = ["--shards", data / "shards", "--split", data / "split", "--out", tmp_path, "--features", "rms"]
+    monkeypatch.setattr("sys.argv", ["baselines.py", *map(str, given), "--classifiers", "qda", "lda"])
+    assert baselines.main() == 1
+    assert (tmp_path / "lda-rms" / "metrics.json").is_file()
+    assert not (tmp_path / "qda-rms").exists()
