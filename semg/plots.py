@@ -118,3 +118,32 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         axes.set_axisbelow(True)
         axes.legend(fontsize=10)
     save(figure, path)
+
+
+@usual_style
+def compare(
+    path: Path,
+    people: Mapping[str, np.ndarray],
+    intervals: Mapping[str, tuple[float, float]],
+    metric: str,
+    reference: str | None = None,
+) -> None:
+    """Methods from top to bottom in the order given: every person a dot, the mean and its interval.
+
+    people: method -> (n_people,) fractions; intervals: method -> ends of the mean's 95 % interval.
+    """
+    figure = new_figure(8.5, 1.6 + 0.45 * len(people))
+    axes = figure.add_subplot()
+    for row, (name, values) in enumerate(people.items()):
+        colour = ORANGE if name == reference else BLUE
+        beside = row + 0.25 * np.sin(2.4 * np.arange(len(values)))  # so that equal values show as two dots
+        axes.plot(values, beside, "o", color=colour, alpha=0.45, markersize=5.5, markeredgewidth=0)
+        axes.plot(intervals[name], [row, row], color="black", linewidth=1.8, solid_capstyle="butt")
+        axes.plot([values.mean()], [row], "D", color="black", markersize=6)
+    names = [f"{name} (reference)" if name == reference else name for name in people]
+    axes.set_yticks(range(len(people)), names, fontsize=11)
+    axes.set_ylim(len(people) - 0.5, -0.5)
+    axes.set_xlabel(f"{metric} of a person (dots); mean over people with its 95 % interval (black)", fontsize=11)
+    axes.grid(axis="x", color="#dddddd")
+    axes.set_axisbelow(True)
+    save(figure, path)

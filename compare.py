@@ -1,0 +1,250 @@
+"""Compare evaluated methods over people: one table, paired tests, every person as a dot.
+
+Input: results as evaluate.py and baselines.py write them: folders with a metrics.json, the files themselves, or
+folders of such folders. Runs that differ only in fold or seed (by their folders' names: fold0, seed1, gpt2-seed2)
+are one method; --group says otherwise. Output in --out: compare.md, compare.csv, people.csv (every person's value),
+compare.png, compare.json (how it was made).
+
+  python compare.py results/gpt2 results/baselines --reference gpt2
+  python compare.py --group gpt2='results/gpt2/fold*/seed*' --group lda='results/baselines/fold*/lda-hudgins' \\
+      --reference gpt2 --out results/compare-lda
+
+How it counts. The unit is a person, for windows of one person resemble each other: a person's runs with several
+seeds are averaged, folds add people, then mean, standard deviation and 95 % interval (bootstrap over people) are
+taken over people. So the interval says how well the mean is known for people like these; it does not say how far
+another training run would move it. With --reference each method is paired with that one, person by person:
+difference with its bootstrap interval, two-sided Wilcoxon signed-rank test, p corrected for the number of methods
+(Holm). Fewer than 6 people can show no difference at the 5 % level, however large; the table then says so.
+
+Takes seconds.
+"""
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+
+from semg.metrics import bootstrap_interval
+
+from semg import cli
+from semg.comparison import (
+    FEWEST_PEOPLE,
+    METRICS,
+    Method,
+    Paired,
+    differences_between,
+    find_runs,
+    holm,
+    method_names,
+    paired,
+    pool,
+    read_run,
+)
+from semg.errors import DataError, UsageError
+from semg.files import write_json, write_text
+from semg.provenance import how_made
+
+METRIC_NAMES = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags."""
+    p = cli.parser(__doc__)
+    p.add_argument("results", type=Path, nargs="*", help="metrics.json files, or folders with some in or below")
+    p.add_argument(
+        "--group",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME=GLOB", "GLOB"),
+        help="the results that patterns (** allowed) match are one method with this name; may be given again",
+    )
+    p.add_argument("--reference", metavar="NAME", help="test every other method against this one")
+    p.add_argument("--metric", choices=METRICS, default="macro_f1", help="what is compared")
+    p.add_argument("--out", type=Path, default=Path("results/compare"), help="folder for the tables and the picture")
+    return p
+
+
+def main() -> None:
+    """Read, pool, test, write."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    methods = collect(args.results, args.group, args.metric)
+    methods.sort(key=lambda method: (-method.values.mean(), method.name))
+    pairs = against(methods, args.reference)
+    notes = [*differences_between(methods), *too_few(methods, pairs)]
+    for note in notes:
+        console.warn(note)
+    markdown = markdown_table(methods, pairs, args.metric, args.reference, notes)
+    console.say(markdown)
+    write(args, methods, pairs, markdown)
+    console.finish(
+        f"wrote {args.out}: compare.md, compare.csv, people.csv, compare.png",
+        out=str(args.out),
+        methods={method.name: float(method.values.mean()) for method in methods},
+        warnings=notes,
+    )
+
+
+def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: str) -> list[Method]:
+    """The methods that the command line names, pooled. DataError if they scored different parts of their splits."""
+    files: dict[str, list[Path]] = {}
+    loose = list(dict.fromkeys(run for path in results for run in find_runs(path)))
+    for run, name in zip(loose, method_names(loose), strict=True):
+        files.setdefault(name, []).append(run)
+    for first, *more in groups:
+        name, equals, pattern = first.partition("=")
+        if not (name and equals and pattern):
+            raise UsageError(f"--group: expected NAME=GLOB, found {first!r}")
+        if name in files:
+            raise UsageError(f"--group: expected each name once, found {name!r} again")
+        files[name] = matching(name, [pattern, *more])
+    if not files:
+        raise UsageError("expected results to compare, found none; give folders or --group")
+    methods = [pool(name, (read_run(path, metric) for path in paths)) for name, paths in files.items()]
+    subsets = {run.subset: run.path for method in methods for run in method.runs}
+    if len(subsets) > 1:
+        told = ", ".join(f"{subset} in {path}" for subset, path in sorted(subsets.items()))
+        raise DataError(f"expected results of one subset, found {told}; evaluate all with the same --subset")
+    return methods
+
+
+def matching(name: str, patterns: Sequence[str]) -> list[Path]:
+    """All metrics.json files that the patterns stand for."""
+    paths = [Path(found) for pattern in patterns for found in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
+    if not paths:
+        raise DataError(f"--group {name}: expected results at {' '.join(patterns)}, found none")
+    return list(dict.fromkeys(run.resolve() for path in paths for run in find_runs(path)))
+
+
+def against(methods: Sequence[Method], reference: str | None) -> dict[str, tuple[Paired, float]]:
+    """Every other method paired with the reference, with its corrected p; empty without a reference."""
+    if reference is None:
+        return {}
+    by_name = {method.name: method for method in methods}
+    if reference not in by_name:
+        raise UsageError(f"--reference: expected one of {', '.join(by_name)}, found {reference!r}")
+    others = [method for method in methods if method.name != reference]
+    pairs = [paired(method, by_name[reference]) for method in others]
+    corrected = holm([pair.p for pair in pairs])
+    return {m.name: (pair, p) for m, pair, p in zip(others, pairs, corrected, strict=True)}
+
+
+def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -> list[str]:
+    """A note where no test could find a difference."""
+    fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].people)])
+    if fewest >= FEWEST_PEOPLE:
+        return []
+    return [
+        f"only {fewest} people: no paired test can reach p < 0.05 below {FEWEST_PEOPLE}, "
+        "and intervals over so few are too narrow"
+    ]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------
+
+
+def markdown_table(
+    methods: Sequence[Method],
+    pairs: dict[str, tuple[Paired, float]],
+    metric: str,
+    reference: str | None,
+    notes: Sequence[str],
+) -> str:
+    """The table for a reader, in percent, best first, with what it means below."""
+    head = ["method", "people", "runs each", f"{METRIC_NAMES[metric]} (%)", "sd", "95 % interval"]
+    if reference is not None:
+        head += [f"minus {reference}", "95 % interval", "n", "p", "p (Holm)"]
+    rows = []
+    for method in methods:
+        fewest, most = method.runs_per_person
+        row = [
+            method.name,
+            str(len(method.people)),
+            str(most) if fewest == most else f"{fewest}-{most}",
+            f"{100 * method.values.mean():.1f}",
+            f"{100 * method.values.std(ddof=1):.1f}" if len(method.people) > 1 else "",
+            percent_range(bootstrap_interval(method.values)),
+        ]
+        if method.name in pairs:
+            pair, p = pairs[method.name]
+            row += [f"{100 * pair.difference:+.1f}", percent_range(pair.interval, "+"), str(pair.n)]
+            row += [p_text(pair.p), p_text(p)]
+        elif reference is not None:
+            row += ["reference", "", "", "", ""]
+        rows.append(row)
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
+    below = "\nMean and standard deviation over people, each the mean of that person's runs; intervals by bootstrap "
+    below += "over people."
+    if reference is not None:
+        below += " p: two-sided Wilcoxon signed-rank test over n people, Holm-corrected in the last column."
+    return "\n".join([*lines, below, *(f"\nNote: {note}." for note in notes)]) + "\n"
+
+
+def percent_range(interval: tuple[float, float], sign: str = "") -> str:
+    """`40.1 to 52.3`."""
+    return " to ".join(f"{100 * end:{sign}.1f}" for end in interval)
+
+
+def p_text(p: float) -> str:
+    """Three digits after the point, four for small ones."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], reference: str | None) -> str:
+    """The same for a program, as fractions and with all digits; empty cells where nothing was tested."""
+    head: list[object] = ["method", "people", "runs_fewest", "runs_most", "mean", "sd", "ci95_low", "ci95_high"]
+    head += ["reference", "n", "difference", "difference_ci95_low", "difference_ci95_high", "p", "p_holm"]
+    rows: list[list[object]] = [head]
+    for method in methods:
+        sd = float(method.values.std(ddof=1)) if len(method.people) > 1 else ""
+        row: list[object] = [method.name, len(method.people), *method.runs_per_person, float(method.values.mean()), sd]
+        row += bootstrap_interval(method.values)
+        if method.name in pairs:
+            pair, p = pairs[method.name]
+            row += [reference, pair.n, pair.difference, *pair.interval, pair.p, p]
+        else:
+            row += [""] * 7
+        rows.append(row)
+    return csv_text(rows)
+
+
+def people_table(methods: Sequence[Method]) -> str:
+    """One row a person, one column a method; empty where a method has not scored the person."""
+    people = sorted({person for method in methods for person in method.people})
+    rows: list[list[object]] = [["subject", *(method.name for method in methods)]]
+    rows += [[person, *(method.people.get(person, "") for method in methods)] for person in people]
+    return csv_text(rows)
+
+
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """CSV with Unix line ends."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write(
+    args: argparse.Namespace, methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], markdown: str
+) -> None:
+    """All output files."""
+    from semg.plots import compare  # matplotlib takes a second, which --help need not wait for
+
+    write_text(args.out / "compare.md", markdown)
+    write_text(args.out / "compare.csv", csv_table(methods, pairs, args.reference))
+    write_text(args.out / "people.csv", people_table(methods))
+    compare(
+        args.out / "compare.png",
+        {method.name: method.values for method in methods},
+        {method.name: bootstrap_interval(method.values) for method in methods},
+        METRIC_NAMES[args.metric],
+        args.reference,
+    )
+    runs = {method.name: [run.path.as_posix() for run in method.runs] for method in methods}
+    write_json(args.out / "compare.json", {"runs": runs, "made": how_made("compare.py", args)})
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,206 @@
+"""compare.py on hand-made results, its statistics against values worked out by hand or by loops."""
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semg.comparison import Run, differences_between, holm, method_names, paired, pool
+from semg.errors import DataError
+
+PEOPLE = [f"{n:02d}" for n in range(3, 11)]  # eight
+
+
+def write_result(folder: Path, values: dict[str, float], subset: str = "test", windows: int = 100) -> Path:
+    """A metrics.json with what compare.py reads."""
+    per_subject = {
+        person: {"accuracy": value + 0.1, "balanced_accuracy": value, "macro_f1": value, "n_windows": windows}
+        for person, value in values.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.json"
+    path.write_text(json.dumps({"per_subject": per_subject, "subset": subset, "split": "splits/x"}))
+    return path
+
+
+def run_of(values: dict[str, float], windows: int = 100) -> Run:
+    return Run(Path("x"), "test", values, dict.fromkeys(values, windows))
+
+
+def table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open() as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+# --- statistics --------------------------------------------------------------------------------------------------
+
+
+def signed_rank_p(differences: list[float]) -> float:
+    """Exact two-sided p by trying every pattern of signs; no zeros, no equal sizes."""
+    order = sorted(range(len(differences)), key=lambda i: abs(differences[i]))
+    ranks = {i: rank for rank, i in enumerate(order, 1)}
+    positive = sum(ranks[i] for i, d in enumerate(differences) if d > 0)
+    middle = sum(ranks.values()) / 2
+    sums = [sum(r for r, on in zip(ranks.values(), signs, strict=True) if on) for signs in every_sign(differences)]
+    return sum(abs(s - middle) >= abs(positive - middle) for s in sums) / len(sums)
+
+
+def every_sign(values):
+    return itertools.product((False, True), repeat=len(values))
+
+
+@given(st.lists(st.integers(-500, 500).filter(bool), min_size=2, max_size=8, unique_by=abs))
+def test_paired_test_is_the_exact_signed_rank_test(thousandths):
+    differences = [value / 1000 for value in thousandths]
+    reference = {f"{i:02d}": 0.5 for i in range(len(differences))}
+    method = {person: 0.5 + d for person, d in zip(reference, differences, strict=True)}
+    found = paired(pool("a", [run_of(method)]), pool("b", [run_of(reference)]))
+    assert found.n == len(differences)
+    assert found.difference == pytest.approx(np.mean(differences))
+    assert found.p == pytest.approx(signed_rank_p(differences))
+    assert found.interval[0] <= found.difference <= found.interval[1]
+
+
+def test_equal_methods_differ_by_nothing():
+    one = pool("a", [run_of(dict.fromkeys(PEOPLE, 0.1 + 0.2))])
+    same = pool("b", [run_of(dict.fromkeys(PEOPLE, 0.3))])  # 0.1 + 0.2 is not quite 0.3
+    assert paired(one, same).p == 1.0
+
+
+def test_pairs_are_people_that_both_have():
+    one = pool("a", [run_of({"03": 0.9, "04": 0.8, "05": 0.7})])
+    other = pool("b", [run_of({"04": 0.5, "05": 0.5, "06": 0.0})])
+    found = paired(one, other)
+    assert (found.n, found.difference) == (2, pytest.approx(0.25))
+    with pytest.raises(DataError, match="found none"):
+        paired(one, pool("c", [run_of({"09": 0.1})]))
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.04 -> 3 * 0.01, 2 * 0.02, 1 * 0.04; then never falling
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_seeds_are_averaged_and_folds_add_people():
+    method = pool("m", [run_of({"03": 0.2, "04": 0.4}), run_of({"03": 0.4, "04": 0.6}), run_of({"05": 0.9})])
+    assert method.people == pytest.approx({"03": 0.3, "04": 0.5, "05": 0.9})
+    assert method.values.tolist() == pytest.approx([0.3, 0.5, 0.9])
+    assert method.runs_per_person == (1, 2)
+
+
+def test_notes_name_what_is_not_comparable():
+    full = pool("full", [run_of(dict.fromkeys(PEOPLE, 0.5))])
+    partly = pool("partly", [run_of(dict.fromkeys(PEOPLE[1:], 0.5), windows=90)])
+    uneven = pool("uneven", [run_of(dict.fromkeys(PEOPLE, 0.5)), run_of({"03": 0.4})])
+    assert differences_between([full, full]) == []
+    notes = "\n".join(differences_between([full, partly, uneven]))
+    assert "partly: 1 of 8 people not scored (03)" in notes
+    assert "partly: not the same windows as full" in notes
+    assert "uneven: some people have 1 runs, others 2" in notes
+
+
+def test_names_are_paths_without_folds_seeds_and_what_is_common():
+    names = method_names([Path(f"/r/{p}/metrics.json") for p in ("none/fold0/lda-rms", "session/fold12/lda-rms")])
+    assert names == ["none/lda-rms", "session/lda-rms"]
+    names = method_names([Path(f"/r/{p}/metrics.json") for p in ("gpt2-seed0/fold0", "gpt2-seed1/fold1", "foldable")])
+    assert names == ["gpt2", "gpt2", "foldable"]
+    assert method_names([Path("/r/one/fold0/metrics.json"), Path("/r/one/fold1/metrics.json")]) == ["one", "one"]
+
+
+# --- the script --------------------------------------------------------------------------------------------------
+
+
+def spread(mean: float, step: float = 0.01) -> dict[str, float]:
+    return {person: mean + step * place for place, person in enumerate(PEOPLE)}
+
+
+def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp_path, run_script):
+    results = tmp_path / "results"
+    for seed, shift in (("seed0", -0.02), ("seed1", 0.02)):
+        whole = spread(0.6 + shift)
+        write_result(results / "gpt2" / "fold0" / seed, {p: whole[p] for p in PEOPLE[:4]})
+        write_result(results / "gpt2" / "fold1" / seed, {p: whole[p] for p in PEOPLE[4:]})
+    write_result(results / "lda", spread(0.5, 0.012))
+    write_result(results / "svm", spread(0.55, 0.02))
+    out = tmp_path / "out"
+    done = run_script("compare.py", results, "--reference", "gpt2", "--out", out)
+
+    rows = table(out / "compare.csv")
+    assert list(rows) == ["gpt2", "svm", "lda"]  # best first
+    gpt2 = rows["gpt2"]
+    assert (gpt2["people"], gpt2["runs_fewest"], gpt2["runs_most"], gpt2["p"]) == ("8", "2", "2", "")
+    assert float(gpt2["mean"]) == pytest.approx(0.6 + 0.01 * 3.5)
+    assert float(gpt2["sd"]) == pytest.approx(np.std(0.01 * np.arange(8), ddof=1))
+    assert float(gpt2["ci95_low"]) < float(gpt2["mean"]) < float(gpt2["ci95_high"])
+    lda = rows["lda"]
+    assert (lda["reference"], lda["n"]) == ("gpt2", "8")
+    assert float(lda["difference"]) == pytest.approx(-0.1 + 0.002 * 3.5)
+    assert float(lda["p"]) == pytest.approx(2 / 2**8)  # all eight people worse
+    assert float(lda["p_holm"]) == pytest.approx(4 / 2**8)
+
+    markdown = (out / "compare.md").read_text()
+    assert markdown in done.stdout
+    assert "| lda | 8 | 1 |" in markdown
+    assert "macro-F1 (%)" in markdown
+    people = {row["subject"]: row for row in csv.DictReader((out / "people.csv").open())}
+    assert float(people["03"]["gpt2"]) == pytest.approx(0.6)
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((out / "compare.json").read_text())["runs"]["gpt2"]) == 4
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    run_script("compare.py", results, "--reference", "gpt2", "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_groups_metric_and_json(tmp_path, run_script):
+    for fold, people in (("fold0", PEOPLE[:4]), ("fold1", PEOPLE[4:])):
+        for name, mean in (("lda-rms", 0.4), ("svm-rms", 0.5)):
+            write_result(tmp_path / fold / name, dict.fromkeys(people, mean))
+    done = run_script(
+        *("compare.py", "--group", f"linear={tmp_path}/fold*/lda-rms"),
+        *("--group", f"kernel={tmp_path}/fold0/svm-rms", f"{tmp_path}/fold1/svm-rms/metrics.json"),
+        *("--metric", "accuracy", "--out", tmp_path / "out", "--json"),
+    )
+    assert json.loads(done.stdout)["methods"] == pytest.approx({"linear": 0.5, "kernel": 0.6})
+    assert "reference" not in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_few_people_are_warned_about(tmp_path, run_script):
+    few = dict.fromkeys(PEOPLE[:5], 0.5)
+    for name, shift in (("a", 0.0), ("b", 0.1)):
+        write_result(tmp_path / name, {p: v + shift for p, v in few.items()})
+    done = run_script("compare.py", tmp_path / "a", tmp_path / "b", "--reference", "a", "--out", tmp_path / "out")
+    assert "only 5 people" in done.stderr
+    assert "only 5 people" in (tmp_path / "out" / "compare.md").read_text()
+    assert float(table(tmp_path / "out" / "compare.csv")["b"]["p"]) == pytest.approx(2 / 2**5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["nothing-there"], 1, "run evaluate.py"),
+        ([], 2, "expected results to compare"),
+        (["good", "--reference", "other"], 2, "expected one of good"),
+        (["good", "validation"], 1, "one subset"),
+        (["broken"], 1, "per_subject"),
+        (["empty"], 1, "at least one person"),
+        (["good", "--group", "nameless"], 2, "NAME=GLOB"),
+        (["good", "--group", "x=absent/*"], 1, "found none"),
+        (["good", "--group", "good=good"], 2, "each name once"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(tmp_path, run_script, arguments, code, told):
+    write_result(tmp_path / "good", spread(0.5))
+    write_result(tmp_path / "validation", spread(0.5), subset="val")
+    write_result(tmp_path / "empty", {})
+    write_result(tmp_path / "broken", spread(0.5)).write_text('{"per_subject": {"03": {"macro_f1": 1}}}')
+    done = run_script("compare.py", *arguments, "--out", "out", code=code, cwd=tmp_path)
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 or code == 2
+    assert not (tmp_path / "out").exists()
