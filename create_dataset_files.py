@@ -4,7 +4,8 @@ Input: shards (preprocess.py), or with --records a plain list of record names wh
 as the records.txt of putEMG's share. Output: OUT/train.txt, val.txt and test.txt, one record name a line, and
 OUT/split.json, which says how they were made. A split may also be written by hand: three text files are enough.
 
-  python create_dataset_files.py --out splits/mine                                # no person in two parts
+  python create_dataset_files.py                                                  # no person in two parts
+  python create_dataset_files.py --out splits/mine --seed 1                       # other people
   python create_dataset_files.py --out splits/mine --test-subjects 08 24 34 39    # these people are tested
   python create_dataset_files.py --out splits/fives --protocol kfold --folds 5    # splits/fives/fold0, fold1, ...
   python create_dataset_files.py --records records.txt --out splits/mine          # no shards needed
@@ -71,7 +72,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     parser.add_argument("--shards", type=Path, help="folder of shards (default: data/shards, unless --records)")
     parser.add_argument("--records", type=Path, metavar="FILE", help="take the record names from this file, one a line")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, such as splits/NAME")
+    parser.add_argument("--out", type=Path, default=Path("splits/default"), help="folder to write, such as splits/NAME")
     parser.add_argument("--protocol", choices=splits.PROTOCOLS, default="subject", help="the rule, see above")
     parser.add_argument("--folds", type=cli.whole(2), metavar="K", help=f"kfold: how many (default: {FOLDS})")
     fraction = cli.number(0, 1, above=True)

@@ -61,7 +61,7 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
-    parser.add_argument("--split", type=Path, default=Path("splits/putemg-unseen-users"), help="folder of the split")
+    parser.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of the split")
     parser.add_argument("--out", type=Path, help="folder to write (default: checkpoints/ and the split's name)")
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
