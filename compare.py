@@ -1,9 +1,9 @@
 """Compare evaluated methods over people: one table, paired tests, every person as a dot.
 
-Input: results as evaluate.py and baselines.py write them: folders with a metrics.json, the files themselves, or
-folders of such folders. Runs that differ only in fold or seed (by their folders' names: fold0, seed1, gpt2-seed2)
-are one method; --group says otherwise. Output in --out: compare.md, compare.csv, people.csv (every person's value),
-compare.png, compare.json (how it was made).
+Input: results as evaluate.py and baselines.py write them: folders with a metrics.json, folders of such folders, or
+single files, metrics.json or predictions.npz. Runs that differ only in fold or seed (by their folders' names:
+fold0, seed1, gpt2-seed2) are one method; --group says otherwise. Output in --out: compare.md, compare.csv,
+people.csv (every person's value), compare.png, compare.json (how it was made).
 
   python compare.py results/gpt2 results/baselines --reference gpt2
   python compare.py --group gpt2='results/gpt2/fold*/seed*' --group lda='results/baselines/fold*/lda-hudgins' \\
@@ -26,8 +26,6 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
-from semg.metrics import bootstrap_interval
-
 from semg import cli
 from semg.comparison import (
     FEWEST_PEOPLE,
@@ -44,6 +42,7 @@ from semg.comparison import (
 )
 from semg.errors import DataError, UsageError
 from semg.files import write_json, write_text
+from semg.metrics import bootstrap_interval
 from semg.provenance import how_made
 
 METRIC_NAMES = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
@@ -52,7 +51,7 @@ METRIC_NAMES = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy"
 def arguments() -> argparse.ArgumentParser:
     """The flags."""
     p = cli.parser(__doc__)
-    p.add_argument("results", type=Path, nargs="*", help="metrics.json files, or folders with some in or below")
+    p.add_argument("results", type=Path, nargs="*", help="folders with a metrics.json in or below, or files")
     p.add_argument(
         "--group",
         nargs="+",
@@ -104,7 +103,7 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
     if not files:
         raise UsageError("expected results to compare, found none; give folders or --group")
     methods = [pool(name, (read_run(path, metric) for path in paths)) for name, paths in files.items()]
-    subsets = {run.subset: run.path for method in methods for run in method.runs}
+    subsets = {run.subset: run.path for method in methods for run in method.runs if run.subset}
     if len(subsets) > 1:
         told = ", ".join(f"{subset} in {path}" for subset, path in sorted(subsets.items()))
         raise DataError(f"expected results of one subset, found {told}; evaluate all with the same --subset")

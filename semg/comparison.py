@@ -1,4 +1,4 @@
-"""Methods against each other over people: pooling runs, intervals, paired tests. No files but metrics.json read.
+"""Methods against each other over people: finding and pooling runs, intervals, paired tests.
 
 A person is the unit: windows of one person are not independent, people are. Several runs of one person (seeds) are
 averaged before anything else; folds add people.
@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.stats import wilcoxon
 
 from semg.errors import DataError
 from semg.files import read_json
-from semg.metrics import bootstrap_interval
+from semg.metrics import bootstrap_interval, per_subject
+from semg.putemg import parse_record
 
 METRICS = ("macro_f1", "balanced_accuracy", "accuracy")
 FEWEST_PEOPLE = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
@@ -26,10 +28,13 @@ _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluation: a metrics.json. `people` maps a person to the metric, `windows` to the windows scored."""
+    """One evaluation. `people` maps a person to the metric, `windows` to the windows scored.
+
+    subset: the part of the split; None where only predictions are there, which do not say.
+    """
 
     path: Path
-    subset: str
+    subset: str | None
     people: dict[str, float]
     windows: dict[str, int]
 
@@ -76,7 +81,7 @@ class Paired:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """The metrics.json files that `path` stands for: itself, its own, or all below it, sorted."""
+    """The result files that `path` stands for: itself, its metrics.json, or all metrics.json below it, sorted."""
     if path.is_file():
         return [path]
     if (path / "metrics.json").is_file():
@@ -101,17 +106,33 @@ def method_names(runs: Sequence[Path]) -> list[str]:
 
 
 def read_run(path: Path, metric: str) -> Run:
-    """Read one metrics.json. DataError if it lacks what evaluate.py and baselines.py write."""
-    whole = read_json(path, "metrics as evaluate.py or baselines.py write them")
+    """Read a metrics.json, or score a predictions.npz. DataError if it is not as evaluate.py writes them."""
+    whole: dict[str, Any]
+    if path.suffix == ".npz":
+        whole = {"per_subject": _score_predictions(path)}
+    else:
+        whole = read_json(path, "metrics as evaluate.py or baselines.py write them")
     try:
-        subjects: dict[str, dict[str, Any]] = whole["per_subject"]
-        people = {person: float(one[metric]) for person, one in subjects.items()}
-        windows = {person: int(one["n_windows"]) for person, one in subjects.items()}
+        people = {person: float(one[metric]) for person, one in whole["per_subject"].items()}
+        windows = {person: int(one["n_windows"]) for person, one in whole["per_subject"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: expected per_subject with {metric} and n_windows, found {error!r}") from None
     if not people or not np.isfinite(list(people.values())).all():
         raise DataError(f"{path}: expected a finite {metric} for at least one person, found {people}")
-    return Run(path, str(whole.get("subset", "unknown")), people, windows)
+    return Run(path, whole.get("subset"), people, windows)
+
+
+def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
+    """Each person's metrics from a predictions.npz; whose a window is follows from its recording's name."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            record, label, prediction = (arrays[name] for name in ("record", "label", "prediction"))
+        names, place = np.unique(record, return_inverse=True)
+        subject = np.array([parse_record(str(name)).subject for name in names])[place]
+        return per_subject(label, prediction, subject, int(max(label.max(), prediction.max())) + 1)
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile) as error:
+        told = f"expected record, label and prediction of windows, found {error}"
+        raise DataError(f"{path}: {told}; evaluate.py writes such files") from None
 
 
 def pool(name: str, runs: Iterable[Run]) -> Method:

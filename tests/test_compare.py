@@ -171,6 +171,31 @@ def test_groups_metric_and_json(tmp_path, run_script):
     assert "reference" not in (tmp_path / "out" / "compare.md").read_text()
 
 
+def write_predictions(folder: Path, wrong: dict[str, int]) -> Path:
+    """Ten windows a person, of two classes, the first `wrong` of them predicted wrong."""
+    label = np.tile([0, 1], 5)
+    names = [f"emg_gestures-{person}-sequential-2018-05-11-10-00-00-000" for person in wrong]
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / "predictions.npz",
+        record=np.repeat(names, 10),
+        label=np.tile(label, len(names)),
+        prediction=np.concatenate([np.where(np.arange(10) < n, 1 - label, label) for n in wrong.values()]),
+    )
+    return folder / "predictions.npz"
+
+
+def test_predictions_alone_are_scored_by_person(tmp_path, run_script):
+    write_result(tmp_path / "a", {"03": 0.5, "04": 0.5}, windows=10)
+    path = write_predictions(tmp_path / "b", {"03": 2, "04": 0})
+    run_script("compare.py", tmp_path / "a", path, "--metric", "accuracy", "--out", tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "people.csv").open()))
+    assert [(row["subject"], float(row["b"])) for row in rows] == [("03", 0.8), ("04", 1.0)]
+    path.write_bytes(path.read_bytes()[:-30])
+    done = run_script("compare.py", path, "--out", tmp_path / "out", code=1)
+    assert "expected record, label and prediction" in done.stderr
+
+
 def test_few_people_are_warned_about(tmp_path, run_script):
     few = dict.fromkeys(PEOPLE[:5], 0.5)
     for name, shift in (("a", 0.0), ("b", 0.1)):
