@@ -26,13 +26,12 @@ svm and knn grow with the training windows squared; beyond --max-train-windows t
 same share of every class, and the result says so. A result that is there already is kept if it was made from the same
 windows with the same arguments, and named otherwise; --overwrite redoes it.
 
-Takes about 2 s per 1,000 windows for the features; 20,000 training windows then take seconds with lda, qda and knn,
-and 1 to 5 minutes with svm. Signals are streamed; the features need up to 1.5 kB of memory a window.
+Takes about 1 s per 1,000 windows for the features of all sets; 20,000 training windows then take seconds with lda,
+qda and knn, about half a minute with svm. Signals are streamed; features need up to 1.5 kB of memory a window.
 """
 
 import argparse
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ from semg.features import AUTHORS, USUAL, FeatureExtractor, feature_names
 from semg.files import folder_lock, read_json
 from semg.normalize import sessions
 from semg.provenance import how_made
-from semg.shards import Shard, WindowSet, open_shards
+from semg.shards import Shard, WindowSet, open_shard, open_shards
 from semg.splits import PARTS, Split, read_split
 
 CLASSIFIERS = ("lda", "qda", "knn", "svm")
@@ -149,11 +148,19 @@ def to_do(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
 def feature_table(windows: WindowSet, extract: FeatureExtractor, bar: Any) -> np.ndarray:
     """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time."""
     table = np.empty((len(windows), extract.width, windows.n_channels), np.float32)
-    for at in range(0, len(windows), GATHERED):
-        index = np.arange(at, min(at + GATHERED, len(windows)))
-        table[index] = extract(windows.gather(index)).reshape(len(index), extract.width, -1)
-        bar.update(len(index))
+    for place, shard in enumerate(windows.shards):
+        rows = np.flatnonzero(windows.shard == place)
+        own = WindowSet([reopened(shard)])
+        for at in range(0, len(rows), GATHERED):
+            index = np.arange(at, min(at + GATHERED, len(rows)))
+            table[rows[index]] = extract(own.gather(index)).reshape(len(index), extract.width, -1)
+            bar.update(len(index))
     return table
+
+
+def reopened(shard: Shard) -> Shard:
+    """The same shard mapped anew: what was read of its signal leaves memory with it, not with the whole run."""
+    return open_shard(shard.path)
 
 
 def z_score_sessions(table: np.ndarray, windows: WindowSet, extract: FeatureExtractor) -> None:
@@ -168,9 +175,9 @@ def z_score_sessions(table: np.ndarray, windows: WindowSet, extract: FeatureExtr
 
 def evenly_spaced(shard: Shard, extract: FeatureExtractor) -> np.ndarray:
     """(STATISTICS_WINDOWS at most, k, C) features of windows spread over a recording, whatever their labels."""
-    last = len(shard.signal) - shard.window
-    starts = np.unique(np.linspace(0, last, STATISTICS_WINDOWS).astype(np.int64))
-    found = extract(np.stack([shard.signal[at : at + shard.window] for at in starts]))
+    signal = reopened(shard).signal
+    starts = np.unique(np.linspace(0, len(signal) - shard.window, STATISTICS_WINDOWS).astype(np.int64))
+    found = extract(np.stack([signal[at : at + shard.window] for at in starts]))
     return found.reshape(len(starts), extract.width, -1)
 
 
@@ -302,7 +309,7 @@ def run_job(job: Job, tables: Tables, scored: WindowSet, args: argparse.Namespac
 def open_parts(args: argparse.Namespace, split: Split) -> tuple[list[Shard], list[Shard]]:
     """The shards to train on and to score. DataError if windows are missing or a class is never trained."""
     names = ([name for part in args.train_on for name in split.records(part)], split.records(args.subset))
-    opened = open_shards(args.shards, [*names[0], *names[1]])  # together, so that they must agree
+    opened = open_shards(args.shards, [*names[0], *names[1]], verify=True)  # together, so that they must agree
     train, scored = opened[: len(names[0])], opened[len(names[0]) :]
     for part, shards in ((" and ".join(args.train_on), train), (args.subset, scored)):
         if not sum(len(shard.windows) for shard in shards):
@@ -367,5 +374,4 @@ def run(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("MPLBACKEND", "agg")
     cli.run(main)
