@@ -257,6 +257,14 @@ def wrong_range(handler: Handler, answer: Answer, by: int = 1) -> None:
     answer.body, answer.headers["Content-Range"] = data[start:], f"bytes {start}-{len(data) - 1}/{len(data)}"
 
 
+def shifted_range(handler: Handler, answer: Answer, by: int) -> None:
+    """A 206 of as many bytes as asked for, but `by` bytes too early, and it says so."""
+    data = handler.server.files[handler._inside() or ""].data
+    start = len(data) - len(answer.body) - by
+    answer.body = data[start : start + len(answer.body)]
+    answer.headers["Content-Range"] = f"bytes {start}-{len(data) - by - 1}/{len(data)}"
+
+
 def lying_range(handler: Handler, answer: Answer) -> None:
     """A 206 that says the right range but brings the file's beginning."""
     data = handler.server.files[handler._inside() or ""].data
@@ -363,7 +371,19 @@ def pace(_: Handler, answer: Answer, rate: float) -> None:
 FAULTS: dict[str, Callable[..., None]] = {
     made.__name__: made
     for made in (
-        *(status, cut, declared, replaced, corrupt, header, whole, wrong_range, lying_range, careless_range),
+        *(
+            status,
+            cut,
+            declared,
+            replaced,
+            corrupt,
+            header,
+            whole,
+            wrong_range,
+            shifted_range,
+            lying_range,
+            careless_range,
+        ),
         *(redirect, no_length, chunked, drip, drip_headers, drip_chunk_size, silent, hang_up, garbage, pace),
     )
 }

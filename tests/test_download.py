@@ -194,6 +194,7 @@ def test_a_part_that_is_whole_is_verified_without_asking(share: ShareServer, tmp
     ("length", "changes"),
     [
         (70_000, {"size": 12}),
+        (70_000, {"size": 150_000}),
         (70_000, {"validator": ""}),
         (70_000, {"size": "many"}),
         (70_000, {"validator": 'x"\r\nX-Evil: 1'}),
