@@ -235,6 +235,18 @@ class Fetcher:
 
     def ensure(self, wanted: Wanted) -> tuple[bool, bool]:
         """Have one file, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
+        from semg.download import DiskFullError, full_disk
+
+        try:
+            return self._have(wanted)
+        except (OSError, DiskFullError) as error:
+            full = full_disk(error, self.args.outdir) if isinstance(error, OSError) else error
+            if full is None:
+                raise
+            self.client.stop()  # before this thread takes the next file, which would fail alike
+            raise full from None
+
+    def _have(self, wanted: Wanted) -> tuple[bool, bool]:
         from semg.download import StoppedError
         from semg.part import clear_part
         from semg.verified import verify
@@ -302,19 +314,15 @@ class Fetcher:
 
     def _done(self, wanted: Wanted, future: "Future[tuple[bool, bool]]") -> None:
         """Count one file, in the main thread."""
-        from semg.download import DiskFullError, StoppedError, full_disk
+        from semg.download import StoppedError
 
         try:
             fetched, unpacked = future.result()
         except StoppedError:
             self.tally.not_tried += 1
         except (DataError, OSError) as error:
-            full = full_disk(error, self.args.outdir) if isinstance(error, OSError) else None
-            reason = str(full or error).removeprefix(f"{self.args.outdir / wanted.name}: ")
             self.tally.failed.append(wanted.name)
-            self.console.error(f"{wanted.name}: {reason}")
-            if isinstance(full or error, DiskFullError):
-                self.client.stop()  # the others would fail alike
+            self.console.error(f"{wanted.name}: {str(error).removeprefix(f'{self.args.outdir / wanted.name}: ')}")
         else:
             self.tally.fetched += fetched
             self.tally.there += not fetched
