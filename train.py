@@ -452,7 +452,7 @@ class Run:
         if self.ema is not None:
             weights = {name: value.clone() for name, value in weights.items()}
             self.model.load_state_dict(self.ema)
-        row, confusion = self._validate(rate)
+        row, confusion, people = self._validate(rate)
         state.epoch += 1
         state.in_epoch = 0
         score = -row["val/loss"] if self.args.select == "loss" else row[f"val/{self.args.select}"]
@@ -460,7 +460,7 @@ class Run:
         state.rows.append(row)
         if better:
             state.best, state.best_epoch = score, state.epoch
-            self._write_best(row)
+            self._write_best(row, people)
         if self.ema is not None:
             self.model.load_state_dict(weights)
         self.save()
@@ -472,12 +472,14 @@ class Run:
             f"accuracy val {row['val/accuracy']:.3f}   {rate:,.0f} windows/s{'   best' if better else ''}"
         )
 
-    def _validate(self, rate: float) -> tuple[dict[str, Any], np.ndarray]:
+    def _validate(self, rate: float) -> tuple[dict[str, Any], np.ndarray, dict[str, Any]]:
+        """An epoch's row of metrics.jsonl, the (K, K) confusion, and what each validation person reached."""
         self.model.eval()
         found = probabilities(self.model, self.val.batches, self.val.statistics, 512, self.autocast)
         label = self.val.windows.label
         told = validation_scores(found, label, self.val.windows.subject, len(self.classes))
         confusion = metrics.confusion(label, found.argmax(1), len(self.classes))
+        people = metrics.per_subject(label, found.argmax(1), self.val.windows.subject, len(self.classes))
         trained = np.array(self.state.confusion)
         row = {
             "epoch": self.state.epoch + 1,
@@ -490,7 +492,7 @@ class Run:
             "optimizer/gradient_norm": self.state.norm_sum / self.steps_per_epoch,
             "speed/windows_per_second": round(rate, 1),
         }
-        return row, confusion
+        return row, confusion, people
 
     def log(self, row: dict[str, Any], confusion: np.ndarray) -> None:
         """Show an epoch in TensorBoard."""
@@ -502,8 +504,9 @@ class Run:
         self.writer.add_figure("val/confusion", plots.confusion_figure(confusion, self.classes), row["epoch"])
         self.writer.flush()
 
-    def _write_best(self, row: dict[str, Any]) -> None:
-        description = self.description() | {"epoch": row["epoch"], "validation": row}
+    def _write_best(self, row: dict[str, Any], people: dict[str, Any]) -> None:
+        scores = {"validation": row, "validation_per_subject": people}
+        description = self.description() | {"epoch": row["epoch"], **scores}
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors["train_gain"] = torch.from_numpy(self.train_gain)
         write_checkpoint(self.args.out / "best_model.ckpt", description, tensors)
