@@ -10,6 +10,7 @@
 It knows tensors only: no file, gesture, frequency in Hz, device or network. Frequencies are in cycles a sample.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -168,10 +169,33 @@ class BandPowers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N) -> (B, T, C * bands)."""
-        spectrum = x[..., self.index] @ self.fourier  # (B, C, frames, 2 * bins)
+        return self._log_powers(x[..., self.index])[:, self.frame_of_token]
+
+    def _log_powers(self, frames: Tensor) -> Tensor:
+        """(B, C, frames, frame) -> (B, frames, C * bands)."""
+        spectrum = frames @ self.fourier  # (B, C, frames, 2 * bins)
         power = spectrum.square_() @ self.bank  # (B, C, frames, bands)
-        tokens = power.add_(POWER_FLOOR).log_().transpose(1, 2).flatten(2)  # (B, frames, C * bands)
-        return tokens[:, self.frame_of_token]
+        return power.add_(POWER_FLOOR).log_().transpose(1, 2).flatten(2)
+
+    @property
+    def hop(self) -> int:
+        """The largest step, samples, such that every frame of a window that starts on a multiple of it does too."""
+        return math.gcd(*self.index[:, 0].tolist())
+
+    @torch.no_grad()
+    def track(self, signal: Tensor) -> Tensor:
+        """(C, time) of a whole recording -> (n, C * bands): log powers of the frames at 0, hop, 2 * hop, ...
+
+        Windows of a recording overlap, and training visits them again and again; what their frames hold can be
+        computed once. `at` says where in the track a window's tokens lie.
+        """
+        frames = signal.unfold(1, self.index.shape[1], self.hop)  # (C, n, frame), a view
+        return torch.cat([self._log_powers(part[None])[0] for part in frames.split(4096, dim=1)])
+
+    @property
+    def at(self) -> Tensor:
+        """(T,) places in a track of a window's tokens, counted from the window's start."""
+        return self.index[:, 0][self.frame_of_token] // self.hop
 
 
 def _fourier(edges: tuple[float, ...], frame: int) -> tuple[Tensor, Tensor]:
@@ -198,9 +222,9 @@ class FrontEnd(nn.Module):
         self.raw = config.frontend != "bands"
         self.bands = BandPowers(config) if config.frontend != "raw" else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, N) -> (B, T, F)."""
-        parts = [] if self.bands is None else [self.bands(x)]
+    def forward(self, x: Tensor, bands: Tensor | None = None) -> Tensor:
+        """(B, C, N) -> (B, T, F). bands: (B, T, C * bands) log powers known already; `x` is not read for them."""
+        parts = [] if self.bands is None else [self.bands(x) if bands is None else bands]
         if self.raw:
             by_time = x.transpose(1, 2)  # (B, N, C), as batches lie in memory: then the next line copies nothing
             parts.append(by_time.reshape(len(x), x.shape[2] // self.patch, -1))  # (B, T, patch * C)
@@ -253,20 +277,22 @@ class GPT2Classifier(nn.Module):
         x: Tensor,
         statistics: Tensor | None = None,
         change: Callable[[Tensor], Tensor] | None = None,
+        bands: Tensor | None = None,
     ) -> Tensor:
         """(B, C, N) -> (B, classes) logits.
 
         statistics: (B, 2, F) mean and deviation of each window's session's tokens, as `token_statistics` gives
         them; without it the model's own `token_mean` and `token_deviation` are used.
         change: applied to the normalised tokens (B, T, F); augmentation in training.
+        bands: (B, T, C * bands) log powers, where they are known already.
         """
-        tokens = self.tokens(x, statistics)
+        tokens = self.tokens(x, statistics, bands)
         return self.classify(tokens if change is None else change(tokens))
 
-    def tokens(self, x: Tensor, statistics: Tensor | None = None) -> Tensor:
+    def tokens(self, x: Tensor, statistics: Tensor | None = None, bands: Tensor | None = None) -> Tensor:
         """(B, C, N) -> (B, T, F) normalised tokens."""
         with torch.autocast(x.device.type, enabled=False):  # powers span too many decades for bf16
-            features = self.frontend(x.float())
+            features = self.frontend(x.float(), bands)
             if statistics is None:
                 return (features - self.token_mean) / self.token_deviation
             return (features - statistics[:, :1]) / statistics[:, 1:]

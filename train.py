@@ -35,7 +35,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from semg.splits import read_split
 from tensorboardX import SummaryWriter
 from torch import Tensor, distributed, nn
 
@@ -47,10 +46,18 @@ from semg.batches import Batch, Batches
 from semg.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from semg.errors import DataError, UsageError
 from semg.files import folder_lock, write_json, write_text
-from semg.inference import choose_device, open_windows, probabilities, session_statistics, statistics_for
+from semg.inference import (
+    band_track,
+    choose_device,
+    open_windows,
+    probabilities,
+    session_statistics,
+    statistics_for,
+)
 from semg.provenance import how_made
 from semg.putemg import BAND_CHANNELS
 from semg.shards import Shard, WindowSet, check_alike, open_shards
+from semg.splits import read_split
 
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz; even steps on a logarithmic scale
 SMALL = {"layers": 2, "width": 64, "heads": 4}  # what --init random builds unless told otherwise
@@ -67,6 +74,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="auto: bf16 on CUDA")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
+    parser.add_argument(
+        "--no-precompute",
+        dest="precompute",
+        action="store_false",
+        help="compute band powers in every step; else once, and windows start on a grid of some ms",
+    )
     parser.add_argument("--workers", type=cli.whole(0), default=1, help="threads that read windows ahead")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
     parser.add_argument("--overwrite", action="store_true", help="start anew over a run that is there")
@@ -276,6 +289,9 @@ class Run:
             for shards in (train_shards, val_shards)
         ]
         self.train, self.val = made
+        gains = normalize.channel_gains(train_shards, args.normalize, self.train_gain)
+        if self.precomputes:
+            self.train.batches.track = band_track(self.model, train_shards, gains, self.device)
         if args.normalize == "train":
             self._keep_train_statistics()
         self.classes = train_shards[0].classes
@@ -290,6 +306,13 @@ class Run:
         self.autocast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else None
         self.forward = self._wrapped()
         self.writer: SummaryWriter | None = None
+
+    @property
+    def precomputes(self) -> bool:
+        """Whether training reads band powers computed once: windows then start on multiples of the frames' hop."""
+        bands = self.model.frontend.bands
+        jitters = self.augmentation.jitter == 1
+        return self.args.precompute and jitters and bands is not None and 4 * bands.hop >= self.config.patch
 
     def _wrapped(self) -> nn.Module:
         """The model as the training step calls it."""
@@ -322,6 +345,7 @@ class Run:
             "processes": self.world.size,
             "dtype": "bf16" if self.autocast else "fp32",
             "resident": self.train.batches.resident,
+            "band_powers_precomputed": self.precomputes,
         }
 
     # --- an epoch ---
@@ -382,7 +406,10 @@ class Run:
             reach = windows.shards[0].arguments["stride"]
             low = np.maximum(windows.low[order], starts - reach)
             high = np.minimum(windows.high[order], starts + reach)
-            moved = random.integers(low, high + 1)
+            hop = self.train.batches.track.hop if self.train.batches.track else 1
+            first, last = -(-low // hop), high // hop
+            # a stretch between two multiples of the hop has none inside: the one before is a few ms early
+            moved = random.integers(np.minimum(first, last), last + 1) * hop
             starts = np.where(random.random(len(order)) < self.augmentation.jitter, moved, starts)
         cuts = [slice(step * size, (step + 1) * size) for step in range(self.steps_per_epoch)]
         return [self.world.slice(order[c]) for c in cuts], [self.world.slice(starts[c]) for c in cuts]
@@ -396,10 +423,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr_at(step)
         target = one_hot(batch.label, len(self.classes))
-        change = _Change(self.augmentation, self._layout(), generator, target)
+        change = _Change(self.augmentation, TokenLayout.of(self.config, BAND_CHANNELS), generator, target)
         statistics = None if self.train.statistics is None else self.train.statistics[batch.shard]
         with self.autocast or nullcontext():
-            logits = self.forward(batch.x, statistics, change)
+            logits = self.forward(batch.x, statistics, change, batch.bands)
         weight = self.class_weights if args.balance == "loss" else None
         loss = F.cross_entropy(logits.float(), change.target, weight, label_smoothing=args.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -427,12 +454,6 @@ class Run:
             f"step {self.state.step}: expected a finite loss and gradient, found loss {loss:g} and gradient norm "
             f"{norm:g}; try a smaller --lr than {self.lr:g} or --amp fp32; best_model.ckpt keeps the best epoch so far"
         )
-
-    def _layout(self) -> TokenLayout:
-        config = self.config
-        ring = BAND_CHANNELS if config.channels % BAND_CHANNELS == 0 else 0
-        bands = 0 if config.frontend == "raw" else config.bands
-        return TokenLayout(config.channels, bands, 0 if config.frontend == "bands" else config.patch, ring)
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -6,6 +6,7 @@ false. Every draw comes from one generator, so the same seed gives the same augm
 """
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,13 @@ class TokenLayout:
     bands: int
     patch: int
     ring: int
+
+    @classmethod
+    def of(cls, config: Any, ring: int) -> "TokenLayout":
+        """The layout of a ModelConfig's tokens, for electrodes in rings of `ring`."""
+        channels = config.channels
+        whole = ring if channels % ring == 0 else 0
+        return cls(channels, config.band_features // channels, config.raw_features // channels, whole)
 
 
 class TokenAugmenter:

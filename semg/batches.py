@@ -15,11 +15,35 @@ RESIDENT_SHARE = 0.5  # of the GPU's free memory that the signals may fill
 
 @dataclass(frozen=True)
 class Batch:
-    """x (B, C, N) float32 scaled; label (B,); shard (B,) places of the windows' shards; all on one device."""
+    """x (B, C, N) float32 scaled; label (B,); shard (B,) places of the windows' shards; all on one device.
+
+    bands: (B, T, F) band powers from a track, where there is one; else nothing.
+    """
 
     x: Tensor
     label: Tensor
     shard: Tensor
+    bands: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Track:
+    """Band powers of whole recordings, computed once: frames (n, F) float16 of all shards end to end.
+
+    offset: (n_shards,) where each shard's frames begin; hop: samples between frames; at: (T,) places of a window's
+    tokens counted from its start. needs_signal: whether the model also reads raw samples.
+    """
+
+    frames: Tensor
+    offset: Tensor
+    hop: int
+    at: Tensor
+    needs_signal: bool
+
+    def tokens(self, shard: Tensor, start: Tensor) -> Tensor:
+        """(B,) shards and first samples, multiples of the hop -> (B, T, F) float32."""
+        first = self.offset[shard] + start // self.hop
+        return self.frames[first[:, None] + self.at].float()
 
 
 class Batches:
@@ -38,6 +62,7 @@ class Batches:
         self._labels = torch.from_numpy(windows.label).to(device)
         self._shards = torch.from_numpy(windows.shard).to(device)
         self._workers = workers
+        self.track: Track | None = None
         self._signal, self._offset = self._resident() if device.type == "cuda" else (None, None)
 
     def _resident(self) -> tuple[Tensor | None, Tensor | None]:
@@ -61,15 +86,22 @@ class Batches:
         """The windows at the places `index` (B,), read from `start` (B,) instead of their own starts if given."""
         places = torch.from_numpy(index).to(self.device, non_blocking=True)
         shard = self._shards[places]
+        starts = self.windows.start[index] if start is None else start
+        bands = None
+        if self.track is not None:
+            bands = self.track.tokens(shard, torch.from_numpy(starts).to(self.device, non_blocking=True))
+            if not self.track.needs_signal:
+                nothing = torch.empty(len(index), 0, 0, device=self.device)
+                return Batch(nothing, self._labels[places], shard, bands)
         if self._signal is None:
             x = torch.from_numpy(self.windows.gather(index, start))
             if self.device.type == "cuda":
                 x = x.pin_memory().to(self.device, non_blocking=True)
         else:
-            x = self._gather_resident(shard, self.windows.start[index] if start is None else start)
+            x = self._gather_resident(shard, starts)
         # one pass: to float32, scaled; the result is laid out (B, N, C) in memory, seen as (B, C, N)
         scaled = x.float().mul_(self._gains[shard][:, None, :]).transpose(1, 2)
-        return Batch(scaled, self._labels[places], shard)
+        return Batch(scaled, self._labels[places], shard, bands)
 
     def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
         assert self._signal is not None and self._offset is not None  # noqa: S101  for the type checker

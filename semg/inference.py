@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model import GPT2Classifier, ModelConfig
 from semg import normalize
-from semg.batches import Batches, in_order
+from semg.batches import Batches, Track, in_order
 from semg.checkpoint import Checkpoint
 from semg.errors import DataError, UsageError
 from semg.shards import Shard, WindowSet, difference
@@ -93,6 +93,21 @@ def _token_sums(model: GPT2Classifier, shard: Shard, gain: np.ndarray, device: t
         total = sums if total is None else total + sums
     assert total is not None  # noqa: S101  a recording has at least one window
     return total
+
+
+@torch.no_grad()
+def band_track(model: GPT2Classifier, shards: Sequence[Shard], gains: np.ndarray, device: torch.device) -> Track:
+    """The band powers of whole recordings, so that training need not compute those of overlapping windows anew."""
+    bands = model.frontend.bands
+    if bands is None:
+        raise ValueError("frontend: expected bands or both to compute band powers, found raw")
+    parts = []
+    for shard, gain in zip(shards, gains, strict=True):
+        signal = torch.from_numpy(np.asarray(shard.signal)).to(device).float() * torch.from_numpy(gain).to(device)
+        parts.append(bands.track(signal.T).half())
+    lengths = np.array([len(part) for part in parts])
+    offset = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device)
+    return Track(torch.cat(parts), offset, bands.hop, bands.at, model.frontend.raw)
 
 
 def statistics_for(

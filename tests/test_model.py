@@ -135,6 +135,17 @@ def test_band_powers_equal_the_fft_of_hann_frames_centred_on_the_patches():
             assert found[token, band] == pytest.approx(np.log(power + 1e-4), abs=2e-3)
 
 
+@pytest.mark.parametrize(("patch", "frame"), [(64, 256), (128, 256), (32, 64), (64, 64)])
+def test_a_track_of_a_recording_holds_the_tokens_of_its_windows(patch, frame):
+    config = ModelConfig(channels=3, samples=640, patch=patch, frame=frame, band_edges=(0.02, 0.1, 0.3))
+    powers = BandPowers(config)
+    recording = torch.randn(3, 4000)
+    track = powers.track(recording)
+    for start in range(0, 4000 - 640, 7 * powers.hop):
+        expected = powers(recording[None, :, start : start + 640])[0]
+        torch.testing.assert_close(track[start // powers.hop + powers.at], expected)
+
+
 def test_statistics_normalise_band_powers_and_leave_samples_alone():
     model = small(frontend="both")
     x = 7 * torch.randn(64, 8, 256) + 0.1

@@ -203,6 +203,7 @@ def test_pretrained_weights_from_a_folder_stay_where_they_are_frozen(here, tmp_p
         "--tune lora",
         "--tune last:1 --amp bf16",
         "--workers 0 --bands 20 100 700",
+        "--no-precompute",
     ],
 )
 def test_every_choice_trains_and_its_checkpoint_opens(here, tmp_path, flags):
