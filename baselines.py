@@ -4,6 +4,7 @@ Input: shards (preprocess.py) and a split (create_dataset_files.py). For every p
 the folder OUT/<classifier>-<features>/ gets the same files as evaluate.py writes: metrics.json, per_subject.csv,
 predictions.npz, confusion_matrix.png, per_subject.png.
 
+  python baselines.py                                     # data/shards, splits/default
   python baselines.py --split splits/putemg-unseen-users
   python baselines.py --split splits/NAME --features du hudgins+logband --classifiers lda svm --normalize none
   python baselines.py --split splits/NAME --preset paper --shards data/shards-paper
@@ -62,7 +63,7 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     p = cli.parser(__doc__)
     p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
-    p.add_argument("--split", type=Path, required=True, help="folder of the split")
+    p.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of the split")
     p.add_argument("--out", type=Path, default=Path("results/baselines"), help="folder to write")
     p.add_argument(
         "--features",

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.preprocessing import StandardScaler
 
 import baselines
+from semg.features import FeatureExtractor, feature_names
 from semg.putemg import parse_record
 from semg.shards import WindowSet, open_shards, whole_windows, write_shard
 from semg.splits import Split, write_split
@@ -40,7 +42,7 @@ def make_shard(folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarr
         "rate": RATE,
         "channels": [f"EMG_{i}" for i in range(CHANNELS)],
         "classes": list(CLASSES),
-        "arguments": {"window": WINDOW, "stride": STRIDE, "low": 20.0, "high": 400.0, "label_rule": "whole-window"},
+        "arguments": {"window": WINDOW, "stride": STRIDE, "low": 30.0, "high": 400.0, "label_rule": "whole-window"},
     }
     write_shard(folder / record, meta, signal.astype(np.float16), windows)
 
@@ -72,6 +74,10 @@ def score(data, run_script):
     return run
 
 
+def scored_windows(data: Path) -> WindowSet:
+    return WindowSet(open_shards(data / "shards", records("test")))
+
+
 def result(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
         return json.loads((folder / "metrics.json").read_text()), dict(arrays)
@@ -87,7 +93,7 @@ def test_every_pair_gets_its_folder_with_the_windows_that_are_scored(data, score
     assert {path.name for path in out.iterdir()} == {
         f"{classifier}-{features}" for classifier in ("lda", "svm") for features in ("rms", "hudgins+logband")
     }
-    windows = WindowSet(open_shards(data / "shards", records("test")))
+    windows = scored_windows(data)
     for folder in out.iterdir():
         assert {path.name for path in folder.iterdir()} == FILES
         metrics, arrays = result(folder)
@@ -201,14 +207,21 @@ def test_subsample_keeps_shares_and_every_class():
 
 
 def test_the_authors_preset(data, score, tmp_path):
-    done = score(tmp_path, "--features", "du", "--classifiers", "lda", "qda", "--preset", "paper")
-    metrics, _ = result(tmp_path / "lda-du")
+    done = score(tmp_path, "--features", "du+logband", "--classifiers", "lda", "--preset", "paper")
+    metrics, arrays = result(tmp_path / "lda-du+logband")
     made = metrics["baseline"]
     assert (made["definitions"], made["normalize"], made["train_on"]) == ("authors", "none", ["train", "val"])
     assert made["thresholds"]["zc_uv"] == pytest.approx(30 * 6.103515625)
     windows = WindowSet(open_shards(data / "shards", [*records("train"), *records("val")]))
     assert metrics["n_train_windows"] == len(windows)
     assert "made without it" in done.stderr  # these shards are not the authors'
+
+    names = feature_names("du+logband")
+    extract = FeatureExtractor(names=names, rate=RATE, authors=True, low=30, high=400)  # the shards' own band
+    train, test = (extract(w.gather(np.arange(len(w)))) for w in (windows, scored_windows(data)))
+    scale = StandardScaler().fit(train)
+    model = LinearDiscriminantAnalysis().fit(scale.transform(train), windows.label)
+    np.testing.assert_array_equal(arrays["prediction"], model.predict(scale.transform(test)))
 
 
 def test_classifiers_have_the_authors_settings():
