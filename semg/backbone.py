@@ -12,8 +12,8 @@ HUB_NAME = "openai-community/gpt2"  # 124 M parameters, MIT licence
 HUB_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 
 
-def source_of(backbone: str) -> tuple[str, str | None]:
-    """What `--backbone` means: (Hub name, pinned revision) for `gpt2`, else (local folder, None).
+def source_of(backbone: str) -> tuple[str, str]:
+    """What `--backbone` means: (Hub name, pinned revision) for `gpt2`, else (local folder, unused revision).
 
     Raises DataError for a folder that is not there.
     """
@@ -22,7 +22,7 @@ def source_of(backbone: str) -> tuple[str, str | None]:
     folder = Path(backbone)
     if not (folder / "config.json").is_file():
         raise DataError(f"{backbone}: expected gpt2, none, attention or a folder with config.json, found none of them")
-    return str(folder), None
+    return str(folder), "main"
 
 
 def architecture(backbone: str) -> dict[str, Any]:

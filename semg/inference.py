@@ -14,7 +14,7 @@ from semg.checkpoint import Checkpoint
 from semg.errors import DataError, UsageError
 from semg.shards import Shard, WindowSet, difference
 
-STATISTICS_WINDOWS = 256  # evenly spaced over a recording, whatever their labels; more change nothing
+STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -103,8 +103,9 @@ def band_track(model: GPT2Classifier, shards: Sequence[Shard], gains: np.ndarray
         raise ValueError("frontend: expected bands or both to compute band powers, found raw")
     parts = []
     for shard, gain in zip(shards, gains, strict=True):
-        signal = torch.from_numpy(np.asarray(shard.signal)).to(device).float() * torch.from_numpy(gain).to(device)
-        parts.append(bands.track(signal.T).half())
+        signal = torch.from_numpy(np.array(shard.signal)).to(device).float() * torch.from_numpy(gain).to(device)
+        # frames along contiguous memory: twice as fast as along the columns of (time, C)
+        parts.append(bands.track(signal.T.contiguous()).half())
     lengths = np.array([len(part) for part in parts])
     offset = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device)
     return Track(torch.cat(parts), offset, bands.hop, bands.at, model.frontend.raw)
