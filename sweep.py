@@ -1,0 +1,545 @@
+"""Train a grid of settings over folds and seeds, pick one on validation, evaluate that one.
+
+Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_files.py --protocol kfold or loso).
+Output:
+  CHECKPOINTS/<setting>/<fold>/seed<N>/   what train.py writes, less last.ckpt, which only an unfinished run needs;
+                                          validation.json: the validation people's scores, there once a run is whole
+  OUT/<setting>/<fold>/seed<N>/           what evaluate.py writes, for the runs that are evaluated
+  OUT/sweep.md, sweep.csv, sweep.json     one row a setting, best validation first, the pick marked
+  OUT/hparams/                            the same for TensorBoard's HPARAMS page
+
+  python sweep.py --split splits/putemg-kfold5                           # one setting: k-fold, end to end
+  python sweep.py --split splits/loso --seeds 0 -- --tune fpt            # leave one subject out
+  python sweep.py --split splits/NAME --preset seed --seeds 0 1 2        # last 3, 6, 9, 12 blocks x 3 learning rates
+  python sweep.py --split splits/NAME --grid tune=last:3,fpt,lora lr=default,1e-3 -- --epochs 5 --augment none
+
+--grid takes FLAG=VALUE,VALUE,... for any flags of train.py; every combination is trained. A flag with several values
+gets them with spaces between (--grid "augment=none,roll=0.5 mask=0.1"); the value `default` leaves the flag out. What
+follows -- is given to train.py in every run as it is.
+
+Run again after a stop, the same command goes on: whole runs are kept, one that was under way resumes. A run that
+fails is named and the others are done; its setting can't be picked, and the exit code is 1.
+
+What may be chosen by what. A setting is picked by macro-F1 on the validation people alone: the mean over people,
+each the mean over that person's runs. Only the pick is then scored on the test people (--evaluate picked). --evaluate
+all opens the test set for every setting: for a table of ablations, never for choosing from it. Over folds, a person
+validates one fold and is tested in another, so a single pick has seen a little of all test people; --pick fold
+picks for each fold on that fold's own validation people, and the row of picks then is a result with no such leak.
+
+Takes the time of its runs, one after another, plus about 10 s each. A run of GPT-2 small leaves 0.5 GB.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from semg import cli
+from semg.errors import DataError, UsageError
+from semg.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
+from semg.provenance import how_made
+from semg.shards import open_shards
+from semg.splits import PARTS, Split, read_split, split_folders
+from semg.sweep_table import METRICS, Row, by_validation, csv_table, markdown, over_people
+
+ROOT = Path(__file__).resolve().parent
+PRESETS = {"seed": ["tune=last:3,last:6,last:9,last:12", "lr=1e-5,5e-5,1e-4"]}
+OWN_FLAGS = ("shards", "split", "out", "seed", "resume", "overwrite", "quiet", "json", "debug", "help")
+LONGEST_NAME = 100  # characters of a setting's folder; file systems end at 255 bytes
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    p = cli.parser(__doc__)
+    p.usage = "sweep.py [flags] [-- flags of train.py]"
+    p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
+    p.add_argument("--split", type=Path, required=True, help="folder of a split, or of folds")
+    p.add_argument("--out", type=Path, help="folder for tables and results (default: results/sweeps/ and the split)")
+    p.add_argument("--checkpoints", type=Path, help="folder for the runs (default: checkpoints/sweeps/ and OUT's name)")
+    p.add_argument("--seeds", type=cli.whole(0), nargs="+", default=[0], help="each setting is trained with each")
+    p.add_argument("--grid", nargs="+", default=[], metavar="FLAG=VALUE,...", help="what to vary, see above")
+    p.add_argument("--preset", choices=tuple(PRESETS), help=f"seed: {' '.join(PRESETS['seed'])}")
+    p.add_argument("--pick", choices=("all", "fold"), default="all", help="one setting for all folds, or one for each")
+    p.add_argument("--evaluate", choices=("picked", "all", "none"), default="picked", help="what to score on test")
+    return p
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The flags, and in `train` what follows `--`."""
+    cut = words.index("--") if "--" in words else len(words)
+    args = arguments().parse_args(words[:cut])
+    args.train = list(words[cut + 1 :])
+    args.out = args.out or Path("results/sweeps") / args.split.resolve().name
+    args.checkpoints = args.checkpoints or Path("checkpoints/sweeps") / args.out.name
+    args.seeds = list(dict.fromkeys(args.seeds))
+    if args.out.resolve() == args.checkpoints.resolve():
+        raise UsageError(f"--out, --checkpoints: expected two folders, found {args.out} twice")
+    return args
+
+
+# --- the grid --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the grid: flags of train.py with their values as text, sorted by flag."""
+
+    values: tuple[tuple[str, str], ...]
+
+    @property
+    def flags(self) -> list[str]:
+        """As train.py gets them."""
+        given = [(flag, value) for flag, value in self.values if value != "default"]
+        return [word for flag, value in given for word in (f"--{flag}", *value.split())]
+
+    @property
+    def name(self) -> str:
+        """A folder's name for the setting. It depends on the setting alone, not on the rest of the grid."""
+        if not self.values:
+            return "default"
+        text = "_".join(f"{flag}-{_file_name(value)}" for flag, value in self.values)
+        return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 7]}-{_short_hash(text)}"
+
+
+def _file_name(value: str) -> str:
+    """`value` in letters that every file system takes; with a hash where that could make two values one."""
+    plain = re.sub(r"[^A-Za-z0-9.+]+", "-", value).strip("-.")
+    return plain if re.fullmatch(r"[A-Za-z0-9.:+-]+", value) else f"{plain}-{_short_hash(value)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def read_grid(words: Iterable[str]) -> list[Setting]:
+    """All combinations of FLAG=VALUE,VALUE,... words, the first flag varying slowest. UsageError for other forms."""
+    axes: dict[str, list[str]] = {}
+    for word in words:
+        flag, equals, text = word.partition("=")
+        flag = flag.strip().removeprefix("--").replace("_", "-")
+        values = [" ".join(value.split()) for value in text.split(",")]
+        if not (flag and equals and all(values)):
+            raise UsageError(f"--grid: expected FLAG=VALUE,VALUE,..., found {word!r}")
+        if flag in OWN_FLAGS:
+            raise UsageError(f"--grid: expected a flag that the sweep does not set itself, found {flag}; see --seeds")
+        if flag in axes:
+            raise UsageError(f"--grid: expected each flag once, found {flag} again")
+        if len(set(values)) < len(values):
+            raise UsageError(f"--grid: expected each value once, found {word!r}")
+        axes[flag] = values
+    combined = itertools.product(*axes.values())
+    return [Setting(tuple(sorted(zip(axes, values, strict=True)))) for values in combined]
+
+
+def train_settings(flags: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """train.py's own reading of `flags`, and which of them a result depends on. UsageError for what it refuses."""
+    import train  # with torch, for which --help need not wait
+
+    parser = train.arguments()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"train.py: {error}") from None
+    if unknown:
+        raise UsageError(f"train.py: expected flags with their values, found {unknown[0]}; see python train.py --help")
+    return args, json.loads(json.dumps(train.settings(args)))
+
+
+# --- the runs --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run. `settings`: train.py's; `inputs`: checksums of the split and of the shards it names."""
+
+    setting: Setting
+    fold: str  # "" where there is a single split
+    seed: int
+    folder: Path
+    results: Path
+    flags: list[str]
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    device: str
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return " ".join(part for part in (self.setting.name, self.fold, f"seed{self.seed}") if part)
+
+    @property
+    def validation(self) -> Path:
+        """The scores of the validation people; written when the run is whole."""
+        return self.folder / "validation.json"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run is whole."""
+        return self.validation.is_file() and (self.folder / "best_model.ckpt").is_file()
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether this very model's test results are there."""
+        path, best = self.results / "metrics.json", self.folder / "best_model.ckpt"
+        if not (path.is_file() and best.is_file()):
+            return False
+        found = read_json(path, "metrics as evaluate.py writes them")
+        same = found.get("subset") == "test" and found.get("split_sha256") == self.inputs["split_sha256"]
+        return same and found.get("checkpoint_sha256") == checksum(best)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All settings, folds and runs of a sweep."""
+
+    settings: list[Setting]
+    folds: dict[str, Split]
+    seeds: list[int]
+    jobs: list[Job]
+
+    def of(self, setting: Setting, folds: Iterable[str]) -> list[Job]:
+        """The runs of a setting on some folds."""
+        wanted = set(folds)
+        return [job for job in self.jobs if job.setting == setting and job.fold in wanted]
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Everything there is to do, checked as far as it can be before the first run starts."""
+    given = [word.partition("=")[0].removeprefix("--") for word in args.train if word.startswith("--")]
+    if own := [flag for flag in given if flag in OWN_FLAGS]:
+        raise UsageError(f"after --: expected flags that the sweep does not set itself, found --{own[0]}")
+    settings = read_grid([*PRESETS.get(args.preset, []), *args.grid])
+    if twice := [flag for flag, _ in settings[0].values if flag in given]:
+        raise UsageError(f"--{twice[0]}: expected it in the grid or after --, found it in both")
+    read = [train_settings([*args.train, *setting.flags]) for setting in settings]
+    folders = split_folders(args.split) or [args.split]  # read_split says what is wrong with a folder without any
+    folds = {"" if folder == args.split else folder.name: read_split(folder) for folder in folders}
+    inputs = checksums(args.shards, folds)
+    jobs = []
+    for (setting, (train, used)), fold, seed in itertools.product(zip(settings, read, strict=True), folds, args.seeds):
+        place, split = Path(setting.name) / fold / f"seed{seed}", args.split / fold
+        fixed = {"shards": args.shards.as_posix(), "split": split.as_posix(), "seed": seed}
+        flags = [word for flag, value in fixed.items() for word in (f"--{flag}", str(value))]
+        jobs.append(
+            Job(
+                setting=setting,
+                fold=fold,
+                seed=seed,
+                folder=args.checkpoints / place,
+                results=args.out / place,
+                flags=[*flags, *args.train, *setting.flags],
+                settings=used | fixed,
+                inputs=inputs[fold],
+                device=train.device,
+            )
+        )
+    return Plan(settings, folds, args.seeds, jobs)
+
+
+def checksums(shards: Path, folds: Mapping[str, Split]) -> dict[str, dict[str, str]]:
+    """Of each fold's lists and of the shards that they name. DataError for a shard that is missing."""
+    records = sorted({name for split in folds.values() for part in PARTS for name in split.records(part)})
+    found = {shard.record: shard.meta["checksum"] for shard in open_shards(shards, records)}
+    told = {}
+    for fold, split in folds.items():
+        lines = [f"{name} {found[name]}" for part in PARTS for name in split.records(part)]
+        told[fold] = {"split_sha256": split.checksum, "shards_sha256": text_checksum("\n".join(lines))}
+    return told
+
+
+def check_earlier(jobs: Sequence[Job]) -> None:
+    """DataError if a run that is there, whole or not, is of other settings, another split or other shards."""
+    for job in jobs:
+        if not (job.trained or (job.folder / "last.ckpt").is_file()):
+            continue
+        expected: dict[str, Any] = dict(job.settings)
+        found = read_json(job.folder / "config.json", "what train.py wrote beside its run").get("arguments", {})
+        if job.trained:
+            expected |= job.inputs
+            found |= read_json(job.validation, "what sweep.py wrote of its run").get("inputs", {})
+        for key, value in expected.items():
+            if found.get(key) != value:
+                raise DataError(
+                    f"{job.folder}: expected a run with {key} {value}, found {found.get(key)}; "
+                    "choose another --out and --checkpoints, or delete the old ones"
+                )
+
+
+# --- doing them ------------------------------------------------------------------------------------------------
+
+
+def call(script: str, flags: Sequence[str], console: cli.Console) -> str:
+    """Run a script that lies beside this one. Returns "" if it ended well, else what it said was wrong.
+
+    Its lines for a person are said as they come, but for the last one, which tells what to run next. A stop is
+    handed on to it; it has a session of its own, so that Ctrl-C reaches it once and not twice.
+    """
+    command = [sys.executable, str(ROOT / script), *flags, *(["--quiet"] if console.quiet else [])]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace", start_new_session=True
+        )
+        stop: KeyboardInterrupt | None = None
+        while process.poll() is None:
+            try:
+                _say_all_but_last(process, console)
+                process.wait()
+            except KeyboardInterrupt as caught:
+                stop = caught
+                process.send_signal(signal.SIGTERM if isinstance(caught, cli.Terminated) else signal.SIGINT)
+        if stop is not None:
+            raise stop
+        errors.seek(0)
+        told = errors.read().splitlines()
+    for line in told:
+        if line.startswith("warning: "):
+            console.warn(line.removeprefix("warning: "))
+    if process.returncode == 0:
+        return ""
+    said = [line.removeprefix("error: ") for line in told if line.startswith("error: ")] or told
+    return said[-1] if said else f"{script} ended with exit code {process.returncode}"
+
+
+def _say_all_but_last(process: subprocess.Popen[str], console: cli.Console) -> None:
+    held: str | None = None
+    for line in process.stdout or ():
+        if held is not None:
+            console.say(f"  {held}")
+        held = line.rstrip()
+
+
+def train_one(job: Job, console: cli.Console) -> str:
+    """Train a run, or the rest of it. Returns what was wrong, "" if nothing."""
+    wait_for_lock(job.folder, console)
+    resume = ["--resume"] if (job.folder / "last.ckpt").is_file() else []
+    if wrong := call("train.py", ["--out", str(job.folder), *job.flags, *resume], console):
+        return wrong
+    from semg.checkpoint import open_checkpoint  # with torch
+
+    best = open_checkpoint(job.folder / "best_model.ckpt").description
+    told = {
+        "subset": "val",
+        "epoch": best["epoch"],
+        "scores": best["validation"],
+        "per_subject": best["validation_per_subject"],
+        "inputs": job.inputs,
+    }
+    write_json(job.validation, told)
+    (job.folder / "last.ckpt").unlink()  # with the optimiser's state it is three times as large as the model
+    console.say(f"  validation macro-F1 {told['scores']['val/macro_f1']:.4f}, epoch {told['epoch']}")
+    return ""
+
+
+def wait_for_lock(folder: Path, console: cli.Console) -> None:
+    """Wait while a run works there that a killed sweep has left behind."""
+    told = False
+    while True:
+        try:
+            with folder_lock(folder):
+                return
+        except DataError:
+            if not told:
+                console.warn(f"{folder}: another run is writing there; waiting for its end")
+            told = True
+            time.sleep(1)
+
+
+def evaluate_one(job: Job, args: argparse.Namespace, console: cli.Console) -> str:
+    """Score a run on the test people. Returns what was wrong, "" if nothing."""
+    best = job.folder / "best_model.ckpt"
+    flags = {"checkpoint": best, "shards": args.shards, "split": args.split / job.fold, "out": job.results}
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    return call("evaluate.py", [*words, "--subset", "test", "--device", job.device, "--quiet"], console)
+
+
+def do_all(jobs: Sequence[Job], what: str, work: Callable[[Job], str], console: cli.Console) -> dict[str, str]:
+    """Work through the runs; what was wrong by the run's name. One that fails is named, and the others are done."""
+    failures: dict[str, str] = {}
+    with console.progress(total=len(jobs), unit="run", desc=what) as bar:
+        for number, job in enumerate(jobs, 1):
+            console.say(f"[{number}/{len(jobs)}] {what} {job.name}")
+            try:
+                wrong = work(job)
+            except DataError as error:
+                wrong = str(error)
+            if wrong:
+                failures[job.name] = cli.one_line(wrong)
+                console.error(f"{job.name}: {wrong}")
+            bar.update()
+    return failures
+
+
+# --- choosing and telling --------------------------------------------------------------------------------------
+
+
+def pick(plan: Plan, how: str) -> dict[str, Setting]:
+    """Fold -> the setting picked for it by validation; folds for which no setting has all its runs are left out."""
+    groups = [[fold] for fold in plan.folds] if how == "fold" else [list(plan.folds)]
+    picked: dict[str, Setting] = {}
+    for folds in groups:
+        runs = {setting.name: plan.of(setting, folds) for setting in plan.settings}
+        whole = [setting for setting in plan.settings if all(job.trained for job in runs[setting.name])]
+        if whole:
+            best = max(whole, key=lambda setting: validation(runs[setting.name])["macro_f1"])
+            picked |= dict.fromkeys(folds, best)
+    return picked
+
+
+def validation(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Numbers over the validation people of whole runs."""
+    return over_people(by_seed(jobs, lambda job: job.validation))
+
+
+def by_seed(jobs: Sequence[Job], path: Callable[[Job], Path]) -> dict[int, list[Path]]:
+    """Seed -> a file for each of its runs."""
+    files: dict[int, list[Path]] = {}
+    for job in jobs:
+        files.setdefault(job.seed, []).append(path(job))
+    return files
+
+
+def make_row(name: str, values: Mapping[str, str], jobs: Sequence[Job], picked: str, tested: set[str]) -> Row:
+    """A line of the table from some runs."""
+    done = sum(job.trained for job in jobs)
+    whole = done == len(jobs)
+    scored = whole and all(job.name in tested for job in jobs)
+    test = over_people(by_seed(jobs, lambda job: job.results / "metrics.json")) if scored else None
+    return Row(name, values, done, len(jobs), picked, validation(jobs) if whole else None, test)
+
+
+def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[str]) -> list[Row]:
+    """The table: with --pick fold first the runs that were picked, as one; then setting by setting."""
+    rows = []
+    for setting in plan.settings:
+        chosen = [fold for fold in plan.folds if picked.get(fold) == setting]
+        mark = "yes" if len(chosen) == len(plan.folds) else " ".join(chosen)
+        rows.append(make_row(setting.name, dict(setting.values), plan.of(setting, plan.folds), mark, tested))
+    rows = by_validation(rows)
+    if how == "fold" and len(set(picked.values())) > 1 and len(picked) == len(plan.folds):
+        jobs = [job for fold, setting in picked.items() for job in plan.of(setting, [fold])]
+        rows.insert(0, make_row("picked in each fold", {}, jobs, "yes", tested))
+    return rows
+
+
+def make_notes(plan: Plan, rows: Sequence[Row], how: str) -> list[str]:
+    """What a reader must know beside the numbers."""
+    notes = []
+    if short := [row.name for row in rows if row.done < row.expected]:
+        notes.append(f"not all runs of {', '.join(short)} ended well; such settings can't be picked")
+    if len([row for row in rows if row.test and row.values]) > 1:
+        notes.append("the test people were scored with several settings: nothing may be chosen by those columns")
+    folds = plan.folds.items()
+    pairs = [(one, other) for a, one in folds for b, other in folds if a != b]
+    crossed = {person for one, other in pairs for person in one.subjects("val") if person in other.subjects("test")}
+    if crossed and how == "all" and len(plan.settings) > 1:
+        notes.append(
+            f"{len(crossed)} of the people who helped to pick the setting, as validation people of one fold, are test "
+            "people of another; --pick fold keeps the two apart"
+        )
+    return notes
+
+
+def write(
+    args: argparse.Namespace, plan: Plan, rows: Sequence[Row], notes: Sequence[str], failures: Mapping[str, str]
+) -> None:
+    """The tables, sweep.json last."""
+    write_text(args.out / "sweep.md", markdown(rows, notes))
+    write_text(args.out / "sweep.csv", csv_table(rows))
+    if plan.settings[0].values:
+        write_hparams(args.out / "hparams", rows)
+    runs = [
+        {"setting": job.setting.name, "fold": job.fold, "seed": job.seed, "folder": job.folder.as_posix()}
+        | {"trained": job.trained, "failure": failures.get(job.name)}
+        for job in plan.jobs
+    ]
+    told = {"settings": [asdict(row) for row in rows], "notes": list(notes), "runs": runs}
+    write_json(args.out / "sweep.json", told | {"made": how_made("sweep.py", args)})
+
+
+def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
+    """What TensorBoard's HPARAMS page shows: `tensorboard --logdir OUT/hparams`."""
+    from tensorboardX import SummaryWriter
+
+    with atomic_folder(folder) as new:
+        for row in rows:
+            parts = (("val", row.val), ("test", row.test))
+            scores = {f"{part}/{key}": told[key] for part, told in parts if told for key in METRICS}
+            if row.values and scores:
+                with SummaryWriter(str(new)) as writer:
+                    writer.add_hparams({key: as_number(value) for key, value in row.values.items()}, scores, row.name)
+
+
+def as_number(text: str) -> float | str:
+    """`text` as a number if it is one, so that TensorBoard can draw it on an axis."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = parse(sys.argv[1:])
+    console = cli.Console(args)
+    plan = make_plan(args)
+    with folder_lock(args.checkpoints), folder_lock(args.out):
+        check_earlier(plan.jobs)
+        left = [job for job in plan.jobs if not job.trained]
+        console.say(
+            f"{len(plan.settings)} settings x {len(plan.folds)} folds x {len(plan.seeds)} seeds = {len(plan.jobs)} "
+            f"runs, {len(plan.jobs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
+        )
+        failures = do_all(left, "train", lambda job: train_one(job, console), console)
+        picked = pick(plan, args.pick)
+        wanted = {
+            "picked": [job for job in plan.jobs if picked.get(job.fold) == job.setting],
+            "all": [job for job in plan.jobs if job.trained],
+            "none": [],
+        }[args.evaluate]
+        to_score = [job for job in wanted if not job.evaluated]
+        failures |= do_all(to_score, "evaluate", lambda job: evaluate_one(job, args, console), console)
+        tested = {job.name for job in plan.jobs if job.evaluated}
+        rows = make_rows(plan, picked, args.pick, tested)
+        notes = make_notes(plan, rows, args.pick)
+        write(args, plan, rows, notes, failures)
+    console.say(markdown(rows, notes))
+    finish(args, rows, failures, console)
+    return 1 if failures else 0
+
+
+def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str, str], console: cli.Console) -> None:
+    """The last line."""
+    best = next((row for row in rows if row.picked == "yes"), None)
+    told = "no setting has all its runs"
+    if best is not None:
+        told = " and ".join(
+            f"{part} macro-F1 {scores['macro_f1']:.4f} ({scores['people']} people)"
+            for part, scores in (("validation", best.val), ("test", best.test))
+            if scores
+        )
+        told = f"picked {best.name}: {told}"
+    if failures:
+        told += f"; {len(failures)} runs failed, the same command tries them again"
+    console.finish(
+        f"{args.out / 'sweep.md'}: {told}",
+        out=args.out.as_posix(),
+        picked=best.name if best else None,
+        val=best.val if best else None,
+        test=best.test if best else None,
+        failures=dict(failures),
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

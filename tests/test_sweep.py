@@ -1,0 +1,333 @@
+"""sweep.py: every run of the grid, picked by validation alone, stopped and gone on, told in tables."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+from conftest import ROOT
+
+import sweep
+import train
+from semg.checkpoint import write_checkpoint
+from semg.errors import DataError, UsageError
+from semg.files import folder_lock, read_json, write_json
+from semg.splits import PARTS, read_split
+
+TINY = "--layers 1 --width 16 --heads 2 --frame 160 --batch-size 32 --device cpu --init random".split()  # noqa: SIM905
+GOOD, BAD = "lr-1e-2", "lr-1e-9"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Shards of five people; `split`, one split of them; `folds`, fold0 and fold1, which test people 05 and 01."""
+    folder = tmp_path_factory.mktemp("data")
+    small_shards.write_all(folder)
+    people = [small_shards.name(subject) for subject in range(1, 6)]
+    for fold, parts in enumerate([([1, 2], [0, 3], [4]), ([1, 2], [3, 4], [0])]):
+        lists = {part: [people[i] for i in places] for part, places in zip(PARTS, parts, strict=True)}
+        small_shards.write_split(folder / "folds" / f"fold{fold}", **lists)
+    return folder
+
+
+def flags(data, where, *more, split="folds"):
+    folders = ["--shards", data / "shards", "--split", data / split, "--out", where / "out"]
+    return [str(word) for word in [*folders, "--checkpoints", where / "runs", *more]]
+
+
+class FakeScripts:
+    """In place of train.py and evaluate.py: writes what they would, with scores that the test names.
+
+    val, test: (setting's name, fold, seed) -> {person: macro-F1}. fails: such keys whose training fails.
+    """
+
+    def __init__(self, val, test, fails=()):
+        self.val, self.test, self.fails, self.called = val, test, fails, []
+
+    def __call__(self, script, words, _console):
+        value = dict(zip(words[::2], words[1::2], strict=False))
+        folder = sweep.Path(value["--checkpoint"]).parent if script == "evaluate.py" else sweep.Path(value["--out"])
+        key = (folder.parts[-3], folder.parts[-2], int(folder.parts[-1].removeprefix("seed")))
+        self.called.append((script, key, "--resume" in words))
+        if script == "evaluate.py":
+            digest = hashlib.sha256((folder / "best_model.ckpt").read_bytes()).hexdigest()
+            split = read_split(sweep.Path(value["--split"])).checksum
+            told = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split}
+            write_json(sweep.Path(value["--out"]) / "metrics.json", told | {"per_subject": people(self.test(*key))})
+            return ""
+        _, settings = sweep.train_settings(words)
+        write_json(folder / "config.json", {"arguments": settings})
+        (folder / "last.ckpt").touch()
+        if key in self.fails:
+            return "step 7: expected a finite loss"
+        scores = people(self.val(*key))
+        mean = float(np.mean([one["macro_f1"] for one in scores.values()]))
+        told = {"epoch": 1, "validation": {"val/macro_f1": mean}, "validation_per_subject": scores}
+        write_checkpoint(folder / "best_model.ckpt", told, {"key": torch.tensor(list(map(ord, str(key))))})
+        return ""
+
+    def count(self, script):
+        return [key for name, key, _ in self.called if name == script]
+
+
+def people(scores):
+    return {person: {"macro_f1": f1, "accuracy": f1 + 0.1, "n_windows": 60} for person, f1 in scores.items()}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run sweep.py here with scripts in place of its own: `run(scripts, *flags)` gives the exit code."""
+
+    def started(scripts, *words):
+        monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
+        monkeypatch.setattr(sweep, "call", scripts)
+        return sweep.main()
+
+    return started
+
+
+def table(where):
+    with (where / "out" / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, monkeypatch, capsys):
+    words = flags(data, tmp_path, "--grid", "lr=1e-9,1e-2", split="split")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run(sweep.call, *words, "--", *TINY, "--epochs", "2") == 0
+    told = capsys.readouterr().out
+    assert "picked lr-1e-2: validation macro-F1" in told.splitlines()[-1]
+    assert "epoch   2" in told
+    assert "next: python evaluate.py" not in told
+    best, other = table(tmp_path)
+    assert (best["setting"], best["lr"], best["picked"], best["runs"]) == (GOOD, "1e-2", "yes", "1")
+    assert (other["setting"], other["picked"], other["test_macro_f1"]) == (BAD, "", "")
+    folder = tmp_path / "runs" / GOOD / "seed0"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert float(best["val_macro_f1"]) == pytest.approx(max(row["val/macro_f1"] for row in rows))
+    metrics = read_json(tmp_path / "out" / GOOD / "seed0" / "metrics.json", "metrics")
+    assert float(best["test_macro_f1"]) == pytest.approx(metrics["mean_over_subjects"]["macro_f1"])
+    assert metrics["subset"] == "test"
+    assert not (tmp_path / "out" / BAD).exists()
+    assert not (folder / "last.ckpt").exists()
+    assert len(list((tmp_path / "out" / "hparams").rglob("events.*"))) >= 2
+    assert read_json(tmp_path / "out" / "sweep.json", "a sweep")["made"]["arguments"]["train"][:2] == ["--layers", "1"]
+    before = (tmp_path / "out" / "sweep.md").read_bytes()
+
+    def nothing(*_):
+        raise AssertionError("a whole run was started again")
+
+    assert run(nothing, *words, "--", *TINY, "--epochs", "2") == 0
+    assert (tmp_path / "out" / "sweep.md").read_bytes() == before
+    with pytest.raises(DataError, match="expected a run with epochs 3, found 2"):
+        run(nothing, *words, "--", *TINY, "--epochs", "3")
+
+
+def train_here(script, words, _console):
+    """Run train.py in this process, which has torch already."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *words, "--quiet"])
+        train.main()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return ""
+
+
+def test_ctrl_c_stops_the_run_under_way_and_the_same_command_goes_on(run, data, tmp_path):
+    words = [*flags(data, tmp_path, "--evaluate", "none", split="split"), "--", *TINY, "--epochs", "20"]
+    command = [sys.executable, str(ROOT / "sweep.py"), *words]
+    log = tmp_path / "runs" / "default" / "seed0" / "metrics.jsonl"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        until = time.monotonic() + 120
+        while not log.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, told
+    assert "same command" in told
+    assert "Traceback" not in told
+    with folder_lock(log.parent):  # nobody writes there any more
+        early = log.read_text().splitlines()
+    assert 1 <= len(early) < 20
+    assert run(train_here, *words) == 0
+    late = log.read_text().splitlines()
+    assert late[: len(early)] == early  # with the very speeds that were measured then: not trained again
+    assert len(late) == 20
+
+
+# person 04 validates both folds, 01 and 05 one each; the better setting on validation is the worse one on test
+VAL = {
+    ("lr-1e-2", "fold0"): {"01": 0.5, "04": 0.7},
+    ("lr-1e-2", "fold1"): {"04": 0.9, "05": 0.6},
+    ("lr-1e-3", "fold0"): {"01": 0.6, "04": 0.8},
+    ("lr-1e-3", "fold1"): {"04": 0.4, "05": 0.3},
+}
+TEST = {"fold0": "05", "fold1": "01"}
+
+
+def val(setting, fold, seed):
+    return {person: f1 + 0.02 * seed for person, f1 in VAL[setting, fold].items()}
+
+
+def test(setting, fold, seed):
+    return {TEST[fold]: 0.4 + 0.2 * (fold == "fold1") + 0.3 * (setting == "lr-1e-3") - 0.1 * seed}
+
+
+test.__test__ = False  # scores, not a test
+GRID = ("--grid", "lr=1e-3,1e-2", "--seeds", "0", "1")
+
+
+def test_people_are_pooled_over_folds_and_seeds_and_validation_alone_decides(run, data, tmp_path):
+    scripts = FakeScripts(val, test)
+    assert run(scripts, *flags(data, tmp_path, *GRID)) == 0
+    assert len(scripts.count("train.py")) == 8
+    assert sorted(scripts.count("evaluate.py")) == [(GOOD, f"fold{f}", s) for f in (0, 1) for s in (0, 1)]
+    best, other = table(tmp_path)
+    assert (best["setting"], best["picked"], best["runs"], other["picked"]) == (GOOD, "yes", "4", "")
+    persons = [0.5 + 0.01, (0.7 + 0.9) / 2 + 0.01, 0.6 + 0.01]  # 01, 04, 05 over seeds 0 and 1
+    assert int(best["val_people"]) == 3
+    assert float(best["val_macro_f1"]) == pytest.approx(np.mean(persons))
+    assert float(best["val_macro_f1_sd"]) == pytest.approx(np.std(persons, ddof=1))
+    assert float(best["val_macro_f1_sd_seeds"]) == pytest.approx(0.02 / np.sqrt(2))
+    assert float(best["val_accuracy"]) == pytest.approx(np.mean(persons) + 0.1)
+    assert float(best["test_macro_f1"]) == pytest.approx((0.35 + 0.55) / 2)
+    assert float(best["test_macro_f1_sd"]) == pytest.approx(np.std([0.35, 0.55], ddof=1))
+    assert float(best["test_macro_f1_sd_seeds"]) == pytest.approx(0.1 / np.sqrt(2))
+    text = (tmp_path / "out" / "sweep.md").read_text()
+    assert "2 of the people who helped to pick the setting" in text
+    assert "nothing may be chosen by those columns" not in text
+    again = FakeScripts(val, test)
+    assert run(again, *flags(data, tmp_path, *GRID, "--evaluate", "all")) == 0
+    assert [key[0] for key in again.count("evaluate.py")] == ["lr-1e-3"] * 4
+    assert again.count("train.py") == []
+    assert [row["setting"] for row in table(tmp_path)] == ["lr-1e-2", "lr-1e-3"]  # the test results do not sort
+    assert "nothing may be chosen by those columns" in (tmp_path / "out" / "sweep.md").read_text()
+
+
+def test_each_fold_can_pick_on_its_own_validation_people(run, data, tmp_path):
+    scripts = FakeScripts(val, test)
+    assert run(scripts, *flags(data, tmp_path, *GRID, "--pick", "fold")) == 0
+    evaluated = {(key[0], key[1]) for key in scripts.count("evaluate.py")}
+    assert evaluated == {("lr-1e-3", "fold0"), ("lr-1e-2", "fold1")}
+    rows = {row["setting"]: row for row in table(tmp_path)}
+    pick = rows["picked in each fold"]
+    assert (rows["lr-1e-3"]["picked"], rows["lr-1e-2"]["picked"], pick["picked"]) == ("fold0", "fold1", "yes")
+    assert float(pick["test_macro_f1"]) == pytest.approx((0.65 + 0.55) / 2)
+    assert rows["lr-1e-3"]["test_macro_f1"] == ""
+    assert "helped to pick" not in (tmp_path / "out" / "sweep.md").read_text()
+
+
+def test_a_run_that_fails_is_named_the_others_are_done_and_it_is_tried_again(run, data, tmp_path, capsys):
+    failing = (GOOD, "fold1", 0)
+    scripts = FakeScripts(val, test, fails=[failing])
+    assert run(scripts, *flags(data, tmp_path, *GRID)) == 1
+    told = capsys.readouterr()
+    assert "error: lr-1e-2 fold1 seed0: step 7: expected a finite loss" in told.err
+    assert "1 runs failed" in told.out.splitlines()[-1]
+    rows = {row["setting"]: row for row in table(tmp_path)}
+    assert (rows["lr-1e-3"]["picked"], rows[GOOD]["picked"], rows[GOOD]["runs"]) == ("yes", "", "3")
+    assert rows[GOOD]["val_macro_f1"] == ""
+    runs = read_json(tmp_path / "out" / "sweep.json", "a sweep")["runs"]
+    assert [one["failure"] for one in runs if not one["trained"]] == ["step 7: expected a finite loss"]
+    again = FakeScripts(val, test)
+    assert run(again, *flags(data, tmp_path, *GRID)) == 0
+    assert [(key, resumed) for name, key, resumed in again.called if name == "train.py"] == [(failing, True)]
+    assert table(tmp_path)[0]["picked"] == "yes"
+    assert table(tmp_path)[0]["setting"] == GOOD
+
+
+def test_a_model_that_changed_is_evaluated_again(run, data, tmp_path):
+    words = flags(data, tmp_path, "--grid", "lr=1e-2")
+    run(FakeScripts(val, test), *words)
+    folder = tmp_path / "runs" / GOOD / "fold0" / "seed0"
+    write_checkpoint(folder / "best_model.ckpt", {"other": 1}, {})
+    again = FakeScripts(val, test)
+    run(again, *words)
+    assert again.called == [("evaluate.py", (GOOD, "fold0", 0), False)]
+
+
+def test_runs_of_another_split_are_not_taken_for_this_one(run, data, tmp_path):
+    people = [small_shards.name(subject) for subject in range(1, 6)]
+    split = small_shards.write_split(tmp_path / "split", train=people[:2], val=people[2:3], test=people[3:])
+    words = ["--shards", str(data / "shards"), "--split", str(split), "--evaluate", "none"]
+    words += ["--out", str(tmp_path / "out"), "--checkpoints", str(tmp_path / "runs")]
+    scripts = FakeScripts(lambda *_: {"03": 0.5}, test)
+    assert run(scripts, *words) == 0
+    small_shards.write_split(split, train=people[1:2], val=people[2:3], test=people[3:])
+    with pytest.raises(DataError, match=r"seed0: expected a run with split_sha256 .*, found .*; choose another --out"):
+        run(scripts, *words)
+    assert len(scripts.called) == 1
+
+
+def test_the_grid_is_every_combination_and_names_depend_on_the_setting_alone():
+    seed = sweep.read_grid(sweep.PRESETS["seed"])
+    assert len({setting.name for setting in seed}) == 12
+    assert {tuple(setting.flags) for setting in seed} == {
+        ("--lr", lr, "--tune", f"last:{n}") for lr in ("1e-5", "5e-5", "1e-4") for n in (3, 6, 9, 12)
+    }
+    one, other = (sweep.read_grid(words)[-1] for words in (["lr=1,2", "tune=fpt,last:3"], ["tune=last:3", "lr=2"]))
+    assert one == other
+    assert one.name == "lr-2_tune-last-3"
+    many = sweep.read_grid(["augment=none,roll=0.5 mask=0.1,roll 0.5 mask 0.1", "batch_size=default,64"])
+    assert len({setting.name for setting in many}) == 6
+    assert all(setting.name.replace("-", "").replace("_", "").replace(".", "").isalnum() for setting in many)
+    assert ["--augment", "roll=0.5", "mask=0.1", "--batch-size", "64"] in [setting.flags for setting in many]
+    assert ["--augment", "none"] in [setting.flags for setting in many]
+    long = sweep.read_grid([f"backbone=/{'a' * 300}/1,/{'a' * 300}/2"])
+    assert len({setting.name for setting in long}) == 2
+    assert all(len(setting.name) <= 100 for setting in long)
+
+
+@pytest.mark.parametrize(
+    ("grid", "passed", "told"),
+    [
+        ("colour=red", "", "train.py: .*--colour"),
+        ("lr=fast", "", "--lr: expected a number"),
+        ("lr=-1", "", "--lr: expected a number above 0"),
+        ("balance=some", "", "--balance: invalid choice"),
+        ("lr", "", "expected FLAG=VALUE"),
+        ("lr=1e-3,", "", "expected FLAG=VALUE"),
+        ("lr=1e-3,1e-3", "", "each value once"),
+        ("seed=1,2", "", "found seed; see --seeds"),
+        ("lr=1e-3", "--lr 1e-2", "--lr: expected it in the grid or after --"),
+        ("lr=1e-3", "--epoch 2", "found --epoch"),
+        ("lr=1e-3", "--out elsewhere", "found --out"),
+        ("lr=1e-3", "--resume", "found --resume"),
+        ("compile=on", "", "found on"),
+    ],
+)
+def test_what_train_py_would_refuse_is_refused_before_the_first_run(run, data, tmp_path, grid, passed, told):
+    with pytest.raises(UsageError, match=told):
+        run(None, *flags(data, tmp_path, "--grid", grid), "--", *passed.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wrong_folders_are_refused_in_one_line(run, data, tmp_path):
+    with pytest.raises(DataError, match="expected a split's folder, found none"):
+        run(None, *flags(data, tmp_path, split="nothing"))
+    with pytest.raises(UsageError, match="expected two folders"):
+        run(None, *flags(data, tmp_path, "--checkpoints", str(tmp_path / "out")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=small_shards.name(1)):
+        run(None, "--shards", str(tmp_path / "empty"), "--split", str(data / "split"))
+
+
+def test_train_settings_are_what_train_py_writes_itself(data):
+    words = ["--shards", str(data / "shards"), "--split", str(data / "split"), *TINY]
+    args, settings = sweep.train_settings(words)
+    assert settings == json.loads(json.dumps(train.settings(args)))
+    assert settings["layers"] == 1
+    assert "device" not in settings
