@@ -39,10 +39,11 @@ from threadpoolctl import threadpool_limits
 from semg import cli, putemg
 from semg.errors import DataError, UsageError
 from semg.files import checksum, folder_lock
-from semg.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
+from semg.filters import FilterSpec
 from semg.provenance import commit, plain, versions
 from semg.recording import Recording, find_faults
 from semg.shards import difference, open_shard, paper_windows, read_meta, whole_windows, write_shard
+from semg.signals import filtered, montage
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -53,7 +54,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "label_rule": "last-sample",
     }
 }
-CAUSAL_BLOCK = 1 << 16  # samples filtered at once
 
 
 @dataclass(frozen=True)
@@ -186,51 +186,6 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
     return made
 
 
-def montage(channels: tuple[int, ...], kind: str) -> tuple[list[str], np.ndarray]:
-    """Names of the re-referenced channels, and the (channels, channels out) matrix that makes them."""
-    names = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
-    identity = np.eye(len(channels), dtype=np.float32)
-    if kind == "monopolar":
-        return names, identity
-    if kind == "car":
-        if len(channels) < 2:
-            raise UsageError("--montage car: expected at least two channels, found one")
-        return names, identity - np.float32(1 / len(channels))
-    pairs = [(i, channels.index(n + 8)) for i, n in enumerate(channels) if n + putemg.BAND_CHANNELS in channels]
-    if not pairs:
-        raise UsageError("--montage bipolar: expected channels of neighbouring rings, such as 1 and 9")
-    matrix = np.stack([identity[:, near] - identity[:, far] for near, far in pairs], axis=1)
-    return [f"{names[near]}-{names[far]}" for near, far in pairs], matrix
-
-
-def filtered(counts: np.ndarray, mixing: np.ndarray, spec: FilterSpec) -> np.ndarray:
-    """(T, channels) int16 counts -> (T, channels out) float16 microvolts, re-referenced and filtered."""
-    out = np.empty((len(counts), mixing.shape[1]), np.float16)
-    sections = spec.sections(putemg.RATE)
-    scaled = mixing * np.float32(putemg.MICROVOLTS_PER_COUNT)
-    if spec.causal:
-        run = CausalFilter(sections)
-        for start in range(0, len(counts), CAUSAL_BLOCK):
-            block = counts[start : start + CAUSAL_BLOCK].astype(np.float32) @ scaled
-            out[start : start + CAUSAL_BLOCK] = run(block)
-        return out
-    zero_phase = ZeroPhaseFilter(sections, putemg.RATE, len(counts))
-    for channel in range(mixing.shape[1]):  # one at a time: memory stays flat
-        out[:, channel] = zero_phase(_mixed(counts, scaled[:, channel]))
-    return out
-
-
-def _mixed(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """One re-referenced channel, (T,) float32; the channels that have no part in it are not touched."""
-    parts = np.flatnonzero(weights)
-    if len(parts) < 4:
-        return sum(counts[:, part].astype(np.float32) * weights[part] for part in parts)
-    mixed = np.empty(len(counts), np.float32)
-    for start in range(0, len(counts), CAUSAL_BLOCK):
-        mixed[start : start + CAUSAL_BLOCK] = counts[start : start + CAUSAL_BLOCK].astype(np.float32) @ weights
-    return mixed
-
-
 def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndarray]:
     """Class names and the windows of a recording's labels (T,)."""
     codes, names = list(putemg.GESTURES), list(putemg.GESTURES.values())
@@ -288,7 +243,7 @@ def _process(job: Job, name: str) -> Outcome:
         "versions": versions("numpy", "scipy", "h5py"),
         "commit": commit(),
     }
-    write_shard(job.shard, meta, filtered(counts, mixing, how.filter), windows)
+    write_shard(job.shard, meta, filtered(counts, mixing, how.filter, putemg.RATE), windows)
     return Outcome(name, "done", f"{name}: {faults}" if str(faults) else "", len(windows))
 
 
