@@ -1,0 +1,94 @@
+"""Every command of README.md, run as it stands, in the order in which it stands, on small simulated recordings.
+
+The commands run in an empty folder, with flags added that make them small; a later flag replaces an earlier one.
+"""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from share_server import ShareServer
+from transformers import GPT2Config, GPT2Model
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
+TINY = "--layers 1 --frame 256 --patch 128 --epochs 1 --batch-size 32 --device cpu --overwrite"
+SMALLER = {
+    "preprocess.py": "--workers 1",
+    "train.py": TINY,
+    "baselines.py": "--split splits/default --classifiers lda --features rms",
+}
+
+
+def test_readme_has_the_commands():
+    scripts = {command.split()[1] for command in COMMANDS if command.startswith("python ")}
+    expected = {"download_putemg", "preprocess", "create_dataset_files", "train", "evaluate", "baselines", "compare"}
+    assert {f"{name}.py" for name in expected} <= scripts
+    assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+def test_make_knows_its_targets():
+    for command in COMMANDS:
+        if command.startswith("make "):
+            done = subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, run_script):
+    """An empty folder, and a local server with the share's files: four simulated people, one day."""
+    folder = tmp_path_factory.mktemp("readme")
+    run_script("simulate_putemg.py", folder / "share", "--subjects", 4, "--days", 1, "--seconds", 20, "--workers", 1)
+    shape = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=3, bos_token_id=0, eos_token_id=0)
+    GPT2Model(shape).save_pretrained(folder / "path" / "to" / "gpt2")
+    return folder
+
+
+def adapted(command: str, url: str) -> list[str]:
+    """The command with flags that make it small, and names of what exists here."""
+    script, *words = command.split()[1:]
+    if script == "download_putemg.py":
+        words += ["--base-url", url]
+    if "splits/putemg-unseen-users" in words:  # all 44 people; here are four, with GPT-2 from a folder
+        words += ["--split", "splits/default"]
+        if script == "train.py":
+            words += ["--backbone", "path/to/gpt2", "--out", "checkpoints/putemg-unseen-users"]
+    if script == "train.py" and "random" in words:
+        words += ["--width", "16", "--heads", "2"]
+    return [str(ROOT / script), *words, *SMALLER.get(script, "").split()]
+
+
+def test_every_command_runs_in_order(workplace):
+    files = {path.name: path.read_bytes() for path in sorted((workplace / "share").glob("*.hdf5"))}
+    names = "".join(f"{name.removesuffix('.hdf5')}\n" for name in files)
+    with ShareServer() as share:
+        share.put("records.txt", names.encode())
+        for name, content in files.items():
+            share.put(f"Data-HDF5/{name}", content)
+        for command in COMMANDS:
+            if not command.startswith("python "):
+                assert command.split()[0] in ("make", "source", "tensorboard"), f"untested command {command!r}"
+                continue
+            words = [sys.executable, *adapted(command, share.mirror)]
+            done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, f"{command}\n{words}\n{done.stdout}\n{done.stderr}"
+    for made in (
+        "checkpoints/putemg-unseen-users/best_model.ckpt",
+        "results/putemg-unseen-users/metrics.json",
+        "results/comparison/compare.md",
+        "results/baselines/lda-rms/metrics.json",
+        "splits/threefold/fold2/test.txt",
+        "data/shards-paper",
+    ):
+        assert (workplace / made).exists(), made
+
+
+def test_the_lines_of_python_load_the_shipped_checkpoint():
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    command = [sys.executable, "-c", code + "\nprint(model.config.classes)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "8"
