@@ -1,0 +1,278 @@
+"""Pictures that answer questions: of the network, of recordings, of a split, of a run.
+
+  python plot.py architecture [CKPT]          how does a window become a gesture? GPT-2 small, or a checkpoint's network
+  python plot.py recording RECORDING          what was recorded? channels over time, gestures as bands of colour
+  python plot.py spectrum RECORDING.hdf5      what does the filter take out? power before and after
+  python plot.py electrodes RECORDING...      where are the muscles? RMS of the 3 x 8 electrodes for each gesture
+  python plot.py classes SPLIT                how many windows of each gesture are in each part of a split?
+  python plot.py curves RUN                   how did training go? loss and macro-F1 by epoch
+
+RECORDING is an HDF5 recording (drawn as recorded, without its mean) or a shard (drawn filtered). RUN is a folder that
+train.py wrote. A picture is written to --out, by default results/plots/<picture>.png.
+
+  python plot.py recording data/shards/emg_gestures-03-... --begin 20 --seconds 10 --channels 1-8
+  python plot.py electrodes data/shards/emg_gestures-03-*    # one person, all recordings together
+  python plot.py architecture --tune fpt --out docs/images/architecture.png
+
+Recordings that lie beside the list that simulate_putemg.py writes are called simulated in the title; for what was
+made of them, say so with --note. Each picture takes seconds.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semg import cli, figures, plots, putemg
+from semg.errors import DataError, UsageError
+from semg.filters import FilterSpec
+from semg.recording import Recording
+from semg.shards import Shard, open_shard, open_shards, stretches
+from semg.signals import filtered
+from semg.splits import PARTS, read_split
+
+SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
+NOTCH = (30.0, 50.0, 60.0, 90.0, 150.0)
+DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz
+ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("picture", choices=tuple(PICTURES), help="what to draw")
+    parser.add_argument("source", type=Path, nargs="*", metavar="SOURCE", help="what to draw it of, see above")
+    parser.add_argument("--out", type=Path, help="the PNG to write (default: results/plots/ and the picture's name)")
+    parser.add_argument("--note", help="words to add to the title, such as: simulated")
+    signal = parser.add_argument_group("recording, spectrum")
+    signal.add_argument("--begin", type=cli.number(0), default=0.0, help="seconds into the recording")
+    signal.add_argument("--seconds", type=cli.number(0, above=True), help="how long a part to draw (default: all)")
+    signal.add_argument("--channels", type=cli.number_ranges, help="places of the channels, such as 1-8 (default: all)")
+    signal.add_argument("--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen, or as prompted")
+    signal.add_argument("--causal", action="store_true", help="spectrum: filter as in live use")
+    other = parser.add_argument_group("classes, architecture")
+    other.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of the split's shards")
+    other.add_argument("--tune", default="full", help="what of GPT-2 small trains: full, last:N, fpt, lora or frozen")
+    return parser
+
+
+# --- what is drawn, as arrays ----------------------------------------------------------------------------------
+
+
+class Signal:
+    """A recording or a shard as arrays: (T, C) microvolts, channel names, classes, where which class is."""
+
+    def __init__(self, path: Path, labels: str) -> None:
+        self.name = path.stem if path.suffix == ".hdf5" else path.name
+        self.simulated = (path.parent / SIMULATED).exists()
+        self.raw = path.suffix == ".hdf5"
+        if self.raw:
+            with Recording(path, check_name=False) as recording:
+                counts, codes = recording.read(ALL_CHANNELS, labels)
+            self.values = counts * np.float32(putemg.MICROVOLTS_PER_COUNT)
+            self.rate, self.channels = putemg.RATE, putemg.CHANNEL_COLUMNS
+            self.classes = tuple(putemg.GESTURES.values())
+            self.stretches = _labelled(codes, list(putemg.GESTURES))
+        else:
+            shard = open_shard(path)
+            self.values, self.rate, self.channels = shard.signal, shard.rate, shard.channels
+            self.classes = shard.classes
+            self.stretches = _windowed(shard)
+
+    def part(self, begin: float, seconds: float | None, channels: tuple[int, ...] | None) -> np.ndarray:
+        """(T, C) the part asked for. Raises UsageError if it is not there."""
+        length = len(self.values) / self.rate
+        if begin >= length:
+            raise UsageError(f"--begin {begin:g}: expected below the recording's {length:.1f} s")
+        if wrong := [n for n in channels or () if not 1 <= n <= len(self.channels)]:
+            raise UsageError(f"--channels: expected numbers from 1 to {len(self.channels)}, found {wrong[0]}")
+        first = round(begin * self.rate)
+        stop = len(self.values) if seconds is None else min(len(self.values), first + round(seconds * self.rate))
+        if stop - first < 2:
+            raise UsageError(f"--seconds {seconds:g}: expected some samples, found {stop - first}")
+        part = self.values[first:stop]
+        return part if channels is None else part[:, [n - 1 for n in channels]]
+
+    def seconds(self) -> list[figures.Stretch]:
+        """The labelled stretches in seconds."""
+        return [(first / self.rate, stop / self.rate, label) for first, stop, label in self.stretches]
+
+
+def _labelled(codes: np.ndarray, classes: list[int]) -> list[tuple[int, int, int]]:
+    """(first sample, end, class) of every stretch of a known label."""
+    found = zip(*stretches(codes), strict=True)
+    return [(int(a), int(b), classes.index(int(code))) for a, b, code in found if int(code) in classes]
+
+
+def _windowed(shard: Shard) -> list[tuple[int, int, int]]:
+    """(first sample, end, class) of what a shard's windows cover, stretch by stretch."""
+    ends: dict[tuple[int, int], tuple[int, int]] = {}
+    for row in shard.windows:
+        key = (int(row["label"]), int(row["repetition"]))
+        low, high = int(row["low"]), int(row["high"]) + shard.window
+        first, stop = ends.get(key, (low, high))
+        ends[key] = (min(first, low), max(stop, high))
+    return sorted((first, stop, label) for (label, _), (first, stop) in ends.items())
+
+
+def gesture_rms(signals: list[Signal]) -> np.ndarray:
+    """(K, C) microvolts: root mean square of each channel over all samples of each class; NaN for an absent one."""
+    first = signals[0]
+    power = np.zeros((len(first.classes), len(first.channels)))
+    samples = np.zeros(len(first.classes))
+    for signal in signals:
+        mean = signal.values.mean(axis=0, dtype=np.float64) if signal.raw else 0.0
+        for start, stop, label in signal.stretches:
+            power[label] += np.square(signal.values[start:stop].astype(np.float64) - mean).sum(axis=0)
+            samples[label] += stop - start
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(power / samples[:, None])
+
+
+# --- the pictures ----------------------------------------------------------------------------------------------
+
+
+def _one(args: argparse.Namespace, what: str) -> Path:
+    if len(args.source) != 1:
+        raise UsageError(f"plot.py {args.picture}: expected one SOURCE, {what}, found {len(args.source)}")
+    return args.source[0]
+
+
+def _title(args: argparse.Namespace, text: str, simulated: bool = False) -> str:
+    notes = [note for note in (args.note, "SIMULATED" if simulated and not args.note else None) if note]
+    return f"{text} ({notes[0]})" if notes else text
+
+
+def draw_architecture(args: argparse.Namespace) -> str:
+    """The network, from a checkpoint or of GPT-2 small."""
+    from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
+    from semg.checkpoint import open_checkpoint
+    from semg.diagram import architecture
+
+    rate, classes = putemg.RATE, list(putemg.GESTURES.values())
+    try:
+        if args.source:
+            description = open_checkpoint(_one(args, "a checkpoint")).description
+            config = ModelConfig.from_dict(description["model"])
+            rate, classes = description["data"]["rate"], description["data"]["classes"]
+        else:
+            edges = tuple(edge / rate for edge in DEFAULT_BANDS)
+            config = ModelConfig(band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
+    except (KeyError, TypeError, ValueError) as error:
+        raise (DataError if args.source else UsageError)(f"{(args.source or ['--tune'])[0]}: {error}") from None
+    counts = GPT2Classifier(config).parameter_counts()
+    title = _title(args, "How a window of sEMG becomes a gesture")
+    architecture(args.out, config.to_dict(), rate, classes, counts, title)
+    return f"{counts['trainable']:,} of {counts['total']:,} parameters train"
+
+
+def draw_recording(args: argparse.Namespace) -> str:
+    """Channels over time."""
+    signal = Signal(_one(args, "a recording or a shard"), args.labels)
+    part = signal.part(args.begin, args.seconds, args.channels)
+    if signal.raw:
+        part = part - part.mean(axis=0)
+    names = [signal.channels[n - 1] for n in args.channels] if args.channels else signal.channels
+    told = "as recorded" if signal.raw else "filtered"
+    title = _title(args, f"{signal.name}, {told}", signal.simulated)
+    figures.recording(args.out, part, signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
+    return f"{part.shape[1]} channels, {len(part) / signal.rate:.1f} s"
+
+
+def draw_spectrum(args: argparse.Namespace) -> str:
+    """Power before and after the filter that preprocess.py uses unless told otherwise."""
+    from scipy.signal import welch
+
+    path = _one(args, "an HDF5 recording")
+    if path.suffix != ".hdf5":
+        raise UsageError(f"{path}: expected an HDF5 recording: a shard no longer holds what the filter took out")
+    signal = Signal(path, args.labels)
+    before = signal.part(args.begin, args.seconds, args.channels)
+    spec = FilterSpec(notch=NOTCH, causal=args.causal)
+    after = filtered(before, np.eye(before.shape[1], dtype=np.float32), spec, signal.rate, scale=1.0)
+    segment = min(len(before), round(signal.rate))
+    found = [welch(x.astype(np.float32), signal.rate, nperseg=segment, axis=0) for x in (before, after)]
+    kind = "causal" if args.causal else "zero-phase"
+    title = _title(args, f"{signal.name}, {spec.low:g}-{spec.high:g} Hz, {kind}", signal.simulated)
+    figures.spectrum(args.out, found[0][0][1:], found[0][1][1:], found[1][1][1:], title)
+    return f"{before.shape[1]} channels, {len(before) / signal.rate:.1f} s"
+
+
+def draw_electrodes(args: argparse.Namespace) -> str:
+    """A map of the electrodes for each gesture, over all recordings given."""
+    if not args.source:
+        raise UsageError("plot.py electrodes: expected at least one SOURCE, a recording or a shard, found none")
+    signals = [Signal(path, args.labels) for path in args.source]
+    for path, signal in zip(args.source, signals, strict=True):
+        if signal.channels != putemg.CHANNEL_COLUMNS or signal.classes != signals[0].classes:
+            raise DataError(f"{path}: expected 24 monopolar channels and the same gestures everywhere, found others")
+    if not any(signal.stretches for signal in signals):
+        raise DataError(f"{args.source[0]}: expected some gesture in the recording, found none")
+    told = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
+    title = _title(args, f"RMS at each electrode, {told}", any(signal.simulated for signal in signals))
+    figures.electrodes(args.out, gesture_rms(signals), signals[0].classes, putemg.BANDS, title)
+    return told
+
+
+def draw_classes(args: argparse.Namespace) -> str:
+    """Windows of each gesture in each part of a split."""
+    split = read_split(_one(args, "the folder of a split"))
+    counts: dict[str, np.ndarray] = {}
+    about: dict[str, str] = {}
+    classes: tuple[str, ...] = ()
+    for part in PARTS:
+        if not split.records(part):
+            continue
+        shards = open_shards(args.shards, split.records(part))
+        classes = shards[0].classes
+        tables = [np.bincount(shard.windows["label"], minlength=len(classes)) for shard in shards]
+        counts[part] = np.sum(tables, axis=0)
+        about[part] = f"{len(split.subjects(part))} people, {counts[part].sum():,} windows"
+    title = _title(args, f"Windows of each gesture in {split.name}")
+    figures.class_counts(args.out, counts, classes, about, title)
+    return ", ".join(f"{part}: {told}" for part, told in about.items())
+
+
+def draw_curves(args: argparse.Namespace) -> str:
+    """Learning curves from metrics.jsonl."""
+    run = _one(args, "the folder of a training run")
+    path = run / "metrics.jsonl" if run.is_dir() else run
+    try:
+        rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not rows:
+            raise ValueError("nothing")
+        plots.learning_curves(args.out, rows)
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected the metrics.jsonl of a run, found no such file") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected one line of metrics an epoch, found {error}") from None
+    return f"{len(rows)} epochs"
+
+
+PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
+    "architecture": draw_architecture,
+    "recording": draw_recording,
+    "spectrum": draw_spectrum,
+    "electrodes": draw_electrodes,
+    "classes": draw_classes,
+    "curves": draw_curves,
+}
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    args.out = args.out or Path("results/plots") / f"{args.picture}.png"
+    if args.out.suffix != ".png":
+        raise UsageError(f"--out {args.out}: expected a name that ends in .png")
+    told = PICTURES[args.picture](args)
+    console.finish(f"{args.out}: {args.picture}, {told}", out=args.out.as_posix())
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

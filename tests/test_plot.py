@@ -1,0 +1,220 @@
+"""plot.py: each picture is drawn from what it is given, the numbers in it are right, and wrong sources are named."""
+
+import argparse
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import recordings
+import small_shards
+from matplotlib.image import imread
+
+import plot
+from model import ModelConfig
+from semg import diagram, figures
+from semg.errors import DataError, UsageError
+
+TINY = {"layers": 1, "width": 16, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Shards and a split of five people; one recording as HDF5: a tone of 200 Hz, another of 5 Hz, and the mains."""
+    folder = tmp_path_factory.mktemp("data")
+    shards, split = small_shards.write_all(folder)
+    table = recordings.frame(samples=3 * recordings.RATE)
+    time = table.index.to_numpy()
+    for place in range(24):
+        made = [50 * np.sin(2 * np.pi * f * time + place) for f in (5, 50, 200)]
+        table[f"EMG_{place + 1}"] = np.round(sum(made))
+    recording = recordings.write(folder, table)
+    return SimpleNamespace(folder=folder, shards=shards, split=split, recording=recording)
+
+
+@pytest.fixture
+def draw(monkeypatch, capsys):
+    """Run plot.py in this process; returns the picture and what was said."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["plot.py", *map(str, words)])
+        assert plot.main() == 0
+        out = words[words.index("--out") + 1]
+        image = imread(out)
+        assert image.shape[0] >= 300
+        assert image.std() > 0.03, "something is drawn"
+        return capsys.readouterr().out
+
+    return run
+
+
+def seen(monkeypatch, name):
+    """What plot.py hands to a drawing function."""
+    calls = []
+    real = getattr(figures, name)
+    monkeypatch.setattr(figures, name, lambda *args: (calls.append(args), real(*args)))
+    return calls
+
+
+def test_a_recording_as_a_user_draws_it(run_script, data, tmp_path):
+    out = tmp_path / "new" / "r.png"
+    done = run_script("plot.py", "recording", data.recording, "--out", out, "--json")
+    assert json.loads(done.stdout)["out"] == out.as_posix()
+    assert [path.name for path in out.parent.iterdir()] == ["r.png"]
+    again = tmp_path / "again.png"
+    run_script("plot.py", "recording", data.recording, "--out", again)
+    assert again.read_bytes() == out.read_bytes()
+    done = run_script("plot.py", "recording", data.recording, "--channels", "25", "--out", out, code=2)
+    assert "1 to 24" in done.stderr
+
+
+def test_a_part_of_a_recording_and_of_a_shard(draw, data, tmp_path, monkeypatch):
+    calls = seen(monkeypatch, "recording")
+    words = ["--begin", 0.5, "--seconds", 0.25, "--channels", "3,1", "--out", tmp_path / "r.png"]
+    draw("recording", data.recording, *words)
+    _, signal, _, channels, stretches, classes, title, begin = calls[-1]
+    assert (signal.shape, begin, list(channels)) == ((1280, 2), 0.5, ["EMG_3", "EMG_1"])
+    assert abs(signal.mean()) < 1e-2
+    assert [classes[label] for _, _, label in stretches] == ["idle", "fist"], "-1 is in no gesture"
+    assert stretches[1][:2] == (1.0, 2.0)
+    assert "as recorded" in title
+    draw("recording", data.shards / small_shards.name(2), "--out", tmp_path / "s.png")
+    stretches = calls[-1][4]
+    assert len(stretches) == 12
+    assert stretches[1] == pytest.approx((960 / 5120, 1920 / 5120, 1))
+
+
+def test_simulated_recordings_are_called_so(draw, data, tmp_path, monkeypatch):
+    calls = seen(monkeypatch, "recording")
+    copy = tmp_path / data.recording.name
+    copy.write_bytes(data.recording.read_bytes())
+    draw("recording", copy, "--out", tmp_path / "a.png")
+    assert "SIMULATED" not in calls[-1][6]
+    (tmp_path / "simulated.json").write_text("{}")
+    draw("recording", copy, "--out", tmp_path / "a.png")
+    assert calls[-1][6].endswith("(SIMULATED)")
+    draw("recording", copy, "--note", "made up", "--out", tmp_path / "a.png")
+    assert calls[-1][6].endswith("(made up)")
+
+
+def test_the_spectrum_shows_what_the_filter_takes_out(draw, data, tmp_path, monkeypatch):
+    calls = seen(monkeypatch, "spectrum")
+    draw("spectrum", data.recording, "--out", tmp_path / "s.png")
+    _, frequency, before, after, _ = calls[-1]
+    # Parseval: a sine of 50 counts has the power 50^2 / 2
+    assert before[:, 0].sum() * (frequency[1] - frequency[0]) == pytest.approx(3 * 1250 * 6.1035**2, rel=0.05)
+    at = {f: int(np.argmin(abs(frequency - f))) for f in (5, 50, 200)}
+    ratio = {f: after[place, 0] / before[place, 0] for f, place in at.items()}
+    assert ratio[200] == pytest.approx(1, abs=0.02)
+    assert ratio[5] < 1e-4
+    assert ratio[50] < 0.1
+    with pytest.raises(UsageError, match="no longer holds"):
+        draw("spectrum", data.shards / small_shards.name(1), "--out", tmp_path / "s.png")
+
+
+def test_electrodes_are_loud_where_their_gesture_is(draw, data, tmp_path, monkeypatch):
+    calls = seen(monkeypatch, "electrodes")
+    draw("electrodes", *[data.shards / small_shards.name(i) for i in (1, 2)], "--out", tmp_path / "e.png")
+    _, rms, classes, rings, title = calls[-1]
+    assert (rms.shape, list(classes), rings) == ((4, 24), small_shards.CLASSES, 3)
+    assert np.array_equal(rms.argmax(0), np.arange(24) % 4), "each class is loudest on channels of its own"
+    assert "2 recordings" in title
+    from semg.shards import open_shard
+
+    one = plot.Signal(data.shards / small_shards.name(1), "TRAJ_GT")
+    fist = small_shards.labels() == 1
+    expected = np.sqrt(np.mean(np.asarray(open_shard(data.shards / small_shards.name(1)).signal, float)[fist] ** 2, 0))
+    np.testing.assert_allclose(plot.gesture_rms([one])[1], expected, rtol=1e-6)
+
+
+def test_classes_of_a_split(draw, data, tmp_path, monkeypatch):
+    calls = seen(monkeypatch, "class_counts")
+    told = draw("classes", data.split, "--shards", data.shards, "--out", tmp_path / "c.png")
+    counts = calls[-1][1]
+    assert {part: values.tolist() for part, values in counts.items()} == {
+        "train": [45] * 4,
+        "val": [15] * 4,
+        "test": [15] * 4,
+    }
+    assert "train: 3 people, 180 windows" in told
+
+
+def test_curves_of_a_run(draw, tmp_path):
+    row = {"epoch": 1, "train/loss": 2.0, "val/loss": 2.5, "train/macro_f1": 0.1, "val/macro_f1": 0.2}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | {'epoch': 2})}\n")
+    assert "2 epochs" in draw("curves", tmp_path, "--out", tmp_path / "c.png")
+    for content in ("", "{}\n", "no\n"):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        with pytest.raises(DataError, match="one line of metrics an epoch"):
+            draw("curves", tmp_path, "--out", tmp_path / "d.png")
+    assert not (tmp_path / "d.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tune": "fpt"}, ["GPT-2", "LayerNorms and\npositions train", "20 ×\n1680", "log powers", "raw samples"]),
+        ({"tune": "last:1"}, ["last 1 blocks train"]),
+        ({"frontend": "bands", "samples": 320}, ["24 channels ×\n320 samples (62.5 ms)\n5 patches", "5 ×\n144"]),
+        ({"frontend": "raw", "backbone": "none"}, ["raw samples", "20 ×\n1536", "1536 → 16"]),
+        ({"backbone": "attention", "pooling": "last"}, ["attention", "last\ntoken\nLayerNorm\nlinear"]),
+    ],
+)
+def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch, changes, told):
+    figures_made = []
+    real = diagram.save
+    monkeypatch.setattr(diagram, "save", lambda figure, path: (figures_made.append(figure), real(figure, path)))
+    config = ModelConfig(**{**TINY, **changes})
+    counts = {"trainable": 1_234_567, "total": 2_000}
+    diagram.architecture(tmp_path / "a.png", config.to_dict(), 5120.0, ["idle", "fist"], counts, "title")
+    texts = [text.get_text() for text in figures_made[0].axes[0].texts]
+    for words in [*told, "idle", "fist", "2 scores", "1.2 M of 2 k parameters train"]:
+        assert words in texts, words
+    if "GPT-2" not in told and changes.get("backbone"):
+        assert "GPT-2" not in texts
+
+
+def test_the_architecture_of_a_checkpoint(draw, tmp_path):
+    from semg.checkpoint import write_checkpoint
+
+    config = ModelConfig(**TINY, channels=8, classes=2)
+    data = {"rate": 2000.0, "classes": ["open", "shut"]}
+    write_checkpoint(tmp_path / "m.ckpt", {"model": config.to_dict(), "data": data}, {})
+    assert "parameters train" in draw("architecture", tmp_path / "m.ckpt", "--out", tmp_path / "a.png")
+    write_checkpoint(tmp_path / "m.ckpt", {"model": {"colour": "red"}}, {})
+    with pytest.raises(DataError, match=r"m\.ckpt"):
+        draw("architecture", tmp_path / "m.ckpt", "--out", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "told"),
+    [
+        (["architecture", "--tune", "last:13"], UsageError, "--tune.*last:12"),
+        (["recording"], UsageError, "expected one SOURCE"),
+        (["recording", "none.hdf5"], DataError, "no such file"),
+        (["electrodes"], UsageError, "at least one SOURCE"),
+        (["classes", "none"], DataError, "none"),
+        (["curves", "none"], DataError, r"metrics\.jsonl of a run"),
+        (["curves", "none", "--out", "x.pdf"], UsageError, r"ends in \.png"),
+    ],
+)
+def test_wrong_words_are_named(draw, tmp_path, monkeypatch, words, error, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=told):
+        draw(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_that_are_not_there(data):
+    signal = plot.Signal(data.recording, "TRAJ_GT")
+    for begin, seconds, channels in ((3.0, None, None), (0.0, 1e-6, None), (0.0, None, (25,))):
+        with pytest.raises(UsageError):
+            signal.part(begin, seconds, channels)
+    assert signal.part(2.5, 99.0, None).shape == (2560, 24)
+
+
+def test_every_picture_is_in_the_manual():
+    assert isinstance(plot.arguments(), argparse.ArgumentParser)
+    for name in plot.PICTURES:
+        assert f"python plot.py {name} " in plot.__doc__
