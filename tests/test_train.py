@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import GPT2Config, GPT2Model
 
 import train
+from semg import training
 from semg.checkpoint import open_checkpoint
 from semg.errors import DataError, UsageError
 
@@ -251,13 +252,13 @@ def test_wrong_flags_are_refused_before_anything_is_written(here, tmp_path, flag
 
 def test_labels_drawn_at_random_are_not_learnt(here, tmp_path, monkeypatch):
     """A leak anywhere between parts would show here as more than chance."""
-    original = train.open_windows
+    original = training.open_windows
 
     def shuffled(shards):
         windows = original(shards)
         windows.label = np.random.default_rng(len(windows)).permutation(windows.label)
         return windows
 
-    monkeypatch.setattr(train, "open_windows", shuffled)
+    monkeypatch.setattr(training, "open_windows", shuffled)
     here(tmp_path, *RANDOM, "--epochs", 4)
     assert rows(tmp_path)[-1]["val/accuracy"] == pytest.approx(0.25, abs=0.2)
