@@ -89,7 +89,7 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--width", type=cli.whole(1), help="of a random GPT-2 (default: 64)")
     group.add_argument("--heads", type=cli.whole(1), help="of a random GPT-2 (default: 4)")
     group.add_argument("--tune", default="full", help="what trains: full, last:N, fpt, lora or frozen")
-    group.add_argument("--frontend", choices=FRONTENDS, default="both", help="samples, log band powers, or both")
+    group.add_argument("--frontend", choices=FRONTENDS, default="bands", help="samples, log band powers, or both")
     group.add_argument("--patch", type=cli.Length, default="64", help="length of a token, samples or time")
     group.add_argument("--frame", type=cli.Length, default="50ms", help="length over which band powers are taken")
     group.add_argument(
