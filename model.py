@@ -42,7 +42,7 @@ class ModelConfig:
     channels: int = 24
     samples: int = 1280
     classes: int = 8
-    frontend: str = "both"
+    frontend: str = "bands"
     patch: int = 64
     frame: int = 256
     band_edges: tuple[float, ...] = (0.0039, 0.0070, 0.0127, 0.0230, 0.0416, 0.0753, 0.1367)

@@ -214,6 +214,14 @@ def test_every_choice_trains_and_its_checkpoint_opens(here, tmp_path, flags):
     assert open_checkpoint(tmp_path / "best_model.ckpt").description["model"]
 
 
+@pytest.mark.slow
+def test_a_compiled_run_computes_what_a_plain_one_does(here, tmp_path):
+    flags = [*RANDOM, "--epochs", 1, "--dropout", 0]
+    here(tmp_path / "plain", *flags)
+    here(tmp_path / "compiled", *flags, "--compile")
+    assert rows(tmp_path / "compiled")[0] == pytest.approx(rows(tmp_path / "plain")[0], rel=1e-3, abs=1e-4)
+
+
 def test_patience_ends_a_run_that_gets_no_better(here, tmp_path):
     here(tmp_path, *RANDOM, "--epochs", 30, "--patience", 2, "--lr", 1e-12, "--augment", "none", "--dropout", 0)
     assert 3 <= len(rows(tmp_path)) < 30
