@@ -25,11 +25,12 @@ Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory
 
 import argparse
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from threadpoolctl import threadpool_limits
 
 from semg import cli, putemg
 from semg.errors import DataError, UsageError
-from semg.files import checksum, folder_lock
+from semg.files import checksum, folder_lock, remove_leftovers
 from semg.filters import FilterSpec
 from semg.provenance import commit, plain, versions
 from semg.recording import Recording, find_faults
@@ -255,6 +256,7 @@ def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
         if meta.get(key) != asked[key]:
             raise DataError(f"{job.shard}: expected {difference(asked, meta, key)}; --overwrite redoes it")
     shard = open_shard(job.shard, verify=True)
+    remove_leftovers(job.shard)
     return Outcome(name, "kept", windows=len(shard.windows))
 
 
@@ -277,13 +279,27 @@ def outcomes(jobs: list[Job], workers: int) -> Iterator[Outcome]:
     if workers == 1 or len(jobs) == 1:
         yield from map(process, jobs)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         futures: dict[Future[Outcome], Job] = {pool.submit(process, job): job for job in jobs}
         try:
             for future in as_completed(futures):
                 yield _result(future, futures[future])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end at once when the main process is killed, which drops the lock; a new run may follow."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _result(future: Future[Outcome], job: Job) -> Outcome:

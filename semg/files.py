@@ -130,6 +130,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
+        while not path.exists():  # the run before removed it between our opening and locking it: we hold nothing
+            lock.release()
+            lock.acquire()
     except Timeout:
         raise DataError(f"{folder}: another run is writing there; wait for it or choose another folder") from None
     try:

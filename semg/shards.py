@@ -20,6 +20,8 @@ from semg.errors import DataError
 from semg.files import atomic_folder, checksum, read_json, write_json
 
 FORMAT_VERSION = 1
+_OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
+_ATTEMPTS = 50  # of opening a shard that is being rewritten; a second in all
 WINDOW_FIELDS = np.dtype(
     [
         ("start", "<i8"),  # first sample
@@ -216,7 +218,10 @@ def list_records(folder: Path) -> list[str]:
     """Names of the shards in a folder, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of shards, found none; run preprocess.py first")
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    # a shard that is being rewritten has for a moment only the name its old folder was put under
+    moved = {name[1:].removesuffix(_OLD) for name in found if name.startswith(".") and name.endswith(_OLD)}
+    return sorted({name for name in found if not name.startswith(".")} | moved)
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -233,20 +238,37 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def open_shard(path: Path, *, verify: bool = False) -> Shard:
-    """Open one shard; `verify` also compares the files' checksums. DataError if the three files disagree."""
-    for attempt in range(5):
+    """Open one shard; `verify` also compares the files' checksums. DataError if the three files disagree.
+
+    While preprocess.py --overwrite puts another folder in its place, the old shard or the new one is opened.
+    """
+    for attempt in range(_ATTEMPTS):
+        folder = _identity(path)
         try:
-            return _open_once(path, verify)
-        except DataError:
-            # preprocess.py --overwrite swaps folders by two renames; what failed may have fallen between them
-            if attempt == 4 or not _being_rewritten(path):
+            shard = _open_once(path, verify)
+        except (DataError, OSError):
+            swapped = _identity(path) != folder or _being_rewritten(path)
+            if attempt == _ATTEMPTS - 1 or not swapped:
                 raise
-            time.sleep(0.05)
-    raise AssertionError("unreachable")
+            time.sleep(0.02)
+        else:
+            if _identity(path) == folder:  # else some files may be the old folder's and some the new one's
+                return shard
+    raise DataError(f"{path}: expected a shard at rest, found one that is rewritten all the time; try later")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which folder bears the name `path` now."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _being_rewritten(path: Path) -> bool:
-    return any(path.with_name(f".{path.name}{end}").exists() for end in (".tmp", ".old.tmp"))
+    """Whether preprocess.py is at it, between its two renames perhaps."""
+    return any(path.with_name(f".{path.name}{end}").exists() for end in (".tmp", _OLD))
 
 
 def _open_once(path: Path, verify: bool) -> Shard:
@@ -299,7 +321,7 @@ _MUST_AGREE = ("rate", "channels", "classes", "arguments")
 
 def open_shards(folder: Path, records: Sequence[str], *, verify: bool = False) -> list[Shard]:
     """Open the shards of `records` in that order. DataError if one is missing or was made differently."""
-    missing = [name for name in records if not (folder / name).is_dir()]
+    missing = [name for name in records if not (folder / name).is_dir() and not _being_rewritten(folder / name)]
     if missing:
         raise DataError(
             f"{folder}: expected a shard for each of {len(records)} records, "
