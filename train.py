@@ -204,6 +204,8 @@ def train(args: argparse.Namespace, world: World, console: cli.Console) -> int:
         )
         if last is None:
             run.save()
+        else:
+            run.write_rows()
         run.writer = open_writer(run, facts)
     try:
         run.epochs()

@@ -394,13 +394,18 @@ class Run:
         if self.ema is not None:
             self.model.load_state_dict(weights)
         self.save()
-        write_text(self.args.out / "metrics.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in state.rows))
+        self.write_rows()
         self.log(row, confusion)
         self.console.say(
             f"epoch {state.epoch:3d}  loss {row['train/loss']:.4f} -> val {row['val/loss']:.4f}   "
             f"macro-F1 {row['train/macro_f1']:.3f} -> val {row['val/macro_f1']:.3f}   "
             f"accuracy val {row['val/accuracy']:.3f}   {rate:,.0f} windows/s{'   best' if better else ''}"
         )
+
+    def write_rows(self) -> None:
+        """Write metrics.jsonl: what last.ckpt knows of each epoch, also after a kill between the two."""
+        rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.state.rows)
+        write_text(self.args.out / "metrics.jsonl", rows)
 
     def _validate(self, rate: float) -> tuple[dict[str, Any], np.ndarray, dict[str, Any]]:
         """An epoch's row of metrics.jsonl, the (K, K) confusion, and what each validation person reached."""

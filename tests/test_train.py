@@ -270,3 +270,11 @@ def test_labels_drawn_at_random_are_not_learnt(here, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "open_windows", shuffled)
     here(tmp_path, *RANDOM, "--epochs", 4)
     assert rows(tmp_path)[-1]["val/accuracy"] == pytest.approx(0.25, abs=0.2)
+
+
+def test_a_run_killed_before_it_wrote_its_last_row_has_it_after_resuming(here, tmp_path):
+    here(tmp_path, *RANDOM)
+    told = rows(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()  # last.ckpt is written just before it
+    here(tmp_path, *RANDOM, "--resume")
+    assert rows(tmp_path) == told
