@@ -308,7 +308,8 @@ def call(script: str, flags: Sequence[str], console: cli.Console) -> str:
     if process.returncode == 0:
         return ""
     said = [line.removeprefix("error: ") for line in told if line.startswith("error: ")] or told
-    return said[-1] if said else f"{script} ended with exit code {process.returncode}"
+    ended = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
+    return said[-1] if said else f"{script} ended by {ended}"
 
 
 def _say_all_but_last(process: subprocess.Popen[str], console: cli.Console) -> None:
@@ -530,7 +531,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
         )
         told = f"picked {best.name}: {told}"
     if failures:
-        told += f"; {len(failures)} runs failed, the same command tries them again"
+        told += f"; runs that failed: {len(failures)}; the same command tries them again"
     console.finish(
         f"{args.out / 'sweep.md'}: {told}",
         out=args.out.as_posix(),

@@ -236,7 +236,7 @@ def test_a_run_that_fails_is_named_the_others_are_done_and_it_is_tried_again(run
     assert run(scripts, *flags(data, tmp_path, *GRID)) == 1
     told = capsys.readouterr()
     assert "error: lr-1e-2 fold1 seed0: step 7: expected a finite loss" in told.err
-    assert "1 runs failed" in told.out.splitlines()[-1]
+    assert "runs that failed: 1" in told.out.splitlines()[-1]
     rows = {row["setting"]: row for row in table(tmp_path)}
     assert (rows["lr-1e-3"]["picked"], rows[GOOD]["picked"], rows[GOOD]["runs"]) == ("yes", "", "3")
     assert rows[GOOD]["val_macro_f1"] == ""
