@@ -32,9 +32,9 @@ from semg.filters import FilterSpec
 from semg.recording import Recording
 from semg.shards import Shard, open_shard, open_shards, stretches
 from semg.signals import filtered
+from semg.sources import is_simulated
 from semg.splits import PARTS, read_split
 
-SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
 NOTCH = (30.0, 50.0, 60.0, 90.0, 150.0)
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz
 ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
@@ -67,7 +67,7 @@ class Signal:
 
     def __init__(self, path: Path, labels: str) -> None:
         self.name = path.stem if path.suffix == ".hdf5" else path.name
-        self.simulated = (path.parent / SIMULATED).exists()
+        self.simulated = is_simulated(path)
         self.raw = path.suffix == ".hdf5"
         if self.raw:
             with Recording(path, check_name=False) as recording:

@@ -198,3 +198,41 @@ def class_counts(
     figure.legend(loc="outside lower center", fontsize=11, ncols=len(counts))
     axes.set_title(title, fontsize=13)
     save(figure, path)
+
+
+@usual_style
+def timeline(
+    path: Path,
+    signal: np.ndarray,
+    rate: float,
+    channels: Sequence[str],
+    truth: Sequence[Stretch],
+    decided: Sequence[Stretch],
+    time: np.ndarray,
+    confidence: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+) -> None:
+    """A recording's decisions over time: some channels, the truth if there is one, what was decided, how surely.
+
+    signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) each decision's moment in seconds and the
+    probability of what was decided.
+    """
+    heights = [0.8 + 0.5 * signal.shape[1], *([0.45] if truth else []), 0.45, 1.1]
+    figure = new_figure(13, 2.2 + sum(heights))
+    rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    step = draw_channels(rows[0], signal, rate, channels, 0.0)
+    rows[0].set_title(f"rows are {step:g} µV apart", fontsize=10, loc="right", color="#555555")
+    for row, name, stretches in ((rows[1], "true", truth), (rows[-2], "decided", decided)):
+        if stretches:
+            label_strip(row, stretches, classes, 0.0, len(signal) / rate)
+            row.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+    rows[-1].step(time, confidence, where="post", color=BLUE, linewidth=1.0)
+    rows[-1].axhline(1 / len(classes), color=GREY, linewidth=1.2, linestyle=":")
+    rows[-1].set_ylim(0, 1.03)
+    rows[-1].set_ylabel("probability of\nthe decision", fontsize=11)
+    rows[-1].set_xlabel("time, s (dotted: chance)", fontsize=12)
+    rows[-1].set_xlim(0, len(signal) / rate)
+    legend(figure, [label for _, _, label in (*truth, *decided)], classes)
+    figure.suptitle(title, fontsize=14)
+    save(figure, path)

@@ -1,0 +1,278 @@
+"""Decide for any recording, window by window, which gesture is made: offline, or as a live device would.
+
+  python predict.py data/raw/Data-HDF5/emg_gestures-03-*.hdf5 --checkpoint checkpoints/RUN/best_model.ckpt --plot
+  python predict.py recording.hdf5 --stream                  # block by block, nothing looks ahead
+  python predict.py mine.csv --rate 2000 --channels 1-24     # one row a sample, microvolts; or a .npy (time, channels)
+
+Input: recordings in putEMG's layout, or tables (.csv with or without a header, .npy) with --rate and --unit. A table's
+columns, or those of them that --channels names, must be the model's channels in the model's order; another rate is
+resampled to the model's. Output, in OUT, for each recording:
+  <recording>.csv   time of the decision in seconds (the window's end), gesture, probability of each class; with --vote
+                    the majority over the last K decisions; the true gesture where the recording has labels and
+                    one of them covers the whole window; with --stream the delay
+  <recording>.png   with --plot: some channels, truth, decisions and their probability over time
+
+The signal goes through the checkpoint's own filter, windows and strides. Offline, a model trained under --normalize
+session is normalised by the whole recording's statistics, as evaluate.py does with a whole session's: the first
+decision knows the last sample's loudness.
+
+--stream feeds blocks of --block through the causal filter and normalises by what has been seen so far, which takes
+--warmup seconds before the first decision is worth something. A model trained on zero-phase filtered signals then
+gets causally filtered ones, and says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is
+how long after its window's last sample a decision is ready: the wait for the block's end, and the time of computing.
+The window itself is the larger part of the time that a new gesture takes to show.
+
+A recording that is wrong is named and left out, and the others are done. Takes about 10 s for an hour offline and
+two minutes streamed, with a small model on one CPU core.
+"""
+
+import argparse
+import csv
+import io
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semg import cli, figures, metrics, putemg
+from semg.errors import DataError, UsageError
+from semg.files import write_text
+from semg.inference import choose_device
+from semg.prediction import Predictions, Trained, predict_offline, predict_streamed
+from semg.shards import stretches
+from semg.signals import filtered
+from semg.sources import TABLES, UNITS, Source, is_simulated, read_recording, read_table, resampled
+
+PLOTTED = 4  # channels of a timeline: the loudest
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, .csv or .npy")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
+    parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
+    parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also the majority of the last K")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    tables = parser.add_argument_group(".csv and .npy")
+    tables.add_argument("--rate", type=cli.number(0, above=True), metavar="HZ", help="their sampling rate")
+    tables.add_argument("--unit", choices=tuple(UNITS), default="uV", help="of their samples; counts: putEMG's")
+    tables.add_argument("--channels", type=cli.number_ranges, help="columns to take, such as 1-24 (default: all)")
+    live = parser.add_argument_group("live")
+    live.add_argument("--stream", action="store_true", help="block by block, as from a device")
+    live.add_argument("--block", type=cli.Length, default="25ms", help="length of a block, samples or time")
+    live.add_argument("--warmup", type=cli.number(0), default=5.0, help="seconds seen before the first decision")
+    return parser
+
+
+# --- one recording ---------------------------------------------------------------------------------------------
+
+
+def read(path: Path, trained: Trained, args: argparse.Namespace, console: cli.Console) -> Source:
+    """The recording's samples at the model's rate."""
+    if path.suffix not in TABLES:
+        source = read_recording(path, trained.channels, trained.labels)
+    else:
+        source = read_table(path, args.rate, args.unit, args.channels, len(trained.channels))
+    if source.rate != trained.rate:
+        if args.stream:
+            raise DataError(
+                f"{path}: expected the model's {trained.rate:g} Hz under --stream, found {source.rate:g} Hz: "
+                "resampling looks ahead"
+            )
+        console.warn(f"{path}: resampled from {source.rate:g} Hz to the model's {trained.rate:g} Hz")
+        if source.rate / 2 < trained.spec.high:
+            top = f"nothing above {source.rate / 2:g} Hz, where the model expects signal to {trained.spec.high:g} Hz"
+            console.warn(f"{path}: {top}")
+        source = resampled(source, trained.rate)
+    if len(source.samples) < trained.window:
+        raise DataError(f"{path}: expected at least a window, {trained.window} samples, found {len(source.samples)}")
+    return source
+
+
+def in_microvolts(path: Path, trained: Trained, source: Source, *, causal: bool) -> np.ndarray:
+    """(T, C) float16, re-referenced and filtered."""
+    spec = replace(trained.spec, causal=causal)
+    with np.errstate(over="ignore"):
+        signal = filtered(source.samples, trained.mixing, spec, trained.rate, source.scale)
+    if not np.isfinite(signal).all():
+        raise DataError(f"{path}: expected amplitudes below 65 mV, found more; is --unit right?")
+    return signal
+
+
+def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, window: int) -> np.ndarray:
+    """(n,) true class of each window that lies wholly in one label, else -1."""
+    truth = np.full(len(end), -1)
+    if codes is None:
+        return truth
+    names = {**putemg.GESTURES, putemg.REST: "rest"}
+    known = {code: classes.index(name) for code, name in names.items() if name in classes}
+    changes = np.concatenate([[0], np.cumsum(codes[1:] != codes[:-1])])
+    for place, stop in enumerate(end):
+        if changes[stop - 1] == changes[stop - window]:
+            truth[place] = known.get(int(codes[stop - 1]), -1)
+    return truth
+
+
+def voted(prediction: np.ndarray, k: int) -> np.ndarray:
+    """(n,) the majority over the last k decisions; ties go to the latest said."""
+    last: deque[int] = deque(maxlen=k)
+    made = []
+    for one in prediction.tolist():
+        last.append(one)
+        said = list(last)
+        made.append(max(reversed(said), key=said.count))
+    return np.array(made)
+
+
+def as_csv(trained: Trained, made: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool) -> str:
+    """One row a decision."""
+    classes = trained.classes
+    columns: dict[str, list[Any]] = {
+        "time_s": [f"{end / trained.rate:.6f}" for end in made.end],
+        "gesture": [classes[one] for one in made.found.argmax(1)],
+    }
+    if votes is not None:
+        columns["voted"] = [classes[one] for one in votes]
+    columns |= {f"p_{name}": [f"{p:.6f}" for p in made.found[:, k]] for k, name in enumerate(classes)}
+    if labelled:
+        columns["truth"] = [classes[one] if one >= 0 else "" for one in truth]
+    if made.delay is not None:
+        columns["delay_ms"] = [f"{1000 * delay:.2f}" for delay in made.delay]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def draw(
+    path: Path,
+    trained: Trained,
+    source: Source,
+    signal: np.ndarray,
+    made: Predictions,
+    said: np.ndarray,
+    *,
+    simulated: bool,
+) -> None:
+    """The timeline of one recording."""
+    rate = trained.rate
+    loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
+    ends = np.append(made.end[1:], min(len(signal), made.end[-1] + trained.stride))
+    decided = [(a / rate, b / rate, int(one)) for a, b, one in zip(made.end, ends, said, strict=True)]
+    truth = []
+    if source.codes is not None:
+        each = np.arange(1, len(source.codes) + 1)
+        known = truth_of(source.codes, trained.classes, each, 1)
+        truth = [(a / rate, b / rate, int(k)) for a, b, k in zip(*stretches(known), strict=True) if k >= 0]
+    names = [trained.names[place] for place in loud]
+    confidence = made.found[np.arange(len(said)), said]
+    times = made.end / rate
+    title = f"{source.name}: decisions {'streamed' if made.delay is not None else 'offline'}"
+    title += " (SIMULATED)" if simulated else ""
+    figures.timeline(
+        path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, trained.classes, title
+    )
+
+
+def _joined(decided: list[figures.Stretch]) -> list[figures.Stretch]:
+    """Neighbouring decisions for one class as one stretch."""
+    whole: list[figures.Stretch] = []
+    for begin, end, label in decided:
+        if whole and whole[-1][2] == label:
+            whole[-1] = (whole[-1][0], end, label)
+        else:
+            whole.append((begin, end, label))
+    return whole
+
+
+def predict(path: Path, trained: Trained, args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
+    """Decide for one recording and write what came out; returns what to tell of it."""
+    source = read(path, trained, args, console)
+    signal = in_microvolts(path, trained, source, causal=args.stream or trained.spec.causal)
+    if args.stream:
+        made = predict_streamed(trained, source, args.block.samples(trained.rate), round(args.warmup * trained.rate))
+    else:
+        made = predict_offline(trained, source, signal)
+    truth = truth_of(source.codes, trained.classes, made.end, trained.window)
+    prediction = made.found.argmax(1)
+    votes = voted(prediction, args.vote) if args.vote > 1 else None
+    write_text(args.out / f"{path.stem}.csv", as_csv(trained, made, truth, votes, source.codes is not None))
+    if args.plot:
+        said = prediction if votes is None else votes
+        draw(args.out / f"{path.stem}.png", trained, source, signal, made, said, simulated=is_simulated(path))
+    told: dict[str, Any] = {"decisions": len(made.end)}
+    if (known := truth >= 0).any():
+        counts = metrics.confusion(truth[known], prediction[known], len(trained.classes))
+        told |= {"with_truth": int(known.sum()), "accuracy": metrics.accuracy(counts)}
+        told["macro_f1"] = metrics.macro_f1(counts)
+    if made.delay is not None and made.computing is not None:
+        p50, p99 = 1000 * np.percentile(made.computing, (50, 99))
+        told |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
+        told["delay_ms_max"] = round(1000 * float(made.delay.max()), 2)
+    return told
+
+
+def in_words(told: dict[str, Any]) -> str:
+    """What `predict` tells, for a person."""
+    text = f"{told['decisions']} decisions"
+    if "accuracy" in told:
+        text += f", accuracy {told['accuracy']:.3f} and macro-F1 {told['macro_f1']:.3f} of {told['with_truth']} "
+        text += "whose truth is known"
+    if "delay_ms_max" in told:
+        text += f"; computing {told['computing_ms_p50']:g} ms (p50), {told['computing_ms_p99']:g} ms (p99), "
+        text += f"delay at most {told['delay_ms_max']:g} ms after the window's end"
+    return text
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for flags that don't go together."""
+    if args.rate is None and (tables := [path for path in args.recordings if path.suffix in TABLES]):
+        raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
+    names = [path.stem for path in args.recordings]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{twice[0]}: expected recordings of different names, found two: they would share a file")
+
+
+def say_what_differs(trained: Trained, args: argparse.Namespace, console: cli.Console) -> None:
+    """How signals here are treated otherwise than in training."""
+    session = trained.checkpoint.description["normalize"] == "session"
+    if args.stream and not trained.spec.causal:
+        console.warn("trained on zero-phase filtered signals, but a stream is filtered causally: expect less")
+    if args.stream and session:
+        console.say(f"normalised by what the stream has seen so far; no decision in the first {args.warmup:g} s")
+    elif session:
+        console.say("normalised by each whole recording's own statistics (offline)")
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    check(args)
+    trained = Trained.open(args.checkpoint, choose_device(args.device))
+    say_what_differs(trained, args, console)
+    done: dict[str, dict[str, Any]] = {}
+    failed = 0
+    for path in console.progress(args.recordings, unit="recording"):
+        try:
+            done[path.stem] = predict(path, trained, args, console)
+            console.say(f"{path.stem}: {in_words(done[path.stem])}")
+        except DataError as error:
+            failed += 1
+            console.error(str(error))
+    told = f"{args.out}: predictions of {len(done)} recordings"
+    told += f"; {failed} failed, see above" if failed else ""
+    console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

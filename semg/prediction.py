@@ -1,0 +1,133 @@
+"""A trained model on any recording: offline over the whole of it, or streamed as from a live device."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model import GPT2Classifier
+from semg.batches import Batches
+from semg.checkpoint import Checkpoint, open_checkpoint
+from semg.errors import DataError
+from semg.filters import FilterSpec
+from semg.inference import build_model, gains_for, probabilities, statistics_for
+from semg.shards import WINDOW_FIELDS, Shard, WindowSet
+from semg.signals import montage
+from semg.sources import Source
+from semg.streaming import Decision, Given, Normalization, Running, Stream
+
+_BLOCK = 1 << 16  # samples summed at once: memory stays flat
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, and what its signals have to be like."""
+
+    checkpoint: Checkpoint
+    model: GPT2Classifier
+    device: torch.device
+    rate: float
+    classes: tuple[str, ...]
+    channels: tuple[int, ...]  # putEMG's numbers, before re-referencing
+    names: list[str]  # of the model's channels
+    mixing: np.ndarray  # (channels, C) re-referencing
+    spec: FilterSpec
+    stride: int
+    labels: str
+
+    @classmethod
+    def open(cls, path: Path, device: torch.device) -> "Trained":
+        """Open a checkpoint. DataError if it does not say what it was trained on."""
+        checkpoint = open_checkpoint(path)
+        model = build_model(checkpoint).to(device)
+        try:
+            data = checkpoint.description["data"]
+            how = data["arguments"]
+            channels = tuple(how.get("channels", range(1, len(data["channels"]) + 1)))
+            names, mixing = montage(channels, how.get("montage", "monopolar"))
+            spec = FilterSpec(
+                how["low"], how["high"], how.get("order", 4), tuple(how.get("notch", ())), how.get("causal", False)
+            )
+            facts = (data["rate"], tuple(data["classes"]), channels, names, mixing, spec, how["stride"])
+            checkpoint.description["normalize"], checkpoint.tensors["train_gain"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: expected what the model was trained on, found no {error}") from None
+        return cls(checkpoint, model, device, *facts, how.get("labels", "TRAJ_GT"))
+
+    @property
+    def window(self) -> int:
+        """Samples of a window."""
+        return self.model.config.samples
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of one recording. end: (n,) samples after the windows' last; found: (n, K); delay: (n,) seconds, if streamed."""
+
+    end: np.ndarray
+    found: np.ndarray
+    delay: np.ndarray | None = None
+    computing: np.ndarray | None = None
+
+
+def predict_offline(trained: Trained, source: Source, signal: np.ndarray) -> Predictions:
+    """Windows on a grid of the stride over the whole recording, normalised by the whole recording's statistics."""
+    shard = _as_shard(trained, source, signal)
+    windows = WindowSet([shard])
+    gains = gains_for(trained.checkpoint, [shard])
+    how = trained.checkpoint.description["normalize"]
+    statistics = statistics_for(trained.model, how, [shard], gains, trained.device)
+    batches = Batches(windows, gains, trained.device, workers=0)
+    return Predictions(windows.start + trained.window, probabilities(trained.model, batches, statistics, 512))
+
+
+def _as_shard(trained: Trained, source: Source, signal: np.ndarray) -> Shard:
+    """The recording as a shard that lies in memory alone: a session of its own, every window unlabelled."""
+    start = np.arange(0, len(signal) - trained.window + 1, trained.stride)
+    windows = np.zeros(len(start), WINDOW_FIELDS)
+    windows["start"] = windows["low"] = windows["high"] = start
+    moment = np.zeros((signal.shape[1],) * 2)
+    for at in range(0, len(signal), _BLOCK):
+        block = signal[at : at + _BLOCK].astype(np.float32)
+        moment += block.T @ block
+    meta = {
+        **dict.fromkeys(("subject", "date", "time", "trajectory"), ""),
+        "record": source.name,
+        **{key: trained.checkpoint.description["data"][key] for key in ("rate", "channels", "classes")},
+        "arguments": {"window": trained.window},
+        "n_samples": len(signal),
+        "second_moment": moment / len(signal),
+    }
+    return Shard(Path(source.name), meta, signal, windows)
+
+
+def predict_streamed(trained: Trained, source: Source, block: int, warmup: int) -> Predictions:
+    """The recording fed to a `Stream` in blocks of `block` samples."""
+    normalization: Normalization
+    if trained.checkpoint.description["normalize"] == "session":
+        normalization = Running(trained.model, trained.device)
+    else:
+        nothing = np.zeros((1, len(trained.names)), np.float16)  # gains of training data look at no signal
+        gain = gains_for(trained.checkpoint, [_as_shard(trained, source, nothing)])[0]
+        normalization, warmup = Given(gain, None, trained.device), 0
+    sections = replace(trained.spec, causal=True).sections(trained.rate)
+    mixing = trained.mixing * np.float32(source.scale)
+    stream = Stream(trained.model, normalization, sections, mixing, trained.stride, warmup)
+    with torch.inference_mode():  # the first call takes long, on whichever device; a live one would have made it
+        trained.model(torch.zeros(1, len(trained.names), trained.window, device=trained.device))
+    decisions: list[Decision] = []
+    delay = []
+    for at in range(0, len(source.samples), block):
+        made = stream.push(source.samples[at : at + block])
+        decisions += made
+        delay += [(stream.seen - one.end) / trained.rate + one.computing for one in made]
+    if not decisions:
+        seconds = len(source.samples) / trained.rate
+        raise DataError(f"{source.name}: expected more than the --warmup of signal, found {seconds:.1f} s")
+    return Predictions(
+        np.array([one.end for one in decisions]),
+        np.stack([one.probabilities for one in decisions]),
+        np.array(delay),
+        np.array([one.computing for one in decisions]),
+    )

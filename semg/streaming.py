@@ -1,0 +1,151 @@
+"""Decisions while the signal is still coming in: block by block, as from a live device, never looking ahead.
+
+A stream filters each block causally, cuts windows where enough samples are there, and decides. What a window is
+normalised by is either given beforehand (`Given`) or is what the stream has seen so far (`Running`).
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import GPT2Classifier
+from semg.filters import CausalFilter
+from semg.normalize import SMALLEST_RMS
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One window's outcome. end: sample after the window's last; computing: seconds since its block came in."""
+
+    end: int
+    probabilities: np.ndarray  # (K,) float32
+    computing: float
+
+
+class Normalization(Protocol):
+    """What brings windows to the scale that the model was trained on."""
+
+    def see(self, block: np.ndarray) -> None:
+        """(n, C) filtered microvolts that have come in."""
+
+    def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """(N, C) filtered microvolts -> (1, C, N) scaled, and (1, 2, F) token statistics or None, on the device."""
+
+
+class Given:
+    """Normalisation by gains and token statistics that were known before: of training data, or of an earlier hour."""
+
+    def __init__(self, gain: np.ndarray, statistics: Tensor | None, device: torch.device) -> None:
+        """gain: (C,) float32; statistics: (2, F), or None where the model's own serve."""
+        self._gain = torch.from_numpy(gain).to(device)
+        self._statistics = None if statistics is None else statistics[None].to(device)
+
+    def see(self, block: np.ndarray) -> None:
+        """Nothing is learnt from the stream."""
+
+    def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """See `Normalization`."""
+        return _scaled(window, self._gain), self._statistics
+
+
+class Running:
+    """Normalisation by all of this stream so far: each channel's power, and the tokens' mean and deviation.
+
+    It is what session normalisation comes to when a session is not over yet. Its first seconds rest on little: a
+    stream should not decide in them (see `Stream`).
+
+    Log powers depend on the channels' gains, which change as the stream goes on. They are summed up as powers in
+    microvolts (twice the gain's logarithm less), so that sums of early tokens stay true under later gains.
+    """
+
+    def __init__(self, model: GPT2Classifier, device: torch.device) -> None:
+        config = model.config
+        self._model, self._device = model, device
+        self._bands = config.band_features // config.channels  # features a channel has, which lie side by side
+        self._power = np.zeros(config.channels)
+        self._samples = 0
+        self._sums = torch.zeros(3, config.band_features + config.raw_features, dtype=torch.float64)
+
+    def see(self, block: np.ndarray) -> None:
+        """Add (n, C) filtered microvolts to the channels' powers."""
+        self._power += np.square(block.astype(np.float64)).sum(axis=0)
+        self._samples += len(block)
+
+    @property
+    def gain(self) -> np.ndarray:
+        """(C,) float32: one over each channel's root mean square so far."""
+        return (1 / np.maximum(np.sqrt(self._power / self._samples), SMALLEST_RMS)).astype(np.float32)
+
+    def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """See `Normalization`; the window itself is part of what has been seen."""
+        gain = self.gain
+        x = _scaled(window, torch.from_numpy(gain).to(self._device))
+        offset = torch.zeros(self._sums.shape[1], dtype=torch.float64)
+        logarithm = torch.from_numpy(2 * np.log(gain.astype(np.float64)))
+        offset[: self._bands * len(gain)] = logarithm.repeat_interleave(self._bands)
+        total, squares, count = self._model.token_statistics(x).cpu().double()
+        self._sums += torch.stack(
+            [total - count * offset, squares - 2 * offset * total + count * offset.square(), count]
+        )
+        statistics = self._model.finish_statistics(self._sums)
+        statistics[0] += offset.float()
+        return x, statistics[None].to(self._device)
+
+
+def _scaled(window: np.ndarray, gain: Tensor) -> Tensor:
+    """(N, C) float16 microvolts -> (1, C, N) float32 on the gain's device."""
+    return (torch.from_numpy(window).to(gain.device).float() * gain).T[None]
+
+
+class Stream:
+    """A recording that is still going on: `push` samples as they come, get decisions as they can be made."""
+
+    def __init__(
+        self,
+        model: GPT2Classifier,
+        normalization: Normalization,
+        sections: np.ndarray,
+        mixing: np.ndarray,
+        stride: int,
+        warmup: int = 0,
+    ) -> None:
+        """A stream at its beginning.
+
+        sections: of the filter; mixing: (channels in, C) from the samples pushed to microvolts of the model's
+        channels; stride: samples from window to window; warmup: samples before whose end nothing is decided.
+        """
+        self._model, self._normalization = model, normalization
+        self._filter = CausalFilter(sections)
+        self._mixing, self._stride, self._warmup = mixing, stride, warmup
+        self._length = model.config.samples
+        self._window = np.empty((0, mixing.shape[1]), np.float16)
+        self._missing = self._length  # samples until the next window is whole
+        self.seen = 0  # samples pushed
+
+    def push(self, block: np.ndarray) -> list[Decision]:
+        """(n, channels in) the next samples -> what can be decided now, in order."""
+        begin = time.perf_counter()
+        # float16, as signals are in shards: the model was trained on what is left of them
+        new = self._filter(block.astype(np.float32) @ self._mixing).astype(np.float16)
+        decisions = []
+        while len(new):
+            part, new = new[: self._missing], new[self._missing :]
+            self._normalization.see(part)
+            self._window = np.concatenate([self._window, part])[-self._length :]
+            self._missing -= len(part)
+            self.seen += len(part)
+            if self._missing == 0:
+                self._missing = self._stride
+                decided = self._decide()
+                if self.seen >= self._warmup:
+                    decisions.append(Decision(self.seen, decided, time.perf_counter() - begin))
+        return decisions
+
+    @torch.inference_mode()
+    def _decide(self) -> np.ndarray:
+        x, statistics = self._normalization(self._window)
+        return self._model(x, statistics).float().softmax(1)[0].cpu().numpy()
