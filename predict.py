@@ -22,8 +22,8 @@ gets causally filtered ones, and says so; preprocess.py --causal makes shards fo
 how long after its window's last sample a decision is ready: the wait for the block's end, and the time of computing.
 The window itself is the larger part of the time that a new gesture takes to show.
 
-A recording that is wrong is named and left out, and the others are done. Takes about 10 s for an hour offline and
-two minutes streamed, with a small model on one CPU core.
+A recording that is wrong is named and left out, and the others are done. With a small model on one CPU core a
+minute of recording takes about 2 s, streamed or not.
 """
 
 import argparse

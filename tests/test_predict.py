@@ -1,0 +1,325 @@
+"""predict.py: offline as in evaluation, streamed as offline where the settings are the same, never looking ahead."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import recordings
+import torch
+
+import predict
+import preprocess
+from model import GPT2Classifier, ModelConfig
+from semg import inference, metrics, putemg
+from semg.checkpoint import write_checkpoint
+from semg.errors import DataError, UsageError
+from semg.prediction import Trained, predict_offline
+from semg.shards import WindowSet, open_shard
+from semg.sources import read_recording
+from semg.streaming import Given, Running, Stream
+
+SECONDS, WINDOW, STRIDE = 4, 1280, 640
+CPU = torch.device("cpu")
+CLASSES = list(putemg.GESTURES.values())
+
+
+def arguments(*, causal):
+    """A shard's arguments as preprocess.py makes them."""
+    filters = {"low": 20.0, "high": 700.0, "order": 4, "notch": (50.0,), "causal": causal}
+    windows = {"window": WINDOW, "stride": STRIDE, "labels": "TRAJ_GT", "rest": False, "guard": 0.0}
+    return preprocess.Arguments(
+        channels=tuple(range(1, 25)), montage="monopolar", label_rule="whole-window", **filters, **windows
+    )
+
+
+def checkpoint(path, normalize="session", *, causal=False, frontend="both", **changes):
+    """A small network with random weights, as train.py would leave it."""
+    torch.manual_seed(0)
+    model = GPT2Classifier(ModelConfig(samples=WINDOW, layers=1, width=16, heads=2, frontend=frontend))
+    torch.nn.init.normal_(model.head.weight)
+    data = {"rate": 5120.0, "channels": list(putemg.CHANNEL_COLUMNS), "classes": CLASSES}
+    data["arguments"] = arguments(causal=causal).as_json()
+    description = {"model": model.config.to_dict(), "data": data, "normalize": normalize, **changes}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    write_checkpoint(path, description, tensors | {"train_gain": torch.full((24,), 1 / 500)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """One recording, which gets three times louder half way, and checkpoints of three kinds."""
+    folder = tmp_path_factory.mktemp("data")
+    table = recordings.frame(samples=SECONDS * recordings.RATE)
+    for name in putemg.CHANNEL_COLUMNS:
+        half = len(table) // 2
+        table[name] = np.concatenate([np.round(table[name][:half] / 3), table[name][half:]])
+    recordings.write(folder, table)
+    checkpoint(folder / "session.ckpt")
+    checkpoint(folder / "live.ckpt", causal=True)
+    checkpoint(folder / "train.ckpt", "train", causal=True)
+    return folder
+
+
+@pytest.fixture
+def recording(data):
+    return data / f"{recordings.record_name()}.hdf5"
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run predict.py in this process; returns (exit code, what was said, errors and warnings)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words), "--device", "cpu"])
+        code = predict.main()
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(path):
+    """(n,) times and (n, K) probabilities."""
+    table = rows(path)
+    return (
+        np.array([float(row["time_s"]) for row in table]),
+        np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in table]),
+    )
+
+
+def streamed(trained, samples, normalization, block=128, warmup=0):
+    """(n,) ends and (n, K) probabilities of a stream fed with counts."""
+    sections = trained.spec.sections(trained.rate)
+    mixing = trained.mixing * np.float32(putemg.MICROVOLTS_PER_COUNT)
+    stream = Stream(trained.model, normalization, sections, mixing, trained.stride, warmup)
+    made = [one for at in range(0, len(samples), block) for one in stream.push(samples[at : at + block])]
+    return np.array([one.end for one in made]), np.stack([one.probabilities for one in made])
+
+
+def test_as_a_user_runs_it_and_one_wrong_recording_does_not_stop_the_others(run_script, data, recording, tmp_path):
+    wrong = tmp_path / "wrong.hdf5"
+    wrong.write_bytes(b"no")
+    words = [wrong, recording, "--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--device", "cpu"]
+    done = run_script("predict.py", *words, "--plot", "--vote", 3, "--json", code=1)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "wrong.hdf5" in errors[0]
+    told = json.loads(done.stdout)
+    assert told["failed"] == 1
+    name = recordings.record_name()
+    assert list(told["recordings"]) == [name]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{name}.csv", f"{name}.png"]
+    table = rows(tmp_path / "out" / f"{name}.csv")
+    assert list(table[0]) == ["time_s", "gesture", "voted", *[f"p_{c}" for c in CLASSES], "truth"]
+    assert [float(row["time_s"]) for row in table] == pytest.approx(0.25 + 0.125 * np.arange(31))
+    # a third idle, a third fist, a third in no gesture; of the windows across a change no truth is known
+    assert [row["truth"] for row in table] == ["idle"] * 9 + [""] * 2 + ["fist"] * 9 + [""] * 11
+    right = sum(row["gesture"] == row["truth"] for row in table)
+    assert told["recordings"][name]["accuracy"] == pytest.approx(right / 18)
+    for row in table:
+        p = [float(row[f"p_{c}"]) for c in CLASSES]
+        assert sum(p) == pytest.approx(1, abs=1e-5)
+        assert row["gesture"] == CLASSES[int(np.argmax(p))]
+
+
+def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
+    here(recording, "--checkpoint", data / "session.ckpt", "--out", tmp_path)
+    time, found = numbers(tmp_path / f"{recording.stem}.csv")
+    job = preprocess.Job(recording, tmp_path / recording.stem, arguments(causal=False), False)
+    assert preprocess.process(job).state == "done"
+    shard = open_shard(tmp_path / recording.stem)
+    trained = Trained.open(data / "session.ckpt", CPU)
+    gains = inference.gains_for(trained.checkpoint, [shard])
+    statistics = inference.statistics_for(trained.model, "session", [shard], gains, CPU)
+    windows = WindowSet([shard])
+    expected = inference.probabilities(trained.model, inference.Batches(windows, gains, CPU), statistics, 64)
+    place = {round(t, 6): i for i, t in enumerate(time)}
+    both = [(i, place[t]) for i, s in enumerate(windows.start) if (t := round((s + WINDOW) / 5120, 6)) in place]
+    assert len(both) >= 9
+    ours, theirs = found[[b for _, b in both]], expected[[a for a, _ in both]]
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    assert np.ptp(found, axis=0).max() > 0.05, "the windows differ"
+
+
+def test_streamed_and_offline_agree_where_the_settings_are_the_same(here, data, recording, tmp_path):
+    flags = ["--checkpoint", data / "train.ckpt", "--out"]
+    here(recording, *flags, tmp_path / "offline")
+    code, said, told = here(recording, *flags, tmp_path / "stream", "--stream", "--block", "7ms", "--json")
+    assert (code, told) == (0, "")
+    facts = json.loads(said)["recordings"][recording.stem]
+    assert 0 < facts["computing_ms_p50"] <= facts["computing_ms_p99"] <= facts["delay_ms_max"]
+    offline, stream = (numbers(tmp_path / name / f"{recording.stem}.csv") for name in ("offline", "stream"))
+    assert np.array_equal(offline[0], stream[0])
+    np.testing.assert_allclose(offline[1], stream[1], atol=1e-3)
+    # a decision waits for the end of its block, of 36 samples, and for the computing
+    for row in rows(tmp_path / "stream" / f"{recording.stem}.csv"):
+        wait = -round(float(row["time_s"]) * 5120) % 36 / 5.12
+        assert wait < float(row["delay_ms"]) < wait + 1000
+
+
+def test_streamed_and_offline_agree_with_the_same_session_statistics(data, recording):
+    trained = Trained.open(data / "live.ckpt", CPU)
+    source = read_recording(recording, trained.channels, trained.labels)
+    signal = predict.in_microvolts(recording, trained, source, causal=True)
+    offline = predict_offline(trained, source, signal)
+    power = np.square(signal.astype(np.float64)).mean(0)
+    gain = (1 / np.sqrt(power)).astype(np.float32)
+    starts = np.linspace(0, len(signal) - WINDOW, inference.STATISTICS_WINDOWS).astype(np.int64)
+    x = torch.from_numpy(np.stack([signal[at : at + WINDOW] for at in np.unique(starts)])).float() * torch.from_numpy(
+        gain
+    )
+    statistics = trained.model.finish_statistics(trained.model.token_statistics(x.transpose(1, 2)))
+    end, found = streamed(trained, source.samples, Given(gain, statistics, CPU))
+    assert np.array_equal(end, offline.end)
+    np.testing.assert_allclose(found, offline.found, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def live(data):
+    """The live model, and the recording's counts."""
+    trained = Trained.open(data / "live.ckpt", CPU)
+    return trained, read_recording(data / f"{recordings.record_name()}.hdf5", trained.channels, "TRAJ_GT").samples
+
+
+def test_running_normalisation_never_looks_ahead(live):
+    trained, samples = live
+    changed = samples.copy()
+    changed[10_000:] = changed[10_000:] * 5 + 100
+    end, first = streamed(trained, samples, Running(trained.model, CPU))
+    _, second = streamed(trained, changed, Running(trained.model, CPU))
+    before = end <= 10_000
+    assert 0 < before.sum() < len(end)
+    assert np.array_equal(first[before], second[before])
+    assert (np.abs(first[~before] - second[~before]).max(1) > 0).all()
+
+
+def test_the_length_of_blocks_changes_nothing(live):
+    trained, samples = live
+    end, found = streamed(trained, samples, Running(trained.model, CPU))
+    for block in (1, 1000, len(samples)):
+        part = samples if block > 1 else samples[:2600]
+        other_end, other = streamed(trained, part, Running(trained.model, CPU), block=block)
+        assert np.array_equal(other_end, end[: len(other_end)])
+        np.testing.assert_allclose(other, found[: len(other)], atol=1e-3)
+
+
+@pytest.mark.parametrize("frontend", ["bands", "both", "raw"])
+def test_running_statistics_come_to_those_of_the_whole(tmp_path, frontend):
+    """The loudness changes on the way: early tokens, summed under early gains, must count as under the last one."""
+    trained = Trained.open(checkpoint(tmp_path / "m.ckpt", frontend=frontend), CPU)
+    random = np.random.default_rng(0)
+    loud = np.repeat([20.0, 40.0, 80.0], 2560)[:, None] * random.uniform(0.5, 2, 24)
+    signal = (random.normal(size=(7680, 24)) * loud).astype(np.float16)
+    running = Running(trained.model, CPU)
+    for at in range(0, 7680, WINDOW):
+        running.see(signal[at : at + WINDOW])
+        x, statistics = running(signal[at : at + WINDOW])
+    gain = 1 / np.sqrt(np.square(signal.astype(np.float64)).mean(0))
+    np.testing.assert_allclose(running.gain, gain, rtol=1e-5)
+    np.testing.assert_allclose(x[0].numpy().T, signal[-WINDOW:].astype(np.float64) * gain, rtol=1e-4, atol=1e-5)
+    whole = torch.from_numpy(signal.reshape(6, WINDOW, 24) * gain.astype(np.float32)).transpose(1, 2)
+    expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
+    # the floor under powers is the one thing that does not scale with the gain
+    np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.05)
+
+
+def test_a_stream_waits_for_its_warm_up(here, data, recording, tmp_path):
+    words = [recording, "--checkpoint", data / "session.ckpt", "--stream", "--out", tmp_path]
+    _, said, told = here(*words, "--warmup", 2)
+    assert "trained on zero-phase" in told
+    assert "first 2 s" in said
+    assert numbers(tmp_path / f"{recording.stem}.csv")[0][0] == 2.0
+    code, _, told = here(*words, "--warmup", 4.1)
+    assert code == 1
+    assert "--warmup" in told
+
+
+def test_tables_give_what_the_recording_gives(here, data, recording, tmp_path):
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path]
+    here(recording, *flags)
+    _, expected = numbers(tmp_path / f"{recording.stem}.csv")
+    counts = read_recording(recording, tuple(range(1, 25)), "TRAJ_GT").samples
+    np.save(tmp_path / "counts.npy", counts)
+    swapped = np.concatenate([counts[:, :1] * 0, counts[:, ::-1]], axis=1) * putemg.MICROVOLTS_PER_COUNT
+    header = ",".join(["time", *[f"c{i}" for i in range(24)]])
+    np.savetxt(tmp_path / "micro.csv", swapped, delimiter=",", header=header, comments="", fmt="%.4f")
+    assert here(tmp_path / "counts.npy", *flags, "--rate", 5120, "--unit", "counts")[0] == 0
+    order = ",".join(str(n) for n in range(25, 1, -1))
+    assert here(tmp_path / "micro.csv", *flags, "--rate", 5120, "--channels", order)[0] == 0
+    for name in ("counts", "micro"):
+        assert "truth" not in rows(tmp_path / f"{name}.csv")[0]
+    np.testing.assert_allclose(numbers(tmp_path / "counts.csv")[1], expected, atol=1e-5)
+    np.testing.assert_allclose(numbers(tmp_path / "micro.csv")[1], expected, atol=5e-3)
+
+
+def test_another_rate_is_resampled_and_said(here, data, tmp_path):
+    tone = 300 * np.sin(2 * np.pi * np.outer(np.arange(4000) / 2000, np.linspace(30, 400, 24)))
+    fine = 300 * np.sin(2 * np.pi * np.outer(np.arange(10240) / 5120, np.linspace(30, 400, 24)))
+    np.save(tmp_path / "slow.npy", tone)
+    np.save(tmp_path / "fast.npy", fine)
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path, "--rate"]
+    code, _, told = here(tmp_path / "slow.npy", *flags, 1600, "--quiet")
+    assert (code, "nothing above 800" in told, "resampled from 1600 Hz" in told) == (0, False, True)
+    _, _, told = here(tmp_path / "slow.npy", *flags, 1000)
+    assert "nothing above 500 Hz" in told
+    assert here(tmp_path / "slow.npy", *flags, 2000)[0] == 0
+    assert here(tmp_path / "fast.npy", *flags, 5120)[0] == 0
+    (slow_time, slow), (fast_time, fast) = numbers(tmp_path / "slow.csv"), numbers(tmp_path / "fast.csv")
+    assert np.array_equal(slow_time, fast_time)
+    assert np.abs(slow - fast)[2:-2].mean() < 0.05, "the same tones give nearly the same, but for the ends"
+    code, _, told = here(tmp_path / "slow.npy", *flags, 2000, "--stream")
+    assert code == 1
+    assert "looks ahead" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", b"1,2\n3,4\n", "24 channels, found 2 columns"),
+        ("a.csv", b"", "24 channels"),
+        ("a.csv", b"x\ny\n", "table of numbers"),
+        ("a.csv", (b"1," * 23 + b"nan\n") * 2000, "finite numbers, found nan at sample 0"),
+        ("a.csv", (b"1," * 23 + b"1\n") * 1279, "at least a window, 1280 samples, found 1279"),
+        ("a.csv", ((b"1," * 23 + b"1\n") + (b"9e9," * 23 + b"9e9\n")) * 1000, "--unit"),
+        ("a.npy", b"no", "NumPy array"),
+        ("none.npy", None, "no such file"),
+    ],
+)
+def test_wrong_tables_are_named(here, data, tmp_path, name, content, told):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--rate", 5120]
+    code, _, errors = here(tmp_path / name, *flags)
+    assert code == 1
+    assert told in errors
+    assert name in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
+    with pytest.raises(UsageError, match="--rate"):
+        here(tmp_path / "a.csv")
+    with pytest.raises(UsageError, match="share a file"):
+        here(recording, tmp_path / f"{recording.stem}.csv", "--rate", 5120)
+    with pytest.raises(DataError, match=r"m\.ckpt: expected what the model was trained on, found no 'low'"):
+        here(recording, "--checkpoint", checkpoint(tmp_path / "m.ckpt", data={"arguments": {}, "channels": []}))
+
+
+def test_votes_are_those_of_the_metrics():
+    said = np.random.default_rng(0).integers(0, 4, 300)
+    for k in (1, 2, 5):
+        expected = metrics.majority_vote(said, np.zeros(300), np.arange(300), k, 4, max_step=2)
+        assert np.array_equal(predict.voted(said, k), expected)
+
+
+def test_truth_is_known_where_one_label_covers_the_window():
+    codes = np.array([0, 0, 0, 9, 9, 9, -1, -1, -1])
+    assert predict.truth_of(codes, CLASSES, np.array([3, 4, 6, 9]), 3).tolist() == [0, -1, 7, -1]
+    assert predict.truth_of(codes, [*CLASSES, "rest"], np.array([9]), 3).tolist() == [8]
+    assert predict.truth_of(None, CLASSES, np.array([3]), 3).tolist() == [-1]
