@@ -162,7 +162,9 @@ def draw_architecture(args: argparse.Namespace) -> str:
             edges = tuple(edge / rate for edge in DEFAULT_BANDS)
             config = ModelConfig(band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
     except (KeyError, TypeError, ValueError) as error:
-        raise (DataError if args.source else UsageError)(f"{(args.source or ['--tune'])[0]}: {error}") from None
+        if args.source:
+            raise DataError(f"{args.source[0]}: expected a model configuration, found {error}") from None
+        raise UsageError(f"--{error}") from None
     counts = GPT2Classifier(config).parameter_counts()
     title = _title(args, "How a window of sEMG becomes a gesture")
     architecture(args.out, config.to_dict(), rate, classes, counts, title)

@@ -154,7 +154,10 @@ def test_curves_of_a_run(draw, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"tune": "fpt"}, ["GPT-2", "LayerNorms and\npositions train", "20 ×\n1680", "log powers", "raw samples"]),
+        (
+            {"tune": "fpt", "frontend": "both"},
+            ["GPT-2", "LayerNorms and\npositions train", "20 ×\n1680", "log powers", "raw samples"],
+        ),
         ({"tune": "last:1"}, ["last 1 blocks train"]),
         ({"frontend": "bands", "samples": 320}, ["24 channels ×\n320 samples (62.5 ms)\n5 patches", "5 ×\n144"]),
         ({"frontend": "raw", "backbone": "none"}, ["raw samples", "20 ×\n1536", "1536 → 16"]),
