@@ -28,3 +28,18 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the fault tests counted, as one table; with -n too, for reports carry their properties to the main process."""
+    counts: dict[str, int] = {}
+    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+        if report.when != "call":
+            continue
+        for name, value in report.user_properties:
+            kind, number = (value, 1) if name == "counted" else (name, value)
+            counts[kind] = counts.get(kind, 0) + int(number)
+    if counts:
+        terminalreporter.section("faults tried")
+        for kind, number in sorted(counts.items()):
+            terminalreporter.write_line(f"{number:8,}  {kind}")

@@ -1,0 +1,86 @@
+"""Scripts run in processes that are cheap to start, to be killed at chosen moments.
+
+A server process imports the scripts once and forks itself for each run, so a run costs what the script does and not
+what importing PyTorch does. Everything from the flags to the exit code is the script's own.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT
+
+SCRIPTS = ("preprocess", "create_dataset_files", "train", "evaluate")
+CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
+
+
+def _context() -> Any:
+    places = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*places, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killing", *SCRIPTS])
+    return context
+
+
+def start(script: str, arguments: list[object], *, die_at: int = 0, folder: Path | None = None) -> BaseProcess:
+    """Run a script; `die_at`: it kills itself just before it changes something under `folder` for that time."""
+    words = [f"{script}.py", *map(str, arguments)]
+    process = _context().Process(target=_run, args=(script, words, die_at, str(folder)))
+    process.start()
+    return process
+
+
+def _run(script: str, words: list[str], die_at: int, folder: str) -> None:
+    """In the forked process."""
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(quiet, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = words
+    os.environ["GIT_DIR"] = os.devnull  # outputs name the commit, which somebody may make meanwhile
+    if die_at:
+        _die_at(die_at, folder)
+    from semg import cli
+
+    cli.run(__import__(script).main)
+
+
+def _die_at(number: int, folder: str) -> None:
+    changes = 0
+
+    def look(event: str, arguments: tuple) -> None:
+        nonlocal changes
+        if event not in CHANGES or not isinstance(arguments[0], (str, os.PathLike)):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        path = os.fspath(arguments[0])
+        if path.startswith(folder) or (event != "open" and not path.startswith("/")):  # rmtree says names alone
+            changes += 1
+            if changes == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+
+
+def finished(process: BaseProcess, seconds: float = 120) -> int:
+    """Wait for the end; the exit code, negative for a signal."""
+    process.join(seconds)
+    assert process.exitcode is not None, f"still running after {seconds} s"
+    return process.exitcode
+
+
+def until(condition: Callable[[], bool], process: BaseProcess, seconds: float = 120) -> None:
+    """Wait until `condition` holds or the process has ended."""
+    end = time.monotonic() + seconds
+    while not condition() and process.exitcode is None:
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)

@@ -1,0 +1,299 @@
+"""Killed anywhere, the same command ends with the same bytes, and nothing temporary stays behind.
+
+Two kinds of kills: at random moments after a run has begun to write (seeded; reproducible as far as a clock is), and
+just before each change that a script makes in its output folder, one after another: there every state is met in which
+a kill can leave the names of files. `pytest -m slow` has many of the first kind and all of the second.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recordings
+import small_shards
+from conftest import ROOT
+from downloading import tree
+from killing import finished, start, until
+
+from semg.checkpoint import open_checkpoint
+from semg.errors import DataError
+from semg.files import folder_lock
+from semg.shards import open_shard
+
+TINY = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 2 --batch-size 40 --device cpu --init random --ema 0.9"
+
+
+@dataclass
+class Work:
+    """A command whose folder `out` is to be the same however often it is killed."""
+
+    script: str
+    arguments: Callable[[Path], list[object]]
+    content: Callable[[Path], object] = tree  # of its folder: what has to be the same
+    lock: Callable[[Path], Path] = lambda out: out / ".lock"
+    resumes: bool = False
+    right: object = None
+    seconds: float = 0.0  # from the lock to the end
+    folder: Path = field(default_factory=Path)
+
+    def begin(self, out: Path, **settings: object):
+        arguments = self.arguments(out)
+        if self.resumes and (out / "last.ckpt").exists():
+            arguments = [*arguments, "--resume"]
+        return start(self.script, arguments, **settings)
+
+    def finish(self, out: Path) -> None:
+        assert finished(self.begin(out)) == 0
+        assert self.content(out) == self.right
+        left = [p for p in self.lock(out).parent.rglob("*") if p.name.endswith((".tmp", ".lock"))]
+        assert left == []
+
+    def undisturbed(self, folder: Path) -> "Work":
+        """Run it once in peace, to know what is right and how long it takes."""
+        self.folder = folder
+        out = folder / "right" / "out"
+        process = self.begin(out)
+        until(lambda: self.lock(out).exists(), process)
+        began = time.monotonic()
+        assert finished(process) == 0
+        self.seconds = time.monotonic() - began
+        self.right = self.content(out)
+        return self
+
+    def killed_at_random(self, number: int, times: int) -> int:
+        """Kill the command up to `times` times at random moments, then let it end. Returns how often it was hit."""
+        draw = random.Random(f"{self.script}/{number}")
+        out = self.folder / f"random{number}" / "out"
+        hit = 0
+        for _ in range(times):
+            process = self.begin(out)
+            until(lambda: self.lock(out).exists(), process)
+            process.join(draw.random() * self.seconds)
+            process.kill()
+            hit += finished(process) == -9
+        self.finish(out)
+        return hit
+
+    def killed_before_change(self, number: int, out: Path) -> bool:
+        """Kill it just before its `number`-th change, then let it end. False if it makes fewer changes."""
+        if finished(self.begin(out, die_at=number, folder=self.lock(out).parent)) == 0:
+            return False
+        self.finish(out)
+        return True
+
+
+def trained(out: Path) -> dict[str, object]:
+    """Weights and metrics of a run; not how fast it was."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    told: dict[str, object] = {"rows": [{k: v for k, v in row.items() if not k.startswith("speed")} for row in rows]}
+    for name in ("best_model.ckpt", "last.ckpt"):
+        tensors = open_checkpoint(out / name).tensors
+        told[name] = {key: (value.dtype, value.numpy().tobytes()) for key, value in sorted(tensors.items())}
+    return told
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Recordings, shards and a split."""
+    folder = tmp_path_factory.mktemp("inputs")
+    raw = folder / "raw"
+    raw.mkdir()
+    for subject in (3, 4, 5):
+        table = recordings.frame(subject, samples=4 * recordings.RATE)
+        table["TRAJ_GT"] = np.repeat([0.0, 1.0, 9.0, 2.0], recordings.RATE)
+        recordings.write(raw, table, recordings.record_name(subject))
+    shards, split = small_shards.write_all(folder)
+    return {"raw": raw, "shards": shards, "split": split}
+
+
+@pytest.fixture(scope="module")
+def works(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Work]]:
+    """`works("train")`: the work of that name, after one run in peace."""
+    raw, data = ["--raw", inputs["raw"]], ["--shards", inputs["shards"]]
+    train = [*data, "--split", inputs["split"], *TINY.split()]
+    made = {
+        "preprocess, 1 worker": Work("preprocess", lambda out: [*raw, "--shards", out, "--workers", 1]),
+        "preprocess, 2 workers": Work("preprocess", lambda out: [*raw, "--shards", out, "--workers", 2]),
+        "preprocess --overwrite": Work(
+            "preprocess", lambda out: [*raw, "--shards", out, "--workers", 1, "--overwrite"]
+        ),
+        "create_dataset_files": Work(
+            "create_dataset_files",
+            lambda out: [*data, "--out", out, "--protocol", "kfold", "--folds", 5],
+            lock=lambda out: out.parent / ".lock",
+        ),
+        "train": Work("train", lambda out: [*train, "--out", out], content=trained, resumes=True),
+        "evaluate": Work("evaluate", lambda out: [*evaluation, "--out", out], content=results),
+    }
+    for work in made.values():
+        work.folder = Path()
+
+    def ready(name: str) -> Work:
+        work = made[name]
+        if work.folder == Path():
+            work.undisturbed(tmp_path_factory.mktemp(work.script))
+        return work
+
+    evaluation: list[object] = ["--device", "cpu", *data, "--split", inputs["split"], "--checkpoint"]
+    checkpoint = tmp_path_factory.mktemp("model") / "run"
+    evaluation.append(checkpoint / "best_model.ckpt")
+
+    def with_model(name: str) -> Work:
+        if name == "evaluate" and not checkpoint.exists():
+            assert finished(start("train", [*train, "--epochs", 1, "--out", checkpoint])) == 0
+        return ready(name)
+
+    yield with_model
+
+
+def results(out: Path) -> dict[str, object]:
+    """Results but for the name of the folder that metrics.json says they were written to."""
+    found: dict[str, object] = dict(tree(out))
+    metrics = json.loads((out / "metrics.json").read_text())
+    del metrics["made"]["arguments"]["out"]
+    return found | {"metrics.json": metrics}
+
+
+ALL = ("preprocess, 1 worker", "preprocess, 2 workers", "create_dataset_files", "train", "evaluate")
+MANY = {
+    "preprocess, 1 worker": 10,
+    "preprocess, 2 workers": 10,
+    "create_dataset_files": 10,
+    "train": 16,
+    "evaluate": 10,
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_killed_at_a_random_moment_it_ends_the_same(works, record_property, name: str) -> None:
+    record_property("kills", works(name).killed_at_random(0, times=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_killed_at_many_random_moments_it_ends_the_same(works, record_property, name: str) -> None:
+    hit = sum(works(name).killed_at_random(number, times=1 + number % 2) for number in range(1, 1 + MANY[name]))
+    record_property("kills", hit)
+    assert hit >= MANY[name] // 2, "most of the moments should have fallen into the run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["preprocess, 1 worker", "create_dataset_files", "train", "evaluate"])
+def test_killed_before_each_change_it_ends_the_same(works, record_property, tmp_path: Path, name: str) -> None:
+    work, number = works(name), 1
+    while work.killed_before_change(number, tmp_path / str(number) / "out"):
+        number += 1
+    record_property("kills", number - 1)
+    assert number > 5
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(n, marks=[] if n in (9, 10) else pytest.mark.slow) for n in range(1, 40)]
+)
+def test_an_overwrite_killed_before_each_change_loses_no_shard(
+    works, record_property, tmp_path: Path, inputs: dict[str, Path], number: int
+) -> None:
+    """Whichever shard is there, old or new, is whole; the command without --overwrite makes all good, or says why."""
+    work = works("preprocess --overwrite")
+    out = tmp_path / "out"
+    assert finished(work.begin(out)) == 0
+    if finished(work.begin(out, die_at=number, folder=out)) == 0:
+        return
+    record_property("kills", 1)
+    for path in inputs["raw"].iterdir():
+        if (out / path.stem).exists():
+            open_shard(out / path.stem, verify=True)
+    assert finished(start("preprocess", ["--raw", inputs["raw"], "--shards", out, "--workers", 1])) == 0
+    assert tree(out) == work.right
+
+
+def test_the_best_model_opens_at_every_moment(works, tmp_path: Path) -> None:
+    """Once best_model.ckpt is there, it is whole, while training goes on and is killed and goes on."""
+    works("train")
+    work, out, over = works("train"), tmp_path / "run", threading.Event()
+    opened, wrong = 0, []
+
+    def look() -> None:
+        nonlocal opened
+        seen = False
+        while not over.is_set():
+            if seen or (out / "best_model.ckpt").exists():
+                seen = True
+                try:
+                    open_checkpoint(out / "best_model.ckpt")
+                    opened += 1
+                except DataError as error:
+                    wrong.append(str(error))
+            time.sleep(0.001)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        process = work.begin(out)
+        until((out / "best_model.ckpt").exists, process)
+        process.join(0.3 * work.seconds)
+        process.kill()
+        finished(process)
+        work.finish(out)
+    finally:
+        over.set()
+        reader.join()
+    assert wrong == []
+    assert opened > 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_workers_end_with_a_killed_preprocess(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Otherwise they would go on writing, without a lock, into what the next run writes."""
+    command = [sys.executable, ROOT / "preprocess.py", "--raw", inputs["raw"], "--shards", tmp_path / "s"]
+    process = subprocess.Popen([*map(str, command), "--workers", "2"], stdout=-3, stderr=-3)
+    children: set[int] = set()
+    end = time.monotonic() + 60
+    while len(children) < 3 and process.poll() is None and time.monotonic() < end:  # two and the resource tracker
+        for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            children |= set(map(int, task.read_text().split()))
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    assert len(children) >= 2
+    end = time.monotonic() + 20
+    while any(alive(child) for child in children) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [child for child in children if alive(child)]
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run before removes its lock file on its way out: who had opened that one must open it anew."""
+    from filelock import FileLock
+
+    acquire, calls = FileLock.acquire, []
+
+    def late(lock: FileLock, **settings: object):
+        taken = acquire(lock, **settings)
+        calls.append(1)
+        if len(calls) == 1:
+            os.unlink(lock.lock_file)  # noqa: PTH108
+        return taken
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with folder_lock(tmp_path):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(DataError, match="another run is writing there"), folder_lock(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
