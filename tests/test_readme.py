@@ -47,9 +47,10 @@ def workplace(tmp_path_factory, run_script):
     return folder
 
 
-def adapted(command: str, url: str) -> list[str]:
+def adapted(command: str, url: str, recording: str) -> list[str]:
     """The command with flags that make it small, and names of what exists here."""
     script, *words = command.split()[1:]
+    words = [f"data/raw/Data-HDF5/{recording}" if word.endswith(".hdf5") else word for word in words]
     if script == "download_putemg.py":
         words += ["--base-url", url]
     if "splits/putemg-unseen-users" in words:  # all 44 people; here are four, with GPT-2 from a folder
@@ -72,7 +73,7 @@ def test_every_command_runs_in_order(workplace):
             if not command.startswith("python "):
                 assert command.split()[0] in ("make", "source", "tensorboard"), f"untested command {command!r}"
                 continue
-            words = [sys.executable, *adapted(command, share.mirror)]
+            words = [sys.executable, *adapted(command, share.mirror, next(iter(files)))]
             done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, f"{command}\n{words}\n{done.stdout}\n{done.stderr}"
     for made in (
@@ -82,6 +83,8 @@ def test_every_command_runs_in_order(workplace):
         "results/baselines/lda-rms/metrics.json",
         "splits/threefold/fold2/test.txt",
         "data/shards-paper",
+        "results/plots/recording.png",
+        "results/predictions",
     ):
         assert (workplace / made).exists(), made
 
