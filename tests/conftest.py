@@ -31,7 +31,7 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the fault tests counted, as one table; with -n too, for reports carry their properties to the main process."""
+    """What the fault tests counted, as one table, with -n too."""
     counts: dict[str, int] = {}
     for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
         if report.when != "call":
