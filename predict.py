@@ -16,11 +16,12 @@ The signal goes through the checkpoint's own filter, windows and strides. Offlin
 session is normalised by the whole recording's statistics, as evaluate.py does with a whole session's: the first
 decision knows the last sample's loudness.
 
---stream feeds blocks of --block through the causal filter and normalises by what has been seen so far, which takes
---warmup seconds before the first decision is worth something. A model trained on zero-phase filtered signals then
-gets causally filtered ones, and says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is
-how long after its window's last sample a decision is ready: the wait for the block's end, and the time of computing.
-The window itself is the larger part of the time that a new gesture takes to show.
+--stream feeds blocks of --block through the causal filter. It normalises by what has been seen so far, which is worth
+little at first: nothing is decided in the first --warmup seconds, and it takes about a minute to come near to what a
+whole recording's statistics reach. A model trained on zero-phase filtered signals gets causally filtered ones, and a
+warning says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is how long after its window's
+last sample a decision is ready: the wait for the block's end, and the time of computing. The window itself is the
+larger part of the time that a new gesture takes to show.
 
 A recording that is wrong is named and left out, and the others are done. With a small model on one CPU core a
 minute of recording takes about 2 s, streamed or not.
@@ -245,7 +246,7 @@ def say_what_differs(trained: Trained, args: argparse.Namespace, console: cli.Co
     """How signals here are treated otherwise than in training."""
     session = trained.checkpoint.description["normalize"] == "session"
     if args.stream and not trained.spec.causal:
-        console.warn("trained on zero-phase filtered signals, but a stream is filtered causally: expect less")
+        console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
     if args.stream and session:
         console.say(f"normalised by what the stream has seen so far; no decision in the first {args.warmup:g} s")
     elif session:
