@@ -26,7 +26,7 @@ import torch
 
 from semg import cli
 from semg.batches import Batches
-from semg.checkpoint import Checkpoint, open_checkpoint
+from semg.checkpoint import Checkpoint
 from semg.errors import DataError
 from semg.files import checksum, folder_lock
 from semg.inference import (
@@ -34,6 +34,7 @@ from semg.inference import (
     check_same_data,
     choose_device,
     gains_for,
+    open_model,
     open_windows,
     probabilities,
     statistics_for,
@@ -138,7 +139,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.Console(args)
-    checkpoint = open_checkpoint(args.checkpoint)
+    checkpoint = open_model(args.checkpoint)
     fill_defaults(args, checkpoint)
     split = read_split(args.split)
     shards = open_shards(args.shards, split.records(args.subset), verify=True)

@@ -45,7 +45,15 @@ from semg.calibration import Fit, adapt, by_person, check_enough, decide
 from semg.checkpoint import Checkpoint, open_checkpoint
 from semg.errors import DataError, UsageError
 from semg.files import folder_lock, write_json
-from semg.inference import build_model, check_same_data, choose_device, gains_for, open_windows, statistics_for
+from semg.inference import (
+    build_model,
+    check_same_data,
+    choose_device,
+    gains_for,
+    open_model,
+    open_windows,
+    statistics_for,
+)
 from semg.provenance import how_made
 from semg.putemg import BAND_CHANNELS
 from semg.results import summary, write_results
@@ -235,7 +243,7 @@ def train(args: argparse.Namespace, world: World, console: cli.Console) -> int:
 
 def calibrate(args: argparse.Namespace, console: cli.Console) -> int:
     """Adapt --init-from to each test person and score the rest of their windows."""
-    checkpoint = open_checkpoint(args.init_from)
+    checkpoint = open_model(args.init_from)
     split = read_split(args.split)
     shards = open_shards(args.shards, split.test, verify=True)
     check_same_data(checkpoint, shards[0])

@@ -77,7 +77,13 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
         raise DataError(f"{path}: expected its checksum, found another: the file is damaged; copy it again")
     if wrong := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor.float()).all())]:
         raise DataError(f"{path}: expected finite weights, found NaN or infinity in {wrong[0]}; train again")
-    return Checkpoint(path, json.loads(text), tensors)
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise DataError(f"{path}: expected a description in JSON, found another; train again")
+    return Checkpoint(path, description, tensors)
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -1,6 +1,7 @@
 """A trained model on windows: opening it, its sessions' statistics, its probabilities."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from model import GPT2Classifier, ModelConfig
 from semg import normalize
 from semg.batches import Batches, Track, in_order
-from semg.checkpoint import Checkpoint
+from semg.checkpoint import Checkpoint, open_checkpoint
 from semg.errors import DataError, UsageError
 from semg.shards import Shard, WindowSet, difference
 
@@ -26,6 +27,29 @@ def choose_device(name: str) -> torch.device:
     if not present[name]:
         raise UsageError(f"--device {name}: expected such a device on this machine, found none; use --device cpu")
     return torch.device(name)
+
+
+DATA_FIELDS = ("rate", "channels", "classes", "arguments")
+_TOLD = {"run": str, "model": dict, "data": dict, "normalize": str, "shards": str, "split": dict, "trained_on": list}
+
+
+def open_model(path: Path) -> Checkpoint:
+    """Open a checkpoint that a trained model can be built from. DataError for any other, such as a last.ckpt."""
+    checkpoint = open_checkpoint(path)
+    told = checkpoint.description
+    absent = [name for name, kind in _TOLD.items() if not isinstance(told.get(name), kind)]
+    absent += [f"data.{name}" for name in DATA_FIELDS if not absent and name not in told["data"]]
+    absent += [f"split.{name}" for name in ("folder", "train") if not absent and name not in told["split"]]
+    if absent:
+        raise DataError(f"{path}: expected a trained model, best_model.ckpt, found a checkpoint without {absent[0]}")
+    if told["normalize"] not in normalize.METHODS:
+        methods = ", ".join(normalize.METHODS)
+        raise DataError(f"{path}: expected one of {methods} for normalize, found {told['normalize']!r}")
+    gain, shape = checkpoint.tensors.get("train_gain"), (len(told["data"]["channels"]),)
+    if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
+        found = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
+        raise DataError(f"{path}: expected train_gain of shape {shape}, found {found}")
+    return checkpoint
 
 
 def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
@@ -46,9 +70,6 @@ def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
             raise DataError(f"{checkpoint.path}: expected {name} of shape {shapes}")
     model.load_state_dict(weights)
     return model.eval()
-
-
-DATA_FIELDS = ("rate", "channels", "classes", "arguments")
 
 
 def check_same_data(checkpoint: Checkpoint, shard: Shard) -> None:

@@ -1,0 +1,530 @@
+"""Whatever is wrong with an input is said in one line with its own exit code, and the other inputs are done.
+
+Each row of a table is one wrong input: how it is made, and what has to be said. The scripts run in this process, from
+their flags to their exit code.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import pickle
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import recordings
+import small_shards
+import torch
+from downloading import Done
+
+from semg import cli
+from semg.checkpoint import open_checkpoint, write_checkpoint
+from semg.recording import Recording
+from semg.shards import list_records
+
+TINY = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 1 --batch-size 32 --device cpu --init random --quiet"
+RATE = recordings.RATE
+
+
+def script(name: str, *arguments: object) -> Done:
+    """Run a script in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    words = [f"{name}.py", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, "argv", words):
+            cli.run(importlib.import_module(name).main)
+    except SystemExit as stop:
+        return Done(int(stop.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    raise AssertionError("cli.run returned")
+
+
+def told(done: Done, code: int, message: str) -> None:
+    """One line of error, that matches `message`, and the exit code that goes with it."""
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    lines = [line for line in done.err.splitlines() if "error: " in line]
+    assert len(lines) == 1, done.err
+    assert re.search(message, lines[0]), f"{message!r} is not in {lines[0]!r}"
+    if code == 1:
+        assert done.err.strip() == lines[0], "nothing but the error"
+
+
+@pytest.fixture(autouse=True)
+def _counted(record_property: Callable[[str, object], None]) -> None:
+    record_property("counted", "bad inputs")
+
+
+# --- recordings ------------------------------------------------------------------------------------------------
+
+
+def table(subject: int = 3) -> pd.DataFrame:
+    """A second of idle, a second of fist."""
+    made = recordings.frame(subject, samples=2 * RATE)
+    made["TRAJ_GT"] = made["TRAJ_1"] = np.repeat([0.0, 1.0], RATE)
+    return made
+
+
+def with_value(column: str, row: int, value: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(made: pd.DataFrame) -> pd.DataFrame:
+        made.iloc[row, made.columns.get_loc(column)] = value
+        return made
+
+    return change
+
+
+def with_times(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda made: made.set_axis(change(made.index.to_numpy().copy()))
+
+
+def twice(times: np.ndarray) -> np.ndarray:
+    times[500] = times[499]
+    return times
+
+
+def back(times: np.ndarray) -> np.ndarray:
+    times[500] = times[400]
+    return times
+
+
+def missing(times: np.ndarray) -> np.ndarray:
+    times[500] = np.nan
+    return times
+
+
+TABLES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "23 channels": (lambda t: t.drop(columns="EMG_24"), "expected putEMG's columns, found none named EMG_24"),
+    "25 channels": (lambda t: t.assign(EMG_25=0.0), "expected 24 channels, found also EMG_25"),
+    "no label column": (lambda t: t.drop(columns="TRAJ_GT"), "found none named TRAJ_GT"),
+    "no subject column": (lambda t: t.drop(columns="subject"), "found none named subject"),
+    "a channel in lower case": (lambda t: t.rename(columns={"EMG_5": "emg_5"}), "found none named EMG_5"),
+    "NaN": (with_value("EMG_7", 50, np.nan), "EMG_7: expected whole ADC counts .* found nan at sample 50"),
+    "infinity": (with_value("EMG_7", 50, np.inf), "EMG_7: .* found inf at sample 50"),
+    "minus infinity": (with_value("EMG_7", 50, -np.inf), "EMG_7: .* found -inf at sample 50"),
+    "microvolts": (lambda t: t.assign(EMG_1=t["EMG_1"] * 6.1), "EMG_1: expected whole ADC counts"),
+    "more than 12 bits": (with_value("EMG_7", 50, 5000), "EMG_7: .* found 5000.0 at sample 50"),
+    "text for a channel": (lambda t: t.assign(EMG_3="12"), "EMG_3: expected numbers, found text"),
+    "time twice": (with_times(twice), "expected time to rise .* at sample 500"),
+    "time going back": (with_times(back), "expected time to rise .* at sample 500"),
+    "a missing time": (with_times(missing), "expected time to rise .* found nan"),
+    "time backwards": (with_times(lambda t: t[::-1]), "expected 5120 Hz within 1%"),
+    "1000 Hz": (with_times(lambda t: t * 5.12), "expected 5120 Hz within 1%, found 1000"),
+    "samples for time": (with_times(lambda t: np.arange(len(t), dtype=float)), "5120 Hz within 1%, found 1 Hz"),
+    "label 4": (with_value("TRAJ_GT", 20, 4), "expected labels -1 and 0, 1, 2.* found 4.0 at sample 20"),
+    "label 2.5": (with_value("TRAJ_GT", 20, 2.5), "found 2.5 at sample 20"),
+    "a missing label": (with_value("TRAJ_GT", 20, np.nan), "found nan at sample 20"),
+    "labels as text": (lambda t: t.assign(TRAJ_GT="fist"), "TRAJ_GT: expected numbers, found text"),
+    "labels as categories": (lambda t: t.assign(TRAJ_GT=pd.Categorical(t["TRAJ_GT"])), "found text or categories"),
+    "nothing but rest": (lambda t: t.assign(TRAJ_GT=-1.0), "expected stretches of a gesture .* found none"),
+    "shorter than a window": (lambda t: t.iloc[:1000], "expected stretches of a gesture of at least a window"),
+    "one sample": (lambda t: t.iloc[:1], "expected a recording of some seconds, found 1 samples"),
+    "another person's": (lambda t: t.assign(subject=4.0), "expected subject 03 as in the file's name, found 4"),
+    "nobody's": (lambda t: t.assign(subject="nobody"), "expected subject 03 .* found nobody"),
+    "another's as category": (lambda t: t.assign(subject=pd.Categorical(["11"] * len(t))), "found 11 in column"),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording that nothing is wrong with, beside which the wrong ones are put."""
+    return recordings.write(tmp_path_factory.mktemp("good"), table(9), recordings.record_name(9), complevel=1)
+
+
+def preprocessed(good: Path, folder: Path, *flags: object) -> Done:
+    """preprocess.py on what is in `folder` and a good recording, which is done whatever the others are."""
+    shutil.copy(good, folder)
+    done = script("preprocess", "--raw", folder, "--shards", folder / "shards", "--workers", 1, "--quiet", *flags)
+    assert good.stem in list_records(folder / "shards")
+    return done
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_a_recording_with_wrong_content(good: Path, tmp_path: Path, what: str) -> None:
+    change, message = TABLES[what]
+    path = recordings.write(tmp_path, change(table()))
+    done = preprocessed(good, tmp_path)
+    told(done, 1, message)
+    assert path.name in done.err
+    assert "1 recordings failed" in done.last
+    assert list_records(tmp_path / "shards") == [good.stem]
+
+
+def not_a_table(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["data/table"] = np.zeros((10, 2))
+
+
+def other_key(path: Path) -> None:
+    recordings.write(path.parent, table(), key="other")
+
+
+def fixed_format(path: Path) -> None:
+    recordings.write(path.parent, table()[["EMG_1"]], format="fixed")
+
+
+def pointing_out(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["data/table"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def half(path: Path) -> None:
+    whole = recordings.recording_bytes(3, samples=RATE)
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an empty file": (lambda path: path.write_bytes(b""), "found an empty file; fetch it again"),
+    "a web page": (lambda path: path.write_bytes(b"<html>" * 1000), "expected an HDF5 recording, found"),
+    "HDF5's first bytes": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "expected an HDF5 recording, found"),
+    "half a file": (half, "expected an HDF5 recording, found .*; fetch it again"),
+    "a folder": (lambda path: path.mkdir(), "expected a recording, found|directory"),
+    "no table": (not_a_table, "expected a pandas table .* found another kind of object"),
+    "another key": (other_key, "a pandas table under the key 'data', found other"),
+    "the fixed format": (fixed_format, "a pandas table under the key 'data'"),
+    "a link to another file": (pointing_out, "a pandas table under the key 'data'"),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_file_that_is_no_recording(good: Path, tmp_path: Path, what: str) -> None:
+    make, message = FILES[what]
+    make(tmp_path / f"{recordings.record_name()}.hdf5")
+    told(preprocessed(good, tmp_path), 1, message)
+
+
+def test_a_file_that_bears_no_records_name(good: Path, tmp_path: Path) -> None:
+    shutil.copy(good, tmp_path / "notes.hdf5")
+    told(preprocessed(good, tmp_path), 1, "'notes': expected a record name such as")
+
+
+@pytest.mark.parametrize("percent", [0.1, 1, 10, 30, 60, 90, 99.9])
+def test_a_recording_cut_anywhere(good: Path, tmp_path: Path, percent: float) -> None:
+    whole = recordings.recording_bytes(3, samples=RATE)
+    (tmp_path / f"{recordings.record_name()}.hdf5").write_bytes(whole[: int(len(whole) * percent / 100)])
+    told(preprocessed(good, tmp_path), 1, "expected an HDF5 recording, found .*; fetch it again")
+
+
+ODD: dict[str, tuple[dict[str, object], str]] = {
+    "a dead channel": ({"EMG_2": 7.0}, "dead channels 2"),
+    "a saturated channel": ({"EMG_3": np.tile([2047.0, 0.0], RATE)}, "saturated channels 3"),
+    "one channel twice": ({"EMG_9": table()["EMG_10"].to_numpy()}, "equal channels 9=10"),
+    "one label": ({"TRAJ_GT": 0.0}, ""),
+    "32-bit channels": ({"EMG_4": table()["EMG_4"].to_numpy(np.float32)}, ""),
+    "whole numbers": ({"EMG_4": table()["EMG_4"].to_numpy(np.int16), "TRAJ_GT": np.repeat([0, 1], RATE)}, ""),
+    "subject as text": ({"subject": "03"}, ""),
+    "subject as category": ({"subject": pd.Categorical(["03"] * 2 * RATE)}, ""),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_recording_that_is_odd_and_accepted(good: Path, tmp_path: Path, what: str) -> None:
+    columns, warning = ODD[what]
+    path = recordings.write(tmp_path, table().assign(**columns))
+    done = preprocessed(good, tmp_path)
+    assert done.code == 0, done.err
+    assert (warning in done.err) if warning else done.err == ""
+    assert path.stem in list_records(tmp_path / "shards")
+
+
+def test_channels_in_another_order_are_found_by_name(tmp_path: Path) -> None:
+    made = table()
+    with Recording(recordings.write(tmp_path, made[list(made.columns[::-1])])) as recording:
+        counts, _ = recording.read((1, 24), "TRAJ_GT")
+    np.testing.assert_array_equal(counts, made[["EMG_1", "EMG_24"]].to_numpy())
+
+
+# --- shards, splits and checkpoints: what evaluate.py and train.py say ------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """shards/, split/ and run/best_model.ckpt."""
+    folder = tmp_path_factory.mktemp("data")
+    shards, split = small_shards.write_all(folder)
+    done = script("train", "--shards", shards, "--split", split, "--out", folder / "run", *TINY.split())
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def copy(data: Path, tmp_path: Path) -> Path:
+    """All that, to spoil."""
+    return Path(shutil.copytree(data, tmp_path / "copy"))
+
+
+def evaluated(folder: Path, *flags: object) -> Done:
+    places = [
+        "--checkpoint",
+        folder / "run/best_model.ckpt",
+        "--shards",
+        folder / "shards",
+        "--split",
+        folder / "split",
+    ]
+    return script("evaluate", *places, "--out", folder / "out", "--device", "cpu", "--quiet", *flags)
+
+
+TESTED, OTHER = small_shards.name(5), small_shards.name(4)
+
+
+def flip(path: Path, at: int = -5) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(bytes(content))
+
+
+def described(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def without(path: Path) -> None:
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+SHARDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "no shard": (lambda own, _: without(own), "expected a shard for each of 1 records, found none for 1"),
+    "a file in its place": (
+        lambda own, _: (without(own), own.write_text("")),
+        "expected a shard for each of 1 records",
+    ),
+    "no signal": (lambda own, _: without(own / "signal.npy"), r"signal\.npy: expected \d+ bytes, found no such file"),
+    "no windows": (lambda own, _: without(own / "windows.npy"), r"windows\.npy: expected \d+ bytes, found no such"),
+    "no description": (lambda own, _: without(own / "shard.json"), r"shard\.json: expected .*, found no such file"),
+    "an empty signal": (lambda own, _: (own / "signal.npy").write_bytes(b""), r"signal\.npy: .* found 0 bytes"),
+    "a flipped bit of the signal": (lambda own, _: flip(own / "signal.npy"), r"signal\.npy: expected the checksum"),
+    "a flipped bit of the windows": (lambda own, _: flip(own / "windows.npy"), r"windows\.npy: expected the checksum"),
+    "text for a description": (lambda own, _: (own / "shard.json").write_text("{"), "found unreadable JSON"),
+    "a list for a description": (lambda own, _: (own / "shard.json").write_text("[]"), "found JSON that is no object"),
+    "deep brackets": (lambda own, _: (own / "shard.json").write_text("[" * 100_000), "found unreadable JSON"),
+    "another format": (lambda own, _: described(own / "shard.json", format_version=9), "shard format 1, found 9"),
+    "another person": (lambda own, _: described(own / "shard.json", subject="01"), "expected its checksum"),
+    "another's signal": (lambda own, other: shutil.copy(other / "signal.npy", own), r"signal\.npy: expected the check"),
+    "another's folder": (
+        lambda own, other: (without(own), shutil.copytree(other, own)),
+        f"expected the shard of {TESTED}, found that of {OTHER}",
+    ),
+    "objects for a signal": (
+        lambda own, _: np.save(own / "signal.npy", np.array([{}]), allow_pickle=True),
+        r"signal\.npy: expected \d+ bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SHARDS)
+def test_a_wrong_shard(copy: Path, what: str) -> None:
+    spoil, message = SHARDS[what]
+    spoil(copy / "shards" / TESTED, copy / "shards" / OTHER)
+    told(evaluated(copy), 1, message)
+    assert not (copy / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rate", 2560.0, "rate 5120.0, found 2560.0"),
+        ("classes", ["idle", "fist", "flexion", "wave"], "classes"),
+        ("channels", [f"X{i}" for i in range(24)], "channels"),
+        ("arguments", {**small_shards.ARGUMENTS, "low": 30.0}, r"low 20\.0, found 30\.0"),
+        ("arguments", {**small_shards.ARGUMENTS, "causal": True}, "causal False, found True"),
+        ("arguments", {**small_shards.ARGUMENTS, "window": 160}, "window 320, found 160"),
+    ],
+)
+def test_a_shard_made_otherwise(copy: Path, field: str, value: object, message: str) -> None:
+    small_shards.write(copy / "shards", 5, **{field: value})
+    told(evaluated(copy), 1, message)
+
+
+LISTS: dict[str, tuple[str, bytes, str]] = {
+    "an unknown record": ("test", f"{small_shards.name(9)}\n".encode(), "found none for 1 of them, such as"),
+    "no name": ("test", b"subject five\n", r"test\.txt:1: expected a record name such as .* found 'subject five'"),
+    "a path": ("test", f"../{TESTED}\n".encode(), r"test\.txt:1: expected a record name"),
+    "a record twice": ("test", f"{TESTED}\n{TESTED}\n".encode(), r"test\.txt:2: expected each record once"),
+    "a record in two parts": ("test", f"{OTHER}\n".encode(), "expected no recording in two parts"),
+    "an empty part": ("test", b"", "expected recordings in every part, found none in test"),
+    "nothing but comments": ("val", b"# nobody yet\n\n", "found none in val"),
+    "no text": ("test", b"\xff\xfe\x00\x01", "expected record names as text"),
+    "UTF-16": ("test", TESTED.encode("utf-16"), "expected record names as text"),
+}
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_a_wrong_split(copy: Path, what: str) -> None:
+    part, content, message = LISTS[what]
+    (copy / "split" / f"{part}.txt").write_bytes(content)
+    told(evaluated(copy), 1, message)
+
+
+def test_a_split_without_a_part_and_none_at_all(copy: Path) -> None:
+    (copy / "split/val.txt").unlink()
+    told(evaluated(copy), 1, r"val\.txt: expected record names, one a line, found no such file")
+    shutil.rmtree(copy / "split")
+    told(evaluated(copy), 1, "expected a split's folder, found none")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [f"\ufeff{TESTED}\n", f"{TESTED}\r\n", f"# who\n\n  {TESTED}  # tested\n\n", TESTED],
+    ids=["a BOM", "Windows line ends", "comments and blank lines", "no line end"],
+)
+def test_a_split_written_otherwise_is_accepted(copy: Path, content: str) -> None:
+    (copy / "split/test.txt").write_text(content, encoding="utf-8", newline="")
+    assert evaluated(copy).code == 0
+
+
+def changed(path: Path, description: dict | None = None, **tensors: torch.Tensor | None) -> None:
+    """Write the checkpoint anew with other content; None takes a tensor out."""
+    found = open_checkpoint(path)
+    kept = {name: value for name, value in (found.tensors | tensors).items() if value is not None}
+    write_checkpoint(path, found.description | (description or {}), kept)
+
+
+class Hostile:
+    def __reduce__(self) -> tuple:
+        return print, ("run",)
+
+
+NAN = torch.full((4,), float("nan"))
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "none": (lambda path: path.unlink(), r"found no such file; train\.py writes one"),
+    "an empty file": (lambda path: path.write_bytes(b""), "expected a checkpoint, found"),
+    "a text": (lambda path: path.write_text("hello"), "expected .*, found"),
+    "the first half": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "expected a checkpoint, found"),
+    "a few bytes short": (lambda path: path.write_bytes(path.read_bytes()[:-99]), "expected a checkpoint, found"),
+    "a hostile pickle": (lambda path: path.write_bytes(pickle.dumps(Hostile())), "found objects that could run code"),
+    "hostile inside": (lambda path: torch.save({"x": Hostile()}, path), "found objects that could run code"),
+    "a list": (lambda path: torch.save([1, 2], path), "expected a checkpoint of this project"),
+    "another project's": (lambda path: torch.save({"state_dict": {}}, path), "expected a checkpoint of this project"),
+    "another version": (
+        lambda path: torch.save(torch.load(path, weights_only=True) | {"version": 7}, path),
+        "version 1, found 7; train again",
+    ),
+    "another description": (
+        lambda path: torch.save(torch.load(path, weights_only=True) | {"description": "{}"}, path),
+        "expected its checksum, found another",
+    ),
+    "last.ckpt": (
+        lambda path: shutil.copy(path.with_name("last.ckpt"), path),
+        "expected a trained model, best_model.ckpt, found",
+    ),
+    "a missing tensor": (lambda path: changed(path, **{"model.head.weight": None}), "head.weight.*found none"),
+    "no gains": (lambda path: changed(path, train_gain=None), r"train_gain of shape \(24,\), found none"),
+    "gains of one channel": (lambda path: changed(path, train_gain=torch.ones(1)), r"found one of shape \(1,\)"),
+    "an extra tensor": (lambda path: changed(path, **{"model.extra": torch.ones(2)}), "no place for"),
+    "another shape": (lambda path: changed(path, **{"model.head.weight": torch.ones(3, 3)}), r"found \(3, 3\)"),
+    "NaN weights": (lambda path: changed(path, **{"model.head.bias": NAN}), "NaN or infinity in model.head.bias"),
+    "another network": (lambda path: changed(path, {"model": {"colour": "red"}}), "expected a model configuration"),
+    "other classes": (
+        lambda path: changed(path, {"data": open_checkpoint(path).description["data"] | {"classes": ["a", "b"]}}),
+        r"classes \['a', 'b'\], found",
+    ),
+    "an unknown normalisation": (
+        lambda path: changed(path, {"normalize": "magic"}),
+        "expected one of session, train, none for normalize",
+    ),
+    "no data": (lambda path: changed(path, {"data": None}), "found a checkpoint without data"),
+}
+
+
+@pytest.mark.parametrize("what", CHECKPOINTS)
+def test_a_wrong_checkpoint(copy: Path, what: str, capfd: pytest.CaptureFixture) -> None:
+    path = copy / "run" / "best_model.ckpt"
+    spoil, message = CHECKPOINTS[what]
+    spoil(path)
+    told(evaluated(copy), 1, message)
+    assert "run" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["an empty file", "the first half", "hostile inside", "best_model.ckpt"])
+def test_a_wrong_checkpoint_to_resume_from(copy: Path, what: str) -> None:
+    last = copy / "run" / "last.ckpt"
+    if what == "best_model.ckpt":
+        shutil.copy(last.with_name(what), last)
+    else:
+        CHECKPOINTS[what][0](last)
+    flags = ["--shards", copy / "shards", "--split", copy / "split", "--out", copy / "run", *TINY.split(), "--resume"]
+    told(script("train", *flags), 1, "last.ckpt: expected")
+
+
+# --- flags ------------------------------------------------------------------------------------------------------
+
+FLAGS: list[tuple[str, str, str]] = [
+    ("preprocess", "--window 0", "above 0"),
+    ("preprocess", "--window -5", "expected"),
+    ("preprocess", "--window 250us", "expected samples"),
+    ("preprocess", "--stride 300ms", "expected at most the window"),
+    ("preprocess", "--low 700 --high 20", "expected 0 < low < high"),
+    ("preprocess", "--low 50 --high 50", "expected 0 < low < high"),
+    ("preprocess", "--low 0", "above 0"),
+    ("preprocess", "--low nan", "above 0"),
+    ("preprocess", "--high 2560", "Nyquist"),
+    ("preprocess", "--high inf", "above 0"),
+    ("preprocess", "--notch 2600", "--notch 2600"),
+    ("preprocess", "--order 0", "at least 1"),
+    ("preprocess", "--order 13", "at most 12"),
+    ("preprocess", "--guard -0.1", "at least 0"),
+    ("preprocess", "--channels 0", "from 1 to 24"),
+    ("preprocess", "--channels 5-3", "rising"),
+    ("preprocess", "--channels 1,1", "each number once"),
+    ("preprocess", "--workers 0", "at least 1"),
+    ("preprocess", "--workers two", "whole number"),
+    ("create_dataset_files", "--val 0.5 --test 0.5", "expected less than 1 together"),
+    ("create_dataset_files", "--test 0", "above 0"),
+    ("create_dataset_files", "--test 1.5", "at most 1"),
+    ("create_dataset_files", "--protocol kfold --folds 1", "at least 2"),
+    ("create_dataset_files", "--folds 3", "means nothing to --protocol subject"),
+    ("create_dataset_files", "--seed -1", "at least 0"),
+    ("create_dataset_files", "--test-subjects 03 --val-subjects 03", "no person in both"),
+    ("create_dataset_files", "--test-subjects three", "subject number"),
+    ("train", "--patch 77", "expected a divisor"),
+    ("train", "--patch 0", "above 0"),
+    ("train", "--patch 640", "--patch"),
+    ("train", "--frame 10ms", "--frame"),
+    ("train", "--heads 3", "--heads"),
+    ("train", "--layers 0", "at least 1"),
+    ("train", "--epochs 0", "at least 1"),
+    ("train", "--batch-size 0", "at least 1"),
+    ("train", "--lr 0", "above 0"),
+    ("train", "--lr -1", "above 0"),
+    ("train", "--lr inf", "above 0"),
+    ("train", "--warmup 2", "at most 1"),
+    ("train", "--dropout 1", "at most 0.9"),
+    ("train", "--ema 1", "at most 0.99999"),
+    ("train", "--seed -1", "at least 0"),
+    ("train", "--tune last:9", "--tune"),
+    ("train", "--tune everything", "--tune"),
+    ("train", "--augment mask=2", "--augment"),
+    ("train", "--augment roll", "--augment"),
+    ("train", "--bands 700 20", "--band"),
+    ("train", "--bands 20 3000", "--band"),
+    ("train", "--bands 20", "--band"),
+    ("train", "--calibrate 1", "expected both or neither"),
+    ("evaluate", "--batch-size 0", "at least 1"),
+    ("evaluate", "--vote 0", "at least 1"),
+    ("evaluate", "--workers -1", "at least 0"),
+    ("evaluate", "--subset all", "invalid choice"),
+    ("evaluate", "--device tpu", "invalid choice"),
+]
+
+
+@pytest.mark.parametrize(("name", "flags", "message"), FLAGS, ids=lambda value: str(value)[:40])
+def test_wrong_flags(good: Path, data: Path, tmp_path: Path, name: str, flags: str, message: str) -> None:
+    places = {
+        "preprocess": ["--raw", good.parent, "--shards", tmp_path / "out"],
+        "create_dataset_files": ["--shards", data / "shards", "--out", tmp_path / "out"],
+        "train": ["--shards", data / "shards", "--split", data / "split", "--out", tmp_path / "out", *TINY.split()],
+        "evaluate": ["--checkpoint", data / "run" / "best_model.ckpt", "--out", tmp_path / "out"],
+    }
+    told(script(name, *places[name], *flags.split()), 2, message)
+    assert not list(tmp_path.rglob("*.*")), "nothing is written"
