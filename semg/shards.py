@@ -8,6 +8,7 @@ A shard is a folder of three files that must agree:
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -218,10 +219,18 @@ def list_records(folder: Path) -> list[str]:
     """Names of the shards in a folder, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of shards, found none; run preprocess.py first")
-    found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    found = _shard_names(folder)
+    while (again := _shard_names(folder)) != found:  # a folder may be renamed while its neighbours' names are read
+        found = again
+    return sorted(found)
+
+
+def _shard_names(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        found = {entry.name for entry in entries if entry.is_dir()}
     # a shard that is being rewritten has for a moment only the name its old folder was put under
     moved = {name[1:].removesuffix(_OLD) for name in found if name.startswith(".") and name.endswith(_OLD)}
-    return sorted({name for name in found if not name.startswith(".")} | moved)
+    return {name for name in found if not name.startswith(".")} | moved
 
 
 def read_meta(path: Path) -> dict[str, Any]:
