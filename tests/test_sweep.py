@@ -147,7 +147,14 @@ def test_ctrl_c_stops_the_run_under_way_and_the_same_command_goes_on(run, data, 
     command = [sys.executable, str(ROOT / "sweep.py"), *words]
     log = tmp_path / "runs" / "default" / "seed0" / "metrics.jsonl"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     try:
         until = time.monotonic() + 120
         while not log.exists() and time.monotonic() < until:
