@@ -42,6 +42,10 @@ from semg.splits import read_split
 
 SMALL = {"layers": 2, "width": 64, "heads": 4}  # what --init random builds unless told otherwise
 FREE_TO_CHANGE = {"init_from", "calibrate", "resume", "overwrite", "workers", "device", "out", "compile"}
+# No healthy run comes near these: gradients are of order 1 and the first loss is about log(classes).
+EXPLODED_LOSS = 100.0  # times the first step's loss
+EXPLODED_NORM = 1e6  # of the gradient, before it is clipped
+DEAD_NORM, DEAD_LOSS, DEAD_STEPS = 1e-8, 0.01, 20  # no gradient while there is a loss, so many steps in a row
 
 
 # --- several processes ---------------------------------------------------------------------------------------
@@ -175,7 +179,7 @@ class Progress:
     norm_sum: float = 0.0  # likewise
     best: float = -math.inf
     best_epoch: int = 0
-    first_loss: float = 0.0
+    first_loss: float = 0.0  # of the first step, about log(classes)
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl
 
 
@@ -210,6 +214,7 @@ class Run:
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()} if args.ema else None
         self.class_weights = _class_weights(self.train.windows, len(self.classes)).to(self.device)
         self.state = Progress()
+        self._dead = 0  # steps in a row without a gradient
         self.stop_asked = False
         bf16 = args.amp == "bf16" or (args.amp == "auto" and self.device.type == "cuda")
         self.autocast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else None
@@ -342,7 +347,7 @@ class Run:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
         told = self._agreed(torch.stack([loss.detach(), norm.detach()]))
-        self._check_finite(*told)
+        self._check_health(*told)
         self.optimizer.step()
         self._follow()
         return told[0], told[1], logits.detach().argmax(1)
@@ -356,12 +361,23 @@ class Run:
             values = values / self.world.size
         return values.tolist()
 
-    def _check_finite(self, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
+    def _check_health(self, loss: float, norm: float) -> None:
+        """DataError for a run that can't recover: no finite numbers, an exploded loss or gradient, or no gradient."""
+        state = self.state
+        state.first_loss = state.first_loss or loss
+        exploded = loss > EXPLODED_LOSS * max(1.0, state.first_loss) or norm > EXPLODED_NORM
+        self._dead = self._dead + 1 if norm < DEAD_NORM and loss > DEAD_LOSS else 0
+        if math.isfinite(loss) and math.isfinite(norm) and not exploded and self._dead < DEAD_STEPS:
             return
+        found = f"found loss {loss:g} and gradient norm {norm:g}"
+        if self._dead:
+            raise DataError(
+                f"step {state.step}: expected a loss that still moves, {found} for {DEAD_STEPS} steps; nothing is "
+                f"learnt any more: start anew with a smaller --lr than {self.lr:g}"
+            )
         raise DataError(
-            f"step {self.state.step}: expected a finite loss and gradient, found loss {loss:g} and gradient norm "
-            f"{norm:g}; try a smaller --lr than {self.lr:g} or --amp fp32; best_model.ckpt keeps the best epoch so far"
+            f"step {state.step}: expected a finite loss and gradient, {found}; try a smaller --lr than {self.lr:g} "
+            "or --amp fp32; best_model.ckpt keeps the best epoch so far"
         )
 
     @torch.no_grad()

@@ -278,3 +278,35 @@ def test_a_run_killed_before_it_wrote_its_last_row_has_it_after_resuming(here, t
     (tmp_path / "metrics.jsonl").unlink()  # last.ckpt is written just before it
     here(tmp_path, *RANDOM, "--resume")
     assert rows(tmp_path) == told
+
+
+def planted(monkeypatch, loss):
+    """Make the training loss what `loss` makes of the true one."""
+    true = torch.nn.functional.cross_entropy
+    monkeypatch.setattr("semg.training.F.cross_entropy", lambda *a, **k: loss(true(*a, **k)))
+
+
+def test_a_loss_that_no_longer_moves_stops_the_run(here, tmp_path, monkeypatch):
+    planted(monkeypatch, lambda loss: loss * 0 + 1.4)
+    with pytest.raises(DataError, match=r"step 19: expected a loss that still moves, found loss 1.4 .* for 20 steps"):
+        here(tmp_path, *RANDOM, "--epochs", 50)
+    assert open_checkpoint(tmp_path / "last.ckpt").description["state"]["step"] == 15, "three epochs of five steps"
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e7])
+def test_a_gradient_or_a_loss_that_explodes_stops_the_run(here, tmp_path, monkeypatch, factor):
+    calls = []
+
+    def explode(loss):
+        calls.append(loss)
+        return loss * factor if len(calls) > 3 else loss
+
+    planted(monkeypatch, explode)
+    with pytest.raises(DataError, match=r"step 3: expected a finite loss and gradient, found loss .*smaller --lr"):
+        here(tmp_path, *RANDOM, "--epochs", 50)
+
+
+def test_a_model_that_has_learnt_everything_is_not_taken_for_dead(here, tmp_path, monkeypatch):
+    planted(monkeypatch, lambda loss: loss * 0)
+    here(tmp_path, *RANDOM, "--epochs", 5)
+    assert len(rows(tmp_path)) == 5
