@@ -37,10 +37,13 @@ test: $(STAMP) ## the tests, a few minutes
 faults: $(STAMP) ## the long fault suite: kills, damaged files, hostile servers
 	$(RUN) -m pytest -n 2 tests/faults -m "not network and not gpu" --override-ini addopts="-q --strict-markers"
 
+bench: $(STAMP) ## benchmarks, as ratios measured in one run
+	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
+
 lint: $(STAMP) ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy semg *.py
+	$(RUN) -m mypy semg benchmarks *.py
 
 format: $(STAMP) ## let ruff lay out the code
 	$(RUN) -m ruff check --fix .
