@@ -390,6 +390,20 @@ def changed(path: Path, description: dict | None = None, **tensors: torch.Tensor
     write_checkpoint(path, found.description | (description or {}), kept)
 
 
+def wanting_gradients(path: Path) -> None:
+    """As a single flipped bit does, found by mutation: the values, and so the checksum, are the same."""
+    whole = torch.load(path, weights_only=True)
+    whole["tensors"] = {
+        name: value.requires_grad_() if value.is_floating_point() else value for name, value in whole["tensors"].items()
+    }
+    torch.save(whole, path)
+
+
+def test_a_checkpoint_whose_tensors_want_gradients_is_the_same(copy: Path) -> None:
+    wanting_gradients(copy / "run" / "best_model.ckpt")
+    assert evaluated(copy).code == 0
+
+
 class Hostile:
     def __reduce__(self) -> tuple:
         return print, ("run",)
