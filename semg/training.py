@@ -35,6 +35,7 @@ from semg.inference import (
     session_statistics,
     statistics_for,
 )
+from semg.optimization import adamw, optimizer_tensors, restore_optimizer, schedule, seed_of
 from semg.provenance import how_made
 from semg.putemg import BAND_CHANNELS
 from semg.shards import Shard, WindowSet, check_alike, open_shards
@@ -210,7 +211,7 @@ class Run:
         self.classes = train_shards[0].classes
         self.steps_per_epoch = max(1, len(self.train.windows) // args.batch_size)
         self.lr = learning_rate(args)
-        self.optimizer = _optimizer(self.model, self.lr, args.weight_decay, self.device)
+        self.optimizer = adamw(self.model, self.lr, args.weight_decay, self.device)
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()} if args.ema else None
         self.class_weights = _class_weights(self.train.windows, len(self.classes)).to(self.device)
         self.state = Progress()
@@ -332,8 +333,8 @@ class Run:
         """One update. Returns the loss and the gradient norm, averaged over processes, and the predictions."""
         args, step = self.args, self.state.step
         # everything random in a step follows from seed and step, so a resumed run draws what the first would have
-        torch.manual_seed(hash_of(args.seed, 2, step, self.world.rank))
-        generator = torch.Generator().manual_seed(hash_of(args.seed, 3, step, self.world.rank))
+        torch.manual_seed(seed_of(args.seed, 2, step, self.world.rank))
+        generator = torch.Generator().manual_seed(seed_of(args.seed, 3, step, self.world.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr_at(step)
         target = one_hot(batch.label, len(self.classes))
@@ -491,9 +492,7 @@ class Run:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for name, value in (self.ema or {}).items():
             tensors[f"ema.{name}"] = value
-        for place, values in self.optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+        tensors |= optimizer_tensors(self.optimizer, "optimizer.")
         state = {key: value for key, value in vars(self.state).items() if key != "best"}
         state["best"] = None if math.isinf(self.state.best) else self.state.best
         description = {"arguments": settings(self.args), "split": self.split.checksum, "state": state}
@@ -517,19 +516,10 @@ class Run:
             raise DataError(f"{last.path}: expected this run's weights, found others ({error})") from None
         if self.ema is not None:
             self.ema = {name: value.to(self.device) for name, value in _named(last, "ema.").items()}
-        self._restore_optimizer(last)
+        restore_optimizer(self.optimizer, _named(last, "optimizer."))
         state = dict(last.description["state"])
         state["best"] = -math.inf if state["best"] is None else state["best"]
         self.state = Progress(**state)
-
-    def _restore_optimizer(self, last: Checkpoint) -> None:
-        whole = self.optimizer.state_dict()
-        found: dict[int, dict[str, Tensor]] = {}
-        for name, value in _named(last, "optimizer.").items():
-            place, key = name.split(".")
-            found.setdefault(int(place), {})[key] = value
-        whole["state"] = found
-        self.optimizer.load_state_dict(whole)
 
     def _share_progress(self) -> None:
         """Tell the other processes how the epoch ended."""
@@ -563,35 +553,12 @@ def _named(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
 
 
-def _optimizer(model: nn.Module, lr: float, weight_decay: float, device: torch.device) -> torch.optim.AdamW:
-    """AdamW that decays matrices alone, as GPT-2's and nanoGPT's training does."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=device.type in ("cuda", "cpu"))
-
-
 def _class_weights(windows: WindowSet, classes: int) -> Tensor:
     """(classes,) inverse frequencies, 1 on average over the windows."""
     counts = np.bincount(windows.label, minlength=classes)
     present = max(1, int(np.count_nonzero(counts)))
     weights = np.where(counts > 0, len(windows) / np.maximum(counts, 1) / present, 0.0)
     return torch.from_numpy(weights.astype(np.float32))
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the learning rate at a step: a straight rise, then half a cosine down to 0."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def hash_of(*numbers: int) -> int:
-    """One seed of 63 bits from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def validation_scores(found: np.ndarray, label: np.ndarray, subject: np.ndarray, classes: int) -> dict[str, float]:
