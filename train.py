@@ -4,8 +4,8 @@ Input: shards (preprocess.py) and a split (create_dataset_files.py). Output, in 
   best_model.ckpt   the model of the best validation epoch; opens by itself, see evaluate.py
   last.ckpt         where training stands, for --resume
   config.json       all settings, versions, commit, and what was derived from them
-  metrics.jsonl     one line an epoch, the numbers that TensorBoard shows
-  events.out...     for `tensorboard --logdir checkpoints`
+  metrics.jsonl     one line an epoch
+  events.out..., projector/, projector_config.pbtxt     for `tensorboard --logdir checkpoints`
 
   python train.py --split splits/putemg-unseen-users                       # pretrained GPT-2, from the Hub
   python train.py --backbone ~/models/gpt2 --tune fpt                      # from a folder; LayerNorms and positions
@@ -26,7 +26,6 @@ epoch; GPT-2 small wants a GPU.
 """
 
 import argparse
-import json
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,7 +33,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from torch import distributed
 
 from model import FRONTENDS, POOLINGS, GPT2Classifier
@@ -59,6 +57,7 @@ from semg.putemg import BAND_CHANNELS
 from semg.results import summary, write_results
 from semg.shards import Shard, open_shards
 from semg.splits import read_split
+from semg.tensorboard import Board, remove_old
 from semg.training import Run, World, join_world, settings
 
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz; even steps on a logarithmic scale
@@ -149,19 +148,22 @@ def prepare_folder(args: argparse.Namespace) -> Checkpoint | None:
         return open_checkpoint(last)
     if last.is_file() and not args.overwrite:
         raise DataError(f"{args.out}: expected no run there, found one; --resume goes on, --overwrite starts anew")
-    for old in [last, config, args.out / "best_model.ckpt", args.out / "metrics.jsonl", *args.out.glob("events.out.*")]:
+    for old in (last, config, args.out / "best_model.ckpt", args.out / "metrics.jsonl"):
         old.unlink(missing_ok=True)
+    remove_old(args.out)
     return None
 
 
-def open_writer(run: Run, facts: dict[str, Any]) -> SummaryWriter:
-    """TensorBoard's event file, with the configuration and the split as text."""
-    writer = SummaryWriter(str(run.args.out), purge_step=run.state.epoch + 1)
-    config = {"settings": settings(run.args), "derived": facts, "model": run.config.to_dict()}
-    writer.add_text("configuration", f"```\n{json.dumps(config, indent=2)}\n```", 0)
-    parts = "\n".join(f"{part}: {' '.join(getattr(run.split, part))}" for part in ("train", "val"))
-    writer.add_text("split", f"```\n{run.split.name} ({run.split.protocol})\n{parts}\n```", 0)
-    return writer
+def open_board(run: Run, facts: dict[str, Any]) -> Board:
+    """What TensorBoard shows of this run."""
+    return Board(
+        run.args.out,
+        run.classes,
+        settings=settings(run.args),
+        facts=facts | {"model": run.config.to_dict()},
+        split=run.split,
+        purge_from=run.state.epoch + 1,
+    )
 
 
 def catch_signals(run: Run) -> list[int]:
@@ -214,12 +216,12 @@ def train(args: argparse.Namespace, world: World, console: cli.Console) -> int:
             run.save()
         else:
             run.write_rows()
-        run.writer = open_writer(run, facts)
+        run.board = open_board(run, facts)
     try:
         run.epochs()
     finally:
-        if run.writer is not None:
-            run.writer.close()
+        if run.board is not None:
+            run.board.close()
     if run.stop_asked:
         run.save()
         told = f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on"

@@ -161,6 +161,19 @@ def probabilities(
     return torch.cat(parts).numpy()
 
 
+@torch.inference_mode()
+def pooled_features(
+    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray, batch_size: int = 512
+) -> np.ndarray:
+    """(len(index), d) float32: what the head sees of the windows at the places `index`, in evaluation mode."""
+    parts = []
+    for places in in_order(len(index), batch_size):
+        batch = batches.load(index[places])
+        own = None if statistics is None else statistics[batch.shard]
+        parts.append(model.pooled(model.tokens(batch.x, own)).float().cpu())
+    return torch.cat(parts).numpy()
+
+
 def open_windows(shards: Sequence[Shard]) -> WindowSet:
     """The shards' windows; DataError if there are none."""
     windows = WindowSet(shards)

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tensorboardX import SummaryWriter
 from torch import Tensor, distributed, nn
 
 from model import GPT2Classifier, ModelConfig
 from semg import backbone as pretrained
-from semg import cli, metrics, normalize, plots
+from semg import cli, metrics, normalize
 from semg.augment import Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
 from semg.batches import Batch, Batches
 from semg.checkpoint import Checkpoint, write_checkpoint
@@ -31,6 +30,7 @@ from semg.inference import (
     band_track,
     choose_device,
     open_windows,
+    pooled_features,
     probabilities,
     session_statistics,
     statistics_for,
@@ -40,6 +40,7 @@ from semg.provenance import how_made
 from semg.putemg import BAND_CHANNELS
 from semg.shards import Shard, WindowSet, check_alike, open_shards
 from semg.splits import read_split
+from semg.tensorboard import Board, projected
 
 SMALL = {"layers": 2, "width": 64, "heads": 4}  # what --init random builds unless told otherwise
 FREE_TO_CHANGE = {"init_from", "calibrate", "resume", "overwrite", "workers", "device", "out", "compile"}
@@ -220,7 +221,7 @@ class Run:
         bf16 = args.amp == "bf16" or (args.amp == "auto" and self.device.type == "cuda")
         self.autocast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else None
         self.forward = self._wrapped()
-        self.writer: SummaryWriter | None = None
+        self.board: Board | None = None
 
     @property
     def precomputes(self) -> bool:
@@ -399,7 +400,7 @@ class Run:
         if self.ema is not None:
             weights = {name: value.clone() for name, value in weights.items()}
             self.model.load_state_dict(self.ema)
-        row, confusion, people = self._validate(rate)
+        row, people, found = self._validate(rate)
         state.epoch += 1
         state.in_epoch = 0
         score = -row["val/loss"] if self.args.select == "loss" else row[f"val/{self.args.select}"]
@@ -408,11 +409,13 @@ class Run:
         if better:
             state.best, state.best_epoch = score, state.epoch
             self._write_best(row, people)
+            self._project()
         if self.ema is not None:
             self.model.load_state_dict(weights)
         self.save()
         self.write_rows()
-        self.log(row, confusion)
+        if self.board is not None:
+            self.board.epoch(row, people, self.val.windows.label, found)
         self.console.say(
             f"epoch {state.epoch:3d}  loss {row['train/loss']:.4f} -> val {row['val/loss']:.4f}   "
             f"macro-F1 {row['train/macro_f1']:.3f} -> val {row['val/macro_f1']:.3f}   "
@@ -424,13 +427,12 @@ class Run:
         rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.state.rows)
         write_text(self.args.out / "metrics.jsonl", rows)
 
-    def _validate(self, rate: float) -> tuple[dict[str, Any], np.ndarray, dict[str, Any]]:
-        """An epoch's row of metrics.jsonl, the (K, K) confusion, and what each validation person reached."""
+    def _validate(self, rate: float) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+        """An epoch's row of metrics.jsonl, what each validation person reached, and the (n, K) probabilities."""
         self.model.eval()
         found = probabilities(self.model, self.val.batches, self.val.statistics, 512, self.autocast)
         label = self.val.windows.label
         told = validation_scores(found, label, self.val.windows.subject, len(self.classes))
-        confusion = metrics.confusion(label, found.argmax(1), len(self.classes))
         people = metrics.per_subject(label, found.argmax(1), self.val.windows.subject, len(self.classes))
         trained = np.array(self.state.confusion)
         row = {
@@ -444,17 +446,16 @@ class Run:
             "optimizer/gradient_norm": self.state.norm_sum / self.steps_per_epoch,
             "speed/windows_per_second": round(rate, 1),
         }
-        return row, confusion, people
+        return row, people, found
 
-    def log(self, row: dict[str, Any], confusion: np.ndarray) -> None:
-        """Show an epoch in TensorBoard."""
-        if self.writer is None:
+    def _project(self) -> None:
+        """Show what the head sees of some validation windows."""
+        if self.board is None:
             return
-        for name, value in row.items():
-            if name not in ("epoch", "step"):
-                self.writer.add_scalar(name, value, row["epoch"])
-        self.writer.add_figure("val/confusion", plots.confusion_figure(confusion, self.classes), row["epoch"])
-        self.writer.flush()
+        windows = self.val.windows
+        index = projected(windows.label, len(self.classes))
+        features = pooled_features(self.model, self.val.batches, self.val.statistics, index)
+        self.board.project(features, windows.label[index], windows.subject[index], self.state.epoch)
 
     def _write_best(self, row: dict[str, Any], people: dict[str, Any]) -> None:
         scores = {"validation": row, "validation_per_subject": people}

@@ -69,6 +69,8 @@ def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_
         "config.json",
         "last.ckpt",
         "metrics.jsonl",
+        "projector",
+        "projector_config.pbtxt",
     ]
     told = rows(out)
     assert [row["epoch"] for row in told] == [1, 2, 3, 4]

@@ -1,0 +1,137 @@
+"""TensorBoard: the event files of a run are read back, and every tag is there with what it should hold."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import small_shards
+from google.protobuf import text_format
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.projector import projector_config_pb2
+from tensorboard.util import tensor_util
+
+import train
+from semg import tensorboard
+from semg.checkpoint import open_checkpoint
+
+CLASSES = small_shards.CLASSES
+FLAGS = "--init random --layers 1 --width 16 --heads 2 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    shards, split = small_shards.write_all(tmp_path_factory.mktemp("data"))
+    return ["--shards", str(shards), "--split", str(split)]
+
+
+@pytest.fixture(scope="module")
+def out(data, tmp_path_factory):
+    """A small run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *data, "--out", str(folder), *FLAGS.split(), "--augment", "none"])
+        patch.setattr(train, "catch_signals", lambda _run: [])
+        assert train.main() == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def events(out):
+    return EventAccumulator(str(out), size_guidance={"scalars": 0, "tensors": 0, "images": 0}).Reload()
+
+
+def row(out, epoch):
+    return json.loads((out / "metrics.jsonl").read_text().splitlines()[epoch - 1])
+
+
+def test_every_tag_is_there_at_every_epoch(events):
+    tags = events.Tags()
+    scores = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy", "macro_f1")]
+    scalars = [*scores, "optimizer/lr", "optimizer/gradient_norm", "speed/windows_per_second"]
+    scalars += [*(f"val_f1/{name}" for name in CLASSES), "val_macro_f1_of_person/04"]
+    assert sorted(tags["scalars"]) == sorted(scalars)
+    assert tags["images"] == ["val/confusion"]
+    curves = [f"val_precision_recall/{name}" for name in CLASSES]
+    texts = ["configuration/text_summary", "split/text_summary"]
+    assert sorted(tags["tensors"]) == sorted([*curves, *texts, "custom_scalars__config__"])
+    for name in scalars:
+        assert [event.step for event in events.Scalars(name)] == [1, 2], name
+    for name in curves:
+        assert [event.step for event in events.Tensors(name)] == [1, 2], name
+    assert [event.step for event in events.Images("val/confusion")] == [1, 2]
+
+
+def test_scalars_are_the_numbers_of_metrics_jsonl(out, events):
+    for name, value in row(out, 2).items():
+        if name not in ("epoch", "step"):
+            assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-5)
+    f1 = [events.Scalars(f"val_f1/{name}")[-1].value for name in CLASSES]
+    assert np.mean(f1) == pytest.approx(row(out, 2)["val/macro_f1"], abs=1e-6)  # one validation person
+
+
+def test_texts_say_settings_and_who_is_where(events):
+    told = {
+        name: tensor_util.make_ndarray(events.Tensors(f"{name}/text_summary")[0].tensor_proto).item().decode()
+        for name in ("configuration", "split")
+    }
+    for line in ("batch_size | 32", "augment | none", "model.width | 16", "train.windows | 180"):
+        assert line in told["configuration"].splitlines()
+    assert "train | 3 | 3 | 01 02 03" in told["split"].splitlines()
+    assert "test | 1 | 1 | 05" in told["split"].splitlines()
+    assert small_shards.name(4) in told["split"].splitlines()
+
+
+def test_precision_and_recall_follow_from_the_probabilities(tmp_path):
+    label, found = np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.6, 0.4], [0.2, 0.8]])
+    split = tensorboard.Split("hand", "custom", (), (), ())
+    board = tensorboard.Board(tmp_path, ["a", "b"], settings={}, facts={}, split=split)
+    board.epoch({"epoch": 1, "step": 1}, {}, label, found)
+    board.close()
+    event = EventAccumulator(str(tmp_path)).Reload().Tensors("val_precision_recall/a")[0]
+    *_, precision, recall = tensor_util.make_ndarray(event.tensor_proto)  # (6, thresholds)
+    half = len(precision) // 2
+    assert (precision[half], recall[half]) == (0.5, 0.5)
+    assert recall[0] == 1
+
+
+def test_settings_are_hyperparameters_with_validation_scores(events):
+    def content(name):
+        held = events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content
+        return plugin_data_pb2.HParamsPluginData.FromString(held)
+
+    given = content("session_start_info").session_start_info.hparams
+    assert given["batch_size"].number_value == 32
+    assert given["tune"].string_value == "full"
+    metrics = [info.name.tag for info in content("experiment").experiment.metric_infos]
+    assert metrics == ["val/macro_f1", "val/accuracy", "val/loss"]
+
+
+def test_the_projector_shows_features_of_the_best_epoch(out):
+    text = (out / "projector_config.pbtxt").read_text()
+    (shown,) = text_format.Parse(text, projector_config_pb2.ProjectorConfig()).embeddings
+    assert shown.tensor_name.endswith(f"epoch {open_checkpoint(out / 'best_model.ckpt').description['epoch']}")
+    features = np.loadtxt(out / shown.tensor_path, delimiter="\t")
+    head, *rows = (out / shown.metadata_path).read_text().splitlines()
+    assert head == "gesture\tperson"
+    assert features.shape == (len(rows), 16)
+    assert {line.split("\t")[0] for line in rows} == set(CLASSES)
+    assert {line.split("\t")[1] for line in rows} == {"04"}
+
+
+def test_projected_windows_are_spread_over_gestures_and_recordings():
+    label = np.repeat([0, 1, 0, 2], [6000, 40, 6000, 0])
+    index = tensorboard.projected(label, 4)
+    assert len(index) == 250 + 40
+    assert (label[index] == 1).sum() == 40
+    assert 100 < (index < 6000).sum() < 150
+    assert np.array_equal(index, np.unique(index))
+
+
+def test_a_new_run_in_the_same_folder_leaves_nothing_of_the_old(data, out, monkeypatch):
+    old = {path.name for path in out.glob("events.out.*")}
+    monkeypatch.setattr(sys, "argv", ["train.py", *data, "--out", str(out), *FLAGS.split(), "--overwrite"])
+    monkeypatch.setattr(train, "catch_signals", lambda _run: [])
+    assert train.main() == 0
+    assert not old & {path.name for path in out.glob("events.out.*")}
