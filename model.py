@@ -193,9 +193,14 @@ class BandPowers(nn.Module):
         return torch.cat([self._log_powers(part[None])[0] for part in frames.split(4096, dim=1)])
 
     @property
+    def starts(self) -> Tensor:
+        """(T,) first sample of each token's frame, counted from the window's start."""
+        return self.index[:, 0][self.frame_of_token]
+
+    @property
     def at(self) -> Tensor:
         """(T,) places in a track of a window's tokens, counted from the window's start."""
-        return self.index[:, 0][self.frame_of_token] // self.hop
+        return self.starts // self.hop
 
 
 def _fourier(edges: tuple[float, ...], frame: int) -> tuple[Tensor, Tensor]:

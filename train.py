@@ -110,6 +110,14 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
 
 def _training_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--epochs", type=cli.whole(1), default=8, help="passes over the training windows")
+    group.add_argument(
+        "--pretrain",
+        type=cli.whole(0),
+        default=0,
+        metavar="N",
+        help="before that, passes over the training people's whole recordings in which the next patch is predicted "
+        "(self-supervised: no label is looked at); 0: none",
+    )
     group.add_argument("--batch-size", type=cli.whole(1), default=128, help="windows a step, over all processes")
     group.add_argument("--lr", type=cli.number(0, above=True), help="(default: 1e-3; pretrained full or last:N 1e-4)")
     group.add_argument("--weight-decay", type=cli.number(0), default=0.05, help="of matrices, not of biases or norms")

@@ -1,7 +1,8 @@
 """What a training run shows in TensorBoard; arrays and plain values in, event files out. `train.py` only calls it.
 
 In a run's folder:
-  events.out.tfevents...   SCALARS   train/, val/, val_f1/<gesture>, val_macro_f1_of_person/<person>, optimizer/, speed/
+  events.out.tfevents...   SCALARS   train/, val/, val_f1/<gesture>, val_macro_f1_of_person/<person>, optimizer/,
+                                     speed/, and pretrain/ with --pretrain
                            CUSTOM SCALARS   training and validation in one chart
                            IMAGES    val/confusion, every epoch
                            PR CURVES val_precision_recall/<gesture>, every epoch
@@ -88,6 +89,11 @@ class Board:
             self._writer.add_pr_curve(f"val_precision_recall/{name}", label == place, found[:, place], step)
         self._writer.add_figure("val/confusion", plots.confusion_figure(confusion, self.classes), step)
         self._writer.flush()
+
+    def pretrained(self, losses: Sequence[float]) -> None:
+        """Show how pretraining went; losses: one an epoch of it."""
+        for epoch, loss in enumerate(losses, 1):
+            self._writer.add_scalar("pretrain/loss", loss, epoch)
 
     def project(self, features: np.ndarray, label: np.ndarray, subject: np.ndarray, epoch: int) -> None:
         """Show (n, d) features in the projector, in place of an earlier epoch's; label: (n,), subject: (n,) whose."""

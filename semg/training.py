@@ -9,8 +9,9 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from semg.inference import (
     statistics_for,
 )
 from semg.optimization import adamw, optimizer_tensors, restore_optimizer, schedule, seed_of
+from semg.pretraining import Pretraining, PretrainingProgress
 from semg.provenance import how_made
 from semg.putemg import BAND_CHANNELS
 from semg.shards import Shard, WindowSet, check_alike, open_shards
@@ -183,6 +185,7 @@ class Progress:
     best_epoch: int = 0
     first_loss: float = 0.0  # of the first step, about log(classes)
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl
+    pretraining: PretrainingProgress | None = None
 
 
 class Run:
@@ -216,6 +219,7 @@ class Run:
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()} if args.ema else None
         self.class_weights = _class_weights(self.train.windows, len(self.classes)).to(self.device)
         self.state = Progress()
+        self.pretraining = self._pretraining() if args.pretrain else None
         self._dead = 0  # steps in a row without a gradient
         self.stop_asked = False
         bf16 = args.amp == "bf16" or (args.amp == "auto" and self.device.type == "cuda")
@@ -235,6 +239,21 @@ class Run:
         if self.args.compile and self.model.backbone is not None:
             self.model.backbone.compile()
         return nn.parallel.DistributedDataParallel(self.model) if self.world.size > 1 else self.model
+
+    def _pretraining(self) -> Pretraining:
+        made = Pretraining(
+            self.model,
+            self.train.batches,
+            self.train.statistics,
+            TokenLayout.of(self.config, BAND_CHANNELS),
+            self.args,
+            lr=self.lr,
+            roll=self.augmentation.roll,
+            rank=self.world.rank,
+            size=self.world.size,
+        )
+        self.state.pretraining = made.state
+        return made
 
     def _keep_train_statistics(self) -> None:
         """Under `--normalize train` the training tokens' mean and deviation become part of the model."""
@@ -264,11 +283,35 @@ class Run:
             "band_powers_precomputed": self.precomputes,
         }
 
+    # --- before the first epoch ---
+
+    def pretrain(self) -> None:
+        """Do what is left of --pretrain."""
+        own = self.pretraining
+        if own is None or own.done:
+            return
+        while not (own.done or self.stop_asked):
+            told = f"pretraining {len(own.state.losses) + 1}/{self.args.pretrain}"
+
+            def progress(steps: Iterable[int], told: str = told) -> Iterable[int]:
+                return self.console.progress(steps, unit="step", desc=told, leave=False)
+
+            own.epoch(self.autocast, self._agreed, self._check_health, progress, lambda: self.stop_asked)
+            if self.world.main and not self.stop_asked:
+                self.console.say(f"{told}  loss {own.state.losses[-1]:.4f} (1: guessing the session's mean)")
+                self.save()
+        if own.done and self.args.ema:
+            self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.state.first_loss, self._dead = 0.0, 0  # what is usual for a loss that is over
+
     # --- an epoch ---
 
     def epochs(self) -> None:
         """Train until the last epoch, or until patience is at its end."""
-        while self.state.epoch < self.args.epochs and not self._out_of_patience():
+        self.pretrain()
+        if self.board and self.pretraining and self.state.epoch == 0:
+            self.board.pretrained(self.pretraining.state.losses)
+        while self.state.epoch < self.args.epochs and not (self.stop_asked or self._out_of_patience()):
             began = time.perf_counter()
             first = self.state.in_epoch
             self._train_epoch()
@@ -473,6 +516,7 @@ class Run:
             "data": {key: shard.meta[key] for key in ("rate", "unit", "channels", "classes", "arguments")},
             "normalize": self.args.normalize,
             "backbone": {"source": self.args.backbone, "init": self.args.init},
+            "pretraining_losses": self.pretraining.state.losses if self.pretraining else [],
             "shards": self.args.shards.as_posix(),
             "split": {
                 "name": self.split.name,
@@ -494,7 +538,9 @@ class Run:
         for name, value in (self.ema or {}).items():
             tensors[f"ema.{name}"] = value
         tensors |= optimizer_tensors(self.optimizer, "optimizer.")
-        state = {key: value for key, value in vars(self.state).items() if key != "best"}
+        if self.pretraining and not self.pretraining.done:
+            tensors |= self.pretraining.tensors()
+        state = {key: value for key, value in asdict(self.state).items() if key != "best"}
         state["best"] = None if math.isinf(self.state.best) else self.state.best
         description = {"arguments": settings(self.args), "split": self.split.checksum, "state": state}
         write_checkpoint(self.args.out / "last.ckpt", description, tensors)
@@ -520,6 +566,9 @@ class Run:
         restore_optimizer(self.optimizer, _named(last, "optimizer."))
         state = dict(last.description["state"])
         state["best"] = -math.inf if state["best"] is None else state["best"]
+        if self.pretraining:
+            state["pretraining"] = PretrainingProgress(**state["pretraining"])
+            self.pretraining.restore(state["pretraining"], _named(last, "pretraining."))
         self.state = Progress(**state)
 
     def _share_progress(self) -> None:

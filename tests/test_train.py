@@ -145,7 +145,7 @@ def test_signals_leave_last_ckpt_and_say_how_to_go_on(data, tmp_path, number, co
 
 
 def test_two_processes_train_as_one(here, data, tmp_path):
-    flags = [*TINY, "--init", "random", "--augment", "none", "--dropout", "0"]
+    flags = [*TINY, "--init", "random", "--augment", "none", "--dropout", "0", "--pretrain", "1"]
     here(tmp_path / "one", *flags)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "two"), *flags]

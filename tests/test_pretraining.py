@@ -1,0 +1,145 @@
+"""Next-patch prediction before training: what is predicted from what, that it learns, resumes and looks at no label."""
+
+import sys
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+from test_train import RANDOM, data, here, same, weights  # noqa: F401  fixtures
+
+from model import GPT2Classifier, ModelConfig
+from semg import training
+from semg.checkpoint import open_checkpoint
+from semg.errors import UsageError
+from semg.pretraining import NextPatch, Stretches, predictable
+from semg.shards import WindowSet, open_shards
+
+SMALL = {"samples": 320, "patch": 32, "frame": 96, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+
+
+def test_a_predicted_token_shares_no_sample_with_any_that_was_read():
+    first = torch.tensor([0, 0, 32, 64, 96, 128, 160, 192, 224, 224])  # frames of 96, moved inside at both ends
+    read, predicted = predictable(first, first + 96)
+    assert read.tolist() == [0, 1, 2, 3, 4, 5]
+    assert predicted.tolist() == [4, 4, 5, 6, 7, 8]
+    assert all(first[u] >= first[t] + 96 for t, u in zip(read, predicted, strict=True))
+    assert all(first[u - 1] < first[t] + 96 for t, u in zip(read, predicted, strict=True)), "the first such one"
+
+
+@pytest.mark.parametrize("frontend", ["raw", "bands", "both"])
+def test_what_comes_later_than_the_predicted_patch_or_between_is_not_read(frontend):
+    """Samples that no read token holds can't help: changing them leaves all predictions as they are."""
+    torch.manual_seed(0)
+    own = NextPatch(GPT2Classifier(ModelConfig(**SMALL, frontend=frontend))).eval()
+    x = torch.randn(2, 24, 320)
+    place = len(own.read) // 2
+    seen_until = {"raw": (int(own.read[place]) + 1) * 32}.get(frontend)
+    if seen_until is None:
+        seen_until = int(own.model.frontend.bands.starts[own.read[place]]) + 96
+    changed = x.clone()
+    changed[:, :, seen_until:] = 9.0
+    guesses = [own.head(own.model.hidden(own.model.tokens(each))[:, own.read[: place + 1]]) for each in (x, changed)]
+    torch.testing.assert_close(*guesses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rhythm_is_learnt_and_noise_is_not():
+    """Power that comes and goes every other frame can be foretold; power drawn anew each time can't."""
+    torch.manual_seed(0)
+
+    def last_loss(regular):
+        own = NextPatch(GPT2Classifier(ModelConfig(**SMALL | {"patch": 32, "frame": 32, "band_edges": (0.05, 0.4)})))
+        optimizer = torch.optim.AdamW(own.parameters(), lr=3e-3)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(200):
+            phase = torch.randint(2, (32, 1), generator=generator)
+            loud = (torch.arange(10) + phase) % 2 if regular else torch.randint(2, (32, 10), generator=generator)
+            gain = (1 + 9.0 * loud).repeat_interleave(32, 1)[:, None]
+            x = torch.randn(32, 24, 320, generator=generator) * gain
+            tokens = own.model.frontend(x).flatten(0, 1)
+            statistics = torch.stack([tokens.mean(0), tokens.std(0)]).expand(32, -1, -1)
+            loss = own(x, statistics, lambda tokens: tokens)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return float(loss.detach())
+
+    assert last_loss(regular=True) < 0.6
+    assert last_loss(regular=False) > 0.9
+
+
+def test_stretches_are_drawn_from_everywhere_in_the_recordings(tmp_path):
+    records = [small_shards.write(tmp_path, 1, repetitions=3), small_shards.write(tmp_path, 2, repetitions=6)]
+    windows = WindowSet(open_shards(tmp_path, records))
+    index, start = Stretches(windows, hop=16).draw(4000, np.random.default_rng(0))
+    lengths = np.array([len(shard.signal) for shard in windows.shards])
+    shard = windows.shard[index]
+    assert np.mean(shard == 1) == pytest.approx(2 / 3, abs=0.03), "in proportion to their lengths"
+    assert np.all(start % 16 == 0) and start.min() == 0
+    assert np.all(start + windows.window <= lengths[shard])
+    assert start.max() > lengths.max() - windows.window - 64
+    assert windows.gather(index, start).shape == (4000, windows.window, 24)
+
+
+def test_pretrained_weights_go_into_training_and_differ(here, tmp_path):  # noqa: F811
+    for name, flags in (("with", ["--pretrain", 2]), ("again", ["--pretrain", 2]), ("without", [])):
+        assert here(tmp_path / name, *RANDOM, *flags) == 0
+    assert same(weights(tmp_path / "with/best_model.ckpt"), weights(tmp_path / "again/best_model.ckpt"))
+    assert not same(weights(tmp_path / "with/best_model.ckpt"), weights(tmp_path / "without/best_model.ckpt"))
+    told = open_checkpoint(tmp_path / "with/best_model.ckpt").description["pretraining_losses"]
+    assert len(told) == 2 and told[1] < told[0]
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 9])
+def test_stopped_pretraining_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch, stop_after):  # noqa: F811
+    flags = [*RANDOM, "--pretrain", 2, "--ema", 0.9]
+    assert here(tmp_path / "whole", *flags) == 0
+    checked = 0
+    health = training.Run._check_health
+
+    def check(self, loss, norm):
+        nonlocal checked
+        checked += 1
+        self.stop_asked = self.stop_asked or checked == stop_after
+        health(self, loss, norm)
+
+    monkeypatch.setattr(training.Run, "_check_health", check)
+    monkeypatch.setattr("train.catch_signals", lambda _run: [2])
+    with pytest.raises(KeyboardInterrupt):
+        here(tmp_path / "stopped", *flags)
+    monkeypatch.setattr(training.Run, "_check_health", health)
+    assert here(tmp_path / "stopped", *flags, "--resume") == 0
+    for name in ("best_model.ckpt", "last.ckpt"):
+        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "stopped" / name))
+
+
+def test_no_label_is_looked_at(tmp_path, monkeypatch):
+    """Shuffled labels change nothing that pretraining leaves."""
+    shards, split = small_shards.write_all(tmp_path)
+    losses = []
+    load = training.Batches.load
+
+    def shuffled(self, index, start=None):
+        batch = load(self, index, start)
+        object.__setattr__(batch, "label", batch.label.flip(0))
+        return batch
+
+    for change in (load, shuffled):
+        monkeypatch.setattr(training.Batches, "load", change)
+        out = tmp_path / f"run{len(losses)}"
+        words = ["--shards", str(shards), "--split", str(split), "--out", str(out), "--pretrain", "1", *RANDOM]
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        import train
+
+        assert train.main() == 0
+        losses.append(open_checkpoint(out / "best_model.ckpt").description["pretraining_losses"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [(["--backbone", "none"], "found --backbone none"), (["--frame", "320"], "frames of 320; give a shorter --frame")],
+)
+def test_models_that_cannot_predict_are_refused(here, tmp_path, flags, told):  # noqa: F811
+    with pytest.raises(UsageError, match=told):
+        here(tmp_path / "run", *RANDOM, "--pretrain", 1, *flags)
