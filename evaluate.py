@@ -33,10 +33,11 @@ from semg.inference import (
     build_model,
     check_same_data,
     choose_device,
-    gains_for,
+    mixing_for,
     open_model,
     open_windows,
     probabilities,
+    scaling_of,
     statistics_for,
 )
 from semg.provenance import how_made
@@ -83,10 +84,11 @@ def score(
     """Run the model over all windows of the shards and write the results."""
     device = choose_device(args.device)
     model = build_model(checkpoint).to(device)
-    gains = gains_for(checkpoint, shards)
-    statistics = statistics_for(model, checkpoint.description["normalize"], shards, gains, device)
+    scaling = scaling_of(checkpoint)
+    mixing = mixing_for(checkpoint, shards)
+    statistics = statistics_for(model, scaling.method, shards, mixing, device)
     windows = open_windows(shards)
-    batches = Batches(windows, gains, device, args.workers)
+    batches = Batches(windows, mixing, device, args.workers)
     bf16 = args.amp == "bf16" or (args.amp == "auto" and device.type == "cuda")
     autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else None
     total = -(-len(windows) // args.batch_size)
@@ -118,7 +120,8 @@ def score(
             "checkpoint_sha256": checksum(args.checkpoint),
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
-            "normalize": checkpoint.description["normalize"],
+            "normalize": scaling.method,
+            "whitening": scaling.whitening,
             "trained_on_subjects_scored": seen,
             "made": how_made("evaluate.py", args),
         },

@@ -25,6 +25,7 @@ POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a scaled channe
 FRONTENDS = ("raw", "bands", "both")
 BACKBONES = ("gpt2", "attention", "none")
 POOLINGS = ("mean", "last")
+FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class ModelConfig:
     samples: int = 1280
     classes: int = 8
     frontend: str = "bands"
-    patch: int = 64
+    patch: int = 128
     frame: int = 256
     band_edges: tuple[float, ...] = (0.0039, 0.0070, 0.0127, 0.0230, 0.0416, 0.0753, 0.1367)
     backbone: str = "gpt2"
@@ -375,7 +376,7 @@ def _backbone(config: ModelConfig) -> nn.Module | None:
         n_layer=config.layers,
         n_head=config.heads,
         n_inner=config.inner,
-        activation_function=config.activation,
+        activation_function=FUSED.get(config.activation, config.activation),
         layer_norm_epsilon=config.norm_epsilon,
         resid_pdrop=config.dropout,
         embd_pdrop=config.dropout,

@@ -244,7 +244,7 @@ def check(args: argparse.Namespace) -> None:
 
 def say_what_differs(trained: Trained, args: argparse.Namespace, console: cli.Console) -> None:
     """How signals here are treated otherwise than in training."""
-    session = trained.checkpoint.description["normalize"] == "session"
+    session = trained.scaling.method == "session"
     if args.stream and not trained.spec.causal:
         console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
     if args.stream and session:

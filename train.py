@@ -37,7 +37,7 @@ from torch import distributed
 
 from model import FRONTENDS, POOLINGS, GPT2Classifier
 from semg import cli, metrics, normalize
-from semg.augment import Augmentation
+from semg.augment import Augmentation, TokenLayout
 from semg.batches import Batches
 from semg.calibration import Fit, adapt, by_person, check_enough, decide
 from semg.checkpoint import Checkpoint, open_checkpoint
@@ -47,9 +47,10 @@ from semg.inference import (
     build_model,
     check_same_data,
     choose_device,
-    gains_for,
+    mixing_for,
     open_model,
     open_windows,
+    scaling_of,
     statistics_for,
 )
 from semg.provenance import how_made
@@ -97,7 +98,7 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--heads", type=cli.whole(1), help="of a random GPT-2 (default: 4)")
     group.add_argument("--tune", default="full", help="what trains: full, last:N, fpt, lora or frozen")
     group.add_argument("--frontend", choices=FRONTENDS, default="bands", help="samples, log band powers, or both")
-    group.add_argument("--patch", type=cli.Length, default="64", help="length of a token, samples or time")
+    group.add_argument("--patch", type=cli.Length, default="128", help="length of a token, samples or time")
     group.add_argument("--frame", type=cli.Length, default="50ms", help="length over which band powers are taken")
     group.add_argument(
         "--bands", type=cli.number(0), nargs="+", default=list(DEFAULT_BANDS), metavar="HZ", help="edges of the bands"
@@ -105,6 +106,15 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--pooling", choices=POOLINGS, default="mean", help="of the tokens")
     group.add_argument(
         "--normalize", choices=normalize.METHODS, default="session", help="label-free, by session; by training data"
+    )
+    group.add_argument(
+        "--whitening",
+        choices=normalize.WHITENING,
+        help="channels made uncorrelated by the session's own correlations: none, only these, or beside the scaled "
+        "ones (default: beside with --normalize session, else none)",
+    )
+    group.add_argument(
+        "--ridge", type=cli.number(0, 10, above=True), default=normalize.RIDGE, help="added to those correlations"
     )
 
 
@@ -282,7 +292,8 @@ def calibrate(args: argparse.Namespace, console: cli.Console) -> int:
         "checkpoint": args.init_from.as_posix(),
         "split": args.split.as_posix(),
         "split_sha256": split.checksum,
-        "normalize": checkpoint.description["normalize"],
+        "normalize": scaling_of(checkpoint).method,
+        "whitening": scaling_of(checkpoint).whitening,
         "made": how_made("train.py", args),
     }
     told = write_results(args.out, prediction=after.argmax(1), probabilities=after, extra=extra, **scored, **lengths)
@@ -303,12 +314,14 @@ def calibrate_person(
 ) -> tuple[np.ndarray, ...]:
     """Label, subject, record, start, and probabilities before and after, of one person's windows to score."""
     device = next(model.parameters()).device
-    gains = gains_for(checkpoint, shards)
-    statistics = statistics_for(model, checkpoint.description["normalize"], shards, gains, device)
+    scaling = scaling_of(checkpoint)
+    mixing = mixing_for(checkpoint, shards)
+    statistics = statistics_for(model, scaling.method, shards, mixing, device)
     windows = open_windows(shards)
-    batches = Batches(windows, gains, device)
+    batches = Batches(windows, mixing, device)
     first = check_enough(windows, repetitions, subject, shards[0].classes)
-    adapted = adapt(model, batches, statistics, np.flatnonzero(first), fit, BAND_CHANNELS)
+    layout = TokenLayout.of(model.config, BAND_CHANNELS, scaling.views)
+    adapted = adapt(model, batches, statistics, np.flatnonzero(first), fit, layout)
     rest = np.flatnonzero(~first)
     found = [decide(which, batches, statistics, rest) for which in (model, adapted)]
     return windows.label[rest], windows.subject[rest], windows.record[rest], windows.start[rest], *found

@@ -19,7 +19,7 @@ class Augmentation:
     """How strongly to change the tokens; 0 leaves a change out.
 
     roll: probability of turning all rings of electrodes by one place, either way: the sleeve sits differently.
-    mask: share of channels hidden; time_mask: share of tokens hidden; band_mask: share of frequency bands hidden.
+    mask: share of electrodes hidden; time_mask: share of tokens hidden; band_mask: share of frequency bands hidden.
     gain: deviation of each channel's log power, in the session's deviations: another electrode contact.
     noise: deviation of noise on every feature.
     mixup: parameter of the Beta distribution with which pairs of windows and labels are mixed.
@@ -62,20 +62,22 @@ class Augmentation:
 class TokenLayout:
     """What the features of a token are: (channels, bands) log powers, then (patch, channels) samples.
 
-    ring: electrodes of one ring; 0 where the channels are no whole rings.
+    ring: electrodes of one ring; 0 where the channels are no whole rings. views: how often each electrode is among
+    the channels, all electrodes once before any of them again.
     """
 
     channels: int
     bands: int
     patch: int
     ring: int
+    views: int = 1
 
     @classmethod
-    def of(cls, config: Any, ring: int) -> "TokenLayout":
-        """The layout of a ModelConfig's tokens, for electrodes in rings of `ring`."""
+    def of(cls, config: Any, ring: int, views: int = 1) -> "TokenLayout":
+        """The layout of a ModelConfig's tokens, for electrodes in rings of `ring`, each seen `views` times."""
         channels = config.channels
-        whole = ring if channels % ring == 0 else 0
-        return cls(channels, config.band_features // channels, config.raw_features // channels, whole)
+        whole = ring if (channels // views) % ring == 0 else 0
+        return cls(channels, config.band_features // channels, config.raw_features // channels, whole, views)
 
 
 class TokenAugmenter:
@@ -120,8 +122,9 @@ class TokenAugmenter:
         """(B, T, C, 1): 0 where a channel or a time is hidden."""
         seen = None
         if self.how.mask:
-            draw = torch.rand(shape[0], 1, self.layout.channels, 1, generator=self.generator)
-            seen = (draw >= self.how.mask).float()
+            electrodes = self.layout.channels // self.layout.views
+            draw = torch.rand(shape[0], 1, electrodes, 1, generator=self.generator)
+            seen = (draw >= self.how.mask).float().repeat(1, 1, self.layout.views, 1)
         if self.how.time_mask:
             draw = torch.rand(*shape, 1, 1, generator=self.generator)
             shown = (draw >= self.how.time_mask).float()

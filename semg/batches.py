@@ -54,11 +54,14 @@ class Batches:
     threads ahead of their use.
     """
 
-    def __init__(self, windows: WindowSet, gains: np.ndarray, device: torch.device, workers: int = 1) -> None:
-        """gains: (n_shards, C) factors, see semg.normalize."""
+    def __init__(self, windows: WindowSet, mixing: np.ndarray, device: torch.device, workers: int = 1) -> None:
+        """mixing: (n_shards, C, C') what the shards' samples are multiplied by, see semg.normalize."""
         self.windows = windows
         self.device = device
-        self._gains = torch.from_numpy(gains).to(device)
+        self._mixing = torch.from_numpy(mixing).to(device)
+        # the commonest matrices are diagonal: then a factor for each channel does, in less time
+        diagonal = mixing.shape[1] == mixing.shape[2] and not np.any(mixing * (1 - np.eye(mixing.shape[1])))
+        self._gains = self._mixing.diagonal(dim1=1, dim2=2) if diagonal else None
         self._labels = torch.from_numpy(windows.label).to(device)
         self._shards = torch.from_numpy(windows.shard).to(device)
         self._workers = workers
@@ -99,9 +102,14 @@ class Batches:
                 x = x.pin_memory().to(self.device, non_blocking=True)
         else:
             x = self._gather_resident(shard, starts)
-        # one pass: to float32, scaled; the result is laid out (B, N, C) in memory, seen as (B, C, N)
-        scaled = x.float().mul_(self._gains[shard][:, None, :]).transpose(1, 2)
-        return Batch(scaled, self._labels[places], shard, bands)
+        # the result is laid out (B, N, C) in memory, seen as (B, C, N)
+        return Batch(self._scaled(x, shard).transpose(1, 2), self._labels[places], shard, bands)
+
+    def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
+        """(B, N, C) float16 microvolts -> (B, N, C') float32."""
+        if self._gains is None:
+            return torch.bmm(x.float(), self._mixing[shard])
+        return x.float().mul_(self._gains[shard][:, None, :])
 
     def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
         assert self._signal is not None and self._offset is not None  # noqa: S101  for the type checker

@@ -98,14 +98,13 @@ def adapt(
     statistics: Tensor | None,
     index: np.ndarray,
     fit: Fit,
-    ring: int,
+    layout: TokenLayout,
 ) -> GPT2Classifier:
     """A copy of `model` trained on the windows at the places `index`; in evaluation mode."""
     torch.manual_seed(fit.seed)
     own = adaptable(model, fit.tune).train()
     tokens = _tokens(model, batches, statistics, index)
     labels = torch.from_numpy(batches.windows.label[index]).to(tokens.device)
-    layout = TokenLayout.of(own.config, ring)
     generator = torch.Generator().manual_seed(fit.seed)
     change = TokenAugmenter(fit.augmentation, layout, generator)
     trained = [p for p in own.parameters() if p.requires_grad]

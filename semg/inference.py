@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
 
 
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
-_TOLD = {"run": str, "model": dict, "data": dict, "normalize": str, "shards": str, "split": dict, "trained_on": list}
+_TOLD = {"run": str, "model": dict, "data": dict, "normalize": dict, "shards": str, "split": dict, "trained_on": list}
 
 
 def open_model(path: Path) -> Checkpoint:
@@ -42,14 +42,20 @@ def open_model(path: Path) -> Checkpoint:
     absent += [f"split.{name}" for name in ("folder", "train") if not absent and name not in told["split"]]
     if absent:
         raise DataError(f"{path}: expected a trained model, best_model.ckpt, found a checkpoint without {absent[0]}")
-    if told["normalize"] not in normalize.METHODS:
-        methods = ", ".join(normalize.METHODS)
-        raise DataError(f"{path}: expected one of {methods} for normalize, found {told['normalize']!r}")
     gain, shape = checkpoint.tensors.get("train_gain"), (len(told["data"]["channels"]),)
     if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
         found = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
         raise DataError(f"{path}: expected train_gain of shape {shape}, found {found}")
+    scaling_of(checkpoint)
     return checkpoint
+
+
+def scaling_of(checkpoint: Checkpoint) -> normalize.Scaling:
+    """How the checkpoint's training brought recordings to one scale. DataError for what cannot be."""
+    try:
+        return normalize.Scaling.from_dict(checkpoint.description["normalize"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{checkpoint.path}: expected how signals were normalised, found {error}") from None
 
 
 def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
@@ -58,6 +64,10 @@ def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
         model = GPT2Classifier(ModelConfig.from_dict(checkpoint.description["model"]))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
+    channels = len(checkpoint.description["data"]["channels"]) * scaling_of(checkpoint).views
+    if model.config.channels != channels:
+        found = f"one of {model.config.channels}"
+        raise DataError(f"{checkpoint.path}: expected a model of {channels} channels for such data, found {found}")
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -81,35 +91,34 @@ def check_same_data(checkpoint: Checkpoint, shard: Shard) -> None:
             raise DataError(f"{shard.path}: expected data as in {checkpoint.path}: {what}; preprocess.py makes such")
 
 
-def gains_for(checkpoint: Checkpoint, shards: Sequence[Shard]) -> np.ndarray:
-    """(n_shards, C) channel gains, as the checkpoint's training used them."""
-    train_gain = checkpoint.tensors["train_gain"].numpy()
-    return normalize.channel_gains(shards, checkpoint.description["normalize"], train_gain)
+def mixing_for(checkpoint: Checkpoint, shards: Sequence[Shard]) -> np.ndarray:
+    """(n_shards, C, C') what the shards' samples are multiplied by, as the checkpoint's training did it."""
+    return normalize.mixing_of(shards, scaling_of(checkpoint), checkpoint.tensors["train_gain"].numpy())
 
 
 @torch.inference_mode()
 def session_statistics(
-    model: GPT2Classifier, shards: Sequence[Shard], gains: np.ndarray, device: torch.device
+    model: GPT2Classifier, shards: Sequence[Shard], mixing: np.ndarray, device: torch.device
 ) -> Tensor:
     """(n_shards, 2, F) mean and deviation of each shard's session's tokens; no label is looked at.
 
     A session's statistics are taken over all its shards given, from windows evenly spaced over the recordings.
     """
-    sums = torch.stack([_token_sums(model, shard, gain, device) for shard, gain in zip(shards, gains, strict=True)])
+    sums = torch.stack([_token_sums(model, shard, own, device) for shard, own in zip(shards, mixing, strict=True)])
     statistics = torch.empty(len(shards), 2, sums.shape[2], device=device)
     for places in normalize.sessions(shards).values():
         statistics[places] = model.finish_statistics(sums[places].sum(0))
     return statistics
 
 
-def _token_sums(model: GPT2Classifier, shard: Shard, gain: np.ndarray, device: torch.device) -> Tensor:
+def _token_sums(model: GPT2Classifier, shard: Shard, mixing: np.ndarray, device: torch.device) -> Tensor:
     """(3, F) sums over evenly spaced windows of one recording."""
     last = len(shard.signal) - shard.window
     starts = np.unique(np.linspace(0, last, STATISTICS_WINDOWS).astype(np.int64))
     total: Tensor | None = None
     for part in np.array_split(starts, 4):
         x = np.stack([shard.signal[at : at + shard.window] for at in part])
-        scaled = torch.from_numpy(x).to(device).float() * torch.from_numpy(gain).to(device)
+        scaled = torch.from_numpy(x).to(device).float() @ torch.from_numpy(mixing).to(device)
         sums = model.token_statistics(scaled.transpose(1, 2))
         total = sums if total is None else total + sums
     assert total is not None  # noqa: S101  a recording has at least one window
@@ -117,14 +126,14 @@ def _token_sums(model: GPT2Classifier, shard: Shard, gain: np.ndarray, device: t
 
 
 @torch.no_grad()
-def band_track(model: GPT2Classifier, shards: Sequence[Shard], gains: np.ndarray, device: torch.device) -> Track:
+def band_track(model: GPT2Classifier, shards: Sequence[Shard], mixing: np.ndarray, device: torch.device) -> Track:
     """The band powers of whole recordings, so that training need not compute those of overlapping windows anew."""
     bands = model.frontend.bands
     if bands is None:
         raise ValueError("frontend: expected bands or both to compute band powers, found raw")
     parts = []
-    for shard, gain in zip(shards, gains, strict=True):
-        signal = torch.from_numpy(np.array(shard.signal)).to(device).float() * torch.from_numpy(gain).to(device)
+    for shard, own in zip(shards, mixing, strict=True):
+        signal = torch.from_numpy(np.array(shard.signal)).to(device).float() @ torch.from_numpy(own).to(device)
         # frames along contiguous memory: twice as fast as along the columns of (time, C)
         parts.append(bands.track(signal.T.contiguous()).half())
     lengths = np.array([len(part) for part in parts])
@@ -133,10 +142,10 @@ def band_track(model: GPT2Classifier, shards: Sequence[Shard], gains: np.ndarray
 
 
 def statistics_for(
-    model: GPT2Classifier, how: str, shards: Sequence[Shard], gains: np.ndarray, device: torch.device
+    model: GPT2Classifier, method: str, shards: Sequence[Shard], mixing: np.ndarray, device: torch.device
 ) -> Tensor | None:
     """Token statistics by shard under `--normalize session`; None where the model's own serve."""
-    return session_statistics(model, shards, gains, device) if how == "session" else None
+    return session_statistics(model, shards, mixing, device) if method == "session" else None
 
 
 @torch.inference_mode()

@@ -11,7 +11,8 @@ from semg.batches import Batches
 from semg.checkpoint import Checkpoint, open_checkpoint
 from semg.errors import DataError
 from semg.filters import FilterSpec
-from semg.inference import build_model, gains_for, probabilities, statistics_for
+from semg.inference import build_model, mixing_for, probabilities, scaling_of, statistics_for
+from semg.normalize import Scaling
 from semg.shards import WINDOW_FIELDS, Shard, WindowSet
 from semg.signals import montage
 from semg.sources import Source
@@ -26,6 +27,7 @@ class Trained:
 
     checkpoint: Checkpoint
     model: GPT2Classifier
+    scaling: Scaling
     device: torch.device
     rate: float
     classes: tuple[str, ...]
@@ -50,10 +52,10 @@ class Trained:
                 how["low"], how["high"], how.get("order", 4), tuple(how.get("notch", ())), how.get("causal", False)
             )
             facts = (data["rate"], tuple(data["classes"]), channels, names, mixing, spec, how["stride"])
-            checkpoint.description["normalize"], checkpoint.tensors["train_gain"]
+            checkpoint.tensors["train_gain"]
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: expected what the model was trained on, found no {error}") from None
-        return cls(checkpoint, model, device, *facts, how.get("labels", "TRAJ_GT"))
+        return cls(checkpoint, model, scaling_of(checkpoint), device, *facts, how.get("labels", "TRAJ_GT"))
 
     @property
     def window(self) -> int:
@@ -75,10 +77,9 @@ def predict_offline(trained: Trained, source: Source, signal: np.ndarray) -> Pre
     """Windows on a grid of the stride over the whole recording, normalised by the whole recording's statistics."""
     shard = _as_shard(trained, source, signal)
     windows = WindowSet([shard])
-    gains = gains_for(trained.checkpoint, [shard])
-    how = trained.checkpoint.description["normalize"]
-    statistics = statistics_for(trained.model, how, [shard], gains, trained.device)
-    batches = Batches(windows, gains, trained.device, workers=0)
+    mixing = mixing_for(trained.checkpoint, [shard])
+    statistics = statistics_for(trained.model, trained.scaling.method, [shard], mixing, trained.device)
+    batches = Batches(windows, mixing, trained.device, workers=0)
     return Predictions(windows.start + trained.window, probabilities(trained.model, batches, statistics, 512))
 
 
@@ -105,17 +106,17 @@ def _as_shard(trained: Trained, source: Source, signal: np.ndarray) -> Shard:
 def predict_streamed(trained: Trained, source: Source, block: int, warmup: int) -> Predictions:
     """The recording fed to a `Stream` in blocks of `block` samples."""
     normalization: Normalization
-    if trained.checkpoint.description["normalize"] == "session":
-        normalization = Running(trained.model, trained.device)
+    if trained.scaling.method == "session":
+        normalization = Running(trained.model, trained.scaling, trained.device)
     else:
         nothing = np.zeros((1, len(trained.names)), np.float16)  # gains of training data look at no signal
-        gain = gains_for(trained.checkpoint, [_as_shard(trained, source, nothing)])[0]
-        normalization, warmup = Given(gain, None, trained.device), 0
+        scale = mixing_for(trained.checkpoint, [_as_shard(trained, source, nothing)])[0]
+        normalization, warmup = Given(scale, None, trained.device), 0
     sections = replace(trained.spec, causal=True).sections(trained.rate)
     mixing = trained.mixing * np.float32(source.scale)
     stream = Stream(trained.model, normalization, sections, mixing, trained.stride, warmup)
     with torch.inference_mode():  # the first call takes long, on whichever device; a live one would have made it
-        trained.model(torch.zeros(1, len(trained.names), trained.window, device=trained.device))
+        trained.model(torch.zeros(1, trained.model.config.channels, trained.window, device=trained.device))
     decisions: list[Decision] = []
     delay = []
     for at in range(0, len(source.samples), block):

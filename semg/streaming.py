@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import GPT2Classifier
 from semg.filters import CausalFilter
-from semg.normalize import SMALLEST_RMS
+from semg.normalize import Scaling, gains_from, mixing_from
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Normalization(Protocol):
         """(n, C) filtered microvolts that have come in."""
 
     def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """(N, C) filtered microvolts -> (1, C, N) scaled, and (1, 2, F) token statistics or None, on the device."""
+        """(N, C) filtered microvolts -> (1, C', N) scaled, and (1, 2, F) token statistics or None, on the device."""
 
 
 class Given:
-    """Normalisation by gains and token statistics that were known before: of training data, or of an earlier hour."""
+    """Normalisation that was known before: from training data, or from an earlier hour."""
 
-    def __init__(self, gain: np.ndarray, statistics: Tensor | None, device: torch.device) -> None:
-        """gain: (C,) float32; statistics: (2, F), or None where the model's own serve."""
-        self._gain = torch.from_numpy(gain).to(device)
+    def __init__(self, mixing: np.ndarray, statistics: Tensor | None, device: torch.device) -> None:
+        """mixing: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
+        self._mixing = torch.from_numpy(mixing).to(device)
         self._statistics = None if statistics is None else statistics[None].to(device)
 
     def see(self, block: np.ndarray) -> None:
@@ -49,56 +49,84 @@ class Given:
 
     def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """See `Normalization`."""
-        return _scaled(window, self._gain), self._statistics
+        return _mixed(window, self._mixing), self._statistics
 
 
 class Running:
-    """Normalisation by all of this stream so far: each channel's power, and the tokens' mean and deviation.
+    """Normalisation by all of this stream so far: the channels' powers and correlations, and the tokens' statistics.
 
     It is what session normalisation comes to when a session is not over yet. Its first seconds rest on little: a
     stream should not decide in them (see `Stream`).
 
-    Log powers depend on the channels' gains, which change as the stream goes on. They are summed up as powers in
-    microvolts (twice the gain's logarithm less), so that sums of early tokens stay true under later gains.
+    Log powers of scaled channels depend on the gains, which change as the stream goes on. They are summed up as powers
+    in microvolts (twice the gain's logarithm less), so that sums of early tokens stay true under later gains. Whitened
+    channels have no such rule; their early tokens count as they were.
     """
 
-    def __init__(self, model: GPT2Classifier, device: torch.device) -> None:
+    def __init__(self, model: GPT2Classifier, scaling: Scaling, device: torch.device) -> None:
         config = model.config
-        self._model, self._device = model, device
+        self._model, self._scaling, self._device = model, scaling, device
+        self._electrodes = config.channels // scaling.views
         self._bands = config.band_features // config.channels  # features a channel has, which lie side by side
-        self._power = np.zeros(config.channels)
+        self._products = np.zeros((self._electrodes, self._electrodes))
         self._samples = 0
+        self._mixing = np.empty((0, 0), np.float32)
+        self._mixed_at = 0  # samples seen when the mixing was computed
         self._sums = torch.zeros(3, config.band_features + config.raw_features, dtype=torch.float64)
 
     def see(self, block: np.ndarray) -> None:
-        """Add (n, C) filtered microvolts to the channels' powers."""
-        self._power += np.square(block.astype(np.float64)).sum(axis=0)
+        """Add (n, C) filtered microvolts to the channels' products."""
+        wide = block.astype(np.float64)
+        self._products += wide.T @ wide
         self._samples += len(block)
 
     @property
     def gain(self) -> np.ndarray:
         """(C,) float32: one over each channel's root mean square so far."""
-        return (1 / np.maximum(np.sqrt(self._power / self._samples), SMALLEST_RMS)).astype(np.float32)
+        return gains_from(np.diag(self._products) / self._samples)
+
+    @property
+    def mixing(self) -> np.ndarray:
+        """(C, C') float32: what samples are multiplied by now."""
+        whitens = self._scaling.whitening != "none"
+        # a matrix root takes as long as a small model; one that has seen 1 % more signal is as good as the same
+        if not whitens or self._samples > 1.01 * self._mixed_at:
+            self._mixing = mixing_from(self._products / self._samples, self._scaling)
+            self._mixed_at = self._samples
+        return self._mixing
 
     def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """See `Normalization`; the window itself is part of what has been seen."""
-        gain = self.gain
-        x = _scaled(window, torch.from_numpy(gain).to(self._device))
-        offset = torch.zeros(self._sums.shape[1], dtype=torch.float64)
-        logarithm = torch.from_numpy(2 * np.log(gain.astype(np.float64)))
-        offset[: self._bands * len(gain)] = logarithm.repeat_interleave(self._bands)
+        x = self.scaled(window)
+        offset = self._offset()
         total, squares, count = self._model.token_statistics(x).cpu().double()
         self._sums += torch.stack(
             [total - count * offset, squares - 2 * offset * total + count * offset.square(), count]
         )
+        return x, self.statistics()
+
+    def scaled(self, window: np.ndarray) -> Tensor:
+        """(N, C) filtered microvolts -> (1, C', N) as the model takes them now; nothing is learnt from the window."""
+        return _mixed(window, torch.from_numpy(self.mixing).to(self._device))
+
+    def statistics(self) -> Tensor:
+        """(1, 2, F) mean and deviation of the tokens so far, on the device."""
         statistics = self._model.finish_statistics(self._sums)
-        statistics[0] += offset.float()
-        return x, statistics[None].to(self._device)
+        statistics[0] += self._offset().float()
+        return statistics[None].to(self._device)
+
+    def _offset(self) -> Tensor:
+        """(F,) float64: how much higher the current gains make the log powers than they are in microvolts."""
+        offset = torch.zeros(self._sums.shape[1], dtype=torch.float64)
+        if self._scaling.whitening != "only":
+            logarithm = torch.from_numpy(2 * np.log(self.gain.astype(np.float64)))
+            offset[: self._bands * len(logarithm)] = logarithm.repeat_interleave(self._bands)
+        return offset
 
 
-def _scaled(window: np.ndarray, gain: Tensor) -> Tensor:
-    """(N, C) float16 microvolts -> (1, C, N) float32 on the gain's device."""
-    return (torch.from_numpy(window).to(gain.device).float() * gain).T[None]
+def _mixed(window: np.ndarray, mixing: Tensor) -> Tensor:
+    """(N, C) float16 microvolts -> (1, C', N) float32 on the mixing's device."""
+    return (torch.from_numpy(window).to(mixing.device).float() @ mixing).T[None]
 
 
 class Stream:

@@ -106,17 +106,34 @@ class Part:
 
 
 def open_part(
-    shards: list[Shard], model: GPT2Classifier, how: str, train_gain: np.ndarray, device: torch.device, workers: int
+    shards: list[Shard],
+    model: GPT2Classifier,
+    scaling: normalize.Scaling,
+    train_gain: np.ndarray,
+    device: torch.device,
+    workers: int,
 ) -> Part:
-    """Open the windows of some shards, scaled as `how` says."""
+    """Open the windows of some shards, brought to one scale."""
     windows = open_windows(shards)
-    gains = normalize.channel_gains(shards, how, train_gain)
-    statistics = statistics_for(model, how, shards, gains, device)
-    return Part(shards, windows, Batches(windows, gains, device, workers), statistics)
+    mixing = normalize.mixing_of(shards, scaling, train_gain)
+    statistics = statistics_for(model, scaling.method, shards, mixing, device)
+    return Part(shards, windows, Batches(windows, mixing, device, workers), statistics)
 
 
-def model_config(args: argparse.Namespace, shard: Shard) -> ModelConfig:
-    """The network that the flags ask for, on windows as in `shard`. Raises UsageError for what cannot be."""
+def scaling(args: argparse.Namespace) -> normalize.Scaling:
+    """How the flags bring recordings to one scale. Raises UsageError for what cannot be."""
+    whitening = args.whitening or ("beside" if args.normalize == "session" else "none")
+    try:
+        return normalize.Scaling(args.normalize, whitening, args.ridge)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+
+def model_config(args: argparse.Namespace, shard: Shard, views: int) -> ModelConfig:
+    """The network that the flags ask for, on windows as in `shard`. Raises UsageError for what cannot be.
+
+    views: how often each electrode is among the model's channels.
+    """
     rate = shard.rate
     shape: dict[str, Any] = dict(SMALL)
     kind = args.backbone if args.backbone in ("none", "attention") else "gpt2"
@@ -130,7 +147,7 @@ def model_config(args: argparse.Namespace, shard: Shard) -> ModelConfig:
     shape |= {key: value for key, value in given.items() if value}
     try:
         return ModelConfig(
-            channels=len(shard.channels),
+            channels=len(shard.channels) * views,
             samples=shard.window,
             classes=len(shard.classes),
             frontend=args.frontend,
@@ -199,17 +216,19 @@ class Run:
         val_shards = open_shards(args.shards, self.split.val, verify=world.main)
         check_alike([train_shards[0], val_shards[0]])
         self.augmentation = _augmentation(args)
-        self.config = model_config(args, train_shards[0])
+        self.scaling = scaling(args)
+        self.config = model_config(args, train_shards[0], self.scaling.views)
         self.model = build(args, self.config).to(self.device)
+        self.layout = TokenLayout.of(self.config, BAND_CHANNELS, self.scaling.views)
         self.train_gain = normalize.gain_of(train_shards)
         made = [
-            open_part(shards, self.model, args.normalize, self.train_gain, self.device, args.workers)
+            open_part(shards, self.model, self.scaling, self.train_gain, self.device, args.workers)
             for shards in (train_shards, val_shards)
         ]
         self.train, self.val = made
-        gains = normalize.channel_gains(train_shards, args.normalize, self.train_gain)
         if self.precomputes:
-            self.train.batches.track = band_track(self.model, train_shards, gains, self.device)
+            mixing = normalize.mixing_of(train_shards, self.scaling, self.train_gain)
+            self.train.batches.track = band_track(self.model, train_shards, mixing, self.device)
         if args.normalize == "train":
             self._keep_train_statistics()
         self.classes = train_shards[0].classes
@@ -245,7 +264,7 @@ class Run:
             self.model,
             self.train.batches,
             self.train.statistics,
-            TokenLayout.of(self.config, BAND_CHANNELS),
+            self.layout,
             self.args,
             lr=self.lr,
             roll=self.augmentation.roll,
@@ -257,8 +276,8 @@ class Run:
 
     def _keep_train_statistics(self) -> None:
         """Under `--normalize train` the training tokens' mean and deviation become part of the model."""
-        gains = normalize.channel_gains(self.train.shards, "train", self.train_gain)
-        each = session_statistics(self.model, self.train.shards, gains, self.device)  # (shards, 2, F)
+        mixing = normalize.mixing_of(self.train.shards, self.scaling, self.train_gain)
+        each = session_statistics(self.model, self.train.shards, mixing, self.device)  # (shards, 2, F)
         mean = each[:, 0].mean(0)
         spread = (each[:, 1].square() + (each[:, 0] - mean).square()).mean(0).sqrt()
         self.model.token_mean.copy_(mean)
@@ -276,6 +295,7 @@ class Run:
             "parameters": counts,
             "lr": self.lr,
             "augment": str(self.augmentation),
+            "normalize": self.scaling.to_dict(),
             "device": self.device.type,
             "processes": self.world.size,
             "dtype": "bf16" if self.autocast else "fp32",
@@ -382,7 +402,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr_at(step)
         target = one_hot(batch.label, len(self.classes))
-        change = _Change(self.augmentation, TokenLayout.of(self.config, BAND_CHANNELS), generator, target)
+        change = _Change(self.augmentation, self.layout, generator, target)
         statistics = None if self.train.statistics is None else self.train.statistics[batch.shard]
         with self.autocast or nullcontext():
             logits = self.forward(batch.x, statistics, change, batch.bands)
@@ -514,7 +534,7 @@ class Run:
             "run": self.args.out.name,
             "model": self.config.to_dict(),
             "data": {key: shard.meta[key] for key in ("rate", "unit", "channels", "classes", "arguments")},
-            "normalize": self.args.normalize,
+            "normalize": self.scaling.to_dict(),
             "backbone": {"source": self.args.backbone, "init": self.args.init},
             "pretraining_losses": self.pretraining.state.losses if self.pretraining else [],
             "shards": self.args.shards.as_posix(),

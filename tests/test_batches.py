@@ -8,6 +8,7 @@ import torch
 from semg import normalize
 from semg.augment import Augmentation, TokenAugmenter, TokenLayout, mixed
 from semg.batches import Batches, in_order
+from semg.normalize import Scaling
 from semg.shards import WindowSet, open_shards
 
 LAYOUT = TokenLayout(channels=24, bands=2, patch=3, ring=8)
@@ -25,20 +26,49 @@ def shards(tmp_path_factory):
     return open_shards(folder, records)
 
 
-def test_session_gain_brings_each_session_to_unit_power_over_its_recordings(shards):
-    gains = normalize.channel_gains(shards, "session")
-    assert np.array_equal(gains[0], gains[1])
-    assert not np.array_equal(gains[0], gains[2])
-    pooled = np.concatenate([np.asarray(s.signal, np.float64) * gains[0] for s in shards[:2]])
+def test_session_scaling_brings_each_session_to_unit_power_over_its_recordings(shards):
+    mixing = normalize.mixing_of(shards, Scaling())
+    assert np.array_equal(mixing[0], mixing[1])
+    assert not np.array_equal(mixing[0], mixing[2])
+    pooled = np.concatenate([np.asarray(s.signal, np.float64) @ mixing[0] for s in shards[:2]])
     np.testing.assert_allclose(np.sqrt(np.mean(pooled**2, axis=0)), 1.0, rtol=1e-3)
 
 
-def test_gains_of_the_training_set_and_none(shards):
+def test_scaling_by_the_training_set_and_none(shards):
     gain = normalize.gain_of(shards[3:])
-    assert np.array_equal(normalize.channel_gains(shards, "train", gain), np.stack([gain] * 4))
-    assert np.array_equal(normalize.channel_gains(shards, "none"), np.ones((4, 24), np.float32))
+    assert np.array_equal(normalize.mixing_of(shards, Scaling("train"), gain), np.stack([np.diag(gain)] * 4))
+    assert np.array_equal(normalize.mixing_of(shards, Scaling("none")), np.stack([np.eye(24, dtype=np.float32)] * 4))
     with pytest.raises(ValueError, match="train_gain"):
-        normalize.channel_gains(shards, "train")
+        normalize.mixing_of(shards, Scaling("train"))
+
+
+def test_whitened_channels_are_uncorrelated_and_each_still_its_electrodes():
+    random = np.random.default_rng(0)
+    skin = np.eye(24) + 0.4 * np.eye(24, k=1) + 0.4 * np.eye(24, k=-1)  # neighbours pick each other up
+    muscles = random.normal(size=(50_000, 24)) * random.uniform(0.5, 20, 24)
+    seen = muscles @ skin
+    moment = seen.T @ seen / len(seen)
+    whitened = seen @ normalize.mixing_from(moment, Scaling(whitening="only", ridge=1e-6))
+    np.testing.assert_allclose(whitened.T @ whitened / len(seen), np.eye(24), atol=1e-3)
+    closeness = np.corrcoef(whitened.T, muscles.T)[:24, 24:]
+    assert np.array_equal(np.abs(closeness).argmax(1), np.arange(24))
+    beside = normalize.mixing_from(moment, Scaling(whitening="beside", ridge=1e-6))
+    np.testing.assert_array_equal(beside[:, :24], normalize.mixing_from(moment, Scaling()))
+    np.testing.assert_array_equal(seen @ beside[:, 24:], whitened)
+
+
+def test_a_ridge_keeps_weak_directions_from_becoming_noise():
+    moment = np.array([[100.0, 99.99], [99.99, 100.0]])  # two electrodes that see the same
+    strong = normalize.mixing_from(moment, Scaling(whitening="only", ridge=0.1))
+    assert np.linalg.norm(np.array([1, -1]) @ strong) < np.sqrt(2) * 0.1 / np.sqrt(0.1) * 1.01
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"method": "magic"}, {"whitening": "blue"}, {"method": "train", "whitening": "only"}, {"ridge": 0.0}]
+)
+def test_scalings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"expected .*, found"):
+        Scaling(**wrong)
 
 
 def test_a_dead_channel_stays_flat(tmp_path):
@@ -46,17 +76,23 @@ def test_a_dead_channel_stays_flat(tmp_path):
     (shard,) = open_shards(tmp_path, [record])
     shard.meta["second_moment"] = np.zeros((24, 24)).tolist()
     assert np.isfinite(normalize.gain_of([shard])).all()
+    assert np.isfinite(normalize.mixing_of([shard], Scaling(whitening="beside"))).all()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_batches_are_the_windows_scaled_in_the_order_asked_for(shards, workers):
+@pytest.mark.parametrize(("workers", "whitens"), [(0, False), (1, True), (3, False)])
+def test_batches_are_the_windows_scaled_in_the_order_asked_for(shards, workers, whitens):
     windows = WindowSet(shards)
-    gains = np.full((4, 24), 0.5, np.float32)
+    mixing = np.stack([np.eye(24, dtype=np.float32) / 2] * 4)
+    if whitens:  # any matrix that is not diagonal
+        mixing = np.concatenate([mixing, mixing[:, :, ::-1]], axis=2)
     order = [np.array([5, 200, 3]), np.array([0]), np.array([7, 8])]
-    batches = list(Batches(windows, gains, torch.device("cpu"), workers).iterate(order))
+    batches = list(Batches(windows, mixing, torch.device("cpu"), workers).iterate(order))
     for index, batch in zip(order, batches, strict=True):
         expected = windows.gather(index).astype(np.float32).transpose(0, 2, 1) / 2
-        assert np.array_equal(batch.x.numpy(), expected)
+        assert np.array_equal(batch.x[:, :24].numpy(), expected)
+        assert batch.x.shape[1] == (48 if whitens else 24)
+        if whitens:
+            assert np.array_equal(batch.x[:, 24:].numpy(), expected[:, ::-1])
         assert batch.label.tolist() == windows.label[index].tolist()
         assert batch.shard.tolist() == windows.shard[index].tolist()
     assert np.concatenate(in_order(10, 4)).tolist() == list(range(10))
@@ -111,6 +147,17 @@ def test_masking_hides_whole_channels_times_and_bands():
     assert times.float().mean() == pytest.approx(0.5, abs=0.06)
     by_band = (augmenter(band_mask=0.5)(tokens(100) + 1) == 0)[..., :48].view(100, 5, 24, 2)
     assert torch.equal(by_band, by_band[:, :1, :1].expand_as(by_band))
+
+
+def test_an_electrode_is_hidden_and_rolled_in_both_of_its_views():
+    layout = TokenLayout(channels=48, bands=1, patch=0, ring=8, views=2)
+    both = torch.arange(24.0).repeat(2).expand(300, 5, 48) + 1
+    hidden = augmenter(layout=layout, mask=0.3)(both) == 0
+    assert torch.equal(hidden[..., :24], hidden[..., 24:])
+    assert hidden.float().mean() == pytest.approx(0.3, abs=0.03)
+    rolled = augmenter(layout=layout, roll=1.0)(both)
+    assert torch.equal(rolled[..., :24], rolled[..., 24:])
+    assert not torch.equal(rolled, both)
 
 
 def test_gain_shifts_a_channels_bands_alike_and_leaves_samples():

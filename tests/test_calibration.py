@@ -14,7 +14,7 @@ from semg.calibration import adaptable, repetition_of_person
 from semg.errors import DataError, UsageError
 from semg.shards import WindowSet, open_shards
 
-TINY = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 2 --batch-size 32 --init random --device cpu --quiet"
+TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --init random --device cpu --quiet"
 
 
 def test_repetitions_count_over_a_persons_recordings_in_the_order_of_recording(tmp_path):

@@ -26,7 +26,9 @@ def trained(tmp_path_factory, run_script):
     """Shards, split and a checkpoint that has learnt something."""
     folder = tmp_path_factory.mktemp("trained")
     shards, split = small_shards.write_all(folder)
-    tiny = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 4 --batch-size 32 --lr 0.01 --init random --device cpu"
+    tiny = (
+        "--layers 1 --width 16 --patch 64 --frame 160 --epochs 4 --batch-size 32 --lr 0.01 --init random --device cpu"
+    )
     run_script("train.py", "--shards", shards, "--split", split, "--out", folder / "run", *tiny.split())
     return folder
 

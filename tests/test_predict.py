@@ -15,6 +15,7 @@ from model import GPT2Classifier, ModelConfig
 from semg import inference, metrics, putemg
 from semg.checkpoint import write_checkpoint
 from semg.errors import DataError, UsageError
+from semg.normalize import Scaling, mixing_from
 from semg.prediction import Trained, predict_offline
 from semg.shards import WindowSet, open_shard
 from semg.sources import read_recording
@@ -34,14 +35,16 @@ def arguments(*, causal):
     )
 
 
-def checkpoint(path, normalize="session", *, causal=False, frontend="both", **changes):
+def checkpoint(path, normalize="session", *, causal=False, frontend="both", whitening="none", **changes):
     """A small network with random weights, as train.py would leave it."""
     torch.manual_seed(0)
-    model = GPT2Classifier(ModelConfig(samples=WINDOW, layers=1, width=16, heads=2, frontend=frontend))
+    scaling = Scaling(normalize, whitening)
+    shape = {"samples": WINDOW, "patch": 64, "layers": 1, "width": 16, "heads": 2}
+    model = GPT2Classifier(ModelConfig(channels=24 * scaling.views, frontend=frontend, **shape))
     torch.nn.init.normal_(model.head.weight)
     data = {"rate": 5120.0, "channels": list(putemg.CHANNEL_COLUMNS), "classes": CLASSES}
     data["arguments"] = arguments(causal=causal).as_json()
-    description = {"model": model.config.to_dict(), "data": data, "normalize": normalize, **changes}
+    description = {"model": model.config.to_dict(), "data": data, "normalize": scaling.to_dict(), **changes}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     write_checkpoint(path, description, tensors | {"train_gain": torch.full((24,), 1 / 500)})
     return path
@@ -56,8 +59,8 @@ def data(tmp_path_factory):
         half = len(table) // 2
         table[name] = np.concatenate([np.round(table[name][:half] / 3), table[name][half:]])
     recordings.write(folder, table)
-    checkpoint(folder / "session.ckpt")
-    checkpoint(folder / "live.ckpt", causal=True)
+    checkpoint(folder / "session.ckpt", whitening="beside")
+    checkpoint(folder / "live.ckpt", causal=True, whitening="beside")
     checkpoint(folder / "train.ckpt", "train", causal=True)
     return folder
 
@@ -135,10 +138,10 @@ def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
     assert preprocess.process(job).state == "done"
     shard = open_shard(tmp_path / recording.stem)
     trained = Trained.open(data / "session.ckpt", CPU)
-    gains = inference.gains_for(trained.checkpoint, [shard])
-    statistics = inference.statistics_for(trained.model, "session", [shard], gains, CPU)
+    mixing = inference.mixing_for(trained.checkpoint, [shard])
+    statistics = inference.statistics_for(trained.model, "session", [shard], mixing, CPU)
     windows = WindowSet([shard])
-    expected = inference.probabilities(trained.model, inference.Batches(windows, gains, CPU), statistics, 64)
+    expected = inference.probabilities(trained.model, inference.Batches(windows, mixing, CPU), statistics, 64)
     place = {round(t, 6): i for i, t in enumerate(time)}
     both = [(i, place[t]) for i, s in enumerate(windows.start) if (t := round((s + WINDOW) / 5120, 6)) in place]
     assert len(both) >= 9
@@ -168,14 +171,12 @@ def test_streamed_and_offline_agree_with_the_same_session_statistics(data, recor
     source = read_recording(recording, trained.channels, trained.labels)
     signal = predict.in_microvolts(recording, trained, source, causal=True)
     offline = predict_offline(trained, source, signal)
-    power = np.square(signal.astype(np.float64)).mean(0)
-    gain = (1 / np.sqrt(power)).astype(np.float32)
+    wide = signal.astype(np.float64)
+    mixing = mixing_from(wide.T @ wide / len(wide), trained.scaling)
     starts = np.linspace(0, len(signal) - WINDOW, inference.STATISTICS_WINDOWS).astype(np.int64)
-    x = torch.from_numpy(np.stack([signal[at : at + WINDOW] for at in np.unique(starts)])).float() * torch.from_numpy(
-        gain
-    )
+    x = torch.from_numpy(np.stack([signal[at : at + WINDOW] for at in np.unique(starts)]).astype(np.float32) @ mixing)
     statistics = trained.model.finish_statistics(trained.model.token_statistics(x.transpose(1, 2)))
-    end, found = streamed(trained, source.samples, Given(gain, statistics, CPU))
+    end, found = streamed(trained, source.samples, Given(mixing, statistics, CPU))
     assert np.array_equal(end, offline.end)
     np.testing.assert_allclose(found, offline.found, atol=1e-3)
 
@@ -191,8 +192,8 @@ def test_running_normalisation_never_looks_ahead(live):
     trained, samples = live
     changed = samples.copy()
     changed[10_000:] = changed[10_000:] * 5 + 100
-    end, first = streamed(trained, samples, Running(trained.model, CPU))
-    _, second = streamed(trained, changed, Running(trained.model, CPU))
+    end, first = streamed(trained, samples, Running(trained.model, trained.scaling, CPU))
+    _, second = streamed(trained, changed, Running(trained.model, trained.scaling, CPU))
     before = end <= 10_000
     assert 0 < before.sum() < len(end)
     assert np.array_equal(first[before], second[before])
@@ -201,10 +202,10 @@ def test_running_normalisation_never_looks_ahead(live):
 
 def test_the_length_of_blocks_changes_nothing(live):
     trained, samples = live
-    end, found = streamed(trained, samples, Running(trained.model, CPU))
+    end, found = streamed(trained, samples, Running(trained.model, trained.scaling, CPU))
     for block in (1, 1000, len(samples)):
         part = samples if block > 1 else samples[:2600]
-        other_end, other = streamed(trained, part, Running(trained.model, CPU), block=block)
+        other_end, other = streamed(trained, part, Running(trained.model, trained.scaling, CPU), block=block)
         assert np.array_equal(other_end, end[: len(other_end)])
         np.testing.assert_allclose(other, found[: len(other)], atol=1e-3)
 
@@ -216,7 +217,7 @@ def test_running_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     random = np.random.default_rng(0)
     loud = np.repeat([20.0, 40.0, 80.0], 2560)[:, None] * random.uniform(0.5, 2, 24)
     signal = (random.normal(size=(7680, 24)) * loud).astype(np.float16)
-    running = Running(trained.model, CPU)
+    running = Running(trained.model, trained.scaling, CPU)
     for at in range(0, 7680, WINDOW):
         running.see(signal[at : at + WINDOW])
         x, statistics = running(signal[at : at + WINDOW])
@@ -227,6 +228,23 @@ def test_running_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
     # the floor under powers is the one thing that does not scale with the gain
     np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.05)
+
+
+def test_running_whitening_comes_to_that_of_the_whole(tmp_path):
+    trained = Trained.open(checkpoint(tmp_path / "m.ckpt", frontend="bands", whitening="beside"), CPU)
+    random = np.random.default_rng(0)
+    skin = np.eye(24) + 0.4 * np.eye(24, k=1)
+    signal = (random.normal(size=(30 * WINDOW, 24)) @ skin * 20).astype(np.float16)
+    running = Running(trained.model, trained.scaling, CPU)
+    for at in range(0, len(signal), WINDOW):
+        running.see(signal[at : at + WINDOW])
+        _, statistics = running(signal[at : at + WINDOW])
+    wide = signal.astype(np.float64)
+    mixing = mixing_from(wide.T @ wide / len(wide), trained.scaling)
+    np.testing.assert_allclose(running.mixing, mixing, atol=0.01 * np.abs(mixing).max())
+    whole = torch.from_numpy(signal.reshape(30, WINDOW, 24).astype(np.float32) @ mixing).transpose(1, 2)
+    expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
+    np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.1)
 
 
 def test_a_stream_waits_for_its_warm_up(here, data, recording, tmp_path):
@@ -308,7 +326,8 @@ def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
     with pytest.raises(UsageError, match="share a file"):
         here(recording, tmp_path / f"{recording.stem}.csv", "--rate", 5120)
     with pytest.raises(DataError, match=r"m\.ckpt: expected what the model was trained on, found no 'low'"):
-        here(recording, "--checkpoint", checkpoint(tmp_path / "m.ckpt", data={"arguments": {}, "channels": []}))
+        data = {"arguments": {}, "channels": list(putemg.CHANNEL_COLUMNS)}
+        here(recording, "--checkpoint", checkpoint(tmp_path / "m.ckpt", data=data))
 
 
 def test_votes_are_those_of_the_metrics():

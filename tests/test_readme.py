@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2Model
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
-TINY = "--layers 1 --frame 256 --patch 128 --epochs 1 --batch-size 32 --device cpu --overwrite"
+TINY = "--layers 1 --frame 256 --epochs 1 --batch-size 32 --device cpu --overwrite"
 SMALLER = {
     "preprocess.py": "--workers 1",
     "train.py": TINY,

@@ -22,7 +22,7 @@ from semg.errors import DataError, UsageError
 from semg.files import folder_lock, read_json, write_json
 from semg.splits import PARTS, read_split
 
-TINY = "--layers 1 --width 16 --heads 2 --frame 160 --batch-size 32 --device cpu --init random".split()  # noqa: SIM905
+TINY = "--layers 1 --width 16 --patch 64 --frame 160 --batch-size 32 --device cpu --init random".split()  # noqa: SIM905
 GOOD, BAD = "lr-1e-2", "lr-1e-9"
 
 

@@ -17,7 +17,7 @@ from semg import tensorboard
 from semg.checkpoint import open_checkpoint
 
 CLASSES = small_shards.CLASSES
-FLAGS = "--init random --layers 1 --width 16 --heads 2 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet"
+FLAGS = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet"
 
 
 @pytest.fixture(scope="module")

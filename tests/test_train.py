@@ -20,7 +20,7 @@ from semg import training
 from semg.checkpoint import open_checkpoint
 from semg.errors import DataError, UsageError
 
-TINY = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet".split()  # noqa: SIM905
+TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet".split()  # noqa: SIM905
 RANDOM = [*TINY, "--init", "random"]
 
 
@@ -179,7 +179,21 @@ def test_pretrained_weights_from_a_folder_stay_where_they_are_frozen(here, tmp_p
     shape = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=5, bos_token_id=0, eos_token_id=0)
     saved = GPT2Model(shape)
     saved.save_pretrained(tmp_path / "gpt2")
-    common = ["--frame", "160", "--epochs", "1", "--batch-size", "32", "--device", "cpu", "--quiet", "--lr", "0.01"]
+    common = [
+        "--patch",
+        "64",
+        "--frame",
+        "160",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "32",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--lr",
+        "0.01",
+    ]
     here(tmp_path / "run", *common, "--backbone", tmp_path / "gpt2", "--tune", "fpt")
     found = weights(tmp_path / "run" / "best_model.ckpt")
     for name, tensor in saved.state_dict().items():

@@ -31,7 +31,7 @@ from semg.checkpoint import open_checkpoint, write_checkpoint
 from semg.recording import Recording
 from semg.shards import list_records
 
-TINY = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 1 --batch-size 32 --device cpu --init random --quiet"
+TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 32 --device cpu --init random --quiet"
 RATE = recordings.RATE
 
 
@@ -439,13 +439,17 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another shape": (lambda path: changed(path, **{"model.head.weight": torch.ones(3, 3)}), r"found \(3, 3\)"),
     "NaN weights": (lambda path: changed(path, **{"model.head.bias": NAN}), "NaN or infinity in model.head.bias"),
     "another network": (lambda path: changed(path, {"model": {"colour": "red"}}), "expected a model configuration"),
+    "a network for other channels": (
+        lambda path: changed(path, {"model": open_checkpoint(path).description["model"] | {"channels": 24}}),
+        "expected a model of 48 channels for such data, found one of 24",
+    ),
     "other classes": (
         lambda path: changed(path, {"data": open_checkpoint(path).description["data"] | {"classes": ["a", "b"]}}),
         r"classes \['a', 'b'\], found",
     ),
     "an unknown normalisation": (
-        lambda path: changed(path, {"normalize": "magic"}),
-        "expected one of session, train, none for normalize",
+        lambda path: changed(path, {"normalize": {"method": "magic"}}),
+        "expected how signals were normalised, found normalize: expected one of session, train, none",
     ),
     "no data": (lambda path: changed(path, {"data": None}), "found a checkpoint without data"),
 }

@@ -29,7 +29,7 @@ from semg.errors import DataError
 from semg.files import folder_lock
 from semg.shards import open_shard
 
-TINY = "--layers 1 --width 16 --heads 2 --frame 160 --epochs 2 --batch-size 40 --device cpu --init random --ema 0.9"
+TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 40 --device cpu --init random --ema 0.9"
 
 
 @dataclass
