@@ -110,7 +110,9 @@ def mixing_of(shards: Sequence[Shard], scaling: Scaling, train_gain: np.ndarray 
         for places in sessions(shards).values():
             mixing[places] = mixing_from(moment_of([shards[place] for place in places]), scaling)
         return mixing
-    if scaling.method == "train" and train_gain is None:
-        raise ValueError("train_gain: expected the training shards' gain for the method train")
-    gain = np.ones(channels, np.float32) if scaling.method == "none" else train_gain
+    gain = np.ones(channels, np.float32)
+    if scaling.method == "train":
+        if train_gain is None:
+            raise ValueError("train_gain: expected the training shards' gain for the method train")
+        gain = train_gain
     return np.broadcast_to(np.diag(gain), (len(shards), channels, channels)).astype(np.float32)
