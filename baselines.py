@@ -323,8 +323,9 @@ def run_job(job: Job, tables: Tables, scored: WindowSet, args: argparse.Namespac
         if len(rows) < len(tables.train_label):
             console.warn(f"{job.folder.name}: trained on {len(rows)} of {len(tables.train_label)} windows, drawn")
     columns = tables.columns(job.features)
-    flat = [part[:, columns].reshape(len(part), -1) for part in (tables.train[rows], tables.scored)]
-    prediction, probabilities = predict(job, flat[0], tables.train_label[rows], flat[1])
+    train = tables.train[rows[:, None], columns].reshape(len(rows), -1)  # one copy, of what is needed alone
+    flat = tables.scored[:, columns].reshape(len(tables.scored), -1)
+    prediction, probabilities = predict(job, train, tables.train_label[rows], flat)
     counts = {"n_train_windows": len(rows), "n_train_windows_available": len(tables.train_label)}
     return write(job, scored, prediction, probabilities, counts, args)
 
