@@ -402,7 +402,7 @@ def run_networks(
                 classes=len(train.shards[0].classes),
                 seed=args.seed,
             )
-            epochs = networks.fit(model, parts[0], parts[1], recipe, console.progress)
+            epochs = networks.fit(model, parts[0], parts[1], recipe, console.progress, console.say)
         except DataError as error:
             console.error(str(error))
             continue

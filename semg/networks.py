@@ -140,7 +140,14 @@ class Recipe:
         return {**asdict(self), "augmentation": str(self.augmentation)}
 
 
-def fit(model: nn.Module, train: Batches, val: Batches, recipe: Recipe, progress: Progress) -> list[dict[str, float]]:
+def fit(
+    model: nn.Module,
+    train: Batches,
+    val: Batches,
+    recipe: Recipe,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of its best epoch, in evaluation mode.
 
     The best epoch has the highest macro-F1 as a mean over the validation people; of equal ones the first. Returns a
@@ -167,6 +174,8 @@ def fit(model: nn.Module, train: Batches, val: Batches, recipe: Recipe, progress
         if not torch.isfinite(total):
             raise DataError(f"epoch {epoch}: expected a finite loss, found {total:g}; give a smaller --lr")
         rows.append({"epoch": epoch, "train_loss": float(total) / steps, **_validation(model, val)})
+        loss, score = rows[-1]["train_loss"], rows[-1]["val_macro_f1"]
+        say(f"    epoch {epoch:3d}  loss {loss:.4f}  macro-F1 val {score:.4f}")
         if rows[-1] is best_epoch(rows):
             best = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(best)

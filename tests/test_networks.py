@@ -54,7 +54,7 @@ def trained(data, seed=0, **changes):
     torch.manual_seed(seed)
     model = LogPower()
     recipe = networks.Recipe(**{"epochs": 4, "lr": 0.05, "seed": seed, "batch_size": 16, **changes})
-    return model, networks.fit(model, train, val, recipe, silent), val
+    return model, networks.fit(model, train, val, recipe, silent, print), val
 
 
 # --- windows -----------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_the_weights_kept_are_those_of_the_best_validation_epoch(data):
     train, val = parts(data)
     steps = len(train.windows) // 16
     model = Spoiling(good=2 * steps)
-    rows = networks.fit(model, train, val, networks.Recipe(epochs=4, lr=0.05, batch_size=16), silent)
+    rows = networks.fit(model, train, val, networks.Recipe(epochs=4, lr=0.05, batch_size=16), silent, print)
     best = networks.best_epoch(rows)
     assert best["epoch"] <= 2
     assert model.steps == best["epoch"] * steps
@@ -203,7 +203,7 @@ def test_windows_are_changed_as_in_train_py(tmp_path):
     shard = open_shard(made_of(tmp_path, signal, np.repeat(np.arange(3), 1000), stride=10))
     batches = networks.prepare([shard], 4, np.ones((1, CHANNELS), np.float32), CPU, silent)
     model = Recording()
-    networks.fit(model, batches, batches, networks.Recipe(epochs=2, batch_size=16), silent)
+    networks.fit(model, batches, batches, networks.Recipe(epochs=2, batch_size=16), silent, print)
 
     rings = np.arange(1, CHANNELS + 1).reshape(3, 8)
     turned = {step: np.roll(rings, step, axis=1).ravel() for step in (-1, 0, 1)}
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_stops_training(data):
         train, val = parts(data)
         model = LogPower()
         nn.init.constant_(model.head.weight, float("nan"))
-        networks.fit(model, train, val, networks.Recipe(epochs=1, batch_size=16), silent)
+        networks.fit(model, train, val, networks.Recipe(epochs=1, batch_size=16), silent, print)
 
 
 # --- baselines.py --networks -----------------------------------------------------------------------------------------
