@@ -1,13 +1,14 @@
-"""Score classical sEMG features with classical classifiers on exactly the windows that evaluate.py scores.
+"""Score classical methods, or braindecode's networks, on exactly the windows that evaluate.py scores.
 
 Input: shards (preprocess.py) and a split (create_dataset_files.py). For every pair of a classifier and a feature set
 the folder OUT/<classifier>-<features>/ gets the same files as evaluate.py writes: metrics.json, per_subject.csv,
-predictions.npz, confusion_matrix.png, per_subject.png.
+predictions.npz, confusion_matrix.png, per_subject.png. A network's folder is OUT/<network>-raw/.
 
   python baselines.py                                     # data/shards, splits/default
   python baselines.py --split splits/putemg-unseen-users
   python baselines.py --split splits/NAME --features du hudgins+logband --classifiers lda svm --normalize none
   python baselines.py --split splits/NAME --preset paper --shards data/shards-paper
+  python baselines.py --split splits/NAME --networks shallow eegnet conformer    # needs: pip install braindecode
 
 Features (semg/features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL, ZC, SSC, WAMP;
 logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
@@ -27,8 +28,14 @@ svm and knn grow with the training windows squared; beyond --max-train-windows t
 same share of every class, and the result says so. A result that is there already is kept if it was made from the same
 windows with the same arguments, and named otherwise; --overwrite redoes it.
 
+--networks trains ShallowFBCSPNet, EEGNet or EEGConformer of braindecode, with its own settings, on the raw windows
+instead (semg/networks.py, docs/baselines.md): recordings decimated, each channel scaled by its root mean square over
+the session (--normalize none: over the training recordings), the same augmentation as train.py's default, the epoch
+chosen by macro-F1 over the validation people. A network that was stopped starts anew; finished ones are kept.
+
 Takes about 1 s per 1,000 windows for the features of all sets; 20,000 training windows then take seconds with lda,
 qda and knn, about half a minute with svm. Signals are streamed; features need up to 1.5 kB of memory a window.
+Networks need 48 / DECIMATE bytes of memory a sample of signal, and a GPU for all of putEMG.
 """
 
 import argparse
@@ -46,12 +53,14 @@ from semg.errors import DataError, UsageError
 from semg.features import AUTHORS, USUAL, FeatureExtractor, feature_names
 from semg.files import folder_lock, read_json
 from semg.normalize import sessions
-from semg.provenance import how_made
+from semg.provenance import how_made, versions
 from semg.shards import Shard, WindowSet, open_shard, open_shards
 from semg.splits import PARTS, Split, read_split
 
 CLASSIFIERS = ("lda", "qda", "knn", "svm")
 SUBSAMPLED = ("knn", "svm")
+NETWORKS = ("shallow", "eegnet", "conformer")  # semg.networks imports torch, for which --help need not wait
+FEATURES = ("rms", "hudgins", "du", "logband")
 NORMALIZE = ("session", "none")
 GATHERED = 256  # windows read at once
 STATISTICS_WINDOWS = 256  # of each recording, for the mean and deviation of its session
@@ -68,19 +77,29 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument(
         "--features",
         nargs="+",
-        default=["rms", "hudgins", "du", "logband"],
+        default=[],
         metavar="SET",
-        help="rms, hudgins, du, logband, or several joined by +",
+        help=f"{', '.join(FEATURES)} (default: each), or several joined by +",
     )
-    p.add_argument("--classifiers", nargs="+", choices=CLASSIFIERS, default=list(CLASSIFIERS), help="which to train")
+    p.add_argument(
+        "--classifiers", nargs="+", choices=CLASSIFIERS, default=[], help="which to train (default: all of them)"
+    )
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
     p.add_argument("--subset", choices=PARTS, default="test", help="which part of the split to score")
-    p.add_argument("--seed", type=cli.whole(0), default=0, help="draws the training windows of knn and svm")
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows, networks' weights")
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
     )
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
+    nets = p.add_argument_group("deep networks")
+    nets.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=[], help="train these instead of the classical methods"
+    )
+    nets.add_argument("--epochs", type=cli.whole(1), default=8, help="passes over the training windows")
+    nets.add_argument("--lr", type=cli.number(0, above=True), default=1e-3, help="highest learning rate")
+    nets.add_argument("--decimate", type=cli.whole(1), default=4, metavar="N", help="keep every N-th sample, filtered")
+    nets.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     return p
 
 
@@ -89,7 +108,7 @@ def arguments() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Job:
-    """One result: a classifier on a feature set, and all that its numbers depend on."""
+    """One result: a classifier on a feature set or a network on raw windows, and all that its numbers depend on."""
 
     classifier: str
     features: str
@@ -100,11 +119,16 @@ class Job:
 def plan(args: argparse.Namespace, split: Split, shards: Sequence[Shard]) -> list[Job]:
     """All results that the flags ask for, each once."""
     data = hashlib.sha256("".join(shard.meta["checksum"] for shard in shards).encode()).hexdigest()
+    return plan_networks(args, split, data) if args.networks else plan_classical(args, split, data)
+
+
+def plan_classical(args: argparse.Namespace, split: Split, data: str) -> list[Job]:
+    """The classical results asked for; data: the shards' checksum."""
     limits = AUTHORS if args.preset else USUAL
     jobs = []
-    for features in dict.fromkeys(args.features):
+    for features in dict.fromkeys(args.features or FEATURES):
         feature_names(features)  # refuses an unknown set before any work
-        for classifier in dict.fromkeys(args.classifiers):
+        for classifier in dict.fromkeys(args.classifiers or CLASSIFIERS):
             settings = {
                 "classifier": classifier,
                 "features": features,
@@ -119,6 +143,30 @@ def plan(args: argparse.Namespace, split: Split, shards: Sequence[Shard]) -> lis
                 "shards_sha256": data,
             }
             jobs.append(Job(classifier, features, args.out / f"{classifier}-{features}", settings))
+    return jobs
+
+
+def plan_networks(args: argparse.Namespace, split: Split, data: str) -> list[Job]:
+    """The networks' results asked for. DataError if braindecode does not have them."""
+    from semg import networks
+
+    jobs = []
+    for name in dict.fromkeys(args.networks):
+        networks.network_class(name)  # before any work
+        settings = {
+            "classifier": name,
+            "features": "raw",
+            "network": networks.NETWORKS[name],
+            "braindecode": versions("braindecode")["braindecode"],
+            "recipe": networks.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed).told(),
+            "decimate": args.decimate,
+            "normalize": args.normalize,
+            "train_on": list(args.train_on),
+            "subset": args.subset,
+            "split_sha256": split.checksum,
+            "shards_sha256": data,
+        }
+        jobs.append(Job(name, "raw", args.out / f"{name}-raw", settings))
     return jobs
 
 
@@ -269,16 +317,30 @@ class Tables:
 
 def run_job(job: Job, tables: Tables, scored: WindowSet, args: argparse.Namespace, console: cli.Console) -> float:
     """Train one classifier, write its result, return its macro-F1 averaged over people."""
-    from semg.results import write_results  # with matplotlib, for which --help need not wait
-
     rows = np.arange(len(tables.train_label))
     if job.classifier in SUBSAMPLED:
         rows = subsample(tables.train_label, args.max_train_windows, args.seed)
         if len(rows) < len(tables.train_label):
             console.warn(f"{job.folder.name}: trained on {len(rows)} of {len(tables.train_label)} windows, drawn")
     columns = tables.columns(job.features)
-    flat = [part[:, columns].reshape(len(part), -1) for part in (tables.train[rows], tables.scored)]
-    prediction, probabilities = predict(job, flat[0], tables.train_label[rows], flat[1])
+    train = tables.train[rows[:, None], columns].reshape(len(rows), -1)  # one copy, of what is needed alone
+    flat = tables.scored[:, columns].reshape(len(tables.scored), -1)
+    prediction, probabilities = predict(job, train, tables.train_label[rows], flat)
+    counts = {"n_train_windows": len(rows), "n_train_windows_available": len(tables.train_label)}
+    return write(job, scored, prediction, probabilities, counts, args)
+
+
+def write(
+    job: Job,
+    scored: WindowSet,
+    prediction: np.ndarray,
+    probabilities: np.ndarray | None,
+    facts: dict[str, Any],
+    args: argparse.Namespace,
+) -> float:
+    """Write a result with `facts` about its training; returns its macro-F1 averaged over people."""
+    from semg.results import write_results  # with matplotlib, for which --help need not wait
+
     shard = scored.shards[0]
     report = write_results(
         job.folder,
@@ -298,8 +360,7 @@ def run_job(job: Job, tables: Tables, scored: WindowSet, args: argparse.Namespac
             "split": args.split.as_posix(),
             "split_sha256": job.settings["split_sha256"],
             "normalize": args.normalize,
-            "n_train_windows": len(rows),
-            "n_train_windows_available": len(tables.train_label),
+            **facts,
             "baseline": job.settings,
             "made": how_made("baselines.py", args),
         },
@@ -307,18 +368,79 @@ def run_job(job: Job, tables: Tables, scored: WindowSet, args: argparse.Namespac
     return report["mean_over_subjects"]["macro_f1"]
 
 
-def open_parts(args: argparse.Namespace, split: Split) -> tuple[list[Shard], list[Shard]]:
-    """The shards to train on and to score. DataError if windows are missing or a class is never trained."""
-    names = ([name for part in args.train_on for name in split.records(part)], split.records(args.subset))
-    opened = open_shards(args.shards, [*names[0], *names[1]], verify=True)  # together, so that they must agree
-    train, scored = opened[: len(names[0])], opened[len(names[0]) :]
-    for part, shards in ((" and ".join(args.train_on), train), (args.subset, scored)):
+def run_networks(
+    jobs: Sequence[Job],
+    train: WindowSet,
+    val: WindowSet,
+    scored: WindowSet,
+    args: argparse.Namespace,
+    console: cli.Console,
+) -> dict[str, float]:
+    """Train and score the networks; macro-F1 by result. One that cannot be trained is named, the others are done."""
+    from semg import networks
+    from semg.inference import choose_device
+
+    device = choose_device(args.device)
+    parts = [
+        networks.prepare(
+            part.shards,
+            args.decimate,
+            networks.gains_of(part.shards, args.normalize, train.shards),
+            device,
+            console.progress,
+        )
+        for part in (train, val, scored)
+    ]
+    recipe = networks.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed)
+    found: dict[str, float] = {}
+    for job in jobs:
+        try:
+            model = networks.build(
+                job.classifier,
+                channels=train.n_channels,
+                samples=parts[0].windows.window,
+                classes=len(train.shards[0].classes),
+                seed=args.seed,
+            )
+            epochs = networks.fit(model, parts[0], parts[1], recipe, console.progress, console.say)
+        except DataError as error:
+            console.error(str(error))
+            continue
+        probabilities = networks.probabilities(model, parts[2])
+        best = networks.best_epoch(epochs)
+        facts = {
+            "n_train_windows": len(train),
+            "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "best_epoch": best["epoch"],
+            "epochs": epochs,
+        }
+        name = job.folder.name
+        found[name] = write(job, scored, probabilities.argmax(1), probabilities, facts, args)
+        chosen = f"epoch {best['epoch']}, validation {best['val_macro_f1']:.4f}"
+        console.say(f"  {name:<28} macro-F1 {found[name]:.4f} ({chosen})")
+    return found
+
+
+def open_parts(args: argparse.Namespace, split: Split) -> list[WindowSet]:
+    """The windows to train on, to score and, for networks, to choose the epoch on: [train, scored] or with val.
+
+    DataError if windows are missing or a class is never trained.
+    """
+    parts = {" and ".join(args.train_on): [name for part in args.train_on for name in split.records(part)]}
+    for part in (args.subset, "val") if args.networks else (args.subset,):
+        parts[part] = list(split.records(part))
+    names = list(dict.fromkeys(name for records in parts.values() for name in records))
+    opened = dict(zip(names, open_shards(args.shards, names, verify=True), strict=True))  # together: they must agree
+    made = {part: [opened[name] for name in records] for part, records in parts.items()}
+    for part, shards in made.items():
         if not sum(len(shard.windows) for shard in shards):
             raise DataError(f"{args.split}: expected windows in its {part} part, found none")
+    train = next(iter(made.values()))
     present = {int(label) for shard in train for label in np.unique(shard.windows["label"])}
     if missing := [name for place, name in enumerate(train[0].classes) if place not in present]:
         raise DataError(f"{args.split}: expected training windows of every class, found none of {missing[0]}")
-    return train, scored
+    wanted = [train, made[args.subset], *([made["val"]] if args.networks else [])]
+    return [WindowSet(shards) for shards in wanted]
 
 
 def main() -> int:
@@ -326,19 +448,23 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.Console(args)
     args.train_on = ("train", "val") if args.preset else ("train",)
+    if args.networks and (args.features or args.classifiers or args.preset):
+        raise UsageError(
+            "--networks: expected without --features, --classifiers and --preset, which are for the others"
+        )
     if args.subset in args.train_on:
         raise UsageError(f"--subset {args.subset}: expected a part that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
     split = read_split(args.split)
-    train, scored = open_parts(args, split)
-    if args.preset and train[0].arguments.get("label_rule") != "last-sample":
+    windows = open_parts(args, split)
+    if args.preset and windows[0].shards[0].arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")
-    jobs = plan(args, split, [*train, *scored])
+    jobs = plan(args, split, [shard for part in windows for shard in part.shards])
     with folder_lock(args.out):
         left = to_do(jobs, args.overwrite)
         if len(left) < len(jobs):
             console.say(f"{len(jobs) - len(left)} of {len(jobs)} results are there already and kept")
-        found = run(left, WindowSet(train), WindowSet(scored), args, console) if left else {}
+        found = run(left, windows, args, console) if left else {}
     failed = len(left) - len(found)
     best = max(found, key=lambda name: found[name], default=None)
     told = f"; best macro-F1 {found[best]:.4f} ({best})" if best else ""
@@ -353,14 +479,24 @@ def main() -> int:
 
 
 def run(
-    jobs: Sequence[Job], train: WindowSet, scored: WindowSet, args: argparse.Namespace, console: cli.Console
+    jobs: Sequence[Job], windows: Sequence[WindowSet], args: argparse.Namespace, console: cli.Console
 ) -> dict[str, float]:
-    """Do the jobs; macro-F1 by result. One that cannot be trained is named, and the others are done."""
-    people = [len({shard.subject for shard in part.shards}) for part in (train, scored)]
+    """Do the jobs; windows as `open_parts` gives them. Returns macro-F1 by result."""
+    train, scored = windows[:2]
+    people = [len({shard.subject for shard in part.shards}) for part in windows]
     console.say(
         f"training on {len(train)} windows of {people[0]} people, scoring {len(scored)} windows of {people[1]} "
         f"({args.subset}), normalisation: {args.normalize}"
     )
+    if args.networks:
+        return run_networks(jobs, train, windows[2], scored, args, console)
+    return run_classical(jobs, train, scored, args, console)
+
+
+def run_classical(
+    jobs: Sequence[Job], train: WindowSet, scored: WindowSet, args: argparse.Namespace, console: cli.Console
+) -> dict[str, float]:
+    """Train and score the classifiers; one that cannot be trained is named, and the others are done."""
     tables = Tables(train, scored, jobs, console)
     found: dict[str, float] = {}
     with console.progress(total=len(jobs), unit="result", desc="classifiers") as bar:

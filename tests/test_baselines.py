@@ -1,7 +1,9 @@
 """baselines.py as a user runs it, on small shards; its numbers against scikit-learn used by hand."""
 
 import json
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +182,25 @@ def test_test_recordings_have_no_part_in_training(data, score, tmp_path):
     (_, a), (_, b) = result(tmp_path / "a" / "knn-hudgins"), result(tmp_path / "b" / "knn-hudgins")
     mine = np.char.find(a["record"], "-07-") >= 0
     np.testing.assert_array_equal(a["probabilities"][mine], b["probabilities"][mine])
+
+
+def test_memory_beyond_the_table_does_not_grow_with_the_recordings(data):
+    """Signals are read a few windows at a time: six recordings need what one needs, and the features themselves."""
+    names = records("train")
+    extract = FeatureExtractor(names=feature_names("du+logband"), rate=RATE, low=30, high=400)
+
+    def beyond(chosen):
+        windows = WindowSet(open_shards(data / "shards", chosen))
+        baselines.feature_table(windows, extract, SimpleNamespace(update=lambda _: None))  # caches of NumPy fill
+        tracemalloc.start()
+        table = baselines.feature_table(windows, extract, SimpleNamespace(update=lambda _: None))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most - table.nbytes
+
+    one, all_of_them = beyond(names[:1]), beyond(names)
+    assert len(names) >= 6
+    assert all_of_them < 1.5 * one
 
 
 # --- subsampling, presets ------------------------------------------------------------------------------------------
