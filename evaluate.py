@@ -26,7 +26,7 @@ import torch
 
 from semg import cli
 from semg.batches import Batches
-from semg.checkpoint import Checkpoint
+from semg.checkpoint import Checkpoint, weights_file
 from semg.errors import DataError
 from semg.files import checksum, folder_lock
 from semg.inference import (
@@ -117,7 +117,7 @@ def score(
         extra={
             "subset": args.subset,
             "checkpoint": args.checkpoint.as_posix(),
-            "checkpoint_sha256": checksum(args.checkpoint),
+            "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
             "normalize": scaling.method,

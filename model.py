@@ -233,7 +233,7 @@ class FrontEnd(nn.Module):
         parts = [] if self.bands is None else [self.bands(x) if bands is None else bands]
         if self.raw:
             by_time = x.transpose(1, 2)  # (B, N, C), as batches lie in memory: then the next line copies nothing
-            parts.append(by_time.reshape(len(x), x.shape[2] // self.patch, -1))  # (B, T, patch * C)
+            parts.append(by_time.reshape(x.shape[0], x.shape[2] // self.patch, -1))  # (B, T, patch * C)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 

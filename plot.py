@@ -6,9 +6,12 @@
   python plot.py electrodes RECORDING...      where are the muscles? RMS of the 3 x 8 electrodes for each gesture
   python plot.py classes SPLIT                how many windows of each gesture are in each part of a split?
   python plot.py curves RUN                   how did training go? loss and macro-F1 by epoch
+  python plot.py calibration RESULTS...       what do a new person's first repetitions gain? scores against their number
 
 RECORDING is an HDF5 recording (drawn as recorded, without its mean) or a shard (drawn filtered). RUN is a folder that
-train.py wrote. A picture is written to --out, by default results/plots/<picture>.png.
+train.py wrote; RESULTS are folders that train.py --calibrate wrote, of one or more numbers of repetitions, and of
+one or more folds: the people of all folds count together. A picture is written to --out, by default
+results/plots/<picture>.png.
 
   python plot.py recording data/shards/emg_gestures-03-... --begin 20 --seconds 10 --channels 1-8
   python plot.py electrodes data/shards/emg_gestures-03-*    # one person, all recordings together
@@ -28,6 +31,7 @@ import numpy as np
 
 from semg import cli, figures, plots, putemg
 from semg.errors import DataError, UsageError
+from semg.files import read_json
 from semg.filters import FilterSpec
 from semg.recording import Recording
 from semg.shards import Shard, open_shard, open_shards, stretches
@@ -35,6 +39,7 @@ from semg.signals import filtered
 from semg.sources import is_simulated
 from semg.splits import PARTS, read_split
 
+METRICS = ("macro_f1", "accuracy")
 NOTCH = (30.0, 50.0, 60.0, 90.0, 150.0)
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz
 ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
@@ -254,6 +259,49 @@ def draw_curves(args: argparse.Namespace) -> str:
     return f"{len(rows)} epochs"
 
 
+def _calibrated(folder: Path) -> tuple[int, int, dict[str, dict[str, Any]]]:
+    """Repetitions, number of classes, and the scores of each person adapted and unadapted, of one results folder."""
+    path = folder / "metrics.json"
+    told = read_json(path, "results of train.py --calibrate")
+    try:
+        pair = {"adapted": told["per_subject"], "unadapted": told["zero_shot_on_the_same_windows"]["per_subject"]}
+        scores = {
+            which: {who: {name: float(one[name]) for name in METRICS} for who, one in people.items()}
+            for which, people in pair.items()
+        }
+        return int(told["calibrate"]), len(told["per_class"]), scores
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: expected results of train.py --calibrate, found no {error}") from None
+
+
+def draw_calibration(args: argparse.Namespace) -> str:
+    """Scores against repetitions, from the results of train.py --calibrate."""
+    if not args.source:
+        raise UsageError("plot.py calibration: expected at least one SOURCE, found none; train.py --calibrate makes it")
+    people: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
+    classes = 0
+    for folder in args.source:
+        count, classes, scores = _calibrated(folder)
+        kept = people.setdefault(count, {"adapted": {}, "unadapted": {}})
+        if twice := kept["adapted"].keys() & scores["adapted"].keys():
+            raise DataError(f"{folder}: expected each person once, found {min(twice)} again; is it another run's?")
+        for which, one in scores.items():
+            kept[which] |= one
+    first = min(people)
+    everybody = sorted(people[first]["adapted"])
+    if other := [count for count, one in people.items() if sorted(one["adapted"]) != everybody]:
+        raise DataError(f"--calibrate {other[0]}: expected the same people as with {first}; is a fold missing?")
+    table = {
+        count: {
+            which: {name: np.array([scores[who][name] for who in everybody]) for name in METRICS}
+            for which, scores in one.items()
+        }
+        for count, one in people.items()
+    }
+    plots.calibration(args.out, table, classes, _title(args, "What a new person's first repetitions gain"))
+    return f"{len(everybody)} people, repetitions {', '.join(map(str, sorted(table)))}"
+
+
 PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
     "architecture": draw_architecture,
     "recording": draw_recording,
@@ -261,6 +309,7 @@ PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
     "electrodes": draw_electrodes,
     "classes": draw_classes,
     "curves": draw_curves,
+    "calibration": draw_calibration,
 }
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from semg.files import atomic_path
+from semg.metrics import bootstrap_interval
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 DPI = 120
@@ -146,4 +147,47 @@ def compare(
     axes.set_xlabel(f"{metric} of a person (dots); mean over people with its 95 % interval (black)", fontsize=11)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
+    save(figure, path)
+
+
+@usual_style
+def calibration(
+    path: Path,
+    people: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]],
+    classes: int,
+    title: str,
+) -> None:
+    """Scores against the repetitions of each gesture that a model was adapted with; every person a thin line.
+
+    people: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, people in one order. Both are
+    scored on the same windows at each number of repetitions, on other windows at another number.
+    """
+    counts = sorted(people)
+    figure = new_figure(9.5, 4.6)
+    for place, (metric, name) in enumerate((("macro_f1", "macro-F1"), ("accuracy", "accuracy"))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for which, colour, marker, told in (
+            ("unadapted", ORANGE, "s", "the model as it was, on the same windows"),
+            ("adapted", BLUE, "o", "adapted to the person"),
+        ):
+            values = np.stack([people[count][which][metric] for count in counts])  # (counts, people)
+            axes.plot(counts, values, color=colour, alpha=0.3, linewidth=0.9)
+            means = values.mean(axis=1)
+            ends = np.array([bootstrap_interval(row) for row in values])
+            errors = np.abs(ends.T - means)
+            label = f"{told}: mean over {values.shape[1]} people, 95 % interval"
+            axes.errorbar(
+                counts, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
+            )
+        axes.axhline(1 / classes, color=GREY, linewidth=1.2, linestyle=":", label="accuracy by chance")
+        axes.set_xticks(counts)
+        axes.set_xlim(counts[0] - 0.5, counts[-1] + 0.5)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("repetitions of each gesture to adapt with", fontsize=12)
+        axes.set_ylabel(f"{name}, share" if metric == "accuracy" else name, fontsize=12)
+        axes.grid(color="#dddddd")
+        axes.set_axisbelow(True)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=10)
+    figure.suptitle(title, fontsize=13)
     save(figure, path)

@@ -151,6 +151,44 @@ def test_curves_of_a_run(draw, tmp_path):
     assert not (tmp_path / "d.png").exists()
 
 
+def calibrated(folder, repetitions, people, *, gain=0.2):
+    """Results as train.py --calibrate writes them."""
+    before = {who: {"macro_f1": value, "accuracy": value + 0.1, "n_windows": 9} for who, value in people.items()}
+    after = {who: one | {"macro_f1": one["macro_f1"] + gain} for who, one in before.items()}
+    folder.mkdir(parents=True)
+    told = {"calibrate": repetitions, "per_subject": after, "zero_shot_on_the_same_windows": {"per_subject": before}}
+    (folder / "metrics.json").write_text(json.dumps(told | {"per_class": {"idle": {}, "fist": {}}}))
+    return folder
+
+
+def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
+    calls = []
+    real = plot.plots.calibration
+    monkeypatch.setattr(plot.plots, "calibration", lambda *args: (calls.append(args), real(*args)))
+    folders = [
+        calibrated(tmp_path / f"{n}-{fold}", n, {who: 0.3 + 0.1 * n})
+        for n in (2, 1)
+        for fold, who in enumerate(("09", "03"))
+    ]
+    told = draw("calibration", *folders, "--out", tmp_path / "c.png")
+    assert "2 people, repetitions 1, 2" in told
+    _, table, classes, _ = calls[-1]
+    assert classes == 2
+    assert table[2]["unadapted"]["macro_f1"].tolist() == pytest.approx([0.5, 0.5])
+    assert table[2]["adapted"]["macro_f1"].tolist() == pytest.approx([0.7, 0.7])
+    for sources, error, words in (
+        ([], UsageError, "at least one SOURCE"),
+        ([folders[0], folders[0]], DataError, "each person once, found 09 again"),
+        (folders[:3], DataError, "the same people"),
+        ([tmp_path], DataError, r"metrics\.json"),
+    ):
+        with pytest.raises(error, match=words):
+            draw("calibration", *sources, "--out", tmp_path / "d.png")
+    (folders[0] / "metrics.json").write_text('{"calibrate": 1}')
+    with pytest.raises(DataError, match=r"results of train\.py --calibrate"):
+        draw("calibration", folders[0], "--out", tmp_path / "d.png")
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -1,0 +1,129 @@
+"""Turn a checkpoint into what others can use: a Hugging Face folder, and an ONNX file for programs without PyTorch.
+
+  python export.py                                                       # the shipped example
+  python export.py --checkpoint checkpoints/RUN/best_model.ckpt --out exports/RUN
+  python export.py --checkpoint exports/RUN --no-onnx --out exports/copy # such a folder is a checkpoint too
+
+Output, in OUT:
+  config.json         all that the checkpoint says of itself: network, data, gestures, normalisation, how it was made
+  model.safetensors   the weights
+  README.md           a model card made of these facts; say more in it before you publish
+  model.onnx          the network (inputs x, statistics; outputs logits, features; see semg/onnx_graph.py), with
+                      what a program has to know in its metadata, as JSON under `semg-gpt2`
+
+Both are checked before they are there: the folder is opened again and must hold the same weights, bit for bit; the
+ONNX file is run in onnxruntime and must give the same numbers to 1e-3 of a logit (seen: about 1e-6). No code is stored
+and none is run on opening. The folder opens where a checkpoint does, in Python too:
+
+  from pathlib import Path
+  from semg.inference import build_model, open_model
+  model = build_model(open_model(Path("exports/RUN")))
+
+The filter and the scaling of signals are not part of the network; predict.py does both from such a folder.
+
+ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. Takes half a minute.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semg import cli
+from semg.checkpoint import CONFIG, WEIGHTS, Checkpoint, write_folder
+from semg.errors import DataError
+from semg.files import folder_lock, write_text
+from semg.inference import build_model, open_model
+from semg.onnx_graph import check_packages, write_onnx
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write (default: exports/ and the run's name)")
+    parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="the Hugging Face folder alone")
+    return parser
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """The model card: only what the checkpoint knows."""
+    told = checkpoint.description
+    data, split = told["data"], told["split"]
+    seconds = data["arguments"]["window"] / data["rate"]
+    scores = told.get("validation", {})
+    shown = {"macro-F1": scores.get("val/macro_f1"), "accuracy": scores.get("val/accuracy")}
+    reached = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
+    lines = [
+        "---",
+        "library_name: semg-gpt2",
+        "tags: [semg, emg, gesture-recognition, gpt2]",
+        "---",
+        f"# {told['run']}: {len(data['classes'])} hand gestures from surface EMG",
+        "",
+        f"* input: {len(data['channels'])} channels at {data['rate']:g} Hz, windows of {1000 * seconds:g} ms",
+        f"* gestures: {', '.join(data['classes'])}",
+        f"* trained on {len(told['trained_on'])} people (split {split['name']}); normalised by {told['normalize']}",
+        f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people)",
+        "",
+        "Made by semg-gpt2's export.py. From a checkout of semg-gpt2:",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "from semg.inference import build_model, open_model",
+        'model = build_model(open_model(Path("this/folder")))',
+        "```",
+        "",
+        "The data that it was trained on has a licence of its own; putEMG's is CC BY-NC 4.0.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def check_copy(folder: Path, checkpoint: Checkpoint) -> None:
+    """DataError unless the folder opens as the very same model."""
+    copy = open_model(folder)
+    build_model(copy)
+    same = copy.description == checkpoint.description and copy.tensors.keys() == checkpoint.tensors.keys()
+    if not same or any(not torch.equal(copy.tensors[name], value) for name, value in checkpoint.tensors.items()):
+        raise DataError(f"{folder}: expected the checkpoint's own weights when opened again, found others")
+
+
+def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
+    """Write what was asked for; returns what to tell of it."""
+    checkpoint = open_model(args.checkpoint)
+    model = build_model(checkpoint)
+    args.out = args.out or Path("exports") / checkpoint.description["run"]
+    if args.out.resolve() == args.checkpoint.resolve():
+        raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
+    with folder_lock(args.out):
+        write_folder(args.out, checkpoint)
+        check_copy(args.out, checkpoint)
+        write_text(args.out / "README.md", card(checkpoint))
+        told: dict[str, Any] = {"out": args.out.as_posix(), "files": [CONFIG, WEIGHTS, "README.md"]}
+        console.say(f"{args.out / WEIGHTS}: {len(checkpoint.tensors)} tensors, opened again, the same bit for bit")
+        if args.onnx:
+            apart = write_onnx(args.out / "model.onnx", model, checkpoint)
+            told["files"].append("model.onnx")
+            told["onnx_largest_difference"] = apart
+            console.say(f"{args.out / 'model.onnx'}: run in onnxruntime, largest difference {apart:.1e}")
+    return told
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.Console(args)
+    if args.onnx:
+        check_packages()
+    told = export(args, console)
+    console.finish(
+        f"{args.out}: {', '.join(told['files'])}; next: python predict.py RECORDING --checkpoint {args.out}", **told
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

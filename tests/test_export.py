@@ -1,0 +1,140 @@
+"""export.py: what it writes opens as the same model, computes the same, and damage to it is named."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
+
+import export
+import predict
+from model import GPT2Classifier, ModelConfig
+from semg import onnx_graph
+from semg.checkpoint import Checkpoint
+from semg.errors import DataError
+from semg.inference import build_model, open_model
+
+SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, run_script):
+    """The shipped example, as a user exports it."""
+    out = tmp_path_factory.mktemp("exports") / "demo"
+    done = run_script("export.py", "--checkpoint", SHIPPED, "--out", out, "--json", cwd=out.parent)
+    return out, json.loads(done.stdout)
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch, capsys):
+    """A fresh folder without ONNX."""
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(SHIPPED), "--out", str(tmp_path), "--no-onnx"])
+    assert export.main() == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+def test_the_folder_is_the_checkpoint(exported):
+    out, told = exported
+    assert told["files"] == ["config.json", "model.safetensors", "README.md", "model.onnx"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(told["files"])
+    ours, theirs = open_model(SHIPPED), open_model(out)
+    assert theirs.description == ours.description
+    assert theirs.tensors.keys() == ours.tensors.keys()
+    assert all(torch.equal(value, theirs.tensors[name]) for name, value in ours.tensors.items())
+    x = torch.randn(2, 24, 1280)
+    with torch.inference_mode():
+        assert torch.equal(build_model(ours)(x), build_model(theirs)(x))
+    assert json.loads((out / "config.json").read_text())["model_type"] == "semg-gpt2"
+    assert "fist" in (out / "README.md").read_text()
+
+
+def test_a_session_is_normalised_with_the_graph_alone(exported):
+    """What the manual says of `features` and `statistics`, done as a program without PyTorch would."""
+    import onnxruntime
+
+    out, told = exported
+    assert told["onnx_largest_difference"] < 1e-4
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    known = json.loads(session.get_modelmeta().custom_metadata_map["semg-gpt2"])
+    assert known["classes"][1] == "fist"
+    assert known["rate"] == 5120
+    model = build_model(open_model(SHIPPED))
+    x = torch.randn(16, 24, 1280)
+    width = model.token_mean.numel()
+    plain = np.stack([np.zeros((16, width)), np.ones((16, width))], axis=1).astype(np.float32)
+    _, features = session.run(None, {"x": x.numpy(), "statistics": plain})
+    tokens = features.reshape(-1, width)
+    own = np.stack([tokens.mean(0), tokens.std(0)])[None].repeat(16, 0)
+    logits, _ = session.run(None, {"x": x.numpy(), "statistics": own})
+    statistics = model.finish_statistics(model.token_statistics(x))
+    with torch.inference_mode():
+        expected = model(x, statistics.expand(16, 2, width))
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
+
+
+def test_other_networks_come_out_of_onnxruntime_the_same(tmp_path):
+    model = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, frontend="both", tune="lora"))
+    data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": {}}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    checkpoint = Checkpoint(tmp_path, {"data": data, "normalize": "train"}, {**tensors, "train_gain": torch.rand(24)})
+    assert onnx_graph.write_onnx(tmp_path / "m.onnx", model, checkpoint) < 1e-4
+    assert len(onnx_graph.contract(checkpoint)["gain"]) == 24
+
+
+def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch):
+    model = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, frontend="raw", backbone="none"))
+    data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": {}}
+    monkeypatch.setattr(onnx_graph, "largest_difference", lambda *_: 0.5)
+    with pytest.raises(DataError, match=r"differ by at most 0\.001, found 0\.5"):
+        onnx_graph.write_onnx(
+            tmp_path / "m.onnx", model, Checkpoint(tmp_path, {"data": data, "normalize": "session"}, {})
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_takes_the_folder_and_says_the_same(copied, monkeypatch):
+    signal = np.random.default_rng(0).normal(0, 50, (5120, 24)).astype(np.float32)
+    np.save(copied / "mine.npy", signal)
+    for name, checkpoint in (("ckpt", SHIPPED), ("folder", copied)):
+        words = ["--rate", "5120", "--checkpoint", checkpoint, "--out", copied / name, "--device", "cpu", "--quiet"]
+        monkeypatch.setattr(sys, "argv", ["predict.py", str(copied / "mine.npy"), *map(str, words)])
+        assert predict.main() == 0
+    assert (copied / "ckpt" / "mine.csv").read_bytes() == (copied / "folder" / "mine.csv").read_bytes()
+
+
+def test_damaged_folders_are_named(copied):
+    whole = load_file(copied / "model.safetensors")
+    name = next(iter(whole))
+    save_file({**whole, name: whole[name] + 1}, copied / "model.safetensors")
+    with pytest.raises(DataError, match=r"model\.safetensors: expected the checksum"):
+        open_model(copied)
+    (copied / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(DataError, match=r"model\.safetensors: expected an exported model's weights"):
+        open_model(copied)
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        open_model(copied)
+    (copied / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(DataError, match="expected model_type semg-gpt2, found gpt2"):
+        open_model(copied)
+    (copied / "config.json").unlink()
+    with pytest.raises(DataError, match=r"config\.json"):
+        open_model(copied)
+
+
+def test_without_the_packages_one_line_says_what_to_do(copied, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(SHIPPED), "--out", str(copied / "new")])
+    with pytest.raises(DataError, match="pip install onnx onnxscript onnxruntime, or give --no-onnx"):
+        export.main()
+    assert not (copied / "new").exists()
+
+
+def test_an_export_does_not_overwrite_what_it_reads(copied, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(copied), "--out", str(copied), "--no-onnx"])
+    with pytest.raises(DataError, match="another folder"):
+        export.main()
