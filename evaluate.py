@@ -15,19 +15,24 @@ Left out, --shards and --split are those that the checkpoint was trained with.
 
 Normalisation looks at no label. With a model trained under `--normalize session`, each person's signals are scaled
 by that session's own statistics, so a result says how well a new person is read once some minutes of their signal
-have been seen. Takes about 10 s for 10,000 windows of a small model on two CPU cores.
+have been seen. --normalize running scores such a model as a live device would decide: each window is normalised by
+what had been heard of the session until its end, from the first second on; metrics.json says which it was.
+
+Takes about 10 s for 10,000 windows of a small model on two CPU cores.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from model import GPT2Classifier
 from semg import cli
 from semg.batches import Batches
 from semg.checkpoint import Checkpoint, weights_file
-from semg.errors import DataError
+from semg.errors import DataError, UsageError
 from semg.files import checksum, folder_lock
 from semg.inference import (
     build_model,
@@ -40,9 +45,11 @@ from semg.inference import (
     scaling_of,
     statistics_for,
 )
+from semg.normalize import Scaling
 from semg.provenance import how_made
 from semg.results import summary, write_results
-from semg.shards import Shard, open_shards
+from semg.running import running_probabilities
+from semg.shards import Shard, WindowSet, open_shards
 from semg.splits import PARTS, Split, read_split
 
 
@@ -60,6 +67,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="auto: bf16 on CUDA")
     parser.add_argument("--workers", type=cli.whole(0), default=1, help="threads that read windows ahead")
+    parser.add_argument(
+        "--normalize",
+        choices=("trained", "running"),
+        default="trained",
+        help="as in training, or causally by what the session has shown so far",
+    )
     parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also decide by the last K windows")
     return parser
 
@@ -78,6 +91,41 @@ def warn_of_leaks(checkpoint: Checkpoint, shards: list[Shard], subset: str, cons
     return seen
 
 
+def decide(
+    model: GPT2Classifier, checkpoint: Checkpoint, windows: WindowSet, args: argparse.Namespace, console: cli.Console
+) -> np.ndarray:
+    """(n, K) probabilities of the windows, normalised as in training."""
+    device = choose_device(args.device)
+    mixing = mixing_for(checkpoint, windows.shards)
+    statistics = statistics_for(model, scaling_of(checkpoint).method, windows.shards, mixing, device)
+    bf16 = args.amp == "bf16" or (args.amp == "auto" and device.type == "cuda")
+    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else None
+    total = -(-len(windows) // args.batch_size)
+    return probabilities(
+        model,
+        Batches(windows, mixing, device, args.workers),
+        statistics,
+        args.batch_size,
+        autocast,
+        lambda steps: console.progress(steps, total=total, unit="batch"),
+    )
+
+
+def decide_running(
+    model: GPT2Classifier, scaling: Scaling, windows: WindowSet, args: argparse.Namespace, console: cli.Console
+) -> np.ndarray:
+    """(n, K) probabilities of the windows, each normalised by what came before it."""
+    return running_probabilities(
+        model,
+        scaling,
+        windows,
+        windows.shards[0].arguments["stride"],
+        choose_device(args.device),
+        args.batch_size,
+        lambda sessions: console.progress(sessions, unit="session"),
+    )
+
+
 def score(
     checkpoint: Checkpoint, shards: list[Shard], split: Split, args: argparse.Namespace, console: cli.Console
 ) -> dict[str, Any]:
@@ -85,21 +133,14 @@ def score(
     device = choose_device(args.device)
     model = build_model(checkpoint).to(device)
     scaling = scaling_of(checkpoint)
-    mixing = mixing_for(checkpoint, shards)
-    statistics = statistics_for(model, scaling.method, shards, mixing, device)
+    running = args.normalize == "running"
+    if running and scaling.method != "session":
+        raise UsageError(f"--normalize running: expected a model trained by session, found {scaling.method}")
     windows = open_windows(shards)
-    batches = Batches(windows, mixing, device, args.workers)
-    bf16 = args.amp == "bf16" or (args.amp == "auto" and device.type == "cuda")
-    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else None
-    total = -(-len(windows) // args.batch_size)
-    found = probabilities(
-        model,
-        batches,
-        statistics,
-        args.batch_size,
-        autocast,
-        lambda steps: console.progress(steps, total=total, unit="batch"),
-    )
+    if running:
+        found = decide_running(model, scaling, windows, args, console)
+    else:
+        found = decide(model, checkpoint, windows, args, console)
     seen = warn_of_leaks(checkpoint, shards, args.subset, console)
     return write_results(
         args.out,
@@ -120,7 +161,7 @@ def score(
             "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
-            "normalize": scaling.method,
+            "normalize": "running" if running else scaling.method,
             "whitening": scaling.whitening,
             "trained_on_subjects_scored": seen,
             "made": how_made("evaluate.py", args),

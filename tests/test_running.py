@@ -1,0 +1,98 @@
+"""evaluate.py --normalize running: causal, as a stream would decide, and said in the results."""
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+from test_evaluate import here, trained  # noqa: F401  fixtures
+
+from semg.batches import Batches
+from semg.inference import build_model, mixing_for, open_model, probabilities, scaling_of, statistics_for
+from semg.running import running_probabilities
+from semg.shards import WindowSet, open_shards
+from semg.streaming import Running
+
+CPU = torch.device("cpu")
+STRIDE = small_shards.STRIDE
+
+
+@pytest.fixture(scope="module")
+def opened(trained):  # noqa: F811
+    """The trained model's checkpoint, and two recordings of one session of a person it has not seen."""
+    checkpoint = open_model(trained / "run" / "best_model.ckpt")
+    folder = trained / "more"
+    records = [small_shards.write(folder, 7, name, repetitions=4) for name in ("repeats_long", "repeats_short")]
+    return checkpoint, build_model(checkpoint), open_shards(folder, records)
+
+
+def running(opened, shards):
+    checkpoint, model, _ = opened
+    return running_probabilities(model, scaling_of(checkpoint), WindowSet(shards), STRIDE, CPU, batch_size=7)
+
+
+class Changed:
+    """A shard whose signal is another from some sample on."""
+
+    def __init__(self, shard, since):
+        self.signal = np.array(shard.signal)
+        self.signal[since:] = self.signal[since:] * 3 + 50
+        self._shard = shard
+
+    def __getattr__(self, name):
+        return getattr(self._shard, name)
+
+
+def test_no_window_is_decided_by_what_comes_after_it(opened):
+    shards = opened[2]
+    since = 6000
+    first, second = running(opened, shards), running(opened, [Changed(shards[0], since), shards[1]])
+    windows = WindowSet(shards)
+    before = (windows.shard == 0) & (windows.start + windows.window <= since)
+    assert 0 < before.sum() < len(windows)
+    assert np.array_equal(first[before], second[before])
+    assert np.abs(first - second)[~before].max(1).min() > 0, "also the next recording of the session"
+
+
+def test_on_the_grid_it_is_what_a_stream_computes(opened):
+    checkpoint, model, shards = opened
+    stream = Running(model, scaling_of(checkpoint), CPU)
+    windows, signal, expected = WindowSet(shards[:1]), shards[0].signal, {}
+    for at in range(0, len(signal) - windows.window + 1, STRIDE):
+        stream.see(signal[0 if at == 0 else at + windows.window - STRIDE : at + windows.window])
+        x, statistics = stream(np.array(signal[at : at + windows.window]))
+        with torch.inference_mode():
+            expected[at] = model(x, statistics).softmax(1)[0].numpy()
+    found = running(opened, shards[:1])
+    places = [place for place, at in enumerate(windows.start) if at in expected]
+    assert len(places) > 20
+    np.testing.assert_allclose(
+        found[places], np.stack([expected[at] for at in windows.start[places]]), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_late_in_a_session_it_comes_to_whole_session_normalisation(opened):
+    checkpoint, model, shards = opened
+    windows = WindowSet(shards)
+    mixing = mixing_for(checkpoint, shards)
+    statistics = statistics_for(model, "session", shards, mixing, CPU)
+    whole = probabilities(model, Batches(windows, mixing, CPU), statistics, 64)
+    apart = np.abs(running(opened, shards) - whole).max(1)
+    assert apart[-30:].mean() < 0.1
+    assert apart[-30:].mean() < apart[:30].mean()
+
+
+def test_results_say_which_normalisation_they_are_of(here, tmp_path):  # noqa: F811
+    told = here(tmp_path / "r", "--normalize", "running")
+    usual = here(tmp_path / "s")
+    assert (told["normalize"], usual["normalize"]) == ("running", "session")
+    assert told["n_windows"] == usual["n_windows"]
+    assert told["accuracy"] != usual["accuracy"] or told["ci95"] == usual["ci95"]
+
+
+def test_a_model_that_is_not_normalised_by_session_has_no_running_form(run_script, trained, tmp_path):  # noqa: F811
+    data = ["--shards", trained / "shards", "--split", trained / "split"]
+    flags = ["--init", "random", "--layers", 1, "--width", 16, "--patch", 64, "--epochs", 1, "--normalize", "train"]
+    run_script("train.py", *data, "--out", tmp_path / "run", *flags, "--device", "cpu")
+    words = ["--checkpoint", tmp_path / "run" / "best_model.ckpt", "--normalize", "running", "--out", tmp_path / "r"]
+    done = run_script("evaluate.py", *words, code=2)
+    assert "expected a model trained by session, found train" in done.stderr
