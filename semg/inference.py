@@ -1,6 +1,8 @@
 """A trained model on windows: opening it, its sessions' statistics, its probabilities."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from semg.errors import DataError, UsageError
 from semg.shards import Shard, WindowSet, difference
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
+READY_BYTES = 1 << 30  # of tokens kept in memory at most: some 90,000 windows of the default model
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -149,6 +152,25 @@ def statistics_for(
 
 
 @torch.inference_mode()
+def ready_tokens(
+    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = 512
+) -> Tensor | None:
+    """(n_windows, T, F) normalised tokens of all windows, for one who asks for them every epoch: they don't depend on
+    what trains. None where they would take more than READY_BYTES of memory."""
+    config = model.config
+    shape = (len(batches.windows), config.tokens, config.band_features + config.raw_features)
+    if 4 * math.prod(shape) > READY_BYTES:
+        return None
+    tokens = torch.empty(shape, device=batches.device)
+    at = 0
+    for batch in batches.iterate(in_order(shape[0], batch_size)):
+        own = None if statistics is None else statistics[batch.shard]
+        tokens[at : at + len(batch.label)] = model.tokens(batch.x, own)
+        at += len(batch.label)
+    return tokens
+
+
+@torch.inference_mode()
 def probabilities(
     model: GPT2Classifier,
     batches: Batches,
@@ -156,18 +178,28 @@ def probabilities(
     batch_size: int,
     autocast: torch.autocast | None = None,
     progress: Progress = iter,
+    ready: Tensor | None = None,
 ) -> np.ndarray:
-    """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode."""
+    """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode.
+
+    ready: what `ready_tokens` gave, if it did; signals are not read then.
+    """
+    order = in_order(len(batches.windows), batch_size)
+    tokens = _computed(model, batches, statistics, order) if ready is None else iter(ready.split(batch_size))
     parts = []
-    for batch in progress(batches.iterate(in_order(len(batches.windows), batch_size))):
-        own = None if statistics is None else statistics[batch.shard]
-        if autocast is None:
-            logits = model(batch.x, own)
-        else:
-            with autocast:
-                logits = model(batch.x, own)
+    for _ in progress(range(len(order))):
+        own = next(tokens)
+        with autocast or nullcontext():
+            logits = model.classify(own)
         parts.append(logits.float().softmax(1).cpu())
     return torch.cat(parts).numpy()
+
+
+def _computed(
+    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, order: Sequence[np.ndarray]
+) -> Iterator[Tensor]:
+    for batch in batches.iterate(order):
+        yield model.tokens(batch.x, None if statistics is None else statistics[batch.shard])
 
 
 @torch.inference_mode()
@@ -175,11 +207,8 @@ def pooled_features(
     model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray, batch_size: int = 512
 ) -> np.ndarray:
     """(len(index), d) float32: what the head sees of the windows at the places `index`, in evaluation mode."""
-    parts = []
-    for places in in_order(len(index), batch_size):
-        batch = batches.load(index[places])
-        own = None if statistics is None else statistics[batch.shard]
-        parts.append(model.pooled(model.tokens(batch.x, own)).float().cpu())
+    order = [index[places] for places in in_order(len(index), batch_size)]
+    parts = [model.pooled(own).float().cpu() for own in _computed(model, batches, statistics, order)]
     return torch.cat(parts).numpy()
 
 

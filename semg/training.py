@@ -33,6 +33,7 @@ from semg.inference import (
     open_windows,
     pooled_features,
     probabilities,
+    ready_tokens,
     session_statistics,
     statistics_for,
 )
@@ -237,6 +238,7 @@ class Run:
         self.optimizer = adamw(self.model, self.lr, args.weight_decay, self.device)
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()} if args.ema else None
         self.class_weights = _class_weights(self.train.windows, len(self.classes)).to(self.device)
+        self._val_tokens: Tensor | None = None  # computed once, if they fit into memory
         self.state = Progress()
         self.pretraining = self._pretraining() if args.pretrain else None
         self._dead = 0  # steps in a row without a gradient
@@ -493,7 +495,10 @@ class Run:
     def _validate(self, rate: float) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
         """An epoch's row of metrics.jsonl, what each validation person reached, and the (n, K) probabilities."""
         self.model.eval()
-        found = probabilities(self.model, self.val.batches, self.val.statistics, 512, self.autocast)
+        val = self.val
+        if self._val_tokens is None:
+            self._val_tokens = ready_tokens(self.model, val.batches, val.statistics)
+        found = probabilities(self.model, val.batches, val.statistics, 512, self.autocast, ready=self._val_tokens)
         label = self.val.windows.label
         told = validation_scores(found, label, self.val.windows.subject, len(self.classes))
         people = metrics.per_subject(label, found.argmax(1), self.val.windows.subject, len(self.classes))

@@ -5,12 +5,14 @@ import pytest
 import small_shards
 import torch
 
-from semg import normalize
+from model import GPT2Classifier, ModelConfig
+from semg import inference, normalize
 from semg.augment import Augmentation, TokenAugmenter, TokenLayout, mixed
 from semg.batches import Batches, in_order
 from semg.normalize import Scaling
 from semg.shards import WindowSet, open_shards
 
+CPU = torch.device("cpu")
 LAYOUT = TokenLayout(channels=24, bands=2, patch=3, ring=8)
 
 
@@ -187,3 +189,19 @@ def test_mixup_mixes_windows_and_targets_by_the_same_share():
 def test_wrong_augmentations_are_refused(words):
     with pytest.raises(ValueError, match=r"expected|could not convert"):
         Augmentation.parse(words)
+
+
+def test_tokens_made_ready_give_the_same_probabilities_and_too_many_are_not_made(shards, monkeypatch):
+    model = GPT2Classifier(ModelConfig(samples=320, patch=64, frame=160, layers=1, width=16, heads=2, classes=4)).eval()
+    mixing = normalize.mixing_of(shards, Scaling())
+    batches = Batches(WindowSet(shards), mixing, CPU)
+    statistics = inference.session_statistics(model, shards, mixing, CPU)
+        Batches(WindowSet(shards), mixing, CPU),
+        inference.session_statistics(model, shards, mixing, CPU),
+    )
+    tokens = inference.ready_tokens(model, batches, statistics, batch_size=7)
+    assert tokens.shape == (len(batches.windows), 5, 144)
+    usual = inference.probabilities(model, batches, statistics, 50)
+    np.testing.assert_allclose(inference.probabilities(model, batches, statistics, 50, ready=tokens), usual, atol=1e-5)
+    monkeypatch.setattr(inference, "READY_BYTES", 1000)
+    assert inference.ready_tokens(model, batches, statistics) is None
