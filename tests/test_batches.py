@@ -196,9 +196,6 @@ def test_tokens_made_ready_give_the_same_probabilities_and_too_many_are_not_made
     mixing = normalize.mixing_of(shards, Scaling())
     batches = Batches(WindowSet(shards), mixing, CPU)
     statistics = inference.session_statistics(model, shards, mixing, CPU)
-        Batches(WindowSet(shards), mixing, CPU),
-        inference.session_statistics(model, shards, mixing, CPU),
-    )
     tokens = inference.ready_tokens(model, batches, statistics, batch_size=7)
     assert tokens.shape == (len(batches.windows), 5, 144)
     usual = inference.probabilities(model, batches, statistics, 50)
