@@ -210,7 +210,7 @@ def process(job: Job) -> Outcome:
     except MemoryError:
         return Outcome(name, "failed", f"{job.source}: found too little memory; use fewer --workers")
     except OSError as error:
-        return Outcome(name, "failed", f"{job.shard}: could not be written ({error})")
+        return Outcome(name, "failed", f"{job.shard}: could not be written ({error}); is the disk full?")
 
 
 def _process(job: Job, name: str) -> Outcome:

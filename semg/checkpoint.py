@@ -55,7 +55,13 @@ def write_checkpoint(path: Path, description: Mapping[str, Any], tensors: Mappin
         "checksum": _checksum(text, kept),
     }
     with atomic_path(path) as temporary:
-        torch.save(whole, temporary)
+        try:
+            torch.save(whole, temporary)
+        except RuntimeError as error:  # what PyTorch's own writer makes of a full disk
+            raise DataError(
+                f"{path}: expected room to write it, found a disk that takes no more ({_short(error)}); free some, "
+                "then the same command with --resume goes on"
+            ) from None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

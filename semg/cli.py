@@ -16,9 +16,11 @@ from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from semg.errors import DataError, UsageError
+from semg.errors import FULL_DISK, DataError, UsageError
 
 T = TypeVar("T")
+
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -83,18 +85,33 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def _exit_code(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
-    except (DataError, UsageError, OSError) as error:
-        if "--debug" in sys.argv:
-            raise
-        if isinstance(error, BrokenPipeError):  # `script | head`: the reader has had enough
-            sys.stderr.close()
-            return 1
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt as stop:
         told = str(stop) or "run the same command again to go on"
         print(f"\nstopped: {told}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
+    except BrokenPipeError:  # `script | head`: the reader has had enough
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        told = _in_words(error)
+        if not told or "--debug" in sys.argv:
+            raise
+        print(f"error: {one_line(told)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _in_words(error: Exception) -> str:
+    """What a person can do something about, in one line; nothing for a mistake in the code, which needs a traceback."""
+    if isinstance(error, (DataError, UsageError)):
+        return str(error)
+    if isinstance(error, OSError):
+        reason = error.strerror or " ".join(map(str, error.args))
+        advice = "; free some and run again" if error.errno in FULL_DISK else ""
+        return f"{error.filename or 'output'}: expected to read or write there, found: {reason}{advice}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        told = one_line(str(error)).partition(". ")[0][:100] or "none left"
+        return f"expected enough memory, found too little ({told}); less at once needs less: --batch-size, --workers"
+    return ""
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -9,7 +9,6 @@ redirect. Nothing here waits forever and nothing reads more than was declared.
 """
 
 import contextlib
-import errno
 import re
 import shutil
 import threading
@@ -27,7 +26,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from semg.errors import DataError
+from semg.errors import FULL_DISK, DataError
 from semg.part import Note, Part
 
 T = TypeVar("T")
@@ -40,7 +39,6 @@ PROGRESS = 1 << 20  # bytes that make an attempt count as progress, so that the 
 _BLOCK = 1 << 18
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOTHING: MappingProxyType[str, str] = MappingProxyType({})
 
 
@@ -527,7 +525,7 @@ def free_bytes(folder: Path) -> int:
 
 def full_disk(error: OSError, folder: Path) -> DiskFullError | None:
     """The error that ends the run if `error` says that the disk, a quota or a limit is full."""
-    if error.errno not in _FULL:
+    if error.errno not in FULL_DISK:
         return None
     return DiskFullError(f"{folder}: expected space for the files, found the disk full; free some and run again")
 

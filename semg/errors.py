@@ -1,5 +1,7 @@
 """The two ways in which a run can fail because of what it was given."""
 
+import errno
+
 
 class DataError(Exception):
     """Something about an input is wrong; the message is one line: file, expected, found, what to do.
@@ -10,3 +12,6 @@ class DataError(Exception):
 
 class UsageError(Exception):
     """The flags make no sense together, or one is out of range. Scripts end with exit code 2."""
+
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota or a limit on a file's size

@@ -33,6 +33,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         _flush_to_disk(temporary)
         temporary.replace(path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,9 +61,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
             path.replace(old)
         temporary.replace(path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Let an error name `path`: a write to a full disk names no file, one inside a temporary folder that folder."""
+    inside = str(error.filename or temporary_name(path)).startswith(str(temporary_name(path)))
+    if error.errno is not None and inside:
+        error.filename = str(path)
 
 
 def _old_name(path: Path) -> Path:

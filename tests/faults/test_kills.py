@@ -70,16 +70,22 @@ class Work:
         return self
 
     def killed_at_random(self, number: int, times: int) -> int:
-        """Kill the command up to `times` times at random moments, then let it end. Returns how often it was hit."""
+        """Kill the command at `times` random moments, then let it end; if it ended before, begin it elsewhere anew."""
         draw = random.Random(f"{self.script}/{number}")
+        hit, ended = 0, 0
         out = self.folder / f"random{number}" / "out"
-        hit = 0
-        for _ in range(times):
+        while hit < times:
             process = self.begin(out)
-            until(lambda: self.lock(out).exists(), process)
+            until(lambda: self.lock(out).exists(), process)  # noqa: B023  called at once
             process.join(draw.random() * self.seconds)
             process.kill()
-            hit += finished(process) == -9
+            if finished(process) == -9:
+                hit += 1
+                continue
+            ended += 1
+            assert ended < 40 * times, "hardly ever hit"
+            self.finish(out)
+            out = self.folder / f"random{number}-{ended}" / "out"
         self.finish(out)
         return hit
 
@@ -164,26 +170,26 @@ def results(out: Path) -> dict[str, object]:
 
 
 ALL = ("preprocess, 1 worker", "preprocess, 2 workers", "create_dataset_files", "train", "evaluate")
-MANY = {
-    "preprocess, 1 worker": 10,
-    "preprocess, 2 workers": 10,
-    "create_dataset_files": 10,
-    "train": 16,
-    "evaluate": 10,
+MANY = {  # kills; with the downloader's forty at least, in test_server.py, more than a hundred
+    "preprocess, 1 worker": 14,
+    "preprocess, 2 workers": 14,
+    "create_dataset_files": 8,
+    "train": 20,
+    "evaluate": 14,
 }
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_killed_at_a_random_moment_it_ends_the_same(works, record_property, name: str) -> None:
-    record_property("kills", works(name).killed_at_random(0, times=1))
+    record_property("kills at random moments", works(name).killed_at_random(0, times=1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_killed_at_many_random_moments_it_ends_the_same(works, record_property, name: str) -> None:
-    hit = sum(works(name).killed_at_random(number, times=1 + number % 2) for number in range(1, 1 + MANY[name]))
-    record_property("kills", hit)
-    assert hit >= 1  # a run of milliseconds is mostly over by then; the test below leaves no moment out
+    hit = sum(works(name).killed_at_random(number, times=2) for number in range(1, 1 + MANY[name] // 2))
+    record_property("kills at random moments", hit)
+    assert hit == MANY[name]
 
 
 @pytest.mark.slow
@@ -192,7 +198,7 @@ def test_killed_before_each_change_it_ends_the_same(works, record_property, tmp_
     work, number = works(name), 1
     while work.killed_before_change(number, tmp_path / str(number) / "out"):
         number += 1
-    record_property("kills", number - 1)
+    record_property("kills just before a change", number - 1)
     assert number > 5
 
 
@@ -208,7 +214,7 @@ def test_an_overwrite_killed_before_each_change_loses_no_shard(
     assert finished(work.begin(out)) == 0
     if finished(work.begin(out, die_at=number, folder=out)) == 0:
         return
-    record_property("kills", 1)
+    record_property("kills just before a change", 1)
     for path in inputs["raw"].iterdir():
         if (out / path.stem).exists():
             open_shard(out / path.stem, verify=True)

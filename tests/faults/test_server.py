@@ -730,7 +730,7 @@ def test_killed_anywhere_it_ends_the_same(
     share: ShareServer, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     moments = [0.2 + 0.9 * random.Random(number).random() for number in range(4)]
-    record_property("kills", killed_at(share, tmp_path, moments))
+    record_property("kills at random moments", killed_at(share, tmp_path, moments))
 
 
 @pytest.mark.slow
@@ -739,7 +739,7 @@ def test_killed_at_many_moments_it_ends_the_same(
 ) -> None:
     moments = [0.2 + 1.1 * random.Random(100 + number).random() for number in range(40)]
     killed = killed_at(share, tmp_path, moments)
-    record_property("kills", killed)
+    record_property("kills at random moments", killed)
     assert killed >= 40
 
 

@@ -1,0 +1,124 @@
+"""The disk is full in the middle of any script: one line says so, what was there stays, and the same command goes on.
+
+What stops the writing is the system's own limit on the size of a file, as `ulimit -f` sets it. It needs no other file
+system, and the same errors come as from a full disk, from NumPy, PyTorch and Python alike.
+"""
+
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recordings
+import small_shards
+import torch
+from downloading import tree
+from test_bad_inputs import TINY, script, table
+
+from semg.checkpoint import open_checkpoint
+from semg.training import Run
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """raw/, table.npy, shards/, split/, run/ and results/."""
+    folder = tmp_path_factory.mktemp("data")
+    shards, split = small_shards.write_all(folder)
+    (folder / "raw").mkdir()
+    recordings.write(folder / "raw", table(), recordings.record_name(3), complevel=1)
+    np.save(folder / "table.npy", np.random.default_rng(0).normal(0, 30, (20_000, 24)).astype(np.float32))
+    places = ["--shards", shards, "--split", split]
+    assert script("train", *places, "--out", folder / "run", *TINY.split()).code == 0
+    model = ["--checkpoint", folder / "run/best_model.ckpt", "--device", "cpu"]
+    assert script("evaluate", *model, *places, "--out", folder / "results").code == 0
+    return folder
+
+
+def commands(data: Path, out: Path) -> dict[str, list[object]]:
+    places = ["--shards", data / "shards", "--split", data / "split"]
+    model = ["--checkpoint", data / "run/best_model.ckpt", "--device", "cpu"]
+    return {
+        "preprocess": ["--raw", data / "raw", "--shards", out, "--workers", 1],
+        "create_dataset_files": ["--shards", data / "shards", "--out", out],
+        "train": [*places, "--out", out, *TINY.split()],
+        "evaluate": [*model, *places, "--out", out],
+        "baselines": [*places, "--out", out, "--features", "rms", "--classifiers", "lda"],
+        "predict": [data / "table.npy", "--rate", 5120, *model, "--out", out],
+        "compare": [data / "results", "--out", out],
+        "plot": ["classes", data / "split", "--shards", data / "shards", "--out", out / "classes.png"],
+        "simulate_putemg": [out, "--subjects", 3, "--seconds", 15, "--days", 1, "--workers", 1],
+    }
+
+
+ROOM = {  # bytes that a file may have: enough for some of what the script writes, too few for all of it
+    "preprocess": 100_000,
+    "create_dataset_files": 300,
+    "train": 30_000,
+    "evaluate": 10_000,
+    "baselines": 10_000,
+    "predict": 5_000,
+    "compare": 5_000,
+    "plot": 5_000,
+    "simulate_putemg": 200_000,
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "simulate_putemg" else name for name in ROOM]
+)
+def test_a_disk_that_is_full_in_the_middle(
+    data: Path, tmp_path: Path, name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("counted", "full disks")
+    out, right = tmp_path / "out", tmp_path / "right"
+    with files_of_at_most(ROOM[name]):
+        done = script(name, *commands(data, out)[name], "--quiet")
+    assert done.code == 1, done
+    (line,) = [line for line in done.err.splitlines() if not line.startswith("warning: ")]
+    assert line.startswith(f"error: {out}") and re.search("free some|disk full|could not be written", line), line
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".lock"))]
+    flags = ["--resume"] if (out / "last.ckpt").exists() else []
+    assert script(name, *commands(data, out)[name], *flags).code == 0
+    assert script(name, *commands(data, right)[name]).code == 0
+    assert set(tree(out)) >= {path for path in tree(right) if "events.out" not in path}
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".lock"))]
+
+
+def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epochs before are kept; with room again, --resume ends where an undisturbed run does."""
+    flags = ["--shards", data / "shards", "--split", data / "split", *TINY.split(), "--epochs", 3]
+    train_epoch = Run._train_epoch
+    with ExitStack() as full:
+
+        def fill_up_in_the_second(run: Run) -> None:
+            if run.state.epoch == 1:
+                full.enter_context(files_of_at_most(20_000))
+            train_epoch(run)
+
+        monkeypatch.setattr(Run, "_train_epoch", fill_up_in_the_second)
+        done = script("train", *flags, "--out", tmp_path / "run")
+    monkeypatch.setattr(Run, "_train_epoch", train_epoch)
+    assert (done.code, done.err.count("error: ")) == (1, 1)
+    assert "free some" in done.err and "resume" in done.err
+    assert open_checkpoint(tmp_path / "run/last.ckpt").description["state"]["epoch"] == 1
+    assert open_checkpoint(tmp_path / "run/best_model.ckpt").description["epoch"] == 1
+    assert script("train", *flags, "--out", tmp_path / "run", "--resume").code == 0
+    assert script("train", *flags, "--out", tmp_path / "right").code == 0
+    for name in ("last.ckpt", "best_model.ckpt"):
+        ends = [open_checkpoint(tmp_path / run / name).tensors for run in ("run", "right")]
+        assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items()), name
