@@ -47,7 +47,11 @@ class Trained:
             data = checkpoint.description["data"]
             how = data["arguments"]
             channels = tuple(how.get("channels", range(1, len(data["channels"]) + 1)))
-            names, mixing = montage(channels, how.get("montage", "monopolar"))
+            kind = how.get("montage", "monopolar")
+            if kind == "monopolar":  # of any device, under its own names
+                names, mixing = list(data["channels"]), np.eye(len(channels), dtype=np.float32)
+            else:
+                names, mixing = montage(channels, kind)
             spec = FilterSpec(
                 how["low"], how["high"], how.get("order", 4), tuple(how.get("notch", ())), how.get("causal", False)
             )

@@ -13,7 +13,7 @@ from semg.errors import DataError
 from semg.recording import Recording
 
 TABLES = (".csv", ".npy")
-UNITS = {"uV": 1.0, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts of one unit
+UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts of one unit
 SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
 _LARGEST_STEP = 1000  # of a resampling ratio's numerator and denominator
 
@@ -49,11 +49,7 @@ def read_table(path: Path, rate: float, unit: str, columns: Sequence[int] | None
     """
     if not path.is_file():
         raise DataError(f"{path}: expected samples, found no such file")
-    values = _read_csv(path) if path.suffix == ".csv" else _read_npy(path)
-    if columns is not None:
-        if wrong := [n for n in columns if not 1 <= n <= values.shape[1]]:
-            raise DataError(f"{path}: expected columns up to --channels {wrong[0]}, found {values.shape[1]}")
-        values = values[:, [n - 1 for n in columns]]
+    values = _read_csv(path, columns) if path.suffix == ".csv" else _chosen(path, _read_npy(path), columns)
     if values.shape[1] != n_channels:
         raise DataError(
             f"{path}: expected the model's {n_channels} channels, found {values.shape[1]} columns; "
@@ -65,21 +61,40 @@ def read_table(path: Path, rate: float, unit: str, columns: Sequence[int] | None
     return Source(path.stem, values.astype(np.float32), rate, UNITS[unit])
 
 
-def _read_csv(path: Path) -> np.ndarray:
+def _check_columns(path: Path, columns: Sequence[int], width: int) -> None:
+    if wrong := [n for n in columns if not 1 <= n <= width]:
+        raise DataError(f"{path}: expected columns up to --channels {wrong[0]}, found {width}")
+
+
+def _chosen(path: Path, values: np.ndarray, columns: Sequence[int] | None) -> np.ndarray:
+    if columns is None:
+        return values
+    _check_columns(path, columns, values.shape[1])
+    return values[:, [n - 1 for n in columns]]
+
+
+def _read_csv(path: Path, columns: Sequence[int] | None) -> np.ndarray:
+    """(T, columns); the other columns, such as labels, need not be numbers."""
+    places = None if columns is None else [n - 1 for n in columns]
     try:
         with path.open(encoding="utf-8-sig") as file:
-            header = not _is_numbers(file.readline())
+            first = file.readline().split(",")
+        if columns is not None:
+            _check_columns(path, columns, len(first))
+        header = not _are_numbers(first if places is None else [first[n] for n in places])
         with warnings.catch_warnings():  # of a file without a row; the number of columns tells
             warnings.simplefilter("ignore")
-            return np.loadtxt(path, delimiter=",", skiprows=int(header), ndmin=2, encoding="utf-8-sig")
+            return np.loadtxt(
+                path, delimiter=",", skiprows=int(header), ndmin=2, encoding="utf-8-sig", usecols=places, comments=None
+            )
     except (OSError, ValueError) as error:
         told = str(error).splitlines()[0]
         raise DataError(f"{path}: expected a table of numbers, comma between columns, found {told}") from None
 
 
-def _is_numbers(line: str) -> bool:
+def _are_numbers(cells: Sequence[str]) -> bool:
     try:
-        return bool([float(cell) for cell in line.split(",")])
+        return bool([float(cell) for cell in cells])
     except ValueError:
         return False
 

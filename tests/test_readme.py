@@ -19,6 +19,7 @@ TINY = "--layers 1 --frame 256 --epochs 1 --batch-size 32 --device cpu --overwri
 SMALLER = {
     "preprocess.py": "--workers 1",
     "train.py": TINY,
+    "export.py": "--no-onnx",
     "baselines.py": "--split splits/default --classifiers lda --features rms",
 }
 
@@ -85,6 +86,7 @@ def test_every_command_runs_in_order(workplace):
         "data/shards-paper",
         "results/plots/recording.png",
         "results/predictions",
+        "exports/random/model.safetensors",
     ):
         assert (workplace / made).exists(), made
 

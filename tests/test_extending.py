@@ -1,0 +1,123 @@
+"""docs/extending.md, run as it stands on small settings; and what import_csv.py says of wrong tables."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import import_csv
+from semg.errors import DataError, UsageError
+from semg.shards import open_shard
+from semg.sources import read_table
+
+TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+SMALL = {
+    "train.py": "--layers 1 --width 16 --heads 2 --epochs 1 --device cpu",
+    "simulate_putemg.py": "--workers 1",
+    "evaluate.py": "--device cpu",
+    "predict.py": "--device cpu",
+}
+
+
+def test_the_worked_example_runs(tmp_path):
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", TEXT, re.DOTALL):
+        commands = [["-c", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{block}"]]
+        if language == "bash":
+            words = [line.split()[1:] for line in block.splitlines()]
+            commands = [[str(ROOT / script), *flags, *SMALL.get(script, "").split()] for script, *flags in words]
+        for command in commands:
+            done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    shard = open_shard(next(iter((tmp_path / "data/shards-armband").glob("emg_*"))), verify=True)
+    assert (shard.rate, shard.channels) == (200, tuple(f"ch{n}" for n in range(1, 9)))
+    assert shard.classes[0] == "idle"
+    assert len(shard.classes) == 8
+    assert shard.window == 50
+    assert (tmp_path / "results/predictions/03-repeats_long.png").exists()
+    assert json.loads((tmp_path / "results/armband/metrics.json").read_text())["n_subjects"] >= 1
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A list and one recording of 4 s at 200 Hz with a time column and two gestures."""
+    signal = np.random.default_rng(0).normal(0, 30, (800, 2))
+    label = np.repeat(["rest", "fist", "", "fist"], 200)
+    rows = [f"{n / 200:.3f},{a:.3f},{b:.3f},{name}" for n, ((a, b), name) in enumerate(zip(signal, label, strict=True))]
+    (tmp_path / "a.csv").write_text("\n".join(["t,left,right,what", *rows]) + "\n")
+    (tmp_path / "list.csv").write_text("file,subject,date,task\na.csv,7,2024-03-01,\n")
+    return tmp_path
+
+
+@pytest.fixture
+def here(study, monkeypatch, capsys):
+    def run(*words):
+        own = ["--rate", "200", "--labels", "what", "--channels", "2-3", "--guard", "0", "--shards", study / "shards"]
+        monkeypatch.setattr(sys, "argv", ["import_csv.py", *map(str, [study / "list.csv", *own, *words])])
+        return import_csv.main(), *capsys.readouterr()
+
+    return run
+
+
+def test_a_table_becomes_a_shard_and_is_kept(here, study):
+    assert "1 shards written" in here()[1]
+    shard = open_shard(study / "shards" / "emg_gestures-07-task-2024-03-01-00-00-00-000", verify=True)
+    assert (shard.channels, shard.classes, shard.subject) == (("left", "right"), ("rest", "fist"), "07")
+    assert (shard.arguments["low"], shard.arguments["high"]) == (20, 90)
+    assert shard.windows["label"].tolist() == [0] * 7 + [1] * 14
+    assert shard.windows["repetition"][-1] == 1
+    assert "1 kept" in here()[1]
+    code, _, told = here("--high", 80)
+    assert code == 1
+    assert "expected high 80.0, found 90.0; --overwrite redoes it" in told
+    assert here("--high", 80, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.replace(",what\n", ",that\n"), "expected recordings with a column 'what'"),
+        (lambda t: t.replace("0.005,", "0.005,x", 1), "expected a table of numbers"),
+        (lambda t: "\n".join(t.splitlines()[:30]), "at least a window"),
+        (lambda t: t.replace(",rest", ""), "a cell for 'what' in every row|expected recordings with a column"),
+    ],
+)
+def test_wrong_recordings_are_named(here, study, change, told):
+    whole = (study / "a.csv").read_text()
+    (study / "a.csv").write_text(change(whole))
+    try:
+        code, _, errors = here()
+    except DataError as error:
+        code, errors = 1, str(error)
+    assert code == 1
+    assert re.search(told, errors), errors
+    assert not list((study / "shards").glob("emg_*"))
+
+
+def test_wrong_lists_and_flags_are_named(here, study):
+    for row, told in (
+        (",7,2024-03-01,", "expected a file"),
+        ("a.csv,0,2024-03-01,", "subject from 1 to 99"),
+        ("a.csv,100,2024-03-01,", "subject from 1 to 99"),
+        ("a.csv,7,1 March,", "a date such as"),
+        ("a.csv,7,2024-03-01,No Space", "small letters"),
+    ):
+        (study / "list.csv").write_text(f"file,subject,date,task\n{row}\n")
+        with pytest.raises(DataError, match=told):
+            here()
+    (study / "list.csv").write_text("")
+    with pytest.raises(DataError, match="header file,subject,date,task"):
+        here()
+    with pytest.raises(UsageError, match="below the Nyquist frequency, 100 Hz"):
+        here("--high", 120)
+
+
+def test_prediction_reads_the_same_table_beside_its_labels(study):
+    source = read_table(study / "a.csv", 200, "mV", (2, 3), 2)
+    assert source.samples.shape == (800, 2)
+    assert source.scale == 1000
+    with pytest.raises(DataError, match="--channels 9, found 4"):
+        read_table(study / "a.csv", 200, "uV", (9,), 1)
