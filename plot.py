@@ -165,7 +165,8 @@ def draw_architecture(args: argparse.Namespace) -> str:
             rate, classes = description["data"]["rate"], description["data"]["classes"]
         else:
             edges = tuple(edge / rate for edge in DEFAULT_BANDS)
-            config = ModelConfig(band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
+            seen = 2 * putemg.N_CHANNELS  # every electrode scaled, and whitened
+            config = ModelConfig(channels=seen, band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
     except (KeyError, TypeError, ValueError) as error:
         if args.source:
             raise DataError(f"{args.source[0]}: expected a model configuration, found {error}") from None

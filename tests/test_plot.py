@@ -16,7 +16,7 @@ from model import ModelConfig
 from semg import diagram, figures
 from semg.errors import DataError, UsageError
 
-TINY = {"layers": 1, "width": 16, "heads": 2}
+TINY = {"patch": 64, "layers": 1, "width": 16, "heads": 2}
 
 
 @pytest.fixture(scope="module")
