@@ -385,7 +385,7 @@ def run_networks(
         networks.prepare(
             part.shards,
             args.decimate,
-            networks.gains_of(part.shards, args.normalize, train.shards),
+            networks.scaled_by(part.shards, args.normalize, train.shards),
             device,
             console.progress,
         )

@@ -102,20 +102,20 @@ def decimated(shard: Shard, factor: int) -> Shard:
 
 
 def prepare(
-    shards: Sequence[Shard], factor: int, gains: np.ndarray, device: torch.device, progress: Progress
+    shards: Sequence[Shard], factor: int, mixing: np.ndarray, device: torch.device, progress: Progress
 ) -> Batches:
     """All windows of some shards, decimated and kept in memory, as batches on `device`.
 
-    gains: (n_shards, C), see semg.normalize. Memory: 2 bytes a kept sample and channel.
+    mixing: (n_shards, C, C), see semg.normalize. Memory: 2 bytes a kept sample and channel.
     """
     bar = progress(shards, total=len(shards), unit="recording", desc="decimate")
-    return Batches(WindowSet([decimated(shard, factor) for shard in bar]), gains, device, workers=0)
+    return Batches(WindowSet([decimated(shard, factor) for shard in bar]), mixing, device, workers=0)
 
 
-def gains_of(shards: Sequence[Shard], how: str, train_shards: Sequence[Shard]) -> np.ndarray:
-    """(n_shards, C) gains: `session` by each session's own, `none` by the training recordings' alone."""
-    train_gain = normalize.gain_of(train_shards)
-    return normalize.channel_gains(shards, "session" if how == "session" else "train", train_gain)
+def scaled_by(shards: Sequence[Shard], how: str, train_shards: Sequence[Shard]) -> np.ndarray:
+    """(n_shards, C, C) scaling: `session` by each session's own powers, `none` by the training recordings' alone."""
+    method = "session" if how == "session" else "train"
+    return normalize.mixing_of(shards, normalize.Scaling(method), normalize.gain_of(train_shards))
 
 
 # --- training --------------------------------------------------------------------------------------------------

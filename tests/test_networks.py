@@ -13,7 +13,7 @@ from torch import nn
 from semg import networks
 from semg.augment import Augmentation
 from semg.errors import DataError
-from semg.normalize import channel_gains, gain_of
+from semg.normalize import Scaling, gain_of, mixing_of
 from semg.shards import WindowSet, open_shard, open_shards, whole_windows, write_shard
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def parts(data, factor=4):
     train, val = (
         [open_shard(shards / r) for r in (split / f"{part}.txt").read_text().split()] for part in ("train", "val")
     )
-    return [networks.prepare(part, factor, channel_gains(part, "session"), CPU, silent) for part in (train, val)]
+    return [networks.prepare(part, factor, mixing_of(part, Scaling()), CPU, silent) for part in (train, val)]
 
 
 def trained(data, seed=0, **changes):
@@ -114,12 +114,12 @@ def test_decimating_by_one_changes_nothing(data):
         networks.decimated(shard, 321)
 
 
-def test_gains_follow_the_session_or_the_training_recordings(data):
+def test_scaling_follows_the_session_or_the_training_recordings(data):
     folder, _ = data
     shards = open_shards(folder, [small_shards.name(i) for i in (1, 2, 3)])
-    np.testing.assert_array_equal(networks.gains_of(shards, "session", shards[:1]), channel_gains(shards, "session"))
-    found = networks.gains_of(shards, "none", shards[:2])
-    np.testing.assert_array_equal(found, np.tile(gain_of(shards[:2]), (3, 1)))
+    np.testing.assert_array_equal(networks.scaled_by(shards, "session", shards[:1]), mixing_of(shards, Scaling()))
+    found = networks.scaled_by(shards, "none", shards[:2])
+    np.testing.assert_array_equal(found, np.stack([np.diag(gain_of(shards[:2]))] * 3))
 
 
 def test_an_epoch_visits_windows_once_and_moves_them_within_their_stretch(data):
