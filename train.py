@@ -180,6 +180,7 @@ def open_board(run: Run, facts: dict[str, Any]) -> Board:
         settings=settings(run.args),
         facts=facts | {"model": run.config.to_dict()},
         split=run.split,
+        warn=run.console.warn,
         purge_from=run.state.epoch + 1,
     )
 

@@ -14,15 +14,15 @@ In a run's folder:
 A run that is resumed goes on in a new event file; what the old one said of later epochs is hidden by TensorBoard.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
 from semg import metrics, plots
+from semg.events import open_events
 from semg.files import write_text
 from semg.splits import PARTS, Split
 
@@ -46,15 +46,16 @@ class Board:
         settings: Mapping[str, Any],
         facts: Mapping[str, Any],
         split: Split,
+        warn: Callable[[str], None] = print,
         purge_from: int = 1,
     ) -> None:
         """Open it and write what holds for the whole run.
 
-        settings: train.py's flags; facts: what followed from them, may be nested; purge_from: the first epoch that
+        warn: told once if the file can't be written any more; settings: train.py's flags; facts: what followed from them, may be nested; purge_from: the first epoch that
         this process will write, for what an earlier process wrote of it is void.
         """
         self.folder, self.classes = folder, list(classes)
-        self._writer = SummaryWriter(str(folder), purge_step=purge_from)
+        self._writer = open_events(str(folder), warn, purge_step=purge_from)
         self._writer.add_text("configuration", configuration_text(settings, facts), 0)
         self._writer.add_text("split", split_text(split), 0)
         self._writer.add_custom_scalars(_TOGETHER)

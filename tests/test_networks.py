@@ -201,7 +201,7 @@ class Recording(LogPower):
 def test_windows_are_changed_as_in_train_py(tmp_path):
     signal = np.tile(np.arange(1.0, CHANNELS + 1), (3000, 1))  # every channel says which it is
     shard = open_shard(made_of(tmp_path, signal, np.repeat(np.arange(3), 1000), stride=10))
-    batches = networks.prepare([shard], 4, np.ones((1, CHANNELS), np.float32), CPU, silent)
+    batches = networks.prepare([shard], 4, np.eye(CHANNELS, dtype=np.float32)[None], CPU, silent)
     model = Recording()
     networks.fit(model, batches, batches, networks.Recipe(epochs=2, batch_size=16), silent, print)
 

@@ -4,6 +4,7 @@ What stops the writing is the system's own limit on the size of a file, as `ulim
 system, and the same errors come as from a full disk, from NumPy, PyTorch and Python alike.
 """
 
+import errno
 import re
 import resource
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import recordings
 import small_shards
 import torch
 from downloading import tree
+from tensorboardX.record_writer import RecordWriter
 from test_bad_inputs import TINY, script, table
 
 from semg.checkpoint import open_checkpoint
@@ -122,3 +124,24 @@ def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
     for name in ("last.ckpt", "best_model.ckpt"):
         ends = [open_checkpoint(tmp_path / run / name).tensors for run in ("run", "right")]
         assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items()), name
+
+
+@pytest.mark.parametrize("written", [0, 3, 12])
+def test_tensorboards_log_that_finds_no_room_costs_the_log_and_not_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """The thread that writes it died of it, and the run waited for that thread without end."""
+    write, times = RecordWriter.write, []
+
+    def full(record: RecordWriter, content: bytes) -> None:
+        times.append(content)
+        if len(times) > written + 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(record, content)
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    places = ["--shards", data / "shards", "--split", data / "split", "--out", tmp_path]
+    done = script("train", *places, *TINY.split(), "--epochs", 3)
+    assert done.code == 0, done.err
+    assert done.err.count("TensorBoard's log ends here (No space left on device)") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
