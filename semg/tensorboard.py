@@ -51,8 +51,9 @@ class Board:
     ) -> None:
         """Open it and write what holds for the whole run.
 
-        warn: told once if the file can't be written any more; settings: train.py's flags; facts: what followed from them, may be nested; purge_from: the first epoch that
-        this process will write, for what an earlier process wrote of it is void.
+        warn: told once if the file can't be written any more; settings: train.py's flags; facts: what followed from
+        them, may be nested; purge_from: the first epoch that this process will write, for what an earlier process wrote
+        of it is void.
         """
         self.folder, self.classes = folder, list(classes)
         self._writer = open_events(str(folder), warn, purge_step=purge_from)
