@@ -176,7 +176,10 @@ def fill_defaults(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
     args.split = args.split or Path(trained["split"]["folder"])
     args.out = args.out or Path("results") / trained["run"]
     if not args.shards.is_dir():
-        raise DataError(f"{args.shards}: expected a folder of shards (--shards), found none; preprocess.py makes it")
+        raise DataError(
+            f"{args.shards}: expected a folder of shards (--shards), found none; preprocess.py makes "
+            "it, and `make demo` that of the shipped example"
+        )
 
 
 def main() -> int:
