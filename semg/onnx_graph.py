@@ -1,7 +1,8 @@
 """A trained model as an ONNX file, and the proof that onnxruntime computes the same from it.
 
-The graph's inputs and outputs (B windows of C channels and N samples; T tokens of F features; K classes):
-  x           (B, C, N) float32, microvolts times each channel's gain
+The graph's inputs and outputs (B windows of N samples, C electrodes seen as C' channels; T tokens of F features; K
+classes):
+  x           (B, C', N) float32, microvolts (N, C) times the (C, C') mixing, see semg/normalize.py; transposed
   statistics  (B, 2, F) float32, mean and deviation of the tokens of each window's session
   logits      (B, K)
   features    (B, T, F) the tokens before they are normalised
@@ -25,12 +26,16 @@ from model import GPT2Classifier
 from semg.checkpoint import Checkpoint
 from semg.errors import DataError
 from semg.files import atomic_path
+from semg.inference import scaling_of
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUTS, OUTPUTS = ("x", "statistics"), ("logits", "features")
 TOLERANCE = 1e-3  # of a logit or a log power; float32 in another order of summation differs by about 1e-6
 _CHECKED = (1, 3)  # windows at once: neither may be built into the graph
 _KEY = "semg-gpt2"
+_SCALED = "D = diag(1 / root mean square of each channel over the session)"
+_WHITENED = "D (R + ridge I)^(-1/2), R the session's mean of (x D)^T (x D), the root symmetric"
+_SESSION_MIXING = {"none": _SCALED, "only": f"{_WHITENED}; {_SCALED}", "beside": f"[D, {_WHITENED}]; {_SCALED}"}
 _DATA = ("rate", "unit", "channels", "classes", "arguments")
 
 
@@ -61,17 +66,17 @@ def check_packages() -> None:
 
 def contract(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
-    data, how = checkpoint.description["data"], checkpoint.description["normalize"]
+    data, scaling = checkpoint.description["data"], scaling_of(checkpoint)
     told: dict[str, Any] = {
         key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
     }
-    told["normalize"] = how
-    if how == "session":
-        told["gain"] = "1 / root mean square of each channel over the session"
+    told["normalize"] = scaling.to_dict()
+    if scaling.method == "session":
+        told["mixing"] = _SESSION_MIXING[scaling.whitening]
         told["statistics"] = "mean and deviation of the features over the session's windows and tokens"
         return told
     gain = checkpoint.tensors["train_gain"]
-    told["gain"] = (gain if how == "train" else torch.ones_like(gain)).tolist()
+    told["mixing"] = torch.diag(gain if scaling.method == "train" else torch.ones_like(gain)).tolist()
     told["statistics"] = [checkpoint.tensors[f"model.token_{name}"].tolist() for name in ("mean", "deviation")]
     return told
 

@@ -16,6 +16,7 @@ from semg import onnx_graph
 from semg.checkpoint import Checkpoint
 from semg.errors import DataError
 from semg.inference import build_model, open_model
+from semg.normalize import Scaling, mixing_from
 
 SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
 
@@ -45,7 +46,7 @@ def test_the_folder_is_the_checkpoint(exported):
     assert theirs.description == ours.description
     assert theirs.tensors.keys() == ours.tensors.keys()
     assert all(torch.equal(value, theirs.tensors[name]) for name, value in ours.tensors.items())
-    x = torch.randn(2, 24, 1280)
+    x = torch.randn(2, 48, 1280)
     with torch.inference_mode():
         assert torch.equal(build_model(ours)(x), build_model(theirs)(x))
     assert json.loads((out / "config.json").read_text())["model_type"] == "semg-gpt2"
@@ -63,7 +64,17 @@ def test_a_session_is_normalised_with_the_graph_alone(exported):
     assert known["classes"][1] == "fist"
     assert known["rate"] == 5120
     model = build_model(open_model(SHIPPED))
-    x = torch.randn(16, 24, 1280)
+    signal = np.random.default_rng(0).normal(0, 30, (16 * 1280, 24))
+    assert known["normalize"]["whitening"] == "beside"
+    scale = np.diag(1 / np.sqrt(np.square(signal).mean(0)))  # what `mixing` says, word by word
+    assert known["mixing"].startswith("[D, D (R + ridge I)^(-1/2)")
+    values, vectors = np.linalg.eigh(scale @ (signal.T @ signal / len(signal)) @ scale)
+    root = vectors @ np.diag((values + known["normalize"]["ridge"]) ** -0.5) @ vectors.T
+    mixing = np.concatenate([scale, scale @ root], axis=1)
+    np.testing.assert_allclose(
+        mixing, mixing_from(signal.T @ signal / len(signal), Scaling(whitening="beside")), rtol=1e-5
+    )
+    x = torch.from_numpy((signal @ mixing).astype(np.float32)).view(16, 1280, 48).transpose(1, 2).contiguous()
     width = model.token_mean.numel()
     plain = np.stack([np.zeros((16, width)), np.ones((16, width))], axis=1).astype(np.float32)
     _, features = session.run(None, {"x": x.numpy(), "statistics": plain})
@@ -80,9 +91,11 @@ def test_other_networks_come_out_of_onnxruntime_the_same(tmp_path):
     model = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, frontend="both", tune="lora"))
     data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": {}}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    checkpoint = Checkpoint(tmp_path, {"data": data, "normalize": "train"}, {**tensors, "train_gain": torch.rand(24)})
+    checkpoint = Checkpoint(
+        tmp_path, {"data": data, "normalize": {"method": "train"}}, {**tensors, "train_gain": torch.rand(24)}
+    )
     assert onnx_graph.write_onnx(tmp_path / "m.onnx", model, checkpoint) < 1e-4
-    assert len(onnx_graph.contract(checkpoint)["gain"]) == 24
+    assert np.shape(onnx_graph.contract(checkpoint)["mixing"]) == (24, 24)
 
 
 def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch):
@@ -91,7 +104,7 @@ def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch
     monkeypatch.setattr(onnx_graph, "largest_difference", lambda *_: 0.5)
     with pytest.raises(DataError, match=r"differ by at most 0\.001, found 0\.5"):
         onnx_graph.write_onnx(
-            tmp_path / "m.onnx", model, Checkpoint(tmp_path, {"data": data, "normalize": "session"}, {})
+            tmp_path / "m.onnx", model, Checkpoint(tmp_path, {"data": data, "normalize": {"method": "session"}}, {})
         )
     assert list(tmp_path.iterdir()) == []
 
