@@ -22,6 +22,7 @@ Takes about 10 s for 10,000 windows of a small model on two CPU cores.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ from semg.inference import (
     scaling_of,
     statistics_for,
 )
-from semg.normalize import Scaling
 from semg.provenance import how_made
 from semg.results import summary, write_results
 from semg.running import running_probabilities
@@ -94,12 +94,19 @@ def warn_of_leaks(checkpoint: Checkpoint, shards: list[Shard], subset: str, cons
 def decide(
     model: GPT2Classifier, checkpoint: Checkpoint, windows: WindowSet, args: argparse.Namespace, console: cli.Console
 ) -> np.ndarray:
-    """(n, K) probabilities of the windows, normalised as in training."""
-    device = choose_device(args.device)
-    mixing = mixing_for(checkpoint, windows.shards)
-    statistics = statistics_for(model, scaling_of(checkpoint).method, windows.shards, mixing, device)
+    """(n, K) probabilities of the windows, normalised as --normalize says."""
+    scaling, device = scaling_of(checkpoint), next(model.parameters()).device
     bf16 = args.amp == "bf16" or (args.amp == "auto" and device.type == "cuda")
     autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else None
+    if args.normalize == "running":
+        stride = windows.shards[0].arguments["stride"]
+
+        def bar(sessions: Iterable[Any]) -> Iterable[Any]:
+            return console.progress(sessions, unit="session")
+
+        return running_probabilities(model, scaling, windows, stride, device, args.batch_size, autocast, bar)
+    mixing = mixing_for(checkpoint, windows.shards)
+    statistics = statistics_for(model, scaling.method, windows.shards, mixing, device)
     total = -(-len(windows) // args.batch_size)
     return probabilities(
         model,
@@ -111,36 +118,17 @@ def decide(
     )
 
 
-def decide_running(
-    model: GPT2Classifier, scaling: Scaling, windows: WindowSet, args: argparse.Namespace, console: cli.Console
-) -> np.ndarray:
-    """(n, K) probabilities of the windows, each normalised by what came before it."""
-    return running_probabilities(
-        model,
-        scaling,
-        windows,
-        windows.shards[0].arguments["stride"],
-        choose_device(args.device),
-        args.batch_size,
-        lambda sessions: console.progress(sessions, unit="session"),
-    )
-
-
 def score(
     checkpoint: Checkpoint, shards: list[Shard], split: Split, args: argparse.Namespace, console: cli.Console
 ) -> dict[str, Any]:
     """Run the model over all windows of the shards and write the results."""
-    device = choose_device(args.device)
-    model = build_model(checkpoint).to(device)
+    model = build_model(checkpoint).to(choose_device(args.device))
     scaling = scaling_of(checkpoint)
     running = args.normalize == "running"
     if running and scaling.method != "session":
         raise UsageError(f"--normalize running: expected a model trained by session, found {scaling.method}")
     windows = open_windows(shards)
-    if running:
-        found = decide_running(model, scaling, windows, args, console)
-    else:
-        found = decide(model, checkpoint, windows, args, console)
+    found = decide(model, checkpoint, windows, args, console)
     seen = warn_of_leaks(checkpoint, shards, args.subset, console)
     return write_results(
         args.out,

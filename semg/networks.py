@@ -208,19 +208,10 @@ def _augmenter(channels: int, recipe: Recipe) -> TokenAugmenter:
 
 
 def epoch_order(windows: WindowSet, recipe: Recipe, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Places and first samples of the windows of each step; a function of seed and epoch alone.
-
-    Starts are drawn evenly from a stride before to a stride after the window's own, within its stretch.
-    """
+    """Places and first samples of the windows of each step; a function of seed and epoch alone."""
     random = np.random.default_rng((recipe.seed, epoch))
     order = random.permutation(len(windows))
-    starts = windows.start[order]
-    if recipe.augmentation.jitter:
-        reach = windows.shards[0].arguments["stride"]
-        low = np.maximum(windows.low[order], starts - reach)
-        high = np.minimum(windows.high[order], starts + reach)
-        moved = random.integers(low, high + 1)
-        starts = np.where(random.random(len(order)) < recipe.augmentation.jitter, moved, starts)
+    starts = windows.jittered(order, recipe.augmentation.jitter, random)
     cuts = [
         slice(at, at + recipe.batch_size)
         for at in range(0, max(1, len(order) - recipe.batch_size + 1), recipe.batch_size)

@@ -6,6 +6,7 @@ the last window, and each labelled window is decided by what is known when it en
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ def running_probabilities(
     stride: int,
     device: torch.device,
     batch_size: int,
+    autocast: torch.autocast | None = None,
     progress: Progress = iter,
 ) -> np.ndarray:
     """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode.
@@ -37,7 +39,8 @@ def running_probabilities(
 
     def decide() -> None:
         places, x, statistics = zip(*held, strict=True)
-        logits = model(torch.cat(x), torch.cat(statistics))
+        with autocast or nullcontext():
+            logits = model(torch.cat(x), torch.cat(statistics))
         found[list(places)] = logits.float().softmax(1).cpu().numpy()
         held.clear()
 

@@ -400,6 +400,23 @@ class WindowSet:
         """(n,) the recording of each window."""
         return np.array([shard.record for shard in self.shards])[self.shard]
 
+    def jittered(self, index: np.ndarray, share: float, random: np.random.Generator, hop: int = 1) -> np.ndarray:
+        """(B,) places of windows -> (B,) first samples, a `share` of them moved at random.
+
+        A moved window starts anywhere from a stride before to a stride after its own start, on a multiple of `hop`,
+        and stays within its label's stretch.
+        """
+        starts = self.start[index]
+        if not share:
+            return starts
+        reach = self.shards[0].arguments["stride"]
+        low = np.maximum(self.low[index], starts - reach)
+        high = np.minimum(self.high[index], starts + reach)
+        first, last = -(-low // hop), high // hop
+        # a stretch between two multiples of the hop has none inside: the one before is a few ms early
+        moved = random.integers(np.minimum(first, last), last + 1) * hop
+        return np.where(random.random(len(index)) < share, moved, starts)
+
     def gather(self, index: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """(B,) places of windows -> (B, window, channels) float16, microvolts.
 

@@ -382,16 +382,8 @@ class Run:
             order = random.choice(len(windows), len(windows), p=weights / weights.sum())
         else:
             order = random.permutation(len(windows))
-        starts = windows.start[order]
-        if self.augmentation.jitter:
-            reach = windows.shards[0].arguments["stride"]
-            low = np.maximum(windows.low[order], starts - reach)
-            high = np.minimum(windows.high[order], starts + reach)
-            hop = self.train.batches.track.hop if self.train.batches.track else 1
-            first, last = -(-low // hop), high // hop
-            # a stretch between two multiples of the hop has none inside: the one before is a few ms early
-            moved = random.integers(np.minimum(first, last), last + 1) * hop
-            starts = np.where(random.random(len(order)) < self.augmentation.jitter, moved, starts)
+        hop = self.train.batches.track.hop if self.train.batches.track else 1
+        starts = windows.jittered(order, self.augmentation.jitter, random, hop)
         cuts = [slice(step * size, (step + 1) * size) for step in range(self.steps_per_epoch)]
         return [self.world.slice(order[c]) for c in cuts], [self.world.slice(starts[c]) for c in cuts]
 
