@@ -1,7 +1,4 @@
-"""What the benchmarks share: ways compared in turns (A B A B ...), medians, and where they were measured.
-
-Run as a script it says the machine alone.
-"""
+"""What the benchmarks share: ways compared in turns (A B A B ...), medians, and where they were measured."""
 
 import os
 import platform
@@ -36,7 +33,3 @@ def where() -> dict[str, Any]:
     machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
     busy = {"load_average": round(os.getloadavg()[0], 1)} if hasattr(os, "getloadavg") else {}
     return {"machine": machine | busy, "versions": versions("numpy", "torch", "transformers"), "commit": commit()}
-
-
-if __name__ == "__main__":
-    print(where())
