@@ -25,6 +25,10 @@ POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a scaled channe
 FRONTENDS = ("raw", "bands", "both")
 BACKBONES = ("gpt2", "attention", "none")
 POOLINGS = ("mean", "last")
+FRAME_BYTES = (
+    1 << 21
+)  # of frames whose spectra are taken at once on a CPU: its caches hold so much, more takes twice as long
+TRACK_FRAMES = 4096  # of a recording's track taken at once on a GPU
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
 
 
@@ -156,21 +160,26 @@ class BandPowers(nn.Module):
         last, half = config.samples - config.frame, config.patch // 2 - config.frame // 2
         starts = [min(max(0, at + half), last) for at in range(0, config.samples, config.patch)]
         distinct = sorted(set(starts))
-        index = torch.tensor(distinct)[:, None] + torch.arange(config.frame)
+        self._starts, self._frame = distinct, config.frame  # samples
         frame_of_token = torch.tensor([distinct.index(at) for at in starts])
         fourier, bank = _fourier(config.band_edges, config.frame)
-        self.index: Tensor
         self.frame_of_token: Tensor
         self.fourier: Tensor
         self.bank: Tensor
-        self.register_buffer("index", index, persistent=False)  # (frames, frame)
         self.register_buffer("frame_of_token", frame_of_token, persistent=False)  # (T,)
         self.register_buffer("fourier", fourier, persistent=False)  # (frame, 2 * bins)
         self.register_buffer("bank", bank, persistent=False)  # (2 * bins, bands)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N) -> (B, T, C * bands)."""
-        return self._log_powers(x[..., self.index])[:, self.frame_of_token]
+        few = self._at_once(x, x.shape[1] * len(self._starts))
+        whole = few is None or torch.compiler.is_exporting()  # an exported graph is one for any batch
+        parts = [x] if whole else x.split(few)
+        return torch.cat([self._log_powers(self._frames(part)) for part in parts])[:, self.frame_of_token]
+
+    def _frames(self, x: Tensor) -> Tensor:
+        """(B, C, N) -> (B, C, frames, frame), by slices: half the time of an index of every sample."""
+        return torch.stack([x[..., start : start + self._frame] for start in self._starts], dim=2)
 
     def _log_powers(self, frames: Tensor) -> Tensor:
         """(B, C, frames, frame) -> (B, frames, C * bands)."""
@@ -178,25 +187,36 @@ class BandPowers(nn.Module):
         power = spectrum.square_() @ self.bank  # (B, C, frames, bands)
         return power.add_(POWER_FLOOR).log_().transpose(1, 2).flatten(2)
 
+    def _at_once(self, x: Tensor, frames: int) -> int | None:
+        """How many times `frames` frames are worth taking together; None: all, as on a GPU."""
+        return max(1, FRAME_BYTES // (4 * frames * self._frame)) if x.device.type == "cpu" else None
+
     @property
     def hop(self) -> int:
         """The largest step, samples, such that every frame of a window that starts on a multiple of it does too."""
-        return math.gcd(*self.index[:, 0].tolist())
+        return math.gcd(*self._starts)
 
     @torch.no_grad()
-    def track(self, signal: Tensor) -> Tensor:
-        """(C, time) of a whole recording -> (n, C * bands): log powers of the frames at 0, hop, 2 * hop, ...
+    def track(self, signal: Tensor, mixing: Tensor) -> Tensor:
+        """(time, C) of a whole recording, (C, C') mixing -> (n, C' * bands): log powers of the frames at 0, hop, ...
 
         Windows of a recording overlap, and training visits them again and again; what their frames hold can be
-        computed once. `at` says where in the track a window's tokens lie.
+        computed once. `at` says where in the track a window's tokens lie. The mixed signal exists in parts only.
         """
-        frames = signal.unfold(1, self.index.shape[1], self.hop)  # (C, n, frame), a view
-        return torch.cat([self._log_powers(part[None])[0] for part in frames.split(4096, dim=1)])
+        hop, frame = self.hop, self._frame
+        count = (len(signal) - frame) // hop + 1
+        few = self._at_once(signal, mixing.shape[1]) or TRACK_FRAMES
+        parts = []
+        for first in range(0, count, few):
+            last = min(first + few, count) - 1
+            part = mixing.T @ signal[first * hop : last * hop + frame].float().T  # (C', time), frames lie in a row
+            parts.append(self._log_powers(part.unfold(1, frame, hop)[None])[0])
+        return torch.cat(parts)
 
     @property
     def starts(self) -> Tensor:
         """(T,) first sample of each token's frame, counted from the window's start."""
-        return self.index[:, 0][self.frame_of_token]
+        return torch.tensor(self._starts, device=self.frame_of_token.device)[self.frame_of_token]
 
     @property
     def at(self) -> Tensor:

@@ -514,7 +514,8 @@ class Run:
             return
         windows = self.val.windows
         index = projected(windows.label, len(self.classes))
-        features = pooled_features(self.model, self.val.batches, self.val.statistics, index)
+        val, ready = self.val, self._val_tokens
+        features = pooled_features(self.model, val.batches, val.statistics, index, ready=ready)
         self.board.project(features, windows.label[index], windows.subject[index], self.state.epoch)
 
     def _write_best(self, row: dict[str, Any], people: dict[str, Any]) -> None:
