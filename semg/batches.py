@@ -99,7 +99,8 @@ class Batches:
         if self._signal is None:
             x = torch.from_numpy(self.windows.gather(index, start))
             if self.device.type == "cuda":
-                x = x.pin_memory().to(self.device, non_blocking=True)
+                x = x.pin_memory()
+            x = x.to(self.device, non_blocking=self.device.type == "cuda")
         else:
             x = self._gather_resident(shard, starts)
         # the result is laid out (B, N, C) in memory, seen as (B, C, N)
