@@ -70,7 +70,7 @@ def main() -> None:
     """Read, pool, test, write."""
     args = arguments().parse_args()
     console = cli.Console(args)
-    methods = collect(args.results, args.group, args.metric)
+    methods = collect(cli.expanded(args.results), args.group, args.metric)
     methods.sort(key=lambda method: (-method.values.mean(), method.name))
     pairs = against(methods, args.reference)
     notes = [*differences_between(methods), *too_few(methods, pairs)]

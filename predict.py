@@ -257,6 +257,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.Console(args)
+    args.recordings = cli.expanded(args.recordings)
     check(args)
     trained = Trained.open(args.checkpoint, choose_device(args.device))
     say_what_differs(trained, args, console)
