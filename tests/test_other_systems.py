@@ -37,7 +37,7 @@ def test_files_are_flushed_as_windows_wants_it(tmp_path, monkeypatch):
 
 
 def test_a_lock_file_that_can_not_be_removed_while_it_is_open(tmp_path, monkeypatch):
-    def windows(path, missing_ok=False):
+    def windows(path, **_settings):
         raise PermissionError(13, "The process cannot access the file", str(path))
 
     for _ in range(2):
@@ -115,7 +115,7 @@ def test_a_step_on_a_device_without_float64(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps")
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
-def test_a_device_that_is_not_there_is_one_line(script, monkeypatch):
+def test_a_device_that_is_not_there_is_one_line(script):
     from semg.errors import UsageError
     from semg.inference import choose_device
 
