@@ -149,7 +149,8 @@ def compare(
     names = [f"{name} (reference)" if name == reference else name for name in people]
     axes.set_yticks(range(len(people)), names, fontsize=11)
     axes.set_ylim(len(people) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric} of a person (dots); mean over people with its 95 % interval (black)", fontsize=11)
+    axes.margins(x=0.06)
+    axes.set_xlabel(f"{metric}: every person a dot,\nblack the mean over people and its 95 % interval", fontsize=11)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
     save(figure, path)
@@ -171,18 +172,19 @@ def calibration(
     figure = new_figure(9.5, 4.6)
     for place, (metric, name) in enumerate((("macro_f1", "macro-F1"), ("accuracy", "accuracy"))):
         axes = figure.add_subplot(1, 2, place + 1)
-        for which, colour, marker, told in (
-            ("unadapted", ORANGE, "s", "the model as it was, on the same windows"),
-            ("adapted", BLUE, "o", "adapted to the person"),
-        ):
+        for which, colour, marker, aside, told in (
+            ("unadapted", ORANGE, "s", -0.03, "the model as it was, on the same windows"),
+            ("adapted", BLUE, "o", 0.03, "adapted to the person"),
+        ):  # aside: two intervals at one place would hide each other
             values = np.stack([people[count][which][metric] for count in counts])  # (counts, people)
-            axes.plot(counts, values, color=colour, alpha=0.3, linewidth=0.9)
+            places = np.array(counts) + aside
+            axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.9)
             means = values.mean(axis=1)
             ends = np.array([bootstrap_interval(row) for row in values])
             errors = np.abs(ends.T - means)
             label = f"{told}: mean over {values.shape[1]} people, 95 % interval"
             axes.errorbar(
-                counts, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
+                places, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
             )
         axes.axhline(1 / classes, color=GREY, linewidth=1.2, linestyle=":", label="accuracy by chance")
         axes.set_xticks(counts)
