@@ -81,7 +81,7 @@ def main() -> None:
     write(args, methods, pairs, markdown)
     console.finish(
         f"wrote {args.out}: compare.md, compare.csv, people.csv, compare.png",
-        out=str(args.out),
+        out=args.out.as_posix(),
         methods={method.name: float(method.values.mean()) for method in methods},
         warnings=notes,
     )

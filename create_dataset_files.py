@@ -335,7 +335,7 @@ def main() -> int:
     }
     console.finish(
         f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, {len(names)} recordings; "
-        f"next: python train.py --split {example.as_posix()}",
+        f"next: python train.py --split {example.as_posix()} --shards {args.shards.as_posix()}",
         out=args.out.as_posix(),
         kept=kept,
         protocol=args.protocol,

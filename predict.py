@@ -270,7 +270,7 @@ def main() -> int:
         except DataError as error:
             failed += 1
             console.error(str(error))
-    told = f"{args.out}: predictions of {len(done)} recordings"
+    told = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
     told += f"; {failed} failed, see above" if failed else ""
     console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done)
     return 1 if failed else 0
