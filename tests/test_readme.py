@@ -41,6 +41,15 @@ def test_make_knows_its_targets():
             assert done.returncode == 0, done.stderr
 
 
+def test_the_demo_without_make_is_the_demo():
+    done = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    made = [line.split()[1:] for line in lines if re.match(r"\S*python \w+\.py ", line)]
+    page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"without make\n.*?```bash\n(.*?)```", page, re.DOTALL)
+    assert [line.split()[1:] for line in block.splitlines()] == made
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, run_script):
     """An empty folder, and a local server with the share's files: four simulated people, one day."""
