@@ -109,7 +109,7 @@ class Batches:
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
         """(B, N, C) float16 microvolts -> (B, N, C') float32."""
         if self._gains is None:
-            return torch.bmm(x.float(), self._mixing[shard]) if x.device.type == "cuda" else self._mixed(x, shard)
+            return self._mixed(x, shard) if x.device.type == "cpu" else torch.bmm(x.float(), self._mixing[shard])
         return x.float().mul_(self._gains[shard][:, None, :])
 
     def _mixed(self, x: Tensor, shard: Tensor) -> Tensor:
