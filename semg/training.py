@@ -529,9 +529,9 @@ class Run:
         """What a checkpoint says of itself."""
         shard = self.train.shards[0]
         return {
-            "run": self.args.out.name,
+            "run": self.args.out.resolve().name,
             "model": self.config.to_dict(),
-            "data": {key: shard.meta[key] for key in ("rate", "unit", "channels", "classes", "arguments")},
+            "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
             "normalize": self.scaling.to_dict(),
             "backbone": {"source": self.args.backbone, "init": self.args.init},
             "pretraining_losses": self.pretraining.state.losses if self.pretraining else [],
