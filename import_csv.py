@@ -224,6 +224,8 @@ def main() -> int:
     console = cli.Console(args)
     args.high = args.high or min(HIGHEST, NYQUIST_SHARE * args.rate / 2)
     FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal).sections(args.rate)
+    if args.classes and len(set(args.classes)) < len(args.classes):
+        raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
     entries = read_list(args.list)
     classes = args.classes or gestures(entries, args.labels, console)
     if not classes:

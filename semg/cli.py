@@ -91,8 +91,8 @@ def _exit_code(main: Callable[[], int | None]) -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        if stop := _stop_behind(error):
-            return _stopped(stop)
+        if behind := _stop_behind(error):
+            return _stopped(behind)
         told = in_words(error)
         if not told or "--debug" in sys.argv:
             raise

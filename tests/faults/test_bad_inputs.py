@@ -29,6 +29,7 @@ from downloading import Done
 
 from semg import cli
 from semg.checkpoint import open_checkpoint, write_checkpoint
+from semg.errors import DataError
 from semg.recording import Recording
 from semg.shards import list_records
 
@@ -596,6 +597,22 @@ def test_a_wrong_checkpoint_to_resume_from(copy: Path, what: str) -> None:
     told(script("train", *flags), 1, "last.ckpt: expected")
 
 
+def test_a_traceback_is_shown_with_debug_alone(copy: Path) -> None:
+    without(copy / "run" / "best_model.ckpt")
+    told(evaluated(copy), 1, "found no such file")
+    with pytest.raises(DataError, match="no such file"):
+        evaluated(copy, "--debug")
+
+
+def test_adapting_that_leaves_the_numbers_is_told(copy: Path) -> None:
+    """NaN would be scored as if the first class had been decided for everywhere."""
+    model, places = copy / "run/best_model.ckpt", ["--shards", copy / "shards", "--split", copy / "split"]
+    flags = ["--init-from", model, "--calibrate", 1, "--lr", 1e15, "--epochs", 2, "--out", copy / "out"]
+    done = script("train", *places, *flags, "--device", "cpu", "--quiet")
+    told(done, 1, "subject 05: expected finite weights after adapting, found NaN or infinity; give a smaller --lr")
+    assert not (copy / "out" / "metrics.json").exists()
+
+
 # --- results, curves and tables ---------------------------------------------------------------------------------
 
 
@@ -773,6 +790,39 @@ def test_an_output_that_cannot_be_written_costs_that_recording_alone(data: Path,
     assert (tmp_path / "out" / "right.csv").is_file()
 
 
+STATES: list[tuple[dict[str, object], str]] = [
+    ({"state": None}, "without state"),
+    ({"state": {}}, "a state with epoch, step, in_epoch"),
+    ({"state.later": 1}, "a state with epoch, step, in_epoch"),
+    ({"state.epoch": -1}, "expected a whole number for state.epoch, found -1"),
+    ({"state.step": "many"}, "expected a whole number for state.step"),
+    ({"state.rows": 5}, "expected rows of metrics for state.rows"),
+    ({"state.best": "high"}, "expected a number for state.best"),
+    ({"state.confusion": [[1]]}, "expected a table of 4 x 4 counts for state.confusion"),
+    ({"arguments": 5}, "expected an object for arguments"),
+    ({"split": "0" * 64}, "expected the split .* as it is now, found another"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), STATES, ids=lambda value: ascii(value)[:40])
+def test_a_last_ckpt_that_says_what_cannot_be(data: Path, copy: Path, change: dict[str, object], message: str) -> None:
+    """As one of another version does, with a checksum that is right. The run is left as it is."""
+    last = copy / "run" / "last.ckpt"
+    for field, value in change.items():
+        described_otherwise(last, field, value)
+    before = {path: path.read_bytes() for path in (copy / "run").glob("*.*")}
+    flags = ["--shards", data / "shards", "--split", data / "split", "--out", copy / "run", *TINY.split(), "--resume"]
+    told(script("train", *flags), 1, f"last.ckpt: .*{message}")
+    assert {path: path.read_bytes() for path in (copy / "run").glob("*.*")} == before
+
+
+@pytest.mark.parametrize("name", ["optimizer.bogus.x", "model.bogus"])
+def test_a_last_ckpt_with_a_tensor_too_many(data: Path, copy: Path, name: str) -> None:
+    changed(copy / "run" / "last.ckpt", **{name: torch.ones(2)})
+    flags = ["--shards", data / "shards", "--split", data / "split", "--out", copy / "run", *TINY.split(), "--resume"]
+    told(script("train", *flags), 1, "last.ckpt: expected this run's (weights|optimiser), found (others|another)")
+
+
 # --- flags ------------------------------------------------------------------------------------------------------
 
 FLAGS: list[tuple[str, str, str]] = [
@@ -836,6 +886,9 @@ FLAGS: list[tuple[str, str, str]] = [
     ("train", f"--seed 1{'0' * 30}", "at most 9.0072e"),
     ("train", f"--patch {'9' * 400}", "expected a length"),
     ("train", "--pretrain -1", "at least 0"),
+    ("train", "--out /", "--out /: expected a folder with a name of its own"),
+    ("train --calibrate", "--calibrate 0", "at least 1"),
+    ("train --calibrate", "--tune last:9", "--tune: expected full, last:1 to last:1"),
     ("train", "--ridge 0", "above 0"),
     ("train", "--ridge nan", "above 0"),
     ("train", "--ridge 11", "at most 10"),
@@ -873,10 +926,14 @@ def test_wrong_flags(
         "create_dataset_files": ["--shards", data / "shards", "--out", tmp_path / "out"],
         "train": ["--shards", data / "shards", "--split", data / "split", "--out", tmp_path / "out", *TINY.split()],
         "evaluate": ["--checkpoint", data / "run" / "best_model.ckpt", "--out", tmp_path / "out"],
+        "train --calibrate": [
+            *("--init-from", data / "run" / "best_model.ckpt", "--calibrate", 1, "--shards", data / "shards"),
+            *("--split", data / "split", "--out", tmp_path / "out", "--quiet"),
+        ],
         "predict": [good, "--checkpoint", data / "run" / "best_model.ckpt", "--out", tmp_path / "out"],
         "baselines": ["--shards", data / "shards", "--split", data / "split", "--out", tmp_path / "out"],
         "compare": [results, "--out", tmp_path / "out"],
         "plot": ["recording", good, "--out", tmp_path / "out.png"],
     }
-    told(script(name, *places[name], *flags.split()), 2, message)
+    told(script(name.split()[0], *places[name], *flags.split()), 2, message)
     assert not list(tmp_path.rglob("*.*")), "nothing is written"
