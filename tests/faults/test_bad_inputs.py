@@ -482,7 +482,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: changed(path, {"normalize": {"method": "magic"}}),
         "expected how signals were normalised, found normalize: expected one of session, train, none",
     ),
-    "no data": (lambda path: changed(path, {"data": None}), "found a checkpoint without data"),
+    "no data": (
+        lambda path: changed(path, {"data": None}),
+        "expected a trained model, best_model.ckpt, found one without data.rate",
+    ),
 }
 
 

@@ -343,7 +343,7 @@ def test_workers_end_with_a_killed_preprocess(inputs: dict[str, Path], tmp_path:
     process.kill()
     process.wait()
     assert len(children) >= 2
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90  # they look for their parent once they have imported all they need
     while any(alive(child) for child in children) and time.monotonic() < end:
         time.sleep(0.05)
     assert not [child for child in children if alive(child)]
