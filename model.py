@@ -323,8 +323,16 @@ class GPT2Classifier(nn.Module):
 
     def tokens(self, x: Tensor, statistics: Tensor | None = None, bands: Tensor | None = None) -> Tensor:
         """(B, C, N) -> (B, T, F) normalised tokens."""
+        return self.normalized(self.features(x, bands), statistics)
+
+    def features(self, x: Tensor, bands: Tensor | None = None) -> Tensor:
+        """(B, C, N) -> (B, T, F) tokens as the front-end gives them."""
         with torch.autocast(x.device.type, enabled=False):  # powers span too many decades for bf16
-            features = self.frontend(x.float(), bands)
+            return self.frontend(x.float(), bands)
+
+    def normalized(self, features: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """(B, T, F) tokens as the front-end gives them -> (B, T, F) normalised tokens."""
+        with torch.autocast(features.device.type, enabled=False):
             if statistics is None:
                 return (features - self.token_mean) / self.token_deviation
             return (features - statistics[:, :1]) / statistics[:, 1:]
@@ -351,9 +359,13 @@ class GPT2Classifier(nn.Module):
 
         Add them up over batches, then `finish_statistics`.
         """
-        features = self.frontend(x.float()).flatten(0, 1).double()
-        count = torch.full_like(features[0], len(features))
-        return torch.stack([features.sum(0), features.square().sum(0), count])
+        return self.feature_sums(self.features(x))
+
+    @staticmethod
+    def feature_sums(features: Tensor) -> Tensor:
+        """(B, T, F) what `features` gave -> (3, F) float64, as `token_statistics`."""
+        each = features.flatten(0, 1).double()
+        return torch.stack([each.sum(0), each.square().sum(0), torch.full_like(each[0], len(each))])
 
     def finish_statistics(self, sums: Tensor) -> Tensor:
         """(3, F) sums -> (2, F) mean and deviation. Raw samples keep mean 0 and deviation 1: the signal's scale

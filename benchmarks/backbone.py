@@ -8,11 +8,9 @@ numbers: content does not change how long this takes. On a busy machine the rati
   python benchmarks/backbone.py --quick    # seconds, for a look
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
-from measuring import in_turns, where
+from measuring import Row, arguments, in_turns, report
 
 # isort: split
 import torch
@@ -21,17 +19,6 @@ from transformers import GPT2Config, GPT2Model
 
 from model import FUSED, GPT2Classifier, ModelConfig
 from semg import cli
-from semg.files import write_json
-
-
-def arguments() -> argparse.ArgumentParser:
-    """The flags of this script."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/backbone.json"), help="file to write")
-    parser.add_argument("--repeats", type=cli.whole(1), default=9, help="the median of so many")
-    parser.add_argument("--batch-size", type=cli.whole(1), default=128, help="windows")
-    parser.add_argument("--quick", action="store_true", help="3 repeats of a small batch")
-    return parser
 
 
 def bare(config: ModelConfig) -> GPT2Model:
@@ -69,15 +56,17 @@ def both_ways(model: nn.Module, work: Callable[[], Tensor]) -> Callable[[], None
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments().parse_args()
-    console = cli.Console(args)
-    repeats, batch = (3, 16) if args.quick else (args.repeats, args.batch_size)
+    parser = arguments(__doc__, "backbone", repeats=9)
+    parser.add_argument("--batch-size", type=cli.whole(1), default=128, help="windows")
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats, args.batch_size = 3, 16
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = ModelConfig(channels=48)
     ours, theirs = GPT2Classifier(config), bare(config)
-    tokens = torch.randn(batch, config.tokens, config.band_features)
-    embedded = torch.randn(batch, config.tokens, config.width)
+    tokens = torch.randn(args.batch_size, config.tokens, config.band_features)
+    embedded = torch.randn(args.batch_size, config.tokens, config.width)
 
     def classify() -> Tensor:
         return ours.classify(tokens)
@@ -93,14 +82,10 @@ def main() -> int:
             "classifier": both_ways(ours, classify) if training else forward(classify),
             "bare": both_ways(theirs, reference) if training else forward(reference),
         }
-        taken = in_turns(ways, repeats)
+        taken = in_turns(ways, args.repeats)
         ratio = taken["classifier"] / taken["bare"]
-        rows.append({"what": what, "ratio": ratio, "reach": 1.08, "seconds": taken})
-        console.say(f"{what:<32} x {ratio:.2f} of bare GPT2Model (to reach: at most 1.08)")
-    found = {"repeats": repeats, "batch": batch, "threads": 1, "tokens": config.tokens, "quick": args.quick}
-    write_json(args.out, found | {"rows": rows} | where())
-    console.finish(f"{args.out}: written", rows=rows)
-    return 0
+        rows.append(Row(f"GPT2Classifier, {what}", "bare GPT2Model", ratio, 1.08, seconds=taken))
+    return report(args, rows, batch=args.batch_size, threads=1, tokens=config.tokens)
 
 
 if __name__ == "__main__":

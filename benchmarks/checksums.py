@@ -7,72 +7,19 @@ page cache, where checksums cost most. Nothing is simulated: content does not ch
 """
 
 import argparse
-import os
-import platform
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from the checkout, nothing is installed
-
+import material
 import numpy as np
 import torch
+from measuring import Row, arguments, in_turns, report
 
 from model import GPT2Classifier, ModelConfig
 from semg import cli
 from semg.checkpoint import open_checkpoint, write_checkpoint
-from semg.files import write_json
-from semg.provenance import commit, versions
-from semg.putemg import CHANNEL_COLUMNS, GESTURES, RATE
-from semg.shards import WindowSet, open_shard, whole_windows, write_shard
-
-SECONDS = 300  # of a long recording
-WINDOW, STRIDE = 1280, 640
-
-
-def arguments() -> argparse.ArgumentParser:
-    """The flags of this script."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/checksums.json"), help="file to write")
-    parser.add_argument("--repeats", type=cli.whole(1), default=5, help="the median of so many")
-    return parser
-
-
-def median(work: Callable[[], object], repeats: int) -> float:
-    """Seconds, median of `repeats` after one that does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
-
-
-def make_shard(folder: Path) -> Path:
-    """A shard as long as one of putEMG's longer recordings."""
-    random = np.random.default_rng(0)
-    samples = SECONDS * int(RATE)
-    signal = (random.standard_normal((samples, 24), np.float32) * 50).astype(np.float16)
-    labels = np.repeat(np.arange(len(GESTURES), dtype=np.int8), -(-samples // len(GESTURES)))[:samples]
-    windows = whole_windows(labels, range(len(GESTURES)), WINDOW, STRIDE, guard=0)
-    record = "emg_gestures-03-repeats_long-2018-05-11-11-05-00-695"
-    meta = {
-        "record": record,
-        "subject": "03",
-        "date": "2018-05-11",
-        "time": "11-05-00-695",
-        "trajectory": "repeats_long",
-        "rate": RATE,
-        "channels": list(CHANNEL_COLUMNS),
-        "classes": list(GESTURES.values()),
-        "arguments": {"window": WINDOW, "stride": STRIDE},
-    }
-    write_shard(folder / record, meta, signal, windows)
-    return folder / record
+from semg.putemg import RATE
+from semg.shards import WindowSet, open_shard
 
 
 def read_windows(path: Path) -> None:
@@ -91,43 +38,32 @@ def make_checkpoint(folder: Path) -> Path:
     return path
 
 
-def compared(what: str, size: int, plain: float, checked: float) -> dict[str, Any]:
-    """One row: seconds without and with, and their ratio."""
-    row = {"what": what, "megabytes": round(size / 1e6, 1), "seconds": plain, "seconds_checked": checked}
-    return row | {"ratio": checked / plain}
-
-
-def measure(folder: Path, repeats: int) -> list[dict[str, Any]]:
+def measure(folder: Path, args: argparse.Namespace) -> list[Row]:
     """The rows of the table."""
-    shard = make_shard(folder)
-    size = sum(file.stat().st_size for file in shard.iterdir())
-    verify = median(lambda: open_shard(shard, verify=True), repeats)
-    epoch = median(lambda: read_windows(shard), repeats)
+    shard = material.shard(folder, 30 if args.quick else material.SECONDS)
     path = make_checkpoint(folder)
-    load = median(lambda: torch.load(path, weights_only=True), repeats)
+    taken = in_turns(
+        {
+            "verify": lambda: open_shard(shard, verify=True),
+            "epoch": lambda: read_windows(shard),
+            "load": lambda: torch.load(path, weights_only=True),
+            "open": lambda: open_checkpoint(path),
+        },
+        args.repeats,
+    )
+    ratio = (taken["epoch"] + taken["verify"]) / taken["epoch"]
     return [
-        compared("a shard: verified, then all its windows read once", size, epoch, epoch + verify),
-        compared("a checkpoint: opened", path.stat().st_size, load, median(lambda: open_checkpoint(path), repeats)),
+        Row("a shard verified, then its windows read once", "reading them", ratio, seconds=taken),
+        Row("a checkpoint opened and verified", "torch.load", taken["open"] / taken["load"], seconds=taken),
     ]
 
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments().parse_args()
-    console = cli.Console(args)
+    args = arguments(__doc__, "checksums").parse_args()
+    args.repeats = 1 if args.quick else args.repeats
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), args.repeats)
-    for row in rows:
-        console.say(
-            f"{row['what']:<52}{row['megabytes']:8.1f} MB{1000 * row['seconds']:9.1f} ms without"
-            f"{1000 * row['seconds_checked']:9.1f} ms with checksums, x {row['ratio']:.2f}"
-        )
-    machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
-    busy = {"load_average": round(os.getloadavg()[0], 1)} if hasattr(os, "getloadavg") else {}
-    facts = {"machine": machine | busy, "versions": versions("numpy", "torch"), "commit": commit()}
-    write_json(args.out, {"repeats": args.repeats, "rows": rows, **facts})
-    console.finish(f"{args.out}: written", rows=rows)
-    return 0
+        return report(args, measure(Path(folder), args))
 
 
 if __name__ == "__main__":

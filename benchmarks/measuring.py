@@ -1,17 +1,61 @@
 """What the benchmarks share: ways compared in turns (A B A B ...), medians, and where they were measured."""
 
+import argparse
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from the checkout, nothing is installed
 
+from semg import cli
+from semg.files import write_json
 from semg.provenance import commit, versions
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: `what` takes `ratio` times what `against` does; `reach` is the ratio wished for.
+
+    at_least: whether more is better, as for a rate. seconds: what was measured, medians. facts: anything else.
+    """
+
+    what: str
+    against: str
+    ratio: float
+    reach: float | None = None
+    at_least: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the ratio is as wished; None where nothing was wished."""
+        if self.reach is None:
+            return None
+        return self.ratio >= self.reach if self.at_least else self.ratio <= self.reach
+
+    def __str__(self) -> str:
+        wish = "" if self.reach is None else f"  (to reach: at {'least' if self.at_least else 'most'} {self.reach:g})"
+        return f"{self.what:<44} {self.ratio:7.2f} x {self.against}{wish}"
+
+
+def arguments(manual: str | None, name: str, repeats: int = 5) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    parser = cli.parser(manual)
+    out = Path(f"benchmarks/results/{name}.json")
+    parser.add_argument("--out", type=Path, default=out, help="file to write")
+    parser.add_argument("--repeats", type=cli.whole(1), default=repeats, help="the median of so many")
+    parser.add_argument("--quick", action="store_true", help="one repeat of little work, to see that it runs")
+    return parser
 
 
 def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -28,8 +72,41 @@ def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
     return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What a script took: seconds from start to end, and the most memory that it held, bytes."""
+
+    seconds: float
+    memory: int
+
+
+def run_script(name: str, *words: object) -> Finished:
+    """Run a script of this project to its end. Raises RuntimeError, with what it said, if it fails."""
+    began = time.perf_counter()
+    command = [sys.executable, str(ROOT / name), "--quiet", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        told = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {told}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Finished(time.perf_counter() - began, usage.ru_maxrss * unit)
+
+
 def where() -> dict[str, Any]:
     """The machine, how busy it is, versions and commit, for JSON."""
     machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
     busy = {"load_average": round(os.getloadavg()[0], 1)} if hasattr(os, "getloadavg") else {}
     return {"machine": machine | busy, "versions": versions("numpy", "torch", "transformers"), "commit": commit()}
+
+
+def report(args: argparse.Namespace, rows: Sequence[Row], **facts: Any) -> int:
+    """Print the table and write the JSON file."""
+    console = cli.Console(args)
+    for row in rows:
+        console.say(str(row))
+    table = [asdict(row) | {"reached": row.reached} for row in rows]
+    write_json(args.out, {"repeats": args.repeats, "quick": args.quick, **facts, "rows": table, **where()})
+    console.finish(f"{args.out}: written", rows=table)
+    return 0

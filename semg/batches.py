@@ -108,8 +108,15 @@ class Batches:
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
         """(B, N, C) float16 microvolts -> (B, N, C') float32."""
         if self._gains is None:
-            return torch.bmm(x.float(), self._mixing[shard])
+            return torch.bmm(x.float(), self._mixing[shard]) if x.device.type == "cuda" else self._mixed(x, shard)
         return x.float().mul_(self._gains[shard][:, None, :])
+
+    def _mixed(self, x: Tensor, shard: Tensor) -> Tensor:
+        """The same on a CPU, where a window at a time stays in its caches: half the time of one batched product."""
+        mixed = torch.empty(len(x), self.windows.window, self._mixing.shape[2], device=x.device)
+        for window, own, out in zip(x, shard.tolist(), mixed, strict=True):
+            torch.mm(window.float(), self._mixing[own], out=out)
+        return mixed
 
     def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
         assert self._signal is not None and self._offset is not None  # noqa: S101  for the type checker

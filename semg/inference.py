@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from semg.fields import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_field
 from semg.shards import Shard, WindowSet, difference
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
+PIECE = 64  # windows whose tokens a CPU computes at once: its caches hold most of that
 READY_BYTES = 1 << 30  # of tokens kept in memory at most: some 90,000 windows of the default model
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -199,11 +201,9 @@ def ready_tokens(
     if 4 * math.prod(shape) > READY_BYTES:
         return None
     tokens = torch.empty(shape, device=batches.device)
-    at = 0
-    for batch in batches.iterate(in_order(shape[0], batch_size)):
-        own = None if statistics is None else statistics[batch.shard]
-        tokens[at : at + len(batch.label)] = model.tokens(batch.x, own)
-        at += len(batch.label)
+    order = in_order(shape[0], batch_size)
+    for index, own in zip(order, _computed(model, batches, statistics, order), strict=True):
+        tokens[index[0] : index[-1] + 1] = own
     return tokens
 
 
@@ -235,8 +235,15 @@ def probabilities(
 def _computed(
     model: GPT2Classifier, batches: Batches, statistics: Tensor | None, order: Sequence[np.ndarray]
 ) -> Iterator[Tensor]:
-    for batch in batches.iterate(order):
-        yield model.tokens(batch.x, None if statistics is None else statistics[batch.shard])
+    """The normalised tokens of each batch in `order`."""
+    few = PIECE if batches.device.type == "cpu" else max(map(len, order), default=1)
+    pieces = [[index[at : at + few] for at in range(0, len(index), few)] for index in order]
+    loaded = batches.iterate([piece for own in pieces for piece in own])
+    for own in pieces:
+        made = []
+        for batch in islice(loaded, len(own)):
+            made.append(model.tokens(batch.x, None if statistics is None else statistics[batch.shard]))
+        yield torch.cat(made)
 
 
 @torch.inference_mode()

@@ -139,7 +139,7 @@ def predict_streamed(trained: Trained, source: Source, block: int, warmup: int) 
     else:
         nothing = np.zeros((1, len(trained.names)), np.float16)  # gains of training data look at no signal
         scale = mixing_for(trained.checkpoint, [_as_shard(trained, source, nothing)])[0]
-        normalization, warmup = Given(scale, None, trained.device), 0
+        normalization, warmup = Given(trained.model, scale, None, trained.device), 0
     sections = replace(trained.spec, causal=True).sections(trained.rate)
     mixing = trained.mixing * np.float32(source.scale)
     stream = Stream(trained.model, normalization, sections, mixing, trained.stride, warmup)

@@ -193,7 +193,7 @@ def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: n
             "second_moment": _second_moment(signal).tolist(),
             "files": {name: _file_facts(folder / name) for name in ("signal.npy", "windows.npy")},
         }
-        whole["checksum"] = _meta_checksum(whole)
+        whole["checksum"] = meta_checksum(whole)
         write_json(folder / "shard.json", whole)
 
 
@@ -210,7 +210,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": checksum(path)}
 
 
-def _meta_checksum(meta: dict[str, Any]) -> str:
+def meta_checksum(meta: dict[str, Any]) -> str:
     """Checksum of shard.json's content but for the checksum itself."""
     rest = {key: value for key, value in meta.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -242,7 +242,7 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"{path}: expected shard format {FORMAT_VERSION}, found {meta.get('format_version')}; "
             "run preprocess.py --overwrite"
         )
-    if meta.get("checksum") != _meta_checksum(meta):
+    if meta.get("checksum") != meta_checksum(meta):
         raise DataError(f"{path / 'shard.json'}: expected its checksum, found another; run preprocess.py --overwrite")
     check_fields(path / "shard.json", meta, _FIELDS, "a shard's description", "run preprocess.py --overwrite")
     return meta

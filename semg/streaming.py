@@ -32,24 +32,27 @@ class Normalization(Protocol):
     def see(self, block: np.ndarray) -> None:
         """(n, C) filtered microvolts that have come in."""
 
-    def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """(N, C) filtered microvolts -> (1, C', N) scaled, and (1, 2, F) token statistics or None, on the device."""
+    def __call__(self, window: np.ndarray) -> Tensor:
+        """(N, C) filtered microvolts -> (1, T, F) normalised tokens, on the device."""
 
 
 class Given:
     """Normalisation that was known before: from training data, or from an earlier hour."""
 
-    def __init__(self, mixing: np.ndarray, statistics: Tensor | None, device: torch.device) -> None:
+    def __init__(
+        self, model: GPT2Classifier, mixing: np.ndarray, statistics: Tensor | None, device: torch.device
+    ) -> None:
         """mixing: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
+        self._model = model
         self._mixing = torch.from_numpy(mixing).to(device)
         self._statistics = None if statistics is None else statistics[None].to(device)
 
     def see(self, block: np.ndarray) -> None:
         """Nothing is learnt from the stream."""
 
-    def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, window: np.ndarray) -> Tensor:
         """See `Normalization`."""
-        return _mixed(window, self._mixing), self._statistics
+        return self._model.tokens(_mixed(window, self._mixing), self._statistics)
 
 
 class Running:
@@ -95,15 +98,15 @@ class Running:
             self._mixed_at = self._samples
         return self._mixing
 
-    def __call__(self, window: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, window: np.ndarray) -> Tensor:
         """See `Normalization`; the window itself is part of what has been seen."""
-        x = self.scaled(window)
+        features = self._model.features(self.scaled(window))
         offset = self._offset()
-        total, squares, count = self._model.token_statistics(x).cpu().double()
+        total, squares, count = self._model.feature_sums(features).cpu()
         self._sums += torch.stack(
             [total - count * offset, squares - 2 * offset * total + count * offset.square(), count]
         )
-        return x, self.statistics()
+        return self._model.normalized(features, self.statistics())
 
     def scaled(self, window: np.ndarray) -> Tensor:
         """(N, C) filtered microvolts -> (1, C', N) as the model takes them now; nothing is learnt from the window."""
@@ -175,5 +178,5 @@ class Stream:
 
     @torch.inference_mode()
     def _decide(self) -> np.ndarray:
-        x, statistics = self._normalization(self._window)
-        return self._model(x, statistics).float().softmax(1)[0].cpu().numpy()
+        tokens = self._normalization(self._window)
+        return self._model.classify(tokens).float().softmax(1)[0].cpu().numpy()

@@ -367,7 +367,7 @@ class Run:
         while self.state.epoch < self.args.epochs and not (self.stop_asked or self._out_of_patience()):
             began = time.perf_counter()
             first = self.state.in_epoch
-            self._train_epoch()
+            self.train_epoch()
             if self.stop_asked:
                 return
             rate = (self.steps_per_epoch - first) * self.args.batch_size / (time.perf_counter() - began)
@@ -379,11 +379,12 @@ class Run:
         waited = self.state.epoch - self.state.best_epoch
         return bool(self.args.patience) and self.state.epoch > 0 and waited >= self.args.patience
 
-    def _train_epoch(self) -> None:
+    def train_epoch(self) -> None:
+        """Train on what is left of the epoch that is under way, or on the next one."""
         state, classes = self.state, len(self.classes)
         if state.in_epoch == 0:
             state.confusion, state.loss_sum, state.norm_sum = [[0] * classes for _ in range(classes)], 0.0, 0.0
-        order, starts = self._epoch_order(state.epoch)
+        order, starts = self.epoch_order(state.epoch)
         order, starts = order[state.in_epoch :], starts[state.in_epoch :]
         self.model.train()
         told = f"epoch {state.epoch + 1}/{self.args.epochs}"
@@ -404,7 +405,7 @@ class Run:
             distributed.all_reduce(confusion)
         state.confusion = (np.array(state.confusion) + confusion.cpu().numpy().reshape(classes, classes)).tolist()
 
-    def _epoch_order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def epoch_order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """This process's windows of each step, and where each window starts; a function of seed and epoch alone."""
         random = np.random.default_rng((self.args.seed, 1, epoch))
         windows, size = self.train.windows, self.args.batch_size

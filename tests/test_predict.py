@@ -176,7 +176,7 @@ def test_streamed_and_offline_agree_with_the_same_session_statistics(data, recor
     starts = np.linspace(0, len(signal) - WINDOW, inference.STATISTICS_WINDOWS).astype(np.int64)
     x = torch.from_numpy(np.stack([signal[at : at + WINDOW] for at in np.unique(starts)]).astype(np.float32) @ mixing)
     statistics = trained.model.finish_statistics(trained.model.token_statistics(x.transpose(1, 2)))
-    end, found = streamed(trained, source.samples, Given(mixing, statistics, CPU))
+    end, found = streamed(trained, source.samples, Given(trained.model, mixing, statistics, CPU))
     assert np.array_equal(end, offline.end)
     np.testing.assert_allclose(found, offline.found, atol=1e-3)
 
@@ -220,7 +220,8 @@ def test_running_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     running = Running(trained.model, trained.scaling, CPU)
     for at in range(0, 7680, WINDOW):
         running.see(signal[at : at + WINDOW])
-        x, statistics = running(signal[at : at + WINDOW])
+        running(signal[at : at + WINDOW])
+    x, statistics = running.scaled(signal[-WINDOW:]), running.statistics()
     gain = 1 / np.sqrt(np.square(signal.astype(np.float64)).mean(0))
     np.testing.assert_allclose(running.gain, gain, rtol=1e-5)
     np.testing.assert_allclose(x[0].numpy().T, signal[-WINDOW:].astype(np.float64) * gain, rtol=1e-4, atol=1e-5)
@@ -238,7 +239,8 @@ def test_running_whitening_comes_to_that_of_the_whole(tmp_path):
     running = Running(trained.model, trained.scaling, CPU)
     for at in range(0, len(signal), WINDOW):
         running.see(signal[at : at + WINDOW])
-        _, statistics = running(signal[at : at + WINDOW])
+        running(signal[at : at + WINDOW])
+    statistics = running.statistics()
     wide = signal.astype(np.float64)
     mixing = mixing_from(wide.T @ wide / len(wide), trained.scaling)
     np.testing.assert_allclose(running.mixing, mixing, atol=0.01 * np.abs(mixing).max())

@@ -59,9 +59,9 @@ def test_on_the_grid_it_is_what_a_stream_computes(opened):
     windows, signal, expected = WindowSet(shards[:1]), shards[0].signal, {}
     for at in range(0, len(signal) - windows.window + 1, STRIDE):
         stream.see(signal[0 if at == 0 else at + windows.window - STRIDE : at + windows.window])
-        x, statistics = stream(np.array(signal[at : at + windows.window]))
         with torch.inference_mode():
-            expected[at] = model(x, statistics).softmax(1)[0].numpy()
+            tokens = stream(np.array(signal[at : at + windows.window]))
+            expected[at] = model.classify(tokens).softmax(1)[0].numpy()
     found = running(opened, shards[:1])
     places = [place for place, at in enumerate(windows.start) if at in expected]
     assert len(places) > 20

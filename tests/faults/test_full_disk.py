@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
 ) -> None:
     """The epochs before are kept; with room again, --resume ends where an undisturbed run does."""
     flags = ["--shards", data / "shards", "--split", data / "split", *TINY.split(), "--epochs", 3]
-    train_epoch = Run._train_epoch
+    train_epoch = Run.train_epoch
     with ExitStack() as full:
 
         def fill_up_in_the_second(run: Run) -> None:
@@ -112,9 +112,9 @@ def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
                 full.enter_context(files_of_at_most(20_000))
             train_epoch(run)
 
-        monkeypatch.setattr(Run, "_train_epoch", fill_up_in_the_second)
+        monkeypatch.setattr(Run, "train_epoch", fill_up_in_the_second)
         done = script("train", *flags, "--out", tmp_path / "run")
-    monkeypatch.setattr(Run, "_train_epoch", train_epoch)
+    monkeypatch.setattr(Run, "train_epoch", train_epoch)
     assert (done.code, done.err.count("error: ")) == (1, 1)
     assert "free some" in done.err and "resume" in done.err
     assert open_checkpoint(tmp_path / "run/last.ckpt").description["state"]["epoch"] == 1

@@ -1,0 +1,62 @@
+"""Evaluating all windows, from shards to probabilities, against forward passes alone at the same batch size.
+
+Output: a table of ratios and benchmarks/results/evaluation.json. The forward passes get windows that lie scaled and
+whitened in memory. The default model of --init random with random weights; shards of noise, in the page cache.
+
+  python benchmarks/evaluation.py            # about a minute
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import material
+import torch
+from measuring import Row, arguments, in_turns, report
+
+from model import GPT2Classifier, ModelConfig
+from semg import cli, normalize
+from semg.batches import Batches, in_order
+from semg.inference import probabilities, session_statistics
+from semg.shards import WindowSet, list_records, open_shards
+
+BATCH = 512  # as evaluate.py's
+
+
+def ways(folder: Path, workers: int) -> dict[str, Callable[[], object]]:
+    """The two ways, as functions."""
+    shards = open_shards(folder, list_records(folder))
+    cpu, windows = torch.device("cpu"), WindowSet(shards)
+    mixing = normalize.mixing_of(shards, normalize.Scaling(whitening="beside"))
+    model = GPT2Classifier(ModelConfig(channels=2 * windows.n_channels)).eval()
+    statistics = session_statistics(model, shards, mixing, cpu)
+    batches = Batches(windows, mixing, cpu, workers)
+    ready = [batches.load(index) for index in in_order(len(windows), BATCH)]
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for batch in ready:
+            model(batch.x, statistics[batch.shard]).softmax(1)
+
+    return {"evaluation": lambda: probabilities(model, batches, statistics, BATCH), "forward": forward}
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments(__doc__, "evaluation").parse_args()
+    args.repeats = 1 if args.quick else args.repeats
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for subject in (1, 2):
+            material.shard(Path(name), 30 if args.quick else 150, subject)
+        for workers in (0, 1):
+            taken = in_turns(ways(Path(name), workers), args.repeats)
+            ratio = taken["evaluation"] / taken["forward"]
+            what = f"evaluating all windows, {workers} reading ahead"
+            rows.append(Row(what, "forward passes alone", ratio, 1.15, seconds=taken))
+    return report(args, rows, batch=BATCH, threads=1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,75 @@
+"""What the benchmarks work on: noise, in putEMG's layout. Content does not change how long anything here takes."""
+
+from pathlib import Path
+
+import measuring  # noqa: F401  finds the checkout
+import numpy as np
+import pandas as pd
+
+import simulate_putemg
+from semg import putemg
+from semg.shards import whole_windows, write_shard
+
+SECONDS = 300  # of a long putEMG recording
+WINDOW, STRIDE = 1280, 640
+HELD = 5  # seconds of one label
+
+
+def labels(samples: int) -> np.ndarray:
+    """(samples,) the codes of all gestures in turn, each held for a few seconds."""
+    held = int(HELD * putemg.RATE)
+    codes = np.resize(np.array(list(putemg.GESTURES)), -(-samples // held))
+    return np.repeat(codes, held)[:samples].astype(np.int8)
+
+
+def recording(folder: Path, seconds: float, subject: int = 3, day: int = 1) -> Path:
+    """Write one recording as pandas does, and return its path."""
+    samples = int(seconds * putemg.RATE)
+    random = np.random.default_rng(subject)
+    counts = np.rint(random.standard_normal((samples, putemg.N_CHANNELS), np.float32) * 60).astype(np.float64)
+    frame = pd.DataFrame(counts, columns=list(putemg.CHANNEL_COLUMNS), index=np.arange(samples) / putemg.RATE)
+    held = labels(samples).astype(np.float64)
+    frame["TRAJ_1"] = held
+    frame["type"] = pd.Categorical(["emg_gestures"] * samples)
+    frame["subject"] = float(subject)
+    frame["trajectory"] = pd.Categorical(["repeats_long"] * samples)
+    frame["date_time"] = pd.Timestamp("2018-05-11 11:05:00")
+    frame["TRAJ_GT_NO_FILTER"] = held
+    frame["VIDEO_STAMP"] = frame.index.to_numpy()
+    frame["TRAJ_GT"] = held
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{simulate_putemg.record_name(subject, day, 'repeats_long')}.hdf5"
+    path.write_bytes(simulate_putemg.hdf5(frame))
+    return path
+
+
+def shard(folder: Path, seconds: float = SECONDS, subject: int = 3) -> Path:
+    """Write one shard, and return its path."""
+    samples = int(seconds * putemg.RATE)
+    random = np.random.default_rng(subject)
+    signal = (random.standard_normal((samples, putemg.N_CHANNELS), np.float32) * 50).astype(np.float16)
+    record = simulate_putemg.record_name(subject, 1, "repeats_long")
+    write_shard(folder / record, meta(record), signal, windows(samples))
+    return folder / record
+
+
+def windows(samples: int) -> np.ndarray:
+    """The windows of such a recording."""
+    return whole_windows(labels(samples), list(putemg.GESTURES), WINDOW, STRIDE, guard=0)
+
+
+def meta(record: str) -> dict[str, object]:
+    """What such a shard says of itself."""
+    known = putemg.parse_record(record)
+    return {
+        "record": record,
+        "subject": known.subject,
+        "date": known.date,
+        "time": known.time,
+        "trajectory": known.trajectory,
+        "rate": putemg.RATE,
+        "unit": "uV",
+        "channels": list(putemg.CHANNEL_COLUMNS),
+        "classes": list(putemg.GESTURES.values()),
+        "arguments": {"window": WINDOW, "stride": STRIDE},
+    }

@@ -1,0 +1,122 @@
+"""Batches of windows from shards against a plain copy of as many bytes; opening 264 shards of full length.
+
+Output: a table of ratios and benchmarks/results/reading.json. The shards are noise, 300 s each; the 264 share the
+samples of one by hard links, as only names, descriptions and sizes matter for opening. Batches are shuffled windows
+as they lie in the shards (float16), and after that as the model takes them (float32, scaled; with the whitened
+channels beside, twice as many channels). Files are in the page cache.
+
+  python benchmarks/reading.py            # about a minute
+"""
+
+import resource
+import tempfile
+import time
+from itertools import product
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import material
+import numpy as np
+import torch
+from measuring import Row, arguments, in_turns, report
+
+from semg import cli, normalize
+from semg.batches import Batches
+from semg.files import read_json, write_json
+from semg.putemg import TRAJECTORIES
+from semg.shards import WindowSet, list_records, meta_checksum, open_shards
+from simulate_putemg import record_name
+
+BATCH, MANY = 128, 264
+OPENED_SECONDS, OPENED_BYTES = 2.0, 300e6
+
+
+def linked(first: Path) -> None:
+    """Beside a shard, all others that putEMG would have: 44 people, 2 days, 3 trajectories, with the same samples."""
+    for subject, day, trajectory in product(range(1, 45), (1, 2), TRAJECTORIES):
+        path = first.with_name(record_name(subject, day, trajectory))
+        if path == first:
+            continue
+        path.mkdir()
+        for name in ("signal.npy", "windows.npy"):
+            (path / name).hardlink_to(first / name)
+        told = read_json(first / "shard.json", "a shard's description") | material.meta(path.name)
+        told["checksum"] = meta_checksum(told)
+        write_json(path / "shard.json", told)
+
+
+def opening(folder: Path, answer: Connection) -> None:
+    """In a process of its own: seconds and memory of opening all shards and listing their windows."""
+    before = time.perf_counter()
+    windows = WindowSet(open_shards(folder, list_records(folder)))
+    seconds = time.perf_counter() - before
+    answer.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, len(windows)))
+
+
+def open_many(folder: Path) -> list[Row]:
+    """How long opening takes, and how much memory the process has then, all it imported included."""
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=opening, args=(folder, there))
+    process.start()
+    seconds, memory, windows = here.recv()
+    process.join()
+    facts = {"seconds": seconds, "bytes": memory, "windows": windows}
+    return [
+        Row(f"opening {MANY} shards", f"{OPENED_SECONDS:g} s", seconds / OPENED_SECONDS, 1, facts=facts),
+        Row("memory of the process then", f"{OPENED_BYTES / 1e6:g} MB", memory / OPENED_BYTES, 1, facts=facts),
+    ]
+
+
+def batches(folder: Path, repeats: int) -> list[Row]:
+    """Shuffled batches as stored and as the model takes them."""
+    windows = WindowSet(open_shards(folder, list_records(folder)))
+    random = np.random.default_rng(0)
+    order = [random.integers(0, len(windows), BATCH) for _ in range(40)]
+    random = np.random.default_rng(1)
+    stored = random.standard_normal((BATCH, windows.window, windows.n_channels), np.float32).astype(np.float16)
+    cpu = torch.device("cpu")
+    scaled = Batches(windows, normalize.mixing_of(windows.shards, normalize.Scaling()), cpu, workers=0)
+    whitening = normalize.mixing_of(windows.shards, normalize.Scaling(whitening="beside"))
+    whitened = Batches(windows, whitening, cpu, workers=0)
+    ready = {"scaled": stored.astype(np.float32), "whitened": np.tile(stored.astype(np.float32), 2)}
+    taken = in_turns(
+        {
+            "gather": lambda: [windows.gather(index) for index in order],
+            "copy_float16": lambda: [stored.copy() for _ in order],
+            "scaled": lambda: [scaled.load(index) for index in order],
+            "copy_scaled": lambda: [ready["scaled"].copy() for _ in order],
+            "whitened": lambda: [whitened.load(index) for index in order],
+            "copy_whitened": lambda: [ready["whitened"].copy() for _ in order],
+        },
+        repeats,
+    )
+    pairs: list[tuple[str, str, str, float | None]] = [
+        ("as stored", "gather", "copy_float16", 0.5),
+        ("scaled", "scaled", "copy_scaled", None),
+        ("scaled and whitened", "whitened", "copy_whitened", None),
+    ]
+    return [
+        Row(f"shuffled batches, {what}: rate", "a plain copy's", taken[plain] / taken[ours], reach, True, taken)
+        for what, ours, plain, reach in pairs
+    ]
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments(__doc__, "reading").parse_args()
+    args.repeats = 1 if args.quick else args.repeats
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first = material.shard(folder / "many", 30 if args.quick else material.SECONDS)
+        linked(first)
+        rows = open_many(first.parent)
+        for subject in range(4):
+            material.shard(folder / "few", 30 if args.quick else material.SECONDS, subject + 1)
+        rows += batches(folder / "few", args.repeats)
+    return report(args, rows, batch=BATCH, threads=1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,67 @@
+"""One decision of a live stream, batch 1, against the forward pass of the model alone: median and 99th percentile.
+
+Output: a table of ratios and benchmarks/results/streaming.json. A decision is all from the arrival of a block to
+the probabilities: causal filter, window, normalisation by what was heard so far, front-end, model. The model is the
+demo's, checkpoints/best_model.ckpt; the signal is noise, in blocks of one stride (125 ms). Decisions and lone passes
+are taken in turns, so that a slow spell meets both alike; 1,000 of each after 100 that do not count.
+
+  python benchmarks/streaming.py            # about a minute
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import ROOT, Row, arguments, report
+
+from semg import cli
+from semg.prediction import Trained
+from semg.putemg import MICROVOLTS_PER_COUNT
+from semg.streaming import Running, Stream
+
+DEMO_SECONDS = 0.005  # a decision of the demo's model at most
+
+
+def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
+    """Seconds of each decision and of each forward pass."""
+    trained = Trained.open(path, torch.device("cpu"))
+    model, random = trained.model, np.random.default_rng(0)
+    sections = replace(trained.spec, causal=True).sections(trained.rate)
+    mixing = trained.mixing * np.float32(MICROVOLTS_PER_COUNT)
+    stream = Stream(model, Running(model, trained.scaling, trained.device), sections, mixing, trained.stride)
+    x = torch.randn(1, model.config.channels, trained.window)
+    statistics = model.finish_statistics(model.token_statistics(x))[None]
+    taken: dict[str, list[float]] = {"decision": [], "forward": []}
+    while len(taken["decision"]) < count + skipped:
+        block = random.standard_normal((trained.stride, len(trained.channels)), np.float32) * 60
+        made = stream.push(block)
+        taken["decision"] += [one.computing for one in made]
+        began = time.perf_counter()
+        with torch.inference_mode():
+            model(x, statistics).softmax(1)
+        taken["forward"].append(time.perf_counter() - began)
+    return {name: np.array(values[-count:]) for name, values in taken.items()}
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    parser = arguments(__doc__, "streaming")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/best_model.ckpt", help="the model")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = measure(args.checkpoint, *((100, 10) if args.quick else (1000, 100)))
+    rows = []
+    for name, share in (("median", 50), ("99th percentile", 99)):
+        at = {what: float(np.percentile(values, share)) for what, values in found.items()}
+        reach = 1.25 if share == 99 else None
+        ratio = at["decision"] / at["forward"]
+        rows.append(Row(f"one decision in streaming, {name}", "the forward pass's", ratio, reach, seconds=at))
+    slowest = rows[-1].seconds["decision"]
+    rows.append(Row("the same, 99th percentile", f"{1000 * DEMO_SECONDS:g} ms", slowest / DEMO_SECONDS, 1))
+    return report(args, rows, decisions=len(found["decision"]), threads=1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

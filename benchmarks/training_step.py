@@ -1,0 +1,75 @@
+"""A training step of train.py, everything included, against the same model, optimiser and batch in a bare loop.
+
+Output: a table of ratios and benchmarks/results/training_step.json. The bare loop does forward, loss, backward and the
+optimiser's step on one ready batch; train.py's step also draws the windows, reads them, augments, counts, clips,
+watches its health and sums up the scores. Both run for a whole epoch, on shards of noise.
+
+  python benchmarks/training_step.py            # about a minute
+"""
+
+import tempfile
+from pathlib import Path
+
+import material
+import numpy as np
+import torch
+import torch.nn.functional as F
+from measuring import Row, arguments, in_turns, report
+
+import train
+from semg import cli
+from semg.splits import Split, write_split
+from semg.training import Run, World
+
+
+def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -> Run:
+    """A run of train.py on noise: four people train, one validates, one would be tested."""
+    records = [material.shard(folder / "shards", seconds, subject).name for subject in range(1, 7)]
+    split = Split("noise", "subject", tuple(records[:4]), (records[4],), (records[5],))
+    write_split(folder / "split", split, {})
+    given = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "run", "--init", "random"]
+    args = train.arguments().parse_args([*map(str, given), "--device", device, "--quiet", *words])
+    return Run(args, World(), cli.Console(args))
+
+
+def measure(run: Run, repeats: int) -> dict[str, float]:
+    """Seconds of an epoch, train.py's and bare."""
+    run.model.train()
+    index = np.arange(run.args.batch_size)
+    starts = run.train.windows.start[index] // 64 * 64  # a track's frames lie on a grid
+    batch = run.train.batches.load(index, starts)
+    statistics = None if run.train.statistics is None else run.train.statistics[batch.shard]
+
+    def bare() -> None:
+        for _ in range(run.steps_per_epoch):
+            loss = F.cross_entropy(run.model(batch.x, statistics, None, batch.bands), batch.label)
+            run.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            run.optimizer.step()
+
+    def whole() -> None:
+        run.state.in_epoch = 0
+        run.train_epoch()
+
+    return in_turns({"train.py": whole, "bare": bare}, repeats)
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments(__doc__, "training_step").parse_args()
+    args.repeats = 1 if args.quick else args.repeats
+    torch.set_num_threads(1)
+    rows = []
+    for what, words in (("the default model", []), ("raw samples", ["--frontend", "raw"])):
+        with tempfile.TemporaryDirectory() as name:
+            run = a_run(Path(name), 30 if args.quick else 150, words)
+            taken = measure(run, args.repeats)
+        reach = 1.10 if not words else None
+        facts = {"steps": run.steps_per_epoch, "batch": run.args.batch_size}
+        rows.append(Row(f"a training step, {what}", "the bare loop", taken["train.py"] / taken["bare"], reach,
+                        seconds=taken, facts=facts))  # fmt: skip
+    return report(args, rows, threads=1)
+
+
+if __name__ == "__main__":
+    cli.run(main)
