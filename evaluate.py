@@ -119,10 +119,14 @@ def decide(
 
 
 def score(
-    checkpoint: Checkpoint, shards: list[Shard], split: Split, args: argparse.Namespace, console: cli.Console
+    model: GPT2Classifier,
+    checkpoint: Checkpoint,
+    shards: list[Shard],
+    split: Split,
+    args: argparse.Namespace,
+    console: cli.Console,
 ) -> dict[str, Any]:
     """Run the model over all windows of the shards and write the results."""
-    model = build_model(checkpoint).to(choose_device(args.device))
     scaling = scaling_of(checkpoint)
     running = args.normalize == "running"
     if running and scaling.method != "session":
@@ -179,8 +183,9 @@ def main() -> int:
     split = read_split(args.split)
     shards = open_shards(args.shards, split.records(args.subset), verify=True)
     check_same_data(checkpoint, shards[0])
+    model = build_model(checkpoint).to(choose_device(args.device))
     with folder_lock(args.out):
-        report = score(checkpoint, shards, split, args, console)
+        report = score(model, checkpoint, shards, split, args, console)
     console.say(summary(report))
     means = report["mean_over_subjects"]
     console.finish(

@@ -37,6 +37,7 @@ import numpy as np
 
 from semg import cli
 from semg.errors import DataError, UsageError
+from semg.fields import text
 from semg.files import checksum, folder_lock
 from semg.filters import FilterSpec
 from semg.metrics import INACTIVE
@@ -110,6 +111,8 @@ def _entry(path: Path, place: int, row: dict[str, Any]) -> Entry:
     told = {key: (row.get(key) or "").strip() for key in ("file", "subject", "date", "task")}
     where = f"{path}, recording {place + 1}"
     task = told["task"] or "task"
+    if not text(told["file"]):
+        raise DataError(f"{where}: expected a file's path, found {told['file']!r}")
     if not told["file"]:
         raise DataError(f"{where}: expected a file, found none")
     if not re.fullmatch(r"0?[1-9]|[1-9][0-9]", told["subject"]):
@@ -197,7 +200,7 @@ def make_shard(entry: Entry, classes: list[str], args: argparse.Namespace) -> tu
     if len(windows) == 0:
         raise DataError(f"{entry.path}: expected stretches of a gesture of at least a window, found none")
     spec = FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         signal = filtered(table.samples, np.eye(len(columns), dtype=np.float32), spec, args.rate, table.scale)
     if not np.isfinite(signal).all():
         raise DataError(f"{entry.path}: expected amplitudes below 65 mV, found more; is --unit right?")
@@ -223,6 +226,8 @@ def main() -> int:
     console = cli.Console(args)
     args.high = args.high or min(HIGHEST, NYQUIST_SHARE * args.rate / 2)
     FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal).sections(args.rate)
+    if args.classes and len(set(args.classes)) < len(args.classes):
+        raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
     entries = read_list(args.list)
     classes = args.classes or gestures(entries, args.labels, console)
     if not classes:
@@ -238,7 +243,7 @@ def main() -> int:
                 state, made = make_shard(entry, classes, args)
             except (DataError, OSError) as error:
                 state, made = "failed", 0
-                console.error(str(error))
+                console.error(cli.in_words(error))
             counts[state] += 1
             windows += made
     told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"

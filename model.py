@@ -12,7 +12,7 @@ It knows tensors only: no file, gesture, frequency in Hz, device or network. Fre
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -124,8 +124,14 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_dict`. Raises TypeError for unknown fields, ValueError for wrong values."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for field in fields(cls):
+            found = given.get(field.name, field.default)
+            kinds = {int: (int,), float: (int, float), str: (str,), tuple: (tuple,), type(None): (int, type(None))}
+            right = isinstance(found, kinds[type(field.default)]) and not isinstance(found, bool)
+            numbers = not isinstance(found, tuple) or all(isinstance(x, int | float) for x in found)
+            _expect(right and numbers, field.name, f"a value such as {field.default}", repr(found))
+        return cls(**given)
 
 
 def _expect(holds: bool, name: str, expected: str, found: object) -> None:

@@ -31,6 +31,7 @@ import numpy as np
 
 from semg import cli, figures, plots, putemg
 from semg.errors import DataError, UsageError
+from semg.fields import COUNT, Field, check_fields
 from semg.files import read_json
 from semg.filters import FilterSpec
 from semg.recording import Recording
@@ -154,26 +155,25 @@ def _title(args: argparse.Namespace, text: str, simulated: bool = False) -> str:
 def draw_architecture(args: argparse.Namespace) -> str:
     """The network, from a checkpoint or of GPT-2 small."""
     from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
-    from semg.checkpoint import open_checkpoint
     from semg.diagram import architecture
+    from semg.inference import build_model, open_model
 
     rate, classes = putemg.RATE, list(putemg.GESTURES.values())
-    try:
-        if args.source:
-            description = open_checkpoint(_one(args, "a checkpoint")).description
-            config = ModelConfig.from_dict(description["model"])
-            rate, classes = description["data"]["rate"], description["data"]["classes"]
-        else:
-            edges = tuple(edge / rate for edge in DEFAULT_BANDS)
-            seen = 2 * putemg.N_CHANNELS  # every electrode scaled, and whitened
+    if args.source:
+        checkpoint = open_model(_one(args, "a checkpoint"), origin=False)
+        model, data = build_model(checkpoint), checkpoint.description["data"]
+        rate, classes = data["rate"], data["classes"]
+    else:
+        edges = tuple(edge / rate for edge in DEFAULT_BANDS)
+        seen = 2 * putemg.N_CHANNELS  # every electrode scaled, and whitened
+        try:
             config = ModelConfig(channels=seen, band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
-    except (KeyError, TypeError, ValueError) as error:
-        if args.source:
-            raise DataError(f"{args.source[0]}: expected a model configuration, found {error}") from None
-        raise UsageError(f"--{error}") from None
-    counts = GPT2Classifier(config).parameter_counts()
+        except ValueError as error:
+            raise UsageError(f"--{error}") from None
+        model = GPT2Classifier(config)
+    counts = model.parameter_counts()
     title = _title(args, "How a window of sEMG becomes a gesture")
-    architecture(args.out, config.to_dict(), rate, classes, counts, title)
+    architecture(args.out, model.config.to_dict(), rate, classes, counts, title)
     return f"{counts['trainable']:,} of {counts['total']:,} parameters train"
 
 
@@ -256,24 +256,31 @@ def draw_curves(args: argparse.Namespace) -> str:
         plots.learning_curves(args.out, rows, _title(args, f"Learning curves of {path.resolve().parent.name}"))
     except FileNotFoundError:
         raise DataError(f"{path}: expected the metrics.jsonl of a run, found no such file") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: expected one line of metrics an epoch, found {error}") from None
     return f"{len(rows)} epochs"
 
 
 def _calibrated(folder: Path) -> tuple[int, int, dict[str, dict[str, Any]]]:
     """Repetitions, number of classes, and the scores of each person adapted and unadapted, of one results folder."""
-    path = folder / "metrics.json"
-    told = read_json(path, "results of train.py --calibrate")
+    path, what = folder / "metrics.json", "results of train.py --calibrate"
+    told = read_json(path, what)
+    some = Field("an object with something in it", lambda value: isinstance(value, dict) and bool(value))
+    plain = "zero_shot_on_the_same_windows.per_subject"
+    check_fields(path, told, {"calibrate": COUNT, **dict.fromkeys(("per_class", "per_subject", plain), some)}, what, "")
+    pair = {"adapted": told["per_subject"], "unadapted": told["zero_shot_on_the_same_windows"]["per_subject"]}
     try:
-        pair = {"adapted": told["per_subject"], "unadapted": told["zero_shot_on_the_same_windows"]["per_subject"]}
         scores = {
             which: {who: {name: float(one[name]) for name in METRICS} for who, one in people.items()}
             for which, people in pair.items()
         }
-        return int(told["calibrate"]), len(told["per_class"]), scores
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: expected results of train.py --calibrate, found no {error}") from None
+        raise DataError(f"{path}: expected {what}, found no {error}") from None
+    if not all(0 <= value <= 1 for people in scores.values() for one in people.values() for value in one.values()):
+        raise DataError(f"{path}: expected scores from 0 to 1, found others")  # NaN too
+    if scores["adapted"].keys() != scores["unadapted"].keys():
+        raise DataError(f"{path}: expected the same people with and without calibration, found others")
+    return told["calibrate"], len(told["per_class"]), scores
 
 
 def draw_calibration(args: argparse.Namespace) -> str:

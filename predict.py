@@ -100,7 +100,7 @@ def read(path: Path, trained: Trained, args: argparse.Namespace, console: cli.Co
 def in_microvolts(path: Path, trained: Trained, source: Source, *, causal: bool) -> np.ndarray:
     """(T, C) float16, re-referenced and filtered."""
     spec = replace(trained.spec, causal=causal)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         signal = filtered(source.samples, trained.mixing, spec, trained.rate, source.scale)
     if not np.isfinite(signal).all():
         raise DataError(f"{path}: expected amplitudes below 65 mV, found more; is --unit right?")
@@ -267,9 +267,9 @@ def main() -> int:
         try:
             done[path.stem] = predict(path, trained, args, console)
             console.say(f"{path.stem}: {in_words(done[path.stem])}")
-        except DataError as error:
+        except (DataError, OSError, MemoryError) as error:
             failed += 1
-            console.error(str(error))
+            console.error(cli.in_words(error))
     told = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
     told += f"; {failed} failed, see above" if failed else ""
     console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done)

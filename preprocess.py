@@ -25,12 +25,10 @@ Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory
 
 import argparse
 import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +43,7 @@ from semg.provenance import commit, plain, versions
 from semg.recording import Recording, find_faults
 from semg.shards import difference, open_shard, paper_windows, read_meta, whole_windows, write_shard
 from semg.signals import filtered, montage
+from semg.workers import submitted
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -279,27 +278,9 @@ def outcomes(jobs: list[Job], workers: int) -> Iterator[Outcome]:
     if workers == 1 or len(jobs) == 1:
         yield from map(process, jobs)
         return
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_end_with_parent
-    ) as pool:
-        futures: dict[Future[Outcome], Job] = {pool.submit(process, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield _result(future, futures[future])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """In a worker: end at once when the main process is killed, which drops the lock; a new run may follow."""
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    with submitted(process, jobs, workers) as futures:
+        for future in as_completed(futures):
+            yield _result(future, futures[future])
 
 
 def _result(future: Future[Outcome], job: Job) -> Outcome:

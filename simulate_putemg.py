@@ -26,11 +26,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from semg.errors import DataError
 from semg.files import atomic_path, checksum, folder_lock, read_json, write_json
 from semg.provenance import how_made
 from semg.simulate import SHORTEST, VERSION, simulate
+from semg.workers import submitted
 
 LISTING = "simulated.json"
 NOTICE = "simulated, not putEMG: results on these recordings say nothing about people"
@@ -233,15 +233,12 @@ def results(to_make: list[Job], workers: int) -> Iterator[tuple[str, dict[str, A
     if workers == 1 or len(to_make) <= 1:
         yield from map(make, to_make)
         return
-    with ProcessPoolExecutor(min(workers, len(to_make)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(make, job) for job in to_make]
+    with submitted(make, to_make, workers) as futures:
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise DataError("a worker was killed, perhaps for want of memory; use fewer --workers") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) -> None:

@@ -28,6 +28,7 @@ epoch; GPT-2 small wants a GPU.
 import argparse
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,6 +43,7 @@ from semg.batches import Batches
 from semg.calibration import Fit, adapt, by_person, check_enough, decide
 from semg.checkpoint import Checkpoint, open_checkpoint
 from semg.errors import DataError, UsageError
+from semg.fields import folder_name
 from semg.files import folder_lock, write_json
 from semg.inference import (
     build_model,
@@ -270,6 +272,10 @@ def calibrate(args: argparse.Namespace, console: cli.Console) -> int:
     check_same_data(checkpoint, shards[0])
     device = choose_device(args.device)
     model = build_model(checkpoint).to(device)
+    try:
+        replace(model.config, tune=args.tune)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
     fit = Fit(tune=args.tune, epochs=args.epochs, lr=args.lr or 1e-3, weight_decay=args.weight_decay, seed=args.seed)
     people = by_person(shards)
     parts = []
@@ -335,7 +341,9 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.calibrate:
         run = args.init_from.resolve().parent.name
         args.out = args.out or Path("results") / f"{run}-calibrated-{args.calibrate}"
-    args.out = args.out or Path("checkpoints") / args.split.name
+    args.out = args.out or Path("checkpoints") / args.split.resolve().name
+    if not folder_name(args.out.resolve().name):  # the checkpoint says it, and evaluate.py writes under it
+        raise UsageError(f"--out {args.out}: expected a folder with a name of its own, such as checkpoints/RUN")
 
 
 def main() -> int:

@@ -121,6 +121,11 @@ def adapt(
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             rate.step()
+    if not all(bool(torch.isfinite(p).all()) for p in trained):
+        raise DataError(
+            f"subject {batches.windows.subject[index[0]]}: expected finite weights after adapting, found NaN or "
+            "infinity; give a smaller --lr"
+        )
     return own.eval()
 
 

@@ -92,21 +92,34 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except KeyboardInterrupt as stop:
-        told = str(stop) or "run the same command again to go on"
-        print(f"\nstopped: {told}", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return _stopped(stop)
     except BrokenPipeError:  # `script | head`: the reader has had enough
         sys.stderr.close()
         return 1
     except Exception as error:
-        told = _in_words(error)
+        if behind := _stop_behind(error):
+            return _stopped(behind)
+        told = in_words(error)
         if not told or "--debug" in sys.argv:
             raise
         print(f"{_marked('error')} {one_line(told)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _in_words(error: Exception) -> str:
+def _stopped(stop: KeyboardInterrupt) -> int:
+    told = str(stop) or "run the same command again to go on"
+    print(f"\nstopped: {told}", file=sys.stderr)
+    return 143 if isinstance(stop, Terminated) else 130
+
+
+def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM in whose course `error` was raised: libraries clean up and may stumble over it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
+def in_words(error: Exception) -> str:
     """What a person can do something about, in one line; nothing for a mistake in the code, which needs a traceback."""
     if isinstance(error, (DataError, UsageError)):
         return str(error)
@@ -139,6 +152,9 @@ def one_line(text: str) -> str:
 # --- types of flags; argparse prints the message of an ArgumentTypeError and exits with 2 -----------------
 
 
+LARGEST = 2**53  # of a number given as a flag: what follows from it then fits the machine's integers
+
+
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """A whole number of at least `low` (and at most `high`)."""
 
@@ -147,8 +163,8 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
-        if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"expected {_range(low, high)}, found {value}")
+        if value < low or value > (LARGEST if high is None else high):
+            raise argparse.ArgumentTypeError(f"expected {_range(low, _told(value, high))}, found {text}")
         return value
 
     return parse
@@ -163,11 +179,16 @@ def number(low: float, high: float | None = None, *, above: bool = False) -> Cal
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
         too_low = value <= low if above else value < low
-        if not math.isfinite(value) or too_low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"expected {_range(low, high, above)}, found {text}")
+        if not math.isfinite(value) or too_low or value > (LARGEST if high is None else high):
+            raise argparse.ArgumentTypeError(f"expected {_range(low, _told(value, high), above)}, found {text}")
         return value
 
     return parse
+
+
+def _told(value: float, high: float | None) -> float | None:
+    """The upper limit to tell of; LARGEST goes without saying unless a value is above it."""
+    return LARGEST if high is None and value > LARGEST else high
 
 
 def _range(low: float, high: float | None, above: bool = False) -> str:
@@ -186,8 +207,8 @@ class Length:
             raise argparse.ArgumentTypeError(f"expected samples (1280) or time (250ms, 0.25s), found {text!r}")
         self.text = text.strip()
         self._value, self._unit = float(match[1]), match[2]
-        if self._value == 0:
-            raise argparse.ArgumentTypeError(f"expected a length above 0, found {text!r}")
+        if not 0 < self._value <= LARGEST:
+            raise argparse.ArgumentTypeError(f"expected a length {_range(0, LARGEST, True)[2:]}, found {text!r}")
 
     def samples(self, rate: float) -> int:
         """Whole samples at `rate` Hz, at least one."""

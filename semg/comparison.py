@@ -15,11 +15,13 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from semg.errors import DataError
+from semg.fields import text
 from semg.files import read_json
 from semg.metrics import bootstrap_interval, per_subject
 from semg.putemg import parse_record
 
 METRICS = ("macro_f1", "balanced_accuracy", "accuracy")
+MOST_CLASSES = 1000
 FEWEST_PEOPLE = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
 
 _RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of --protocol recording
@@ -116,11 +118,14 @@ def read_run(path: Path, metric: str) -> Run:
     try:
         people = {person: float(one[metric]) for person, one in whole["per_subject"].items()}
         windows = {person: int(one["n_windows"]) for person, one in whole["per_subject"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: expected per_subject with {metric} and n_windows, found {error!r}") from None
-    if not people or not np.isfinite(list(people.values())).all():
-        raise DataError(f"{path}: expected a finite {metric} for at least one person, found {people}")
-    return Run(path, whole.get("subset"), people, windows)
+    if not people or not all(0 <= value <= 1 for value in people.values()):  # NaN is not
+        raise DataError(f"{path}: expected a {metric} from 0 to 1 for at least one person, found {people}")
+    subset = whole.get("subset")
+    if subset is not None and not text(subset):
+        raise DataError(f"{path}: expected the part of a split as subset, found {subset!r}")
+    return Run(path, subset, people, windows)
 
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
@@ -128,10 +133,14 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             record, label, prediction = (arrays[name] for name in ("record", "label", "prediction"))
+        if record.ndim != 1 or any(found.dtype.kind not in "iu" for found in (label, prediction)):
+            raise ValueError("other kinds of arrays")
+        if max(label.max(), prediction.max()) >= MOST_CLASSES:  # damage: a table of all classes by all is made
+            raise ValueError(f"{MOST_CLASSES} classes and more")
         names, place = np.unique(record, return_inverse=True)
         subject = np.array([parse_record(str(name)).subject for name in names])[place]
         return per_subject(label, prediction, subject, int(max(label.max(), prediction.max())) + 1)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, DataError) as error:
         told = f"expected record, label and prediction of windows, found {error}"
         raise DataError(f"{path}: {told}; evaluate.py writes such files") from None
 

@@ -85,9 +85,13 @@ def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequenc
     low, high, time = _envelope(signal, rate, begin)
     swing = np.percentile(high - low, 98, axis=0)  # of each channel; few columns swing more
     step = _round_up(0.85 * float(np.percentile(swing, 75)))  # a quarter of the channels may reach into others
+    single = np.array_equal(low, high)
     for row in range(signal.shape[1]):
         place = -row * step
-        axes.fill_between(time, low[:, row] + place, high[:, row] + place, color="#222222", linewidth=0.35)
+        if single:  # a band without height takes a minute to fill
+            axes.plot(time, low[:, row] + place, color="#222222", linewidth=0.6)
+        else:
+            axes.fill_between(time, low[:, row] + place, high[:, row] + place, color="#222222", linewidth=0.35)
     axes.set_yticks([-row * step for row in range(signal.shape[1])], channels, fontsize=9)
     axes.set_ylim(-(signal.shape[1] - 0.25) * step, 0.75 * step)
     return step

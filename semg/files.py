@@ -107,13 +107,19 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`. Raises DataError, naming `what` was expected, for anything else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text)
     except FileNotFoundError:
         raise DataError(f"{path}: expected {what}, found no such file") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers too long
         raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected {what}, found JSON that is no object")
+    if "\\ud" in text.lower():  # the escape of half a character: shown or written, it would end the run
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{path}: expected {what}, found half a character in a text") from None
     return value
 
 
@@ -142,15 +148,16 @@ def folder_lock(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
-        while not path.exists():  # the run before removed it between our opening and locking it: we hold nothing
-            lock.release()
+        try:
             lock.acquire()
-    except Timeout:
-        raise DataError(f"{folder}: another run is writing there; wait for it or choose another folder") from None
-    try:
+            while not path.exists():  # the run before removed it between our opening and locking it: we hold nothing
+                lock.release()
+                lock.acquire()
+        except Timeout:
+            raise DataError(f"{folder}: another run is writing there; wait for it or choose another folder") from None
         yield
     finally:
-        with suppress(PermissionError):  # Windows keeps a file that is open; there it goes with the release
-            path.unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:
+            with suppress(PermissionError):  # Windows keeps a file that is open; there it goes with the release
+                path.unlink(missing_ok=True)
+            lock.release()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from semg import normalize
 from semg.batches import Batches, Track, in_order
 from semg.checkpoint import Checkpoint, open_checkpoint
 from semg.errors import DataError, UsageError
+from semg.fields import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
 from semg.shards import Shard, WindowSet, difference
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
@@ -35,18 +37,38 @@ def choose_device(name: str) -> torch.device:
 
 
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
-_TOLD = {"run": str, "model": dict, "data": dict, "normalize": dict, "shards": str, "split": dict, "trained_on": list}
+_NETWORK = {
+    "model": OBJECT,
+    "data.rate": POSITIVE,
+    "data.channels": TEXTS,
+    "data.classes": TEXTS,
+    "data.arguments": OBJECT,
+    "data.arguments.window": COUNT,
+    "data.arguments.stride": COUNT,
+    "normalize": OBJECT,
+}
+_ORIGIN = {
+    "run": Field("the name of a folder", folder_name),  # results are written under it
+    "shards": TEXT,
+    "split.folder": TEXT,
+    "split.name": TEXT,
+    "split.train": TEXTS,
+    "trained_on": TEXTS,
+    "validation": replace(OBJECT, needed=False),
+    "validation.val/macro_f1": Field("a number", number, needed=False),
+    "validation.val/accuracy": Field("a number", number, needed=False),
+}
 
 
-def open_model(path: Path) -> Checkpoint:
-    """Open a checkpoint that a trained model can be built from. DataError for any other, such as a last.ckpt."""
+def open_model(path: Path, *, origin: bool = True) -> Checkpoint:
+    """Open a checkpoint that a trained model can be built from. DataError for any other, such as a last.ckpt.
+
+    origin: whether it must also say by which run and on whom it was trained.
+    """
     checkpoint = open_checkpoint(path)
     told = checkpoint.description
-    absent = [name for name, kind in _TOLD.items() if not isinstance(told.get(name), kind)]
-    absent += [f"data.{name}" for name in DATA_FIELDS if not absent and name not in told["data"]]
-    absent += [f"split.{name}" for name in ("folder", "train") if not absent and name not in told["split"]]
-    if absent:
-        raise DataError(f"{path}: expected a trained model, best_model.ckpt, found a checkpoint without {absent[0]}")
+    fields = _NETWORK | (_ORIGIN if origin else {})
+    check_fields(path, told, fields, "a trained model, best_model.ckpt", "train.py writes one")
     gain, shape = checkpoint.tensors.get("train_gain"), (len(told["data"]["channels"]),)
     if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
         found = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
@@ -66,13 +88,11 @@ def scaling_of(checkpoint: Checkpoint) -> normalize.Scaling:
 def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
     """The checkpoint's network with its weights, in evaluation mode. DataError if they do not fit each other."""
     try:
-        model = GPT2Classifier(ModelConfig.from_dict(checkpoint.description["model"]))
+        config = ModelConfig.from_dict(checkpoint.description["model"])
+        _check_shape(checkpoint, config)
+        model = GPT2Classifier(config)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
-    channels = len(checkpoint.description["data"]["channels"]) * scaling_of(checkpoint).views
-    if model.config.channels != channels:
-        found = f"one of {model.config.channels}"
-        raise DataError(f"{checkpoint.path}: expected a model of {channels} channels for such data, found {found}")
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -85,6 +105,24 @@ def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
             raise DataError(f"{checkpoint.path}: expected {name} of shape {shapes}")
     model.load_state_dict(weights)
     return model.eval()
+
+
+def _check_shape(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """DataError unless such a network fits the data, and the weights that are there: building it may take long."""
+    data = checkpoint.description["data"]
+    fitting = {
+        "channels": (config.channels, len(data["channels"]) * scaling_of(checkpoint).views),
+        "classes": (config.classes, len(data["classes"])),
+        "samples": (config.samples, data["arguments"]["window"]),
+    }
+    for name, (found, expected) in fitting.items():
+        if found != expected:
+            raise DataError(
+                f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {found}"
+            )
+    if config.backbone == "gpt2" and config.layers > len(checkpoint.tensors):
+        found_blocks = f"{len(checkpoint.tensors)} tensors in all"
+        raise DataError(f"{checkpoint.path}: expected weights of {config.layers} blocks, found {found_blocks}")
 
 
 def check_same_data(checkpoint: Checkpoint, shard: Shard) -> None:

@@ -1,5 +1,6 @@
 """A trained model on any recording: offline over the whole of it, or streamed as from a live device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,17 +9,31 @@ import torch
 
 from model import GPT2Classifier
 from semg.batches import Batches
-from semg.checkpoint import Checkpoint, open_checkpoint
-from semg.errors import DataError
+from semg.checkpoint import Checkpoint
+from semg.errors import DataError, UsageError
+from semg.fields import POSITIVE, TEXT, Field, check_fields, flag, numbers, whole
 from semg.filters import FilterSpec
-from semg.inference import build_model, mixing_for, probabilities, scaling_of, statistics_for
+from semg.inference import build_model, mixing_for, open_model, probabilities, scaling_of, statistics_for
 from semg.normalize import Scaling
+from semg.putemg import N_CHANNELS
 from semg.shards import WINDOW_FIELDS, Shard, WindowSet
-from semg.signals import montage
+from semg.signals import MONTAGES, montage
 from semg.sources import Source
 from semg.streaming import Decision, Given, Normalization, Running, Stream
 
 _BLOCK = 1 << 16  # samples summed at once: memory stays flat
+_SIGNAL = {  # how recordings became the model's signals; other devices' models know fewer of these
+    "data.arguments.low": POSITIVE,
+    "data.arguments.high": POSITIVE,
+    "data.arguments.order": Field("a whole number from 1 to 12", lambda n: whole(n) and n <= 12, needed=False),
+    "data.arguments.notch": Field("frequencies", numbers, needed=False),
+    "data.arguments.causal": Field("true or false", flag, needed=False),
+    "data.arguments.labels": replace(TEXT, needed=False),
+    "data.arguments.montage": Field("monopolar, car or bipolar", lambda kind: kind in list(MONTAGES), needed=False),
+    "data.arguments.channels": Field(
+        "numbers of channels", lambda found: isinstance(found, list) and bool(found) and all(map(whole, found)), False
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -41,24 +56,24 @@ class Trained:
     @classmethod
     def open(cls, path: Path, device: torch.device) -> "Trained":
         """Open a checkpoint. DataError if it does not say what it was trained on."""
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_model(path, origin=False)
+        check_fields(path, checkpoint.description, _SIGNAL, "what the model was trained on", "train.py writes it")
         model = build_model(checkpoint).to(device)
+        data = checkpoint.description["data"]
+        how = data["arguments"]
+        channels = tuple(how.get("channels", range(1, len(data["channels"]) + 1)))
         try:
-            data = checkpoint.description["data"]
-            how = data["arguments"]
-            channels = tuple(how.get("channels", range(1, len(data["channels"]) + 1)))
-            kind = how.get("montage", "monopolar")
-            if kind == "monopolar":  # of any device, under its own names
-                names, mixing = list(data["channels"]), np.eye(len(channels), dtype=np.float32)
-            else:
-                names, mixing = montage(channels, kind)
+            names, mixing = _montage(channels, how.get("montage", "monopolar"), data["channels"])
             spec = FilterSpec(
                 how["low"], how["high"], how.get("order", 4), tuple(how.get("notch", ())), how.get("causal", False)
             )
-            facts = (data["rate"], tuple(data["classes"]), channels, names, mixing, spec, how["stride"])
-            checkpoint.tensors["train_gain"]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: expected what the model was trained on, found no {error}") from None
+            spec.sections(data["rate"])
+        except UsageError as error:  # of flags that the model's training was never given
+            raise DataError(f"{path}: expected a filter and montage that can be, found {error}") from None
+        if mixing.shape[1] != len(data["channels"]):
+            found = f"{mixing.shape[1]} of {len(data['channels'])}"
+            raise DataError(f"{path}: expected a recording's channels to become the model's, found {found}")
+        facts = (data["rate"], tuple(data["classes"]), channels, names, mixing, spec, how["stride"])
         return cls(checkpoint, model, scaling_of(checkpoint), device, *facts, how.get("labels", "TRAJ_GT"))
 
     @property
@@ -75,6 +90,15 @@ class Predictions:
     found: np.ndarray
     delay: np.ndarray | None = None
     computing: np.ndarray | None = None
+
+
+def _montage(channels: Sequence[int], kind: str, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """As `montage`; monopolar channels may be any device's, under their own names."""
+    if kind == "monopolar":
+        return list(names), np.eye(len(channels), dtype=np.float32)
+    if max(channels) > N_CHANNELS:
+        raise UsageError(f"channel {max(channels)}: expected at most {N_CHANNELS}")
+    return montage(channels, kind)
 
 
 def predict_offline(trained: Trained, source: Source, signal: np.ndarray) -> Predictions:

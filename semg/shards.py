@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from semg.errors import DataError
+from semg.fields import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, number, text, whole
 from semg.files import atomic_folder, checksum, read_json, write_json
 
 FORMAT_VERSION = 1
@@ -243,6 +244,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         )
     if meta.get("checksum") != meta_checksum(meta):
         raise DataError(f"{path / 'shard.json'}: expected its checksum, found another; run preprocess.py --overwrite")
+    check_fields(path / "shard.json", meta, _FIELDS, "a shard's description", "run preprocess.py --overwrite")
     return meta
 
 
@@ -314,6 +316,8 @@ def _check_arrays(path: Path, meta: dict[str, Any], signal: np.ndarray, windows:
     shape = (meta["n_samples"], len(meta["channels"]))
     if signal.shape != shape or signal.dtype != np.float16:
         raise DataError(f"{path}: expected a float16 signal of shape {shape}, found {signal.dtype} {signal.shape}")
+    if [len(row) for row in meta["second_moment"]] != [shape[1]] * shape[1]:
+        raise DataError(f"{path}: expected a second_moment of {shape[1]} x {shape[1]} numbers, found another shape")
     if windows.dtype != WINDOW_FIELDS or len(windows) != meta["n_windows"]:
         raise DataError(f"{path}: expected {meta['n_windows']} windows, found another table; run preprocess.py")
     if len(windows) == 0:
@@ -325,6 +329,27 @@ def _check_arrays(path: Path, meta: dict[str, Any], signal: np.ndarray, windows:
         raise DataError(f"{path}: expected windows inside the recording with known labels, found others")
 
 
+def _are_facts(files: Any) -> bool:
+    """Whether shard.json's `files` names both files, and no other that would be read for it."""
+    if not isinstance(files, dict) or set(files) != {"signal.npy", "windows.npy"}:
+        return False
+    return all(isinstance(one, dict) and whole(one.get("bytes")) and text(one.get("sha256")) for one in files.values())
+
+
+def _are_numbers(row: Any) -> bool:
+    return isinstance(row, list) and all(map(number, row))
+
+
+_FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
+    **dict.fromkeys(("record", "subject", "date", "time", "trajectory"), TEXT),
+    **dict.fromkeys(("channels", "classes"), TEXTS),
+    **dict.fromkeys(("arguments.window", "arguments.stride"), COUNT),
+    "rate": POSITIVE,
+    "n_samples": COUNT,
+    "n_windows": Field("a whole number", lambda value: whole(value, 0)),
+    "files": Field("sizes and checksums of signal.npy and windows.npy", _are_facts),
+    "second_moment": Field("rows of numbers", lambda rows: isinstance(rows, list) and all(map(_are_numbers, rows))),
+}
 _MUST_AGREE = ("rate", "channels", "classes", "arguments")
 
 

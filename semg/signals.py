@@ -9,6 +9,7 @@ from semg.errors import UsageError
 from semg.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
 
 CAUSAL_BLOCK = 1 << 16  # samples filtered at once
+MONTAGES = ("monopolar", "bipolar", "car")
 
 
 def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:

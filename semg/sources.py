@@ -16,6 +16,7 @@ TABLES = (".csv", ".npy")
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts of one unit
 SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
 _LARGEST_STEP = 1000  # of a resampling ratio's numerator and denominator
+_LARGEST_RATIO = 100  # of two rates: beyond, one of them is a mistake, and resampling takes all memory
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def is_simulated(path: Path) -> bool:
 
 def read_recording(path: Path, channels: Sequence[int], labels: str) -> Source:
     """A recording in putEMG's layout, under any name: `channels` by number, truth from the column `labels`."""
+    if labels not in putemg.LABEL_COLUMNS or max(channels) > putemg.N_CHANNELS:
+        raise DataError(f"{path}: expected a .csv or .npy, as the model is of another device, found putEMG's layout")
     with Recording(path, check_name=False) as recording:
         samples, codes = recording.read(tuple(channels), labels)
     return Source(path.stem, samples, putemg.RATE, putemg.MICROVOLTS_PER_COUNT, codes)
@@ -58,7 +61,8 @@ def read_table(path: Path, rate: float, unit: str, columns: Sequence[int] | None
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise DataError(f"{path}: expected finite numbers, found {values[row, column]} at sample {row}")
-    return Source(path.stem, values.astype(np.float32), rate, UNITS[unit])
+    with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
+        return Source(path.stem, values.astype(np.float32), rate, UNITS[unit])
 
 
 def _check_columns(path: Path, columns: Sequence[int], width: int) -> None:
@@ -102,7 +106,7 @@ def _are_numbers(cells: Sequence[str]) -> bool:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:  # a shape can lie
         raise DataError(f"{path}: expected a NumPy array, found {error}") from None
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
         raise DataError(f"{path}: expected numbers of shape (time, channels), found another array")
@@ -113,8 +117,11 @@ def resampled(source: Source, rate: float) -> Source:
     """The source at `rate` Hz, by a polyphase filter; it looks ahead, so it is no part of a live chain."""
     from scipy.signal import resample_poly  # not needed where the rates agree
 
+    if not 1 / _LARGEST_RATIO <= source.rate / rate <= _LARGEST_RATIO:
+        near = f"{rate / _LARGEST_RATIO:g} to {rate * _LARGEST_RATIO:g} Hz"
+        raise DataError(f"{source.name}: expected a rate of {near}, found {source.rate:g} Hz")
     ratio = Fraction(rate / source.rate).limit_denominator(_LARGEST_STEP)
-    if ratio == 0 or abs(float(ratio) * source.rate / rate - 1) > 1e-4:
+    if abs(float(ratio) * source.rate / rate - 1) > 1e-4:
         raise DataError(f"{source.name}: expected a rate that {rate:g} Hz can be made of, found {source.rate:g} Hz")
     samples = resample_poly(source.samples.astype(np.float32), ratio.numerator, ratio.denominator, axis=0)
     return Source(source.name, samples.astype(np.float32), rate, source.scale)

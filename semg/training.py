@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as fields_of
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from semg.augment import Augmentation, TokenAugmenter, TokenLayout, mixed, one_h
 from semg.batches import Batch, Batches
 from semg.checkpoint import Checkpoint, write_checkpoint
 from semg.errors import DataError, UsageError
+from semg.fields import OBJECT, TEXT, Field, check_fields, number, whole
 from semg.files import write_text
 from semg.inference import (
     band_track,
@@ -204,6 +206,35 @@ class Progress:
     first_loss: float = 0.0  # of the first step, about log(classes)
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl
     pretraining: PretrainingProgress | None = None
+
+
+def _is_state(state: Any) -> bool:
+    return isinstance(state, dict) and state.keys() == {one.name for one in fields_of(Progress)}
+
+
+def _table_field(size: int) -> Field:
+    """Of a confusion matrix that may be empty."""
+
+    def holds(table: Any) -> bool:
+        rows = table if isinstance(table, list) else [0]
+        square = len(rows) in (0, size) and all(isinstance(row, list) and len(row) == size for row in rows)
+        return square and all(whole(count, 0) for row in rows for count in row)
+
+    return Field(f"a table of {size} x {size} counts", holds)
+
+
+_STATE = {
+    "arguments": OBJECT,
+    "split": TEXT,
+    "state": Field(f"a state with {', '.join(one.name for one in fields_of(Progress))}", _is_state),
+    **dict.fromkeys(
+        ("state.epoch", "state.step", "state.in_epoch", "state.best_epoch"),
+        Field("a whole number", lambda value: whole(value, 0)),
+    ),
+    **dict.fromkeys(("state.loss_sum", "state.norm_sum", "state.first_loss"), Field("a number", number)),
+    "state.best": Field("a number", number, needed=False),
+    "state.rows": Field("rows of metrics", lambda rows: isinstance(rows, list) and all(map(OBJECT.holds, rows))),
+}
 
 
 class Run:
@@ -530,9 +561,9 @@ class Run:
         """What a checkpoint says of itself."""
         shard = self.train.shards[0]
         return {
-            "run": self.args.out.name,
+            "run": self.args.out.resolve().name,
             "model": self.config.to_dict(),
-            "data": {key: shard.meta[key] for key in ("rate", "unit", "channels", "classes", "arguments")},
+            "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
             "normalize": self.scaling.to_dict(),
             "backbone": {"source": self.args.backbone, "init": self.args.init},
             "pretraining_losses": self.pretraining.state.losses if self.pretraining else [],
@@ -566,7 +597,9 @@ class Run:
 
     def restore(self, last: Checkpoint) -> None:
         """Take up where last.ckpt stands. DataError if it is of another run."""
-        kept, asked = last.description.get("arguments", {}), settings(self.args)
+        fields = _STATE | {"state.confusion": _table_field(len(self.classes))}
+        check_fields(last.path, last.description, fields, "a run to resume", "start it anew with --overwrite")
+        kept, asked = last.description["arguments"], settings(self.args)
         for key in asked:
             if kept.get(key) != asked[key]:
                 raise DataError(
@@ -582,7 +615,10 @@ class Run:
             raise DataError(f"{last.path}: expected this run's weights, found others ({error})") from None
         if self.ema is not None:
             self.ema = {name: value.to(self.device) for name, value in _named(last, "ema.").items()}
-        restore_optimizer(self.optimizer, _named(last, "optimizer."))
+        try:
+            restore_optimizer(self.optimizer, _named(last, "optimizer."))
+        except (ValueError, RuntimeError, KeyError, IndexError) as error:
+            raise DataError(f"{last.path}: expected this run's optimiser, found another ({error})") from None
         state = dict(last.description["state"])
         state["best"] = -math.inf if state["best"] is None else state["best"]
         if self.pretraining:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import recordings
 import small_shards
+import torch
 from matplotlib.image import imread
 
 import plot
-from model import ModelConfig
+from model import GPT2Classifier, ModelConfig
 from semg import diagram, figures
 from semg.errors import DataError, UsageError
 
@@ -220,8 +221,11 @@ def test_the_architecture_of_a_checkpoint(draw, tmp_path):
     from semg.checkpoint import write_checkpoint
 
     config = ModelConfig(**TINY, channels=8, classes=2)
-    data = {"rate": 2000.0, "classes": ["open", "shut"]}
-    write_checkpoint(tmp_path / "m.ckpt", {"model": config.to_dict(), "data": data}, {})
+    how = {"window": config.samples, "stride": 100}
+    data = {"rate": 2000.0, "classes": ["open", "shut"], "channels": [f"C{i}" for i in range(8)], "arguments": how}
+    told = {"model": config.to_dict(), "data": data, "normalize": {"method": "session"}}
+    weights = {f"model.{name}": value for name, value in GPT2Classifier(config).state_dict().items()}
+    write_checkpoint(tmp_path / "m.ckpt", told, weights | {"train_gain": torch.ones(8)})
     assert "parameters train" in draw("architecture", tmp_path / "m.ckpt", "--out", tmp_path / "a.png")
     write_checkpoint(tmp_path / "m.ckpt", {"model": {"colour": "red"}}, {})
     with pytest.raises(DataError, match=r"m\.ckpt"):

@@ -327,8 +327,9 @@ def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
         here(tmp_path / "a.csv")
     with pytest.raises(UsageError, match="share a file"):
         here(recording, tmp_path / f"{recording.stem}.csv", "--rate", 5120)
-    with pytest.raises(DataError, match=r"m\.ckpt: expected what the model was trained on, found no 'low'"):
-        data = {"arguments": {}, "channels": list(putemg.CHANNEL_COLUMNS)}
+    with pytest.raises(DataError, match=r"m\.ckpt: expected what .* trained on, found one without data.arguments.low"):
+        how = {"window": WINDOW, "stride": 100}
+        data = {"rate": 5120.0, "channels": list(putemg.CHANNEL_COLUMNS), "classes": CLASSES, "arguments": how}
         here(recording, "--checkpoint", checkpoint(tmp_path / "m.ckpt", data=data))
 
 

@@ -312,7 +312,7 @@ def test_a_loss_that_no_longer_moves_stops_the_run(here, tmp_path, monkeypatch):
     assert open_checkpoint(tmp_path / "last.ckpt").description["state"]["step"] == 15, "three epochs of five steps"
 
 
-@pytest.mark.parametrize("factor", [1e4, 1e7])
+@pytest.mark.parametrize("factor", [1e4, 1e7, float("nan"), float("inf")])
 def test_a_gradient_or_a_loss_that_explodes_stops_the_run(here, tmp_path, monkeypatch, factor):
     calls = []
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from conftest import ROOT
 
-SCRIPTS = ("preprocess", "create_dataset_files", "train", "evaluate")
+SCRIPTS = ("preprocess", "create_dataset_files", "train", "evaluate", "baselines", "predict", "import_csv")
+SCRIPTS += ("simulate_putemg",)
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
@@ -30,19 +31,27 @@ def _context() -> Any:
     return context
 
 
-def start(script: str, arguments: list[object], *, die_at: int = 0, folder: Path | None = None) -> BaseProcess:
-    """Run a script; `die_at`: it kills itself just before it changes something under `folder` for that time."""
+def start(
+    script: str, arguments: list[object], *, die_at: int = 0, folder: Path | None = None, errors: Path | None = None
+) -> BaseProcess:
+    """Run a script; `die_at`: it kills itself just before it changes something under `folder` for that time.
+
+    errors: where its standard error goes; it then leads a process group of its own, as a shell's jobs do.
+    """
     words = [f"{script}.py", *map(str, arguments)]
-    process = _context().Process(target=_run, args=(script, words, die_at, str(folder)))
+    process = _context().Process(target=_run, args=(script, words, die_at, str(folder), errors))
     process.start()
     return process
 
 
-def _run(script: str, words: list[str], die_at: int, folder: str) -> None:
+def _run(script: str, words: list[str], die_at: int, folder: str, errors: Path | None) -> None:
     """In the forked process."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(quiet, number)
+    if errors is not None:
+        os.setsid()
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = words
     os.environ["GIT_DIR"] = os.devnull  # outputs name the commit, which somebody may make meanwhile

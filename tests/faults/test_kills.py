@@ -8,6 +8,7 @@ a kill can leave the names of files. `pytest -m slow` has many of the first kind
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -257,6 +258,77 @@ def test_the_best_model_opens_at_every_moment(works, tmp_path: Path) -> None:
     assert opened > 2
 
 
+def stoppable(inputs: dict[str, Path], folder: Path, model: Path) -> dict[str, tuple[list[object], Path]]:
+    """Each long script's flags but for where it writes, and what is there once its work has begun."""
+    places: list[object] = ["--shards", inputs["shards"], "--split", inputs["split"]]
+    train = [*places, *TINY.split()]
+    out, lock = folder / "out", folder / "out" / ".lock"
+    tables, listed = [folder / f"{number}.npy" for number in range(3)], folder / "list.csv"
+    raw: list[object] = ["--raw", inputs["raw"], "--shards", out]
+    adapt = ["--init-from", model, "--calibrate", 1, "--epochs", 200]
+    return {
+        "preprocess": ([*raw, "--workers", 1], lock),
+        "preprocess --workers 2": ([*raw, "--workers", 2], lock),
+        "create_dataset_files": (["--shards", inputs["shards"], "--out", out, "--protocol", "loso"], folder / ".lock"),
+        "train": ([*train, "--epochs", 500, "--out", out], out / "last.ckpt"),
+        "train --pretrain": ([*train, "--pretrain", 500, "--out", out], out / "last.ckpt"),
+        "train --calibrate": ([*places, *adapt, "--out", out], lock),
+        "evaluate": (["--checkpoint", model, *places, "--out", out], lock),
+        "evaluate --normalize": (["--checkpoint", model, *places, "--out", out, "--normalize", "running"], lock),
+        "baselines": ([*places, "--out", out], lock),
+        "predict": (["--rate", 5120, "--checkpoint", model, "--out", out, *tables], out / "0.csv"),
+        "import_csv": ([listed, "--rate", 2000, "--guard", 0, "--shards", out], lock),
+        "simulate_putemg": ([out, "--seconds", 20, "--workers", 1], lock),
+        "simulate_putemg --workers 2": ([out, "--seconds", 20, "--workers", 2], lock),
+    }
+
+
+STOPPABLE = ("preprocess", "preprocess --workers 2", "create_dataset_files", "train", "train --pretrain")
+STOPPABLE += ("train --calibrate", "evaluate", "evaluate --normalize", "baselines", "predict", "import_csv")
+STOPPABLE += ("simulate_putemg", "simulate_putemg --workers 2")
+
+
+@pytest.fixture(scope="module")
+def model(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    flags = ["--shards", inputs["shards"], "--split", inputs["split"], *TINY.split(), "--epochs", 1, "--out", out]
+    assert finished(start("train", flags)) == 0
+    return out / "best_model.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [
+        pytest.param(name, number, code, id=f"{name}-{number.name}", marks=[] if name in quick else pytest.mark.slow)
+        for number, code, quick in (
+            (signal.SIGINT, 130, ("preprocess --workers 2", "create_dataset_files", "train --calibrate", "predict")),
+            (signal.SIGTERM, 143, ("preprocess", "train --pretrain", "evaluate", "baselines", "import_csv")),
+        )
+        for name in STOPPABLE
+    ],
+)
+def test_a_signal_ends_it_with_its_code_and_one_line(
+    inputs: dict[str, Path], model: Path, tmp_path: Path, record_property, name: str, number: int, code: int
+) -> None:
+    """To the whole process group, as a terminal sends Ctrl-C: workers must not add tracebacks of their own."""
+    flags, begun = stoppable(inputs, tmp_path, model)[name]
+    if name == "predict":
+        for place in range(3):
+            np.save(tmp_path / f"{place}.npy", np.zeros((100_000, 24), np.float32) + 30)
+    if name == "import_csv":
+        (tmp_path / "a.csv").write_text("a,b,label\n" + "1,2,fist\n-3,1,idle\n" * 100_000)
+        (tmp_path / "list.csv").write_text("file,subject,date,task\n" + "a.csv,7,2024-03-01,\n" * 9)
+    process = start(name.split()[0], flags, errors=tmp_path / "errors")
+    until(begun.exists, process)
+    time.sleep(1.0 if "--workers 2" in name else 0.02)  # workers are starting
+    os.killpg(process.pid, number)
+    ended, told = finished(process), (tmp_path / "errors").read_text()
+    lines = [line for line in told.splitlines() if line]
+    assert (ended, len(lines), told.lstrip()[:9]) == (code, 1, "stopped: "), told
+    assert not list(tmp_path.rglob("*.tmp"))
+    record_property("signals to stop", 1)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
 def test_workers_end_with_a_killed_preprocess(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Otherwise they would go on writing, without a lock, into what the next run writes."""
@@ -271,7 +343,7 @@ def test_workers_end_with_a_killed_preprocess(inputs: dict[str, Path], tmp_path:
     process.kill()
     process.wait()
     assert len(children) >= 2
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90  # they look for their parent once they have imported all they need
     while any(alive(child) for child in children) and time.monotonic() < end:
         time.sleep(0.05)
     assert not [child for child in children if alive(child)]

@@ -10,7 +10,7 @@ import small_shards
 from test_bad_inputs import TINY, script, told
 
 from semg import splits
-from semg.shards import open_shard
+from semg.shards import open_shard, write_shard
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,30 @@ def test_windows_of_two_parts_share_no_sample(data: Path) -> None:
         samples[part] = {(s.record, int(at) // 160) for s in opened for at in s.windows["start"]}
     assert not (samples["train"] & samples["test"] or samples["train"] & samples["val"])
     assert not samples["val"] & samples["test"]
+
+
+@pytest.mark.parametrize("how", ["train", "baselines"])
+def test_labels_drawn_at_random_give_chance_within_its_interval(tmp_path: Path, how: str) -> None:
+    """Through files and scripts, from shards whose labels mean nothing to the interval in metrics.json."""
+    records = [small_shards.write(tmp_path / "shards", subject) for subject in range(1, 15)]
+    random = np.random.default_rng(3)
+    for name in records:
+        shard = open_shard(tmp_path / "shards" / name)
+        windows, signal = shard.windows.copy(), np.array(shard.signal)
+        windows["label"] = random.permutation(windows["label"])
+        write_shard(shard.path, shard.meta, signal, windows)
+    small_shards.write_split(tmp_path / "split", train=records[:4], val=records[4:6], test=records[6:])
+    if how == "train":
+        assert trained(tmp_path).code == 0
+        assert evaluated(tmp_path).code == 0
+        (found,) = (tmp_path / "out").glob("metrics.json")
+    else:
+        places = ["--shards", tmp_path / "shards", "--split", tmp_path / "split", "--out", tmp_path / "out"]
+        assert script("baselines", *places, "--features", "logband", "--classifiers", "lda", "--quiet").code == 0
+        (found,) = (tmp_path / "out").glob("*/metrics.json")
+    low, high = json.loads(found.read_text())["ci95"]["accuracy"]
+    assert low <= 1 / len(small_shards.CLASSES) <= high
+    assert high - low < 0.15, "an interval that says something"
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
