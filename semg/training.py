@@ -216,7 +216,7 @@ def _table_field(size: int) -> Field:
     """Of a confusion matrix that may be empty."""
 
     def holds(table: Any) -> bool:
-        rows = table if isinstance(table, list) else [0]
+        rows: list[Any] = table if isinstance(table, list) else [0]
         square = len(rows) in (0, size) and all(isinstance(row, list) and len(row) == size for row in rows)
         return square and all(whole(count, 0) for row in rows for count in row)
 
