@@ -70,7 +70,7 @@ def main() -> None:
     """Read, pool, test, write."""
     args = arguments().parse_args()
     console = cli.Console(args)
-    methods = collect(args.results, args.group, args.metric)
+    methods = collect(cli.expanded(args.results), args.group, args.metric)
     methods.sort(key=lambda method: (-method.values.mean(), method.name))
     pairs = against(methods, args.reference)
     notes = [*differences_between(methods), *too_few(methods, pairs)]
@@ -81,7 +81,7 @@ def main() -> None:
     write(args, methods, pairs, markdown)
     console.finish(
         f"wrote {args.out}: compare.md, compare.csv, people.csv, compare.png",
-        out=str(args.out),
+        out=args.out.as_posix(),
         methods={method.name: float(method.values.mean()) for method in methods},
         warnings=notes,
     )

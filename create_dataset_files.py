@@ -333,9 +333,10 @@ def main() -> int:
         }
         for key, split in made.items()
     }
+    shards = f" --shards {args.shards.as_posix()}" if args.shards else ""
     console.finish(
         f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, {len(names)} recordings; "
-        f"next: python train.py --split {example.as_posix()}",
+        f"next: python train.py --split {example.as_posix()}{shards}",
         out=args.out.as_posix(),
         kept=kept,
         protocol=args.protocol,

@@ -98,6 +98,8 @@ def read_list(path: Path) -> list[Entry]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected a list of recordings, found no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a list of recordings, found none ({error})") from None
     if not rows:

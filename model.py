@@ -230,6 +230,11 @@ class BandPowers(nn.Module):
         return self.starts // self.hop
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The type for sums over many tokens: float64, which Apple's GPUs have not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _fourier(edges: tuple[float, ...], frame: int) -> tuple[Tensor, Tensor]:
     """Windowed cosines and sines of the bins that lie in a band, (frame, 2 * bins), and the (2 * bins, bands) that
     sums their squares into bands: each bin's share in each band, a band's shares summing to 1."""
@@ -355,7 +360,7 @@ class GPT2Classifier(nn.Module):
 
     @torch.no_grad()
     def token_statistics(self, x: Tensor) -> Tensor:
-        """(B, C, N) windows of one session -> (3, F) float64: the tokens' sum, sum of squares and count.
+        """(B, C, N) windows of one session -> (3, F) the tokens' sum, sum of squares and count, of `widest` type.
 
         Add them up over batches, then `finish_statistics`.
         """
@@ -363,8 +368,8 @@ class GPT2Classifier(nn.Module):
 
     @staticmethod
     def feature_sums(features: Tensor) -> Tensor:
-        """(B, T, F) what `features` gave -> (3, F) float64, as `token_statistics`."""
-        each = features.flatten(0, 1).double()
+        """(B, T, F) what `features` gave -> (3, F) of `widest` type, as `token_statistics`."""
+        each = features.flatten(0, 1).to(widest(features.device))
         return torch.stack([each.sum(0), each.square().sum(0), torch.full_like(each[0], len(each))])
 
     def finish_statistics(self, sums: Tensor) -> Tensor:

@@ -238,7 +238,8 @@ def draw_classes(args: argparse.Namespace) -> str:
         classes = shards[0].classes
         tables = [np.bincount(shard.windows["label"], minlength=len(classes)) for shard in shards]
         counts[part] = np.sum(tables, axis=0)
-        about[part] = f"{len(split.subjects(part))} people, {counts[part].sum():,} windows"
+        people = len(split.subjects(part))
+        about[part] = f"{people} {'person' if people == 1 else 'people'}, {counts[part].sum():,} windows"
     title = _title(args, f"Windows of each gesture in {split.name}")
     figures.class_counts(args.out, counts, classes, about, title)
     return ", ".join(f"{part}: {told}" for part, told in about.items())
@@ -252,7 +253,7 @@ def draw_curves(args: argparse.Namespace) -> str:
         rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not rows:
             raise ValueError("nothing")
-        plots.learning_curves(args.out, rows)
+        plots.learning_curves(args.out, rows, _title(args, f"Learning curves of {path.resolve().parent.name}"))
     except FileNotFoundError:
         raise DataError(f"{path}: expected the metrics.jsonl of a run, found no such file") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -325,6 +326,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.Console(args)
+    args.source = cli.expanded(args.source)
     args.out = args.out or Path("results/plots") / f"{args.picture}.png"
     if args.out.suffix != ".png":
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")

@@ -257,6 +257,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.Console(args)
+    args.recordings = cli.expanded(args.recordings)
     check(args)
     trained = Trained.open(args.checkpoint, choose_device(args.device))
     say_what_differs(trained, args, console)
@@ -269,7 +270,7 @@ def main() -> int:
         except (DataError, OSError, MemoryError) as error:
             failed += 1
             console.error(cli.in_words(error))
-    told = f"{args.out}: predictions of {len(done)} recordings"
+    told = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
     told += f"; {failed} failed, see above" if failed else ""
     console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done)
     return 1 if failed else 0

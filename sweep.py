@@ -297,7 +297,7 @@ def call(script: str, flags: Sequence[str], console: cli.Console) -> str:
                 process.wait()
             except KeyboardInterrupt as caught:
                 stop = caught
-                process.send_signal(signal.SIGTERM if isinstance(caught, cli.Terminated) else signal.SIGINT)
+                _hand_on(process, caught)
         if stop is not None:
             raise stop
         errors.seek(0)
@@ -310,6 +310,14 @@ def call(script: str, flags: Sequence[str], console: cli.Console) -> str:
     said = [line.removeprefix("error: ") for line in told if line.startswith("error: ")] or told
     ended = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
     return said[-1] if said else f"{script} ended by {ended}"
+
+
+def _hand_on(process: subprocess.Popen[str], stop: KeyboardInterrupt) -> None:
+    """Stop the script as this one was stopped."""
+    if isinstance(stop, cli.Terminated):
+        process.terminate()
+    elif sys.platform != "win32":  # there Ctrl-C has reached it already: a console has no sessions
+        process.send_signal(signal.SIGINT)
 
 
 def _say_all_but_last(process: subprocess.Popen[str], console: cli.Console) -> None:

@@ -99,7 +99,8 @@ class Batches:
         if self._signal is None:
             x = torch.from_numpy(self.windows.gather(index, start))
             if self.device.type == "cuda":
-                x = x.pin_memory().to(self.device, non_blocking=True)
+                x = x.pin_memory()
+            x = x.to(self.device, non_blocking=self.device.type == "cuda")
         else:
             x = self._gather_resident(shard, starts)
         # the result is laid out (B, N, C) in memory, seen as (B, C, N)
@@ -108,7 +109,7 @@ class Batches:
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
         """(B, N, C) float16 microvolts -> (B, N, C') float32."""
         if self._gains is None:
-            return torch.bmm(x.float(), self._mixing[shard]) if x.device.type == "cuda" else self._mixed(x, shard)
+            return self._mixed(x, shard) if x.device.type == "cpu" else torch.bmm(x.float(), self._mixing[shard])
         return x.float().mul_(self._gains[shard][:, None, :])
 
     def _mixed(self, x: Tensor, shard: Tensor) -> Tensor:

@@ -4,12 +4,15 @@ Exit codes: 0 done, 1 an input was wrong or something is missing, 2 wrong flags,
 """
 
 import argparse
+import io
 import json
 import math
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from glob import glob
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -20,6 +23,7 @@ from semg.errors import FULL_DISK, DataError, UsageError
 
 T = TypeVar("T")
 
+_COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
 
 
@@ -61,11 +65,11 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Something that a person must know but that stops nothing; shown under --quiet too."""
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        tqdm.write(f"{_marked('warning')} {text}", file=sys.stderr)
 
     def error(self, text: str) -> None:
         """One input is wrong; the run goes on with the others."""
-        tqdm.write(f"error: {one_line(text)}", file=sys.stderr)
+        tqdm.write(f"{_marked('error')} {one_line(text)}", file=sys.stderr)
 
     def progress(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
         """A tqdm bar on standard error, silent under --quiet and --json and where nobody watches."""
@@ -79,6 +83,8 @@ class Console:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main`; turn what went wrong into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_exit_code(main))
 
 
@@ -96,7 +102,7 @@ def _exit_code(main: Callable[[], int | None]) -> int:
         told = in_words(error)
         if not told or "--debug" in sys.argv:
             raise
-        print(f"error: {one_line(told)}", file=sys.stderr)
+        print(f"{_marked('error')} {one_line(told)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -129,6 +135,13 @@ def in_words(error: Exception) -> str:
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
+
+
+def _marked(kind: str) -> str:
+    """The word a message begins with; in colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return f"{kind}:"
+    return f"\x1b[{_COLOURS[kind]}m{kind}:\x1b[0m"
 
 
 def one_line(text: str) -> str:
@@ -231,6 +244,16 @@ def number_ranges(text: str) -> tuple[int, ...]:
     if len(set(numbers)) != len(numbers):
         raise argparse.ArgumentTypeError(f"expected each number once, found {text!r}")
     return tuple(numbers)
+
+
+def expanded(paths: Iterable[Path]) -> list[Path]:
+    """`paths`, with each pattern such as `raw/*-03-*.hdf5` replaced by what it matches: Windows's shells leave that to
+    programs. What matches nothing stays, for the caller to name it."""
+    found: list[Path] = []
+    for path in paths:
+        matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207  `path` may be absolute
+        found += map(Path, matches) if matches else [path]
+    return found
 
 
 def existing_folder(path: Path, flag: str, hint: str) -> Path:

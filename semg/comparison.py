@@ -24,6 +24,7 @@ METRICS = ("macro_f1", "balanced_accuracy", "accuracy")
 MOST_CLASSES = 1000
 FEWEST_PEOPLE = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
 
+_RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of --protocol recording
 # fold0, gpt2-seed1; and a fold of --protocol recording, 03-2018-05-11-sequential
 _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*$")
 
@@ -189,7 +190,9 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
         other = sorted(p for p, n in method.windows.items() if n != methods[0].windows.get(p, n))
         if other:
             notes.append(f"{method.name}: not the same windows as {methods[0].name} (people {', '.join(other)})")
+        first: dict[tuple[str, ...], int] = {}
         for run in method.runs:
-            if any(n != method.windows[p] for p, n in run.windows.items()):
+            recording = [part for part in run.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
+            if [p for p, n in run.windows.items() if first.setdefault((p, *recording), n) != n]:
                 notes.append(f"{method.name}: {run.path} has other numbers of windows than the runs before it")
     return notes

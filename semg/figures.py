@@ -161,7 +161,8 @@ def electrodes(path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, 
             rms[place].reshape(rings, around), cmap="viridis", vmin=0, vmax=np.nanmax(rms), aspect="auto"
         )
         axes.set_title(classes[place], fontsize=13)
-        names = ["elbow", *[""] * (rings - 2), "wrist"] if rings > 1 else [""]
+        between = ["middle"] if rings == 3 else [""] * (rings - 2)
+        names = ["elbow", *between, "wrist"] if rings > 1 else [""]
         axes.set_yticks(range(rings), names if place % columns == 0 else [""] * rings, fontsize=11)
         below = place + columns >= len(classes)
         axes.set_xticks(range(around), [str(n + 1) for n in range(around)] if below else [""] * around, fontsize=11)

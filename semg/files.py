@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def remove_leftovers(path: Path) -> None:
 
 def _flush_to_disk(path: Path) -> None:
     """Without this a power cut could leave a renamed file with no bytes in it."""
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows flushes no file that is open for reading alone
         os.fsync(file.fileno())
 
 
@@ -158,5 +158,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows keeps a file that is open; there it goes with the release
+                path.unlink(missing_ok=True)
             lock.release()

@@ -53,7 +53,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     for row, column in np.ndindex(counts.shape):
         dark = share[row, column] > 0.5
         text = f"{share[row, column]:.0%}\n{counts[row, column]}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=9.5, color="white" if dark else "black")
+        colour = "white" if dark else "black" if counts[row, column] else "#9a9a9a"  # noughts are many
+        axes.text(column, row, text, ha="center", va="center", fontsize=10.5, color=colour)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label="share of the true class")
     axes.set_title("Windows by true and decided gesture", fontsize=13)
     return figure
@@ -101,23 +102,27 @@ def per_subject(
 
 
 @usual_style
-def learning_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str = "Learning curves") -> None:
     """Loss and macro-F1 by epoch, training and validation; rows as in metrics.jsonl."""
     epochs = [row["epoch"] for row in rows]
-    figure = new_figure(9, 3.8)
+    best = max(rows, key=lambda row: row["val/macro_f1"])["epoch"]  # the first of equals, as training keeps it
+    figure = new_figure(9, 4.2)
     for place, (key, name) in enumerate((("loss", "loss, nats"), ("macro_f1", "macro-F1"))):
         axes = figure.add_subplot(1, 2, place + 1)
         for part, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
             values = [row[f"{part}/{key}"] for row in rows]
             told = "training" if part == "train" else "validation"
             axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=told)
+        axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label="highest validation macro-F1")
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.set_xlabel("epoch", fontsize=12)
         axes.set_ylabel(name, fontsize=12)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#dddddd")
         axes.set_axisbelow(True)
-        axes.legend(fontsize=10)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=11, ncols=3)
+    figure.suptitle(title, fontsize=13)
     save(figure, path)
 
 
@@ -144,7 +149,8 @@ def compare(
     names = [f"{name} (reference)" if name == reference else name for name in people]
     axes.set_yticks(range(len(people)), names, fontsize=11)
     axes.set_ylim(len(people) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric} of a person (dots); mean over people with its 95 % interval (black)", fontsize=11)
+    axes.margins(x=0.06)
+    axes.set_xlabel(f"{metric}: every person a dot,\nblack the mean over people and its 95 % interval", fontsize=11)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
     save(figure, path)
@@ -166,18 +172,19 @@ def calibration(
     figure = new_figure(9.5, 4.6)
     for place, (metric, name) in enumerate((("macro_f1", "macro-F1"), ("accuracy", "accuracy"))):
         axes = figure.add_subplot(1, 2, place + 1)
-        for which, colour, marker, told in (
-            ("unadapted", ORANGE, "s", "the model as it was, on the same windows"),
-            ("adapted", BLUE, "o", "adapted to the person"),
-        ):
+        for which, colour, marker, aside, told in (
+            ("unadapted", ORANGE, "s", -0.03, "the model as it was, on the same windows"),
+            ("adapted", BLUE, "o", 0.03, "adapted to the person"),
+        ):  # aside: two intervals at one place would hide each other
             values = np.stack([people[count][which][metric] for count in counts])  # (counts, people)
-            axes.plot(counts, values, color=colour, alpha=0.3, linewidth=0.9)
+            places = np.array(counts) + aside
+            axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.9)
             means = values.mean(axis=1)
             ends = np.array([bootstrap_interval(row) for row in values])
             errors = np.abs(ends.T - means)
             label = f"{told}: mean over {values.shape[1]} people, 95 % interval"
             axes.errorbar(
-                counts, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
+                places, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
             )
         axes.axhline(1 / classes, color=GREY, linewidth=1.2, linestyle=":", label="accuracy by chance")
         axes.set_xticks(counts)

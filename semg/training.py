@@ -216,9 +216,10 @@ def _table_field(size: int) -> Field:
     """Of a confusion matrix that may be empty."""
 
     def holds(table: Any) -> bool:
-        rows: list[Any] = table if isinstance(table, list) else [0]
-        square = len(rows) in (0, size) and all(isinstance(row, list) and len(row) == size for row in rows)
-        return square and all(whole(count, 0) for row in rows for count in row)
+        if not isinstance(table, list) or len(table) not in (0, size):
+            return False
+        square = all(isinstance(row, list) and len(row) == size for row in table)
+        return square and all(whole(count, 0) for row in table for count in row)
 
     return Field(f"a table of {size} x {size} counts", holds)
 

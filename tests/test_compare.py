@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_notes_name_what_is_not_comparable():
     assert "partly: 1 of 8 people not scored (03)" in notes
     assert "partly: not the same windows as full" in notes
     assert "uneven: some people have 1 runs, others 2" in notes
+
+
+def test_a_persons_recordings_may_differ_in_windows():
+    def of(folder, windows):
+        return replace(run_of({"03": 0.5}, windows=windows), path=Path(f"results/paper/{folder}/metrics.json"))
+
+    first = of("03-2018-05-11-sequential/lda-rms", 90)
+    assert differences_between([pool("lda", [first, of("03-2018-05-11-repeats_long/lda-rms", 80)])]) == []
+    (note,) = differences_between([pool("lda", [first, of("03-2018-05-11-sequential/lda-rms", 80)])])
+    assert "has other numbers of windows than the runs before it" in note
 
 
 def test_names_are_paths_without_folds_seeds_and_what_is_common():

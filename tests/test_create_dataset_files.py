@@ -66,7 +66,7 @@ def test_default_split_of_shards_shares_nobody_and_is_shown(run_script, shards, 
     header, train = (line.split() for line in shown.splitlines() if line.startswith(("part", "train  ")))
     assert header == ["part", "people", "recordings", "windows", "idle", "fist", "pinch", "index"]
     assert train == ["train", "3", "18", "72", "36", "18", "18"]
-    assert f"next: python train.py --split {out}" in shown
+    assert f"next: python train.py --split {out} --shards " in shown
     assert sorted(path.name for path in out.parent.iterdir()) == ["mine"]  # no lock, no temporary folder
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 from sklearn import metrics as reference
 
 from semg import metrics
@@ -87,6 +88,12 @@ def test_interval_is_seeded_and_covers_the_true_mean_about_as_often_as_it_says()
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
     covered = [low <= 0.6 <= high for low, high in map(metrics.bootstrap_interval, rng.normal(0.6, 0.1, (60, 40)))]
     assert 50 <= sum(covered) <= 60
+
+
+def test_the_interval_is_scipys():
+    values = np.random.default_rng(1).normal(0.6, 0.1, 16)
+    theirs = bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=0).confidence_interval
+    assert metrics.bootstrap_interval(values) == pytest.approx(tuple(theirs), abs=0.004)
 
 
 def test_shuffled_labels_give_chance_within_the_interval():

@@ -4,6 +4,7 @@ The commands run in an empty folder, with flags added that make them small; a la
 """
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 from conftest import ROOT
 from share_server import ShareServer
 from transformers import GPT2Config, GPT2Model
+
+import simulate_putemg
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
@@ -20,7 +23,7 @@ SMALLER = {
     "preprocess.py": "--workers 1",
     "train.py": TINY,
     "export.py": "--no-onnx",
-    "baselines.py": "--split splits/default --classifiers lda --features rms",
+    "baselines.py": "--classifiers lda --features rms",
 }
 
 
@@ -28,7 +31,7 @@ def test_readme_has_the_commands():
     scripts = {command.split()[1] for command in COMMANDS if command.startswith("python ")}
     expected = {"download_putemg", "preprocess", "create_dataset_files", "train", "evaluate", "baselines", "compare"}
     assert {f"{name}.py" for name in expected} <= scripts
-    assert {"make demo", "make test"} <= set(COMMANDS)
+    assert "make demo" in COMMANDS
 
 
 def test_make_knows_its_targets():
@@ -38,11 +41,26 @@ def test_make_knows_its_targets():
             assert done.returncode == 0, done.stderr
 
 
+def test_the_demo_without_make_is_the_demo():
+    done = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    made = [line.split()[1:] for line in lines if re.match(r"\S*python \w+\.py ", line)]
+    page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"without make\n.*?```bash\n(.*?)```", page, re.DOTALL)
+    assert [line.split()[1:] for line in block.splitlines()] == made
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, run_script):
     """An empty folder, and a local server with the share's files: four simulated people, one day."""
     folder = tmp_path_factory.mktemp("readme")
     run_script("simulate_putemg.py", folder / "share", "--subjects", 4, "--days", 1, "--seconds", 20, "--workers", 1)
+    run_script("preprocess.py", "--raw", folder / "share", "--shards", folder / "shards", "--workers", 1)
+    # in place of the committed split, of all 44 people, and of the demo's model
+    split = ("--shards", folder / "shards", "--out", folder / "splits" / "putemg-unseen-users")
+    run_script("create_dataset_files.py", *split)
+    (folder / "checkpoints" / "demo").mkdir(parents=True)
+    shutil.copy(ROOT / "checkpoints" / "best_model.ckpt", folder / "checkpoints" / "demo")
     shape = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=3, bos_token_id=0, eos_token_id=0)
     GPT2Model(shape).save_pretrained(folder / "path" / "to" / "gpt2")
     return folder
@@ -51,16 +69,21 @@ def workplace(tmp_path_factory, run_script):
 def adapted(command: str, url: str, recording: str) -> list[str]:
     """The command with flags that make it small, and names of what exists here."""
     script, *words = command.split()[1:]
-    words = [f"data/raw/Data-HDF5/{recording}" if word.endswith(".hdf5") else word for word in words]
+    words = [f"share/{recording}" if word.endswith(".hdf5") else word for word in words]
     if script == "download_putemg.py":
         words += ["--base-url", url]
-    if "splits/putemg-unseen-users" in words:  # all 44 people; here are four, with GPT-2 from a folder
-        words += ["--split", "splits/default"]
-        if script == "train.py":
-            words += ["--backbone", "path/to/gpt2", "--out", "checkpoints/putemg-unseen-users"]
+    if script == "train.py" and "fpt" in words:  # GPT-2 from a folder, as without a connection
+        words += ["--backbone", "path/to/gpt2"]
     if script == "train.py" and "random" in words:
         words += ["--width", "16", "--heads", "2"]
     return [str(ROOT / script), *words, *SMALLER.get(script, "").split()]
+
+
+def test_the_demos_recording_is_one_that_the_demo_makes():
+    made = {job.path.name for job in simulate_putemg.jobs(simulate_putemg.arguments().parse_args(["raw"]))}
+    named = set(re.findall(r"data/demo/raw/Data-HDF5/(\S+)", TEXT))
+    assert named
+    assert named <= made
 
 
 def test_every_command_runs_in_order(workplace):
@@ -78,12 +101,11 @@ def test_every_command_runs_in_order(workplace):
             done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, f"{command}\n{words}\n{done.stdout}\n{done.stderr}"
     for made in (
-        "checkpoints/putemg-unseen-users/best_model.ckpt",
-        "results/putemg-unseen-users/metrics.json",
-        "results/comparison/compare.md",
+        "checkpoints/gpt2/best_model.ckpt",
+        "results/gpt2/metrics.json",
+        "results/compare/compare.md",
         "results/baselines/lda-rms/metrics.json",
         "splits/threefold/fold2/test.txt",
-        "data/shards-paper",
         "results/plots/recording.png",
         "results/predictions",
         "exports/random/model.safetensors",

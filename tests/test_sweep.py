@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import small_shards
 import torch
 from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 import sweep
 import train
@@ -99,6 +102,17 @@ def table(where):
         return list(csv.DictReader(file))
 
 
+def hyperparameters(folder):
+    """Learning rate -> scores, as TensorBoard's HPARAMS page finds them."""
+    shown = {}
+    for run in filter(Path.is_dir, folder.iterdir()):
+        events = EventAccumulator(str(run)).Reload()
+        held = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        given = plugin_data_pb2.HParamsPluginData.FromString(held).session_start_info.hparams
+        shown[given["lr"].number_value] = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
+    return shown
+
+
 def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, monkeypatch, capsys):
     words = flags(data, tmp_path, "--grid", "lr=1e-9,1e-2", split="split")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -118,7 +132,11 @@ def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, m
     assert metrics["subset"] == "test"
     assert not (tmp_path / "out" / BAD).exists()
     assert not (folder / "last.ckpt").exists()
-    assert len(list((tmp_path / "out" / "hparams").rglob("events.*"))) >= 2
+    shown = hyperparameters(tmp_path / "out" / "hparams")
+    assert set(shown) == {1e-9, 1e-2}
+    assert shown[1e-2]["val/macro_f1"] == pytest.approx(float(best["val_macro_f1"]), rel=1e-5)
+    assert shown[1e-2]["test/macro_f1"] == pytest.approx(float(best["test_macro_f1"]), rel=1e-5)
+    assert [name for name in shown[1e-9] if name.startswith("test/")] == []
     assert read_json(tmp_path / "out" / "sweep.json", "a sweep")["made"]["arguments"]["train"][:2] == ["--layers", "1"]
     before = (tmp_path / "out" / "sweep.md").read_bytes()
 

@@ -1,0 +1,119 @@
+"""What every script shares at the shell: exit codes, colours, progress, --quiet, --json, any current directory."""
+
+import os
+import re
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from semg import cli
+
+pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")  # Windows has neither
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "model.py")
+SAY = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from semg import cli
+
+def main():
+    console = cli.Console(cli.parser("manual").parse_args())
+    console.say("begun")
+    for _ in console.progress(range(3), unit="window", mininterval=0):
+        pass
+    console.warn("odd")
+    console.error("bad")
+    console.finish("done", count=3)
+    raise cli.DataError("file: expected this, found that")
+
+cli.run(main)
+"""
+
+
+def on_terminal(command, **environment):
+    """Run a command with a pseudo terminal as its output; returns (exit code, all it printed)."""
+    own, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    told = {**os.environ, "TERM": "xterm", **environment}
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=told)
+    os.close(theirs)
+    text = b""
+    while select.select([own], [], [], 120)[0]:
+        try:
+            if not (part := os.read(own, 4096)):
+                break
+        except OSError:  # the terminal is gone with the process
+            break
+        text += part
+    os.close(own)
+    return process.wait(), text.decode()
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_colours_on_a_terminal_unless_not_wanted(environment, coloured):
+    code, said = on_terminal([sys.executable, "-c", SAY], **environment)
+    assert code == 1
+    assert ("\x1b[31merror:\x1b[0m bad" in said) == coloured
+    assert ("\x1b[33mwarning:\x1b[0m odd" in said) == coloured
+    assert bool(re.search(r"\x1b\[\d*m", said)) == coloured
+    for told in ("begun", "bad", "odd", "done", "file: expected this, found that"):
+        assert told in said
+
+
+def test_progress_says_how_far_and_how_long_on_a_terminal():
+    said = on_terminal([sys.executable, "-c", SAY])[1]
+    assert re.search(r"3/3 \[\d\d:\d\d<\d\d:\d\d, +[\d.?]+ ?window/s\]", said), said
+
+
+def test_quiet_on_a_terminal_is_the_last_line_with_warnings_and_errors():
+    said = on_terminal([sys.executable, "-c", SAY, "--quiet"], NO_COLOR="1")[1]
+    lines = ["warning: odd", "error: bad", "done", "error: file: expected this, found that"]
+    assert said.split("\r\n")[:-1] == lines
+
+
+def test_piped_there_is_neither_colour_nor_progress():
+    done = subprocess.run([sys.executable, "-c", SAY], capture_output=True, text=True)
+    assert done.stdout == "begun\ndone\n"
+    assert done.stderr == "warning: odd\nerror: bad\nerror: file: expected this, found that\n"
+    done = subprocess.run([sys.executable, "-c", SAY, "--json"], capture_output=True, text=True)
+    assert done.stdout == '{"message": "done", "count": 3}\n'
+
+
+def test_names_that_an_encoding_lacks_are_still_told():
+    code = SAY.replace('"begun"', r'"gesti\u00f3n \udcff"')
+    told = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told)
+    assert done.stdout == "gesti\\xf3n \\udcff\ndone\n", done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_manual_says_purpose_commands_cost_and_every_flag_what_it_does(script, monkeypatch, capsys):
+    """With --help, from anywhere; and every script has the flags that all share."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    module = __import__(script.removesuffix(".py"))
+    with pytest.raises(SystemExit) as stop:
+        module.arguments().parse_args()
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert module.__doc__.strip() in shown
+    assert f"python {script}" in module.__doc__, "a command to begin with"
+    assert re.search(r"(?i)\b(seconds?|minutes?|hours?|\d+ s)\b", module.__doc__), "what it costs"
+    for flag in ("--quiet", "--json", "--debug"):
+        assert flag in shown
+    for action in module.arguments()._actions:
+        assert action.help, f"{action.option_strings or action.dest} says nothing of itself"
+
+
+def test_patterns_that_a_shell_has_left(tmp_path):
+    for name in ("a-1.hdf5", "a-2.hdf5", "b[1].hdf5"):
+        (tmp_path / name).touch()
+    given = [tmp_path / "a-*.hdf5", tmp_path / "b[1].hdf5", tmp_path / "none-*.hdf5"]
+    found = [tmp_path / "a-1.hdf5", tmp_path / "a-2.hdf5", *given[1:]]
+    assert cli.expanded(given) == found
+    assert cli.expanded([Path("x.npy")]) == [Path("x.npy")]

@@ -1,0 +1,126 @@
+"""What Windows and Macs do otherwise, as far as it can be tried elsewhere."""
+
+import contextlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+from conftest import ROOT
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import model
+from semg import files
+from semg.batches import Batches
+from semg.shards import WindowSet, open_shard
+
+fcntl = pytest.importorskip("fcntl")  # the two tests of Windows's rules are for systems with others
+
+
+def test_files_are_flushed_as_windows_wants_it(tmp_path, monkeypatch):
+    """Windows's fsync fails on a file that is open for reading alone."""
+
+    def windows(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", windows)
+    files.write_text(tmp_path / "a.txt", "a")
+    with files.atomic_folder(tmp_path / "folder") as folder:
+        (folder / "b.txt").write_text("b")
+    assert (tmp_path / "folder" / "b.txt").read_text() == "b"
+    assert (tmp_path / "a.txt").read_text() == "a"
+
+
+def test_a_lock_file_that_can_not_be_removed_while_it_is_open(tmp_path, monkeypatch):
+    def windows(path, **_settings):
+        raise PermissionError(13, "The process cannot access the file", str(path))
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, files.folder_lock(tmp_path):
+            patch.setattr(Path, "unlink", windows)
+    with files.folder_lock(tmp_path):
+        assert (tmp_path / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_is_read_and_written_in_one_encoding_everywhere():
+    """Without `encoding` Python takes the system's own, which on Windows is not UTF-8."""
+    bare = re.compile(r"\.(read_text|write_text)\(\)|\.open\(\)|\.open\(\"[rwax]t?\"\)|\bwith open\(")
+    for path in (*ROOT.glob("*.py"), *(ROOT / "semg").glob("*.py")):
+        wrong = [line for line in path.read_text(encoding="utf-8").splitlines() if bare.search(line)]
+        assert not wrong, f"{path.name}: {wrong}"
+
+
+def test_nothing_asks_for_what_one_system_alone_has():
+    for path in (*ROOT.glob("*.py"), *(ROOT / "semg").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for name in (
+            "import fcntl",
+            "import resource",
+            "os.fork",
+            "os.rename",
+            "os.path",
+            "SIGKILL",
+            'get_context("fork',
+        ):
+            assert name not in text, f"{path.name}: {name}"
+
+
+class NoFloat64(TorchDispatchMode):
+    """Apple's GPUs have no float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for one in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(one, torch.Tensor) and one.device.type == "meta":
+                assert one.dtype is not torch.float64, function
+        return made
+
+
+def test_a_step_on_a_device_without_float64(tmp_path, monkeypatch):
+    """On `meta`, a device that computes nothing, and where tensors of another device are refused as on any."""
+    device = torch.device("meta")
+    assert model.widest(torch.device("mps")) is torch.float32
+    assert model.widest(torch.device("cpu")) is torch.float64
+    monkeypatch.setattr(model, "widest", lambda _device: torch.float32)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which knows no meta
+    shards, _ = small_shards.write_all(tmp_path)
+    windows = WindowSet([open_shard(path) for path in sorted(shards.iterdir())[:2]])
+    channels = windows.n_channels
+    config = model.ModelConfig(
+        channels=channels,
+        samples=windows.window,
+        patch=64,
+        frame=160,
+        backbone="attention",
+        width=16,
+        heads=2,
+        frontend="both",
+    )
+    mixing = np.stack([np.eye(channels, dtype=np.float32) + 0.1] * 2)
+    network = model.GPT2Classifier(config).to(device)
+    with NoFloat64():
+        batch = Batches(windows, mixing, device, workers=0).load(np.arange(4))
+        sums = network.token_statistics(batch.x)
+        statistics = network.finish_statistics(sums)[None].expand(4, -1, -1)
+        loss = torch.nn.functional.cross_entropy(network(batch.x, statistics), batch.label)
+        loss.backward()
+    assert loss.device == device
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps")
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
+def test_a_device_that_is_not_there_is_one_line(script):
+    from semg.errors import UsageError
+    from semg.inference import choose_device
+
+    module = __import__(script.removesuffix(".py"))
+    words = ["recording.hdf5"] if script == "predict.py" else []
+    assert module.arguments().parse_args([*words, "--device", "mps"]).device == "mps"
+    with pytest.raises(UsageError, match="--device mps: expected such a device on this machine, found none"):
+        choose_device("mps")
