@@ -21,6 +21,7 @@ from semg.metrics import bootstrap_interval, per_subject
 from semg.putemg import parse_record
 
 METRICS = ("macro_f1", "balanced_accuracy", "accuracy")
+ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
 MOST_CLASSES = 1000
 FEWEST_PEOPLE = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
 
@@ -120,7 +121,7 @@ def read_run(path: Path, metric: str) -> Run:
         windows = {person: int(one["n_windows"]) for person, one in whole["per_subject"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: expected per_subject with {metric} and n_windows, found {error!r}") from None
-    if not people or not all(0 <= value <= 1 for value in people.values()):  # NaN is not
+    if not people or not all(0 <= value <= 1 + ROUNDING for value in people.values()):  # NaN is not
         raise DataError(f"{path}: expected a {metric} from 0 to 1 for at least one person, found {people}")
     subset = whole.get("subset")
     if subset is not None and not text(subset):

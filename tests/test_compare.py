@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semg.comparison import Run, differences_between, holm, method_names, paired, pool
+from semg.comparison import Run, differences_between, holm, method_names, paired, pool, read_run
 from semg.errors import DataError
 
 PEOPLE = [f"{n:02d}" for n in range(3, 11)]  # eight
@@ -115,6 +115,13 @@ def test_a_persons_recordings_may_differ_in_windows():
     assert differences_between([pool("lda", [first, of("03-2018-05-11-repeats_long/lda-rms", 80)])]) == []
     (note,) = differences_between([pool("lda", [first, of("03-2018-05-11-sequential/lda-rms", 80)])])
     assert "has other numbers of windows than the runs before it" in note
+
+
+def test_a_mean_of_ones_may_be_rounded_up(tmp_path):
+    path = write_result(tmp_path, {"03": 0.0, "04": 1.0000000000000002})
+    assert read_run(path, "macro_f1").people["04"] == pytest.approx(1)
+    with pytest.raises(DataError, match="from 0 to 1"):
+        read_run(write_result(tmp_path, {"03": 1.01}), "macro_f1")
 
 
 def test_names_are_paths_without_folds_seeds_and_what_is_common():

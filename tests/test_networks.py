@@ -340,7 +340,7 @@ def test_the_test_people_have_no_part_in_training(data, score, fake, tmp_path):
         ("", ["--networks", "conformer"], 1, "expected it to have EEGConformer"),
         ("", ["--networks", "eegnet", "--decimate", "16"], 1, "expected windows as long as its filters, found 20"),
         ("", ["--networks", "eegnet", "--decimate", "999"], 1, "expected a window to keep a sample"),
-        ("", ["--networks", "eegnet", "--lr", "1e30"], 1, "give a smaller --lr"),
+        ("", ["--networks", "eegnet", "--lr", "1e15"], 1, "give a smaller --lr"),
         ("", ["--networks", "eegnet", "--preset", "paper"], 2, "--networks: expected without"),
         ("", ["--networks", "eegnet", "--features", "rms"], 2, "--networks: expected without"),
         ("", ["--networks", "eegnet", "--subset", "train"], 2, "not trained on"),
