@@ -66,7 +66,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows at once")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="auto: bf16 on CUDA")
-    parser.add_argument("--workers", type=cli.whole(0), default=1, help="threads that read windows ahead")
+    parser.add_argument(
+        "--workers", type=cli.whole(0), default=0, help="threads that read windows ahead, for shards on a slow disk"
+    )
     parser.add_argument(
         "--normalize",
         choices=("trained", "running"),

@@ -1,6 +1,6 @@
 """GPT2Classifier against bare transformers.GPT2Model on as many ready embeddings, forward and forward + backward.
 
-Output: a table of ratios and benchmarks/results/backbone.json. Both have the same shape (2 blocks of width 64) and
+Output: a table of ratios and benchmarks/results/backbone.json. Both have the same shape and
 dropout; the classifier starts from normalised tokens, so it also embeds, pools and scores them. Windows are random
 numbers: content does not change how long this takes. On a busy machine the ratio still says something, times do not.
 
@@ -9,6 +9,7 @@ numbers: content does not change how long this takes. On a busy machine the rati
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from measuring import Row, arguments, in_turns, report
 
@@ -54,19 +55,12 @@ def both_ways(model: nn.Module, work: Callable[[], Tensor]) -> Callable[[], None
     return run
 
 
-def main() -> int:
-    """Run the script; the number returned is its exit code."""
-    parser = arguments(__doc__, "backbone", repeats=9)
-    parser.add_argument("--batch-size", type=cli.whole(1), default=128, help="windows")
-    args = parser.parse_args()
-    if args.quick:
-        args.repeats, args.batch_size = 3, 16
-    torch.set_num_threads(1)
+def measure(name: str, config: ModelConfig, batch: int, repeats: int) -> list[Row]:
+    """Forward, and forward and backward, of one size of model."""
     torch.manual_seed(0)
-    config = ModelConfig(channels=48)
     ours, theirs = GPT2Classifier(config), bare(config)
-    tokens = torch.randn(args.batch_size, config.tokens, config.band_features)
-    embedded = torch.randn(args.batch_size, config.tokens, config.width)
+    tokens = torch.randn(batch, config.tokens, config.band_features)
+    embedded = torch.randn(batch, config.tokens, config.width)
 
     def classify() -> Tensor:
         return ours.classify(tokens)
@@ -75,17 +69,31 @@ def main() -> int:
         return theirs(inputs_embeds=embedded).last_hidden_state
 
     rows = []
-    for what, training in (("forward", False), ("forward and backward, dropout", True)):
+    for what, training in (("forward", False), ("forward and backward", True)):
         ours.train(training)
         theirs.train(training)
         ways: dict[str, Callable[[], object]] = {
             "classifier": both_ways(ours, classify) if training else forward(classify),
             "bare": both_ways(theirs, reference) if training else forward(reference),
         }
-        taken = in_turns(ways, args.repeats)
+        taken = in_turns(ways, repeats)
         ratio = taken["classifier"] / taken["bare"]
-        rows.append(Row(f"GPT2Classifier, {what}", "bare GPT2Model", ratio, 1.08, seconds=taken))
-    return report(args, rows, batch=args.batch_size, threads=1, tokens=config.tokens)
+        facts = {"batch": batch, "tokens": config.tokens}
+        rows.append(Row(f"{name}, {what}", "bare GPT2Model", ratio, 1.08, seconds=taken, facts=facts))
+    return rows
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments(__doc__, "backbone").parse_args()
+    args.repeats = 1 if args.quick else args.repeats
+    torch.set_num_threads(1)
+    small = ModelConfig(channels=48)
+    rows = measure("2 blocks of width 64", small, 16 if args.quick else 128, args.repeats)
+    if not args.quick:
+        whole = replace(small, layers=12, width=768, heads=12)
+        rows += measure("GPT-2 small's 12 of 768", whole, 4, args.repeats)
+    return report(args, rows, threads=1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the benchmarks share: ways compared in turns (A B A B ...), medians, and where they were measured."""
 
 import argparse
+import json
 import os
 import platform
 import statistics
@@ -80,18 +81,24 @@ class Finished:
     memory: int
 
 
+# Linux counts what a process held before it became another program, so a small one has to start the script
+_LAUNCH = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+print(json.dumps([done.returncode, done.stdout, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+"""
+
+
 def run_script(name: str, *words: object) -> Finished:
     """Run a script of this project to its end. Raises RuntimeError, with what it said, if it fails."""
-    began = time.perf_counter()
     command = [sys.executable, str(ROOT / name), "--quiet", *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        told = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    began = time.perf_counter()
+    launched = subprocess.run([sys.executable, "-c", _LAUNCH, *command], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - began
+    code, told, memory = json.loads(launched.stdout)
+    if code:
         raise RuntimeError(f"{' '.join(command)}: {told}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Finished(time.perf_counter() - began, usage.ru_maxrss * unit)
+    return Finished(seconds, memory * (1 if sys.platform == "darwin" else 1024))
 
 
 def where() -> dict[str, Any]:

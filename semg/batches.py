@@ -128,7 +128,9 @@ class Batches:
     def iterate(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None) -> Iterator[Batch]:
         """One batch for each array of places in `order`, read ahead of its use where reading takes time."""
         wanted = zip(order, starts if starts is not None else [None] * len(order), strict=True)
-        if self._signal is not None or self._workers == 0 or len(order) < 2:
+        # what is ready in memory is there sooner than another thread says so
+        ready = self._signal is not None or (self.track is not None and not self.track.needs_signal)
+        if ready or self._workers == 0 or len(order) < 2:
             for index, start in wanted:
                 yield self.load(index, start)
             return

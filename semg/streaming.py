@@ -129,7 +129,8 @@ class Running:
 
 def _mixed(window: np.ndarray, mixing: Tensor) -> Tensor:
     """(N, C) float16 microvolts -> (1, C', N) float32 on the mixing's device."""
-    return (torch.from_numpy(window).to(mixing.device).float() @ mixing).T[None]
+    # channels in rows, as the front-end reads them: it then has frames that lie in one piece of memory
+    return (mixing.T @ torch.from_numpy(window).to(mixing.device).float().T)[None]
 
 
 class Stream:

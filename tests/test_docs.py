@@ -98,6 +98,7 @@ def test_flags_named_are_flags(page: Path):
     known = {"--help", "--nproc-per-node", "--logdir", "--test-subjects", "--val-subjects", "--train-subjects"}
     for path in SOURCES:
         known |= set(re.findall(r"\"(--[a-z][a-z0-9-]*)\"", path.read_text(encoding="utf-8")))
+    known |= {"--job-name", "--array", "--cpus-per-task", "--mem", "--time"}  # SLURM's
     wrong = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8"))) - known
     assert not wrong
 
