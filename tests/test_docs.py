@@ -115,7 +115,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 def test_commands_have_flags_that_their_scripts_take(capsys):
     seen = 0
     for page, (script, *words) in commands():
-        if "/" in script or "..." in words:
+        if "/" in script or "..." in words or any("$" in word for word in words):  # test_scale.py runs those
             continue
         module = importlib.import_module(script.removesuffix(".py"))
         own, after = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
