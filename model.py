@@ -25,9 +25,7 @@ POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a scaled channe
 FRONTENDS = ("raw", "bands", "both")
 BACKBONES = ("gpt2", "attention", "none")
 POOLINGS = ("mean", "last")
-FRAME_BYTES = (
-    1 << 21
-)  # of frames whose spectra are taken at once on a CPU: its caches hold so much, more takes twice as long
+FRAME_BYTES = 1 << 21  # of frames whose spectra a CPU takes at once: its caches hold so much, more takes twice as long
 TRACK_FRAMES = 4096  # of a recording's track taken at once on a GPU
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
 

@@ -83,8 +83,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, list[
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    parser = arguments(__doc__, "growth", repeats=1)
-    args = parser.parse_args()
+    args = arguments(__doc__, "growth", repeats=1).parse_args()
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), 20.0 if args.quick else 60.0)
         found = measure(Path(name), args)
@@ -93,10 +92,10 @@ def main() -> int:
     for step in STEPS:
         first, second, third = found["seconds"][step]
         added, more = (second - first) / 3, (third - second) / 12
-        rows.append(Row(f"{step}: time of a recording, 4 to 16", "1 to 4", more / added, 1.2, facts=found))
+        rows.append(Row(f"{step}: time of a recording, 4 to 16", "1 to 4", more / added, 1.2))
         memory = found["memory"][step]
-        rows.append(Row(f"{step}: most memory, 16 recordings", "4 recordings", memory[2] / memory[1], facts=found))
-    return report(args, rows, counts=COUNTS)
+        rows.append(Row(f"{step}: most memory, 16 recordings", "4 recordings", memory[2] / memory[1]))
+    return report(args, rows, counts=COUNTS, **found)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,11 @@ def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
 
 @dataclass(frozen=True)
 class Finished:
-    """What a script took: seconds from start to end, and the most memory that it held, bytes."""
+    """What a program took: seconds from start to end, and the most memory that it held, bytes; and what it said."""
 
     seconds: float
     memory: int
+    told: str
 
 
 # Linux counts what a process held before it became another program, so a small one has to start the script
@@ -89,16 +90,21 @@ print(json.dumps([done.returncode, done.stdout, resource.getrusage(resource.RUSA
 """
 
 
-def run_script(name: str, *words: object) -> Finished:
-    """Run a script of this project to its end. Raises RuntimeError, with what it said, if it fails."""
-    command = [sys.executable, str(ROOT / name), "--quiet", *map(str, words)]
+def run_python(*words: object) -> Finished:
+    """Run Python with `words` behind it to its end. Raises RuntimeError, with what it said, if it fails."""
+    command = [sys.executable, *map(str, words)]
     began = time.perf_counter()
     launched = subprocess.run([sys.executable, "-c", _LAUNCH, *command], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - began
     code, told, memory = json.loads(launched.stdout)
     if code:
         raise RuntimeError(f"{' '.join(command)}: {told}")
-    return Finished(seconds, memory * (1 if sys.platform == "darwin" else 1024))
+    return Finished(seconds, memory * (1 if sys.platform == "darwin" else 1024), told)
+
+
+def run_script(name: str, *words: object) -> Finished:
+    """Run a script of this project to its end. Raises RuntimeError, with what it said, if it fails."""
+    return run_python(ROOT / name, "--quiet", *words)
 
 
 def where() -> dict[str, Any]:

@@ -9,8 +9,6 @@ channels beside, twice as many channels). Files are in the page cache.
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 import material
 import numpy as np
 import torch
-from measuring import ROOT, Row, arguments, in_turns, report
+from measuring import ROOT, Row, arguments, in_turns, report, run_python
 
 from semg import cli, normalize
 from semg.batches import Batches
@@ -47,23 +45,21 @@ def linked(first: Path) -> None:
 
 # in a process of its own that imports nothing else
 OPENING = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from semg.shards import WindowSet, list_records, open_shards
 folder, began = Path(sys.argv[2]), time.perf_counter()
 windows = WindowSet(open_shards(folder, list_records(folder)))
-seconds = time.perf_counter() - began
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"seconds": seconds, "bytes": memory, "windows": len(windows)}))
+print(json.dumps({"seconds": time.perf_counter() - began, "windows": len(windows)}))
 """
 
 
 def open_many(folder: Path) -> list[Row]:
     """How long opening takes, and how much memory the process has then, all it imported included."""
-    command = [sys.executable, "-c", OPENING, str(ROOT), str(folder)]
-    facts = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    memory = facts["bytes"] / OPENED_BYTES
+    done = run_python("-c", OPENING, ROOT, folder)
+    facts = json.loads(done.told) | {"bytes": done.memory}
+    memory = done.memory / OPENED_BYTES
     return [
         Row(f"opening {MANY} shards", f"{OPENED_SECONDS:g} s", facts["seconds"] / OPENED_SECONDS, 1, facts=facts),
         Row("memory of a process that did", f"{OPENED_BYTES / 1e6:g} MB", memory, 1, facts=facts),

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import GPT2Classifier, ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("checksums", "growth", "preprocessing")]
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -39,7 +40,7 @@ def test_without_cuda_the_gpu_benchmark_says_so_in_one_line(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["backbone", "streaming", "evaluation"])
+@pytest.mark.parametrize("name", ["backbone", "streaming", "evaluation", "reading", "training_step", *SLOW])
 def test_a_benchmark_prints_a_table_and_writes_machine_and_commit(tmp_path, name):
     out = tmp_path / f"{name}.json"
     done = run(name, "--quick", "--out", out)
