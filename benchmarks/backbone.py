@@ -1,8 +1,8 @@
 """GPT2Classifier against bare transformers.GPT2Model on as many ready embeddings, forward and forward + backward.
 
-Output: a table of ratios and benchmarks/results/backbone.json. Both have the same shape (2 blocks of width 64, and GPT-2
-small) and dropout; the classifier starts from normalised tokens, so it also embeds, pools and scores them. Windows are
-random numbers: content does not change how long this takes.
+Output: a table of ratios and benchmarks/results/backbone.json. Both have the same shape (2 blocks of width 64, and
+GPT-2 small) and dropout; the classifier starts from normalised tokens, so it also embeds, pools and scores them.
+Windows are random numbers: content does not change how long this takes.
 
   python benchmarks/backbone.py            # about a minute on two cores
   python benchmarks/backbone.py --quick    # seconds, for a look
