@@ -104,7 +104,7 @@ def test_flags_named_are_flags(page: Path):
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Page and words of every command in the pages, and in the scripts' own manuals, that begins with `python`."""
+    """Page and words of every command in the pages that begins with `python`."""
     for page in PAGES:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
