@@ -36,7 +36,7 @@ test: $(STAMP) ## the tests, a few minutes
 	$(RUN) -m pytest -n 2 -m "not slow and not network and not gpu"
 
 faults: $(STAMP) ## the long fault suite: kills, damaged files, hostile servers
-	$(RUN) -m pytest -n 2 tests/faults -m "not network and not gpu" --override-ini addopts="-q --strict-markers"
+	$(RUN) -m pytest -n 2 --dist worksteal tests/faults -m "not network and not gpu" --override-ini addopts="-q --strict-markers"
 
 bench: $(STAMP) ## benchmarks, as ratios measured in one run, a quarter of an hour; gpu.py apart
 	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done

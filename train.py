@@ -159,19 +159,26 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
 # --- from the shell ----------------------------------------------------------------------------------------------
 
 
-def prepare_folder(args: argparse.Namespace) -> Checkpoint | None:
-    """See that OUT is free, or with --resume open its last.ckpt. Raises DataError for anything else."""
-    last, config = args.out / "last.ckpt", args.out / "config.json"
+def to_resume(args: argparse.Namespace) -> Checkpoint | None:
+    """See that OUT is free or may be overwritten, or with --resume open its last.ckpt. DataError for anything else."""
+    last = args.out / "last.ckpt"
     if args.resume:
         if not last.is_file():
             raise DataError(f"{last}: expected a run to resume, found none; start it without --resume")
         return open_checkpoint(last)
     if last.is_file() and not args.overwrite:
         raise DataError(f"{args.out}: expected no run there, found one; --resume goes on, --overwrite starts anew")
-    for old in (last, config, args.out / "best_model.ckpt", args.out / "metrics.jsonl"):
-        old.unlink(missing_ok=True)
-    remove_old(args.out)
+    best = args.out / "best_model.ckpt"
+    if best.exists() and not args.overwrite:
+        raise DataError(f"{best}: expected no run there, found this; choose another --out, or --overwrite it")
     return None
+
+
+def remove_old_run(out: Path) -> None:
+    """Remove what a run before has left in OUT."""
+    for name in ("last.ckpt", "config.json", "best_model.ckpt", "metrics.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    remove_old(out)
 
 
 def open_board(run: Run, facts: dict[str, Any]) -> Board:
@@ -221,10 +228,12 @@ def describe(run: Run, facts: dict[str, Any]) -> None:
 
 def train(args: argparse.Namespace, world: World, console: cli.Console) -> int:
     """Prepare and train one run."""
-    last = prepare_folder(args) if world.main or args.resume else None
+    last = to_resume(args) if world.main or args.resume else None
     run = Run(args, world, console)
     if last is not None:
         run.restore(last)
+    elif world.main:  # not before: wrong inputs must not cost the run that is there
+        remove_old_run(args.out)
     caught = catch_signals(run) if world.size == 1 else []
     if world.main:
         facts = run.facts()

@@ -43,6 +43,9 @@ class Augmentation:
         nothing = {field.name: 0.0 for field in fields(cls)}
         if words == ["none"]:
             return cls(**nothing)
+        names = [word.partition("=")[0] for word in words]
+        if again := [name for name in nothing if names.count(name) > 1]:
+            raise ValueError(f"expected each change once, found {again[0]} {names.count(again[0])} times")
         for word in words:
             name, equals, value = word.partition("=")
             if name not in nothing or not equals:

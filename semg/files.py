@@ -142,8 +142,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for writing; DataError at once if another process holds it.
 
     The operating system drops the lock with the process, so a killed run leaves none behind; the empty lock
-    file is removed on the way out.
+    file is removed on the way out, and so are folders that were made for it and in which nothing was written.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
@@ -161,3 +162,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
             with suppress(PermissionError):  # Windows keeps a file that is open; there it goes with the release
                 path.unlink(missing_ok=True)
             lock.release()
+        with suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()

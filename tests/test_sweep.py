@@ -160,7 +160,8 @@ def train_here(script, words, _console):
     return ""
 
 
-def test_ctrl_c_stops_the_run_under_way_and_the_same_command_goes_on(run, data, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_run_under_way_and_the_same_command_goes_on(run, data, tmp_path, number, code):
     words = [*flags(data, tmp_path, "--evaluate", "none", split="split"), "--", *TINY, "--epochs", "20"]
     command = [sys.executable, str(ROOT / "sweep.py"), *words]
     log = tmp_path / "runs" / "default" / "seed0" / "metrics.jsonl"
@@ -177,11 +178,11 @@ def test_ctrl_c_stops_the_run_under_way_and_the_same_command_goes_on(run, data, 
         until = time.monotonic() + 120
         while not log.exists() and time.monotonic() < until:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, told
+    assert process.returncode == code, told
     assert "same command" in told
     assert "Traceback" not in told
     with folder_lock(log.parent):  # nobody writes there any more

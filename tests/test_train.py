@@ -12,6 +12,7 @@ import pytest
 import small_shards
 import torch
 from conftest import ROOT
+from downloading import tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2Config, GPT2Model
 
@@ -172,6 +173,27 @@ def test_a_run_that_is_there_is_not_overwritten_by_accident(here, tmp_path):
     assert len(list(tmp_path.glob("events*"))) == 1
     with pytest.raises(DataError, match="found none; start it without --resume"):
         here(tmp_path / "new", *RANDOM, "--resume")
+
+
+def test_a_wrong_input_does_not_cost_the_run_that_was_to_be_overwritten(here, tmp_path):
+    here(tmp_path / "run", *RANDOM, "--epochs", 1)
+    before = tree(tmp_path / "run")
+    with pytest.raises(DataError, match="nowhere"):
+        here(tmp_path / "run", *RANDOM, "--overwrite", "--split", "nowhere")
+    assert tree(tmp_path / "run") == before
+
+
+def test_a_model_without_its_run_is_not_overwritten_by_accident(here, tmp_path):
+    (tmp_path / "best_model.ckpt").write_bytes(b"all that sweep.py keeps of a run, or somebody's download")
+    with pytest.raises(DataError, match=r"best_model.ckpt: expected no run there"):
+        here(tmp_path, *RANDOM)
+    assert [path.name for path in tmp_path.iterdir()] == ["best_model.ckpt"]
+
+
+def test_a_wrong_input_leaves_no_empty_folder(here, tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        here(tmp_path / "runs" / "mine", *RANDOM, "--split", "nowhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pretrained_weights_from_a_folder_stay_where_they_are_frozen(here, tmp_path):

@@ -17,7 +17,8 @@ from typing import Any
 from conftest import ROOT
 
 SCRIPTS = ("preprocess", "create_dataset_files", "train", "evaluate", "baselines", "predict", "import_csv")
-SCRIPTS += ("simulate_putemg",)
+SCRIPTS += ("simulate_putemg", "export")
+DRAWING = ("matplotlib.pyplot", "tensorboardX")  # imported late by the scripts, here once for all of them
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
@@ -27,7 +28,7 @@ def _context() -> Any:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HF_HUB_OFFLINE"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killing", *SCRIPTS])
+    context.set_forkserver_preload(["killing", *SCRIPTS, *DRAWING])
     return context
 
 

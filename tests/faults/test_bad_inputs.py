@@ -875,6 +875,7 @@ FLAGS: list[tuple[str, str, str]] = [
     ("train", "--tune everything", "--tune"),
     ("train", "--augment mask=2", "--augment"),
     ("train", "--augment roll", "--augment"),
+    ("train", "--augment roll=0.1 mask=0 roll=0.2", "found roll 2 times"),
     ("train", "--bands 700 20", "--band"),
     ("train", "--bands 20 3000", "--band"),
     ("train", "--bands 20", "--band"),

@@ -276,6 +276,7 @@ def stoppable(inputs: dict[str, Path], folder: Path, model: Path) -> dict[str, t
         "evaluate": (["--checkpoint", model, *places, "--out", out], lock),
         "evaluate --normalize": (["--checkpoint", model, *places, "--out", out, "--normalize", "running"], lock),
         "baselines": ([*places, "--out", out], lock),
+        "export": (["--checkpoint", model, "--out", out], lock),
         "predict": (["--rate", 5120, "--checkpoint", model, "--out", out, *tables], out / "0.csv"),
         "import_csv": ([listed, "--rate", 2000, "--guard", 0, "--shards", out], lock),
         "simulate_putemg": ([out, "--seconds", 20, "--workers", 1], lock),
@@ -285,7 +286,7 @@ def stoppable(inputs: dict[str, Path], folder: Path, model: Path) -> dict[str, t
 
 STOPPABLE = ("preprocess", "preprocess --workers 2", "create_dataset_files", "train", "train --pretrain")
 STOPPABLE += ("train --calibrate", "evaluate", "evaluate --normalize", "baselines", "predict", "import_csv")
-STOPPABLE += ("simulate_putemg", "simulate_putemg --workers 2")
+STOPPABLE += ("simulate_putemg", "simulate_putemg --workers 2", "export")
 
 
 @pytest.fixture(scope="module")
