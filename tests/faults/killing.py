@@ -33,19 +33,26 @@ def _context() -> Any:
 
 
 def start(
-    script: str, arguments: list[object], *, die_at: int = 0, folder: Path | None = None, errors: Path | None = None
+    script: str,
+    arguments: list[object],
+    *,
+    die_at: int = 0,
+    wait_at: int = 0,
+    folder: Path | None = None,
+    errors: Path | None = None,
 ) -> BaseProcess:
     """Run a script; `die_at`: it kills itself just before it changes something under `folder` for that time.
 
+    wait_at: there it waits for a signal instead, so that a script that is over in no time gets it in its midst.
     errors: where its standard error goes; it then leads a process group of its own, as a shell's jobs do.
     """
     words = [f"{script}.py", *map(str, arguments)]
-    process = _context().Process(target=_run, args=(script, words, die_at, str(folder), errors))
+    process = _context().Process(target=_run, args=(script, words, die_at, wait_at, str(folder), errors))
     process.start()
     return process
 
 
-def _run(script: str, words: list[str], die_at: int, folder: str, errors: Path | None) -> None:
+def _run(script: str, words: list[str], die_at: int, wait_at: int, folder: str, errors: Path | None) -> None:
     """In the forked process."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -57,13 +64,15 @@ def _run(script: str, words: list[str], die_at: int, folder: str, errors: Path |
     sys.argv = words
     os.environ["GIT_DIR"] = os.devnull  # outputs name the commit, which somebody may make meanwhile
     if die_at:
-        _die_at(die_at, folder)
+        _before_change(die_at, folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if wait_at:
+        _before_change(wait_at, folder, lambda: time.sleep(60))
     from semg import cli
 
     cli.run(__import__(script).main)
 
 
-def _die_at(number: int, folder: str) -> None:
+def _before_change(number: int, folder: str, act: Callable[[], None]) -> None:
     changes = 0
 
     def look(event: str, arguments: tuple) -> None:
@@ -76,7 +85,7 @@ def _die_at(number: int, folder: str) -> None:
         if path.startswith(folder) or (event != "open" and not path.startswith("/")):  # rmtree says names alone
             changes += 1
             if changes == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+                act()
 
     sys.addaudithook(look)
 

@@ -319,7 +319,8 @@ def test_a_signal_ends_it_with_its_code_and_one_line(
     if name == "import_csv":
         (tmp_path / "a.csv").write_text("a,b,label\n" + "1,2,fist\n-3,1,idle\n" * 100_000)
         (tmp_path / "list.csv").write_text("file,subject,date,task\n" + "a.csv,7,2024-03-01,\n" * 9)
-    process = start(name.split()[0], flags, errors=tmp_path / "errors")
+    wait_at = 8 if name == "create_dataset_files" else 0
+    process = start(name.split()[0], flags, wait_at=wait_at, folder=tmp_path, errors=tmp_path / "errors")
     until(begun.exists, process)
     time.sleep(1.0 if "--workers 2" in name else 0.02)  # workers are starting
     os.killpg(process.pid, number)
