@@ -11,7 +11,7 @@ It knows tensors only: no file, gesture, frequency in Hz, device or network. Fre
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -164,7 +164,7 @@ class BandPowers(nn.Module):
         last, half = config.samples - config.frame, config.patch // 2 - config.frame // 2
         starts = [min(max(0, at + half), last) for at in range(0, config.samples, config.patch)]
         distinct = sorted(set(starts))
-        self._starts, self._frame = distinct, config.frame  # samples
+        self.distinct, self.frame = distinct, config.frame  # samples
         frame_of_token = torch.tensor([distinct.index(at) for at in starts])
         fourier, bank = _fourier(config.band_edges, config.frame)
         self.frame_of_token: Tensor
@@ -176,14 +176,15 @@ class BandPowers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N) -> (B, T, C * bands)."""
-        few = self._at_once(x, x.shape[1] * len(self._starts))
+        few = self._at_once(x, x.shape[1] * len(self.distinct))
         whole = few is None or torch.compiler.is_exporting()  # an exported graph is one for any batch
         parts = [x] if whole else x.split(few)
-        return torch.cat([self._log_powers(self._frames(part)) for part in parts])[:, self.frame_of_token]
+        return torch.cat([self.at_starts(part, self.distinct) for part in parts])[:, self.frame_of_token]
 
-    def _frames(self, x: Tensor) -> Tensor:
-        """(B, C, N) -> (B, C, frames, frame), by slices: half the time of an index of every sample."""
-        return torch.stack([x[..., start : start + self._frame] for start in self._starts], dim=2)
+    def at_starts(self, x: Tensor, starts: Sequence[int]) -> Tensor:
+        """(B, C, n) -> (B, len(starts), C * bands): of the frames that begin at these samples."""
+        # by slices: half the time of an index of every sample
+        return self._log_powers(torch.stack([x[..., start : start + self.frame] for start in starts], dim=2))
 
     def _log_powers(self, frames: Tensor) -> Tensor:
         """(B, C, frames, frame) -> (B, frames, C * bands)."""
@@ -193,12 +194,12 @@ class BandPowers(nn.Module):
 
     def _at_once(self, x: Tensor, frames: int) -> int | None:
         """How many times `frames` frames are worth taking together; None: all, as on a GPU."""
-        return max(1, FRAME_BYTES // (4 * frames * self._frame)) if x.device.type == "cpu" else None
+        return max(1, FRAME_BYTES // (4 * frames * self.frame)) if x.device.type == "cpu" else None
 
     @property
     def hop(self) -> int:
         """The largest step, samples, such that every frame of a window that starts on a multiple of it does too."""
-        return math.gcd(*self._starts)
+        return math.gcd(*self.distinct)
 
     @torch.no_grad()
     def track(self, signal: Tensor, mixing: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class BandPowers(nn.Module):
         Windows of a recording overlap, and training visits them again and again; what their frames hold can be
         computed once. `at` says where in the track a window's tokens lie. The mixed signal exists in parts only.
         """
-        hop, frame = self.hop, self._frame
+        hop, frame = self.hop, self.frame
         count = (len(signal) - frame) // hop + 1
         few = self._at_once(signal, mixing.shape[1]) or TRACK_FRAMES
         parts = []
@@ -220,7 +221,7 @@ class BandPowers(nn.Module):
     @property
     def starts(self) -> Tensor:
         """(T,) first sample of each token's frame, counted from the window's start."""
-        return torch.tensor(self._starts, device=self.frame_of_token.device)[self.frame_of_token]
+        return torch.tensor(self.distinct, device=self.frame_of_token.device)[self.frame_of_token]
 
     @property
     def at(self) -> Tensor:

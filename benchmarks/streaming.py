@@ -2,8 +2,10 @@
 
 Output: a table of ratios and benchmarks/results/streaming.json. A decision is all from the arrival of a block to
 the probabilities: causal filter, window, normalisation by what was heard so far, front-end, model. The model is the
-demo's, checkpoints/best_model.ckpt; the signal is noise, in blocks of one stride (125 ms). Decisions and lone passes
-are taken in turns, so that a slow spell meets both alike; 1,000 of each after 100 that do not count.
+demo's, checkpoints/best_model.ckpt; the signal is noise, in blocks of 25 ms as predict.py --stream takes them: every
+fifth brings a decision (each 125 ms). Decisions and lone passes are taken in turns, so that a slow spell meets both
+alike, and each goes first every other time: what goes second finds the model in the processor's caches. 1,000 of each,
+after 100 that do not count.
 
   python benchmarks/streaming.py            # about a minute
 """
@@ -22,6 +24,7 @@ from semg.putemg import MICROVOLTS_PER_COUNT
 from semg.streaming import Running, Stream
 
 DEMO_SECONDS = 0.005  # a decision of the demo's model at most
+BLOCK = 0.025  # seconds
 
 
 def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
@@ -34,14 +37,22 @@ def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
     x = torch.randn(1, model.config.channels, trained.window)
     statistics = model.finish_statistics(model.token_statistics(x))[None]
     taken: dict[str, list[float]] = {"decision": [], "forward": []}
-    while len(taken["decision"]) < count + skipped:
-        block = random.standard_normal((trained.stride, len(trained.channels)), np.float32) * 60
-        made = stream.push(block)
+
+    def decide() -> None:
+        while not (made := stream.push(random.standard_normal(shape, np.float32) * 60)):
+            pass
         taken["decision"] += [one.computing for one in made]
+
+    def forward() -> None:
         began = time.perf_counter()
         with torch.inference_mode():
             model(x, statistics).softmax(1)
         taken["forward"].append(time.perf_counter() - began)
+
+    shape = round(BLOCK * trained.rate), len(trained.channels)
+    while len(taken["decision"]) < count + skipped:
+        for work in (decide, forward, forward, decide):
+            work()
     return {name: np.array(values[-count:]) for name, values in taken.items()}
 
 

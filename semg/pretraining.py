@@ -20,7 +20,7 @@ from model import GPT2Classifier
 from semg.augment import Augmentation, TokenAugmenter, TokenLayout
 from semg.batches import Batches
 from semg.errors import UsageError
-from semg.optimization import adamw, optimizer_tensors, restore_optimizer, schedule, seed_of
+from semg.optimization import adamw, optimizer_tensors, reseed, restore_optimizer, schedule, seed_of
 from semg.shards import WindowSet
 
 
@@ -189,7 +189,7 @@ class Pretraining:
     def _step(self, autocast: AbstractContextManager[None] | None) -> Tensor:
         """(2,) loss and gradient norm of a step, with the gradients in place."""
         args, step = self._args, self.state.step
-        torch.manual_seed(seed_of(args.seed, 5, step, self._rank))
+        reseed(self._batches.device, seed_of(args.seed, 5, step, self._rank))
         generator = torch.Generator().manual_seed(seed_of(args.seed, 6, step, self._rank))
         share = schedule(step, self.steps_per_epoch * args.pretrain, args.warmup)
         for group in self.optimizer.param_groups:

@@ -65,9 +65,11 @@ def _heard(running: Running, windows: WindowSet, shard: int, stride: int) -> Ite
     for end in range(length, len(signal) + 1, stride):
         running.see(signal[seen:end])
         seen = end
-        running(np.array(signal[end - length : end]))  # copied: a mapped file can't be written to, as torch expects
+        heard = np.array(signal[end - length : end])  # copied: a mapped file can't be written to, as torch expects
+        running.normalized(running.features(heard))
         while next_own < len(own) and windows.start[own[next_own]] + length < end + stride:
             place = int(own[next_own])
             start = windows.start[place]
             yield place, running.scaled(np.array(signal[start : start + length]))
             next_own += 1
+        running.prepare()

@@ -16,6 +16,10 @@ from model import GPT2Classifier
 from semg.filters import CausalFilter
 from semg.normalize import Scaling, gains_from, mixing_from
 
+# by what factor the signal seen may grow until whitening is computed anew
+NEARLY_THE_SAME = 1.01  # in the time between two decisions
+STALE = 1.1  # at once, before the next one
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -29,11 +33,18 @@ class Decision:
 class Normalization(Protocol):
     """What brings windows to the scale that the model was trained on."""
 
+    @property
+    def mixing(self) -> np.ndarray:
+        """(C, C') float32: what samples are multiplied by now; the same array as before unless it has changed."""
+
     def see(self, block: np.ndarray) -> None:
         """(n, C) filtered microvolts that have come in."""
 
-    def __call__(self, window: np.ndarray) -> Tensor:
-        """(N, C) filtered microvolts -> (1, T, F) normalised tokens, on the device."""
+    def normalized(self, features: Tensor) -> Tensor:
+        """(1, T, F) the front-end's features of a window, mixed by `mixing` -> (1, T, F) normalised tokens."""
+
+    def prepare(self) -> None:
+        """Do what the next window need not wait for: a decision has been made, and the next block is still to come."""
 
 
 class Given:
@@ -44,15 +55,18 @@ class Given:
     ) -> None:
         """mixing: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
         self._model = model
-        self._mixing = torch.from_numpy(mixing).to(device)
+        self.mixing = mixing
         self._statistics = None if statistics is None else statistics[None].to(device)
 
     def see(self, block: np.ndarray) -> None:
         """Nothing is learnt from the stream."""
 
-    def __call__(self, window: np.ndarray) -> Tensor:
+    def normalized(self, features: Tensor) -> Tensor:
         """See `Normalization`."""
-        return self._model.tokens(_mixed(window, self._mixing), self._statistics)
+        return self._model.normalized(features, self._statistics)
+
+    def prepare(self) -> None:
+        """All is known."""
 
 
 class Running:
@@ -75,7 +89,9 @@ class Running:
         self._samples = 0
         self._mixing = np.empty((0, 0), np.float32)
         self._mixed_at = 0  # samples seen when the mixing was computed
-        self._sums = torch.zeros(3, config.band_features + config.raw_features, dtype=torch.float64)
+        # (F,) how much higher the mixing's gains make the log powers than they are in microvolts
+        self._offset = torch.zeros(config.band_features + config.raw_features, dtype=torch.float64)
+        self._sums = torch.zeros(3, len(self._offset), dtype=torch.float64)
 
     def see(self, block: np.ndarray) -> None:
         """Add (n, C) filtered microvolts to the channels' products."""
@@ -84,53 +100,91 @@ class Running:
         self._samples += len(block)
 
     @property
-    def gain(self) -> np.ndarray:
-        """(C,) float32: one over each channel's root mean square so far."""
-        return gains_from(np.diag(self._products) / self._samples)
-
-    @property
     def mixing(self) -> np.ndarray:
-        """(C, C') float32: what samples are multiplied by now."""
-        whitens = self._scaling.whitening != "none"
-        # a matrix root takes as long as a small model; one that has seen 1 % more signal is as good as the same
-        if not whitens or self._samples > 1.01 * self._mixed_at:
-            self._mixing = mixing_from(self._products / self._samples, self._scaling)
-            self._mixed_at = self._samples
+        """See `Normalization`."""
+        self._renew(STALE)
         return self._mixing
 
-    def __call__(self, window: np.ndarray) -> Tensor:
+    def prepare(self) -> None:
+        """See `Normalization`: here, a matrix root, which takes as long as a small model."""
+        self._renew(NEARLY_THE_SAME)
+
+    def _renew(self, growth: float) -> None:
+        """Compute the mixing anew if the signal seen has grown by this factor since it was."""
+        if self._samples <= growth * self._mixed_at:
+            return
+        moment = self._products / self._samples
+        self._mixing = mixing_from(moment, self._scaling)
+        self._mixed_at = self._samples
+        if self._scaling.whitening != "only":
+            logarithm = torch.from_numpy(2 * np.log(gains_from(np.diag(moment)).astype(np.float64)))
+            self._offset[: self._bands * len(logarithm)] = logarithm.repeat_interleave(self._bands)
+
+    def normalized(self, features: Tensor) -> Tensor:
         """See `Normalization`; the window itself is part of what has been seen."""
-        features = self._model.features(self.scaled(window))
-        offset = self._offset()
-        total, squares, count = self._model.feature_sums(features).cpu()
-        self._sums += torch.stack(
-            [total - count * offset, squares - 2 * offset * total + count * offset.square(), count]
-        )
+        self._sums += self._model.feature_sums(features.cpu() - self._offset)
         return self._model.normalized(features, self.statistics())
+
+    def features(self, window: np.ndarray) -> Tensor:
+        """(N, C) filtered microvolts -> (1, T, F), what `normalized` takes."""
+        return self._model.features(self.scaled(window))
 
     def scaled(self, window: np.ndarray) -> Tensor:
         """(N, C) filtered microvolts -> (1, C', N) as the model takes them now; nothing is learnt from the window."""
-        return _mixed(window, torch.from_numpy(self.mixing).to(self._device))
+        return _mixed(window, torch.from_numpy(self.mixing).to(self._device))[None]
 
     def statistics(self) -> Tensor:
         """(1, 2, F) mean and deviation of the tokens so far, on the device."""
         statistics = self._model.finish_statistics(self._sums)
-        statistics[0] += self._offset().float()
+        statistics[0] += self._offset
         return statistics[None].to(self._device)
-
-    def _offset(self) -> Tensor:
-        """(F,) float64: how much higher the current gains make the log powers than they are in microvolts."""
-        offset = torch.zeros(self._sums.shape[1], dtype=torch.float64)
-        if self._scaling.whitening != "only":
-            logarithm = torch.from_numpy(2 * np.log(self.gain.astype(np.float64)))
-            offset[: self._bands * len(logarithm)] = logarithm.repeat_interleave(self._bands)
-        return offset
 
 
 def _mixed(window: np.ndarray, mixing: Tensor) -> Tensor:
-    """(N, C) float16 microvolts -> (1, C', N) float32 on the mixing's device."""
+    """(N, C) float16 microvolts -> (C', N) float32 on the mixing's device."""
     # channels in rows, as the front-end reads them: it then has frames that lie in one piece of memory
-    return (mixing.T @ torch.from_numpy(window).to(mixing.device).float().T)[None]
+    return mixing.T @ torch.from_numpy(window).to(mixing.device).float().T
+
+
+class Ahead:
+    """The front-end's features of the window that is coming in.
+
+    Each frame's band powers are computed as soon as its samples are there, so that little is left to do when the
+    window is whole and somebody waits for the decision.
+    """
+
+    def __init__(self, model: GPT2Classifier, device: torch.device) -> None:
+        self._model = model
+        self._bands = model.frontend.bands
+        self.mixing: np.ndarray | None = None  # (C, C') that samples are multiplied by; none before the first `begin`
+        self._by = torch.empty(0, device=device)  # the same as a tensor
+        self._x = torch.empty(1, model.config.channels, model.config.samples, device=device)
+        self._have = 0  # samples of the window
+        self._powers: list[Tensor] = []  # (1, frames, F) each
+
+    def begin(self, mixing: np.ndarray, known: np.ndarray) -> None:
+        """Begin a window of which the first (n, C) filtered microvolts are known."""
+        self.mixing, self._by = mixing, torch.from_numpy(mixing).to(self._x.device)
+        self._have, self._powers = 0, []
+        self.add(known)
+
+    def add(self, block: np.ndarray) -> None:
+        """(n, C) the next filtered microvolts; before the first `begin` they are left to it."""
+        if self.mixing is None or not len(block):
+            return
+        end = self._have + len(block)
+        self._x[0, :, self._have : end] = _mixed(block, self._by)
+        if self._bands is not None:
+            begins = [at for at in self._bands.distinct if self._have < at + self._bands.frame <= end]
+            if begins:
+                self._powers.append(self._bands.at_starts(self._x, begins))
+        self._have = end
+
+    def features(self) -> Tensor:
+        """(1, T, F), once the window is whole."""
+        bands = self._bands
+        known = None if bands is None else torch.cat(self._powers, 1)[:, bands.frame_of_token]
+        return self._model.features(self._x, known)
 
 
 class Stream:
@@ -155,9 +209,11 @@ class Stream:
         self._mixing, self._stride, self._warmup = mixing, stride, warmup
         self._length = model.config.samples
         self._window = np.empty((0, mixing.shape[1]), np.float16)
+        self._ahead = Ahead(model, model.token_mean.device)
         self._missing = self._length  # samples until the next window is whole
         self.seen = 0  # samples pushed
 
+    @torch.inference_mode()
     def push(self, block: np.ndarray) -> list[Decision]:
         """(n, channels in) the next samples -> what can be decided now, in order."""
         begin = time.perf_counter()
@@ -167,6 +223,7 @@ class Stream:
         while len(new):
             part, new = new[: self._missing], new[self._missing :]
             self._normalization.see(part)
+            self._ahead.add(part)
             self._window = np.concatenate([self._window, part])[-self._length :]
             self._missing -= len(part)
             self.seen += len(part)
@@ -175,9 +232,13 @@ class Stream:
                 decided = self._decide()
                 if self.seen >= self._warmup:
                     decisions.append(Decision(self.seen, decided, time.perf_counter() - begin))
+                self._normalization.prepare()
+                self._ahead.begin(self._normalization.mixing, self._window[self._stride :])
         return decisions
 
-    @torch.inference_mode()
     def _decide(self) -> np.ndarray:
-        tokens = self._normalization(self._window)
+        mixing = self._normalization.mixing
+        if mixing is not self._ahead.mixing:  # it has changed since the window began
+            self._ahead.begin(mixing, self._window)
+        tokens = self._normalization.normalized(self._ahead.features())
         return self._model.classify(tokens).float().softmax(1)[0].cpu().numpy()

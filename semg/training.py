@@ -39,7 +39,7 @@ from semg.inference import (
     session_statistics,
     statistics_for,
 )
-from semg.optimization import adamw, optimizer_tensors, restore_optimizer, schedule, seed_of
+from semg.optimization import adamw, optimizer_tensors, reseed, restore_optimizer, schedule, seed_of
 from semg.pretraining import Pretraining, PretrainingProgress
 from semg.provenance import how_made
 from semg.putemg import BAND_CHANNELS
@@ -424,7 +424,7 @@ class Run:
         """One update. Returns the loss and the gradient norm, averaged over processes, and the predictions."""
         args, step = self.args, self.state.step
         # everything random in a step follows from seed and step, so a resumed run draws what the first would have
-        torch.manual_seed(seed_of(args.seed, 2, step, self.world.rank))
+        reseed(self.device, seed_of(args.seed, 2, step, self.world.rank))
         generator = torch.Generator().manual_seed(seed_of(args.seed, 3, step, self.world.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr_at(step)

@@ -220,10 +220,10 @@ def test_running_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     running = Running(trained.model, trained.scaling, CPU)
     for at in range(0, 7680, WINDOW):
         running.see(signal[at : at + WINDOW])
-        running(signal[at : at + WINDOW])
+        running.normalized(running.features(signal[at : at + WINDOW]))
     x, statistics = running.scaled(signal[-WINDOW:]), running.statistics()
     gain = 1 / np.sqrt(np.square(signal.astype(np.float64)).mean(0))
-    np.testing.assert_allclose(running.gain, gain, rtol=1e-5)
+    np.testing.assert_allclose(np.diag(running.mixing), gain, rtol=1e-5)
     np.testing.assert_allclose(x[0].numpy().T, signal[-WINDOW:].astype(np.float64) * gain, rtol=1e-4, atol=1e-5)
     whole = torch.from_numpy(signal.reshape(6, WINDOW, 24) * gain.astype(np.float32)).transpose(1, 2)
     expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
@@ -239,7 +239,7 @@ def test_running_whitening_comes_to_that_of_the_whole(tmp_path):
     running = Running(trained.model, trained.scaling, CPU)
     for at in range(0, len(signal), WINDOW):
         running.see(signal[at : at + WINDOW])
-        running(signal[at : at + WINDOW])
+        running.normalized(running.features(signal[at : at + WINDOW]))
     statistics = running.statistics()
     wide = signal.astype(np.float64)
     mixing = mixing_from(wide.T @ wide / len(wide), trained.scaling)

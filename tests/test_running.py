@@ -60,8 +60,9 @@ def test_on_the_grid_it_is_what_a_stream_computes(opened):
     for at in range(0, len(signal) - windows.window + 1, STRIDE):
         stream.see(signal[0 if at == 0 else at + windows.window - STRIDE : at + windows.window])
         with torch.inference_mode():
-            tokens = stream(np.array(signal[at : at + windows.window]))
+            tokens = stream.normalized(stream.features(np.array(signal[at : at + windows.window])))
             expected[at] = model.classify(tokens).softmax(1)[0].numpy()
+        stream.prepare()
     found = running(opened, shards[:1])
     places = [place for place, at in enumerate(windows.start) if at in expected]
     assert len(places) > 20

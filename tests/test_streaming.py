@@ -1,0 +1,74 @@
+"""semg/streaming.py: what is computed while a window comes in is what the whole window gives."""
+
+import numpy as np
+import pytest
+import torch
+
+from model import GPT2Classifier, ModelConfig
+from semg.streaming import Ahead, Given, Stream
+
+SAMPLES, STRIDE, CHANNELS = 640, 320, 3
+PASS = np.array([[1.0, 0, 0, 1, 0, 0]])  # a filter's section that changes nothing
+
+
+def model_of(frontend: str) -> GPT2Classifier:
+    torch.manual_seed(0)
+    shape = {"samples": SAMPLES, "patch": 64, "frame": 160, "band_edges": (0.01, 0.05, 0.1), "classes": 4}
+    return GPT2Classifier(
+        ModelConfig(channels=CHANNELS, frontend=frontend, layers=1, width=16, heads=2, **shape)
+    ).eval()
+
+
+@pytest.fixture
+def signal() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 30, (5 * SAMPLES, CHANNELS)).astype(np.float16)
+
+
+@pytest.mark.parametrize("frontend", ["bands", "both", "raw"])
+@pytest.mark.parametrize("block", [1, 37, 128, SAMPLES])
+def test_features_computed_ahead_are_those_of_the_window(signal, frontend, block):
+    model, mixing = model_of(frontend), np.eye(CHANNELS, dtype=np.float32) * 0.1
+    ahead = Ahead(model, torch.device("cpu"))
+    window = signal[:SAMPLES]
+    with torch.inference_mode():
+        ahead.begin(mixing, window[:STRIDE])
+        for at in range(STRIDE, SAMPLES, block):
+            ahead.add(window[at : at + block])
+        expected = model.features(torch.from_numpy(window.astype(np.float32) @ mixing).T[None])
+        torch.testing.assert_close(ahead.features(), expected, rtol=1e-4, atol=1e-5)
+
+
+class Changing(Given):
+    """Its mixing is another once three strides were heard: changed between two decisions (`ahead`), or at once."""
+
+    def __init__(self, model: GPT2Classifier, *, ahead: bool) -> None:
+        super().__init__(model, np.eye(CHANNELS, dtype=np.float32), None, torch.device("cpu"))
+        self._when_asked, self._seen = not ahead, 0
+        self._now = self.mixing
+
+    def see(self, block: np.ndarray) -> None:
+        self._seen += len(block)
+        if self._when_asked:
+            self._change()
+
+    def prepare(self) -> None:
+        self._change()
+
+    def _change(self) -> None:
+        if self._seen >= 3 * STRIDE and self.mixing is self._now:
+            self.mixing = self.mixing * np.float32(0.5)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_window_is_mixed_by_what_holds_when_it_is_decided(signal, ahead):
+    model = model_of("both")
+    normalization = Changing(model, ahead=ahead)
+    stream = Stream(model, normalization, PASS, np.eye(CHANNELS, dtype=np.float32), STRIDE)
+    made = [one for at in range(0, len(signal), 100) for one in stream.push(signal[at : at + 100])]
+    assert [one.end for one in made] == list(range(SAMPLES, len(signal) + 1, STRIDE))
+    for place, one in enumerate(made):
+        window = torch.from_numpy(signal[one.end - SAMPLES : one.end].astype(np.float32)).T[None]
+        half = place > 1 or (place == 1 and not ahead)
+        with torch.inference_mode():
+            expected = model(window * (0.5 if half else 1.0)).softmax(1)[0].numpy()
+        np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
