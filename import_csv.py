@@ -225,7 +225,7 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.Console(args)
     args.high = args.high or min(HIGHEST, NYQUIST_SHARE * args.rate / 2)
-    FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal).sections(args.rate)
+    FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal).check(args.rate)
     if args.classes and len(set(args.classes)) < len(args.classes):
         raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
     entries = read_list(args.list)

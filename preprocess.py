@@ -181,7 +181,7 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
         guard=args.guard,
         label_rule=args.label_rule,
     )
-    made.filter.sections(putemg.RATE)
+    made.filter.check(putemg.RATE)
     montage(made.channels, made.montage)
     return made
 

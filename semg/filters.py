@@ -1,13 +1,17 @@
-"""Band-pass and notch filters for sEMG: zero-phase over a whole recording, or causal block by block."""
+"""Band-pass and notch filters for sEMG: zero-phase over a whole recording, or causal block by block.
+
+scipy.signal is imported where it is used: it takes a second and a half, in which workers could already filter.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft, signal
+from scipy import fft
 
 from semg.errors import UsageError
 
 NOTCH_QUALITY = 30.0  # centre frequency over -3 dB width: 1.7 Hz wide at 50 Hz
+CACHED = 1 << 14  # frequencies whose responses are computed at once: intermediate results stay in the caches
 PAD_SECONDS = 2.0  # odd extension at both ends: the narrowest notch (1 Hz) has died down by e^-6 after it
 
 
@@ -25,14 +29,20 @@ class FilterSpec:
     notch: tuple[float, ...] = ()
     causal: bool = False
 
-    def sections(self, rate: float) -> np.ndarray:
-        """Second-order sections (n, 6) at `rate` Hz. Raises UsageError for a filter that cannot be."""
+    def check(self, rate: float) -> None:
+        """Raises UsageError for a filter that cannot be at `rate` Hz."""
         if not 0 < self.low < self.high:
             raise UsageError(f"--low {self.low:g} --high {self.high:g}: expected 0 < low < high (Hz)")
         if self.high >= rate / 2:
             raise UsageError(f"--high {self.high:g}: expected below the Nyquist frequency, {rate / 2:g} Hz")
         if wrong := [f for f in self.notch if not 0 < f < rate / 2]:
             raise UsageError(f"--notch {wrong[0]:g}: expected between 0 and {rate / 2:g} Hz")
+
+    def sections(self, rate: float) -> np.ndarray:
+        """Second-order sections (n, 6) at `rate` Hz. Raises UsageError for a filter that cannot be."""
+        from scipy import signal
+
+        self.check(rate)
         band = signal.butter(self.order, (self.low, self.high), "bandpass", fs=rate, output="sos")
         notches = [signal.tf2sos(*signal.iirnotch(f, NOTCH_QUALITY, fs=rate)) for f in self.notch]
         return np.concatenate([band, *notches])
@@ -50,8 +60,7 @@ class ZeroPhaseFilter:
         self._n = n_samples
         self._pad = min(n_samples - 1, round(PAD_SECONDS * rate))
         self._length = fft.next_fast_len(n_samples + 2 * self._pad, real=True)
-        _, response = signal.freqz_sos(sections, worN=fft.rfftfreq(self._length, 1 / rate), fs=rate)
-        self._gain = (np.abs(response) ** 2).astype(np.float32)
+        self._gain = squared_response(sections, fft.rfftfreq(self._length)).astype(np.float32)
 
     def __call__(self, channel: np.ndarray) -> np.ndarray:
         """(n_samples,) float32 -> (n_samples,) float32."""
@@ -66,6 +75,26 @@ class ZeroPhaseFilter:
         return fft.irfft(spectrum, self._length, overwrite_x=True)[pad : pad + self._n]
 
 
+def squared_response(sections: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+    """(n, 6) second-order sections, (F,) cycles a sample -> (F,) |H|^2, what scipy.signal.freqz_sos gives squared.
+
+    With real coefficients, |b0 + b1 z + b2 z^2|^2 on the unit circle is a polynomial of degree 2 in s = sin^2(w / 2),
+    which takes an eighth of the time and loses no digits near 0 Hz, where the band-pass has its zeros.
+    """
+    squared = np.ones(len(frequency))
+    for start in range(0, len(frequency), CACHED):
+        part = slice(start, start + CACHED)
+        s = np.sin(np.pi * frequency[part]) ** 2
+        for b0, b1, b2, a0, a1, a2 in sections:
+            squared[part] *= _on_circle(s, b0, b1, b2) / _on_circle(s, a0, a1, a2)
+    return squared
+
+
+def _on_circle(s: np.ndarray, c0: float, c1: float, c2: float) -> np.ndarray:
+    linear, square = -4 * (c1 * (c0 + c2) + 4 * c0 * c2), 16 * c0 * c2
+    return np.maximum((square * s + linear) * s + (c0 + c1 + c2) ** 2, 0)  # a rounded nought may lie below
+
+
 class CausalFilter:
     """A filter that sees no sample before its time; call it with one block after another.
 
@@ -73,7 +102,10 @@ class CausalFilter:
     """
 
     def __init__(self, sections: np.ndarray) -> None:
+        from scipy import signal
+
         self._sections = sections
+        self._run = signal.sosfilt
         self._rest = signal.sosfilt_zi(sections)  # (n_sections, 2)
         self._state: np.ndarray | None = None
 
@@ -81,5 +113,5 @@ class CausalFilter:
         """(time, channels) -> (time, channels) float64."""
         if self._state is None:
             self._state = self._rest[:, :, None] * block[:1]
-        filtered, self._state = signal.sosfilt(self._sections, block, axis=0, zi=self._state)
+        filtered, self._state = self._run(self._sections, block, axis=0, zi=self._state)
         return filtered

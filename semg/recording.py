@@ -77,7 +77,7 @@ class Recording:
         Returns (n_samples, len(channels)) int16 ADC counts and (n_samples,) int8 labels. Checks that counts are
         whole and of 12 bits, time rises, and labels are known.
         """
-        counts = np.empty((self.n_samples, len(channels)), np.int16)
+        counts = np.empty((len(channels), self.n_samples), np.int16).T  # a channel in a row, as filters read it
         labelled = np.empty(self.n_samples, np.int8)
         columns = [CHANNEL_COLUMNS[number - 1] for number in channels]
         last = -np.inf
@@ -112,7 +112,7 @@ class Recording:
         """(rows, channels) whole numbers of the columns named."""
         blocks = {self._places[name][0] for name in columns}
         if len(blocks) == 1 and rows[next(iter(blocks))].ndim == 2:  # the usual layout: one slice, one copy
-            values = rows[blocks.pop()][:, [self._places[name][1] for name in columns]]
+            values = rows[blocks.pop()][:, _slice([self._places[name][1] for name in columns])]
         else:
             values = np.stack([self._column(rows, name) for name in columns], axis=1)
         limit = 2.0**ADC_BITS
@@ -274,6 +274,12 @@ def _pickled_strings(raw: bytes) -> list[str]:
         elif opcode.name not in _HARMLESS:
             raise ValueError(f"a pickle with the instruction {opcode.name}, which a list of names has no use for")
     return names
+
+
+def _slice(places: list[int]) -> slice | list[int]:
+    """The same places as a slice, which copies nothing, where they follow each other."""
+    first, last = places[0], places[-1] + 1
+    return slice(first, last) if places == list(range(first, last)) else places
 
 
 def _within(values: np.ndarray, limit: float) -> bool:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.signal import sosfiltfilt
+from scipy.signal import freqz_sos, sosfiltfilt
 
 from semg.errors import UsageError
-from semg.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
+from semg.filters import CausalFilter, FilterSpec, ZeroPhaseFilter, squared_response
 
 RATE = 5120.0
 
@@ -56,6 +56,15 @@ def test_zero_phase_shifts_nothing_and_the_causal_filter_does():
 
     assert best_lag(zero_phase(FilterSpec(), burst)) == 0
     assert best_lag(CausalFilter(FilterSpec().sections(RATE))(burst[:, None])[:, 0]) > 0
+
+
+@pytest.mark.parametrize("spec", [FilterSpec(), FilterSpec(5, 900, 7, notch=(30.0, 50.0)), FilterSpec(0.5, 2500, 1)])
+def test_the_squared_response_is_scipys(spec):
+    sections, frequency = spec.sections(RATE), np.linspace(0, 0.5, 20_001)
+    _, response = freqz_sos(sections, worN=2 * np.pi * frequency)
+    found = squared_response(sections, frequency)
+    np.testing.assert_allclose(found, np.abs(response) ** 2, rtol=1e-7, atol=1e-12)
+    assert found[0] < 1e-30
 
 
 def test_zero_phase_equals_scipys_forward_backward_filter():

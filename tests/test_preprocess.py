@@ -1,11 +1,14 @@
 """preprocess.py run as a user runs it, on recordings in putEMG's layout."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import recordings
+from conftest import ROOT
 
 from semg.filters import FilterSpec, ZeroPhaseFilter
 from semg.putemg import MICROVOLTS_PER_COUNT
@@ -57,6 +60,13 @@ def test_shards_hold_the_filtered_signal_in_microvolts_and_the_windows(run_scrip
     assert np.unique(shard.windows["label"]).tolist() == [0, 1, 7]
     assert shard.arguments["window"] == 1280
     assert shard.meta["source"]["name"] == f"{recordings.record_name(3)}.hdf5"
+
+
+def test_the_script_leaves_scipys_slow_import_to_its_workers():
+    code = "import sys, preprocess; preprocess.shard_arguments(preprocess.arguments().parse_args([]))"
+    code += "; print('scipy.signal' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_workers_do_not_change_a_byte_and_a_second_run_keeps_what_is_there(run_script, raw, tmp_path):
