@@ -351,6 +351,7 @@ def write(
         record=scored.record,
         start=scored.start,
         classes=shard.classes,
+        simulated=any(shard.simulated for shard in scored.shards),
         rate=shard.rate,
         window_seconds=scored.window / shard.rate,
         stride_seconds=shard.arguments["stride"] / shard.rate,

@@ -73,7 +73,7 @@ def main() -> None:
     methods = collect(cli.expanded(args.results), args.group, args.metric)
     methods.sort(key=lambda method: (-method.values.mean(), method.name))
     pairs = against(methods, args.reference)
-    notes = [*differences_between(methods), *too_few(methods, pairs)]
+    notes = [*simulated(methods), *differences_between(methods), *too_few(methods, pairs)]
     for note in notes:
         console.warn(note)
     markdown = markdown_table(methods, pairs, args.metric, args.reference, notes)
@@ -131,13 +131,19 @@ def against(methods: Sequence[Method], reference: str | None) -> dict[str, tuple
     return {m.name: (pair, p) for m, pair, p in zip(others, pairs, corrected, strict=True)}
 
 
+def simulated(methods: Sequence[Method]) -> list[str]:
+    """A note where recordings were simulated: such numbers say nothing about people."""
+    names = [method.name for method in methods if any(run.simulated for run in method.runs)]
+    return [f"scored on SIMULATED recordings, no people: {', '.join(names)}"] if names else []
+
+
 def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -> list[str]:
     """A note where no test could find a difference."""
     fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].people)])
     if fewest >= FEWEST_PEOPLE:
         return []
     return [
-        f"only {fewest} people: no paired test can reach p < 0.05 below {FEWEST_PEOPLE}, "
+        f"only {cli.counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_PEOPLE}, "
         "and intervals over so few are too narrow"
     ]
 

@@ -145,6 +145,7 @@ def score(
         record=windows.record,
         start=windows.start,
         classes=shards[0].classes,
+        simulated=any(shard.simulated for shard in shards),
         vote=args.vote,
         rate=shards[0].rate,
         window_seconds=windows.window / shards[0].rate,
@@ -190,10 +191,10 @@ def main() -> int:
         report = score(model, checkpoint, shards, split, args, console)
     console.say(summary(report))
     means = report["mean_over_subjects"]
+    people = cli.counted(report["n_subjects"], "person", "people")
     console.finish(
-        f"{args.out}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f} (means over "
-        f"{report['n_subjects']} people of the {args.subset} set); pictures and metrics.json are there; "
-        f"next: python compare.py {args.out} ...",
+        f"{args.out}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f} (means over {people} of the "
+        f"{args.subset} set); pictures and metrics.json are there; next: python compare.py {args.out} ...",
         out=args.out.as_posix(),
         mean_over_subjects=means,
     )

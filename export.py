@@ -66,7 +66,8 @@ def card(checkpoint: Checkpoint) -> str:
         "",
         f"* input: {len(data['channels'])} channels at {data['rate']:g} Hz, windows of {1000 * seconds:g} ms",
         f"* gestures: {', '.join(data['classes'])}",
-        f"* trained on {len(told['trained_on'])} people (split {split['name']}); normalised by "
+        f"* trained on {'SIMULATED recordings of ' if told.get('simulated') else ''}{len(told['trained_on'])} people "
+        f"(split {split['name']}); normalised by "
         f"{told['normalize']['method']}, whitening {told['normalize']['whitening']}",
         f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people)",
         "",

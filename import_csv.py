@@ -233,7 +233,7 @@ def main() -> int:
     if not classes:
         raise DataError(f"{args.list}: expected recordings with a column {args.labels!r} (--labels), found none")
     console.say(
-        f"{len(entries)} recordings, {args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, "
+        f"{cli.counted(len(entries), 'recording')}, {args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, "
         f"{len(classes)} gestures: {', '.join(classes)}"
     )
     counts, windows = {"done": 0, "kept": 0, "failed": 0}, 0
@@ -247,7 +247,7 @@ def main() -> int:
             counts[state] += 1
             windows += made
     told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"
-    failed = f"; {counts['failed']} recordings failed, see above" if counts["failed"] else ""
+    failed = f"; {cli.counted(counts['failed'], 'recording')} failed, see above" if counts["failed"] else ""
     console.finish(
         f"{told}{failed}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows
     )

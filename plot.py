@@ -17,8 +17,8 @@ results/plots/<picture>.png.
   python plot.py electrodes data/shards/emg_gestures-03-*    # one person, all recordings together
   python plot.py architecture --tune fpt --out docs/images/architecture.png
 
-Recordings that lie beside the list that simulate_putemg.py writes are called simulated in the title; for what was
-made of them, say so with --note. Each picture takes seconds.
+Recordings that lie beside the list that simulate_putemg.py writes, and what was made of them, are called simulated in
+the title. Each picture takes seconds.
 """
 
 import argparse
@@ -73,9 +73,9 @@ class Signal:
 
     def __init__(self, path: Path, labels: str) -> None:
         self.name = path.stem if path.suffix == ".hdf5" else path.name
-        self.simulated = is_simulated(path)
         self.raw = path.suffix == ".hdf5"
         if self.raw:
+            self.simulated = is_simulated(path)
             with Recording(path, check_name=False) as recording:
                 counts, codes = recording.read(ALL_CHANNELS, labels)
             self.values = counts * np.float32(putemg.MICROVOLTS_PER_COUNT)
@@ -84,6 +84,7 @@ class Signal:
             self.stretches = _labelled(codes, list(putemg.GESTURES))
         else:
             shard = open_shard(path)
+            self.simulated = shard.simulated
             self.values, self.rate, self.channels = shard.signal, shard.rate, shard.channels
             self.classes = shard.classes
             self.stretches = _windowed(shard)
@@ -231,6 +232,7 @@ def draw_classes(args: argparse.Namespace) -> str:
     counts: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
     classes: tuple[str, ...] = ()
+    simulated = False
     for part in PARTS:
         if not split.records(part):
             continue
@@ -239,8 +241,9 @@ def draw_classes(args: argparse.Namespace) -> str:
         tables = [np.bincount(shard.windows["label"], minlength=len(classes)) for shard in shards]
         counts[part] = np.sum(tables, axis=0)
         people = len(split.subjects(part))
-        about[part] = f"{people} {'person' if people == 1 else 'people'}, {counts[part].sum():,} windows"
-    title = _title(args, f"Windows of each gesture in {split.name}")
+        about[part] = f"{cli.counted(people, 'person', 'people')}, {counts[part].sum():,} windows"
+        simulated |= any(shard.simulated for shard in shards)
+    title = _title(args, f"Windows of each gesture in {split.name}", simulated)
     figures.class_counts(args.out, counts, classes, about, title)
     return ", ".join(f"{part}: {told}" for part, told in about.items())
 
@@ -253,7 +256,8 @@ def draw_curves(args: argparse.Namespace) -> str:
         rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not rows:
             raise ValueError("nothing")
-        plots.learning_curves(args.out, rows, _title(args, f"Learning curves of {path.resolve().parent.name}"))
+        title = _title(args, f"Learning curves of {path.resolve().parent.name}", _run_was_simulated(path.parent))
+        plots.learning_curves(args.out, rows, title)
     except FileNotFoundError:
         raise DataError(f"{path}: expected the metrics.jsonl of a run, found no such file") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -261,8 +265,18 @@ def draw_curves(args: argparse.Namespace) -> str:
     return f"{len(rows)} epochs"
 
 
-def _calibrated(folder: Path) -> tuple[int, int, dict[str, dict[str, Any]]]:
-    """Repetitions, number of classes, and the scores of each person adapted and unadapted, of one results folder."""
+def _run_was_simulated(run: Path) -> bool:
+    """Whether a run's config.json says that it trained on simulated recordings."""
+    if not (run / "config.json").is_file():
+        return False
+    derived = read_json(run / "config.json", "a run's configuration").get("derived")
+    train = derived.get("train") if isinstance(derived, dict) else None
+    return isinstance(train, dict) and train.get("simulated") is True
+
+
+def _calibrated(folder: Path) -> tuple[int, bool, int, dict[str, dict[str, Any]]]:
+    """Of one results folder: repetitions, whether recordings were simulated, number of classes, each person's scores
+    adapted and unadapted."""
     path, what = folder / "metrics.json", "results of train.py --calibrate"
     told = read_json(path, what)
     some = Field("an object with something in it", lambda value: isinstance(value, dict) and bool(value))
@@ -280,7 +294,7 @@ def _calibrated(folder: Path) -> tuple[int, int, dict[str, dict[str, Any]]]:
         raise DataError(f"{path}: expected scores from 0 to 1, found others")  # NaN too
     if scores["adapted"].keys() != scores["unadapted"].keys():
         raise DataError(f"{path}: expected the same people with and without calibration, found others")
-    return told["calibrate"], len(told["per_class"]), scores
+    return told["calibrate"], told.get("simulated") is True, len(told["per_class"]), scores
 
 
 def draw_calibration(args: argparse.Namespace) -> str:
@@ -288,9 +302,10 @@ def draw_calibration(args: argparse.Namespace) -> str:
     if not args.source:
         raise UsageError("plot.py calibration: expected at least one SOURCE, found none; train.py --calibrate makes it")
     people: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
-    classes = 0
+    classes, simulated = 0, False
     for folder in args.source:
-        count, classes, scores = _calibrated(folder)
+        count, so, classes, scores = _calibrated(folder)
+        simulated |= so
         kept = people.setdefault(count, {"adapted": {}, "unadapted": {}})
         if twice := kept["adapted"].keys() & scores["adapted"].keys():
             raise DataError(f"{folder}: expected each person once, found {min(twice)} again; is it another run's?")
@@ -307,8 +322,9 @@ def draw_calibration(args: argparse.Namespace) -> str:
         }
         for count, one in people.items()
     }
-    plots.calibration(args.out, table, classes, _title(args, "What a new person's first repetitions gain"))
-    return f"{len(everybody)} people, repetitions {', '.join(map(str, sorted(table)))}"
+    title = _title(args, "What a new person's first repetitions gain", simulated)
+    plots.calibration(args.out, table, classes, title)
+    return f"{cli.counted(len(everybody), 'person', 'people')}, repetitions {', '.join(map(str, sorted(table)))}"
 
 
 PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {

@@ -43,6 +43,7 @@ from semg.provenance import commit, plain, versions
 from semg.recording import Recording, find_faults
 from semg.shards import difference, open_shard, paper_windows, read_meta, whole_windows, write_shard
 from semg.signals import filtered, montage
+from semg.sources import is_simulated
 from semg.workers import submitted
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -240,6 +241,7 @@ def _process(job: Job, name: str) -> Outcome:
         "arguments": how.as_json(),
         "faults": plain(asdict(faults)),
         "source": source,
+        "simulated": is_simulated(job.source),
         "versions": versions("numpy", "scipy", "h5py"),
         "commit": commit(),
     }
@@ -304,8 +306,8 @@ def main() -> int:
 def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, console: cli.Console) -> int:
     """Turn the recordings into shards, telling what becomes of each."""
     console.say(
-        f"{len(files)} recordings in {args.raw}: {len(how.channels)} channels, {how.low:g}-{how.high:g} Hz, "
-        f"windows of {how.window} samples every {how.stride}, labels {how.labels}"
+        f"{cli.counted(len(files), 'recording')} in {args.raw}: {len(how.channels)} channels, "
+        f"{how.low:g}-{how.high:g} Hz, windows of {how.window} samples every {how.stride}, labels {how.labels}"
     )
     jobs = [Job(path, args.shards / path.stem, how, args.overwrite) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
@@ -319,7 +321,11 @@ def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, con
             console.warn(outcome.message)
     told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"
     if counts["failed"]:
-        console.finish(f"{told}; {counts['failed']} recordings failed, see above", **counts, windows=windows)
+        console.finish(
+            f"{told}; {cli.counted(counts['failed'], 'recording')} failed, see above",
+            **counts,
+            windows=windows,
+        )
         return 1
     console.finish(f"{told}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows)
     return 0

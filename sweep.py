@@ -48,7 +48,7 @@ from semg import cli
 from semg.errors import DataError, UsageError
 from semg.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
 from semg.provenance import how_made
-from semg.shards import open_shards
+from semg.shards import Shard, open_shards
 from semg.splits import PARTS, Split, read_split, split_folders
 from semg.sweep_table import METRICS, Row, by_validation, csv_table, markdown, over_people
 
@@ -207,6 +207,7 @@ class Plan:
     folds: dict[str, Split]
     seeds: list[int]
     jobs: list[Job]
+    simulated: bool
 
     def of(self, setting: Setting, folds: Iterable[str]) -> list[Job]:
         """The runs of a setting on some folds."""
@@ -225,7 +226,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     read = [train_settings([*args.train, *setting.flags]) for setting in settings]
     folders = split_folders(args.split) or [args.split]  # read_split says what is wrong with a folder without any
     folds = {"" if folder == args.split else folder.name: read_split(folder) for folder in folders}
-    inputs = checksums(args.shards, folds)
+    records = sorted({name for split in folds.values() for part in PARTS for name in split.records(part)})
+    shards = open_shards(args.shards, records)
+    inputs = checksums(shards, folds)
     jobs = []
     for (setting, (train, used)), fold, seed in itertools.product(zip(settings, read, strict=True), folds, args.seeds):
         place, split = Path(setting.name) / fold / f"seed{seed}", args.split / fold
@@ -244,13 +247,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 device=train.device,
             )
         )
-    return Plan(settings, folds, args.seeds, jobs)
+    return Plan(settings, folds, args.seeds, jobs, any(shard.simulated for shard in shards))
 
 
-def checksums(shards: Path, folds: Mapping[str, Split]) -> dict[str, dict[str, str]]:
-    """Of each fold's lists and of the shards that they name. DataError for a shard that is missing."""
-    records = sorted({name for split in folds.values() for part in PARTS for name in split.records(part)})
-    found = {shard.record: shard.meta["checksum"] for shard in open_shards(shards, records)}
+def checksums(shards: Sequence[Shard], folds: Mapping[str, Split]) -> dict[str, dict[str, str]]:
+    """Of each fold's lists and of the shards that they name."""
+    found = {shard.record: shard.meta["checksum"] for shard in shards}
     told = {}
     for fold, split in folds.items():
         lines = [f"{name} {found[name]}" for part in PARTS for name in split.records(part)]
@@ -443,7 +445,7 @@ def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[s
 
 def make_notes(plan: Plan, rows: Sequence[Row], how: str) -> list[str]:
     """What a reader must know beside the numbers."""
-    notes = []
+    notes = ["the recordings were SIMULATED: nothing here is said about people"] if plan.simulated else []
     if short := [row.name for row in rows if row.done < row.expected]:
         notes.append(f"not all runs of {', '.join(short)} ended well; such settings can't be picked")
     if len([row for row in rows if row.test and row.values]) > 1:

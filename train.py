@@ -214,7 +214,8 @@ def describe(run: Run, facts: dict[str, Any]) -> None:
     counts, say = facts["parameters"], run.console.say
     for part in ("train", "val"):
         f = facts[part]
-        say(f"{part:6s}{f['people']:4d} people {f['recordings']:5d} recordings {f['windows']:8d} windows")
+        told = f"{part:6s}{f['people']:4d} people {f['recordings']:5d} recordings {f['windows']:8d} windows"
+        say(told + ("   SIMULATED" if f["simulated"] else ""))
     say(
         f"model  {run.config.frontend} front-end, {run.config.tokens} tokens, backbone {run.args.backbone} "
         f"({run.args.init}), tune {run.config.tune}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
@@ -312,12 +313,21 @@ def calibrate(args: argparse.Namespace, console: cli.Console) -> int:
         "whitening": scaling_of(checkpoint).whitening,
         "made": how_made("train.py", args),
     }
-    told = write_results(args.out, prediction=after.argmax(1), probabilities=after, extra=extra, **scored, **lengths)
+    told = write_results(
+        args.out,
+        prediction=after.argmax(1),
+        probabilities=after,
+        simulated=any(shard.simulated for shard in shards),
+        extra=extra,
+        **scored,
+        **lengths,
+    )
     console.say(summary(told))
     now, then = told["mean_over_subjects"]["macro_f1"], zero_shot["mean_over_subjects"]["macro_f1"]
+    known = cli.counted(args.calibrate, "repetition")
     console.finish(
-        f"{args.out}: macro-F1 {now:.4f} with {args.calibrate} repetitions of each gesture, {then:.4f} without "
-        f"(means over {told['n_subjects']} people, the same windows); next: python compare.py {args.out} ...",
+        f"{args.out}: macro-F1 {now:.4f} with {known} of each gesture, {then:.4f} without (the same windows of "
+        f"{cli.counted(told['n_subjects'], 'person', 'people')}); next: python compare.py {args.out} ...",
         out=args.out.as_posix(),
         macro_f1=now,
         zero_shot_macro_f1=then,

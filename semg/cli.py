@@ -144,6 +144,11 @@ def _marked(kind: str) -> str:
     return f"\x1b[{_COLOURS[kind]}m{kind}:\x1b[0m"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 recording`, `1,200 recordings`; many: where it is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def one_line(text: str) -> str:
     """`text` without line breaks or control characters, so that an error stays one line."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())

@@ -34,13 +34,15 @@ _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d
 class Run:
     """One evaluation. `people` maps a person to the metric, `windows` to the windows scored.
 
-    subset: the part of the split; None where only predictions are there, which do not say.
+    subset: the part of the split; None where only predictions are there, which do not say. simulated: whether the
+    result says that recordings were.
     """
 
     path: Path
     subset: str | None
     people: dict[str, float]
     windows: dict[str, int]
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def read_run(path: Path, metric: str) -> Run:
     subset = whole.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected the part of a split as subset, found {subset!r}")
-    return Run(path, subset, people, windows)
+    return Run(path, subset, people, windows, whole.get("simulated") is True)
 
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:

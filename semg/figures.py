@@ -93,7 +93,9 @@ def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequenc
         else:
             axes.fill_between(time, low[:, row] + place, high[:, row] + place, color="#222222", linewidth=0.35)
     axes.set_yticks([-row * step for row in range(signal.shape[1])], channels, fontsize=9)
-    axes.set_ylim(-(signal.shape[1] - 0.25) * step, 0.75 * step)
+    # what the outermost channels need beyond their rows, but for rare jumps
+    below, above = (min(1.5 * step, value) for value in (-np.min(low[:, -1]), np.max(high[:, 0])))
+    axes.set_ylim(-(signal.shape[1] - 1) * step - max(0.75 * step, 1.05 * below), max(0.75 * step, 1.05 * above))
     return step
 
 

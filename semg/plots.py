@@ -14,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from semg.cli import counted
 from semg.files import atomic_path
 from semg.metrics import bootstrap_interval
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 DPI = 120
+CONFUSION, PEOPLE = "Windows by true and decided gesture", "Every person scored"  # titles
 # a decorator, so that nobody's matplotlibrc changes a picture
 usual_style = matplotlib.rc_context(matplotlib.rcParamsDefault)
 
@@ -37,7 +39,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 @usual_style
-def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CONFUSION) -> Figure:
     """A confusion matrix: rows true, columns decided; colour is the share of the row, the cell tells both."""
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
@@ -56,13 +58,13 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         colour = "white" if dark else "black" if counts[row, column] else "#9a9a9a"  # noughts are many
         axes.text(column, row, text, ha="center", va="center", fontsize=10.5, color=colour)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label="share of the true class")
-    axes.set_title("Windows by true and decided gesture", fontsize=13)
+    axes.set_title(title, fontsize=13)
     return figure
 
 
-def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str], title: str = CONFUSION) -> None:
     """Write `confusion_figure`."""
-    save(confusion_figure(counts, classes), path)
+    save(confusion_figure(counts, classes, title), path)
 
 
 @usual_style
@@ -71,6 +73,7 @@ def per_subject(
     people: Mapping[str, Mapping[str, Any]],
     classes: int,
     ci95: Mapping[str, Sequence[float] | None] | None = None,
+    title: str = PEOPLE,
 ) -> None:
     """A dot for every person, accuracy and macro-F1, sorted by macro-F1, with the means and chance.
 
@@ -97,7 +100,7 @@ def per_subject(
     axes.grid(axis="y", color="#dddddd")
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", fontsize=10)  # inside, it could hide a person
-    axes.set_title("Every person scored", fontsize=13)
+    axes.set_title(title, fontsize=13)
     save(figure, path)
 
 
@@ -182,7 +185,7 @@ def calibration(
             means = values.mean(axis=1)
             ends = np.array([bootstrap_interval(row) for row in values])
             errors = np.abs(ends.T - means)
-            label = f"{told}: mean over {values.shape[1]} people, 95 % interval"
+            label = f"{told}: mean over {counted(values.shape[1], 'person', 'people')}, 95 % interval"
             axes.errorbar(
                 places, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
             )

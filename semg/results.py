@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from semg import plots
+from semg.cli import counted
 from semg.files import atomic_path, write_json, write_text
 from semg.metrics import report
 
@@ -33,13 +34,15 @@ def write_results(
     rate: float,
     window_seconds: float,
     stride_seconds: float,
+    simulated: bool,
     vote: int = 1,
 ) -> dict[str, Any]:
     """Score predictions and write the five files into `folder`; returns what metrics.json holds.
 
     label, prediction: (n,) indices into classes; probabilities: (n, classes) or None; subject, record, start: (n,)
     whose window, of which recording, from which sample on; rate: Hz. extra: what to say beside the metrics (subset,
-    checkpoint, split, how made). vote: above 1, the majority over the last `vote` windows is scored beside.
+    checkpoint, split, how made). simulated: whether some recording was; the pictures then say so too. vote: above 1,
+    the majority over the last `vote` windows is scored beside.
     """
     metrics = report(
         label,
@@ -53,7 +56,8 @@ def write_results(
         window_seconds=window_seconds,
         stride_seconds=stride_seconds,
     )
-    whole = {**metrics, **extra}
+    whole = {**metrics, "simulated": simulated, **extra}
+    mark = " (SIMULATED)" if simulated else ""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     arrays = {"record": record, "start": start, "label": label, "prediction": prediction}
@@ -62,8 +66,9 @@ def write_results(
     with atomic_path(folder / "predictions.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     write_text(folder / "per_subject.csv", per_subject_csv(metrics["per_subject"]))
-    plots.confusion_matrix(folder / "confusion_matrix.png", np.array(metrics["confusion"]), classes)
-    plots.per_subject(folder / "per_subject.png", metrics["per_subject"], len(classes), metrics["ci95"])
+    confusion, people = np.array(metrics["confusion"]), metrics["per_subject"]
+    plots.confusion_matrix(folder / "confusion_matrix.png", confusion, classes, plots.CONFUSION + mark)
+    plots.per_subject(folder / "per_subject.png", people, len(classes), metrics["ci95"], plots.PEOPLE + mark)
     write_json(folder / "metrics.json", whole)
     return whole
 
@@ -83,7 +88,9 @@ SUMMARY_KEYS = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy"
 
 def summary(metrics: dict[str, Any]) -> str:
     """What metrics.json says, for a person to read in the terminal; percentages."""
-    lines = [f"{metrics['n_windows']} windows of {metrics['n_subjects']} people ({metrics.get('subset', '')}), in %"]
+    told = f"{metrics['n_windows']} windows of {counted(metrics['n_subjects'], 'person', 'people')}"
+    simulated = ", SIMULATED recordings" if metrics.get("simulated") else ""
+    lines = [f"{told} ({metrics.get('subset', '')}), in %{simulated}"]
     lines += ["", *_over_people(metrics)]
     if "vote" in metrics:
         vote = metrics["vote"]

@@ -149,6 +149,11 @@ class Shard:
         return self.meta["rate"]
 
     @property
+    def simulated(self) -> bool:
+        """Whether simulate_putemg.py made the recording: whatever comes of it has to say so."""
+        return self.meta.get("simulated", False)
+
+    @property
     def channels(self) -> tuple[str, ...]:
         """Names of the signal's columns."""
         return tuple(self.meta["channels"])
@@ -345,6 +350,7 @@ _FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
     **dict.fromkeys(("channels", "classes"), TEXTS),
     **dict.fromkeys(("arguments.window", "arguments.stride"), COUNT),
     "rate": POSITIVE,
+    "simulated": Field("true or false", lambda value: isinstance(value, bool), needed=False),
     "n_samples": COUNT,
     "n_windows": Field("a whole number", lambda value: whole(value, 0)),
     "files": Field("sizes and checksums of signal.npy and windows.npy", _are_facts),

@@ -102,10 +102,16 @@ class Part:
     batches: Batches
     statistics: Tensor | None
 
-    def facts(self) -> dict[str, int]:
-        """Counts of people, recordings and windows."""
+    @property
+    def simulated(self) -> bool:
+        """Whether some recording was."""
+        return any(shard.simulated for shard in self.shards)
+
+    def facts(self) -> dict[str, int | bool]:
+        """Counts of people, recordings and windows, and whether some recording was simulated."""
         people = len({shard.subject for shard in self.shards})
-        return {"people": people, "recordings": len(self.shards), "windows": len(self.windows)}
+        counts = {"people": people, "recordings": len(self.shards), "windows": len(self.windows)}
+        return {**counts, "simulated": self.simulated}
 
 
 def open_part(
@@ -578,6 +584,7 @@ class Run:
                 "val": list(self.split.val),
             },
             "trained_on": sorted({shard.subject for shard in self.train.shards}),
+            "simulated": self.train.simulated or self.val.simulated,
             "made": how_made("train.py", self.args),
         }
 

@@ -28,6 +28,7 @@ def predictions(seed: int = 0) -> dict:
         "rate": 5120.0,
         "window_seconds": 0.25,
         "stride_seconds": 0.125,
+        "simulated": False,
     }
 
 

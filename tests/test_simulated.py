@@ -1,0 +1,96 @@
+"""Whatever is made of simulated recordings says so, from the shard to the last table and picture; real ones are not."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import recordings
+import small_shards
+
+import compare
+import evaluate
+import export
+import plot
+import preprocess
+import sweep
+import train
+from semg import figures, plots
+from semg.shards import open_shard
+
+TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --device cpu".split()  # noqa: SIM905
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run a script's `main` in this process: `here(train, *words)` gives its standard output."""
+
+    def run(script, *words):
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+        assert not script.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(params=[True, False], ids=["simulated", "real"])
+def made(request, tmp_path, here):
+    """The folder in which a model was trained, whether on simulated recordings, and what train.py said."""
+    records = [small_shards.write(tmp_path / "shards", n, simulated=request.param) for n in range(1, 6)]
+    small_shards.write_split(tmp_path / "split", train=records[:3], val=records[3:4], test=records[4:])
+    data = "--shards", tmp_path / "shards", "--split", tmp_path / "split"
+    return tmp_path, request.param, here(train, *data, "--out", tmp_path / "run", *TINY)
+
+
+def titles(monkeypatch, module, name):
+    """All words given to a picture from now on."""
+    words = []
+    draw = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args, **more: (words.extend(map(str, args)), draw(*args, **more))[1])
+    return words
+
+
+def test_all_that_comes_of_a_shard_says_so(made, here, monkeypatch):
+    folder, simulated, said = made
+    data = "--shards", folder / "shards", "--split", folder / "split"
+    best = folder / "run" / "best_model.ckpt"
+    drawn = titles(monkeypatch, plots, "confusion_matrix"), titles(monkeypatch, plots, "per_subject")
+    told = {"train": said}
+    told["evaluate"] = here(evaluate, "--checkpoint", best, *data, "--device", "cpu", "--out", folder / "scores")
+    adapt = "--init-from", best, "--calibrate", 1, "--epochs", 1, "--device", "cpu"
+    told["calibrate"] = here(train, *adapt, *data, "--out", folder / "adapted")
+    told["compare"] = here(compare, folder / "scores", "--out", folder / "table")
+    here(export, "--checkpoint", best, "--out", folder / "exported", "--no-onnx")
+    told["export"] = (folder / "exported" / "README.md").read_text()
+    flags = "--out", folder / "sweep", "--checkpoints", folder / "runs", "--evaluate", "none", "--seeds", 0
+    told["sweep"] = here(sweep, *data, *flags, "--", *TINY)
+    told["confusion.png"], told["per_subject.png"] = map(" ".join, drawn)
+    told["curves.png"] = _title(here, monkeypatch, plots, "learning_curves", "curves", folder / "run")
+    told["calibration.png"] = _title(here, monkeypatch, plots, "calibration", "calibration", folder / "adapted")
+    told["classes.png"] = _title(
+        here, monkeypatch, figures, "class_counts", "classes", folder / "split", "--shards", folder / "shards"
+    )
+    wrong = [name for name, text in told.items() if ("SIMULATED" in text) != simulated]
+    assert wrong == []
+    for name in ("scores", "adapted"):
+        assert json.loads((folder / name / "metrics.json").read_text())["simulated"] is simulated
+
+
+def _title(here, monkeypatch, module, function, picture, *words):
+    drawn = titles(monkeypatch, module, function)
+    here(plot, picture, *words, "--out", Path(words[0]).parent / f"{picture}.png")
+    return " ".join(drawn)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_shard_is_marked_by_what_lies_beside_its_recording(tmp_path, here, simulated):
+    (tmp_path / "raw").mkdir()
+    source = recordings.write(tmp_path / "raw", recordings.frame(3, samples=12_000), recordings.record_name(3))
+    if simulated:
+        (source.parent / "simulated.json").write_text("{}")
+    here(preprocess, "--raw", source.parent, "--shards", tmp_path / "shards")
+    shard = open_shard(tmp_path / "shards" / source.stem)
+    assert shard.simulated is simulated
+    shutil.move(source, tmp_path / source.name)  # the shard knows it by itself
+    assert open_shard(shard.path).simulated is simulated
