@@ -31,6 +31,7 @@ from semg.files import atomic_path, read_json, write_json
 FORMAT = "semg-gpt2 checkpoint"
 VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OLDEST_TORCH = (2, 10)  # a hostile file got past weights_only in older ones: CVE-2025-32434, CVE-2026-24747
 _LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"], "format_version": VERSION}
 
 
@@ -73,6 +74,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _open_folder(path)
     if not path.is_file():
         raise DataError(f"{path}: expected a checkpoint, found no such file; train.py writes one")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise DataError(
+            f"{path}: expected PyTorch {oldest} or newer to open it safely, found {torch.__version__}; "
+            "pip install -r requirements.txt"
+        )
     try:
         with warnings.catch_warnings():  # a strange file's pickle protocol is no news beside the error that follows
             warnings.simplefilter("ignore")

@@ -4,13 +4,19 @@ Each way of running foreign code is planted, to see that it is found.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
+
+from semg.checkpoint import open_checkpoint
+from semg.errors import DataError
 
 CODE = sorted([*ROOT.glob("*.py"), *ROOT.glob("semg/*.py"), *ROOT.glob("benchmarks/*.py")])
 FORBIDDEN = {  # calls that unpickle, whatever their arguments, or start a shell
@@ -83,3 +89,25 @@ def test_what_is_planted_is_found_by_the_linter_or_here() -> None:
     told = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": S" in line}
     for number, (statement, by) in enumerate(PLANTED.items(), 3):
         assert list(unsafe(ast.parse(statement))) if by == "here" else number in told, statement
+
+
+def test_a_pytorch_that_a_hostile_file_gets_past_opens_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = ROOT / "checkpoints" / "best_model.ckpt"
+    for version, opened in (("2.9.1+cpu", False), ("2.10.0", True), ("3.0.0.dev1", True)):
+        monkeypatch.setattr(torch, "__version__", version)
+        if opened:
+            assert open_checkpoint(shipped).tensors
+            continue
+        with pytest.raises(DataError, match=r"expected PyTorch 2.10 or newer .* found 2.9.1\+cpu; pip install"):
+            open_checkpoint(shipped)
+
+
+def test_the_versions_that_were_looked_up_are_those_pinned() -> None:
+    """SECURITY.md's table of advisories has to be looked through again when a pin changes."""
+    pinned = dict(
+        re.findall(r"^(\w+)==(\S+)$", "".join(path.read_text() for path in ROOT.glob("requirements*.txt")), re.M)
+    )
+    rows = re.findall(r"^\| (\w+)[^|]*\| ([\d.]+) \|", (ROOT / "SECURITY.md").read_text(), re.M)
+    assert {"torch", "transformers", "h5py", "onnx"} <= {name for name, _ in rows}
+    for name, version in rows:
+        assert version == pinned.get(name, metadata.version(name)), name
