@@ -164,7 +164,7 @@ class BandPowers(nn.Module):
         last, half = config.samples - config.frame, config.patch // 2 - config.frame // 2
         starts = [min(max(0, at + half), last) for at in range(0, config.samples, config.patch)]
         distinct = sorted(set(starts))
-        self.distinct, self.frame = distinct, config.frame  # samples
+        self.distinct, self.frame = distinct, config.frame  # where a window's frames begin, how long one is; samples
         frame_of_token = torch.tensor([distinct.index(at) for at in starts])
         fourier, bank = _fourier(config.band_edges, config.frame)
         self.frame_of_token: Tensor
