@@ -159,7 +159,7 @@ def test_a_recording_with_wrong_content(good: Path, tmp_path: Path, what: str) -
     done = preprocessed(good, tmp_path)
     told(done, 1, message)
     assert path.name in done.err
-    assert "1 recordings failed" in done.last
+    assert "1 recording failed" in done.last
     assert list_records(tmp_path / "shards") == [good.stem]
 
 

@@ -7,6 +7,8 @@ system, and the same errors come as from a full disk, from NumPy, PyTorch and Py
 import errno
 import re
 import resource
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from downloading import tree
 from tensorboardX.record_writer import RecordWriter
 from test_bad_inputs import TINY, script, table
 
+from semg import events
 from semg.checkpoint import open_checkpoint
 from semg.training import Run
 
@@ -124,6 +127,40 @@ def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
     for name in ("last.ckpt", "best_model.ckpt"):
         ends = [open_checkpoint(tmp_path / run / name).tensors for run in ("run", "right")]
         assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items()), name
+
+
+def test_a_log_that_finds_no_room_while_it_is_being_opened_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread wrote the log's first events before errors were caught, and died of one: seen once in hundreds."""
+
+    class Slow(events.SummaryWriter):
+        def __init__(self, *arguments: object, **settings: object) -> None:
+            super().__init__(*arguments, **settings)
+            time.sleep(0.3)  # the thread has begun
+
+    written = []
+
+    def full(_: RecordWriter, content: bytes) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(content)  # the file's head, which is written at once
+
+    monkeypatch.setattr(events, "SummaryWriter", Slow)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    told: list[str] = []
+
+    def work() -> None:
+        writer = events.open_events(str(tmp_path), told.append, purge_step=1)
+        for step in range(50):  # more than its queue holds
+            writer.add_scalar("a", 1.0, step)
+        writer.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("written", [0, 3, 12])
