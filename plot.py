@@ -304,8 +304,8 @@ def draw_calibration(args: argparse.Namespace) -> str:
     people: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
     classes, simulated = 0, False
     for folder in args.source:
-        count, so, classes, scores = _calibrated(folder)
-        simulated |= so
+        count, marked, classes, scores = _calibrated(folder)
+        simulated |= marked
         kept = people.setdefault(count, {"adapted": {}, "unadapted": {}})
         if twice := kept["adapted"].keys() & scores["adapted"].keys():
             raise DataError(f"{folder}: expected each person once, found {min(twice)} again; is it another run's?")

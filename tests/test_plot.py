@@ -10,6 +10,7 @@ import pytest
 import recordings
 import small_shards
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import plot
@@ -263,3 +264,17 @@ def test_every_picture_is_in_the_manual():
     assert isinstance(plot.arguments(), argparse.ArgumentParser)
     for name in plot.PICTURES:
         assert f"python plot.py {name} " in plot.__doc__
+
+
+@pytest.mark.parametrize("loud", [0, 1], ids=["the top channel", "the bottom channel"])
+def test_the_outermost_channels_are_not_cut_off(loud):
+    axes = Figure().add_subplot()
+    signal = np.random.default_rng(0).uniform(-100, 100, (60_000, 2)).astype(np.float32)
+    signal[10_000:10_500, loud] *= 2.5
+    step = figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
+    low, high = axes.get_ylim()
+    assert high >= signal[:, 0].max()
+    assert low <= signal[:, 1].min() - step
+    signal[5, loud] = 1e6  # a jump must not make all the rest a line
+    figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
+    assert np.ptp(axes.get_ylim()) < 6 * step
