@@ -8,7 +8,7 @@ measured on one channel and one minute, and counted 24 times for each minute: ev
 What two workers can gain is for the machine to say, not for its number of cores: two runs of one worker each, at the
 same time and of half of the recordings, say it.
 
-  python benchmarks/preprocessing.py            # about five minutes on two free cores
+  python benchmarks/preprocessing.py            # about six minutes on two free cores
 """
 
 import argparse
@@ -135,7 +135,7 @@ def main() -> int:
         folder = Path(name)
         rows = one_recording(folder, args, seconds)
         rows += memory(folder / "memory", seconds)
-        rows += two_workers(folder, args, seconds / 2)
+        rows += two_workers(folder, args, seconds)
     return report(args, rows, recording_seconds=seconds)
 
 
