@@ -117,21 +117,21 @@ class TokenAugmenter:
         rolls = how.roll and layout.ring
         if not (rolls or how.mask or how.time_mask):
             return None
-        channel = torch.arange(layout.channels).expand(batch, -1)
+        behind = batch * count * layout.channels
+        channel = torch.arange(layout.channels, dtype=torch.int32).expand(batch, -1)
         if rolls:
             draw = torch.rand(batch, generator=self.generator)
-            step = (draw < how.roll / 2).long() - (draw > 1 - how.roll / 2).long()  # -1, 0 or 1
+            step = (draw < how.roll / 2).int() - (draw > 1 - how.roll / 2).int()  # -1, 0 or 1
             place = channel % layout.ring
             channel = (channel - place) + (place - step[:, None]) % layout.ring
-        token = torch.arange(batch * count).view(batch, count, 1)
-        origin = token * layout.channels + channel[:, None]
         if how.mask:
-            draw = torch.rand(batch, 1, layout.channels // layout.views, generator=self.generator)
-            origin = origin.masked_fill((draw < how.mask).repeat(1, 1, layout.views), origin.numel())
+            draw = torch.rand(batch, layout.channels // layout.views, generator=self.generator)
+            channel = channel.masked_fill((draw < how.mask).repeat(1, layout.views), behind)
+        token = torch.arange(0, behind, layout.channels, dtype=torch.int32).view(batch, count, 1)
         if how.time_mask:
             draw = torch.rand(batch, count, 1, generator=self.generator)
-            origin = origin.masked_fill(draw < how.time_mask, origin.numel())
-        return origin.flatten()
+            token = token.masked_fill(draw < how.time_mask, behind)
+        return (token + channel[:, None]).flatten().clamp_(max=behind)
 
     def _changed_bands(self, bands: Tensor) -> Tensor:
         B, T, C, K = bands.shape

@@ -274,6 +274,7 @@ class Run:
         self.steps_per_epoch = max(1, len(self.train.windows) // args.batch_size)
         self.lr = learning_rate(args)
         self.optimizer = adamw(self.model, self.lr, args.weight_decay, self.device)
+        self.trained = [weights for weights in self.model.parameters() if weights.requires_grad]  # once, not each step
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()} if args.ema else None
         self.class_weights = _class_weights(self.train.windows, len(self.classes)).to(self.device)
         self._val_tokens: Tensor | None = None  # computed once, if they fit into memory
@@ -443,7 +444,7 @@ class Run:
         loss = F.cross_entropy(logits.float(), change.target, weight, label_smoothing=args.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
+        norm = nn.utils.clip_grad_norm_(self.trained, args.clip)
         told = self._agreed(torch.stack([loss.detach(), norm.detach()]))
         self._check_health(*told)
         self.optimizer.step()
