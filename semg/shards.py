@@ -312,7 +312,8 @@ def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
 
 def _load(path: Path, *, memory_map: bool) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+        return array.view(np.ndarray)  # of a np.memmap, each slice would take microseconds: as long as copying a window
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise DataError(f"{path}: expected a NumPy array, found {error}; run preprocess.py --overwrite") from None
 
@@ -455,6 +456,6 @@ class WindowSet:
         """
         starts = self.start[index] if start is None else start
         batch = np.empty((len(index), self.window, self.n_channels), np.float16)
-        for row, (shard, at) in enumerate(zip(self.shard[index], starts, strict=True)):
-            batch[row] = self.shards[shard].signal[at : at + self.window]
+        for row, shard, at in zip(batch, self.shard[index].tolist(), starts.tolist(), strict=True):
+            row[:] = self.shards[shard].signal[at : at + self.window]
         return batch
