@@ -11,6 +11,9 @@ from torch import Tensor
 from semg.shards import WindowSet
 
 RESIDENT_SHARE = 0.5  # of the GPU's free memory that the signals may fill
+# windows of one shard: more leave the caches; with fewer, a thread that reads ahead and the one that computes hand the
+# interpreter to each other so often that reading ahead costs time
+MIXED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,11 @@ class Batches:
         return x.float().mul_(self._gains[shard][:, None, :])
 
     def _mixed(self, x: Tensor, shard: Tensor) -> Tensor:
-        """The same on a CPU, where a window at a time stays in its caches: half the time of one batched product."""
+        """The same on a CPU, where a few windows stay in its caches: half the time of one batched product."""
+        owners = shard.tolist()
         mixed = torch.empty(len(x), self.windows.window, self._mixing.shape[2], device=x.device)
-        for window, own, out in zip(x, shard.tolist(), mixed, strict=True):
-            torch.mm(window.float(), self._mixing[own], out=out)
+        for few in runs(owners, MIXED_AT_ONCE):
+            torch.mm(x[few].float().flatten(0, 1), self._mixing[owners[few.start]], out=mixed[few].flatten(0, 1))
         return mixed
 
     def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
@@ -148,3 +152,12 @@ class Batches:
 def in_order(count: int, batch_size: int) -> list[np.ndarray]:
     """Places 0..count-1 in consecutive batches."""
     return [np.arange(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]
+
+
+def runs(values: Sequence[int], most: int) -> Iterator[slice]:
+    """Slices, end to end, of neighbours that are equal, each of at most `most`."""
+    first = 0
+    for at in range(1, len(values) + 1):
+        if at == len(values) or values[at] != values[first] or at - first == most:
+            yield slice(first, at)
+            first = at
