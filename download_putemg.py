@@ -366,8 +366,8 @@ def in_parallel(
 ) -> None:
     """`work` on all `items` in `jobs` threads, `done` in this one; if this one is interrupted, all end soon."""
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(work, item): item for item in items}
         try:
+            futures = {pool.submit(work, item): item for item in items}
             for future in as_completed(futures):
                 done(futures[future], future)
         except BaseException:

@@ -713,6 +713,30 @@ def test_stopped_at_once_and_resumed(share: ShareServer, tmp_path: Path, number:
     assert share.asked(PATHS[0])[-1].headers["Range"].startswith("bytes=7")
 
 
+def test_stopped_while_files_are_still_handed_out_to_threads(share: ShareServer) -> None:
+    import download_putemg
+
+    client = transfer.Client(transfer.Source(share.mirror + "/"), timeout=5, retries=5, wait=0)
+    begun, given_up = threading.Event(), time.monotonic() + 20
+
+    def fetch(_: str) -> bool:
+        begun.set()
+        while not client.stopped and time.monotonic() < given_up:
+            time.sleep(0.01)
+        return client.stopped
+
+    def files() -> Iterator[str]:
+        yield "one"
+        begun.wait()
+        raise KeyboardInterrupt
+
+    told: list[bool] = []
+    with pytest.raises(KeyboardInterrupt):
+        download_putemg.in_parallel(client, 2, fetch, files(), lambda _, future: told.append(future.result()))
+    assert client.stopped
+    assert not told
+
+
 def test_two_at_once_on_one_folder(share: ShareServer, tmp_path: Path) -> None:
     files = stock(share)
     share.misbehave(PATHS[0], "pace", rate=200_000)
