@@ -33,7 +33,7 @@ demo: $(STAMP) ## the whole job on simulated recordings, a few minutes on two co
 	@echo "  $(VENV)/bin/tensorboard --logdir checkpoints"
 
 test: $(STAMP) ## the tests, a few minutes
-	$(RUN) -m pytest -n 2 -m "not slow and not network and not gpu"
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow and not network and not gpu"
 
 faults: $(STAMP) ## the long fault suite: kills, damaged files, hostile servers
 	$(RUN) -m pytest -n 2 --dist worksteal tests/faults -m "not network and not gpu" --override-ini addopts="-q --strict-markers"

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -113,9 +112,8 @@ def hyperparameters(folder):
     return shown
 
 
-def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, monkeypatch, capsys):
+def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, capsys):
     words = flags(data, tmp_path, "--grid", "lr=1e-9,1e-2", split="split")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert run(sweep.call, *words, "--", *TINY, "--epochs", "2") == 0
     told = capsys.readouterr().out
     assert "picked lr-1e-2: validation macro-F1" in told.splitlines()[-1]
@@ -165,13 +163,11 @@ def test_a_signal_stops_the_run_under_way_and_the_same_command_goes_on(run, data
     words = [*flags(data, tmp_path, "--evaluate", "none", split="split"), "--", *TINY, "--epochs", "20"]
     command = [sys.executable, str(ROOT / "sweep.py"), *words]
     log = tmp_path / "runs" / "default" / "seed0" / "metrics.jsonl"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     try:

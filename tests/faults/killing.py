@@ -25,7 +25,6 @@ CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 def _context() -> Any:
     places = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
     os.environ["PYTHONPATH"] = os.pathsep.join([*places, *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HF_HUB_OFFLINE"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killing", *SCRIPTS, *DRAWING])
