@@ -112,10 +112,10 @@ class TokenAugmenter:
         rolls = how.roll and layout.ring
         if not (rolls or how.mask or how.time_mask):
             return None
-        channel = torch.arange(layout.channels).expand(batch, -1)
+        channel = torch.arange(layout.channels, dtype=torch.int32).expand(batch, -1)
         if rolls:
             draw = torch.rand(batch, generator=self.generator)
-            step = (draw < how.roll / 2).long() - (draw > 1 - how.roll / 2).long()  # -1, 0 or 1
+            step = (draw < how.roll / 2).int() - (draw > 1 - how.roll / 2).int()  # -1, 0 or 1
             place = channel % layout.ring
             channel = (channel - place) + (place - step[:, None]) % layout.ring
         hidden = None
@@ -153,7 +153,7 @@ class _Moves:
         B, T, C, K = bands.shape
         behind = B * T * C  # a row of zeros behind the last
         token = torch.arange(0, behind, C, dtype=torch.int32, device=bands.device).view(B, T, 1)
-        channel = self.channel.int()
+        channel = self.channel
         if self.hidden is not None:
             channel = channel.masked_fill(self.hidden, behind)
         if self.times is not None:
@@ -164,7 +164,7 @@ class _Moves:
 
     def of_samples(self, raw: Tensor) -> Tensor:
         """(B, T, patch, C) -> the same shape. As they lie, by `gather`: rows would have to be turned round, twice."""
-        moved = raw.gather(3, self.channel[:, None, None].expand(raw.shape))
+        moved = raw.gather(3, self.channel.long()[:, None, None].expand(raw.shape))
         if self.hidden is not None:
             moved.masked_fill_(self.hidden[:, None, None], 0)
         if self.times is not None:
