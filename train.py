@@ -144,7 +144,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="NAME=VALUE",
         help=f"none, or changes and their strength (default: {Augmentation()}); names: roll, mask, time_mask, "
-        "band_mask, gain, noise, mixup, jitter",
+        "band_mask, gain, noise, mixup, jitter; see docs/model.md",
     )
     group.add_argument("--balance", choices=("none", "loss", "sampler"), default="none", help="classes, by what")
     group.add_argument(

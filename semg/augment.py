@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+OF_BANDS = ("gain", "band_mask")  # what changes log powers, and leaves samples as they are
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly to change the tokens; 0 leaves a change out.
+    """How strongly to change the tokens; 0 leaves a change out. OF_BANDS change band powers alone, not samples.
 
     roll: probability of turning all rings of electrodes by one place, either way: the sleeve sits differently.
     mask: share of electrodes hidden; time_mask: share of tokens hidden; band_mask: share of frequency bands hidden.
@@ -102,7 +104,7 @@ class TokenAugmenter:
             parts.append(self._changed_bands(moves.of_bands(bands) if moves else bands))
         if layout.patch:
             raw = tokens[..., split:].view(*shape, layout.patch, layout.channels)
-            parts.append(moves.of_samples(raw) if moves else raw)
+            parts.append(self._noisy(moves.of_samples(raw) if moves else raw))
         flat = [part.flatten(2) for part in parts]
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
 
@@ -128,16 +130,20 @@ class TokenAugmenter:
         return _Moves(channel.to(device), hidden, times)
 
     def _changed_bands(self, bands: Tensor) -> Tensor:
-        B, T, C, K = bands.shape
+        B, _, C, K = bands.shape
         if self.how.gain:
             shift = self.how.gain * torch.randn(B, 1, C, 1, generator=self.generator)
             bands = bands + shift.to(bands.device)
-        if self.how.noise:
-            bands = bands + self.how.noise * torch.randn(B, T, C, K, generator=self.generator).to(bands.device)
+        bands = self._noisy(bands)
         if self.how.band_mask:
             shown = torch.rand(B, 1, 1, K, generator=self.generator) >= self.how.band_mask
             bands = bands * shown.float().to(bands.device)
         return bands
+
+    def _noisy(self, features: Tensor) -> Tensor:
+        if not self.how.noise:
+            return features
+        return features + self.how.noise * torch.randn(features.shape, generator=self.generator).to(features.device)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 from model import GPT2Classifier, ModelConfig
 from semg import backbone as pretrained
 from semg import cli, metrics, normalize
-from semg.augment import Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
+from semg.augment import OF_BANDS, Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
 from semg.batches import Batch, Batches
 from semg.checkpoint import Checkpoint, write_checkpoint
 from semg.errors import DataError, UsageError
@@ -658,9 +658,13 @@ class _Change:
 
 def _augmentation(args: argparse.Namespace) -> Augmentation:
     try:
-        return Augmentation.parse(args.augment)
+        found = Augmentation.parse(args.augment)
     except ValueError as error:
         raise UsageError(f"--augment: {error}") from None
+    for name in OF_BANDS:
+        if args.frontend == "raw" and getattr(found, name):
+            raise UsageError(f"--augment {name}: expected band powers to change, found --frontend raw; leave it out")
+    return found
 
 
 def _named(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:

@@ -172,6 +172,13 @@ def test_gain_shifts_a_channels_bands_alike_and_leaves_samples():
     assert (change[..., 48:] == 0).all()
 
 
+def test_noise_is_on_every_feature_of_band_powers_and_of_samples():
+    change = augmenter(noise=0.5)(tokens(200)) - tokens(200)
+    for part in (change[..., :48], change[..., 48:]):
+        assert part.std() == pytest.approx(0.5, abs=0.01)
+        assert part.std(dim=0).min() > 0.3
+
+
 def test_the_same_seed_draws_the_same_and_another_does_not():
     how = {"roll": 0.5, "mask": 0.2, "gain": 0.1, "noise": 0.1, "band_mask": 0.1, "time_mask": 0.1}
     assert torch.equal(augmenter(1, **how)(tokens()), augmenter(1, **how)(tokens()))

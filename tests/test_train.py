@@ -288,6 +288,8 @@ def test_without_the_hub_one_line_says_what_to_do(run_script, data, tmp_path, mo
         ("--heads 3", "--heads"),
         ("--tune last:5", "--tune"),
         ("--augment colour=3", "--augment"),
+        ("--frontend raw --augment roll=0.5 gain=0.3", "--augment gain"),
+        ("--frontend raw --augment band_mask=0.1", "--augment band_mask"),
         ("--bands 100 20", "--band"),
     ],
 )
