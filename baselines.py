@@ -10,8 +10,8 @@ predictions.npz, confusion_matrix.png, per_subject.png. A network's folder is OU
   python baselines.py --split splits/NAME --preset paper --shards data/shards-paper
   python baselines.py --split splits/NAME --networks shallow eegnet conformer    # needs: pip install braindecode
 
-Features (semg/features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL, ZC, SSC, WAMP;
-logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
+Features (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL,
+ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
 Classifiers, with the settings of putEMG's authors: lda (SVD), qda (regularised by 0.3), knn (5 neighbours), svm (RBF
 kernel, C = 50), each after scaling the features by the training windows' mean and deviation. Trained on the split's
 training part alone, as train.py does it.
@@ -29,8 +29,8 @@ same share of every class, and the result says so. A result that is there alread
 windows with the same arguments, and named otherwise; --overwrite redoes it.
 
 --networks trains ShallowFBCSPNet, EEGNet or EEGConformer of braindecode, with its own settings, on the raw windows
-instead (semg/networks.py, docs/baselines.md): recordings decimated, each channel scaled by its root mean square over
-the session (--normalize none: over the training recordings), the same augmentation as train.py's default, the epoch
+instead (semg/training/deep_baselines.py, docs/baselines.md): recordings decimated, each channel scaled by its root mean
+square over the session (--normalize none: over the training recordings), the same augmentation as train.py's default, the epoch
 chosen by macro-F1 over the validation people. A network that was stopped starts anew; finished ones are kept.
 
 Takes about 1 s per 1,000 windows for the features of all sets; 20,000 training windows then take seconds with lda,
@@ -48,18 +48,22 @@ from typing import Any
 
 import numpy as np
 
-from semg import cli
-from semg.errors import DataError, UsageError
-from semg.features import AUTHORS, USUAL, FeatureExtractor, feature_names
-from semg.files import folder_lock, read_json
-from semg.normalize import sessions
-from semg.provenance import how_made, versions
-from semg.shards import Shard, WindowSet, open_shard, open_shards
-from semg.splits import PARTS, Split, read_split
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import folder_lock, read_json
+from semg.common.provenance import how_made, versions
+from semg.data.normalization import sessions
+from semg.data.shards import Shard, WindowSet, open_shard, open_shards
+from semg.data.splits import PARTS, Split, read_split
+from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
 
 CLASSIFIERS = ("lda", "qda", "knn", "svm")
 SUBSAMPLED = ("knn", "svm")
-NETWORKS = ("shallow", "eegnet", "conformer")  # semg.networks imports torch, for which --help need not wait
+NETWORKS = (
+    "shallow",
+    "eegnet",
+    "conformer",
+)  # semg.training.deep_baselines imports torch, for which --help need not wait
 FEATURES = ("rms", "hudgins", "du", "logband")
 NORMALIZE = ("session", "none")
 GATHERED = 256  # windows read at once
@@ -148,17 +152,17 @@ def plan_classical(args: argparse.Namespace, split: Split, data: str) -> list[Jo
 
 def plan_networks(args: argparse.Namespace, split: Split, data: str) -> list[Job]:
     """The networks' results asked for. DataError if braindecode does not have them."""
-    from semg import networks
+    from semg.training import deep_baselines
 
     jobs = []
     for name in dict.fromkeys(args.networks):
-        networks.network_class(name)  # before any work
+        deep_baselines.network_class(name)  # before any work
         settings = {
             "classifier": name,
             "features": "raw",
-            "network": networks.NETWORKS[name],
+            "network": deep_baselines.NETWORKS[name],
             "braindecode": versions("braindecode")["braindecode"],
-            "recipe": networks.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed).told(),
+            "recipe": deep_baselines.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed).told(),
             "decimate": args.decimate,
             "normalize": args.normalize,
             "train_on": list(args.train_on),
@@ -339,7 +343,7 @@ def write(
     args: argparse.Namespace,
 ) -> float:
     """Write a result with `facts` about its training; returns its macro-F1 averaged over people."""
-    from semg.results import write_results  # with matplotlib, for which --help need not wait
+    from semg.evaluation.report import write_results  # with matplotlib, for which --help need not wait
 
     shard = scored.shards[0]
     report = write_results(
@@ -378,37 +382,37 @@ def run_networks(
     console: cli.Console,
 ) -> dict[str, float]:
     """Train and score the networks; macro-F1 by result. One that cannot be trained is named, the others are done."""
-    from semg import networks
-    from semg.inference import choose_device
+    from semg.inference.batch import choose_device
+    from semg.training import deep_baselines
 
     device = choose_device(args.device)
     parts = [
-        networks.prepare(
+        deep_baselines.prepare(
             part.shards,
             args.decimate,
-            networks.scaled_by(part.shards, args.normalize, train.shards),
+            deep_baselines.scaled_by(part.shards, args.normalize, train.shards),
             device,
             console.progress,
         )
         for part in (train, val, scored)
     ]
-    recipe = networks.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed)
+    recipe = deep_baselines.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed)
     found: dict[str, float] = {}
     for job in jobs:
         try:
-            model = networks.build(
+            model = deep_baselines.build(
                 job.classifier,
                 channels=train.n_channels,
                 samples=parts[0].windows.window,
                 classes=len(train.shards[0].classes),
                 seed=args.seed,
             )
-            epochs = networks.fit(model, parts[0], parts[1], recipe, console.progress, console.say)
+            epochs = deep_baselines.fit(model, parts[0], parts[1], recipe, console.progress, console.say)
         except DataError as error:
             console.error(str(error))
             continue
-        probabilities = networks.probabilities(model, parts[2])
-        best = networks.best_epoch(epochs)
+        probabilities = deep_baselines.probabilities(model, parts[2])
+        best = deep_baselines.best_epoch(epochs)
         facts = {
             "n_train_windows": len(train),
             "n_parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -26,8 +26,11 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
-from semg import cli
-from semg.comparison import (
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import write_json, write_text
+from semg.common.provenance import how_made
+from semg.evaluation.comparison import (
     FEWEST_PEOPLE,
     METRICS,
     Method,
@@ -40,10 +43,7 @@ from semg.comparison import (
     pool,
     read_run,
 )
-from semg.errors import DataError, UsageError
-from semg.files import write_json, write_text
-from semg.metrics import bootstrap_interval
-from semg.provenance import how_made
+from semg.evaluation.metrics import bootstrap_interval
 
 METRIC_NAMES = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
 
@@ -235,7 +235,7 @@ def write(
     args: argparse.Namespace, methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], markdown: str
 ) -> None:
     """All output files."""
-    from semg.plots import compare  # matplotlib takes a second, which --help need not wait for
+    from semg.evaluation.score_figures import compare  # matplotlib takes a second, which --help need not wait for
 
     write_text(args.out / "compare.md", markdown)
     write_text(args.out / "compare.csv", csv_table(methods, pairs, args.reference))

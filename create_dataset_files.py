@@ -37,11 +37,12 @@ from typing import Any
 
 import numpy as np
 
-from semg import cli, putemg, splits
-from semg.errors import DataError, UsageError
-from semg.files import folder_lock, remove_leftovers, text_checksum
-from semg.provenance import plain
-from semg.shards import Shard, list_records, open_shards
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import folder_lock, remove_leftovers, text_checksum
+from semg.common.provenance import plain
+from semg.data import putemg, splits
+from semg.data.shards import Shard, list_records, open_shards
 
 FILES = {*(f"{part}.txt" for part in splits.PARTS), "split.json"}
 VAL, TEST, FOLDS = 0.15, 0.2, 5

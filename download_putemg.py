@@ -36,15 +36,15 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from semg import cli
-from semg.errors import DataError, UsageError
-from semg.files import folder_lock, temporary_name
-from semg.putemg import EXPERIMENTS
-from semg.share import MEDIA, Medium, Wanted, names_of, of_subjects, read_md5sums, read_records
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import folder_lock, temporary_name
+from semg.data.putemg import EXPERIMENTS
+from semg.download.putemg_share import MEDIA, Medium, Wanted, names_of, of_subjects, read_md5sums, read_records
 
 if TYPE_CHECKING:  # what speaks HTTP and HDF5 is imported where it is needed: --help must not wait for it
-    from semg.download import Client
-    from semg.verified import Memory
+    from semg.download.http_client import Client
+    from semg.download.verification import Memory
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ def plan(args: argparse.Namespace, console: cli.Console, memory: "Memory") -> "t
 
     Files can be verified without the share too: against what is remembered of them.
     """
-    from semg.download import Client, Source
+    from semg.download.http_client import Client, Source
 
     try:
         client, records, refused = reach(args, console)
@@ -137,7 +137,7 @@ def is_asked_for(file: Wanted, args: argparse.Namespace) -> bool:
 
 def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list[str], int]":
     """The first source that answers with record names: (client, names, number of names refused)."""
-    from semg.download import Client, Source
+    from semg.download.http_client import Client, Source
 
     ways = [Source(f"{SHARE}/public.php/dav/files/{TOKEN}/", lists=True)]
     ways.append(Source(f"{SHARE}/public.php/webdav/", user=TOKEN, lists=True))
@@ -175,7 +175,7 @@ def files_of(client: "Client", medium: Medium, records: list[str], console: cli.
 
 def md5_sums(client: "Client", folder: str, console: cli.Console) -> dict[str, str]:
     """File name -> MD5 as the folder's MD5SUMS has it; empty, and said so, where there is none of use."""
-    from semg.download import NotFoundError
+    from semg.download.http_client import NotFoundError
 
     try:
         text = client.text(f"{folder}/MD5SUMS")
@@ -235,7 +235,7 @@ class Fetcher:
 
     def ensure(self, wanted: Wanted) -> tuple[bool, bool]:
         """Have one file, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
-        from semg.download import DiskFullError, full_disk
+        from semg.download.http_client import DiskFullError, full_disk
 
         try:
             return self._have(wanted)
@@ -247,9 +247,9 @@ class Fetcher:
             raise full from None
 
     def _have(self, wanted: Wanted) -> tuple[bool, bool]:
-        from semg.download import StoppedError
-        from semg.part import clear_part
-        from semg.verified import verify
+        from semg.download.http_client import StoppedError
+        from semg.download.partial_file import clear_part
+        from semg.download.verification import verify
 
         if self.client.stopped:
             raise StoppedError
@@ -275,7 +275,7 @@ class Fetcher:
 
     def _md5_on_disk(self, wanted: Wanted, target: Path) -> str | None:
         """The MD5 of the file on disk if it is right; None if it has to be fetched."""
-        from semg.verified import verify
+        from semg.download.verification import verify
 
         known = None if self.args.verify_only else self.memory.md5(wanted)
         if known is not None:
@@ -292,8 +292,8 @@ class Fetcher:
             return None
 
     def _unpack(self, name: str, archive_path: Path) -> None:
-        from semg import archive
-        from semg.download import StoppedError, full_disk
+        from semg.download import archive
+        from semg.download.http_client import StoppedError, full_disk
 
         def stop() -> None:
             if self.client.stopped:
@@ -314,7 +314,7 @@ class Fetcher:
 
     def _done(self, wanted: Wanted, future: "Future[tuple[bool, bool]]") -> None:
         """Count one file, in the main thread."""
-        from semg.download import StoppedError
+        from semg.download.http_client import StoppedError
 
         try:
             fetched, unpacked = future.result()
@@ -378,8 +378,8 @@ def in_parallel(
 
 def announce(fetcher: Fetcher, wanted: list[Wanted]) -> tuple[int, int]:
     """Say what will be fetched; DataError if the disk is too small. Returns the number of files and bytes."""
-    from semg.download import free_bytes
-    from semg.part import part_size
+    from semg.download.http_client import free_bytes
+    from semg.download.partial_file import part_size
 
     args, absent = fetcher.args, fetcher.absent(wanted)
     needed = sum(max(0, (file.size or 0) - part_size(args.outdir / file.name)) for file in absent)
@@ -435,7 +435,7 @@ def main() -> int:
     args = arguments().parse_args()
     check_flags(args)
     console = cli.Console(args)
-    from semg.verified import Memory
+    from semg.download.verification import Memory
 
     with nullcontext() if args.dry_run else folder_lock(args.outdir):
         if not args.dry_run:

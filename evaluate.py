@@ -30,12 +30,15 @@ import numpy as np
 import torch
 
 from model import GPT2Classifier
-from semg import cli
-from semg.batches import Batches
-from semg.checkpoint import Checkpoint, weights_file
-from semg.errors import DataError, UsageError
-from semg.files import checksum, folder_lock
-from semg.inference import (
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import checksum, folder_lock
+from semg.common.provenance import how_made
+from semg.data.batches import Batches
+from semg.data.shards import Shard, WindowSet, open_shards
+from semg.data.splits import PARTS, Split, read_split
+from semg.evaluation.report import summary, write_results
+from semg.inference.batch import (
     build_model,
     check_same_data,
     choose_device,
@@ -46,11 +49,8 @@ from semg.inference import (
     scaling_of,
     statistics_for,
 )
-from semg.provenance import how_made
-from semg.results import summary, write_results
-from semg.running import running_probabilities
-from semg.shards import Shard, WindowSet, open_shards
-from semg.splits import PARTS, Split, read_split
+from semg.inference.checkpoint import Checkpoint, weights_file
+from semg.inference.online_evaluation import running_probabilities
 
 
 def arguments() -> argparse.ArgumentParser:

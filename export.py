@@ -8,7 +8,7 @@ Output, in OUT:
   config.json         all that the checkpoint says of itself: network, data, gestures, normalisation, how it was made
   model.safetensors   the weights
   README.md           a model card made of these facts; say more in it before you publish
-  model.onnx          the network (inputs x, statistics; outputs logits, features; see semg/onnx_graph.py), with
+  model.onnx          the network (inputs x, statistics; outputs logits, features; see semg/inference/export.py), with
                       what a program has to know in its metadata, as JSON under `semg-gpt2`
 
 Both are checked before they are there: the folder is opened again and must hold the same weights, bit for bit; the
@@ -16,7 +16,7 @@ ONNX file is run in onnxruntime and must give the same numbers to 1e-3 of a logi
 and none is run on opening. The folder opens where a checkpoint does, in Python too:
 
   from pathlib import Path
-  from semg.inference import build_model, open_model
+  from semg.inference.batch import build_model, open_model
   model = build_model(open_model(Path("exports/RUN")))
 
 The filter and the scaling of signals are not part of the network; predict.py does both from such a folder.
@@ -30,12 +30,12 @@ from typing import Any
 
 import torch
 
-from semg import cli
-from semg.checkpoint import CONFIG, WEIGHTS, Checkpoint, write_folder
-from semg.errors import DataError
-from semg.files import folder_lock, write_text
-from semg.inference import build_model, open_model
-from semg.onnx_graph import check_packages, write_onnx
+from semg.common import cli
+from semg.common.errors import DataError
+from semg.common.files import folder_lock, write_text
+from semg.inference.batch import build_model, open_model
+from semg.inference.checkpoint import CONFIG, WEIGHTS, Checkpoint, write_folder
+from semg.inference.export import check_packages, write_onnx
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def card(checkpoint: Checkpoint) -> str:
         "",
         "```python",
         "from pathlib import Path",
-        "from semg.inference import build_model, open_model",
+        "from semg.inference.batch import build_model, open_model",
         'model = build_model(open_model(Path("this/folder")))',
         "```",
         "",

@@ -35,16 +35,16 @@ from typing import Any
 
 import numpy as np
 
-from semg import cli
-from semg.errors import DataError, UsageError
-from semg.fields import text
-from semg.files import checksum, folder_lock
-from semg.filters import FilterSpec
-from semg.metrics import INACTIVE
-from semg.provenance import commit, plain, versions
-from semg.shards import difference, open_shard, read_meta, whole_windows, write_shard
-from semg.signals import filtered
-from semg.sources import UNITS, read_table
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import checksum, folder_lock
+from semg.common.provenance import commit, plain, versions
+from semg.common.schema import text
+from semg.data.filters import FilterSpec
+from semg.data.preprocessing import filtered
+from semg.data.shards import difference, open_shard, read_meta, whole_windows, write_shard
+from semg.data.tables import UNITS, read_table
+from semg.evaluation.metrics import INACTIVE
 
 NYQUIST_SHARE = 0.9  # of half the rate: where the band ends unless told otherwise
 HIGHEST = 700.0  # Hz; surface EMG has little above

@@ -29,16 +29,18 @@ from typing import Any
 
 import numpy as np
 
-from semg import cli, figures, plots, putemg
-from semg.errors import DataError, UsageError
-from semg.fields import COUNT, Field, check_fields
-from semg.files import read_json
-from semg.filters import FilterSpec
-from semg.recording import Recording
-from semg.shards import Shard, open_shard, open_shards, stretches
-from semg.signals import filtered
-from semg.sources import is_simulated
-from semg.splits import PARTS, read_split
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import read_json
+from semg.common.schema import COUNT, Field, check_fields
+from semg.data import putemg
+from semg.data.filters import FilterSpec
+from semg.data.preprocessing import filtered
+from semg.data.putemg_recording import Recording
+from semg.data.shards import Shard, open_shard, open_shards, stretches
+from semg.data.splits import PARTS, read_split
+from semg.data.tables import is_simulated
+from semg.evaluation import score_figures, signal_figures
 
 METRICS = ("macro_f1", "accuracy")
 NOTCH = (30.0, 50.0, 60.0, 90.0, 150.0)
@@ -103,7 +105,7 @@ class Signal:
         part = self.values[first:stop]
         return part if channels is None else part[:, [n - 1 for n in channels]]
 
-    def seconds(self) -> list[figures.Stretch]:
+    def seconds(self) -> list[signal_figures.Stretch]:
         """The labelled stretches in seconds."""
         return [(first / self.rate, stop / self.rate, label) for first, stop, label in self.stretches]
 
@@ -156,8 +158,8 @@ def _title(args: argparse.Namespace, text: str, simulated: bool = False) -> str:
 def draw_architecture(args: argparse.Namespace) -> str:
     """The network, from a checkpoint or of GPT-2 small."""
     from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
-    from semg.diagram import architecture
-    from semg.inference import build_model, open_model
+    from semg.evaluation.architecture_figure import architecture
+    from semg.inference.batch import build_model, open_model
 
     rate, classes = putemg.RATE, list(putemg.GESTURES.values())
     if args.source:
@@ -187,7 +189,7 @@ def draw_recording(args: argparse.Namespace) -> str:
     names = [signal.channels[n - 1] for n in args.channels] if args.channels else signal.channels
     told = "as recorded" if signal.raw else "filtered"
     title = _title(args, f"{signal.name}, {told}", signal.simulated)
-    figures.recording(args.out, part, signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
+    signal_figures.recording(args.out, part, signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
     return f"{part.shape[1]} channels, {len(part) / signal.rate:.1f} s"
 
 
@@ -206,7 +208,7 @@ def draw_spectrum(args: argparse.Namespace) -> str:
     found = [welch(x.astype(np.float32), signal.rate, nperseg=segment, axis=0) for x in (before, after)]
     kind = "causal" if args.causal else "zero-phase"
     title = _title(args, f"{signal.name}, {spec.low:g}-{spec.high:g} Hz, {kind}", signal.simulated)
-    figures.spectrum(args.out, found[0][0][1:], found[0][1][1:], found[1][1][1:], title)
+    signal_figures.spectrum(args.out, found[0][0][1:], found[0][1][1:], found[1][1][1:], title)
     return f"{before.shape[1]} channels, {len(before) / signal.rate:.1f} s"
 
 
@@ -222,7 +224,7 @@ def draw_electrodes(args: argparse.Namespace) -> str:
         raise DataError(f"{args.source[0]}: expected some gesture in the recording, found none")
     told = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
     title = _title(args, f"RMS at each electrode, {told}", any(signal.simulated for signal in signals))
-    figures.electrodes(args.out, gesture_rms(signals), signals[0].classes, putemg.BANDS, title)
+    signal_figures.electrodes(args.out, gesture_rms(signals), signals[0].classes, putemg.BANDS, title)
     return told
 
 
@@ -244,7 +246,7 @@ def draw_classes(args: argparse.Namespace) -> str:
         about[part] = f"{cli.counted(people, 'person', 'people')}, {counts[part].sum():,} windows"
         simulated |= any(shard.simulated for shard in shards)
     title = _title(args, f"Windows of each gesture in {split.name}", simulated)
-    figures.class_counts(args.out, counts, classes, about, title)
+    signal_figures.class_counts(args.out, counts, classes, about, title)
     return ", ".join(f"{part}: {told}" for part, told in about.items())
 
 
@@ -257,7 +259,7 @@ def draw_curves(args: argparse.Namespace) -> str:
         if not rows:
             raise ValueError("nothing")
         title = _title(args, f"Learning curves of {path.resolve().parent.name}", _run_was_simulated(path.parent))
-        plots.learning_curves(args.out, rows, title)
+        score_figures.learning_curves(args.out, rows, title)
     except FileNotFoundError:
         raise DataError(f"{path}: expected the metrics.jsonl of a run, found no such file") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -323,7 +325,7 @@ def draw_calibration(args: argparse.Namespace) -> str:
         for count, one in people.items()
     }
     title = _title(args, "What a new person's first repetitions gain", simulated)
-    plots.calibration(args.out, table, classes, title)
+    score_figures.calibration(args.out, table, classes, title)
     return f"{cli.counted(len(everybody), 'person', 'people')}, repetitions {', '.join(map(str, sorted(table)))}"
 
 

@@ -38,14 +38,16 @@ from typing import Any
 
 import numpy as np
 
-from semg import cli, figures, metrics, putemg
-from semg.errors import DataError, UsageError
-from semg.files import write_text
-from semg.inference import choose_device
-from semg.prediction import Predictions, Trained, predict_offline, predict_streamed
-from semg.shards import stretches
-from semg.signals import filtered
-from semg.sources import TABLES, UNITS, Source, is_simulated, read_recording, read_table, resampled
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import write_text
+from semg.data import putemg
+from semg.data.preprocessing import filtered
+from semg.data.shards import stretches
+from semg.data.tables import TABLES, UNITS, Source, is_simulated, read_recording, read_table, resampled
+from semg.evaluation import metrics, signal_figures
+from semg.inference.batch import choose_device
+from semg.inference.recordings import Predictions, Trained, predict_offline, predict_streamed
 
 PLOTTED = 4  # channels of a timeline: the loudest
 
@@ -178,14 +180,14 @@ def draw(
     times = made.end / rate
     title = f"{source.name}: decisions {'streamed' if made.delay is not None else 'offline'}"
     title += " (SIMULATED)" if simulated else ""
-    figures.timeline(
+    signal_figures.timeline(
         path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, trained.classes, title
     )
 
 
-def _joined(decided: list[figures.Stretch]) -> list[figures.Stretch]:
+def _joined(decided: list[signal_figures.Stretch]) -> list[signal_figures.Stretch]:
     """Neighbouring decisions for one class as one stretch."""
-    whole: list[figures.Stretch] = []
+    whole: list[signal_figures.Stretch] = []
     for begin, end, label in decided:
         if whole and whole[-1][2] == label:
             whole[-1] = (whole[-1][0], end, label)

@@ -35,16 +35,17 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from semg import cli, putemg
-from semg.errors import DataError, UsageError
-from semg.files import checksum, folder_lock, remove_leftovers
-from semg.filters import FilterSpec
-from semg.provenance import commit, plain, versions
-from semg.recording import Recording, find_faults
-from semg.shards import difference, open_shard, paper_windows, read_meta, whole_windows, write_shard
-from semg.signals import filtered, montage
-from semg.sources import is_simulated
-from semg.workers import submitted
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import checksum, folder_lock, remove_leftovers
+from semg.common.process_pool import submitted
+from semg.common.provenance import commit, plain, versions
+from semg.data import putemg
+from semg.data.filters import FilterSpec
+from semg.data.preprocessing import filtered, montage
+from semg.data.putemg_recording import Recording, find_faults
+from semg.data.shards import difference, open_shard, paper_windows, read_meta, whole_windows, write_shard
+from semg.data.tables import is_simulated
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {

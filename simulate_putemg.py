@@ -10,7 +10,7 @@ gestures are in every recording.
   python simulate_putemg.py data/simulated --subjects 8     # two more people; the first six are kept
 
 THESE ARE NOT MEASUREMENTS. Motor units of 15 forearm muscles fire and are seen by electrodes whose places differ
-between people and days (semg/simulate.py says after which models). Results on them say that the pipeline works,
+between people and days (semg/data/simulation.py says after which models). Results on them say that the pipeline works,
 and nothing about people: simulated people differ less, and in fewer ways.
 
 OUTDIR/simulated.json lists the recordings with the arguments that each was made with and its SHA-256. A recording
@@ -36,12 +36,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from semg import cli, putemg
-from semg.errors import DataError
-from semg.files import atomic_path, checksum, folder_lock, read_json, write_json
-from semg.provenance import how_made
-from semg.simulate import SHORTEST, VERSION, simulate
-from semg.workers import submitted
+from semg.common import cli
+from semg.common.errors import DataError
+from semg.common.files import atomic_path, checksum, folder_lock, read_json, write_json
+from semg.common.process_pool import submitted
+from semg.common.provenance import how_made
+from semg.data import putemg
+from semg.data.simulation import SHORTEST, VERSION, simulate
 
 LISTING = "simulated.json"
 NOTICE = "simulated, not putEMG: results on these recordings say nothing about people"

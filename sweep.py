@@ -44,13 +44,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from semg import cli
-from semg.errors import DataError, UsageError
-from semg.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
-from semg.provenance import how_made
-from semg.shards import Shard, open_shards
-from semg.splits import PARTS, Split, read_split, split_folders
-from semg.sweep_table import METRICS, Row, by_validation, csv_table, markdown, over_people
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
+from semg.common.provenance import how_made
+from semg.data.shards import Shard, open_shards
+from semg.data.splits import PARTS, Split, read_split, split_folders
+from semg.evaluation.sweep_table import METRICS, Row, by_validation, csv_table, markdown, over_people
 
 ROOT = Path(__file__).resolve().parent
 PRESETS = {"seed": ["tune=last:3,last:6,last:9,last:12", "lr=1e-5,5e-5,1e-4"]}
@@ -336,7 +336,7 @@ def train_one(job: Job, console: cli.Console) -> str:
     resume = ["--resume"] if (job.folder / "last.ckpt").is_file() else []
     if wrong := call("train.py", ["--out", str(job.folder), *job.flags, *resume], console):
         return wrong
-    from semg.checkpoint import open_checkpoint  # with torch
+    from semg.inference.checkpoint import open_checkpoint  # with torch
 
     best = open_checkpoint(job.folder / "best_model.ckpt").description
     told = {

@@ -37,15 +37,20 @@ import numpy as np
 from torch import distributed
 
 from model import FRONTENDS, POOLINGS, GPT2Classifier
-from semg import cli, metrics, normalize
-from semg.augment import Augmentation, TokenLayout
-from semg.batches import Batches
-from semg.calibration import Fit, adapt, by_person, check_enough, decide
-from semg.checkpoint import Checkpoint, open_checkpoint
-from semg.errors import DataError, UsageError
-from semg.fields import folder_name
-from semg.files import folder_lock, write_json
-from semg.inference import (
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.files import folder_lock, write_json
+from semg.common.provenance import how_made
+from semg.common.schema import folder_name
+from semg.data import normalization
+from semg.data.batches import Batches
+from semg.data.putemg import BAND_CHANNELS
+from semg.data.shards import Shard, open_shards
+from semg.data.splits import read_split
+from semg.evaluation import metrics
+from semg.evaluation.report import summary, write_results
+from semg.evaluation.tensorboard import Board, remove_old
+from semg.inference.batch import (
     build_model,
     check_same_data,
     choose_device,
@@ -55,13 +60,10 @@ from semg.inference import (
     scaling_of,
     statistics_for,
 )
-from semg.provenance import how_made
-from semg.putemg import BAND_CHANNELS
-from semg.results import summary, write_results
-from semg.shards import Shard, open_shards
-from semg.splits import read_split
-from semg.tensorboard import Board, remove_old
-from semg.training import Run, World, join_world, settings
+from semg.inference.checkpoint import Checkpoint, open_checkpoint
+from semg.training.augmentation import Augmentation, TokenLayout
+from semg.training.calibration import Fit, adapt, by_person, check_enough, decide
+from semg.training.trainer import Run, World, join_world, settings
 
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz; even steps on a logarithmic scale
 
@@ -107,16 +109,16 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--pooling", choices=POOLINGS, default="mean", help="of the tokens")
     group.add_argument(
-        "--normalize", choices=normalize.METHODS, default="session", help="label-free, by session; by training data"
+        "--normalize", choices=normalization.METHODS, default="session", help="label-free, by session; by training data"
     )
     group.add_argument(
         "--whitening",
-        choices=normalize.WHITENING,
+        choices=normalization.WHITENING,
         help="channels made uncorrelated by the session's own correlations: none, only these, or beside the scaled "
         "ones (default: beside with --normalize session, else none)",
     )
     group.add_argument(
-        "--ridge", type=cli.number(0, 10, above=True), default=normalize.RIDGE, help="added to those correlations"
+        "--ridge", type=cli.number(0, 10, above=True), default=normalization.RIDGE, help="added to those correlations"
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
 from model import FUSED, GPT2Classifier, ModelConfig
-from semg import cli
+from semg.common import cli
 
 
 def bare(config: ModelConfig, activation: str) -> GPT2Model:

@@ -16,10 +16,10 @@ import torch
 from measuring import Row, arguments, in_turns, report
 
 from model import GPT2Classifier, ModelConfig
-from semg import cli
-from semg.checkpoint import open_checkpoint, write_checkpoint
-from semg.putemg import RATE
-from semg.shards import WindowSet, open_shard
+from semg.common import cli
+from semg.data.putemg import RATE
+from semg.data.shards import WindowSet, open_shard
+from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 
 
 def read_windows(path: Path) -> None:

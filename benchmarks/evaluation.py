@@ -15,10 +15,11 @@ import torch
 from measuring import Row, arguments, in_turns, report
 
 from model import GPT2Classifier, ModelConfig
-from semg import cli, normalize
-from semg.batches import Batches, in_order
-from semg.inference import probabilities, session_statistics
-from semg.shards import WindowSet, list_records, open_shards
+from semg.common import cli
+from semg.data import normalization
+from semg.data.batches import Batches, in_order
+from semg.data.shards import WindowSet, list_records, open_shards
+from semg.inference.batch import probabilities, session_statistics
 
 BATCH = 512  # as evaluate.py's
 
@@ -27,7 +28,7 @@ def ways(folder: Path, workers: int) -> dict[str, Callable[[], object]]:
     """The two ways, as functions."""
     shards = open_shards(folder, list_records(folder))
     cpu, windows = torch.device("cpu"), WindowSet(shards)
-    mixing = normalize.mixing_of(shards, normalize.Scaling(whitening="beside"))
+    mixing = normalization.mixing_of(shards, normalization.Scaling(whitening="beside"))
     model = GPT2Classifier(ModelConfig(channels=2 * windows.n_channels)).eval()
     statistics = session_statistics(model, shards, mixing, cpu)
     batches = Batches(windows, mixing, cpu, workers)

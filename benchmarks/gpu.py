@@ -22,9 +22,9 @@ from measuring import Row, arguments, report
 from training_step import a_run
 
 from model import ModelConfig
-from semg import cli
-from semg.errors import DataError
-from semg.training import Run
+from semg.common import cli
+from semg.common.errors import DataError
+from semg.training.trainer import Run
 
 PUTEMG_WINDOWS = 600_000
 BATCHES = (256, 1024, 4096)

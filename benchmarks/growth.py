@@ -15,12 +15,13 @@ from pathlib import Path
 import material
 from measuring import Finished, Row, arguments, report, run_script
 
-from semg import cli, plots
-from semg.splits import Split, write_split
+from semg.common import cli
+from semg.data.splits import Split, write_split
+from semg.evaluation import score_figures
 
 COUNTS = (1, 4, 16)
 SHORT = 20.0  # seconds of the recordings of the two people who validate and are tested
-COLOURS = (plots.BLUE, plots.ORANGE, plots.GREY)
+COLOURS = (score_figures.BLUE, score_figures.ORANGE, score_figures.GREY)
 STEPS = ("preprocess.py", "train.py", "evaluate.py")
 
 
@@ -54,11 +55,11 @@ def one_round(own: Path) -> dict[str, Finished]:
 
 def draw(path: Path, seconds: dict[str, list[float]], memory: dict[str, list[float]]) -> None:
     """Two panels: time and memory by the number of recordings."""
-    figure = plots.new_figure(8, 3.6)
+    figure = score_figures.new_figure(8, 3.6)
     for place, (title, values) in enumerate({"time (s)": seconds, "most memory (MB)": memory}.items(), 1):
         axes = figure.add_subplot(1, 2, place)
         for (name, own), colour, mark in zip(
-            values.items(), (plots.BLUE, plots.ORANGE, plots.GREY), "osD", strict=True
+            values.items(), (score_figures.BLUE, score_figures.ORANGE, score_figures.GREY), "osD", strict=True
         ):
             axes.plot(COUNTS, own, marker=mark, color=colour, label=name)
         axes.set_xlabel("recordings")
@@ -67,7 +68,7 @@ def draw(path: Path, seconds: dict[str, list[float]], memory: dict[str, list[flo
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    plots.save(figure, path)
+    score_figures.save(figure, path)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 import simulate_putemg
-from semg import putemg
-from semg.shards import whole_windows, write_shard
+from semg.data import putemg
+from semg.data.shards import whole_windows, write_shard
 
 SECONDS = 300  # of a long putEMG recording
 WINDOW, STRIDE = 1280, 640

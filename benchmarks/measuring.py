@@ -15,9 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from the checkout, nothing is installed
 
-from semg import cli
-from semg.files import write_json
-from semg.provenance import commit, versions
+from semg.common import cli
+from semg.common.files import write_json
+from semg.common.provenance import commit, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -25,8 +25,8 @@ from measuring import Row, arguments, in_turns, report, run_script
 from scipy import optimize, signal
 
 import preprocess
-from semg import cli
-from semg.putemg import N_CHANNELS, RATE
+from semg.common import cli
+from semg.data.putemg import N_CHANNELS, RATE
 
 HUMS = (30.0, 49.99, 60.0, 90.0, 150.0)  # Hz
 FIT_SECONDS, FIT_TOLERANCE = 10, 0.01  # Hz by which a hum may lie off

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from measuring import ROOT, Row, arguments, in_turns, report, run_python
 
-from semg import cli, normalize
-from semg.batches import Batches
-from semg.files import read_json, write_json
-from semg.putemg import TRAJECTORIES
-from semg.shards import WindowSet, list_records, meta_checksum, open_shards
+from semg.common import cli
+from semg.common.files import read_json, write_json
+from semg.data import normalization
+from semg.data.batches import Batches
+from semg.data.putemg import TRAJECTORIES
+from semg.data.shards import WindowSet, list_records, meta_checksum, open_shards
 from simulate_putemg import record_name
 
 BATCH, MANY = 128, 264
@@ -50,7 +51,7 @@ OPENING = """
 import json, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from semg.shards import WindowSet, list_records, open_shards
+from semg.data.shards import WindowSet, list_records, open_shards
 folder, began = Path(sys.argv[2]), time.perf_counter()
 windows = WindowSet(open_shards(folder, list_records(folder)))
 print(json.dumps({"seconds": time.perf_counter() - began, "windows": len(windows)}))
@@ -76,8 +77,8 @@ def batches(folder: Path, repeats: int) -> list[Row]:
     random = np.random.default_rng(1)
     stored = random.standard_normal((COPIED, BATCH, windows.window, windows.n_channels), np.float32).astype(np.float16)
     cpu = torch.device("cpu")
-    scaled = Batches(windows, normalize.mixing_of(windows.shards, normalize.Scaling()), cpu, workers=0)
-    whitening = normalize.mixing_of(windows.shards, normalize.Scaling(whitening="beside"))
+    scaled = Batches(windows, normalization.mixing_of(windows.shards, normalization.Scaling()), cpu, workers=0)
+    whitening = normalization.mixing_of(windows.shards, normalization.Scaling(whitening="beside"))
     whitened = Batches(windows, whitening, cpu, workers=0)
     ready = {"scaled": stored.astype(np.float32), "whitened": np.tile(stored.astype(np.float32), 2)}
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from measuring import ROOT, Row, arguments, report
 
-from semg import cli
-from semg.prediction import Trained
-from semg.putemg import MICROVOLTS_PER_COUNT
-from semg.streaming import Running, Stream
+from semg.common import cli
+from semg.data.putemg import MICROVOLTS_PER_COUNT
+from semg.inference.recordings import Trained
+from semg.inference.streaming import Running, Stream
 
 DEMO_SECONDS = 0.005  # a decision of the demo's model at most
 BLOCK = 0.025  # seconds

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from measuring import Row, arguments, in_turns, report
 
 import train
-from semg import cli
-from semg.splits import Split, write_split
-from semg.training import Run, World
+from semg.common import cli
+from semg.data.splits import Split, write_split
+from semg.training.trainer import Run, World
 
 
 def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -> Run:

@@ -16,7 +16,7 @@ import recordings
 from conftest import ROOT
 from share_server import ShareServer
 
-from semg import cli
+from semg.common import cli
 
 NAMES = [recordings.record_name(subject) for subject in (3, 4, 5)]
 FORCE = "emg_force-03-repeats_long-2018-05-11-11-05-00-695"

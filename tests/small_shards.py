@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semg.shards import whole_windows, write_shard
+from semg.data.shards import whole_windows, write_shard
 
 CLASSES = ["idle", "fist", "flexion", "extension"]
 WINDOW, STRIDE, RATE = 320, 160, 5120.0

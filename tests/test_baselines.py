@@ -11,10 +11,10 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import StandardScaler
 
 import baselines
-from semg.features import FeatureExtractor, feature_names
-from semg.putemg import parse_record
-from semg.shards import WindowSet, open_shards, whole_windows, write_shard
-from semg.splits import Split, write_split
+from semg.data.putemg import parse_record
+from semg.data.shards import WindowSet, open_shards, whole_windows, write_shard
+from semg.data.splits import Split, write_split
+from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
 
 RATE, WINDOW, STRIDE, CHANNELS = 1000.0, 100, 50, 4
 CLASSES = ("idle", "fist", "flexion")

@@ -6,11 +6,12 @@ import small_shards
 import torch
 
 from model import GPT2Classifier, ModelConfig
-from semg import inference, normalize
-from semg.augment import Augmentation, TokenAugmenter, TokenLayout, mixed
-from semg.batches import Batches, in_order
-from semg.normalize import Scaling
-from semg.shards import WindowSet, open_shards
+from semg.data import normalization
+from semg.data.batches import Batches, in_order
+from semg.data.normalization import Scaling
+from semg.data.shards import WindowSet, open_shards
+from semg.inference import batch as inference
+from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout, mixed
 
 CPU = torch.device("cpu")
 LAYOUT = TokenLayout(channels=24, bands=2, patch=3, ring=8)
@@ -29,7 +30,7 @@ def shards(tmp_path_factory):
 
 
 def test_session_scaling_brings_each_session_to_unit_power_over_its_recordings(shards):
-    mixing = normalize.mixing_of(shards, Scaling())
+    mixing = normalization.mixing_of(shards, Scaling())
     assert np.array_equal(mixing[0], mixing[1])
     assert not np.array_equal(mixing[0], mixing[2])
     pooled = np.concatenate([np.asarray(s.signal, np.float64) @ mixing[0] for s in shards[:2]])
@@ -37,11 +38,13 @@ def test_session_scaling_brings_each_session_to_unit_power_over_its_recordings(s
 
 
 def test_scaling_by_the_training_set_and_none(shards):
-    gain = normalize.gain_of(shards[3:])
-    assert np.array_equal(normalize.mixing_of(shards, Scaling("train"), gain), np.stack([np.diag(gain)] * 4))
-    assert np.array_equal(normalize.mixing_of(shards, Scaling("none")), np.stack([np.eye(24, dtype=np.float32)] * 4))
+    gain = normalization.gain_of(shards[3:])
+    assert np.array_equal(normalization.mixing_of(shards, Scaling("train"), gain), np.stack([np.diag(gain)] * 4))
+    assert np.array_equal(
+        normalization.mixing_of(shards, Scaling("none")), np.stack([np.eye(24, dtype=np.float32)] * 4)
+    )
     with pytest.raises(ValueError, match="train_gain"):
-        normalize.mixing_of(shards, Scaling("train"))
+        normalization.mixing_of(shards, Scaling("train"))
 
 
 def test_whitened_channels_are_uncorrelated_and_each_still_its_electrodes():
@@ -50,18 +53,18 @@ def test_whitened_channels_are_uncorrelated_and_each_still_its_electrodes():
     muscles = random.normal(size=(50_000, 24)) * random.uniform(0.5, 20, 24)
     seen = muscles @ skin
     moment = seen.T @ seen / len(seen)
-    whitened = seen @ normalize.mixing_from(moment, Scaling(whitening="only", ridge=1e-6))
+    whitened = seen @ normalization.mixing_from(moment, Scaling(whitening="only", ridge=1e-6))
     np.testing.assert_allclose(whitened.T @ whitened / len(seen), np.eye(24), atol=1e-3)
     closeness = np.corrcoef(whitened.T, muscles.T)[:24, 24:]
     assert np.array_equal(np.abs(closeness).argmax(1), np.arange(24))
-    beside = normalize.mixing_from(moment, Scaling(whitening="beside", ridge=1e-6))
-    np.testing.assert_array_equal(beside[:, :24], normalize.mixing_from(moment, Scaling()))
+    beside = normalization.mixing_from(moment, Scaling(whitening="beside", ridge=1e-6))
+    np.testing.assert_array_equal(beside[:, :24], normalization.mixing_from(moment, Scaling()))
     np.testing.assert_array_equal(seen @ beside[:, 24:], whitened)
 
 
 def test_a_ridge_keeps_weak_directions_from_becoming_noise():
     moment = np.array([[100.0, 99.99], [99.99, 100.0]])  # two electrodes that see the same
-    strong = normalize.mixing_from(moment, Scaling(whitening="only", ridge=0.1))
+    strong = normalization.mixing_from(moment, Scaling(whitening="only", ridge=0.1))
     assert np.linalg.norm(np.array([1, -1]) @ strong) < np.sqrt(2) * 0.1 / np.sqrt(0.1) * 1.01
 
 
@@ -77,8 +80,8 @@ def test_a_dead_channel_stays_flat(tmp_path):
     record = small_shards.write(tmp_path, 3)
     (shard,) = open_shards(tmp_path, [record])
     shard.meta["second_moment"] = np.zeros((24, 24)).tolist()
-    assert np.isfinite(normalize.gain_of([shard])).all()
-    assert np.isfinite(normalize.mixing_of([shard], Scaling(whitening="beside"))).all()
+    assert np.isfinite(normalization.gain_of([shard])).all()
+    assert np.isfinite(normalization.mixing_of([shard], Scaling(whitening="beside"))).all()
 
 
 @pytest.mark.parametrize(("workers", "whitens"), [(0, False), (1, True), (3, False)])
@@ -202,7 +205,7 @@ def test_wrong_augmentations_are_refused(words):
 
 def test_tokens_made_ready_give_the_same_probabilities_and_too_many_are_not_made(shards, monkeypatch):
     model = GPT2Classifier(ModelConfig(samples=320, patch=64, frame=160, layers=1, width=16, heads=2, classes=4)).eval()
-    mixing = normalize.mixing_of(shards, Scaling())
+    mixing = normalization.mixing_of(shards, Scaling())
     batches = Batches(WindowSet(shards), mixing, CPU)
     statistics = inference.session_statistics(model, shards, mixing, CPU)
     tokens = inference.ready_tokens(model, batches, statistics, batch_size=7)

@@ -10,9 +10,9 @@ import torch
 
 import train
 from model import GPT2Classifier, ModelConfig
-from semg.calibration import adaptable, repetition_of_person
-from semg.errors import DataError, UsageError
-from semg.shards import WindowSet, open_shards
+from semg.common.errors import DataError, UsageError
+from semg.data.shards import WindowSet, open_shards
+from semg.training.calibration import adaptable, repetition_of_person
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --init random --device cpu --quiet"
 

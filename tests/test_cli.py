@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from semg import cli
+from semg.common import cli
 
 pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")  # Windows has neither
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "model.py")
 SAY = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from semg import cli
+from semg.common import cli
 
 def main():
     console = cli.Console(cli.parser("manual").parse_args())

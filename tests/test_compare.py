@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semg.comparison import Run, differences_between, holm, method_names, paired, pool, read_run
-from semg.errors import DataError
+from semg.common.errors import DataError
+from semg.evaluation.comparison import Run, differences_between, holm, method_names, paired, pool, read_run
 
 PEOPLE = [f"{n:02d}" for n in range(3, 11)]  # eight
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semg import splits
-from semg.putemg import TRAJECTORIES, parse_record
-from semg.shards import WINDOW_FIELDS, write_shard
+from semg.data import splits
+from semg.data.putemg import TRAJECTORIES, parse_record
+from semg.data.shards import WINDOW_FIELDS, write_shard
 
 SCRIPT = "create_dataset_files.py"
 CLASSES = ["idle", "fist", "pinch index"]

@@ -21,9 +21,9 @@ from conftest import ROOT
 from downloading import FORCE, NAMES, PATHS, QUICK, download, from_mirror, md5sums, started, stock, tree
 from share_server import MODIFIED, ShareServer
 
-from semg import download as transfer
-from semg.errors import DataError
-from semg.files import temporary_name
+from semg.common.errors import DataError
+from semg.common.files import temporary_name
+from semg.download import http_client as transfer
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 import evaluate
-from semg.checkpoint import open_checkpoint, write_checkpoint
-from semg.errors import DataError
+from semg.common.errors import DataError
+from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 
 KEYS = {
     *("accuracy", "balanced_accuracy", "macro_f1", "active_accuracy", "per_class", "per_subject", "confusion"),

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 import export
 import predict
 from model import GPT2Classifier, ModelConfig
-from semg import onnx_graph
-from semg.checkpoint import Checkpoint
-from semg.errors import DataError
-from semg.inference import build_model, open_model
-from semg.normalize import Scaling, mixing_from
+from semg.common.errors import DataError
+from semg.data.normalization import Scaling, mixing_from
+from semg.inference import export as onnx_export
+from semg.inference.batch import build_model, open_model
+from semg.inference.checkpoint import Checkpoint
 
 SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
 
@@ -94,16 +94,16 @@ def test_other_networks_come_out_of_onnxruntime_the_same(tmp_path):
     checkpoint = Checkpoint(
         tmp_path, {"data": data, "normalize": {"method": "train"}}, {**tensors, "train_gain": torch.rand(24)}
     )
-    assert onnx_graph.write_onnx(tmp_path / "m.onnx", model, checkpoint) < 1e-4
-    assert np.shape(onnx_graph.contract(checkpoint)["mixing"]) == (24, 24)
+    assert onnx_export.write_onnx(tmp_path / "m.onnx", model, checkpoint) < 1e-4
+    assert np.shape(onnx_export.contract(checkpoint)["mixing"]) == (24, 24)
 
 
 def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch):
     model = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, frontend="raw", backbone="none"))
     data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": {}}
-    monkeypatch.setattr(onnx_graph, "largest_difference", lambda *_: 0.5)
+    monkeypatch.setattr(onnx_export, "largest_difference", lambda *_: 0.5)
     with pytest.raises(DataError, match=r"differ by at most 0\.001, found 0\.5"):
-        onnx_graph.write_onnx(
+        onnx_export.write_onnx(
             tmp_path / "m.onnx", model, Checkpoint(tmp_path, {"data": data, "normalize": {"method": "session"}}, {})
         )
     assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT
 
 import import_csv
-from semg.errors import DataError, UsageError
-from semg.shards import open_shard
-from semg.sources import read_table
+from semg.common.errors import DataError, UsageError
+from semg.data.shards import open_shard
+from semg.data.tables import read_table
 
 TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SMALL = {

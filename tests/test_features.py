@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semg.errors import UsageError
-from semg.features import AUTHORS, SETS, USUAL, FeatureExtractor, Thresholds, band_cover, feature_names
-from semg.putemg import MICROVOLTS_PER_COUNT
+from semg.common.errors import UsageError
+from semg.data.putemg import MICROVOLTS_PER_COUNT
+from semg.evaluation.hand_crafted_features import (
+    AUTHORS,
+    SETS,
+    USUAL,
+    FeatureExtractor,
+    Thresholds,
+    band_cover,
+    feature_names,
+)
 
 ALL = ("RMS", "MAV", "IAV", "VAR", "WL", "ZC", "SSC", "WAMP")
 RATE = 5120.0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.signal import freqz_sos, sosfiltfilt
 
-from semg.errors import UsageError
-from semg.filters import CausalFilter, FilterSpec, ZeroPhaseFilter, squared_response
+from semg.common.errors import UsageError
+from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter, squared_response
 
 RATE = 5120.0
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap
 from sklearn import metrics as reference
 
-from semg import metrics
+from semg.evaluation import metrics
 
 CLASSES = ("idle", "fist", "flexion", "extension", "pinch")
 K = len(CLASSES)

@@ -6,8 +6,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from model import BACKBONES, FRONTENDS, POOLINGS, BandPowers, GPT2Classifier, ModelConfig
-from semg import backbone
-from semg.errors import DataError
+from semg import backbones
+from semg.common.errors import DataError
 
 SMALL = {"channels": 8, "samples": 256, "patch": 32, "frame": 128, "band_edges": (0.01, 0.05, 0.14)}
 
@@ -66,10 +66,10 @@ def test_pretrained_weights_come_from_a_folder_and_the_first_blocks_are_kept(tmp
     shape = GPT2Config(n_layer=3, n_embd=16, n_head=2, vocab_size=11, n_positions=64, bos_token_id=0, eos_token_id=0)
     saved = GPT2LMHeadModel(shape) if head else GPT2Model(shape)
     saved.save_pretrained(tmp_path)
-    fields = backbone.architecture(str(tmp_path))
+    fields = backbones.architecture(str(tmp_path))
     assert (fields["layers"], fields["width"], fields["heads"], fields["positions"]) == (3, 16, 2, 64)
     model = small(**{**fields, "layers": 2}).eval()
-    model.load_backbone(backbone.weights(str(tmp_path)))
+    model.load_backbone(backbones.weights(str(tmp_path)))
     whole = (saved.transformer if head else saved).eval()
     whole.h = whole.h[:2]
     embedded = torch.randn(2, 8, 16)
@@ -82,7 +82,7 @@ def test_lora_starts_as_the_pretrained_network(tmp_path):
     GPT2Model(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=3, bos_token_id=0, eos_token_id=0)).save_pretrained(
         tmp_path
     )
-    weights = backbone.weights(str(tmp_path))
+    weights = backbones.weights(str(tmp_path))
     plain, lora = small(tune="frozen").eval(), small(tune="lora").eval()
     plain.load_backbone(weights)
     lora.load_backbone(weights)
@@ -101,10 +101,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"ln_f\.weight of shape \(16,\), found \(5,\)"):
         model.load_backbone(weights)
     with pytest.raises(DataError, match="config"):
-        backbone.architecture(str(tmp_path))
+        backbones.architecture(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1}')
     with pytest.raises(DataError, match="--init random"):
-        backbone.weights(str(tmp_path))
+        backbones.weights(str(tmp_path))
 
 
 def test_band_powers_measure_a_sine_in_its_band_and_white_noise_as_zero():

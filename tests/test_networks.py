@@ -10,11 +10,11 @@ import small_shards
 import torch
 from torch import nn
 
-from semg import networks
-from semg.augment import Augmentation
-from semg.errors import DataError
-from semg.normalize import Scaling, gain_of, mixing_of
-from semg.shards import WindowSet, open_shard, open_shards, whole_windows, write_shard
+from semg.common.errors import DataError
+from semg.data.normalization import Scaling, gain_of, mixing_of
+from semg.data.shards import WindowSet, open_shard, open_shards, whole_windows, write_shard
+from semg.training import deep_baselines
+from semg.training.augmentation import Augmentation
 
 CPU = torch.device("cpu")
 CHANNELS, CLASSES = 24, len(small_shards.CLASSES)
@@ -46,15 +46,15 @@ def parts(data, factor=4):
     train, val = (
         [open_shard(shards / r) for r in (split / f"{part}.txt").read_text().split()] for part in ("train", "val")
     )
-    return [networks.prepare(part, factor, mixing_of(part, Scaling()), CPU, silent) for part in (train, val)]
+    return [deep_baselines.prepare(part, factor, mixing_of(part, Scaling()), CPU, silent) for part in (train, val)]
 
 
 def trained(data, seed=0, **changes):
     train, val = parts(data)
     torch.manual_seed(seed)
     model = LogPower()
-    recipe = networks.Recipe(**{"epochs": 4, "lr": 0.05, "seed": seed, "batch_size": 16, **changes})
-    return model, networks.fit(model, train, val, recipe, silent, print), val
+    recipe = deep_baselines.Recipe(**{"epochs": 4, "lr": 0.05, "seed": seed, "batch_size": 16, **changes})
+    return model, deep_baselines.fit(model, train, val, recipe, silent, print), val
 
 
 # --- windows -----------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_decimation_keeps_what_lies_below_the_new_half_rate_and_where_windows_li
     low, high = (np.sin(2 * np.pi * f * time)[:, None] for f in (100, 1500))  # 1500 Hz would fold to 220 Hz
     label = np.repeat([0, 1, 2], 1707)
     shard = open_shard(made_of(tmp_path, 100 * np.hstack([low, high, low + high]), label, window=322, stride=163))
-    kept = networks.decimated(shard, 4)
+    kept = deep_baselines.decimated(shard, 4)
 
     assert (kept.rate, kept.window, kept.arguments["stride"]) == (1280.0, 80, 40)
     inner = slice(20, -20)
@@ -107,25 +107,25 @@ def test_decimation_keeps_what_lies_below_the_new_half_rate_and_where_windows_li
 def test_decimating_by_one_changes_nothing(data):
     shards, _ = data
     shard = open_shard(shards / small_shards.name(1))
-    same = networks.decimated(shard, 1)
+    same = deep_baselines.decimated(shard, 1)
     np.testing.assert_array_equal(same.signal, shard.signal)
     np.testing.assert_array_equal(same.windows, shard.windows)
     with pytest.raises(DataError, match="--decimate 321: expected a window to keep a sample"):
-        networks.decimated(shard, 321)
+        deep_baselines.decimated(shard, 321)
 
 
 def test_scaling_follows_the_session_or_the_training_recordings(data):
     folder, _ = data
     shards = open_shards(folder, [small_shards.name(i) for i in (1, 2, 3)])
-    np.testing.assert_array_equal(networks.scaled_by(shards, "session", shards[:1]), mixing_of(shards, Scaling()))
-    found = networks.scaled_by(shards, "none", shards[:2])
+    np.testing.assert_array_equal(deep_baselines.scaled_by(shards, "session", shards[:1]), mixing_of(shards, Scaling()))
+    found = deep_baselines.scaled_by(shards, "none", shards[:2])
     np.testing.assert_array_equal(found, np.stack([np.diag(gain_of(shards[:2]))] * 3))
 
 
 def test_an_epoch_visits_windows_once_and_moves_them_within_their_stretch(data):
     windows = parts(data)[0].windows
-    recipe = networks.Recipe(batch_size=16)
-    order, starts = (np.concatenate(part) for part in networks.epoch_order(windows, recipe, 1))
+    recipe = deep_baselines.Recipe(batch_size=16)
+    order, starts = (np.concatenate(part) for part in deep_baselines.epoch_order(windows, recipe, 1))
     assert len(order) == len(windows) // 16 * 16
     assert len(set(order)) == len(order)
     assert np.all((windows.low[order] <= starts) & (starts <= windows.high[order]))
@@ -133,12 +133,12 @@ def test_an_epoch_visits_windows_once_and_moves_them_within_their_stretch(data):
     assert moved.max() <= small_shards.STRIDE // 4
     assert moved.mean() > 5
 
-    again, _ = networks.epoch_order(windows, recipe, 1)
-    other, _ = networks.epoch_order(windows, recipe, 2)
+    again, _ = deep_baselines.epoch_order(windows, recipe, 1)
+    other, _ = deep_baselines.epoch_order(windows, recipe, 2)
     np.testing.assert_array_equal(np.concatenate(again), order)
     assert not np.array_equal(np.concatenate(other), order)
     still = replace(recipe, augmentation=Augmentation.parse(["none"]))
-    order, starts = (np.concatenate(part) for part in networks.epoch_order(windows, still, 1))
+    order, starts = (np.concatenate(part) for part in deep_baselines.epoch_order(windows, still, 1))
     np.testing.assert_array_equal(starts, windows.start[order])
 
 
@@ -149,9 +149,11 @@ def test_training_learns_and_depends_on_the_seed_alone(data):
     model, rows, val = trained(data)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    assert networks.best_epoch(rows)["val_macro_f1"] > 0.9
-    found = networks.probabilities(model, val)
-    assert np.mean(found.argmax(1) == val.windows.label) == pytest.approx(networks.best_epoch(rows)["val_accuracy"])
+    assert deep_baselines.best_epoch(rows)["val_macro_f1"] > 0.9
+    found = deep_baselines.probabilities(model, val)
+    assert np.mean(found.argmax(1) == val.windows.label) == pytest.approx(
+        deep_baselines.best_epoch(rows)["val_accuracy"]
+    )
 
     again, same, _ = trained(data)
     assert same == rows
@@ -177,8 +179,8 @@ def test_the_weights_kept_are_those_of_the_best_validation_epoch(data):
     train, val = parts(data)
     steps = len(train.windows) // 16
     model = Spoiling(good=2 * steps)
-    rows = networks.fit(model, train, val, networks.Recipe(epochs=4, lr=0.05, batch_size=16), silent, print)
-    best = networks.best_epoch(rows)
+    rows = deep_baselines.fit(model, train, val, deep_baselines.Recipe(epochs=4, lr=0.05, batch_size=16), silent, print)
+    best = deep_baselines.best_epoch(rows)
     assert best["epoch"] <= 2
     assert model.steps == best["epoch"] * steps
     assert rows[3]["val_macro_f1"] < best["val_macro_f1"]
@@ -201,9 +203,9 @@ class Recording(LogPower):
 def test_windows_are_changed_as_in_train_py(tmp_path):
     signal = np.tile(np.arange(1.0, CHANNELS + 1), (3000, 1))  # every channel says which it is
     shard = open_shard(made_of(tmp_path, signal, np.repeat(np.arange(3), 1000), stride=10))
-    batches = networks.prepare([shard], 4, np.eye(CHANNELS, dtype=np.float32)[None], CPU, silent)
+    batches = deep_baselines.prepare([shard], 4, np.eye(CHANNELS, dtype=np.float32)[None], CPU, silent)
     model = Recording()
-    networks.fit(model, batches, batches, networks.Recipe(epochs=2, batch_size=16), silent, print)
+    deep_baselines.fit(model, batches, batches, deep_baselines.Recipe(epochs=2, batch_size=16), silent, print)
 
     rings = np.arange(1, CHANNELS + 1).reshape(3, 8)
     turned = {step: np.roll(rings, step, axis=1).ravel() for step in (-1, 0, 1)}
@@ -218,8 +220,8 @@ def test_windows_are_changed_as_in_train_py(tmp_path):
     assert counts[1] / len(windows) == pytest.approx(0.25, abs=0.1)
     assert hidden / len(windows) == pytest.approx(0.1, abs=0.02)
     default = Augmentation()
-    assert (networks.AUGMENTATION.roll, networks.AUGMENTATION.mask) == (default.roll, default.mask)
-    assert networks.AUGMENTATION.jitter == default.jitter
+    assert (deep_baselines.AUGMENTATION.roll, deep_baselines.AUGMENTATION.mask) == (default.roll, default.mask)
+    assert deep_baselines.AUGMENTATION.jitter == default.jitter
 
 
 def test_a_loss_that_is_no_number_stops_training(data):
@@ -227,7 +229,7 @@ def test_a_loss_that_is_no_number_stops_training(data):
         train, val = parts(data)
         model = LogPower()
         nn.init.constant_(model.head.weight, float("nan"))
-        networks.fit(model, train, val, networks.Recipe(epochs=1, batch_size=16), silent, print)
+        deep_baselines.fit(model, train, val, deep_baselines.Recipe(epochs=1, batch_size=16), silent, print)
 
 
 # --- baselines.py --networks -----------------------------------------------------------------------------------------
@@ -296,7 +298,7 @@ def test_networks_are_scored_on_the_windows_of_the_others(data, score, fake, tmp
         assert metrics["macro_f1"] > 0.8  # the classes differ plainly
         assert metrics["subset"] == "test"
         assert len(metrics["epochs"]) == metrics["baseline"]["recipe"]["epochs"] == 40
-        assert metrics["best_epoch"] == networks.best_epoch(metrics["epochs"])["epoch"]
+        assert metrics["best_epoch"] == deep_baselines.best_epoch(metrics["epochs"])["epoch"]
         assert metrics["n_parameters"] == CLASSES * (CHANNELS + 1)
     assert metrics["baseline"]["network"] in ("ShallowFBCSPNet", "EEGNet")
     assert "compare.py" in done.stdout

@@ -14,9 +14,9 @@ from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model
-from semg import files
-from semg.batches import Batches
-from semg.shards import WindowSet, open_shard
+from semg.common import files
+from semg.data.batches import Batches
+from semg.data.shards import WindowSet, open_shard
 
 fcntl = pytest.importorskip("fcntl")  # the two tests of Windows's rules are for systems with others
 
@@ -116,8 +116,8 @@ def test_a_step_on_a_device_without_float64(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps")
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
 def test_a_device_that_is_not_there_is_one_line(script):
-    from semg.errors import UsageError
-    from semg.inference import choose_device
+    from semg.common.errors import UsageError
+    from semg.inference.batch import choose_device
 
     module = __import__(script.removesuffix(".py"))
     words = ["recording.hdf5"] if script == "predict.py" else []

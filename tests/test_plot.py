@@ -15,8 +15,8 @@ from matplotlib.image import imread
 
 import plot
 from model import GPT2Classifier, ModelConfig
-from semg import diagram, figures
-from semg.errors import DataError, UsageError
+from semg.common.errors import DataError, UsageError
+from semg.evaluation import architecture_figure, signal_figures
 
 TINY = {"patch": 64, "layers": 1, "width": 16, "heads": 2}
 
@@ -54,8 +54,8 @@ def draw(monkeypatch, capsys):
 def seen(monkeypatch, name):
     """What plot.py hands to a drawing function."""
     calls = []
-    real = getattr(figures, name)
-    monkeypatch.setattr(figures, name, lambda *args: (calls.append(args), real(*args)))
+    real = getattr(signal_figures, name)
+    monkeypatch.setattr(signal_figures, name, lambda *args: (calls.append(args), real(*args)))
     return calls
 
 
@@ -122,7 +122,7 @@ def test_electrodes_are_loud_where_their_gesture_is(draw, data, tmp_path, monkey
     assert (rms.shape, list(classes), rings) == ((4, 24), small_shards.CLASSES, 3)
     assert np.array_equal(rms.argmax(0), np.arange(24) % 4), "each class is loudest on channels of its own"
     assert "2 recordings" in title
-    from semg.shards import open_shard
+    from semg.data.shards import open_shard
 
     one = plot.Signal(data.shards / small_shards.name(1), "TRAJ_GT")
     fist = small_shards.labels() == 1
@@ -206,11 +206,13 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
 )
 def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch, changes, told):
     figures_made = []
-    real = diagram.save
-    monkeypatch.setattr(diagram, "save", lambda figure, path: (figures_made.append(figure), real(figure, path)))
+    real = architecture_figure.save
+    monkeypatch.setattr(
+        architecture_figure, "save", lambda figure, path: (figures_made.append(figure), real(figure, path))
+    )
     config = ModelConfig(**{**TINY, **changes})
     counts = {"trainable": 1_234_567, "total": 2_000}
-    diagram.architecture(tmp_path / "a.png", config.to_dict(), 5120.0, ["idle", "fist"], counts, "title")
+    architecture_figure.architecture(tmp_path / "a.png", config.to_dict(), 5120.0, ["idle", "fist"], counts, "title")
     texts = [text.get_text() for text in figures_made[0].axes[0].texts]
     for words in [*told, "idle", "fist", "2 scores", "1.2 M of 2 k parameters train"]:
         assert words in texts, words
@@ -219,7 +221,7 @@ def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch
 
 
 def test_the_architecture_of_a_checkpoint(draw, tmp_path):
-    from semg.checkpoint import write_checkpoint
+    from semg.inference.checkpoint import write_checkpoint
 
     config = ModelConfig(**TINY, channels=8, classes=2)
     how = {"window": config.samples, "stride": 100}
@@ -271,10 +273,10 @@ def test_the_outermost_channels_are_not_cut_off(loud):
     axes = Figure().add_subplot()
     signal = np.random.default_rng(0).uniform(-100, 100, (60_000, 2)).astype(np.float32)
     signal[10_000:10_500, loud] *= 2.5
-    step = figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
+    step = signal_figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
     low, high = axes.get_ylim()
     assert high >= signal[:, 0].max()
     assert low <= signal[:, 1].min() - step
     signal[5, loud] = 1e6  # a jump must not make all the rest a line
-    figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
+    signal_figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
     assert np.ptp(axes.get_ylim()) < 6 * step

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from semg import plots
+from semg.evaluation import score_figures
 
 CLASSES = ["idle", "fist", "pinch index"]
 COUNTS = np.array([[700, 30, 20], [5, 40, 5], [0, 0, 0]])  # of the last class there are no windows
@@ -15,11 +15,13 @@ ROWS = [
     for e in (1, 2, 3)
 ]
 DRAWN = {
-    "confusion": lambda path: plots.confusion_matrix(path, COUNTS, CLASSES),
-    "people": lambda path: plots.per_subject(path, PEOPLE, 3, {"accuracy": [0.6, 0.7], "macro_f1": [0.5, 0.6]}),
-    "one person": lambda path: plots.per_subject(path, {"03": PEOPLE["03"]}, 3, {"accuracy": None, "macro_f1": None}),
-    "curves": lambda path: plots.learning_curves(path, ROWS),
-    "one epoch": lambda path: plots.learning_curves(path, ROWS[:1]),
+    "confusion": lambda path: score_figures.confusion_matrix(path, COUNTS, CLASSES),
+    "people": lambda path: score_figures.per_subject(path, PEOPLE, 3, {"accuracy": [0.6, 0.7], "macro_f1": [0.5, 0.6]}),
+    "one person": lambda path: score_figures.per_subject(
+        path, {"03": PEOPLE["03"]}, 3, {"accuracy": None, "macro_f1": None}
+    ),
+    "curves": lambda path: score_figures.learning_curves(path, ROWS),
+    "one epoch": lambda path: score_figures.learning_curves(path, ROWS[:1]),
 }
 
 
@@ -38,7 +40,7 @@ def test_same_input_same_bytes_whatever_the_users_style(tmp_path, name):
 
 
 def test_cells_tell_share_of_the_row_and_count():
-    axes = plots.confusion_figure(COUNTS, CLASSES).axes[0]
+    axes = score_figures.confusion_figure(COUNTS, CLASSES).axes[0]
     assert axes.texts[0].get_text() == "93%\n700"
     assert axes.texts[4].get_text() == "80%\n40"
     assert axes.texts[8].get_text() == "0%\n0"
@@ -46,6 +48,6 @@ def test_cells_tell_share_of_the_row_and_count():
 
 
 def test_other_numbers_other_bytes(tmp_path):
-    plots.confusion_matrix(tmp_path / "a.png", COUNTS, CLASSES)
-    plots.confusion_matrix(tmp_path / "b.png", COUNTS + 1, CLASSES)
+    score_figures.confusion_matrix(tmp_path / "a.png", COUNTS, CLASSES)
+    score_figures.confusion_matrix(tmp_path / "b.png", COUNTS + 1, CLASSES)
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

@@ -12,14 +12,16 @@ import torch
 import predict
 import preprocess
 from model import GPT2Classifier, ModelConfig
-from semg import inference, metrics, putemg
-from semg.checkpoint import write_checkpoint
-from semg.errors import DataError, UsageError
-from semg.normalize import Scaling, mixing_from
-from semg.prediction import Trained, predict_offline
-from semg.shards import WindowSet, open_shard
-from semg.sources import read_recording
-from semg.streaming import Given, Running, Stream
+from semg.common.errors import DataError, UsageError
+from semg.data import putemg
+from semg.data.normalization import Scaling, mixing_from
+from semg.data.shards import WindowSet, open_shard
+from semg.data.tables import read_recording
+from semg.evaluation import metrics
+from semg.inference import batch
+from semg.inference.checkpoint import write_checkpoint
+from semg.inference.recordings import Trained, predict_offline
+from semg.inference.streaming import Given, Running, Stream
 
 SECONDS, WINDOW, STRIDE = 4, 1280, 640
 CPU = torch.device("cpu")
@@ -138,10 +140,10 @@ def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
     assert preprocess.process(job).state == "done"
     shard = open_shard(tmp_path / recording.stem)
     trained = Trained.open(data / "session.ckpt", CPU)
-    mixing = inference.mixing_for(trained.checkpoint, [shard])
-    statistics = inference.statistics_for(trained.model, "session", [shard], mixing, CPU)
+    mixing = batch.mixing_for(trained.checkpoint, [shard])
+    statistics = batch.statistics_for(trained.model, "session", [shard], mixing, CPU)
     windows = WindowSet([shard])
-    expected = inference.probabilities(trained.model, inference.Batches(windows, mixing, CPU), statistics, 64)
+    expected = batch.probabilities(trained.model, batch.Batches(windows, mixing, CPU), statistics, 64)
     place = {round(t, 6): i for i, t in enumerate(time)}
     both = [(i, place[t]) for i, s in enumerate(windows.start) if (t := round((s + WINDOW) / 5120, 6)) in place]
     assert len(both) >= 9
@@ -173,7 +175,7 @@ def test_streamed_and_offline_agree_with_the_same_session_statistics(data, recor
     offline = predict_offline(trained, source, signal)
     wide = signal.astype(np.float64)
     mixing = mixing_from(wide.T @ wide / len(wide), trained.scaling)
-    starts = np.linspace(0, len(signal) - WINDOW, inference.STATISTICS_WINDOWS).astype(np.int64)
+    starts = np.linspace(0, len(signal) - WINDOW, batch.STATISTICS_WINDOWS).astype(np.int64)
     x = torch.from_numpy(np.stack([signal[at : at + WINDOW] for at in np.unique(starts)]).astype(np.float32) @ mixing)
     statistics = trained.model.finish_statistics(trained.model.token_statistics(x.transpose(1, 2)))
     end, found = streamed(trained, source.samples, Given(trained.model, mixing, statistics, CPU))

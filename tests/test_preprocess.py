@@ -10,9 +10,9 @@ import pytest
 import recordings
 from conftest import ROOT
 
-from semg.filters import FilterSpec, ZeroPhaseFilter
-from semg.putemg import MICROVOLTS_PER_COUNT
-from semg.shards import list_records, open_shard
+from semg.data.filters import FilterSpec, ZeroPhaseFilter
+from semg.data.putemg import MICROVOLTS_PER_COUNT
+from semg.data.shards import list_records, open_shard
 
 SECONDS = 6
 CODES = [0, 1, 2, 3, 6, 7, 8, 9]

@@ -9,11 +9,11 @@ import torch
 from test_train import RANDOM, data, here, same, weights  # noqa: F401  fixtures
 
 from model import GPT2Classifier, ModelConfig
-from semg import training
-from semg.checkpoint import open_checkpoint
-from semg.errors import UsageError
-from semg.pretraining import NextPatch, Stretches, predictable
-from semg.shards import WindowSet, open_shards
+from semg.common.errors import UsageError
+from semg.data.shards import WindowSet, open_shards
+from semg.inference.checkpoint import open_checkpoint
+from semg.training import trainer
+from semg.training.pretraining import NextPatch, Stretches, predictable
 
 SMALL = {"samples": 320, "patch": 32, "frame": 96, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
 
@@ -95,7 +95,7 @@ def test_stopped_pretraining_goes_on_to_the_very_same_end(here, tmp_path, monkey
     flags = [*RANDOM, "--pretrain", 2, "--ema", 0.9]
     assert here(tmp_path / "whole", *flags) == 0
     checked = 0
-    health = training.Run._check_health
+    health = trainer.Run._check_health
 
     def check(self, loss, norm):
         nonlocal checked
@@ -103,11 +103,11 @@ def test_stopped_pretraining_goes_on_to_the_very_same_end(here, tmp_path, monkey
         self.stop_asked = self.stop_asked or checked == stop_after
         health(self, loss, norm)
 
-    monkeypatch.setattr(training.Run, "_check_health", check)
+    monkeypatch.setattr(trainer.Run, "_check_health", check)
     monkeypatch.setattr("train.catch_signals", lambda _run: [2])
     with pytest.raises(KeyboardInterrupt):
         here(tmp_path / "stopped", *flags)
-    monkeypatch.setattr(training.Run, "_check_health", health)
+    monkeypatch.setattr(trainer.Run, "_check_health", health)
     assert here(tmp_path / "stopped", *flags, "--resume") == 0
     for name in ("best_model.ckpt", "last.ckpt"):
         assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "stopped" / name))
@@ -117,7 +117,7 @@ def test_no_label_is_looked_at(tmp_path, monkeypatch):
     """Shuffled labels change nothing that pretraining leaves."""
     shards, split = small_shards.write_all(tmp_path)
     losses = []
-    load = training.Batches.load
+    load = trainer.Batches.load
 
     def shuffled(self, index, start=None):
         batch = load(self, index, start)
@@ -125,7 +125,7 @@ def test_no_label_is_looked_at(tmp_path, monkeypatch):
         return batch
 
     for change in (load, shuffled):
-        monkeypatch.setattr(training.Batches, "load", change)
+        monkeypatch.setattr(trainer.Batches, "load", change)
         out = tmp_path / f"run{len(losses)}"
         words = ["--shards", str(shards), "--split", str(split), "--out", str(out), "--pretrain", "1", *RANDOM]
         monkeypatch.setattr(sys, "argv", ["train.py", *words])

@@ -8,8 +8,8 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semg import putemg
-from semg.errors import DataError
+from semg.common.errors import DataError
+from semg.data import putemg
 
 NAME = "emg_gestures-03-repeats_long-2018-05-11-11-05-00-695"
 
@@ -84,6 +84,8 @@ def test_whatever_is_taken_for_a_name_is_safe_as_a_file_name(text: str) -> None:
 
 
 def test_knowing_the_facts_needs_neither_numpy_nor_hdf5() -> None:
-    code = "import sys, semg.putemg, semg.cli; print({'numpy', 'h5py', 'pandas', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys, semg.data.putemg, semg.common.cli; print({'numpy', 'h5py', 'pandas', 'torch'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"

@@ -13,8 +13,8 @@ import recordings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semg.errors import DataError
-from semg.recording import Recording, check_layout, find_faults
+from semg.common.errors import DataError
+from semg.data.putemg_recording import Recording, check_layout, find_faults
 
 ALL = tuple(range(1, 25))
 SOME = (9, 1, 24)
@@ -125,7 +125,7 @@ def test_prompted_labels_can_be_asked_for(tmp_path: Path) -> None:
 def test_a_file_longer_than_one_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = recordings.frame(samples=5000)
     path = recordings.write(tmp_path, table)
-    monkeypatch.setattr("semg.recording._BLOCK_BYTES", 1)
+    monkeypatch.setattr("semg.data.putemg_recording._BLOCK_BYTES", 1)
     same_as_pandas(path, table)
     late = table.assign(EMG_24=table["EMG_24"].where(table.index < 4999 / 5120, 0.5))
     refused(recordings.write(tmp_path, late), "EMG_24: expected whole ADC counts .* found 0.5 at sample 4999")

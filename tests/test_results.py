@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from semg import results
-from semg.results import summary, write_results
+from semg.evaluation import report
+from semg.evaluation.report import summary, write_results
 
 CLASSES = ("idle", "fist", "flexion")
 
@@ -72,7 +72,7 @@ def test_a_run_killed_half_way_leaves_no_metrics_of_another(tmp_path, monkeypatc
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "write_json", killed)
+    monkeypatch.setattr(report, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, **predictions(seed=1))
     assert not (tmp_path / "metrics.json").exists()

@@ -6,11 +6,11 @@ import small_shards
 import torch
 from test_evaluate import here, trained  # noqa: F401  fixtures
 
-from semg.batches import Batches
-from semg.inference import build_model, mixing_for, open_model, probabilities, scaling_of, statistics_for
-from semg.running import running_probabilities
-from semg.shards import WindowSet, open_shards
-from semg.streaming import Running
+from semg.data.batches import Batches
+from semg.data.shards import WindowSet, open_shards
+from semg.inference.batch import build_model, mixing_for, open_model, probabilities, scaling_of, statistics_for
+from semg.inference.online_evaluation import running_probabilities
+from semg.inference.streaming import Running
 
 CPU = torch.device("cpu")
 STRIDE = small_shards.STRIDE

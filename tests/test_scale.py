@@ -7,7 +7,7 @@ import sys
 
 from conftest import ROOT
 
-from semg.files import checksum
+from semg.common.files import checksum
 
 
 def test_array_jobs_put_together_are_one_run(tmp_path, run_script):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import small_shards
 
-from semg.errors import DataError
-from semg.shards import WindowSet, list_records, open_shard, open_shards
+from semg.common.errors import DataError
+from semg.data.shards import WindowSet, list_records, open_shard, open_shards
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from semg import putemg, simulate
-from semg.errors import DataError
-from semg.files import checksum
-from semg.recording import Recording, find_faults
-from semg.shards import stretches, whole_windows
+from semg.common.errors import DataError
+from semg.common.files import checksum
+from semg.data import putemg, simulation
+from semg.data.putemg_recording import Recording, find_faults
+from semg.data.shards import stretches, whole_windows
 from simulate_putemg import Job, make
 
 CHANNELS = tuple(range(1, 25))
@@ -41,7 +41,7 @@ def copy(folder, tmp_path):
 @pytest.fixture(scope="module")
 def minute():
     """A recording of the default length."""
-    return simulate.simulate(0, 1, 1, "repeats_short", 60)
+    return simulation.simulate(0, 1, 1, "repeats_short", 60)
 
 
 def recordings(folder):
@@ -80,7 +80,7 @@ def test_pandas_reads_putemgs_columns_types_and_time(folder):
 
 def test_the_production_reader_finds_the_samples_made(folder):
     path = recordings(folder)[2]
-    made = simulate.simulate(0, 1, 1, "repeats_short", 20)
+    made = simulation.simulate(0, 1, 1, "repeats_short", 20)
     with Recording(path) as recording:
         assert recording.rate == pytest.approx(5120)
         counts, truth = recording.read(CHANNELS, "TRAJ_GT")
@@ -198,9 +198,9 @@ def test_a_recording_is_made_twenty_times_faster_than_it_lasts(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.floats(simulate.SHORTEST, 400), st.sampled_from(putemg.TRAJECTORIES), st.integers(0, 2**32))
+@given(st.floats(simulation.SHORTEST, 400), st.sampled_from(putemg.TRAJECTORIES), st.integers(0, 2**32))
 def test_every_schedule_is_in_order_and_holds_every_gesture(seconds, trajectory, seed):
-    movements = simulate.schedule(trajectory, seconds, np.random.default_rng(seed))
+    movements = simulation.schedule(trajectory, seconds, np.random.default_rng(seed))
     times = [0.0]
     for m in movements:
         times += [m.prompt, m.onset, m.held, m.unprompt, m.release, m.idle]
@@ -214,7 +214,7 @@ def test_every_schedule_is_in_order_and_holds_every_gesture(seconds, trajectory,
 
 @pytest.mark.parametrize("trajectory", putemg.TRAJECTORIES)
 def test_a_minute_holds_every_gesture_three_seconds_and_more_than_once(trajectory):
-    truth = simulate.simulate(3, 5, 1, trajectory, 60).truth
+    truth = simulation.simulate(3, 5, 1, trajectory, 60).truth
     _, _, values = stretches(truth)
     for gesture in ACTIVE:
         assert np.sum(truth == gesture) / putemg.RATE >= 3
@@ -245,10 +245,10 @@ def test_movement_is_excluded_on_both_sides_of_a_hold(minute):
 
 def test_the_same_arguments_give_the_same_bytes_and_any_other_does_not():
     base = (0, 1, 1, "sequential")
-    first = simulate.simulate(*base, 20).counts
-    assert simulate.simulate(*base, 20).counts.tobytes() == first.tobytes()
+    first = simulation.simulate(*base, 20).counts
+    assert simulation.simulate(*base, 20).counts.tobytes() == first.tobytes()
     for other in ((1, 1, 1, "sequential"), (0, 2, 1, "sequential"), (0, 1, 2, "sequential"), (0, 1, 1, "repeats_long")):
-        assert not np.array_equal(simulate.simulate(*other, 20).counts, first)
+        assert not np.array_equal(simulation.simulate(*other, 20).counts, first)
 
 
 def test_amplitudes_are_like_putemgs(minute):
@@ -263,8 +263,8 @@ def test_amplitudes_are_like_putemgs(minute):
 
 
 def test_counts_are_clipped_to_12_bits(monkeypatch):
-    monkeypatch.setattr(simulate, "_COUNTS", 5000.0)
-    counts = simulate.simulate(0, 1, 1, "sequential", 20).counts
+    monkeypatch.setattr(simulation, "_COUNTS", 5000.0)
+    counts = simulation.simulate(0, 1, 1, "sequential", 20).counts
     assert (counts.min(), counts.max()) == (-2048, 2047)
 
 
@@ -280,18 +280,18 @@ def test_mains_stand_out_of_the_spectrum(minute):
 def test_flexion_and_extension_are_loudest_on_opposite_sides():
     """Electrode 1 lies over the ulna, then clockwise: flexors under electrodes 2-4, extensors under 6-8."""
     for subject in (1, 2, 3):
-        made = simulate.simulate(0, subject, 1, "sequential", 20)
+        made = simulation.simulate(0, subject, 1, "sequential", 20)
         ring = [made.counts[made.truth == gesture, :8].std(axis=0) for gesture in (2, 3)]
         assert np.argmax(ring[0]) + 1 in (2, 3, 4)
         assert np.argmax(ring[1]) + 1 in (6, 7, 8)
 
 
 def test_units_are_recruited_small_to_large_and_fire_faster_when_driven_more():
-    units = simulate.person(0, 1).units
+    units = simulation.person(0, 1).units
     fired = []
     for level in (0.0, 0.1, 0.5):
         drive = np.full((units.muscle.max() + 1, 320), level)
-        when, unit = simulate.spikes(units, drive, np.random.default_rng(0))
+        when, unit = simulation.spikes(units, drive, np.random.default_rng(0))
         assert ((when >= 0) & (when <= 320 * 32)).all()
         fired.append(np.bincount(unit, minlength=len(units.size)))
     assert fired[0].sum() == 0
@@ -304,9 +304,9 @@ def test_units_are_recruited_small_to_large_and_fire_faster_when_driven_more():
 
 
 def test_spikes_are_those_of_the_rate_asked_for():
-    units = simulate.person(0, 1).units
+    units = simulation.person(0, 1).units
     drive = np.full((units.muscle.max() + 1, 160 * 20), 0.3)
-    _, unit = simulate.spikes(units, drive, np.random.default_rng(0))
+    _, unit = simulation.spikes(units, drive, np.random.default_rng(0))
     rate = np.bincount(unit, minlength=len(units.size)) / 20
     lowest = units.threshold == units.threshold.min()
     np.testing.assert_allclose(rate[lowest], 8 + 40 * (0.3 - 0.02), rtol=0.1)
@@ -314,16 +314,16 @@ def test_spikes_are_those_of_the_rate_asked_for():
 
 def test_a_potential_is_wider_the_farther_away():
     times = np.linspace(-20, 20, 4001)
-    widths = [np.sum(np.abs(simulate.potential(mm, times)) > 0.5) for mm in (7, 14, 28)]
+    widths = [np.sum(np.abs(simulation.potential(mm, times)) > 0.5) for mm in (7, 14, 28)]
     assert widths[0] < widths[1] < widths[2]
 
 
 def test_potentials_reach_the_rings_one_after_another():
     """A unit near the elbow is seen later towards the wrist: 35 mm at 4 m/s are 8.75 ms."""
-    someone = simulate.person(0, 1)
+    someone = simulation.person(0, 1)
     unit = int(np.argmin(np.abs(someone.units.innervation)))
     angles = np.tile(np.arange(8) * 45.0, (3, 1))
-    seen = simulate.surface(someone, angles, np.array([1000.0]), np.array([unit]), 4000)
+    seen = simulation.surface(someone, angles, np.array([1000.0]), np.array([unit]), 4000)
     loudest = np.array([np.abs(seen[8 * ring : 8 * ring + 8]).max(axis=0).argmax() for ring in range(3)])
     np.testing.assert_allclose(np.diff(loudest) / 5.12, 8.75, atol=1.5)
 
@@ -342,7 +342,7 @@ def test_gestures_of_new_people_can_be_told_apart_but_not_at_a_glance():
 
 def amplitudes(subject):
     """(windows, 24) z-scored log RMS of the differenced signal, and labels, of one person's recording."""
-    made = simulate.simulate(0, subject, 1, "sequential", 60)
+    made = simulation.simulate(0, subject, 1, "sequential", 60)
     signal = np.diff(made.counts, axis=0)  # a crude high-pass against mains and drift
     windows = whole_windows(made.truth[:-1], list(putemg.GESTURES), 1280, 640, 1280)
     rms = np.log([signal[at : at + 1280].std(axis=0) for at in windows["start"]])

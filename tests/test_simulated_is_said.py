@@ -16,8 +16,8 @@ import plot
 import preprocess
 import sweep
 import train
-from semg import figures, plots
-from semg.shards import open_shard
+from semg.data.shards import open_shard
+from semg.evaluation import score_figures, signal_figures
 
 TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --device cpu".split()  # noqa: SIM905
 
@@ -55,7 +55,7 @@ def test_all_that_comes_of_a_shard_says_so(made, here, monkeypatch):
     folder, simulated, said = made
     data = "--shards", folder / "shards", "--split", folder / "split"
     best = folder / "run" / "best_model.ckpt"
-    drawn = titles(monkeypatch, plots, "confusion_matrix"), titles(monkeypatch, plots, "per_subject")
+    drawn = titles(monkeypatch, score_figures, "confusion_matrix"), titles(monkeypatch, score_figures, "per_subject")
     told = {"train": said}
     told["evaluate"] = here(evaluate, "--checkpoint", best, *data, "--device", "cpu", "--out", folder / "scores")
     adapt = "--init-from", best, "--calibrate", 1, "--epochs", 1, "--device", "cpu"
@@ -66,10 +66,10 @@ def test_all_that_comes_of_a_shard_says_so(made, here, monkeypatch):
     flags = "--out", folder / "sweep", "--checkpoints", folder / "runs", "--evaluate", "none", "--seeds", 0
     told["sweep"] = here(sweep, *data, *flags, "--", *TINY)
     told["confusion.png"], told["per_subject.png"] = map(" ".join, drawn)
-    told["curves.png"] = _title(here, monkeypatch, plots, "learning_curves", "curves", folder / "run")
-    told["calibration.png"] = _title(here, monkeypatch, plots, "calibration", "calibration", folder / "adapted")
+    told["curves.png"] = _title(here, monkeypatch, score_figures, "learning_curves", "curves", folder / "run")
+    told["calibration.png"] = _title(here, monkeypatch, score_figures, "calibration", "calibration", folder / "adapted")
     told["classes.png"] = _title(
-        here, monkeypatch, figures, "class_counts", "classes", folder / "split", "--shards", folder / "shards"
+        here, monkeypatch, signal_figures, "class_counts", "classes", folder / "split", "--shards", folder / "shards"
     )
     wrong = [name for name, text in told.items() if ("SIMULATED" in text) != simulated]
     assert wrong == []

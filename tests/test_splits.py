@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semg import splits
-from semg.errors import DataError
-from semg.putemg import TRAJECTORIES, Record, parse_record
+from semg.common.errors import DataError
+from semg.data import splits
+from semg.data.putemg import TRAJECTORIES, Record, parse_record
 
 COMMITTED = Path(__file__).resolve().parent.parent / "splits"
 TIMES = ("11-00-00-000", "11-10-00-000", "11-20-00-000")

@@ -1,11 +1,11 @@
-"""semg/streaming.py: what is computed while a window comes in is what the whole window gives."""
+"""semg/inference/streaming.py: what is computed while a window comes in is what the whole window gives."""
 
 import numpy as np
 import pytest
 import torch
 
 from model import GPT2Classifier, ModelConfig
-from semg.streaming import Ahead, Given, Stream
+from semg.inference.streaming import Ahead, Given, Stream
 
 SAMPLES, STRIDE, CHANNELS = 640, 320, 3
 PASS = np.array([[1.0, 0, 0, 1, 0, 0]])  # a filter's section that changes nothing

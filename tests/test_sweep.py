@@ -19,10 +19,10 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 import sweep
 import train
-from semg.checkpoint import write_checkpoint
-from semg.errors import DataError, UsageError
-from semg.files import folder_lock, read_json, write_json
-from semg.splits import PARTS, read_split
+from semg.common.errors import DataError, UsageError
+from semg.common.files import folder_lock, read_json, write_json
+from semg.data.splits import PARTS, read_split
+from semg.inference.checkpoint import write_checkpoint
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --batch-size 32 --device cpu --init random".split()  # noqa: SIM905
 GOOD, BAD = "lr-1e-2", "lr-1e-9"

@@ -13,8 +13,8 @@ from tensorboard.plugins.projector import projector_config_pb2
 from tensorboard.util import tensor_util
 
 import train
-from semg import tensorboard
-from semg.checkpoint import open_checkpoint
+from semg.evaluation import tensorboard
+from semg.inference.checkpoint import open_checkpoint
 
 CLASSES = small_shards.CLASSES
 FLAGS = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet"

@@ -16,9 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import GPT2Config, GPT2Model
 
 import train
-from semg import training
-from semg.checkpoint import open_checkpoint
-from semg.errors import DataError, UsageError
+from semg.common.errors import DataError, UsageError
+from semg.inference.checkpoint import open_checkpoint
+from semg.training import trainer
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet".split()  # noqa: SIM905
 RANDOM = [*TINY, "--init", "random"]
@@ -301,14 +301,14 @@ def test_wrong_flags_are_refused_before_anything_is_written(here, tmp_path, flag
 
 def test_labels_drawn_at_random_are_not_learnt(here, tmp_path, monkeypatch):
     """A leak anywhere between parts would show here as more than chance."""
-    original = training.open_windows
+    original = trainer.open_windows
 
     def shuffled(shards):
         windows = original(shards)
         windows.label = np.random.default_rng(len(windows)).permutation(windows.label)
         return windows
 
-    monkeypatch.setattr(training, "open_windows", shuffled)
+    monkeypatch.setattr(trainer, "open_windows", shuffled)
     here(tmp_path, *RANDOM, "--epochs", 4)
     assert rows(tmp_path)[-1]["val/accuracy"] == pytest.approx(0.25, abs=0.2)
 
@@ -324,7 +324,7 @@ def test_a_run_killed_before_it_wrote_its_last_row_has_it_after_resuming(here, t
 def planted(monkeypatch, loss):
     """Make the training loss what `loss` makes of the true one."""
     true = torch.nn.functional.cross_entropy
-    monkeypatch.setattr("semg.training.F.cross_entropy", lambda *a, **k: loss(true(*a, **k)))
+    monkeypatch.setattr("semg.training.trainer.F.cross_entropy", lambda *a, **k: loss(true(*a, **k)))
 
 
 def test_a_loss_that_no_longer_moves_stops_the_run(here, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semg.shards import paper_windows, stretches, whole_windows
+from semg.data.shards import paper_windows, stretches, whole_windows
 
 CLASSES = [0, 1, 2, 3, 6, 7, 8, 9]
 label_lists = st.lists(st.tuples(st.sampled_from([-1, *CLASSES]), st.integers(1, 60)), min_size=1, max_size=12).map(

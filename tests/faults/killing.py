@@ -66,7 +66,7 @@ def _run(script: str, words: list[str], die_at: int, wait_at: int, folder: str, 
         _before_change(die_at, folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
     if wait_at:
         _before_change(wait_at, folder, lambda: time.sleep(60))
-    from semg import cli
+    from semg.common import cli
 
     cli.run(__import__(script).main)
 

@@ -27,11 +27,11 @@ import small_shards
 import torch
 from downloading import Done
 
-from semg import cli
-from semg.checkpoint import open_checkpoint, write_checkpoint
-from semg.errors import DataError
-from semg.recording import Recording
-from semg.shards import list_records
+from semg.common import cli
+from semg.common.errors import DataError
+from semg.data.putemg_recording import Recording
+from semg.data.shards import list_records
+from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 32 --device cpu --init random --quiet"
 RATE = recordings.RATE

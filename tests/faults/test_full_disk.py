@@ -22,9 +22,9 @@ from downloading import tree
 from tensorboardX.record_writer import RecordWriter
 from test_bad_inputs import TINY, script, table
 
-from semg import events
-from semg.checkpoint import open_checkpoint
-from semg.training import Run
+from semg.evaluation import event_file
+from semg.inference.checkpoint import open_checkpoint
+from semg.training.trainer import Run
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def test_a_log_that_finds_no_room_while_it_is_being_opened_does_not_stop_the_run
 ) -> None:
     """Its thread wrote the log's first events before errors were caught, and died of one: seen once in hundreds."""
 
-    class Slow(events.SummaryWriter):
+    class Slow(event_file.SummaryWriter):
         def __init__(self, *arguments: object, **settings: object) -> None:
             super().__init__(*arguments, **settings)
             time.sleep(0.3)  # the thread has begun
@@ -146,12 +146,12 @@ def test_a_log_that_finds_no_room_while_it_is_being_opened_does_not_stop_the_run
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(content)  # the file's head, which is written at once
 
-    monkeypatch.setattr(events, "SummaryWriter", Slow)
+    monkeypatch.setattr(event_file, "SummaryWriter", Slow)
     monkeypatch.setattr(RecordWriter, "write", full)
     told: list[str] = []
 
     def work() -> None:
-        writer = events.open_events(str(tmp_path), told.append, purge_step=1)
+        writer = event_file.open_events(str(tmp_path), told.append, purge_step=1)
         for step in range(50):  # more than its queue holds
             writer.add_scalar("a", 1.0, step)
         writer.close()

@@ -21,12 +21,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from semg.checkpoint import open_checkpoint, write_checkpoint
-from semg.errors import DataError
-from semg.putemg import is_record, parse_record
-from semg.recording import Recording
-from semg.shards import open_shard
-from semg.splits import Split, read_split, write_split
+from semg.common.errors import DataError
+from semg.data.putemg import is_record, parse_record
+from semg.data.putemg_recording import Recording
+from semg.data.shards import open_shard
+from semg.data.splits import Split, read_split, write_split
+from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 
 
 def mutated(whole: bytes, draw: random.Random) -> bytes:

@@ -25,10 +25,10 @@ from conftest import ROOT
 from downloading import tree
 from killing import finished, start, until
 
-from semg.checkpoint import open_checkpoint
-from semg.errors import DataError
-from semg.files import folder_lock
-from semg.shards import open_shard
+from semg.common.errors import DataError
+from semg.common.files import folder_lock
+from semg.data.shards import open_shard
+from semg.inference.checkpoint import open_checkpoint
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 40 --device cpu --init random --ema 0.9"
 

@@ -9,8 +9,8 @@ import pytest
 import small_shards
 from test_bad_inputs import TINY, script, told
 
-from semg import splits
-from semg.shards import open_shard, write_shard
+from semg.data import splits
+from semg.data.shards import open_shard, write_shard
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from semg.checkpoint import open_checkpoint
-from semg.errors import DataError
+from semg.common.errors import DataError
+from semg.inference.checkpoint import open_checkpoint
 
 CODE = sorted([*ROOT.glob("*.py"), *ROOT.glob("semg/*.py"), *ROOT.glob("benchmarks/*.py")])
 FORBIDDEN = {  # calls that unpickle, whatever their arguments, or start a shell

@@ -218,7 +218,7 @@ def test_the_server_says_how_long_to_wait(share: ShareServer, tmp_path: Path) ->
 
 
 def test_waits_double_and_never_exceed_the_cap(monkeypatch: pytest.MonkeyPatch, share: ShareServer) -> None:
-    from semg import download as transfer
+    from semg.download import http_client as transfer
 
     stock(share)
     waits: list[float] = []

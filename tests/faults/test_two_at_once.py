@@ -13,9 +13,9 @@ import small_shards
 from downloading import tree
 from killing import finished, start
 
-from semg.errors import DataError
-from semg.files import folder_lock
-from semg.shards import list_records, open_shard, open_shards
+from semg.common.errors import DataError
+from semg.common.files import folder_lock
+from semg.data.shards import list_records, open_shard, open_shards
 
 
 def test_preprocess_twice_on_one_folder(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_a_reader_during_a_rewrite_sees_the_old_shard_or_the_new_one(
 
 def test_a_shard_swapped_while_it_is_opened_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The swap falls between the description and the signal: alone, each file looks right."""
-    import semg.shards
+    import semg.data.shards
 
     record = small_shards.write(tmp_path, 3)
-    read, swapped = semg.shards.read_meta, []
+    read, swapped = semg.data.shards.read_meta, []
 
     def swap_after(path: Path) -> dict:
         meta = read(path)
@@ -93,5 +93,5 @@ def test_a_shard_swapped_while_it_is_opened_is_opened_anew(tmp_path: Path, monke
             small_shards.write(tmp_path, 3, arguments={**small_shards.ARGUMENTS, "low": 30.0})
         return meta
 
-    monkeypatch.setattr(semg.shards, "read_meta", swap_after)
+    monkeypatch.setattr(semg.data.shards, "read_meta", swap_after)
     assert open_shard(tmp_path / record).arguments["low"] == 30.0

@@ -1,0 +1,268 @@
+"""What all scripts have in common at the shell: flags, their types, messages, exit codes.
+
+Exit codes: 0 done, 1 an input was wrong or something is missing, 2 wrong flags, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from glob import glob
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from tqdm import tqdm
+
+from semg.common.errors import FULL_DISK, DataError, UsageError
+
+T = TypeVar("T")
+
+_COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The docstring as it is written, and the default behind every flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []) or not action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: handled like Ctrl-C, but with its own exit code."""
+
+
+def parser(manual: str | None) -> argparse.ArgumentParser:
+    """An argument parser that prints a script's docstring as its manual and has the flags all scripts share."""
+    made = argparse.ArgumentParser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
+    output = made.add_argument_group("messages")
+    output.add_argument("--quiet", action="store_true", help="print errors and the last line only, no progress")
+    output.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+    output.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+class Console:
+    """Messages to a person, or with --json one object to a program. Progress goes to standard error."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.quiet = bool(args.quiet or args.json)
+        self._json = bool(args.json)
+
+    def say(self, text: str = "") -> None:
+        """A line for a person."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def warn(self, text: str) -> None:
+        """Something that a person must know but that stops nothing; shown under --quiet too."""
+        tqdm.write(f"{_marked('warning')} {text}", file=sys.stderr)
+
+    def error(self, text: str) -> None:
+        """One input is wrong; the run goes on with the others."""
+        tqdm.write(f"{_marked('error')} {one_line(text)}", file=sys.stderr)
+
+    def progress(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
+        """A tqdm bar on standard error, silent under --quiet and --json and where nobody watches."""
+        return tqdm(items, disable=self.quiet or not sys.stderr.isatty(), file=sys.stderr, **settings)
+
+    def finish(self, text: str, **facts: Any) -> None:
+        """The last line: what was written and what to run next; with --json the same as an object."""
+        print(json.dumps({"message": text, **facts}, allow_nan=False) if self._json else text, flush=True)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main`; turn what went wrong into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(_exit_code(main))
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or 0
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
+    except BrokenPipeError:  # `script | head`: the reader has had enough
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if behind := _stop_behind(error):
+            return _stopped(behind)
+        told = in_words(error)
+        if not told or "--debug" in sys.argv:
+            raise
+        print(f"{_marked('error')} {one_line(told)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    told = str(stop) or "run the same command again to go on"
+    print(f"\nstopped: {told}", file=sys.stderr)
+    return 143 if isinstance(stop, Terminated) else 130
+
+
+def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM in whose course `error` was raised: libraries clean up and may stumble over it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
+def in_words(error: Exception) -> str:
+    """What a person can do something about, in one line; nothing for a mistake in the code, which needs a traceback."""
+    if isinstance(error, (DataError, UsageError)):
+        return str(error)
+    if isinstance(error, OSError):
+        reason = error.strerror or " ".join(map(str, error.args))
+        advice = "; free some and run again" if error.errno in FULL_DISK else ""
+        return f"{error.filename or 'output'}: expected to read or write there, found: {reason}{advice}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        told = one_line(str(error)).partition(". ")[0][:100] or "none left"
+        return f"expected enough memory, found too little ({told}); less at once needs less: --batch-size, --workers"
+    return ""
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _marked(kind: str) -> str:
+    """The word a message begins with; in colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return f"{kind}:"
+    return f"\x1b[{_COLOURS[kind]}m{kind}:\x1b[0m"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 recording`, `1,200 recordings`; many: where it is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks or control characters, so that an error stays one line."""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())
+
+
+# --- types of flags; argparse prints the message of an ArgumentTypeError and exits with 2 -----------------
+
+
+LARGEST = 2**53  # of a number given as a flag: what follows from it then fits the machine's integers
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A whole number of at least `low` (and at most `high`)."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
+        if value < low or value > (LARGEST if high is None else high):
+            raise argparse.ArgumentTypeError(f"expected {_range(low, _told(value, high))}, found {text}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float | None = None, *, above: bool = False) -> Callable[[str], float]:
+    """A finite number of at least `low` (with `above`: above it) and at most `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+        too_low = value <= low if above else value < low
+        if not math.isfinite(value) or too_low or value > (LARGEST if high is None else high):
+            raise argparse.ArgumentTypeError(f"expected {_range(low, _told(value, high), above)}, found {text}")
+        return value
+
+    return parse
+
+
+def _told(value: float, high: float | None) -> float | None:
+    """The upper limit to tell of; LARGEST goes without saying unless a value is above it."""
+    return LARGEST if high is None and value > LARGEST else high
+
+
+def _range(low: float, high: float | None, above: bool = False) -> str:
+    floor = f"a number above {low:g}" if above else f"a number of at least {low:g}"
+    return floor if high is None else f"{floor} and at most {high:g}"
+
+
+class Length:
+    """A length of signal: samples (`1280`) or time (`250ms`, `0.25s`), turned into samples at a rate."""
+
+    _FORM = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
+
+    def __init__(self, text: str) -> None:
+        match = self._FORM.fullmatch(text.strip())
+        if not match or (match[2] is None and "." in match[1]):
+            raise argparse.ArgumentTypeError(f"expected samples (1280) or time (250ms, 0.25s), found {text!r}")
+        self.text = text.strip()
+        self._value, self._unit = float(match[1]), match[2]
+        if not 0 < self._value <= LARGEST:
+            raise argparse.ArgumentTypeError(f"expected a length {_range(0, LARGEST, True)[2:]}, found {text!r}")
+
+    def samples(self, rate: float) -> int:
+        """Whole samples at `rate` Hz, at least one."""
+        if self._unit is None:
+            return int(self._value)
+        seconds = self._value / 1000 if self._unit == "ms" else self._value
+        return max(1, round(seconds * rate))
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+def subjects(text: str) -> str:
+    """A person's two-digit number as record names write it: `3` and `03` are the same person."""
+    if not re.fullmatch(r"\d{1,2}", text):
+        raise argparse.ArgumentTypeError(f"expected a subject number such as 03, found {text!r}")
+    return f"{int(text):02d}"
+
+
+def number_ranges(text: str) -> tuple[int, ...]:
+    """`1-24` or `1,3,9-16`: distinct whole numbers in the order given."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
+        if not match:
+            raise argparse.ArgumentTypeError(f"expected numbers such as 1-24 or 1,3,9-16, found {text!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise argparse.ArgumentTypeError(f"expected a rising range, found {part!r}")
+        numbers.extend(range(first, last + 1))
+    if len(set(numbers)) != len(numbers):
+        raise argparse.ArgumentTypeError(f"expected each number once, found {text!r}")
+    return tuple(numbers)
+
+
+def expanded(paths: Iterable[Path]) -> list[Path]:
+    """`paths`, with each pattern such as `raw/*-03-*.hdf5` replaced by what it matches: Windows's shells leave that to
+    programs. What matches nothing stays, for the caller to name it."""
+    found: list[Path] = []
+    for path in paths:
+        matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207  `path` may be absolute
+        found += map(Path, matches) if matches else [path]
+    return found
+
+
+def existing_folder(path: Path, flag: str, hint: str) -> Path:
+    """`path` if it is a folder; DataError that names the flag and says what makes the folder otherwise."""
+    if not path.is_dir():
+        raise DataError(f"{path}: expected a folder ({flag}), found none; {hint}")
+    return path

@@ -1,0 +1,167 @@
+"""Files that are whole or absent: write to a temporary name, then rename; checksums; locks."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from semg.common.errors import DataError
+
+_BLOCK = 1 << 22  # bytes read at once when hashing
+
+
+def temporary_name(path: Path) -> Path:
+    """The name under which `path` is written before it is renamed.
+
+    It depends on `path` alone, so that a run after a killed one overwrites what that one left.
+    """
+    return path.with_name(f".{path.name}.tmp")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block ends well, else delete it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        _name(error, path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder beside `path`; put it in `path`'s place if the block ends well.
+
+    A reader that opens the folder by its name finds all old files, all new ones or, between two renames,
+    no folder at all; never a mix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = temporary_name(path), _old_name(path)
+    if old.is_dir() and not path.exists():  # killed between the two renames below
+        old.replace(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            _flush_to_disk(file)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.replace(old)
+        temporary.replace(path)
+    except OSError as error:
+        _name(error, path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Let an error name `path`: a write to a full disk names no file, one inside a temporary folder that folder."""
+    inside = str(error.filename or temporary_name(path)).startswith(str(temporary_name(path)))
+    if error.errno is not None and inside:
+        error.filename = str(path)
+
+
+def _old_name(path: Path) -> Path:
+    """Where `atomic_folder` puts the old folder until the new one is in its place."""
+    return path.with_name(f".{path.name}.old.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what a killed `atomic_folder` may have left beside `path`; for a run that finds `path` whole."""
+    shutil.rmtree(temporary_name(path), ignore_errors=True)
+    shutil.rmtree(_old_name(path), ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Without this a power cut could leave a renamed file with no bytes in it."""
+    with path.open("rb+") as file:  # Windows flushes no file that is open for reading alone
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8, Unix line ends) so that `path` is at every moment the old file or the new one."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON in the order given; NaN and infinities are refused (no JSON has them)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in `path`. Raises DataError, naming `what` was expected, for anything else."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text)
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected {what}, found no such file") from None
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers too long
+        raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected {what}, found JSON that is no object")
+    if "\\ud" in text.lower():  # the escape of half a character: shown or written, it would end the run
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{path}: expected {what}, found half a character in a text") from None
+    return value
+
+
+def checksum(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file's bytes, read in blocks."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def text_checksum(text: str) -> str:
+    """SHA-256 of a text's UTF-8 bytes, hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for writing; DataError at once if another process holds it.
+
+    The operating system drops the lock with the process, so a killed run leaves none behind; the empty lock
+    file is removed on the way out, and so are folders that were made for it and in which nothing was written.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        try:
+            lock.acquire()
+            while not path.exists():  # the run before removed it between our opening and locking it: we hold nothing
+                lock.release()
+                lock.acquire()
+        except Timeout:
+            raise DataError(f"{folder}: another run is writing there; wait for it or choose another folder") from None
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(PermissionError):  # Windows keeps a file that is open; there it goes with the release
+                path.unlink(missing_ok=True)
+            lock.release()
+        with suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()

@@ -1,0 +1,82 @@
+"""What an object read from JSON must hold: fields by name, each with a test of its value.
+
+A checksum says that a file is as it was written, not that this program wrote it. Whoever opens a file of somebody
+else checks its fields once, here, and may then trust their types.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from semg.common.errors import DataError
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field's value passes `holds`, which `words` describe; it may be absent unless it is `needed`."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    needed: bool = True
+
+
+def check_fields(where: object, told: Mapping[str, Any], fields: Mapping[str, Field], what: str, advice: str) -> None:
+    """DataError, beginning with `where`, unless `told` holds the `fields`; `data.rate` is the field rate in data."""
+    advice = f"; {advice}" if advice else ""
+    for name, field in fields.items():
+        value: Any = told
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is None and not field.needed:
+            continue
+        if value is None:
+            raise DataError(f"{where}: expected {what}, found one without {name}{advice}")
+        if not field.holds(value):
+            found = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
+            raise DataError(f"{where}: expected {field.words} for {name}, found {found}{advice}")
+
+
+def whole(value: Any, low: int = 1) -> bool:
+    """A whole number of at least `low`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def number(value: Any, above: float = -math.inf) -> bool:
+    """A finite number above `above`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > above
+
+
+def text(value: Any) -> bool:
+    """A text that can be shown, written and be a path: no control characters, no half characters."""
+    return isinstance(value, str) and not _CONTROL.search(value)
+
+
+def texts(value: Any) -> bool:
+    """A list of some texts."""
+    return isinstance(value, list) and bool(value) and all(map(text, value))
+
+
+def folder_name(value: Any) -> bool:
+    """The name of one folder, which leads to no other place."""
+    return text(value) and value not in ("", ".", "..") and not set(value) & set("/\\") and len(value.encode()) <= 255
+
+
+def numbers(value: Any) -> bool:
+    """A list of finite numbers above 0, perhaps empty."""
+    return isinstance(value, list) and all(number(one, above=0) for one in value)
+
+
+def flag(value: Any) -> bool:
+    """True or False."""
+    return isinstance(value, bool)
+
+
+POSITIVE = Field("a number above 0", lambda value: number(value, above=0))
+COUNT = Field("a whole number above 0", whole)
+TEXT = Field("a text", text)
+TEXTS = Field("a list of names", texts)
+OBJECT = Field("an object", lambda value: isinstance(value, dict))

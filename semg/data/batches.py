@@ -1,0 +1,163 @@
+"""Batches of windows as tensors, scaled, on the CPU or resident on a GPU."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semg.data.shards import WindowSet
+
+RESIDENT_SHARE = 0.5  # of the GPU's free memory that the signals may fill
+# windows of one shard: more leave the caches; with fewer, a thread that reads ahead and the one that computes hand the
+# interpreter to each other so often that reading ahead costs time
+MIXED_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x (B, C, N) float32 scaled; label (B,); shard (B,) places of the windows' shards; all on one device.
+
+    bands: (B, T, F) band powers from a track, where there is one; else nothing.
+    """
+
+    x: Tensor
+    label: Tensor
+    shard: Tensor
+    bands: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Track:
+    """Band powers of whole recordings, computed once: frames (n, F) float16 of all shards end to end.
+
+    offset: (n_shards,) where each shard's frames begin; hop: samples between frames; at: (T,) places of a window's
+    tokens counted from its start. needs_signal: whether the model also reads raw samples.
+    """
+
+    frames: Tensor
+    offset: Tensor
+    hop: int
+    at: Tensor
+    needs_signal: bool
+
+    def tokens(self, shard: Tensor, start: Tensor) -> Tensor:
+        """(B,) shards and first samples, multiples of the hop -> (B, T, F) float32."""
+        first = self.offset[shard] + start // self.hop
+        places = first[:, None] + self.at
+        return self.frames.index_select(0, places.flatten()).float().unflatten(0, places.shape)  # a third of indexing
+
+
+class Batches:
+    """Windows of a WindowSet as batches on `device`.
+
+    On a GPU all signals are kept in its memory as float16 if they fit, and windows are gathered there: a training
+    step then copies nothing from the host. Otherwise windows are read from the memory-mapped shards by `workers`
+    threads ahead of their use.
+    """
+
+    def __init__(self, windows: WindowSet, mixing: np.ndarray, device: torch.device, workers: int = 1) -> None:
+        """mixing: (n_shards, C, C') what the shards' samples are multiplied by, see semg.data.normalization."""
+        self.windows = windows
+        self.device = device
+        self._mixing = torch.from_numpy(mixing).to(device)
+        # the commonest matrices are diagonal: then a factor for each channel does, in less time
+        diagonal = mixing.shape[1] == mixing.shape[2] and not np.any(mixing * (1 - np.eye(mixing.shape[1])))
+        self._gains = self._mixing.diagonal(dim1=1, dim2=2) if diagonal else None
+        self._labels = torch.from_numpy(windows.label).to(device)
+        self._shards = torch.from_numpy(windows.shard).to(device)
+        self._workers = workers
+        self.track: Track | None = None
+        self._signal, self._offset = self._resident() if device.type == "cuda" else (None, None)
+
+    def _resident(self) -> tuple[Tensor | None, Tensor | None]:
+        """All signals end to end on the device (time, C) and where each shard begins; nothing if they don't fit."""
+        lengths = np.array([len(shard.signal) for shard in self.windows.shards])
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if 2 * lengths.sum() * self.windows.n_channels > RESIDENT_SHARE * free:
+            return None, None
+        signal = torch.empty((int(lengths.sum()), self.windows.n_channels), dtype=torch.float16, device=self.device)
+        offset = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        for shard, at, length in zip(self.windows.shards, offset, lengths, strict=True):
+            signal[at : at + length] = torch.from_numpy(np.array(shard.signal)).to(self.device)
+        return signal, torch.from_numpy(offset).to(self.device)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the signals lie in the GPU's memory."""
+        return self._signal is not None
+
+    def load(self, index: np.ndarray, start: np.ndarray | None = None) -> Batch:
+        """The windows at the places `index` (B,), read from `start` (B,) instead of their own starts if given."""
+        places = torch.from_numpy(index).to(self.device, non_blocking=True)
+        shard = self._shards[places]
+        starts = self.windows.start[index] if start is None else start
+        bands = None
+        if self.track is not None:
+            bands = self.track.tokens(shard, torch.from_numpy(starts).to(self.device, non_blocking=True))
+            if not self.track.needs_signal:
+                nothing = torch.empty(len(index), 0, 0, device=self.device)
+                return Batch(nothing, self._labels[places], shard, bands)
+        if self._signal is None:
+            x = torch.from_numpy(self.windows.gather(index, start))
+            if self.device.type == "cuda":
+                x = x.pin_memory()
+            x = x.to(self.device, non_blocking=self.device.type == "cuda")
+        else:
+            x = self._gather_resident(shard, starts)
+        # the result is laid out (B, N, C) in memory, seen as (B, C, N)
+        return Batch(self._scaled(x, shard).transpose(1, 2), self._labels[places], shard, bands)
+
+    def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
+        """(B, N, C) float16 microvolts -> (B, N, C') float32."""
+        if self._gains is None:
+            return self._mixed(x, shard) if x.device.type == "cpu" else torch.bmm(x.float(), self._mixing[shard])
+        return x.float().mul_(self._gains[shard][:, None, :])
+
+    def _mixed(self, x: Tensor, shard: Tensor) -> Tensor:
+        """The same on a CPU, where a few windows stay in its caches: half the time of one batched product."""
+        owners = shard.tolist()
+        mixed = torch.empty(len(x), self.windows.window, self._mixing.shape[2], device=x.device)
+        for few in runs(owners, MIXED_AT_ONCE):
+            torch.mm(x[few].float().flatten(0, 1), self._mixing[owners[few.start]], out=mixed[few].flatten(0, 1))
+        return mixed
+
+    def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
+        assert self._signal is not None and self._offset is not None  # noqa: S101  for the type checker
+        begin = self._offset[shard] + torch.from_numpy(start).to(self.device, non_blocking=True)
+        steps = torch.arange(self.windows.window, device=self.device)
+        return self._signal[begin[:, None] + steps]  # (B, N, C)
+
+    def iterate(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None) -> Iterator[Batch]:
+        """One batch for each array of places in `order`, read ahead of its use where reading takes time."""
+        wanted = zip(order, starts if starts is not None else [None] * len(order), strict=True)
+        # what is ready in memory is there sooner than another thread says so
+        ready = self._signal is not None or (self.track is not None and not self.track.needs_signal)
+        if ready or self._workers == 0 or len(order) < 2:
+            for index, start in wanted:
+                yield self.load(index, start)
+            return
+        with ThreadPoolExecutor(self._workers) as pool:
+            ahead = []
+            for index, start in wanted:
+                ahead.append(pool.submit(self.load, index, start))
+                if len(ahead) > self._workers:
+                    yield ahead.pop(0).result()
+            for future in ahead:
+                yield future.result()
+
+
+def in_order(count: int, batch_size: int) -> list[np.ndarray]:
+    """Places 0..count-1 in consecutive batches."""
+    return [np.arange(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]
+
+
+def runs(values: Sequence[int], most: int) -> Iterator[slice]:
+    """Slices, end to end, of neighbours that are equal, each of at most `most`."""
+    first = 0
+    for at in range(1, len(values) + 1):
+        if at == len(values) or values[at] != values[first] or at - first == most:
+            yield slice(first, at)
+            first = at

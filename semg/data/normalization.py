@@ -1,0 +1,118 @@
+"""Matrices that bring recordings to one scale, without looking at any label.
+
+Each channel is divided by its root mean square (`method`), taken over
+  `session`  the session: one person, one day, all its recordings given;
+  `train`    all training recordings; travels with the checkpoint;
+  `none`     microvolts as they are.
+
+Under `session` the channels can also be whitened (`whitening`): made uncorrelated, by the inverse square root of the
+session's own correlation matrix, plus `ridge` on its diagonal. It takes away what skin and sleeve mix into neighbouring
+electrodes, which differs from person to person. The root is the symmetric one, so every whitened channel still belongs
+to its electrode and rings of electrodes stay rings. `only`: whitened channels alone; `beside`: the scaled channels
+first, then the whitened ones, so that the model sees twice as many. Source: He and Wu 2020, "Transfer learning for
+brain-computer interfaces: a Euclidean space data alignment approach", who align trials of EEG in this way.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from semg.data.shards import Shard
+
+METHODS = ("session", "train", "none")
+WHITENING = ("none", "only", "beside")
+RIDGE = 0.1
+SMALLEST_RMS = 1e-2  # uV; a dead channel stays flat instead of becoming amplified rounding
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How recordings are brought to one scale; see the module. Raises ValueError for what cannot be."""
+
+    method: str = "session"
+    whitening: str = "none"
+    ridge: float = RIDGE
+
+    def __post_init__(self) -> None:
+        """Check the values against each other."""
+        if self.method not in METHODS:
+            raise ValueError(f"normalize: expected one of {', '.join(METHODS)}, found {self.method!r}")
+        if self.whitening not in WHITENING:
+            raise ValueError(f"whitening: expected one of {', '.join(WHITENING)}, found {self.whitening!r}")
+        if self.whitening != "none" and self.method != "session":
+            raise ValueError(f"whitening: expected none where normalize is {self.method}, found {self.whitening}")
+        if not (isinstance(self.ridge, int | float) and 0 < self.ridge <= 10):
+            raise ValueError(f"ridge: expected a number above 0 and at most 10, found {self.ridge!r}")
+
+    @property
+    def views(self) -> int:
+        """How often each electrode is among the model's channels."""
+        return 2 if self.whitening == "beside" else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Scaling":
+        """The inverse of `to_dict`. Raises TypeError for unknown fields, ValueError for wrong values."""
+        return cls(**values)
+
+
+def gain_of(shards: Sequence[Shard]) -> np.ndarray:
+    """(C,) float32: one over each channel's root mean square over all the shards' samples."""
+    return gains_from(np.diag(moment_of(shards)))
+
+
+def moment_of(shards: Sequence[Shard]) -> np.ndarray:
+    """(C, C) float64: the channels' mean products over all the shards' samples, uV^2."""
+    samples = np.array([shard.meta["n_samples"] for shard in shards], np.float64)
+    return np.average(np.stack([shard.second_moment for shard in shards]), axis=0, weights=samples)
+
+
+def gains_from(power: np.ndarray) -> np.ndarray:
+    """(C,) mean squares, uV^2 -> (C,) float32 one over the root."""
+    return (1 / np.maximum(np.sqrt(power), SMALLEST_RMS)).astype(np.float32)
+
+
+def mixing_from(moment: np.ndarray, scaling: Scaling) -> np.ndarray:
+    """(C, C) mean products of a session's channels, uV^2 -> (C, C * views) float32 that samples are multiplied by."""
+    gain = gains_from(np.diag(moment)).astype(np.float64)
+    scaled = np.diag(gain)
+    if scaling.whitening == "none":
+        return scaled.astype(np.float32)
+    correlation = moment * gain[:, None] * gain
+    values, vectors = np.linalg.eigh(correlation)
+    root = (vectors / np.sqrt(np.maximum(values, 0) + scaling.ridge)) @ vectors.T
+    whitened = scaled @ root
+    parts = [whitened] if scaling.whitening == "only" else [scaled, whitened]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def sessions(shards: Sequence[Shard]) -> dict[str, list[int]]:
+    """Which shards (by place) belong to each session, in the order of recording."""
+    found: dict[str, list[int]] = {}
+    for place in sorted(range(len(shards)), key=lambda i: (shards[i].session, shards[i].meta["time"])):
+        found.setdefault(shards[place].session, []).append(place)
+    return found
+
+
+def mixing_of(shards: Sequence[Shard], scaling: Scaling, train_gain: np.ndarray | None = None) -> np.ndarray:
+    """(n_shards, C, C * views) float32: what each shard's samples (time, C) are multiplied by.
+
+    train_gain: (C,), needed for the method `train`: `gain_of` the training shards.
+    """
+    channels = len(shards[0].channels)
+    if scaling.method == "session":
+        mixing = np.empty((len(shards), channels, channels * scaling.views), np.float32)
+        for places in sessions(shards).values():
+            mixing[places] = mixing_from(moment_of([shards[place] for place in places]), scaling)
+        return mixing
+    gain = np.ones(channels, np.float32)
+    if scaling.method == "train":
+        if train_gain is None:
+            raise ValueError("train_gain: expected the training shards' gain for the method train")
+        gain = train_gain
+    return np.broadcast_to(np.diag(gain), (len(shards), channels, channels)).astype(np.float32)

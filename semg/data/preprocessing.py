@@ -1,0 +1,65 @@
+"""From samples as recorded to the signal that shards hold: re-referenced, in microvolts, filtered, float16."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from semg.common.errors import UsageError
+from semg.data import putemg
+from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
+
+CAUSAL_BLOCK = 1 << 16  # samples filtered at once
+MONTAGES = ("monopolar", "bipolar", "car")
+
+
+def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
+    """Names of the re-referenced channels, and the (channels, channels out) matrix that makes them.
+
+    channels: putEMG's numbers, 1 to 24; kind: monopolar, car or bipolar. Raises UsageError where that cannot be.
+    """
+    names = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
+    identity = np.eye(len(channels), dtype=np.float32)
+    if kind == "monopolar":
+        return names, identity
+    if kind == "car":
+        if len(channels) < 2:
+            raise UsageError("--montage car: expected at least two channels, found one")
+        return names, identity - np.float32(1 / len(channels))
+    pairs = [(i, channels.index(n + 8)) for i, n in enumerate(channels) if n + putemg.BAND_CHANNELS in channels]
+    if not pairs:
+        raise UsageError("--montage bipolar: expected channels of neighbouring rings, such as 1 and 9")
+    matrix = np.stack([identity[:, near] - identity[:, far] for near, far in pairs], axis=1)
+    return [f"{names[near]}-{names[far]}" for near, far in pairs], matrix
+
+
+def filtered(
+    samples: np.ndarray, mixing: np.ndarray, spec: FilterSpec, rate: float, scale: float = putemg.MICROVOLTS_PER_COUNT
+) -> np.ndarray:
+    """(T, channels) -> (T, channels out) float16 microvolts, re-referenced by `mixing` and filtered.
+
+    rate: Hz; scale: microvolts of one unit of `samples`, which are putEMG's counts unless told otherwise.
+    """
+    out = np.empty((len(samples), mixing.shape[1]), np.float16)
+    sections = spec.sections(rate)
+    scaled = mixing * np.float32(scale)
+    if spec.causal:
+        run = CausalFilter(sections)
+        for start in range(0, len(samples), CAUSAL_BLOCK):
+            block = samples[start : start + CAUSAL_BLOCK].astype(np.float32) @ scaled
+            out[start : start + CAUSAL_BLOCK] = run(block)
+        return out
+    zero_phase = ZeroPhaseFilter(sections, rate, len(samples))
+    for channel in range(mixing.shape[1]):  # one at a time: memory stays flat
+        out[:, channel] = zero_phase(_mixed(samples, scaled[:, channel]))
+    return out
+
+
+def _mixed(samples: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """One re-referenced channel, (T,) float32; the channels that have no part in it are not touched."""
+    parts = np.flatnonzero(weights)
+    if len(parts) < 4:
+        return sum(samples[:, part].astype(np.float32) * weights[part] for part in parts)
+    mixed = np.empty(len(samples), np.float32)
+    for start in range(0, len(samples), CAUSAL_BLOCK):
+        mixed[start : start + CAUSAL_BLOCK] = samples[start : start + CAUSAL_BLOCK].astype(np.float32) @ weights
+    return mixed

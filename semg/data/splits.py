@@ -1,0 +1,379 @@
+"""Splits: which recordings train, validate and test; made by a rule, or written by hand; checked when read.
+
+A split is a folder of three text files, train.txt, val.txt and test.txt, one record name a line. Blank lines and
+comments (from # to the line's end) are skipped, Windows line ends and a byte order mark are fine. split.json beside
+them says by which rule they were made; without it the split is a person's own ("custom").
+
+What a rule promises is checked on the names in the text files, not taken from split.json. Every split keeps at
+least this: no recording is in two parts. As windows never leave their recording, no two parts share a sample.
+
+People are drawn by sorting them by a hash of seed and number: the same seed gives the same people on every
+version of Python and NumPy.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semg.common.errors import DataError
+from semg.common.files import atomic_folder, read_json, text_checksum, write_json, write_text
+from semg.data.putemg import Record, is_record, parse_record
+
+FORMAT_VERSION = 1
+PARTS = ("train", "val", "test")
+PROMISES = {
+    "subject": "no person is in two parts",
+    "kfold": "no person is in two parts; over the folds each person is tested once",
+    "loso": "no person is in two parts; one person is tested, over the folds each once",
+    "session": "trained on each person's first day, tested on the same people's later days",
+    "recording": "within one person's day: one recording is tested, the others are not",
+    "custom": "no recording is in two parts",
+}
+PROTOCOLS = tuple(name for name in PROMISES if name != "custom")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The record names of each part, sorted. `seed` drew the people; None for a split written by hand."""
+
+    name: str
+    protocol: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    seed: int | None = None
+    folder: Path | None = None  # where it was read from
+
+    def records(self, part: str) -> tuple[str, ...]:
+        """The record names of `part`: train, val or test."""
+        if part not in PARTS:
+            raise ValueError(f"expected one of {', '.join(PARTS)}, found {part!r}")
+        return getattr(self, part)
+
+    def subjects(self, part: str) -> tuple[str, ...]:
+        """The people of `part`, sorted."""
+        return _people(map(parse_record, self.records(part)))
+
+    def shared_subjects(self, part: str, other: str) -> tuple[str, ...]:
+        """The people who are in both parts, sorted. None of them is a person the model has not seen."""
+        return tuple(sorted(set(self.subjects(part)) & set(self.subjects(other))))
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over the three lists: two splits are the same if this is, whatever they are called."""
+        return text_checksum("".join(f"{part} {name}\n" for part in PARTS for name in self.records(part)))
+
+
+def _people(records: Iterable[Record]) -> tuple[str, ...]:
+    return tuple(sorted({record.subject for record in records}))
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Record names from a text file, sorted. DataError for anything that is no name, or is there twice."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected record names, one a line, found no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected record names as text, found {error}") from None
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.partition("#")[0].strip()
+        if not name:
+            continue
+        if not is_record(name):
+            raise DataError(
+                f"{path}:{number}: expected a record name such as "
+                f"emg_gestures-03-sequential-2018-05-11-11-10-50-475, found {name[:80]!r}"
+            )
+        if name in lines:
+            raise DataError(f"{path}:{number}: expected each record once, found {name} again, as in line {lines[name]}")
+        lines[name] = number
+    return tuple(sorted(lines))
+
+
+def read_split(folder: Path) -> Split:
+    """Read a split's folder and check that it keeps what its protocol promises. Raises DataError."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a split's folder, found none; create_dataset_files.py makes one")
+    if not (folder / "train.txt").exists() and (folds := split_folders(folder)):
+        raise DataError(f"{folder}: expected one split, found {len(folds)} folds; name one, such as {folds[0]}")
+    train, val, test = (read_names(folder / f"{part}.txt") for part in PARTS)
+    path = folder / "split.json"
+    if not path.exists():
+        split = Split(folder.resolve().name, "custom", train, val, test, folder=folder)
+    else:
+        meta = _read_meta(path)
+        split = Split(meta["name"], meta["protocol"], train, val, test, meta["seed"], folder)
+        if meta["lists_sha256"] != split.checksum:
+            raise DataError(
+                f"{path}: expected the lists it was made with, found train.txt, val.txt or test.txt changed; "
+                "make the split anew, or delete split.json to make it a split of your own"
+            )
+    check_split(split, folder)
+    return split
+
+
+def split_folders(folder: Path) -> list[Path]:
+    """The folders of splits in `folder`: itself, or its folds in counting order; empty if there are none."""
+    if (folder / "train.txt").exists():
+        return [folder]
+    found = [path.parent for path in folder.glob("*/train.txt") if not path.parent.name.startswith(".")]
+    return sorted(found, key=_in_counting_order)
+
+
+def _in_counting_order(path: Path) -> list[tuple[int, str]]:
+    """fold2 before fold10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", path.name)]
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta = read_json(path, "a split's description")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{path}: expected split format {FORMAT_VERSION}, found {meta.get('format_version')}")
+    if meta.get("checksum") != _meta_checksum(meta):
+        raise DataError(f"{path}: expected its checksum, found another: it was changed; make the split anew")
+    if missing := sorted({"name", "protocol", "seed", "lists_sha256"} - set(meta)):
+        raise DataError(f"{path}: expected {missing[0]} in a split's description, found none; make the split anew")
+    if meta["protocol"] not in list(PROMISES):
+        raise DataError(f"{path}: expected a protocol of {', '.join(PROMISES)}, found {meta['protocol']!r}")
+    return meta
+
+
+def _meta_checksum(meta: Mapping[str, Any]) -> str:
+    """Checksum of split.json's content but for the checksum itself."""
+    return text_checksum(json.dumps({key: value for key, value in meta.items() if key != "checksum"}, sort_keys=True))
+
+
+# --- checking ----------------------------------------------------------------------------------------------
+
+
+def check_split(split: Split, where: Path | str) -> None:
+    """DataError, beginning with `where`, unless the split's lists keep what its protocol promises."""
+    for part in PARTS:
+        if not split.records(part):
+            raise DataError(f"{where}: expected recordings in every part, found none in {part}")
+    for part, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if both := sorted(set(split.records(part)) & set(split.records(other))):
+            raise DataError(f"{where}: expected no recording in two parts, found {both[0]} in {part} and {other}")
+        people = split.shared_subjects(part, other)
+        if people and split.protocol in ("subject", "kfold", "loso"):
+            raise DataError(
+                f"{where}: expected no person in two parts ({split.protocol}), "
+                f"found {', '.join(people)} in {part} and {other}"
+            )
+    if split.protocol == "loso" and len(split.subjects("test")) > 1:
+        raise DataError(f"{where}: expected one person to test (loso), found {', '.join(split.subjects('test'))}")
+    if split.protocol == "session":
+        _check_sessions(split, where)
+    if split.protocol == "recording":
+        _check_one_session(split, where)
+
+
+def _check_sessions(split: Split, where: Path | str) -> None:
+    """Everyone is trained on, validated and tested; all testing is on later days than all training."""
+    people = {part: split.subjects(part) for part in PARTS}
+    if not people["train"] == people["val"] == people["test"]:
+        odd = sorted(set().union(*people.values()) - set(people["train"]).intersection(people["val"], people["test"]))
+        raise DataError(f"{where}: expected every person in every part (session), found {odd[0]} not in all")
+    for person in people["test"]:
+        known = {r.date for r in map(parse_record, split.train + split.val) if r.subject == person}
+        tested = {r.date for r in map(parse_record, split.test) if r.subject == person}
+        if len(known) > 1 or min(tested) <= max(known):
+            raise DataError(
+                f"{where}: expected subject {person} trained on one day and tested on later ones (session), "
+                f"found {', '.join(sorted(known))} and {', '.join(sorted(tested))}"
+            )
+
+
+def _check_one_session(split: Split, where: Path | str) -> None:
+    sessions = sorted({parse_record(name).session for part in PARTS for name in split.records(part)})
+    if len(sessions) > 1:
+        raise DataError(f"{where}: expected one person's day (recording), found {' and '.join(sessions[:2])}")
+    if len(split.test) > 1:
+        raise DataError(f"{where}: expected one recording to test (recording), found {len(split.test)}")
+
+
+# --- making ------------------------------------------------------------------------------------------------
+
+
+def drawn(people: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """All `people` in an order that depends on seed and purpose alone."""
+    return sorted(people, key=lambda person: hashlib.sha256(f"{purpose}/{seed}/{person}".encode()).digest())
+
+
+def _count(fraction: float, people: int) -> int:
+    """`fraction` of the people, rounded, at least one."""
+    return max(1, round(fraction * people))
+
+
+def by_subject(
+    records: Sequence[Record],
+    *,
+    val: float,
+    test: float,
+    seed: int,
+    test_subjects: Sequence[str] = (),
+    val_subjects: Sequence[str] = (),
+) -> dict[str, Split]:
+    """One split with no person in two parts, under the key "".
+
+    val, test: fractions of all people, drawn by `seed` unless the people are named. DataError if a person named
+    has no recordings or nobody is left to train.
+    """
+    people = _people(records)
+    if unknown := sorted({*test_subjects, *val_subjects} - set(people)):
+        raise DataError(f"expected recordings of subject {', '.join(unknown)}, found none")
+    free = [person for person in people if person not in {*test_subjects, *val_subjects}]
+    tested = list(test_subjects) or drawn(free, seed, "test")[: _count(test, len(people))]
+    free = [person for person in free if person not in tested]
+    validated = list(val_subjects) or drawn(free, seed, "val")[: _count(val, len(people))]
+    return {"": _people_split("subject", records, tested, validated, seed)}
+
+
+def by_fold(records: Sequence[Record], *, folds: int, val: float, seed: int) -> dict[str, Split]:
+    """fold0, fold1, ...: the people dealt out to `folds` test parts; validation people drawn from the rest.
+
+    val: fraction of all people. DataError if there are fewer people than folds, or none left to train.
+    """
+    people = drawn(_people(records), seed, "fold")
+    if folds > len(people):
+        raise DataError(f"expected at least as many people as folds ({folds}), found {len(people)}")
+    return _fold_splits("kfold", records, [people[fold::folds] for fold in range(folds)], val, seed)
+
+
+def leave_one_out(records: Sequence[Record], *, val: float, seed: int) -> dict[str, Split]:
+    """fold0, fold1, ...: each person is the test part once, in the order of their numbers."""
+    return _fold_splits("loso", records, [[person] for person in _people(records)], val, seed)
+
+
+def _fold_splits(
+    protocol: str, records: Sequence[Record], groups: Sequence[Sequence[str]], val: float, seed: int
+) -> dict[str, Split]:
+    people = _people(records)
+    made = {}
+    for fold, tested in enumerate(groups):
+        rest = [person for person in people if person not in tested]
+        validated = drawn(rest, seed, f"val of fold {fold}")[: _count(val, len(people))]
+        made[f"fold{fold}"] = _people_split(protocol, records, tested, validated, seed)
+    return made
+
+
+def _people_split(
+    protocol: str, records: Sequence[Record], tested: Sequence[str], validated: Sequence[str], seed: int
+) -> Split:
+    n_people = len(_people(records))
+    if n_people <= len(tested) + len(validated) or not validated:
+        raise DataError(
+            f"expected people left to train, found {n_people} in all, of whom {len(tested)} test and "
+            f"{len(validated)} validate; at least 3 people are needed"
+        )
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for record in records:
+        part = "test" if record.subject in tested else "val" if record.subject in validated else "train"
+        parts[part].append(record.name)
+    return _split(protocol, parts, seed)
+
+
+def _split(protocol: str, parts: Mapping[str, Iterable[str]], seed: int) -> Split:
+    train, val, test = (tuple(sorted(parts[part])) for part in PARTS)
+    split = Split("", protocol, train, val, test, seed)
+    check_split(split, protocol)
+    return split
+
+
+def by_session(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split], list[str]]:
+    """One split, under the key "", across days; and the people left out.
+
+    Each person's first day trains but for its last recording (of putEMG: repeats_short), which validates; all
+    later days test. Left out: people with a single day, or a single recording on the first.
+    """
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    left_out = []
+    for person in _people(records):
+        own = _in_time([record for record in records if record.subject == person])
+        first = [record.name for record in own if record.date == own[0].date]
+        later = [record.name for record in own if record.date != own[0].date]
+        if not later or len(first) < 2:
+            left_out.append(person)
+            continue
+        parts["train"] += first[:-1]
+        parts["val"] += first[-1:]
+        parts["test"] += later
+    if not parts["train"]:
+        raise DataError("expected people with recordings on two days, two of them on the first; found nobody")
+    return {"": _split("session", parts, seed)}, left_out
+
+
+def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split], list[str]]:
+    """One split for each recording to test, under `<subject>-<date>-<trajectory>`; and the sessions left out.
+
+    Each of a session's recordings is tested once, as the putEMG authors do. Of the others the last one in time
+    validates and the rest train. The authors chose nothing on validation and trained on both others; whoever
+    chooses nothing either may fit on train.txt and val.txt together. Left out: sessions of fewer than three.
+    """
+    sessions: dict[str, list[Record]] = {}
+    for record in _in_time(records):
+        sessions.setdefault(record.session, []).append(record)
+    made: dict[str, Split] = {}
+    left_out = []
+    for session, own in sorted(sessions.items()):
+        if len(own) < 3:
+            left_out.append(session)
+            continue
+        for tested in own:
+            others = [record.name for record in own if record != tested]
+            key = f"{tested.subject}-{tested.date}-{tested.trajectory}"
+            if key in made:
+                raise DataError(f"expected each trajectory once in session {session}, found {tested.trajectory} again")
+            made[key] = _split("recording", {"train": others[:-1], "val": others[-1:], "test": [tested.name]}, seed)
+    if not made:
+        raise DataError("expected a person's day with three recordings, found none")
+    return made, left_out
+
+
+def _in_time(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: (record.subject, record.date, record.time, record.trajectory))
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+
+def write_splits(out: Path, splits: Mapping[str, Split], made: Mapping[str, Any]) -> None:
+    """Write splits in place of whatever is at `out`: each into the folder of its key, "" being `out` itself.
+
+    made: how they were made, in JSON's types; part of each split.json.
+    """
+    with atomic_folder(out) as folder:
+        for key, split in splits.items():
+            name = f"{out.resolve().name}/{key}".rstrip("/")
+            _write_files(folder / key, split, name, made)
+
+
+def write_split(folder: Path, split: Split, made: Mapping[str, Any]) -> None:
+    """Write one split in place of whatever is at `folder`."""
+    write_splits(folder, {"": split}, made)
+
+
+def _write_files(folder: Path, split: Split, name: str, made: Mapping[str, Any]) -> None:
+    for part in PARTS:
+        write_text(folder / f"{part}.txt", "".join(f"{record}\n" for record in split.records(part)))
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "protocol": split.protocol,
+        "promise": PROMISES[split.protocol],
+        "seed": split.seed,
+        "subjects": {part: list(split.subjects(part)) for part in PARTS},
+        "n_records": {part: len(split.records(part)) for part in PARTS},
+        "lists_sha256": split.checksum,
+        "made": dict(made),
+    }
+    write_json(folder / "split.json", {**meta, "checksum": _meta_checksum(meta)})

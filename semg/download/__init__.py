@@ -1,0 +1,1 @@
+"""Fetching putEMG: HTTP and files. It knows neither torch nor signals."""

@@ -1,0 +1,113 @@
+"""Zip archives from a stranger: looked through before anything is written, unpacked whole or not at all.
+
+Refused: entries that would land outside the folder, links and other special files, encrypted entries, two
+entries of one name, and archives that would unpack to far more than they hold (bombs).
+"""
+
+import os
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from semg.common.errors import DataError
+from semg.common.files import atomic_folder
+
+MAX_MEMBERS = 200_000
+MAX_RATIO = 200  # text of numbers packs about 10-fold, deflate at most 1032-fold
+_BLOCK = 1 << 20
+
+
+def check(path: Path, *, contents: bool) -> None:
+    """Raise DataError unless `path` is a zip archive that is safe to unpack; `contents`: compare the CRCs too."""
+    with _opened(path) as archive:
+        members = _members(path, archive)
+        if contents:
+            for member in members:
+                with archive.open(member) as file:
+                    while file.read(_BLOCK):
+                        pass
+
+
+def unpack(path: Path, folder: Path, stop: Callable[[], None]) -> dict[str, int]:
+    """Unpack `path` into `folder`, which appears when all of it is there; returns what `measure` returns.
+
+    stop: called between blocks; may raise to end the work.
+    """
+    with _opened(path) as archive:
+        members = _members(path, archive)
+        declared, free = sum(member.file_size for member in members), shutil.disk_usage(path.parent).free
+        if declared > free:
+            raise DataError(f"{path}: expected {declared} free bytes to unpack it, found {free}; free some")
+        with atomic_folder(folder) as temporary:
+            for member in members:
+                target = temporary.joinpath(*PurePosixPath(member.filename).parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _write(archive, member, target, stop)
+            return measure(temporary)
+
+
+def measure(folder: Path) -> dict[str, int]:
+    """Number of files in `folder` and their bytes, to see later whether all is still there."""
+    sizes = [(Path(place) / name).lstat().st_size for place, _, names in os.walk(folder) for name in names]
+    return {"members": len(sizes), "bytes": sum(sizes)}
+
+
+def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, stop: Callable[[], None]) -> None:
+    written = 0
+    with archive.open(member) as source, target.open("xb") as file:
+        while block := source.read(_BLOCK):
+            stop()
+            written += len(block)
+            if written > member.file_size:
+                break
+            file.write(block)
+    if written != member.file_size:
+        raise DataError(f"{archive.filename}: {member.filename}: expected {member.file_size} bytes, found {written}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: expected a whole zip archive, found {error}; fetch it again") from None
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The archive's files, folders left out, after a look at all entries."""
+    entries = archive.infolist()
+    if len(entries) > MAX_MEMBERS:
+        raise DataError(f"{path}: expected at most {MAX_MEMBERS} entries, found {len(entries)}; refused")
+    size = path.stat().st_size
+    packed, unpacked = sum(e.compress_size for e in entries), sum(e.file_size for e in entries)
+    if packed > size or unpacked > MAX_RATIO * size:
+        raise DataError(
+            f"{path}: expected an archive of measurements, found {size} bytes that unpack to {unpacked}; refused"
+        )
+    seen: set[str] = set()
+    for entry in entries:
+        reason = _refusal(entry) or ("a second entry of that name" if entry.filename.lower() in seen else "")
+        if reason:
+            raise DataError(
+                f"{path}: {entry.filename!r}: expected a plain file in the archive, found {reason}; refused"
+            )
+        seen.add(entry.filename.lower())
+    return [entry for entry in entries if not entry.is_dir()]
+
+
+def _refusal(entry: zipfile.ZipInfo) -> str:
+    """Why an entry must not be unpacked; empty if it may."""
+    name = entry.orig_filename  # zipfile cuts `filename` at a NUL
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if not name or not name.isprintable() or any(len(part.encode()) > 200 for part in name.split("/")):
+        return "a name with control characters or too long a name"
+    if "\\" in name or ":" in name or name.startswith("/") or ".." in name.split("/"):
+        return "a path that leads out of the folder"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "a link or special file"
+    return "an encrypted entry" if entry.flag_bits & 0x1 else ""

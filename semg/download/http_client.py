@@ -1,0 +1,536 @@
+"""Fetching files over HTTP so that each is whole and verified, or absent.
+
+One file goes to `NAME.part`; beside it, `NAME.part.json` remembers which version of the file that is (ETag or
+Last-Modified, length), so that a later attempt, in this run or another, can ask for the missing bytes only. A
+file gets its name after its length and its content were checked.
+
+A server is not trusted: it may be slow, cut off, lie about lengths and ranges, answer with a web page, or
+redirect. Nothing here waits forever and nothing reads more than was declared.
+"""
+
+import contextlib
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urljoin, urlsplit
+from xml.parsers import expat
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from semg.common.errors import FULL_DISK, DataError
+from semg.download.partial_file import Note, Part
+
+T = TypeVar("T")
+
+MAX_REDIRECTS = 5
+MAX_TEXT = 8 << 20  # bytes of a list of files; putEMG's are far below 1 MiB
+MAX_WAIT = 120.0  # seconds between two attempts, even if the server asks for more
+MIN_RATE = 1024.0  # bytes per second, over a time-out's length; slower counts as stalled
+PROGRESS = 1 << 20  # bytes that make an attempt count as progress, so that the retries start anew
+_BLOCK = 1 << 18
+_REDIRECTS = (301, 302, 303, 307, 308)
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+_NOTHING: MappingProxyType[str, str] = MappingProxyType({})
+
+
+class NotFoundError(DataError):
+    """The server has no such file."""
+
+
+class DiskFullError(DataError):
+    """No space is left: there is no use in going on with other files."""
+
+
+class StoppedError(Exception):
+    """The run is being stopped; whatever is on disk stays as it is."""
+
+
+class TemporaryError(Exception):
+    """Something that may go well another time, `after` seconds if the server said so."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that files lie under: `root` ends with a slash; `user` signs in to a share with no password."""
+
+    root: str
+    user: str = ""
+    lists: bool = False  # answers PROPFIND with the files of a folder and their sizes
+
+
+class Client:
+    """Requests to one source, retried, watched and bounded. Its methods can be called from several threads.
+
+    timeout: seconds without an answer, or with less than MIN_RATE, after which an attempt ends.
+    retries: further attempts after a first one that failed for a reason that may pass.
+    wait: seconds before the first retry; doubles with each.
+    """
+
+    def __init__(self, source: Source, *, timeout: float, retries: int, wait: float) -> None:
+        self.source = source
+        self._timeout, self._retries, self._wait = timeout, retries, wait
+        self._local = threading.local()
+        self._stop = threading.Event()
+        self._cuts: set[Callable[[], None]] = set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """End what all threads do: waiting ones wake, blocked connections are cut. They raise StoppedError."""
+        self._stop.set()
+        for cut in tuple(self._cuts):
+            cut()
+
+    def text(self, path: str) -> str:
+        """A small text file. NotFoundError if there is none; DataError if it cannot be had."""
+
+        def attempt() -> str:
+            with self._open("GET", path) as response:
+                _refuse_page(response)
+                data = self._all(response)
+            if _is_page(data):
+                raise DataError("expected a text file, found a web page")
+            return data.decode("utf-8-sig", errors="replace")
+
+        return self._retried(attempt)
+
+    def size(self, path: str) -> int | None:
+        """A file's length in bytes by its headers; None if the server does not say."""
+        try:
+            with self._open("HEAD", path) as response:
+                page = "text/html" in response.headers.get("content-type", "").lower()
+                return None if page else _length(response) or None
+        except (TemporaryError, DataError):
+            return None
+
+    def listing(self, folder: str) -> dict[str, int] | None:
+        """Names and sizes of the files in a folder of the share; None if the server does not list them."""
+
+        def attempt() -> dict[str, int] | None:
+            with self._open("PROPFIND", folder + "/", {"Depth": "1"}, allowed=(200, 207)) as response:
+                return _read_listing(self._all(response))
+
+        try:
+            return self._retried(attempt)
+        except DataError:
+            return None
+
+    def fetch(
+        self,
+        path: str,
+        target: Path,
+        size: int | None,
+        check: Callable[[Path], T],
+        report: Callable[[int], None],
+    ) -> T:
+        """Bring `path` to `target`, resuming what lies in `target`'s part file; returns what `check` returns.
+
+        size: the length that a listing gives, if any. check: raises DataError if a whole file is wrong.
+        report: told by how many bytes the part file grew (negative: it was thrown away).
+        Raises DataError (for good), DiskFullError or StoppedError; the part file stays where it is of use.
+        """
+        part = Part(target, report)
+        wrong = 0
+
+        def attempt() -> T:
+            nonlocal wrong
+            self._transfer(path, part, size)
+            try:
+                return check(part.path)
+            except DataError as error:
+                part.discard()
+                wrong += 1
+                if wrong > 1:  # the same once more: it is the server's file, not the transfer
+                    raise
+                raise TemporaryError(str(error)) from None
+
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found = self._retried(attempt, part.size)
+            part.finish()
+        except OSError as error:
+            raise full_disk(error, target.parent) or DataError(f"could not be written ({error})") from None
+        return found
+
+    # --- one attempt ---------------------------------------------------------------------------------------
+
+    def _transfer(self, path: str, part: Part, size: int | None) -> None:
+        """Add the missing bytes to the part file, or all of them if those there are of no use."""
+        note = part.resume(size)
+        have = part.size()
+        if note and have == note.size:
+            return
+        headers = {"Range": f"bytes={have}-", "If-Range": note.validator} if note else {}
+        with self._open("GET", path, headers, allowed=(200, 206, 416)) as response:
+            _refuse_page(response)
+            if response.status_code == 200:  # all of it: asked for, or Range is unknown, or the file has changed
+                note, have = _fresh_note(response, size), 0
+            elif note is None or not _continues(response, have, note):
+                part.discard()
+                raise TemporaryError("expected the missing bytes of the same file, found another range or version")
+            _check_room(part.path.parent, note.size - have)
+            if have == 0:
+                part.begin(note)
+            self._copy(response, part, have, note.size)
+
+    def _copy(self, response: requests.Response, part: Part, have: int, total: int) -> None:
+        with part.path.open("ab") as file:
+            for block in self._blocks(response):
+                if have == 0 and _is_page(block):
+                    part.discard()
+                    raise DataError("expected a file, found a web page")
+                have += len(block)
+                if have > total:
+                    break
+                file.write(block)
+                part.grew(len(block))
+        if have > total:
+            part.discard()
+            raise TemporaryError(f"expected {total} bytes as declared, found more")
+        if have < total:
+            raise TemporaryError(f"expected {total} bytes, found {have} when the connection ended")
+
+    def _all(self, response: requests.Response) -> bytes:
+        data = bytearray()
+        for block in self._blocks(response):
+            data += block
+            if len(data) > MAX_TEXT:
+                raise DataError(f"expected a list of at most {MAX_TEXT} bytes, found more")
+        return bytes(data)
+
+    def _blocks(self, response: requests.Response) -> Iterator[bytes]:
+        """The body as it comes. A server that keeps the connection alive with a few bytes is cut off too."""
+        while True:
+            got, end = 0, time.monotonic() + self._timeout
+            with self._guarded(response.raw.shutdown, 2 * self._timeout) as cut:
+                while time.monotonic() < end:
+                    block = self._block(response)
+                    if not block:
+                        if cut.is_set():
+                            raise TemporaryError(f"no data for {2 * self._timeout:g} s")
+                        return
+                    got += len(block)
+                    yield block
+            if got < MIN_RATE * self._timeout:
+                raise TemporaryError(f"expected {MIN_RATE:g} bytes/s, found {got} bytes in {self._timeout:g} s")
+
+    def _block(self, response: requests.Response) -> bytes:
+        try:
+            block: bytes = response.raw.read1(_BLOCK, decode_content=False) or b""
+        except (ValueError, AttributeError) as error:  # read from a connection that was just cut
+            raise TemporaryError(f"the connection was cut ({error})") from None
+        finally:
+            self._check_stop()
+        return block
+
+    # --- one request ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _open(
+        self,
+        method: str,
+        path: str,
+        headers: "dict[str, str] | MappingProxyType[str, str]" = _NOTHING,
+        allowed: tuple[int, ...] = (200,),
+    ) -> Iterator[requests.Response]:
+        """The answer to a request, after redirects. TemporaryError or DataError for every other than `allowed`."""
+        try:
+            with self._followed(method, self.source.root + quote(path), dict(headers)) as response:
+                _refuse_status(response, allowed)
+                yield response
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise DataError(f"expected a web address, found {error}") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            self._check_stop()
+            raise _network_error(error, self._timeout) from None
+
+    def _followed(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._send(method, url, headers)
+            if response.status_code not in _REDIRECTS:
+                return response
+            location = response.headers.get("location", "")
+            response.close()
+            url = _redirected(url, location)
+        raise DataError(f"expected a file, found more than {MAX_REDIRECTS} redirects")
+
+    def _send(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
+        self._check_stop()
+        own = urlsplit(url).netloc == urlsplit(self.source.root).netloc
+        try:
+            return self._session().request(
+                method,
+                url,
+                headers={"Accept-Encoding": "identity", **headers},  # or lengths and ranges would be of other bytes
+                auth=(self.source.user, "") if self.source.user and own else None,
+                timeout=(min(self._timeout, 15.0), self._timeout),
+                allow_redirects=False,
+                stream=True,
+            )
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # requests takes redirects apart even where it is not to follow them
+            raise DataError(f"expected a file, found an answer that cannot be understood ({error})") from None
+
+    def _session(self) -> requests.Session:
+        """A session for each thread: requests does not promise that one can be shared."""
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+            adapter = _watched_adapter(lambda cut: self._guarded(cut, 2 * self._timeout))
+            for scheme in ("http://", "https://"):
+                self._local.session.mount(scheme, adapter)
+        session: requests.Session = self._local.session
+        return session
+
+    # --- patience ------------------------------------------------------------------------------------------
+
+    def _retried(self, attempt: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
+        """Call `attempt` until it goes well. Retries start anew when `size`, bytes on disk, has grown well."""
+        failures, best = 0, size()
+        while True:
+            try:
+                return attempt()
+            except TemporaryError as error:
+                if size() >= best + PROGRESS:
+                    failures, best = 0, size()
+                failures += 1
+                if failures > self._retries:
+                    times = "1 attempt" if failures == 1 else f"{failures} attempts"
+                    raise DataError(f"{error}; gave up after {times}") from None
+                pause = self._wait * 2.0 ** (failures - 1) if error.after is None else error.after
+                self._stop.wait(min(pause, MAX_WAIT))
+
+    @contextlib.contextmanager
+    def _guarded(self, cut: Callable[..., Any], seconds: float) -> Iterator[threading.Event]:
+        """Call `cut`, which ends a blocked read, if the block takes longer than `seconds` or the run is stopped.
+
+        A socket's own time-out begins anew with every byte, so it ends no answer that comes byte by byte.
+        """
+        fired = threading.Event()
+
+        def fire() -> None:
+            fired.set()
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                cut()
+
+        timer = threading.Timer(seconds, fire)
+        timer.daemon = True
+        timer.start()
+        self._cuts.add(fire)
+        try:
+            if self.stopped:
+                fire()
+            yield fired
+        finally:
+            timer.cancel()
+            self._cuts.discard(fire)
+
+    def _check_stop(self) -> None:
+        if self.stopped:
+            raise StoppedError
+
+
+def _watched_adapter(guarded: Callable[[Callable[..., Any]], Any]) -> HTTPAdapter:
+    """An adapter whose connections wait for an answer's headers inside `guarded`, given what cuts them."""
+
+    def watched(kind: Any) -> Any:
+        class Watched(kind):
+            def getresponse(self) -> Any:
+                sock = self.sock
+                with guarded(lambda: sock.shutdown(2)) as cut:
+                    response = super().getresponse()
+                if cut.is_set():  # http.client takes headers that end too early for whole ones
+                    raise TimeoutError("timed out")
+                return response
+
+        return Watched
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **settings: Any) -> None:
+            super().init_poolmanager(*args, **settings)
+            pools: dict[str, Any] = self.poolmanager.pool_classes_by_scheme
+            self.poolmanager.pool_classes_by_scheme = {
+                scheme: type(pool.__name__, (pool,), {"ConnectionCls": watched(pool.ConnectionCls)})
+                for scheme, pool in pools.items()
+            }
+
+    return Adapter()
+
+
+# --- what answers say ------------------------------------------------------------------------------------
+
+
+def _refuse_status(response: requests.Response, allowed: tuple[int, ...]) -> None:
+    code = response.status_code
+    if code in _TEMPORARY:
+        raise TemporaryError(f"the server answered {code}", _retry_after(response))
+    if code in (404, 410):
+        raise NotFoundError(f"expected a file on the server, found none ({code})")
+    if code not in allowed:
+        raise DataError(f"expected a file from the server, found the answer {code}")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise DataError("expected the file's own bytes, found them encoded, so its length cannot be verified")
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Seconds to wait, from a number or a date; None if the server does not say."""
+    text = response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads. Refused: another scheme, and another host unless both are https."""
+    new = urljoin(url, location)  # an address with wrong brackets does not get here: see _send
+    old_parts, new_parts = urlsplit(url), urlsplit(new)
+    if not location or new_parts.scheme != old_parts.scheme:
+        raise DataError(f"expected a file, found a redirect from {old_parts.scheme} to {location!r}; refused")
+    if new_parts.scheme != "https" and new_parts.hostname != old_parts.hostname:
+        raise DataError(f"expected a file, found an unencrypted redirect to {new_parts.hostname}; refused")
+    return new
+
+
+def _network_error(error: Exception, timeout: float) -> TemporaryError | DataError:
+    """One plain line for what requests and urllib3 report at length."""
+    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)) or "timed out" in str(error):
+        return TemporaryError(f"no answer for {timeout:g} s")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return DataError("expected a valid certificate of the server, found another")
+    innermost: BaseException = error
+    while innermost.args and isinstance(innermost.args[-1], BaseException):
+        innermost = innermost.args[-1]
+    reason = getattr(innermost, "reason", None) or innermost
+    return TemporaryError(f"no connection ({str(reason).rpartition(': ')[2] or type(reason).__name__})")
+
+
+def _length(response: requests.Response) -> int | None:
+    text = response.headers.get("content-length", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def _refuse_page(response: requests.Response) -> None:
+    page = "text/html" in response.headers.get("content-type", "").lower()
+    if page and response.status_code in (200, 206):
+        raise DataError("expected a file, found a web page; is the address right?")
+
+
+def _is_page(start: bytes) -> bool:
+    """Whether a file starts like HTML: what servers send with a 200 when they mean an error."""
+    return start[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
+def looks_like_page(path: Path) -> bool:
+    """Whether the file at `path` starts like a web page."""
+    with path.open("rb") as file:
+        return _is_page(file.read(512))
+
+
+def _fresh_note(response: requests.Response, listed: int | None) -> Note:
+    """Which version of which length a 200 brings."""
+    length = _length(response)
+    if length is not None and listed is not None and length != listed:
+        raise DataError(f"expected {listed} bytes as the server lists, found {length}")
+    size = listed if length is None else length
+    if size is None:
+        raise DataError("expected a declared length, found none, so that nobody could tell if the file is whole")
+    if size == 0:
+        raise DataError("expected a file, found an empty one on the server")
+    return Note(size, _validator(response), response.headers.get("last-modified", ""))
+
+
+def _validator(response: requests.Response) -> str:
+    """What If-Range takes: a strong ETag, else the time of the last change; empty if there is neither."""
+    etag = response.headers.get("etag", "")
+    strong = re.fullmatch(r'"[\x21\x23-\x7e]{1,200}"', etag) is not None
+    return etag if strong else response.headers.get("last-modified", "")
+
+
+def _continues(response: requests.Response, have: int, note: Note) -> bool:
+    """Whether a 206 brings exactly the missing bytes of the version that `note` names."""
+    given = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("content-range", ""))
+    if response.status_code != 206 or not given:
+        return False
+    start, end, total = (int(text) for text in given.groups())
+    length = _length(response)
+    return (
+        (start, end, total) == (have, note.size - 1, note.size)
+        and length in (None, note.size - have)
+        and _validator(response) in ("", note.validator)
+    )
+
+
+def _read_listing(data: bytes) -> dict[str, int]:
+    """Names and sizes from a WebDAV multistatus; document types, which can blow up, are refused."""
+    found: dict[str, int] = {}
+    href, length, text = "", "", ""
+
+    def begin(tag: str, _attributes: dict[str, str]) -> None:
+        nonlocal href, length, text
+        text = ""
+        if tag == "DAV: response":
+            href = length = ""
+
+    def collect(more: str) -> None:
+        nonlocal text
+        text += more
+
+    def end(tag: str) -> None:
+        nonlocal href, length
+        if tag == "DAV: href":
+            href = text.strip()
+        elif tag == "DAV: getcontentlength":
+            length = text.strip()
+        elif tag == "DAV: response" and re.fullmatch(r"[0-9]{1,18}", length) and not href.endswith("/"):
+            found[unquote(href.rpartition("/")[2])] = int(length)
+
+    def refuse(*_: object) -> None:
+        raise DataError("expected a list of files, found a document type in it; refused")
+
+    reader = expat.ParserCreate(namespace_separator=" ")
+    reader.StartElementHandler, reader.EndElementHandler = begin, end
+    reader.CharacterDataHandler, reader.StartDoctypeDeclHandler = collect, refuse
+    try:
+        reader.Parse(data, True)
+    except expat.ExpatError as error:
+        raise DataError(f"expected a list of files, found unreadable XML ({error})") from None
+    return found
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def full_disk(error: OSError, folder: Path) -> DiskFullError | None:
+    """The error that ends the run if `error` says that the disk, a quota or a limit is full."""
+    if error.errno not in FULL_DISK:
+        return None
+    return DiskFullError(f"{folder}: expected space for the files, found the disk full; free some and run again")
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = free_bytes(folder)
+    if needed > free:
+        raise DataError(f"expected {needed} bytes of free disk, found {free}; free some and run again")

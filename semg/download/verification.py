@@ -1,0 +1,113 @@
+"""Whether fetched files are right, and a memory of those that were, so that looking again is quick."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from semg.common import cli
+from semg.common.errors import DataError
+from semg.common.files import checksum, read_json, write_json
+from semg.data.putemg_recording import check_layout
+from semg.download import archive
+from semg.download.http_client import looks_like_page
+from semg.download.putemg_share import Wanted
+
+
+class Memory:
+    """What was verified and what was unpacked, in OUTDIR/.verified.json. May be used by several threads."""
+
+    FORMAT = 1
+
+    def __init__(self, root: Path, console: cli.Console) -> None:
+        self.root, self.path = root, root / ".verified.json"
+        self._lock = threading.Lock()
+        self._files: dict[str, dict[str, Any]] = {}
+        self._unpacked: dict[str, dict[str, Any]] = {}
+        try:
+            if self.path.exists():
+                self._read(read_json(self.path, "a list of verified files"))
+        except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = error if isinstance(error, DataError) else f"{self.path}: expected entries by file, found others"
+            console.warn(f"{reason}; all files are verified again")
+
+    def _read(self, value: dict[str, Any]) -> None:
+        if value.get("format") != self.FORMAT:
+            raise DataError(f"{self.path}: expected format {self.FORMAT}, found {value.get('format')!r}")
+        self._files = {name: dict(entry) for name, entry in value["files"].items()}
+        self._unpacked = {name: dict(entry) for name, entry in value["unpacked"].items()}
+
+    def md5(self, wanted: Wanted) -> str | None:
+        """The MD5 of a file that was verified and has not changed since, here or on the share."""
+        entry, path = self._files.get(wanted.name, {}), self.root / wanted.name
+        if not path.is_file() or not _matches(entry, wanted):
+            return None
+        now = path.stat()
+        same = (entry["size"], entry.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
+        return entry["md5"] if same else None
+
+    def files(self) -> list[Wanted]:
+        """All files that were verified, with their sizes and MD5 sums."""
+        whole = Wanted("")
+        return [Wanted(name, e["size"], e["md5"]) for name, e in self._files.items() if _matches(e, whole)]
+
+    def last_md5(self, name: str) -> str | None:
+        """The MD5 that a file had when it was verified."""
+        md5 = self._files.get(name, {}).get("md5")
+        return md5 if isinstance(md5, str) else None
+
+    def is_unpacked(self, wanted: Wanted) -> bool:
+        """Whether this archive was unpacked and all that came out of it is still there."""
+        entry, folder = self._unpacked.get(wanted.name, {}), (self.root / wanted.name).with_suffix("")
+        if not folder.is_dir() or not _matches(entry, wanted):
+            return False
+        return archive.measure(folder) == {"members": entry.get("members"), "bytes": entry.get("bytes")}
+
+    def verified(self, name: str, md5: str) -> None:
+        """Remember that the file is right as it lies there."""
+        now = (self.root / name).stat()
+        entry = {"size": now.st_size, "mtime_ns": now.st_mtime_ns, "md5": md5}
+        self._write(self._files, name, entry)
+
+    def unpacked(self, name: str, result: dict[str, int]) -> None:
+        """Remember that the archive was unpacked, and into how much."""
+        entry = self._files[name]
+        self._write(self._unpacked, name, {"size": entry["size"], "md5": entry["md5"], **result})
+
+    def _write(self, part: dict[str, dict[str, Any]], name: str, entry: dict[str, Any]) -> None:
+        with self._lock:
+            if part.get(name) == entry:
+                return
+            part[name] = entry
+            files, unpacked = dict(sorted(self._files.items())), dict(sorted(self._unpacked.items()))
+            write_json(self.path, {"format": self.FORMAT, "files": files, "unpacked": unpacked})
+
+
+def _matches(entry: dict[str, Any], wanted: Wanted) -> bool:
+    """Whether what is remembered of a file is what the share says of it."""
+    size, md5 = entry.get("size"), entry.get("md5")
+    known = isinstance(size, int) and isinstance(md5, str)
+    return known and wanted.size in (None, size) and wanted.md5 in (None, md5)
+
+
+_hdf5_lock = threading.Lock()  # the HDF5 library does one thing at a time
+
+
+def verify(path: Path, wanted: Wanted, before: str | None = None) -> str:
+    """The file's MD5, if it is what was wanted; DataError if not. `before`: its MD5 when it was last verified."""
+    size = path.stat().st_size
+    if size == 0 or wanted.size not in (None, size):
+        raise DataError(f"expected {wanted.size or 'some'} bytes, found {size}")
+    if looks_like_page(path):
+        raise DataError("expected a file, found a web page")
+    md5, expected = checksum(path, "md5"), wanted.md5 or before
+    if expected is not None and md5 != expected:
+        raise DataError(f"expected MD5 {expected}, found {md5}")
+    try:
+        if wanted.name.endswith(".hdf5"):
+            with _hdf5_lock:
+                check_layout(path)
+        elif wanted.is_archive:
+            archive.check(path, contents=wanted.md5 is None)
+    except DataError as error:
+        raise DataError(str(error).removeprefix(f"{path}: ")) from None
+    return md5

@@ -1,0 +1,201 @@
+"""Methods against each other over people: finding and pooling runs, intervals, paired tests.
+
+A person is the unit: windows of one person are not independent, people are. Several runs of one person (seeds) are
+averaged before anything else; folds add people.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from semg.common.errors import DataError
+from semg.common.files import read_json
+from semg.common.schema import text
+from semg.data.putemg import parse_record
+from semg.evaluation.metrics import bootstrap_interval, per_subject
+
+METRICS = ("macro_f1", "balanced_accuracy", "accuracy")
+ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
+MOST_CLASSES = 1000
+FEWEST_PEOPLE = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
+
+_RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of --protocol recording
+# fold0, gpt2-seed1; and a fold of --protocol recording, 03-2018-05-11-sequential
+_RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluation. `people` maps a person to the metric, `windows` to the windows scored.
+
+    subset: the part of the split; None where only predictions are there, which do not say. simulated: whether the
+    result says that recordings were.
+    """
+
+    path: Path
+    subset: str | None
+    people: dict[str, float]
+    windows: dict[str, int]
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs of one method. `people`: each person's metric, the mean over the runs that scored that person."""
+
+    name: str
+    runs: tuple[Run, ...]
+    people: dict[str, float]
+
+    @property
+    def values(self) -> np.ndarray:
+        """(n_people,) the metric, in the order of the people's numbers."""
+        return np.array([self.people[person] for person in sorted(self.people)])
+
+    @property
+    def runs_per_person(self) -> tuple[int, int]:
+        """Fewest and most runs that scored one person."""
+        counts = [sum(person in run.people for run in self.runs) for person in self.people]
+        return min(counts), max(counts)
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """Windows scored of each person, in the first run that has the person."""
+        found: dict[str, int] = {}
+        for run in self.runs:
+            found = {**run.windows, **found}
+        return found
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A method minus the reference, over the people that both have scored."""
+
+    n: int
+    difference: float
+    interval: tuple[float, float]
+    p: float
+
+
+# --- finding and naming runs ---------------------------------------------------------------------------------
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The result files that `path` stands for: itself, its metrics.json, or all metrics.json below it, sorted."""
+    if path.is_file():
+        return [path]
+    if (path / "metrics.json").is_file():
+        return [path / "metrics.json"]
+    found = sorted(path.rglob("metrics.json")) if path.is_dir() else []
+    if not found:
+        raise DataError(f"{path}: expected a metrics.json or a folder with one, found none; run evaluate.py")
+    return found
+
+
+def method_names(runs: Sequence[Path]) -> list[str]:
+    """A name for each run's method: its folder's path without folds and seeds, less what all have in common.
+
+    results/none/fold0/lda-rms and results/session/fold1/lda-rms give none/lda-rms and session/lda-rms.
+    """
+    stripped = [[_RUN_PART.sub("", part).strip("-_.") for part in run.resolve().parent.parts] for run in runs]
+    kept = [[part for part in parts if part] for parts in stripped]
+    shared = 0
+    while kept and all(len(parts) > shared + 1 and parts[shared] == kept[0][shared] for parts in kept):
+        shared += 1
+    return ["/".join(parts[shared:]) for parts in kept]
+
+
+def read_run(path: Path, metric: str) -> Run:
+    """Read a metrics.json, or score a predictions.npz. DataError if it is not as evaluate.py writes them."""
+    whole: dict[str, Any]
+    if path.suffix == ".npz":
+        whole = {"per_subject": _score_predictions(path)}
+    else:
+        whole = read_json(path, "metrics as evaluate.py or baselines.py write them")
+    try:
+        people = {person: float(one[metric]) for person, one in whole["per_subject"].items()}
+        windows = {person: int(one["n_windows"]) for person, one in whole["per_subject"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: expected per_subject with {metric} and n_windows, found {error!r}") from None
+    if not people or not all(0 <= value <= 1 + ROUNDING for value in people.values()):  # NaN is not
+        raise DataError(f"{path}: expected a {metric} from 0 to 1 for at least one person, found {people}")
+    subset = whole.get("subset")
+    if subset is not None and not text(subset):
+        raise DataError(f"{path}: expected the part of a split as subset, found {subset!r}")
+    return Run(path, subset, people, windows, whole.get("simulated") is True)
+
+
+def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
+    """Each person's metrics from a predictions.npz; whose a window is follows from its recording's name."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            record, label, prediction = (arrays[name] for name in ("record", "label", "prediction"))
+        if record.ndim != 1 or any(found.dtype.kind not in "iu" for found in (label, prediction)):
+            raise ValueError("other kinds of arrays")
+        if max(label.max(), prediction.max()) >= MOST_CLASSES:  # damage: a table of all classes by all is made
+            raise ValueError(f"{MOST_CLASSES} classes and more")
+        names, place = np.unique(record, return_inverse=True)
+        subject = np.array([parse_record(str(name)).subject for name in names])[place]
+        return per_subject(label, prediction, subject, int(max(label.max(), prediction.max())) + 1)
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, DataError) as error:
+        told = f"expected record, label and prediction of windows, found {error}"
+        raise DataError(f"{path}: {told}; evaluate.py writes such files") from None
+
+
+def pool(name: str, runs: Iterable[Run]) -> Method:
+    """Average each person's runs."""
+    runs = tuple(runs)
+    people = sorted({person for run in runs for person in run.people})
+    means = {p: float(np.mean([run.people[p] for run in runs if p in run.people])) for p in people}
+    return Method(name, runs, means)
+
+
+# --- statistics over people ----------------------------------------------------------------------------------
+
+
+def paired(method: Method, reference: Method) -> Paired:
+    """Difference over the people of both, its bootstrap interval, and the two-sided Wilcoxon signed-rank test."""
+    both = sorted(set(method.people) & set(reference.people))
+    if not both:
+        raise DataError(f"{method.name}: expected people that {reference.name} has scored too, found none")
+    difference = np.array([method.people[person] - reference.people[person] for person in both])
+    difference[np.abs(difference) < 1e-12] = 0.0  # rounding of means is no difference
+    p = 1.0 if not difference.any() else float(wilcoxon(difference).pvalue)
+    return Paired(len(both), float(difference.mean()), bootstrap_interval(difference), p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p values adjusted for how many there are, in the order given."""
+    adjusted = [0.0] * len(p)
+    largest = 0.0
+    for rank, place in enumerate(np.argsort(p, kind="stable")):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def differences_between(methods: Sequence[Method]) -> list[str]:
+    """What a reader of the table must know: methods scored on other people, other windows, uneven seeds."""
+    notes = []
+    everyone = {person for method in methods for person in method.people}
+    for method in methods:
+        if missing := sorted(everyone - set(method.people)):
+            notes.append(f"{method.name}: {len(missing)} of {len(everyone)} people not scored ({', '.join(missing)})")
+        fewest, most = method.runs_per_person
+        if fewest != most:
+            notes.append(f"{method.name}: some people have {fewest} runs, others {most}")
+        other = sorted(p for p, n in method.windows.items() if n != methods[0].windows.get(p, n))
+        if other:
+            notes.append(f"{method.name}: not the same windows as {methods[0].name} (people {', '.join(other)})")
+        first: dict[tuple[str, ...], int] = {}
+        for run in method.runs:
+            recording = [part for part in run.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
+            if [p for p, n in run.windows.items() if first.setdefault((p, *recording), n) != n]:
+                notes.append(f"{method.name}: {run.path} has other numbers of windows than the runs before it")
+    return notes

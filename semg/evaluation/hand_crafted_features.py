@@ -1,0 +1,186 @@
+"""The classical features of surface EMG, on a batch of windows: time domain and log band powers.
+
+Usual definitions (the default), x the N samples of one channel, d their N-1 differences x[i+1] - x[i]:
+  RMS   sqrt(mean x^2)           MAV   mean |x|              IAV   sum |x|         VAR   mean (x - mean x)^2
+  WL    sum |d|                  WAMP  number of |d| >= threshold
+  ZC    number of neighbours of opposite sign that are at least the threshold apart
+  SSC   number of samples where (x[i] - x[i-1]) (x[i] - x[i+1]) >= threshold
+  LOGBAND  log power in frequency bands of equal ratio
+Sources: Hudgins, Parker, Scott 1993 (ZC with its noise threshold); Phinyomark, Phukpattaranont, Limsakul 2012.
+
+The putEMG authors' definitions (`authors=True`; putemg_features, with the thresholds of their experiments) work
+on ADC counts and differ in three: WL is the signed sum of d, so last sample minus first; WAMP counts d >= threshold
+without the absolute value; ZC counts changes of sign among the samples whose |x| exceeds the threshold, skipping
+the others. Their SSC, products of neighbouring differences <= -threshold, is the usual one.
+
+Thresholds are amplitudes, so they mean something on microvolts alone: compute features on the signal as it is, and
+normalise the features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from semg.common.errors import UsageError
+from semg.data.putemg import MICROVOLTS_PER_COUNT
+
+SETS: dict[str, tuple[str, ...]] = {
+    "rms": ("RMS",),
+    "hudgins": ("MAV", "WL", "ZC", "SSC"),
+    "du": ("IAV", "VAR", "WL", "ZC", "SSC", "WAMP"),
+    "logband": ("LOGBAND",),
+}
+N_BANDS = 8
+POWER_FLOOR = 1e-2  # uV^2 added to a band's power: below 12-bit rounding, so that a dead channel stays finite
+_CHUNK = 32  # windows at once: a few megabytes, whatever the batch
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a change must reach to count. zc, wamp: microvolts; ssc, a product of two changes: microvolts^2."""
+
+    zc: float
+    ssc: float
+    wamp: float
+
+    @classmethod
+    def from_counts(cls, zc: float, ssc: float, wamp: float) -> "Thresholds":
+        """The same given in ADC counts (ssc in counts^2)."""
+        return cls(zc * MICROVOLTS_PER_COUNT, ssc * MICROVOLTS_PER_COUNT**2, wamp * MICROVOLTS_PER_COUNT)
+
+
+USUAL = Thresholds(zc=10.0, ssc=100.0, wamp=10.0)  # 10 uV: above resting noise and rounding (1 count = 6.1 uV)
+AUTHORS = Thresholds.from_counts(zc=30, ssc=16, wamp=10)
+
+
+def feature_names(feature_sets: str) -> tuple[str, ...]:
+    """`hudgins+logband` -> the features of both, each once, in that order. UsageError for an unknown set."""
+    names: dict[str, None] = {}
+    for part in feature_sets.split("+"):
+        if part not in SETS:
+            raise UsageError(f"expected feature sets of {', '.join(SETS)}, joined by +, found {feature_sets!r}")
+        names.update(dict.fromkeys(SETS[part]))
+    return tuple(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtractor:
+    """(B, T, C) windows in microvolts -> (B, C * k) float32, where each channel gives k values.
+
+    names: features such as RMS, as `feature_names` gives them; LOGBAND gives `bands` values, the others one.
+    rate, low, high: Hz; the bands divide low to high (at most half the rate) in equal ratios.
+    thresholds: USUAL, or with `authors` AUTHORS, unless given.
+    """
+
+    names: tuple[str, ...]
+    rate: float
+    authors: bool = False
+    thresholds: Thresholds | None = None
+    bands: int = N_BANDS
+    low: float = 20.0
+    high: float = 700.0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """(B, T, C) float16 or float32 -> (B, C * k) float32: all channels' first value, then their second, ..."""
+        pieces = [self._chunk(batch[at : at + _CHUNK]) for at in range(0, len(batch), _CHUNK)]
+        return np.concatenate(pieces) if pieces else np.empty((0, batch.shape[2] * self.width), np.float32)
+
+    @property
+    def width(self) -> int:
+        """k: values for each channel."""
+        return len(self.columns)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of a channel's k values: RMS, ..., LOGBAND_1, LOGBAND_2, ..."""
+        spread = [
+            [f"LOGBAND_{band}" for band in range(1, self.bands + 1)] if name == "LOGBAND" else [name]
+            for name in self.names
+        ]
+        return tuple(column for part in spread for column in part)
+
+    def _chunk(self, batch: np.ndarray) -> np.ndarray:
+        x = np.ascontiguousarray(batch.transpose(0, 2, 1), dtype=np.float32)  # (B, C, T)
+        limits = self.thresholds or (AUTHORS if self.authors else USUAL)
+        if self.authors:
+            x = x / np.float32(MICROVOLTS_PER_COUNT)
+            limits = Thresholds(
+                limits.zc / MICROVOLTS_PER_COUNT,
+                limits.ssc / MICROVOLTS_PER_COUNT**2,
+                limits.wamp / MICROVOLTS_PER_COUNT,
+            )
+        values: list[np.ndarray] = []
+        for name in self.names:
+            if name == "LOGBAND":
+                values.extend(np.moveaxis(log_band_powers(x, self.rate, self.bands, self.low, self.high), 2, 0))
+            else:
+                formula = _AUTHORS_FORMULAS.get(name) if self.authors else None
+                values.append((formula or _FORMULAS[name])(x, limits))
+        return np.concatenate(values, axis=1).astype(np.float32)  # (B, k * C)
+
+
+# --- the formulas: (B, C, T) float32 and thresholds in x's unit -> (B, C) ------------------------------------
+
+
+def _iav(x: np.ndarray, _: Thresholds) -> np.ndarray:
+    return np.abs(x).sum(2)
+
+
+def _zero_crossings(x: np.ndarray, limits: Thresholds) -> np.ndarray:
+    left, right = x[:, :, :-1], x[:, :, 1:]
+    opposite = ((left > 0) & (right < 0)) | ((left < 0) & (right > 0))
+    return np.count_nonzero(opposite & (np.abs(left - right) >= limits.zc), axis=2)
+
+
+def _slope_sign_changes(x: np.ndarray, limits: Thresholds) -> np.ndarray:
+    d = np.diff(x, axis=2)
+    return np.count_nonzero(d[:, :, :-1] * d[:, :, 1:] <= -limits.ssc, axis=2)
+
+
+def _authors_zero_crossings(x: np.ndarray, limits: Thresholds) -> np.ndarray:
+    flat = x.reshape(-1, x.shape[2])  # (B * C, T)
+    loud = np.abs(flat) > limits.zc
+    series = np.nonzero(loud)[0]  # which row each loud sample belongs to
+    positive = flat[loud] > 0
+    change = (positive[1:] != positive[:-1]) & (series[1:] == series[:-1])
+    return np.bincount(series[1:][change], minlength=len(flat)).reshape(x.shape[:2])
+
+
+_FORMULAS: dict[str, Callable[[np.ndarray, Thresholds], np.ndarray]] = {
+    "RMS": lambda x, _: np.sqrt(np.square(x).mean(2)),
+    "MAV": lambda x, _: np.abs(x).mean(2),
+    "IAV": _iav,
+    "VAR": lambda x, _: x.var(2),
+    "WL": lambda x, _: np.abs(np.diff(x, axis=2)).sum(2),
+    "ZC": _zero_crossings,
+    "SSC": _slope_sign_changes,
+    "WAMP": lambda x, limits: np.count_nonzero(np.abs(np.diff(x, axis=2)) >= limits.wamp, axis=2),
+}
+_AUTHORS_FORMULAS: dict[str, Callable[[np.ndarray, Thresholds], np.ndarray]] = {
+    "WL": lambda x, _: x[:, :, -1] - x[:, :, 0],
+    "ZC": _authors_zero_crossings,
+    "WAMP": lambda x, limits: np.count_nonzero(np.diff(x, axis=2) >= limits.wamp, axis=2),
+}
+
+
+def log_band_powers(x: np.ndarray, rate: float, bands: int, low: float, high: float) -> np.ndarray:
+    """(B, C, T) -> (B, C, bands): natural log of the power in each band, in x's unit squared.
+
+    Spectrum of the Hann-weighted window, scaled so that the bands' powers sum to the mean square of what lies
+    between low and high; a frequency bin that a band covers in part counts in part.
+    """
+    n = x.shape[2]
+    taper = np.hanning(n).astype(np.float32)
+    spectrum = np.fft.rfft(x * taper, axis=2)
+    power = (np.square(spectrum.real) + np.square(spectrum.imag)) * (2 / (n * np.square(taper).sum()))
+    cover = band_cover(n, rate, bands, low, high).astype(np.float32)
+    return np.log(power @ cover + np.float32(POWER_FLOOR))
+
+
+def band_cover(n: int, rate: float, bands: int, low: float, high: float) -> np.ndarray:
+    """(n // 2 + 1, bands): the share of each frequency bin of an n-sample window that lies in each band."""
+    edges = np.geomspace(low, min(high, rate / 2), bands + 1)
+    step = rate / n
+    left = np.fft.rfftfreq(n, 1 / rate)[:, None] - step / 2
+    return np.clip(np.minimum(left + step, edges[1:]) - np.maximum(left, edges[:-1]), 0, step) / step

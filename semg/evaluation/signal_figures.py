@@ -1,0 +1,245 @@
+"""Figures of signals and of data sets, from arrays: no files of ours, no models. The same input gives the same bytes.
+
+Gestures keep their colours from figure to figure: the Okabe-Ito palette, with grey for the first class (idle).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from semg.evaluation.score_figures import BLUE, GREY, ORANGE, new_figure, save, usual_style
+
+# idle, then Okabe and Ito's eight; what follows is a class more than putEMG has
+COLOURS = ("#C4C4C4", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
+COLUMNS = 1600  # of a figure's traces; more samples than that are drawn as their lowest and highest
+Stretch = tuple[float, float, int]  # begin and end in seconds, class
+
+
+def colour_of(label: int) -> str:
+    """The colour of the class `label`."""
+    return COLOURS[label % len(COLOURS)]
+
+
+@usual_style
+def recording(
+    path: Path,
+    signal: np.ndarray,
+    rate: float,
+    channels: Sequence[str],
+    stretches: Sequence[Stretch],
+    classes: Sequence[str],
+    title: str,
+    begin: float = 0.0,
+) -> None:
+    """Channels over time, one above the other on one scale, with bands of colour where a gesture is.
+
+    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; stretches: where which class is.
+    """
+    figure = new_figure(13, 2.4 + 0.26 * max(6, signal.shape[1]))
+    strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3 + 0.8 * signal.shape[1]])
+    end = begin + len(signal) / rate
+    label_strip(strip, stretches, classes, begin, end)
+    for first, last, label in stretches:
+        axes.axvspan(first, last, color=colour_of(label), alpha=0.22, linewidth=0)
+    step = draw_channels(axes, signal, rate, channels, begin)
+    axes.set_xlim(begin, end)
+    axes.set_xlabel("time, s", fontsize=12)
+    axes.set_title(f"rows are {step:g} µV apart", fontsize=10, loc="right", color="#555555")
+    legend(figure, [label for _, _, label in stretches], classes)
+    figure.suptitle(title, fontsize=14)
+    save(figure, path)
+
+
+def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str]) -> None:
+    """Which colour is which gesture, below everything."""
+    if used := sorted(set(labels)):
+        handles = [Patch(color=colour_of(label), label=classes[label]) for label in used]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(9, len(used)), fontsize=11)
+
+
+def label_strip(axes: Axes, stretches: Sequence[Stretch], classes: Sequence[str], begin: float, end: float) -> None:
+    """A row of coloured bars with the gestures' names in those that are wide enough."""
+    for first, last, label in stretches:
+        axes.axvspan(first, last, color=colour_of(label), linewidth=0)
+        inside = min(last, end) - max(first, begin)
+        wide = inside > (end - begin) * 0.0078 * len(classes[label])
+        if wide:
+            pale = label in (0, 1, 2, 4)
+            middle = (max(first, begin) + min(last, end)) / 2
+            axes.text(
+                middle, 0.5, classes[label], ha="center", va="center", fontsize=10, color="black" if pale else "white"
+            )
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    axes.tick_params(bottom=False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequence[str], begin: float) -> float:
+    """Draw channels from top to bottom, each about a row of its own; returns the rows' distance in microvolts."""
+    low, high, time = _envelope(signal, rate, begin)
+    swing = np.percentile(high - low, 98, axis=0)  # of each channel; few columns swing more
+    step = _round_up(0.85 * float(np.percentile(swing, 75)))  # a quarter of the channels may reach into others
+    single = np.array_equal(low, high)
+    for row in range(signal.shape[1]):
+        place = -row * step
+        if single:  # a band without height takes a minute to fill
+            axes.plot(time, low[:, row] + place, color="#222222", linewidth=0.6)
+        else:
+            axes.fill_between(time, low[:, row] + place, high[:, row] + place, color="#222222", linewidth=0.35)
+    axes.set_yticks([-row * step for row in range(signal.shape[1])], channels, fontsize=9)
+    # what the outermost channels need beyond their rows, but for rare jumps
+    below, above = (min(1.5 * step, value) for value in (-np.min(low[:, -1]), np.max(high[:, 0])))
+    axes.set_ylim(-(signal.shape[1] - 1) * step - max(0.75 * step, 1.05 * below), max(0.75 * step, 1.05 * above))
+    return step
+
+
+def _envelope(signal: np.ndarray, rate: float, begin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest and highest sample (n, C) of each column of the picture, and the columns' times (n,)."""
+    size = max(1, len(signal) // COLUMNS)
+    count = len(signal) // size
+    parts = signal[: count * size].astype(np.float32).reshape(count, size, -1)
+    return parts.min(1), parts.max(1), begin + (np.arange(count) + 0.5) * size / rate
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, 20, 50, ... from `value` on."""
+    if not value > 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(power * digit for digit in (1, 2, 5, 10) if power * digit >= value * 0.9999))
+
+
+@usual_style
+def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.ndarray, title: str) -> None:
+    """Power spectral density before and after the filter: the channels' median, and where 80 % of them lie.
+
+    frequency: (F,) Hz, the first above 0; before, after: (F, C) uV^2/Hz.
+    """
+    figure = new_figure(10, 5)
+    axes = figure.add_subplot()
+    for density, colour, style, name in ((before, ORANGE, "-", "as recorded"), (after, BLUE, "-", "filtered")):
+        low, middle, high = np.percentile(np.maximum(density, 1e-12), (10, 50, 90), axis=1)
+        axes.fill_between(frequency, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(frequency, middle, style, color=colour, linewidth=1.3, label=f"{name}: median of the channels")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(frequency[0], frequency[-1])
+    top = float(before.max())
+    axes.set_ylim(max(top * 1e-9, float(np.percentile(after, 10)) / 10), top * 3)
+    axes.set_xticks(ticks := [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if t <= frequency[-1]])
+    axes.set_xticklabels([str(t) for t in ticks])
+    axes.set_xlabel("frequency, Hz", fontsize=12)
+    axes.set_ylabel("power spectral density, µV²/Hz", fontsize=12)
+    axes.grid(color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=11, title="bands: 80 % of the channels")
+    axes.set_title(title, fontsize=13)
+    save(figure, path)
+
+
+@usual_style
+def electrodes(path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, title: str) -> None:
+    """Where the muscles are: a map of the electrodes for each gesture, all on one scale of colour.
+
+    rms: (K, C) root mean square in microvolts; channels in `rings` rings from the elbow to the wrist.
+    """
+    columns = 4 if len(classes) > 3 else len(classes)
+    rows = -(-len(classes) // columns)
+    figure = new_figure(3.2 * columns + 0.8, 1.1 + 1.75 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    around = rms.shape[1] // rings
+    image = None
+    for place, axes in enumerate(grid.flat):
+        if place >= len(classes):
+            axes.axis("off")
+            continue
+        image = axes.imshow(
+            rms[place].reshape(rings, around), cmap="viridis", vmin=0, vmax=np.nanmax(rms), aspect="auto"
+        )
+        axes.set_title(classes[place], fontsize=13)
+        between = ["middle"] if rings == 3 else [""] * (rings - 2)
+        names = ["elbow", *between, "wrist"] if rings > 1 else [""]
+        axes.set_yticks(range(rings), names if place % columns == 0 else [""] * rings, fontsize=11)
+        below = place + columns >= len(classes)
+        axes.set_xticks(range(around), [str(n + 1) for n in range(around)] if below else [""] * around, fontsize=11)
+        if below:
+            axes.set_xlabel("electrode around the forearm", fontsize=11)
+    assert image is not None  # noqa: S101  there is a class
+    figure.colorbar(image, ax=grid, fraction=0.03, pad=0.02).set_label("root mean square, µV", fontsize=12)
+    figure.suptitle(title, fontsize=14)
+    save(figure, path)
+
+
+@usual_style
+def class_counts(
+    path: Path, counts: Mapping[str, np.ndarray], classes: Sequence[str], about: Mapping[str, str], title: str
+) -> None:
+    """Windows of each class in each part of a split: bars are shares of the part, numbers are counts.
+
+    counts: part -> (K,) windows; about: part -> what the legend says of it.
+    """
+    figure = new_figure(10, 1.9 + 0.26 * len(counts) * len(classes))
+    axes = figure.add_subplot()
+    height = 0.8 / len(counts)
+    longest = 0.0
+    colours = (BLUE, ORANGE, GREY)
+    for place, (part, values) in enumerate(counts.items()):
+        share = 100 * values / max(1, values.sum())
+        longest = max(longest, float(share.max()))
+        rows = np.arange(len(classes)) + (place - (len(counts) - 1) / 2) * height
+        axes.barh(rows, share, height * 0.92, color=colours[place % 3], label=f"{part}: {about[part]}")
+        for row, value, number in zip(rows, share, values, strict=True):
+            axes.text(value, row, f" {number:,}", va="center", fontsize=9.5)
+    axes.set_yticks(range(len(classes)), classes, fontsize=12)
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.set_xlim(0, longest * 1.12)
+    axes.set_xlabel("share of the part's windows, % (numbers: windows)", fontsize=12)
+    axes.grid(axis="x", color="#dddddd")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", fontsize=11, ncols=len(counts))
+    axes.set_title(title, fontsize=13)
+    save(figure, path)
+
+
+@usual_style
+def timeline(
+    path: Path,
+    signal: np.ndarray,
+    rate: float,
+    channels: Sequence[str],
+    truth: Sequence[Stretch],
+    decided: Sequence[Stretch],
+    time: np.ndarray,
+    confidence: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+) -> None:
+    """A recording's decisions over time: some channels, the truth if there is one, what was decided, how surely.
+
+    signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) each decision's moment in seconds and the
+    probability of what was decided.
+    """
+    heights = [0.8 + 0.5 * signal.shape[1], *([0.45] if truth else []), 0.45, 1.1]
+    figure = new_figure(13, 2.2 + sum(heights))
+    rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    step = draw_channels(rows[0], signal, rate, channels, 0.0)
+    rows[0].set_title(f"rows are {step:g} µV apart", fontsize=10, loc="right", color="#555555")
+    for row, name, stretches in ((rows[1], "true", truth), (rows[-2], "decided", decided)):
+        if stretches:
+            label_strip(row, stretches, classes, 0.0, len(signal) / rate)
+            row.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+    rows[-1].step(time, confidence, where="post", color=BLUE, linewidth=1.0)
+    rows[-1].axhline(1 / len(classes), color=GREY, linewidth=1.2, linestyle=":")
+    rows[-1].set_ylim(0, 1.03)
+    rows[-1].set_ylabel("probability of\nthe decision", fontsize=11)
+    rows[-1].set_xlabel("time, s (dotted: chance)", fontsize=12)
+    rows[-1].set_xlim(0, len(signal) / rate)
+    legend(figure, [label for _, _, label in (*truth, *decided)], classes)
+    figure.suptitle(title, fontsize=14)
+    save(figure, path)

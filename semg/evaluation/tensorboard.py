@@ -1,0 +1,179 @@
+"""What a training run shows in TensorBoard; arrays and plain values in, event files out. `train.py` only calls it.
+
+In a run's folder:
+  events.out.tfevents...   SCALARS   train/, val/, val_f1/<gesture>, val_macro_f1_of_person/<person>, optimizer/,
+                                     speed/, and pretrain/ with --pretrain
+                           CUSTOM SCALARS   training and validation in one chart
+                           IMAGES    val/confusion, every epoch
+                           PR CURVES val_precision_recall/<gesture>, every epoch
+                           TEXT      configuration, split
+                           HPARAMS   the settings beside the last epoch's validation scores
+  projector/               PROJECTOR pooled features of validation windows at the best epoch, by gesture and by person
+  projector_config.pbtxt   tells TensorBoard about projector/
+
+A run that is resumed goes on in a new event file; what the old one said of later epochs is hidden by TensorBoard.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX.summary import hparams
+
+from semg.common.files import write_text
+from semg.data.splits import PARTS, Split
+from semg.evaluation import metrics, score_figures
+from semg.evaluation.event_file import open_events
+
+PROJECTED = 1000  # windows in the projector; a browser turns that many fluently
+_PROJECTOR = "projector"
+_CONFIG = "projector_config.pbtxt"
+_SCORES = ("val/macro_f1", "val/accuracy", "val/loss")
+_TOGETHER = {
+    "learning": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "macro_f1", "accuracy")}
+}
+
+
+class Board:
+    """One run's event file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        *,
+        settings: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        split: Split,
+        warn: Callable[[str], None] = print,
+        purge_from: int = 1,
+    ) -> None:
+        """Open it and write what holds for the whole run.
+
+        warn: told once if the file can't be written any more; settings: train.py's flags; facts: what followed from
+        them, may be nested; purge_from: the first epoch that this process will write, for what an earlier process wrote
+        of it is void.
+        """
+        self.folder, self.classes = folder, list(classes)
+        self._writer = open_events(str(folder), warn, purge_step=purge_from)
+        self._writer.add_text("configuration", configuration_text(settings, facts), 0)
+        self._writer.add_text("split", split_text(split), 0)
+        self._writer.add_custom_scalars(_TOGETHER)
+        self._hparams(settings)
+
+    def _hparams(self, settings: Mapping[str, Any]) -> None:
+        """Settings for the HPARAMS page, whose scores are the scalars of the same run."""
+        values = {name: _one_value(value) for name, value in settings.items()}
+        for summary in hparams(values, dict.fromkeys(_SCORES, 0.0)):
+            self._writer.file_writer.add_summary(summary)
+
+    def epoch(
+        self,
+        row: Mapping[str, Any],
+        people: Mapping[str, Mapping[str, Any]],
+        label: np.ndarray,
+        found: np.ndarray,
+    ) -> None:
+        """Show an epoch. row: as in metrics.jsonl; people: validation person -> metrics.
+
+        label: (n,) class indices of the validation windows; found: (n, K) probabilities.
+        """
+        step = row["epoch"]
+        confusion = metrics.confusion(label, found.argmax(1), len(self.classes))
+        scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        scalars |= {f"val_f1/{name}": one["f1"] for name, one in metrics.per_class(confusion, self.classes).items()}
+        scalars |= {f"val_macro_f1_of_person/{name}": one["macro_f1"] for name, one in people.items()}
+        for name, value in scalars.items():
+            if value is not None:  # the F1 of a class that is neither there nor decided
+                self._writer.add_scalar(name, value, step)
+        for place, name in enumerate(self.classes):
+            self._writer.add_pr_curve(f"val_precision_recall/{name}", label == place, found[:, place], step)
+        self._writer.add_figure("val/confusion", score_figures.confusion_figure(confusion, self.classes), step)
+        self._writer.flush()
+
+    def pretrained(self, losses: Sequence[float]) -> None:
+        """Show how pretraining went; losses: one an epoch of it."""
+        for epoch, loss in enumerate(losses, 1):
+            self._writer.add_scalar("pretrain/loss", loss, epoch)
+
+    def project(self, features: np.ndarray, label: np.ndarray, subject: np.ndarray, epoch: int) -> None:
+        """Show (n, d) features in the projector, in place of an earlier epoch's; label: (n,), subject: (n,) whose."""
+        folder = self.folder / _PROJECTOR
+        folder.mkdir(exist_ok=True)
+        rows = ["gesture\tperson", *(f"{self.classes[k]}\t{who}" for k, who in zip(label, subject, strict=True))]
+        write_text(folder / "metadata.tsv", _lines(rows))
+        write_text(folder / "features.tsv", _lines("\t".join(f"{x:.5g}" for x in row) for row in features))
+        told = {
+            "tensor_name": f"pooled features of validation windows, epoch {epoch}",
+            "tensor_path": f"{_PROJECTOR}/features.tsv",
+            "metadata_path": f"{_PROJECTOR}/metadata.tsv",
+        }
+        config = _lines(["embeddings {", *(f'  {key}: "{value}"' for key, value in told.items()), "}"])
+        write_text(self.folder / _CONFIG, config)
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._writer.close()
+
+
+def projected(label: np.ndarray, classes: int) -> np.ndarray:
+    """(m,) places of at most PROJECTED windows, each class's evenly spaced over its windows; label: (n,)."""
+    share = PROJECTED // classes
+    picked = []
+    for place in range(classes):
+        own = np.flatnonzero(label == place)
+        picked.append(own[np.unique(np.linspace(0, len(own) - 1, min(share, len(own))).astype(np.int64))])
+    return np.sort(np.concatenate(picked))
+
+
+def remove_old(folder: Path) -> None:
+    """Remove what an earlier run in `folder` showed."""
+    old = [folder / _CONFIG, *(folder / _PROJECTOR).glob("*.tsv"), *folder.glob("events.out.*")]
+    for path in old:
+        path.unlink(missing_ok=True)
+
+
+# --- text, in Markdown ---------------------------------------------------------------------------------------------
+
+
+def configuration_text(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """A table of the settings, and one of what followed from them."""
+    return f"### Settings\n\n{_table(settings)}\n\n### What followed from them\n\n{_table(_flat(facts))}"
+
+
+def split_text(split: Split) -> str:
+    """How many people and recordings each part has, and who they are."""
+    lines = [f"**{split.name}**, protocol {split.protocol}", "", "part | people | recordings | who", "---|---|---|---"]
+    for part in PARTS:
+        people = split.subjects(part)
+        lines.append(f"{part} | {len(people)} | {len(split.records(part))} | {' '.join(people)}")
+    for part in PARTS:
+        lines += ["", f"{part}:", "", "```", *split.records(part), "```"]
+    return "\n".join(lines)
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    lines = [f"{name} | {_one_value(value)}" for name, value in values.items()]
+    return "\n".join(["name | value", "---|---", *lines])
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return flat
+
+
+def _one_value(value: Any) -> bool | float | str:
+    """A value as TensorBoard's tables show it; lists with spaces between, as they were given in the shell."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Sequence):
+        return " ".join(map(str, value)) or "default"
+    return "default" if value is None else str(value)
+
+
+def _lines(rows: Iterable[str]) -> str:
+    return "".join(f"{row}\n" for row in rows)

@@ -1,0 +1,1 @@
+"""A trained model on signals. It knows no flags."""

@@ -1,0 +1,166 @@
+"""The checkpoint's layouts: plain types and tensors, with a checksum, written whole or not at all.
+
+A checkpoint is one file, opened with `torch.load(weights_only=True)`, which runs no code from it. It holds
+  format, version     what this is
+  description         JSON text: model configuration, data arguments, classes, normalisation, split, how it was made
+  tensors             the weights and what else is kept as tensors, by name
+  checksum            SHA-256 over description and tensors
+
+export.py writes the same as a folder in the Hugging Face layout, which opens like the file:
+  config.json         the description, and a checksum over the tensors
+  model.safetensors   the tensors
+"""
+
+import hashlib
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from semg.common.errors import DataError
+from semg.common.files import atomic_path, read_json, write_json
+
+FORMAT = "semg-gpt2 checkpoint"
+VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OLDEST_TORCH = (2, 10)  # a hostile file got past weights_only in older ones: CVE-2025-32434, CVE-2026-24747
+_LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"], "format_version": VERSION}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: its description in plain types, and its tensors by name."""
+
+    path: Path
+    description: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def write_checkpoint(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint; at every moment `path` is the old file, the new one, or absent."""
+    text = json.dumps(description, allow_nan=False)
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole = {
+        "format": FORMAT,
+        "version": VERSION,
+        "description": text,
+        "tensors": kept,
+        "checksum": _checksum(text, kept),
+    }
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(whole, temporary)
+        except RuntimeError as error:  # what PyTorch's own writer makes of a full disk
+            raise DataError(
+                f"{path}: expected room to write it, found a disk that takes no more ({_short(error)}); free some, "
+                "then the same command with --resume goes on"
+            ) from None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open and verify a checkpoint: the file that train.py writes, or the folder that export.py makes of it.
+
+    Raises DataError, naming the file, for anything that is not a whole one.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise DataError(f"{path}: expected a checkpoint, found no such file; train.py writes one")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise DataError(
+            f"{path}: expected PyTorch {oldest} or newer to open it safely, found {torch.__version__}; "
+            "pip install -r requirements.txt"
+        )
+    try:
+        with warnings.catch_warnings():  # a strange file's pickle protocol is no news beside the error that follows
+            warnings.simplefilter("ignore")
+            whole = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, IndexError) as error:
+        raise DataError(f"{path}: expected a checkpoint, found a file that cannot be read ({_short(error)})") from None
+    except pickle.UnpicklingError:
+        raise DataError(f"{path}: expected tensors and plain types, found objects that could run code") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything; none of it may look like a crash
+        raise DataError(f"{path}: expected a checkpoint, found damaged data ({_short(error)})") from None
+    return _checked(path, whole)
+
+
+def _checked(path: Path, whole: Any) -> Checkpoint:
+    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
+        raise DataError(f"{path}: expected a checkpoint of this project, found something else")
+    if whole.get("version") != VERSION:
+        raise DataError(f"{path}: expected checkpoint version {VERSION}, found {whole.get('version')}; train again")
+    text, tensors = whole.get("description"), whole.get("tensors")
+    if not isinstance(text, str) or not isinstance(tensors, dict) or whole.get("checksum") != _checksum(text, tensors):
+        raise DataError(f"{path}: expected its checksum, found another: the file is damaged; copy it again")
+    _check_finite(path, tensors)
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise DataError(f"{path}: expected a description in JSON, found another; train again")
+    # the file may say of a tensor that it wants a gradient: damage that the checksum, over values, does not see
+    return Checkpoint(path, description, {name: tensor.detach() for name, tensor in tensors.items()})
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    if wrong := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor.float()).all())]:
+        raise DataError(f"{path}: expected finite weights, found NaN or infinity in {wrong[0]}; train again")
+
+
+# --- as a folder -----------------------------------------------------------------------------------------------
+
+
+def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write config.json and model.safetensors into `folder`, config.json last: it knows the other's checksum."""
+    kept = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(save(kept, metadata={"format": "pt"}))
+    told = {**_LAYOUT, "weights_checksum": _checksum("", kept), **checkpoint.description}
+    write_json(folder / CONFIG, told)
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds a checkpoint's weights: itself, or where it is a folder, the one in it."""
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    description = read_json(folder / CONFIG, "the description of an exported model; export.py writes one")
+    for key, value in _LAYOUT.items():
+        if (found := description.pop(key, None)) != value:
+            raise DataError(f"{folder / CONFIG}: expected {key} {value}, found {found}; export.py writes such a folder")
+    expected = description.pop("weights_checksum", None)
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DataError(f"{path}: expected an exported model's weights, found none ({_short(error)})") from None
+    if expected != _checksum("", tensors):
+        raise DataError(f"{path}: expected the checksum in {CONFIG}, found another: copy or export both again")
+    _check_finite(path, tensors)
+    return Checkpoint(folder, description, tensors)
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors, key=str):
+        if not isinstance(tensors[name], Tensor):
+            return ""  # matches no checksum
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

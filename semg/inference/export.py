@@ -1,0 +1,151 @@
+"""A trained model as an ONNX file, and the proof that onnxruntime computes the same from it.
+
+The graph's inputs and outputs (B windows of N samples, C electrodes seen as C' channels; T tokens of F features; K
+classes):
+  x           (B, C', N) float32, microvolts (N, C) times the (C, C') mixing, see semg/data/normalization.py; transposed
+  statistics  (B, 2, F) float32, mean and deviation of the tokens of each window's session
+  logits      (B, K)
+  features    (B, T, F) the tokens before they are normalised
+
+A session's statistics are the mean over windows and tokens of its `features`, and their deviation: run its windows
+once with a mean of 0 and a deviation of 1, then again. `contract` says what a program needs to know beside.
+"""
+
+import json
+import logging
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model import GPT2Classifier
+from semg.common.errors import DataError
+from semg.common.files import atomic_path
+from semg.inference.batch import scaling_of
+from semg.inference.checkpoint import Checkpoint
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+INPUTS, OUTPUTS = ("x", "statistics"), ("logits", "features")
+TOLERANCE = 1e-3  # of a logit or a log power; float32 in another order of summation differs by about 1e-6
+_CHECKED = (1, 3)  # windows at once: neither may be built into the graph
+_KEY = "semg-gpt2"
+_SCALED = "D = diag(1 / root mean square of each channel over the session)"
+_WHITENED = "D (R + ridge I)^(-1/2), R the session's mean of (x D)^T (x D), the root symmetric"
+_SESSION_MIXING = {"none": _SCALED, "only": f"{_WHITENED}; {_SCALED}", "beside": f"[D, {_WHITENED}]; {_SCALED}"}
+_DATA = ("rate", "unit", "channels", "classes", "arguments")
+
+
+class _Graph(nn.Module):
+    """The model with its normalisation as an input, and its features as an output."""
+
+    def __init__(self, model: GPT2Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, N), (B, 2, F) -> (B, K), (B, T, F)."""
+        features = self.model.frontend(x)
+        return self.model.classify((features - statistics[:, :1]) / statistics[:, 1:]), features
+
+
+def check_packages() -> None:
+    """DataError, saying what to install, unless all that is needed is there."""
+    for name in PACKAGES:
+        try:
+            import_module(name)
+        except ImportError:
+            wanted = " ".join(PACKAGES)
+            raise DataError(
+                f"{name}: expected this package for ONNX, found none; pip install {wanted}, or give --no-onnx"
+            ) from None
+
+
+def contract(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
+    data, scaling = checkpoint.description["data"], scaling_of(checkpoint)
+    told: dict[str, Any] = {
+        key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
+    }
+    told["normalize"] = scaling.to_dict()
+    if scaling.method == "session":
+        told["mixing"] = _SESSION_MIXING[scaling.whitening]
+        told["statistics"] = "mean and deviation of the features over the session's windows and tokens"
+        return told
+    gain = checkpoint.tensors["train_gain"]
+    told["mixing"] = torch.diag(gain if scaling.method == "train" else torch.ones_like(gain)).tolist()
+    told["statistics"] = [checkpoint.tensors[f"model.token_{name}"].tolist() for name in ("mean", "deviation")]
+    return told
+
+
+def write_onnx(path: Path, model: GPT2Classifier, checkpoint: Checkpoint) -> float:
+    """Write the graph, run it, and return the largest difference from the model's own outputs.
+
+    The file gets its name only if onnxruntime computes the same to TOLERANCE, else DataError.
+    """
+    check_packages()
+    graph = _Graph(model.cpu().eval()).eval()
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings(), _quiet("torch.onnx"):
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(
+            graph,
+            _example(model, 2),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101  for the type checker: with dynamo there is one
+    program.model.metadata_props[_KEY] = json.dumps(contract(checkpoint), allow_nan=False)
+    with atomic_path(path) as temporary:
+        program.save(temporary)
+        apart = largest_difference(temporary, graph)
+        if not apart <= TOLERANCE:
+            raise DataError(f"{path}: expected onnxruntime to differ by at most {TOLERANCE:g}, found {apart:g}")
+    return apart
+
+
+def largest_difference(path: Path, graph: nn.Module) -> float:
+    """Between what onnxruntime computes from the file and what torch does, over random windows and statistics."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    apart = 0.0
+    for count in _CHECKED:
+        inputs = _example(graph.model, count)
+        with torch.inference_mode():
+            expected = graph(*inputs)
+        given = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=True)}
+        for ours, theirs in zip(expected, session.run(list(OUTPUTS), given), strict=True):
+            apart = max(apart, float(np.abs(ours.numpy() - theirs).max()))
+    return apart
+
+
+def _example(model: Any, count: int) -> tuple[Tensor, Tensor]:
+    """Windows as they are once scaled, and statistics near those of noise; the same at each call."""
+    generator = torch.Generator().manual_seed(count)
+    config = model.config
+    features = config.band_features + config.raw_features
+    x = torch.randn(count, config.channels, config.samples, generator=generator)
+    mean = 0.1 * torch.randn(count, features, generator=generator)
+    deviation = 0.5 + torch.rand(count, features, generator=generator)
+    return x, torch.stack([mean, deviation], dim=1)
+
+
+class _quiet:  # noqa: N801  a context manager, used as a function
+    """Let a library's logger say errors alone meanwhile."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self._before = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._before)

@@ -1,0 +1,1 @@
+"""The training loop and all that trains. It knows no flags."""
