@@ -30,8 +30,8 @@ windows with the same arguments, and named otherwise; --overwrite redoes it.
 
 --networks trains ShallowFBCSPNet, EEGNet or EEGConformer of braindecode, with its own settings, on the raw windows
 instead (semg/training/deep_baselines.py, docs/baselines.md): recordings decimated, each channel scaled by its root mean
-square over the session (--normalize none: over the training recordings), the same augmentation as train.py's default, the epoch
-chosen by macro-F1 over the validation people. A network that was stopped starts anew; finished ones are kept.
+square over the session (--normalize none: over the training recordings), the same augmentation as train.py's default,
+the epoch chosen by macro-F1 over the validation people. A network that was stopped starts anew; finished ones are kept.
 
 Takes about 1 s per 1,000 windows for the features of all sets; 20,000 training windows then take seconds with lda,
 qda and knn, about half a minute with svm. Signals are streamed; features need up to 1.5 kB of memory a window.
