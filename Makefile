@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO := data/demo
+TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 BENCHMARKS := backbone checksums evaluation growth preprocessing reading streaming training_step
 
 .DEFAULT_GOAL := help
@@ -15,7 +16,11 @@ help: ## say what there is to make
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  "error: expected Python 3.11 to 3.13, found %d.%d; give another one: make PYTHON=python3.12 ..." % v)'
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@$(RUN) -c 'import torch' 2>/dev/null || [ "$$(uname)" != Linux ] || command -v nvidia-smi >/dev/null || echo \
+	  "note: PyTorch's default build for Linux brings gigabytes of CUDA libraries. For its CPU build, stop this, then" \
+	  "$(RUN) -m pip install torch==$(TORCH) --index-url ADDRESS (pytorch.org, Get started, names the address)," \
+	  "and run make again: it keeps what is there."
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(STAMP)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SOURCES = [*ROOT.glob("*.py"), *(ROOT / "semg").glob("*.py")]
+SOURCES = [*ROOT.glob("*.py"), *(ROOT / "semg").rglob("*.py")]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 ANY = ""  # what an f-string puts in place of a value
 
@@ -82,6 +82,18 @@ def test_dependencies_are_those_that_are_installed_and_asked_for():
         assert metadata.version(name).split("+")[0] == version, name
 
 
+def test_the_lock_file_pins_with_checksums_what_the_requirements_pin():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.MULTILINE))
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for package, version in re.findall(r"^([\w-]+)==(\S+)$", text, re.MULTILINE):
+            assert locked[package.lower()] == version, package
+    blocks = re.split(r"^(?=[a-z0-9-]+==)", lock, flags=re.MULTILINE)[1:]
+    assert [block.split("==")[0] for block in blocks if "--hash=sha256:" not in block] == []
+    assert "https://" not in lock
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_files_named_are_there(page: Path):
     text = page.read_text(encoding="utf-8")
@@ -99,6 +111,7 @@ def test_flags_named_are_flags(page: Path):
     for path in SOURCES:
         known |= set(re.findall(r"\"(--[a-z][a-z0-9-]*)\"", path.read_text(encoding="utf-8")))
     known |= {"--job-name", "--array", "--cpus-per-task", "--mem", "--time"}  # SLURM's
+    known |= {"--require-hashes", "--generate-hashes", "--universal", "--python-version", "--no-header"}  # pip's, uv's
     wrong = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8"))) - known
     assert not wrong
 

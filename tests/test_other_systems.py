@@ -51,13 +51,13 @@ def test_a_lock_file_that_can_not_be_removed_while_it_is_open(tmp_path, monkeypa
 def test_text_is_read_and_written_in_one_encoding_everywhere():
     """Without `encoding` Python takes the system's own, which on Windows is not UTF-8."""
     bare = re.compile(r"\.(read_text|write_text)\(\)|\.open\(\)|\.open\(\"[rwax]t?\"\)|\bwith open\(")
-    for path in (*ROOT.glob("*.py"), *(ROOT / "semg").glob("*.py")):
+    for path in (*ROOT.glob("*.py"), *(ROOT / "semg").rglob("*.py")):
         wrong = [line for line in path.read_text(encoding="utf-8").splitlines() if bare.search(line)]
         assert not wrong, f"{path.name}: {wrong}"
 
 
 def test_nothing_asks_for_what_one_system_alone_has():
-    for path in (*ROOT.glob("*.py"), *(ROOT / "semg").glob("*.py")):
+    for path in (*ROOT.glob("*.py"), *(ROOT / "semg").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         for name in (
             "import fcntl",

@@ -18,7 +18,7 @@ from conftest import ROOT
 from semg.common.errors import DataError
 from semg.inference.checkpoint import open_checkpoint
 
-CODE = sorted([*ROOT.glob("*.py"), *ROOT.glob("semg/*.py"), *ROOT.glob("benchmarks/*.py")])
+CODE = sorted([*ROOT.glob("*.py"), *ROOT.glob("semg/**/*.py"), *ROOT.glob("benchmarks/*.py")])
 FORBIDDEN = {  # calls that unpickle, whatever their arguments, or start a shell
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open"),
     *("joblib.load", "pd.read_hdf", "pd.read_pickle", "pandas.read_hdf", "pandas.read_pickle", "dill.load"),
