@@ -42,8 +42,9 @@ from semg.common.provenance import commit, plain, versions
 from semg.common.schema import text
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import filtered
-from semg.data.shards import difference, open_shard, read_meta, whole_windows, write_shard
+from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.tables import UNITS, read_table
+from semg.data.windows import whole_windows
 from semg.evaluation.metrics import INACTIVE
 
 NYQUIST_SHARE = 0.9  # of half the rate: where the band ends unless told otherwise
@@ -85,8 +86,13 @@ def arguments() -> argparse.ArgumentParser:
     signal.add_argument("--window", type=cli.Length, default="250ms", help="length, samples or time")
     signal.add_argument("--stride", type=cli.Length, default="125ms", help="window to window, samples or time")
     signal.add_argument(
-        "--guard", type=cli.number(0), default=0.25, help="seconds after a label change in which no window starts"
+        "--transition-margin",
+        type=cli.number(0),
+        default=0.25,
+        metavar="SECONDS",
+        help="after a label change in which no window starts",
     )
+    cli.renamed(signal, "--guard", "--transition-margin")
     return parser
 
 
@@ -166,7 +172,8 @@ def shard_arguments(args: argparse.Namespace, n_channels: int) -> dict[str, Any]
         "montage": "monopolar",
         "window": args.window.samples(args.rate),
         "stride": args.stride.samples(args.rate),
-        **{key: getattr(args, key) for key in ("low", "high", "order", "notch", "causal", "labels", "guard")},
+        **{key: getattr(args, key) for key in ("low", "high", "order", "notch", "causal", "labels")},
+        "guard": args.transition_margin,
         "rest": False,
         "label_rule": "whole-window",
         "unit": args.unit,
@@ -195,10 +202,10 @@ def make_shard(entry: Entry, classes: list[str], args: argparse.Namespace) -> tu
         return "kept", len(open_shard(path, verify=True).windows)
     table = read_table(entry.path, args.rate, args.unit, columns, len(columns))
     codes = np.select([labels == name for name in classes], list(range(len(classes))), -1)
-    guard = round(args.guard * args.rate)
-    windows = whole_windows(codes, range(len(classes)), how["window"], how["stride"], guard)
+    margin = round(args.transition_margin * args.rate)
+    windows = whole_windows(codes, range(len(classes)), how["window"], how["stride"], margin)
     if len(windows) == 0:
-        raise DataError(f"{entry.path}: expected stretches of a gesture of at least a window, found none")
+        raise DataError(f"{entry.path}: expected segments of a gesture of at least a window, found none")
     spec = FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal)
     with np.errstate(over="ignore", invalid="ignore"):
         signal = filtered(table.samples, np.eye(len(columns), dtype=np.float32), spec, args.rate, table.scale)

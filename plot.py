@@ -37,9 +37,10 @@ from semg.data import putemg
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import filtered
 from semg.data.putemg_recording import Recording
-from semg.data.shards import Shard, open_shard, open_shards, stretches
+from semg.data.shards import Shard, open_shard, open_shards
 from semg.data.splits import PARTS, read_split
 from semg.data.tables import is_simulated
+from semg.data.windows import segments
 from semg.evaluation import score_figures, signal_figures
 
 METRICS = ("macro_f1", "accuracy")
@@ -83,13 +84,13 @@ class Signal:
             self.values = counts * np.float32(putemg.MICROVOLTS_PER_COUNT)
             self.rate, self.channels = putemg.RATE, putemg.CHANNEL_COLUMNS
             self.classes = tuple(putemg.GESTURES.values())
-            self.stretches = _labelled(codes, list(putemg.GESTURES))
+            self.segments = _labelled(codes, list(putemg.GESTURES))
         else:
             shard = open_shard(path)
             self.simulated = shard.simulated
             self.values, self.rate, self.channels = shard.signal, shard.rate, shard.channels
             self.classes = shard.classes
-            self.stretches = _windowed(shard)
+            self.segments = _windowed(shard)
 
     def part(self, begin: float, seconds: float | None, channels: tuple[int, ...] | None) -> np.ndarray:
         """(T, C) the part asked for. Raises UsageError if it is not there."""
@@ -105,19 +106,19 @@ class Signal:
         part = self.values[first:stop]
         return part if channels is None else part[:, [n - 1 for n in channels]]
 
-    def seconds(self) -> list[signal_figures.Stretch]:
-        """The labelled stretches in seconds."""
-        return [(first / self.rate, stop / self.rate, label) for first, stop, label in self.stretches]
+    def seconds(self) -> list[signal_figures.Segment]:
+        """The labelled segments in seconds."""
+        return [(first / self.rate, stop / self.rate, label) for first, stop, label in self.segments]
 
 
 def _labelled(codes: np.ndarray, classes: list[int]) -> list[tuple[int, int, int]]:
-    """(first sample, end, class) of every stretch of a known label."""
-    found = zip(*stretches(codes), strict=True)
+    """(first sample, end, class) of every segment of a known label."""
+    found = zip(*segments(codes), strict=True)
     return [(int(a), int(b), classes.index(int(code))) for a, b, code in found if int(code) in classes]
 
 
 def _windowed(shard: Shard) -> list[tuple[int, int, int]]:
-    """(first sample, end, class) of what a shard's windows cover, stretch by stretch."""
+    """(first sample, end, class) of what a shard's windows cover, segment by segment."""
     ends: dict[tuple[int, int], tuple[int, int]] = {}
     for row in shard.windows:
         key = (int(row["label"]), int(row["repetition"]))
@@ -134,7 +135,7 @@ def gesture_rms(signals: list[Signal]) -> np.ndarray:
     samples = np.zeros(len(first.classes))
     for signal in signals:
         mean = signal.values.mean(axis=0, dtype=np.float64) if signal.raw else 0.0
-        for start, stop, label in signal.stretches:
+        for start, stop, label in signal.segments:
             power[label] += np.square(signal.values[start:stop].astype(np.float64) - mean).sum(axis=0)
             samples[label] += stop - start
     with np.errstate(invalid="ignore"):
@@ -220,11 +221,11 @@ def draw_electrodes(args: argparse.Namespace) -> str:
     for path, signal in zip(args.source, signals, strict=True):
         if signal.channels != putemg.CHANNEL_COLUMNS or signal.classes != signals[0].classes:
             raise DataError(f"{path}: expected 24 monopolar channels and the same gestures everywhere, found others")
-    if not any(signal.stretches for signal in signals):
+    if not any(signal.segments for signal in signals):
         raise DataError(f"{args.source[0]}: expected some gesture in the recording, found none")
     told = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
     title = _title(args, f"RMS at each electrode, {told}", any(signal.simulated for signal in signals))
-    signal_figures.electrodes(args.out, gesture_rms(signals), signals[0].classes, putemg.BANDS, title)
+    signal_figures.electrodes(args.out, gesture_rms(signals), signals[0].classes, putemg.RINGS, title)
     return told
 
 

@@ -43,8 +43,8 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import write_text
 from semg.data import putemg
 from semg.data.preprocessing import filtered
-from semg.data.shards import stretches
 from semg.data.tables import TABLES, UNITS, Source, is_simulated, read_recording, read_table, resampled
+from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
 from semg.inference.batch import choose_device
 from semg.inference.recordings import Predictions, Trained, predict_offline, predict_streamed
@@ -174,7 +174,7 @@ def draw(
     if source.codes is not None:
         each = np.arange(1, len(source.codes) + 1)
         known = truth_of(source.codes, trained.classes, each, 1)
-        truth = [(a / rate, b / rate, int(k)) for a, b, k in zip(*stretches(known), strict=True) if k >= 0]
+        truth = [(a / rate, b / rate, int(k)) for a, b, k in zip(*segments(known), strict=True) if k >= 0]
     names = [trained.names[place] for place in loud]
     confidence = made.found[np.arange(len(said)), said]
     times = made.end / rate
@@ -185,9 +185,9 @@ def draw(
     )
 
 
-def _joined(decided: list[signal_figures.Stretch]) -> list[signal_figures.Stretch]:
-    """Neighbouring decisions for one class as one stretch."""
-    whole: list[signal_figures.Stretch] = []
+def _joined(decided: list[signal_figures.Segment]) -> list[signal_figures.Segment]:
+    """Neighbouring decisions for one class as one segment."""
+    whole: list[signal_figures.Segment] = []
     for begin, end, label in decided:
         if whole and whole[-1][2] == label:
             whole[-1] = (whole[-1][0], end, label)

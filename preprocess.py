@@ -9,9 +9,9 @@ the table of its windows, and shard.json, which says how it was made. Overlappin
   python preprocess.py --subjects 03 04 05                # one job of many on a cluster
 
 What it does: ADC counts -> re-referencing (--montage) -> microvolts -> band-pass and notches, zero-phase unless
---causal -> windows that lie wholly in one label and not within --guard after a change of label. Stretches labelled
--1 (in no gesture) are left out, or with --rest kept as a ninth class "rest". The eight gestures' codes
-0,1,2,3,6,7,8,9 become the labels 0-7.
+--causal -> windows that lie wholly in one label and start at least --transition-margin after a change of label.
+Segments labelled -1 (in no gesture) are left out, or with --rest kept as a ninth class "rest". The eight gestures'
+codes 0,1,2,3,6,7,8,9 become the labels 0-7.
 
 --preset paper is the protocol of the data set's authors: windows of 2500 samples every 1250, filter of order 5
 with notches at 30, 49.99, 60, 90 and 150 Hz, the label of a window's last sample, windows near transitions
@@ -44,8 +44,9 @@ from semg.data import putemg
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import filtered, montage
 from semg.data.putemg_recording import Recording, find_faults
-from semg.data.shards import difference, open_shard, paper_windows, read_meta, whole_windows, write_shard
+from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.tables import is_simulated
+from semg.data.windows import paper_windows, whole_windows
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -145,8 +146,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     windows.add_argument("--rest", action="store_true", help="keep label -1 as a ninth class, 'rest'")
     windows.add_argument(
-        "--guard", type=cli.number(0), default=0.25, help="seconds after a label change in which no window starts"
+        "--transition-margin",
+        type=cli.number(0),
+        default=0.25,
+        metavar="SECONDS",
+        help="after a label change in which no window starts",
     )
+    cli.renamed(windows, "--guard", "--transition-margin")
     parser.set_defaults(label_rule="whole-window")
     return parser
 
@@ -180,7 +186,7 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
         causal=args.causal,
         labels=args.labels,
         rest=args.rest,
-        guard=args.guard,
+        guard=args.transition_margin,
         label_rule=args.label_rule,
     )
     made.filter.check(putemg.RATE)
@@ -195,8 +201,8 @@ def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndar
         return names, paper_windows(labels, codes, how.window, how.stride, putemg.REST)
     if how.rest:
         codes, names = [*codes, putemg.REST], [*names, "rest"]
-    guard = round(how.guard * putemg.RATE)
-    return names, whole_windows(labels, codes, how.window, how.stride, guard)
+    margin = round(how.guard * putemg.RATE)
+    return names, whole_windows(labels, codes, how.window, how.stride, margin)
 
 
 def process(job: Job) -> Outcome:
@@ -225,7 +231,7 @@ def _process(job: Job, name: str) -> Outcome:
         measured = recording.rate
     classes, windows = window_table(labels, how)
     if len(windows) == 0:
-        raise DataError(f"{job.source}: expected stretches of a gesture of at least a window, found none")
+        raise DataError(f"{job.source}: expected segments of a gesture of at least a window, found none")
     faults = find_faults(counts, how.channels)
     channels, mixing = montage(how.channels, how.montage)
     meta = {

@@ -44,7 +44,7 @@ from semg.common.provenance import how_made
 from semg.common.schema import folder_name
 from semg.data import normalization
 from semg.data.batches import Batches
-from semg.data.putemg import BAND_CHANNELS
+from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, open_shards
 from semg.data.splits import read_split
 from semg.evaluation import metrics
@@ -348,7 +348,7 @@ def calibrate_person(
     windows = open_windows(shards)
     batches = Batches(windows, mixing, device)
     first = check_enough(windows, repetitions, subject, shards[0].classes)
-    layout = TokenLayout.of(model.config, BAND_CHANNELS, scaling.views)
+    layout = TokenLayout.of(model.config, RING_SIZE, scaling.views)
     adapted = adapt(model, batches, statistics, np.flatnonzero(first), fit, layout)
     rest = np.flatnonzero(~first)
     found = [decide(which, batches, statistics, rest) for which in (model, adapted)]

@@ -8,7 +8,8 @@ import pandas as pd
 
 import simulate_putemg
 from semg.data import putemg
-from semg.data.shards import whole_windows, write_shard
+from semg.data.shards import write_shard
+from semg.data.windows import whole_windows
 
 SECONDS = 300  # of a long putEMG recording
 WINDOW, STRIDE = 1280, 640
@@ -55,7 +56,7 @@ def shard(folder: Path, seconds: float = SECONDS, subject: int = 3) -> Path:
 
 def windows(samples: int) -> np.ndarray:
     """The windows of such a recording."""
-    return whole_windows(labels(samples), list(putemg.GESTURES), WINDOW, STRIDE, guard=0)
+    return whole_windows(labels(samples), list(putemg.GESTURES), WINDOW, STRIDE, transition_margin=0)
 
 
 def meta(record: str) -> dict[str, object]:

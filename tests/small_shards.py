@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from semg.data.shards import whole_windows, write_shard
+from semg.data.shards import write_shard
+from semg.data.windows import whole_windows
 
 CLASSES = ["idle", "fist", "flexion", "extension"]
 WINDOW, STRIDE, RATE = 320, 160, 5120.0
@@ -42,7 +43,9 @@ def write(
         **changes,
     }
     window = meta["arguments"]["window"]
-    write_shard(folder / record, meta, signal, whole_windows(label, range(len(CLASSES)), window, STRIDE, guard=0))
+    write_shard(
+        folder / record, meta, signal, whole_windows(label, range(len(CLASSES)), window, STRIDE, transition_margin=0)
+    )
     return record
 
 

@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 import baselines
 from semg.data.putemg import parse_record
-from semg.data.shards import WindowSet, open_shards, whole_windows, write_shard
+from semg.data.shards import WindowSet, open_shards, write_shard
 from semg.data.splits import Split, write_split
+from semg.data.windows import whole_windows
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
 
 RATE, WINDOW, STRIDE, CHANNELS = 1000.0, 100, 50, 4

@@ -10,7 +10,8 @@ import pytest
 
 from semg.data import splits
 from semg.data.putemg import TRAJECTORIES, parse_record
-from semg.data.shards import WINDOW_FIELDS, write_shard
+from semg.data.shards import write_shard
+from semg.data.windows import WINDOW_FIELDS
 
 SCRIPT = "create_dataset_files.py"
 CLASSES = ["idle", "fist", "pinch index"]

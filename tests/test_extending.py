@@ -55,7 +55,18 @@ def study(tmp_path):
 @pytest.fixture
 def here(study, monkeypatch, capsys):
     def run(*words):
-        own = ["--rate", "200", "--labels", "what", "--channels", "2-3", "--guard", "0", "--shards", study / "shards"]
+        own = [
+            "--rate",
+            "200",
+            "--labels",
+            "what",
+            "--channels",
+            "2-3",
+            "--transition-margin",
+            "0",
+            "--shards",
+            study / "shards",
+        ]
         monkeypatch.setattr(sys, "argv", ["import_csv.py", *map(str, [study / "list.csv", *own, *words])])
         return import_csv.main(), *capsys.readouterr()
 

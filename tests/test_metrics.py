@@ -161,9 +161,9 @@ def test_added_delay_is_how_much_later_a_switch_is_seen(k):
 
 
 def test_vote_does_not_profit_from_the_gap_that_follows_a_label_change():
-    """Windows pause for the guard at each change of label; the vote must not start afresh there."""
+    """Windows pause for the transition margin at each change of label; the vote must not start afresh there."""
     label = np.repeat([0, 1], 10)
-    start = np.concatenate([np.arange(10) * 10, 90 + 45 + np.arange(10) * 10])  # a guard of 0.25 s after the change
+    start = np.concatenate([np.arange(10) * 10, 90 + 45 + np.arange(10) * 10])  # a margin of 0.25 s after the change
     one = np.full(20, "a")
     found = metrics.report(label, label, one, one, start, CLASSES[:2], vote=5, **TIMES)
     assert found["accuracy"] == 1.0

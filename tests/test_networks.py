@@ -12,7 +12,8 @@ from torch import nn
 
 from semg.common.errors import DataError
 from semg.data.normalization import Scaling, gain_of, mixing_of
-from semg.data.shards import WindowSet, open_shard, open_shards, whole_windows, write_shard
+from semg.data.shards import WindowSet, open_shard, open_shards, write_shard
+from semg.data.windows import whole_windows
 from semg.training import deep_baselines
 from semg.training.augmentation import Augmentation
 
@@ -74,7 +75,9 @@ def made_of(folder: Path, signal: np.ndarray, label: np.ndarray, **arguments) ->
         "classes": small_shards.CLASSES,
         "arguments": {**small_shards.ARGUMENTS, **arguments},
     }
-    windows = whole_windows(label, range(CLASSES), meta["arguments"]["window"], meta["arguments"]["stride"], guard=5)
+    windows = whole_windows(
+        label, range(CLASSES), meta["arguments"]["window"], meta["arguments"]["stride"], transition_margin=5
+    )
     write_shard(folder / record, meta, signal.astype(np.float16), windows)
     return folder / record
 
@@ -122,7 +125,7 @@ def test_scaling_follows_the_session_or_the_training_recordings(data):
     np.testing.assert_array_equal(found, np.stack([np.diag(gain_of(shards[:2]))] * 3))
 
 
-def test_an_epoch_visits_windows_once_and_moves_them_within_their_stretch(data):
+def test_an_epoch_visits_windows_once_and_moves_them_within_their_segment(data):
     windows = parts(data)[0].windows
     recipe = deep_baselines.Recipe(batch_size=16)
     order, starts = (np.concatenate(part) for part in deep_baselines.epoch_order(windows, recipe, 1))

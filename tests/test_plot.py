@@ -75,16 +75,16 @@ def test_a_part_of_a_recording_and_of_a_shard(draw, data, tmp_path, monkeypatch)
     calls = seen(monkeypatch, "recording")
     words = ["--begin", 0.5, "--seconds", 0.25, "--channels", "3,1", "--out", tmp_path / "r.png"]
     draw("recording", data.recording, *words)
-    _, signal, _, channels, stretches, classes, title, begin = calls[-1]
+    _, signal, _, channels, segments, classes, title, begin = calls[-1]
     assert (signal.shape, begin, list(channels)) == ((1280, 2), 0.5, ["EMG_3", "EMG_1"])
     assert abs(signal.mean()) < 1e-2
-    assert [classes[label] for _, _, label in stretches] == ["idle", "fist"], "-1 is in no gesture"
-    assert stretches[1][:2] == (1.0, 2.0)
+    assert [classes[label] for _, _, label in segments] == ["idle", "fist"], "-1 is in no gesture"
+    assert segments[1][:2] == (1.0, 2.0)
     assert "as recorded" in title
     draw("recording", data.shards / small_shards.name(2), "--out", tmp_path / "s.png")
-    stretches = calls[-1][4]
-    assert len(stretches) == 12
-    assert stretches[1] == pytest.approx((960 / 5120, 1920 / 5120, 1))
+    segments = calls[-1][4]
+    assert len(segments) == 12
+    assert segments[1] == pytest.approx((960 / 5120, 1920 / 5120, 1))
 
 
 def test_simulated_recordings_are_called_so(draw, data, tmp_path, monkeypatch):

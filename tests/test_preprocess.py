@@ -51,7 +51,7 @@ def test_shards_hold_the_filtered_signal_in_microvolts_and_the_windows(run_scrip
     spec = FilterSpec(notch=(30, 50, 60, 90, 150))
     expected = ZeroPhaseFilter(spec.sections(5120.0), 5120.0, len(counts))(counts * np.float32(MICROVOLTS_PER_COUNT))
     np.testing.assert_allclose(shard.signal[:, 4].astype(float), expected, rtol=1e-3, atol=0.1)
-    # idle from the start: 0, 640, ..., 8960; fist after the guard of 1280: 11520 ... 16640; small: 21760 ...
+    # idle from the start: 0, 640, ..., 8960; fist after the margin of 1280: 11520 ... 16640; small: 21760 ...
     starts = shard.windows["start"].tolist()
     assert starts[:15] == list(range(0, 8961, 640))
     assert starts[15:24] == list(range(11520, 16641, 640))
@@ -111,7 +111,18 @@ def test_channels_and_montages(run_script, raw, tmp_path, flags, channels, names
 
 
 def test_rest_prompted_labels_causal_filter_and_lengths(run_script, raw, tmp_path):
-    flags = ["--rest", "--labels", "TRAJ_1", "--causal", "--window", 640, "--stride", "62.5ms", "--guard", 0]
+    flags = [
+        "--rest",
+        "--labels",
+        "TRAJ_1",
+        "--causal",
+        "--window",
+        640,
+        "--stride",
+        "62.5ms",
+        "--transition-margin",
+        0,
+    ]
     run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", "--no-notch", *flags)
     shard = open_shard(tmp_path / recordings.record_name(3))
     assert shard.classes[-1] == "rest"
@@ -184,7 +195,8 @@ def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
         (["--channels", "3", "--montage", "car"], "at least two"),
         (["--rest", "--preset", "paper"], "--rest"),
         (["--order", "0"], "at least 1"),
-        (["--guard", "-1"], "at least 0"),
+        (["--transition-margin", "-1"], "at least 0"),
+        (["--guard", "0.1"], "--guard: is now called --transition-margin"),
         (["--subjects", "abc"], "subject number"),
         (["--workers", "0"], "at least 1"),
     ],

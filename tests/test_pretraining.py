@@ -13,7 +13,7 @@ from semg.common.errors import UsageError
 from semg.data.shards import WindowSet, open_shards
 from semg.inference.checkpoint import open_checkpoint
 from semg.training import trainer
-from semg.training.pretraining import NextPatch, Stretches, predictable
+from semg.training.pretraining import NextPatch, Segments, predictable
 
 SMALL = {"samples": 320, "patch": 32, "frame": 96, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
 
@@ -68,10 +68,10 @@ def test_a_rhythm_is_learnt_and_noise_is_not():
     assert last_loss(regular=False) > 0.9
 
 
-def test_stretches_are_drawn_from_everywhere_in_the_recordings(tmp_path):
+def test_segments_are_drawn_from_everywhere_in_the_recordings(tmp_path):
     records = [small_shards.write(tmp_path, 1, repetitions=3), small_shards.write(tmp_path, 2, repetitions=6)]
     windows = WindowSet(open_shards(tmp_path, records))
-    index, start = Stretches(windows, hop=16).draw(4000, np.random.default_rng(0))
+    index, start = Segments(windows, hop=16).draw(4000, np.random.default_rng(0))
     lengths = np.array([len(shard.signal) for shard in windows.shards])
     shard = windows.shard[index]
     assert np.mean(shard == 1) == pytest.approx(2 / 3, abs=0.03), "in proportion to their lengths"

@@ -18,7 +18,7 @@ def test_facts() -> None:
     assert pytest.approx(6.1, abs=0.01) == putemg.MICROVOLTS_PER_COUNT
     assert len(putemg.GESTURES) == 8
     assert not {4, 5, putemg.REST} & set(putemg.GESTURES)
-    assert len(putemg.CHANNEL_COLUMNS) == putemg.BANDS * putemg.BAND_CHANNELS == putemg.N_CHANNELS == 24
+    assert len(putemg.CHANNEL_COLUMNS) == putemg.RINGS * putemg.RING_SIZE == putemg.N_CHANNELS == 24
     assert len(putemg.COLUMNS) == len(set(putemg.COLUMNS)) == 32
     assert set(putemg.LABEL_COLUMNS) < set(putemg.COLUMNS)
 

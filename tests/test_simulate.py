@@ -17,7 +17,7 @@ from semg.common.errors import DataError
 from semg.common.files import checksum
 from semg.data import putemg, simulation
 from semg.data.putemg_recording import Recording, find_faults
-from semg.data.shards import stretches, whole_windows
+from semg.data.windows import segments, whole_windows
 from simulate_putemg import Job, make
 
 CHANNELS = tuple(range(1, 25))
@@ -215,7 +215,7 @@ def test_every_schedule_is_in_order_and_holds_every_gesture(seconds, trajectory,
 @pytest.mark.parametrize("trajectory", putemg.TRAJECTORIES)
 def test_a_minute_holds_every_gesture_three_seconds_and_more_than_once(trajectory):
     truth = simulation.simulate(3, 5, 1, trajectory, 60).truth
-    _, _, values = stretches(truth)
+    _, _, values = segments(truth)
     for gesture in ACTIVE:
         assert np.sum(truth == gesture) / putemg.RATE >= 3
         assert np.sum(values == gesture) >= 2
@@ -224,7 +224,7 @@ def test_a_minute_holds_every_gesture_three_seconds_and_more_than_once(trajector
 
 def test_the_prompt_comes_before_the_movement_and_the_label(minute):
     for prompt, seen, truth in zip(
-        *(stretches(labels)[0][stretches(labels)[2] > 0] for labels in (minute.prompted, minute.seen, minute.truth)),
+        *(segments(labels)[0][segments(labels)[2] > 0] for labels in (minute.prompted, minute.seen, minute.truth)),
         strict=True,
     ):
         assert 0.2 <= (seen - prompt) / putemg.RATE <= 0.35
@@ -232,7 +232,7 @@ def test_the_prompt_comes_before_the_movement_and_the_label(minute):
 
 
 def test_movement_is_excluded_on_both_sides_of_a_hold(minute):
-    _, _, values = stretches(minute.truth)
+    _, _, values = segments(minute.truth)
     holds = np.flatnonzero(values > 0)
     assert (values[holds - 1] == putemg.REST).all()
     assert (values[holds + 1] == putemg.REST).all()
@@ -269,7 +269,7 @@ def test_counts_are_clipped_to_12_bits(monkeypatch):
 
 
 def test_mains_stand_out_of_the_spectrum(minute):
-    start, stop, values = stretches(minute.truth)
+    start, stop, values = segments(minute.truth)
     idle = np.argmax((stop - start) * (values == 0))
     part = minute.counts[start[idle] : start[idle] + 5120]
     power = np.abs(np.fft.rfft(part * np.hanning(len(part))[:, None], axis=0)) ** 2  # bins of 1 Hz

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semg.data.shards import paper_windows, stretches, whole_windows
+from semg.data.windows import paper_windows, segments, whole_windows
 
 CLASSES = [0, 1, 2, 3, 6, 7, 8, 9]
 label_lists = st.lists(st.tuples(st.sampled_from([-1, *CLASSES]), st.integers(1, 60)), min_size=1, max_size=12).map(
@@ -13,23 +13,23 @@ label_lists = st.lists(st.tuples(st.sampled_from([-1, *CLASSES]), st.integers(1,
 )
 
 
-def test_stretches():
-    starts, stops, values = stretches(np.array([0, 0, -1, 2, 2, 2]))
+def test_segments():
+    starts, stops, values = segments(np.array([0, 0, -1, 2, 2, 2]))
     assert (starts.tolist(), stops.tolist(), values.tolist()) == ([0, 2, 3], [2, 3, 6], [0, -1, 2])
-    assert all(len(part) == 0 for part in stretches(np.array([], np.int8)))
+    assert all(len(part) == 0 for part in segments(np.array([], np.int8)))
 
 
 @pytest.mark.parametrize(
     ("length", "expected"), [(9, []), (10, [0]), (14, [0]), (15, [0, 5]), (19, [0, 5]), (20, [0, 5, 10])]
 )
 def test_a_window_needs_its_whole_length(length, expected):
-    table = whole_windows(np.zeros(length, np.int8), CLASSES, window=10, stride=5, guard=3)
+    table = whole_windows(np.zeros(length, np.int8), CLASSES, window=10, stride=5, transition_margin=3)
     assert table["start"].tolist() == expected
 
 
-def test_the_guard_begins_with_a_change_of_label_and_not_with_the_recording():
+def test_the_transition_margin_begins_with_a_change_of_label_and_not_with_the_recording():
     labels = np.array([1] * 20 + [2] * 20, np.int8)
-    table = whole_windows(labels, CLASSES, window=10, stride=5, guard=4)
+    table = whole_windows(labels, CLASSES, window=10, stride=5, transition_margin=4)
     assert table["start"].tolist() == [0, 5, 10, 24, 29]
     assert table["label"].tolist() == [1, 1, 1, 2, 2]
     assert table["low"].tolist() == [0, 0, 0, 24, 24]
@@ -38,22 +38,22 @@ def test_the_guard_begins_with_a_change_of_label_and_not_with_the_recording():
 
 def test_rest_is_left_out_unless_it_is_a_class_and_repetitions_are_counted():
     labels = np.array([6] * 10 + [-1] * 10 + [6] * 10 + [0] * 10 + [6] * 10, np.int8)
-    table = whole_windows(labels, CLASSES, window=10, stride=10, guard=0)
+    table = whole_windows(labels, CLASSES, window=10, stride=10, transition_margin=0)
     assert table["label"].tolist() == [4, 4, 0, 4]
     assert table["repetition"].tolist() == [0, 1, 0, 2]
-    with_rest = whole_windows(labels, [*CLASSES, -1], window=10, stride=10, guard=0)
+    with_rest = whole_windows(labels, [*CLASSES, -1], window=10, stride=10, transition_margin=0)
     assert with_rest["label"].tolist() == [4, 8, 4, 0, 4]
 
 
 @given(label_lists, st.integers(1, 20), st.integers(1, 20), st.integers(0, 10))
-def test_whole_windows_are_exactly_those_that_the_rules_allow(labels, window, stride, guard):
-    """Slow re-derivation: try every start, then thin each stretch out by the stride."""
-    table = whole_windows(labels, CLASSES, window, stride, guard)
+def test_whole_windows_are_exactly_those_that_the_rules_allow(labels, window, stride, transition_margin):
+    """Slow re-derivation: try every start, then thin each segment out by the stride."""
+    table = whole_windows(labels, CLASSES, window, stride, transition_margin)
     allowed = []
     for start in range(len(labels) - window + 1):
         part = labels[start : start + window]
         changes = [i for i in range(1, start + 1) if labels[i] != labels[i - 1]]
-        if len(set(part.tolist())) == 1 and part[0] != -1 and (not changes or start - changes[-1] >= guard):
+        if len(set(part.tolist())) == 1 and part[0] != -1 and (not changes or start - changes[-1] >= transition_margin):
             allowed.append(start)
     kept, last = [], None
     for start in allowed:

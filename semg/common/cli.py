@@ -154,6 +154,18 @@ def one_line(text: str) -> str:
     return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())
 
 
+class _Renamed(argparse.Action):
+    """A flag that was renamed: exits with 2 and says what it is called now."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.error(f"{'/'.join(self.option_strings)}: is now called {self.dest}")
+
+
+def renamed(group: argparse._ActionsContainer, old: str, new: str) -> None:
+    """Refuse the flag `old` with the name it has now."""
+    group.add_argument(old, action=_Renamed, nargs="?", dest=new, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
 # --- types of flags; argparse prints the message of an ArgumentTypeError and exits with 2 -----------------
 
 

@@ -25,7 +25,7 @@ def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
         if len(channels) < 2:
             raise UsageError("--montage car: expected at least two channels, found one")
         return names, identity - np.float32(1 / len(channels))
-    pairs = [(i, channels.index(n + 8)) for i, n in enumerate(channels) if n + putemg.BAND_CHANNELS in channels]
+    pairs = [(i, channels.index(n + 8)) for i, n in enumerate(channels) if n + putemg.RING_SIZE in channels]
     if not pairs:
         raise UsageError("--montage bipolar: expected channels of neighbouring rings, such as 1 and 9")
     matrix = np.stack([identity[:, near] - identity[:, far] for near, far in pairs], axis=1)

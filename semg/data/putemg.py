@@ -15,8 +15,8 @@ from semg.common.errors import DataError
 RATE = 5120.0  # Hz, nominal
 RATE_TOLERANCE = 0.01  # relative; the authors' own code assumes 5120 in one place and 5124.072 Hz in another
 N_CHANNELS = 24
-BANDS = 3  # rings of electrodes around the forearm: channels 1-8 near the elbow, 9-16 middle, 17-24 near the wrist
-BAND_CHANNELS = 8  # electrodes of a ring, 45 degrees apart; the first lies over the ulna, then clockwise
+RINGS = 3  # rings of electrodes around the forearm: channels 1-8 near the elbow, 9-16 middle, 17-24 near the wrist
+RING_SIZE = 8  # electrodes of a ring, 45 degrees apart; the first lies over the ulna, then clockwise
 ADC_BITS = 12
 MICROVOLTS_PER_COUNT = 5.0 / 2**12 * 1e6 / 200.0  # 5 V range, 12 bits, gain 200: 6.1 uV
 EXPERIMENTS = ("emg_gestures", "emg_force")

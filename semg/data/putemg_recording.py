@@ -90,7 +90,7 @@ class Recording:
         return counts, labelled
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Stretches of whole rows with the row they start at; only one is in memory at a time."""
+        """Blocks of whole rows with the row they start at; only one is in memory at a time."""
         chunk = self._table.chunks[0] if self._table.chunks else 1024
         step = chunk * max(1, _BLOCK_BYTES // (chunk * self._table.dtype.itemsize))
         for start in range(0, self.n_samples, step):

@@ -20,90 +20,11 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.common.files import atomic_folder, checksum, read_json, write_json
 from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, number, text, whole
+from semg.data.windows import WINDOW_FIELDS
 
 FORMAT_VERSION = 1
 _OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
 _ATTEMPTS = 50  # of opening a shard that is being rewritten; a second in all
-WINDOW_FIELDS = np.dtype(
-    [
-        ("start", "<i8"),  # first sample
-        ("label", "<i2"),  # index into the shard's classes
-        ("repetition", "<i2"),  # how many stretches of this label came before in the recording
-        ("low", "<i8"),  # the start may be moved within low <= start <= high
-        ("high", "<i8"),  # without the window leaving its label's stretch or entering the guard
-    ]
-)
-
-
-# --- window arithmetic -------------------------------------------------------------------------------------
-
-
-def stretches(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maximal stretches of one label: (first samples, ends (exclusive), labels), each (n_stretches,)."""
-    if len(labels) == 0:
-        empty = np.empty(0, np.int64)
-        return empty, empty, labels[:0]
-    edges = np.flatnonzero(labels[1:] != labels[:-1]) + 1
-    starts = np.concatenate([[0], edges])
-    return starts, np.concatenate([edges, [len(labels)]]), labels[starts]
-
-
-def whole_windows(labels: np.ndarray, classes: Sequence[int], window: int, stride: int, guard: int) -> np.ndarray:
-    """Windows that lie wholly in one label and start at least `guard` samples after a label change.
-
-    labels: (n_samples,) label codes; classes: the codes to keep, whose places become the windows' labels;
-    lengths in samples. The first window of a stretch starts as early as it may, the next ones `stride` later
-    each. The recording's begin is no label change. Returns a table of WINDOW_FIELDS in time order.
-    """
-    rows: list[tuple[int, int, int, int, int]] = []
-    seen = dict.fromkeys(classes, 0)
-    index = {code: place for place, code in enumerate(classes)}
-    for start, stop, value in zip(*stretches(labels), strict=True):
-        code = int(value)
-        if code not in index:
-            continue
-        repetition, seen[code] = seen[code], seen[code] + 1
-        low, high = int(start) + (guard if start > 0 else 0), int(stop) - window
-        rows.extend((at, index[code], repetition, low, high) for at in range(low, high + 1, stride))
-    return np.array(rows, WINDOW_FIELDS)
-
-
-PAUSE_AFTER = 4  # windows left out after a stretch of windows labelled -1
-
-
-def paper_windows(labels: np.ndarray, classes: Sequence[int], window: int, stride: int, rest: int) -> np.ndarray:
-    """The putEMG authors' windows: every `stride` samples, labelled by the last sample, transitions masked.
-
-    Left out: windows labelled `rest` and the 4 windows after each stretch of them; the first window of every
-    gesture (label above 0 after another label of at least 0) and the window just before it. Such a window may
-    hold samples of two labels, so its start is not to be moved (low = start = high).
-    Source: putemg_features and biolab_utilities by the authors, as described in their article.
-    """
-    starts = np.arange(0, len(labels) - window + 1, stride)
-    label = labels[starts + window - 1].astype(np.int64)
-    keep = label != rest
-    for end in np.flatnonzero((label[:-1] == rest) & (label[1:] != rest)) + 1:
-        keep[end : end + PAUSE_AFTER] = False
-    begins = np.flatnonzero((label[1:] > 0) & (label[:-1] >= 0) & (label[1:] != label[:-1])) + 1
-    keep[begins] = False
-    keep[begins - 1] = False
-    repetition = _repetitions(label)
-    index = {code: place for place, code in enumerate(classes)}
-    rows = [
-        (int(starts[i]), index[int(label[i])], int(repetition[i]), int(starts[i]), int(starts[i]))
-        for i in np.flatnonzero(keep)
-    ]
-    return np.array(rows, WINDOW_FIELDS)
-
-
-def _repetitions(label: np.ndarray) -> np.ndarray:
-    """For each window, how many stretches of its label came before its own."""
-    repetition = np.zeros(len(label), np.int64)
-    seen: dict[int, int] = {}
-    for start, stop, value in zip(*stretches(label), strict=True):
-        repetition[start:stop] = seen.get(int(value), 0)
-        seen[int(value)] = seen.get(int(value), 0) + 1
-    return repetition
 
 
 # --- one shard ---------------------------------------------------------------------------------------------
@@ -436,7 +357,7 @@ class WindowSet:
         """(B,) places of windows -> (B,) first samples, a `share` of them moved at random.
 
         A moved window starts anywhere from a stride before to a stride after its own start, on a multiple of `hop`,
-        and stays within its label's stretch.
+        and stays within its label's segment.
         """
         starts = self.start[index]
         if not share:
@@ -445,7 +366,7 @@ class WindowSet:
         low = np.maximum(self.low[index], starts - reach)
         high = np.minimum(self.high[index], starts + reach)
         first, last = -(-low // hop), high // hop
-        # a stretch between two multiples of the hop has none inside: the one before is a few ms early
+        # a segment between two multiples of the hop has none inside: the one before is a few ms early
         moved = random.integers(np.minimum(first, last), last + 1) * hop
         return np.where(random.random(len(index)) < share, moved, starts)
 

@@ -24,12 +24,12 @@ from scipy import fft, sparse
 
 from semg.data.putemg import (
     ADC_BITS,
-    BAND_CHANNELS,
-    BANDS,
     GESTURES,
     N_CHANNELS,
     RATE,
     REST,
+    RING_SIZE,
+    RINGS,
     TRAJECTORIES,
 )
 
@@ -319,9 +319,9 @@ def spikes(units: Units, drive: np.ndarray, rng: np.random.Generator) -> tuple[n
 
 def _electrode_angles(turn: float, rng: np.random.Generator) -> np.ndarray:
     """(3, 8) degrees of the electrodes from the ulna, for one session."""
-    even = np.arange(BAND_CHANNELS) * (360.0 / BAND_CHANNELS)
-    rings = turn + rng.normal(0, _DONNING_SPREAD) + rng.normal(0, _RING_SPREAD, (BANDS, 1))
-    return rings + even + rng.normal(0, 1, (BANDS, BAND_CHANNELS))
+    even = np.arange(RING_SIZE) * (360.0 / RING_SIZE)
+    rings = turn + rng.normal(0, _DONNING_SPREAD) + rng.normal(0, _RING_SPREAD, (RINGS, 1))
+    return rings + even + rng.normal(0, 1, (RINGS, RING_SIZE))
 
 
 def potential(distance: float, times: np.ndarray) -> np.ndarray:
@@ -382,10 +382,10 @@ def surface(someone: Person, angles: np.ndarray, when: np.ndarray, unit: np.ndar
             (gain[unit[kept]].astype(np.float32), (arrival[kept], unit[kept])), shape=(length, len(gain))
         )
         reach = _reach(units, radius, angles[ring])
-        total = np.zeros((BAND_CHANNELS, spectra.shape[1]), np.complex64)
+        total = np.zeros((RING_SIZE, spectra.shape[1]), np.complex64)
         for shape, spectrum in enumerate(spectra):
             total += fft.rfft(np.ascontiguousarray((train @ reach[:, shape]).T)) * spectrum
-        channels = slice(ring * BAND_CHANNELS, (ring + 1) * BAND_CHANNELS)
+        channels = slice(ring * RING_SIZE, (ring + 1) * RING_SIZE)
         out[channels] = fft.irfft(total, length)[:, :n_samples]
     return out
 

@@ -17,7 +17,7 @@ import numpy as np
 INACTIVE = ("idle", "rest")  # the classes in which the hand does nothing; most windows are of these
 PERSON_KEYS = ("accuracy", "balanced_accuracy", "macro_f1", "n_windows")
 RESAMPLES = 10_000  # of the bootstrap; the 2.5 % quantile then rests on 250 of them
-MAX_PAUSE = 1.0  # seconds between two windows above which the later one begins a new stretch of voting
+MAX_PAUSE = 1.0  # seconds between two windows above which the later one begins a new segment of voting
 
 
 # --- from counts -------------------------------------------------------------------------------------------
@@ -177,10 +177,10 @@ def majority_vote(
     """(n,) class that most of the last k windows say, each window its own last one; ties go to the latest said.
 
     Causal: a decision looks at no later window. It looks at none of another recording either, and at none before
-    a pause: windows that start more than `max_step` samples apart belong to different stretches.
+    a pause: windows that start more than `max_step` samples apart belong to different segments.
 
-    max_step has to be longer than the guard that windows keep after a label change. Else every stretch would end
-    where the true label changes, and the vote would be told what it is to find out.
+    max_step has to be longer than the transition margin that windows keep after a label change. Else every segment
+    would end where the true label changes, and the vote would be told what it is to find out.
 
     prediction: (n,) class indices; record: (n,) names; start: (n,) first samples; in any order.
     """
@@ -193,8 +193,8 @@ def majority_vote(
     said, at, recording = prediction[order], np.asarray(start)[order], code[order]
     begins = np.concatenate([[True], (recording[1:] != recording[:-1]) | (np.diff(at) > max_step)])
     here = np.arange(n)
-    stretch = np.maximum.accumulate(np.where(begins, here, 0))  # (n,) place where each window's stretch begins
-    first = np.maximum(here - k + 1, stretch)  # (n,) place of the first window that has a say
+    segment = np.maximum.accumulate(np.where(begins, here, 0))  # (n,) place where each window's segment begins
+    first = np.maximum(here - k + 1, segment)  # (n,) place of the first window that has a say
     best = np.full(n, -1, np.int64)
     voted = np.empty(n, np.int64)
     for c in range(n_classes):  # one class at a time: memory stays a few columns

@@ -16,7 +16,7 @@ from semg.evaluation.score_figures import BLUE, GREY, ORANGE, new_figure, save, 
 # idle, then Okabe and Ito's eight; what follows is a class more than putEMG has
 COLOURS = ("#C4C4C4", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
 COLUMNS = 1600  # of a figure's traces; more samples than that are drawn as their lowest and highest
-Stretch = tuple[float, float, int]  # begin and end in seconds, class
+Segment = tuple[float, float, int]  # begin and end in seconds, class
 
 
 def colour_of(label: int) -> str:
@@ -30,26 +30,26 @@ def recording(
     signal: np.ndarray,
     rate: float,
     channels: Sequence[str],
-    stretches: Sequence[Stretch],
+    segments: Sequence[Segment],
     classes: Sequence[str],
     title: str,
     begin: float = 0.0,
 ) -> None:
     """Channels over time, one above the other on one scale, with bands of colour where a gesture is.
 
-    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; stretches: where which class is.
+    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; segments: where which class is.
     """
     figure = new_figure(13, 2.4 + 0.26 * max(6, signal.shape[1]))
     strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3 + 0.8 * signal.shape[1]])
     end = begin + len(signal) / rate
-    label_strip(strip, stretches, classes, begin, end)
-    for first, last, label in stretches:
+    label_strip(strip, segments, classes, begin, end)
+    for first, last, label in segments:
         axes.axvspan(first, last, color=colour_of(label), alpha=0.22, linewidth=0)
     step = draw_channels(axes, signal, rate, channels, begin)
     axes.set_xlim(begin, end)
     axes.set_xlabel("time, s", fontsize=12)
     axes.set_title(f"rows are {step:g} µV apart", fontsize=10, loc="right", color="#555555")
-    legend(figure, [label for _, _, label in stretches], classes)
+    legend(figure, [label for _, _, label in segments], classes)
     figure.suptitle(title, fontsize=14)
     save(figure, path)
 
@@ -61,9 +61,9 @@ def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str]) -> Non
         figure.legend(handles=handles, loc="outside lower center", ncols=min(9, len(used)), fontsize=11)
 
 
-def label_strip(axes: Axes, stretches: Sequence[Stretch], classes: Sequence[str], begin: float, end: float) -> None:
+def label_strip(axes: Axes, segments: Sequence[Segment], classes: Sequence[str], begin: float, end: float) -> None:
     """A row of coloured bars with the gestures' names in those that are wide enough."""
-    for first, last, label in stretches:
+    for first, last, label in segments:
         axes.axvspan(first, last, color=colour_of(label), linewidth=0)
         inside = min(last, end) - max(first, begin)
         wide = inside > (end - begin) * 0.0078 * len(classes[label])
@@ -213,8 +213,8 @@ def timeline(
     signal: np.ndarray,
     rate: float,
     channels: Sequence[str],
-    truth: Sequence[Stretch],
-    decided: Sequence[Stretch],
+    truth: Sequence[Segment],
+    decided: Sequence[Segment],
     time: np.ndarray,
     confidence: np.ndarray,
     classes: Sequence[str],
@@ -230,9 +230,9 @@ def timeline(
     rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     step = draw_channels(rows[0], signal, rate, channels, 0.0)
     rows[0].set_title(f"rows are {step:g} µV apart", fontsize=10, loc="right", color="#555555")
-    for row, name, stretches in ((rows[1], "true", truth), (rows[-2], "decided", decided)):
-        if stretches:
-            label_strip(row, stretches, classes, 0.0, len(signal) / rate)
+    for row, name, segments in ((rows[1], "true", truth), (rows[-2], "decided", decided)):
+        if segments:
+            label_strip(row, segments, classes, 0.0, len(signal) / rate)
             row.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
     rows[-1].step(time, confidence, where="post", color=BLUE, linewidth=1.0)
     rows[-1].axhline(1 / len(classes), color=GREY, linewidth=1.2, linestyle=":")

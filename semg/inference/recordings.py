@@ -15,8 +15,9 @@ from semg.data.filters import FilterSpec
 from semg.data.normalization import Scaling
 from semg.data.preprocessing import MONTAGES, montage
 from semg.data.putemg import N_CHANNELS
-from semg.data.shards import WINDOW_FIELDS, Shard, WindowSet
+from semg.data.shards import Shard, WindowSet
 from semg.data.tables import Source
+from semg.data.windows import WINDOW_FIELDS
 from semg.inference.batch import build_model, mixing_for, open_model, probabilities, scaling_of, statistics_for
 from semg.inference.checkpoint import Checkpoint
 from semg.inference.streaming import Decision, Given, Normalization, Running, Stream

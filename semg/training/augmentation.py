@@ -25,7 +25,7 @@ class Augmentation:
     gain: deviation of each channel's log power, in the session's deviations: another electrode contact.
     noise: deviation of noise on every feature.
     mixup: parameter of the Beta distribution with which pairs of windows and labels are mixed.
-    jitter: 1 moves a window's start at random within its label's stretch, by up to the stride.
+    jitter: 1 moves a window's start at random within its label's segment, by up to the stride.
     """
 
     roll: float = 0.5

@@ -47,10 +47,10 @@ def repetition_of_person(windows: WindowSet) -> np.ndarray:
         own = np.flatnonzero(windows.shard == place)
         for label in np.unique(windows.label[own]):
             these = own[windows.label[own] == label]
-            stretches, index = np.unique(windows.repetition[these], return_inverse=True)
+            segments, index = np.unique(windows.repetition[these], return_inverse=True)
             key = (shards[place].subject, int(label))
             counted[these] = made.get(key, 0) + index
-            made[key] = made.get(key, 0) + len(stretches)
+            made[key] = made.get(key, 0) + len(segments)
     return counted
 
 

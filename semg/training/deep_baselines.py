@@ -5,7 +5,7 @@ takes any module that maps (B, C, N) scaled samples to (B, classes) logits.
 
 Raw windows are decimated, whole recordings at once, so that the anti-alias filter meets no window's edge. The changes
 during training are those that train.py makes by default, drawn by the same code: the rings of electrodes turned
-together, channels hidden, windows moved within their gesture's stretch.
+together, channels hidden, windows moved within their gesture's segment.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from semg.common.errors import DataError
 from semg.data import normalization
 from semg.data.batches import Batch, Batches, in_order
-from semg.data.putemg import BAND_CHANNELS
+from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
 from semg.evaluation import metrics
 from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout
@@ -203,7 +203,7 @@ def _step(
 
 
 def _augmenter(channels: int, recipe: Recipe) -> TokenAugmenter:
-    ring = 0 if channels % BAND_CHANNELS else BAND_CHANNELS
+    ring = 0 if channels % RING_SIZE else RING_SIZE
     layout = TokenLayout(channels=channels, bands=0, patch=1, ring=ring)
     return TokenAugmenter(recipe.augmentation, layout, torch.Generator().manual_seed(recipe.seed))
 

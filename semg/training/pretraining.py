@@ -85,7 +85,7 @@ def predictable(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Stretches:
+class Segments:
     """Where windows may begin in the recordings of a WindowSet: anywhere, whatever the label.
 
     hop: windows begin on multiples of it.
@@ -148,7 +148,7 @@ class Pretraining:
         self._batches, self._statistics, self._layout = batches, statistics, layout
         self._args, self._lr, self._how = args, lr, Augmentation(roll=roll, mask=0.0, jitter=0.0)
         self._rank, self._size = rank, size
-        self._places = Stretches(batches.windows, batches.track.hop if batches.track else 1)
+        self._places = Segments(batches.windows, batches.track.hop if batches.track else 1)
         self.steps_per_epoch = max(1, self._places.steps // args.batch_size)
         # what classifies, the last LayerNorm and the head, has no part in this loss
         parallel = nn.parallel.DistributedDataParallel

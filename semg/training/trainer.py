@@ -29,7 +29,7 @@ from semg.common.provenance import how_made
 from semg.common.schema import OBJECT, TEXT, Field, check_fields, number, whole
 from semg.data import normalization
 from semg.data.batches import Batch, Batches
-from semg.data.putemg import BAND_CHANNELS
+from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet, check_alike, open_shards
 from semg.data.splits import read_split
 from semg.evaluation import metrics
@@ -260,7 +260,7 @@ class Run:
         self.scaling = scaling(args)
         self.config = model_config(args, train_shards[0], self.scaling.views)
         self.model = build(args, self.config).to(self.device)
-        self.layout = TokenLayout.of(self.config, BAND_CHANNELS, self.scaling.views)
+        self.layout = TokenLayout.of(self.config, RING_SIZE, self.scaling.views)
         self.train_gain = normalization.gain_of(train_shards)
         made = [
             open_part(shards, self.model, self.scaling, self.train_gain, self.device, args.workers)

@@ -278,7 +278,7 @@ def stoppable(inputs: dict[str, Path], folder: Path, model: Path) -> dict[str, t
         "baselines": ([*places, "--out", out], lock),
         "export": (["--checkpoint", model, "--out", out], lock),
         "predict": (["--rate", 5120, "--checkpoint", model, "--out", out, *tables], out / "0.csv"),
-        "import_csv": ([listed, "--rate", 2000, "--guard", 0, "--shards", out], lock),
+        "import_csv": ([listed, "--rate", 2000, "--transition-margin", 0, "--shards", out], lock),
         "simulate_putemg": ([out, "--seconds", 20, "--workers", 1], lock),
         "simulate_putemg --workers 2": ([out, "--seconds", 20, "--workers", 2], lock),
     }
