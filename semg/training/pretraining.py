@@ -143,7 +143,7 @@ class Pretraining:
         torch.manual_seed(seed_of(args.seed, 4))
         device = batches.device
         self.module = NextPatch(model).to(device)
-        self.optimizer = adamw(self.module, lr, args.weight_decay, device)
+        self.optimizer = adamw(self.module, lr, args.weight_decay)
         self.state = PretrainingProgress()
         self._batches, self._statistics, self._layout = batches, statistics, layout
         self._args, self._lr, self._how = args, lr, Augmentation(roll=roll, mask=0.0, jitter=0.0)

@@ -275,7 +275,7 @@ class Run:
         self.classes = train_shards[0].classes
         self.steps_per_epoch = max(1, len(self.train.windows) // args.batch_size)
         self.lr = learning_rate(args)
-        self.optimizer = adamw(self.model, self.lr, args.weight_decay, self.device)
+        self.optimizer = adamw(self.model, self.lr, args.weight_decay)
         self.trained = [weights for weights in self.model.parameters() if weights.requires_grad]  # once, not each step
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()} if args.ema else None
         self.class_weights = _class_weights(self.train.windows, len(self.classes)).to(self.device)

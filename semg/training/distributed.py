@@ -1,0 +1,79 @@
+"""Several processes that train one model, as torchrun starts them: who they are and what they tell each other."""
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from semg.common.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together; `World()` is one that trains alone."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def share(self, index: np.ndarray) -> np.ndarray:
+        """This process's share of a batch: every size-th of its places (B,)."""
+        return index[self.rank :: self.size]
+
+    def mean(self, values: Tensor) -> list[float]:
+        """The mean over processes of some numbers (n,)."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+            values = values / self.size
+        return values.tolist()
+
+    def sum(self, counts: Tensor) -> Tensor:
+        """The sum over processes of a tensor, which every process gets."""
+        if self.size > 1:
+            distributed.all_reduce(counts)
+        return counts
+
+    def from_main(self, value: T) -> T:
+        """What the main process has in `value`."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def parallel(self, module: nn.Module, *, unused: bool = False) -> nn.Module:
+        """`module`, whose gradients become the mean over processes; unused: some parameters may get no gradient."""
+        if self.size == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=unused)
+
+    def leave(self) -> None:
+        """Say goodbye to the other processes."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+
+def join_world(batch_size: int, device: str) -> World:
+    """Join the processes that torchrun started, if it did. UsageError if they can't share a batch evenly.
+
+    batch_size: windows of a step, over all processes. device: `auto`, `cpu`, `cuda` or `mps`.
+    """
+    if "RANK" not in os.environ:
+        return World()
+    world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    if batch_size % world.size:
+        raise UsageError(f"--batch-size {batch_size}: expected a multiple of the {world.size} processes")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    return world

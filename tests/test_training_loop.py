@@ -1,0 +1,182 @@
+"""The loop and the optimiser that all training shares: what they do to a small task whose loss is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from semg.training.loop import DEAD_STEPS, DivergedError, LoopState, fit
+from semg.training.optimization import Optimizer, OptimizerConfig, Stream, WeightAverage, schedule
+
+
+class Line:
+    """A line learnt from points, four steps an epoch; dropout and the generator both move the loss."""
+
+    steps_per_epoch = 4
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        self.module = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.seen = []
+
+    def batches(self, epoch, first):
+        x = torch.from_numpy(np.random.default_rng((7, epoch)).normal(size=(4, 16, 3)).astype(np.float32))
+        yield from ((part, part.sum(1, keepdim=True)) for part in x[first:])
+
+    def loss(self, batch, generator):
+        x, y = batch
+        self.seen.append(x)
+        noise = 0.1 * torch.randn(x.shape, generator=generator)
+        return (self.module(x + noise) - y).square().mean()
+
+
+def optimizer(task, epochs=5, **changes):
+    return Optimizer(task.module, OptimizerConfig(**{"lr": 0.02, **changes}), epochs * task.steps_per_epoch)
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_and_gives_control_back_after_each_epoch():
+    task = Line()
+    epochs = list(fit(task, optimizer(task, 20), epochs=20, seed=0))
+    assert [epoch.number for epoch in epochs] == list(range(1, 21))
+    assert len(task.seen) == 80
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
+    assert all(epoch.norm > 0 and epoch.steps_per_second > 0 for epoch in epochs)
+
+
+def test_the_caller_may_stop_between_epochs_and_evaluate_in_them():
+    task = Line()
+    for epoch in fit(task, optimizer(task), epochs=5, seed=0):
+        assert task.module.training
+        task.module.eval()
+        if epoch.number == 2:
+            break
+    assert len(task.seen) == 8
+
+
+def test_the_same_seed_learns_the_same_and_another_seed_or_stream_does_not():
+    found = []
+    for seed, stream in ((1, Stream.TRAINING), (1, Stream.TRAINING), (2, Stream.TRAINING), (1, Stream.PRETRAINING)):
+        task = Line()
+        list(fit(task, optimizer(task), epochs=2, seed=seed, stream=stream))
+        found.append(weights(task.module))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+    assert not same(found[0], found[3])
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 11])
+def test_a_stopped_run_goes_on_to_the_very_same_end(stop_after):
+    whole = Line()
+    expected = [(epoch.number, epoch.loss, epoch.norm) for epoch in fit(whole, optimizer(whole, 3), epochs=3, seed=5)]
+
+    task, state = Line(), LoopState()
+    first = optimizer(task, 3)
+    done = list(fit(task, first, epochs=3, seed=5, state=state, stop=lambda: len(task.seen) == stop_after))
+    assert len(task.seen) == stop_after
+
+    other = Line(seed=9)
+    other.module.load_state_dict(task.module.state_dict())
+    second = optimizer(other, 3)
+    second.restore({name.removeprefix("o."): value for name, value in first.tensors("o.").items()})
+    done += list(fit(other, second, epochs=3, seed=5, state=LoopState(**vars(state))))
+    assert [(epoch.number, epoch.loss, epoch.norm) for epoch in done] == expected
+    assert same(weights(other.module), weights(whole.module))
+
+
+@pytest.mark.parametrize("factor", [1e5, math.nan, math.inf])
+def test_a_loss_that_explodes_is_refused_before_it_moves_a_weight(factor):
+    task = Line()
+    true = task.loss
+    task.loss = lambda batch, generator: true(batch, generator) * (factor if len(task.seen) > 3 else 1)
+    state = LoopState()
+    with pytest.raises(DivergedError, match=r"step 3: expected a finite loss and gradient, found loss"):
+        list(fit(task, optimizer(task), epochs=5, seed=0, state=state, average=Watch(task)))
+    assert state.in_epoch == len(task.after) == 3
+    assert same(weights(task.module), task.after[-1])
+
+
+class Watch(WeightAverage):
+    """Keeps the weights after each step."""
+
+    def __init__(self, task):
+        super().__init__(task.module, 0.9)
+        self.task, task.after = task, []
+
+    def follow(self, step):  # noqa: ARG002
+        self.task.after.append(weights(self.task.module))
+
+
+def test_a_loss_without_a_gradient_is_no_training():
+    task = Line()
+    true = task.loss
+    task.loss = lambda batch, generator: true(batch, generator) * 0 + 1.4
+    with pytest.raises(
+        DivergedError, match=rf"expected a loss that still moves, found loss 1.4 .* for {DEAD_STEPS} steps"
+    ):
+        list(fit(task, optimizer(task, 50), epochs=50, seed=0))
+
+
+def test_what_has_nothing_left_to_learn_is_not_taken_for_dead():
+    task = Line()
+    true = task.loss
+    task.loss = lambda batch, generator: true(batch, generator) * 0
+    assert len(list(fit(task, optimizer(task, 10), epochs=10, seed=0))) == 10
+
+
+def test_the_learning_rate_rises_and_then_falls_to_nothing():
+    shares = [schedule(step, 100, 0.1) for step in range(101)]
+    assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert max(shares) == shares[9] == 1.0
+    assert shares[55] == pytest.approx(0.5)
+    assert shares[100] == pytest.approx(0.0)
+    assert sorted(shares[10:], reverse=True) == shares[10:]
+
+
+def test_matrices_alone_decay():
+    """With a gradient of nothing, AdamW moves a weight by its decay alone."""
+    task = Line()
+    before = weights(task.module)
+    moved = Optimizer(task.module, OptimizerConfig(lr=0.1, weight_decay=0.5, warmup=0.0), 10)
+    moved.backward(sum(p.sum() for p in task.module.parameters()) * 0)
+    moved.step(0)
+    for name, value in task.module.state_dict().items():
+        factor = 1 - 0.1 * 0.5 if value.dim() == 2 else 1.0
+        torch.testing.assert_close(value, factor * before[name])
+
+
+def test_what_is_frozen_is_left_alone_and_the_gradient_is_clipped():
+    task = Line()
+    task.module[0].requires_grad_(False)
+    before = weights(task.module)
+    small = optimizer(task, clip=1e-3)
+    norm = small.backward(1e6 * task.loss(next(task.batches(0, 0)), torch.Generator()))
+    assert norm > 1
+    clipped = [p.grad for p in task.module.parameters() if p.grad is not None]
+    assert torch.stack([grad.norm() for grad in clipped]).norm() == pytest.approx(1e-3, rel=1e-3)
+    small.step(0)
+    assert torch.equal(task.module[0].weight, before["0.weight"])
+    assert not torch.equal(task.module[3].weight, before["3.weight"])
+
+
+def test_a_mean_of_weights_follows_them_and_takes_their_place_for_a_while():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 0.0)
+    average = WeightAverage(module, 0.9)
+    nn.init.constant_(module.weight, 1.0)
+    average.follow(0)
+    assert average.weights["weight"].item() == pytest.approx(0.9)  # (1 + 0) / (10 + 0) of what it was
+    average.follow(1000)
+    assert average.weights["weight"].item() == pytest.approx(0.9 * 0.9 + 0.1)
+    with average.in_place():
+        assert module.weight.item() == pytest.approx(0.91)
+    assert module.weight.item() == 1.0
