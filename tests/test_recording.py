@@ -1,5 +1,6 @@
 """The reader of a recording: what pandas writes is read exactly, whatever else there is gets one clear line."""
 
+import errno
 import os
 import pickle
 from collections.abc import Callable
@@ -10,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import recordings
+import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semg.common.errors import DataError
+from semg.data.gaps import Gap
 from semg.data.putemg_recording import Recording, check_layout, find_faults
 
 ALL = tuple(range(1, 25))
@@ -229,7 +232,14 @@ def test_files_that_are_no_recordings(tmp_path: Path) -> None:
     refused(path, "expected an HDF5 recording, found .*; fetch it again")
     path.unlink()
     path.mkdir()
-    refused(path, "expected a recording, found no such file")
+    refused(path, "expected a recording, found a folder")
+    path.rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)  # nobody writes to it: whoever opens it waits
+        refused(path, "expected a recording, found a pipe")
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        refused(path, "expected a recording, found a device")
 
 
 def test_other_hdf5_files(tmp_path: Path) -> None:
@@ -245,10 +255,206 @@ def test_other_hdf5_files(tmp_path: Path) -> None:
     refused(path, "found another kind of object")
     with h5py.File(path, "w") as file:
         file["data/table"] = h5py.SoftLink("/data/table")
-    refused(path, "a pandas table under the key 'data'")
-    with h5py.File(path, "w") as file:
-        file["data/table"] = h5py.ExternalLink("/etc/passwd", "/")
-    refused(path, "a pandas table under the key 'data'")
+    refused(path, "its own pandas table under the key 'data', found a link to '/data/table'")
+
+
+# --- data that lies elsewhere ----------------------------------------------------------------------------
+
+
+def moved(path: Path) -> h5py.File:
+    """The recording, open, its table under another name: a place for something that points to it."""
+    file = h5py.File(path, "r+")
+    file.move("data", "elsewhere")
+    file.create_group("data")
+    return file
+
+
+def external_link(path: Path, other: Path) -> None:
+    with moved(path) as file:
+        file["data/table"] = h5py.ExternalLink(other.name, "/data/table")
+
+
+def external_group(path: Path, other: Path) -> None:
+    with moved(path) as file:
+        del file["data"]
+        file["data"] = h5py.ExternalLink(other.name, "/data")
+
+
+def soft_link(path: Path, _other: Path) -> None:
+    with moved(path) as file:
+        file["data/table"] = h5py.SoftLink("/elsewhere/table")
+
+
+def external_storage(path: Path, _other: Path) -> None:
+    with moved(path) as file:
+        table = file["elsewhere/table"]
+        (path.parent / "samples.bin").write_bytes(table[:].tobytes())
+        size = table.shape[0] * table.dtype.itemsize
+        stored = file.create_dataset(
+            "data/table", table.shape, table.dtype, external=[(str(path.parent / "samples.bin"), 0, size)]
+        )
+        stored.attrs.update(table.attrs)
+
+
+def virtual(path: Path, source: str, name: str) -> None:
+    with moved(path) as file:
+        table = file["elsewhere/table"]
+        layout = h5py.VirtualLayout(table.shape, table.dtype)
+        layout[:] = h5py.VirtualSource(source, name, table.shape, table.dtype)
+        file["data"].create_virtual_dataset("table", layout).attrs.update(table.attrs)
+
+
+def virtual_of_another(path: Path, other: Path) -> None:
+    virtual(path, other.name, "data/table")
+
+
+def virtual_of_itself(path: Path, _other: Path) -> None:
+    virtual(path, ".", "data/table")  # to read it would end the process
+
+
+@pytest.mark.parametrize(
+    ("point", "found"),
+    [
+        (external_link, "a link to '.*other.hdf5:/data/table'"),
+        (external_group, "a link to '.*other.hdf5:/data'"),
+        (soft_link, "a link to '/elsewhere/table'"),
+        (external_storage, "in another file, '.*samples.bin'"),
+        (virtual_of_another, "a virtual data set"),
+        (virtual_of_itself, "a virtual data set"),
+    ],
+)
+def test_samples_that_lie_elsewhere_are_refused_unread(tmp_path: Path, point: Callable, found: str) -> None:
+    other = recordings.write(tmp_path, recordings.frame(), "other")
+    path = recordings.write(tmp_path, recordings.frame(seed=1))
+    point(path, other)
+    refused(path, f"(expected its own|of its own).*{found}")
+    with pytest.raises(DataError, match=found):
+        check_layout(path)
+
+
+def test_categories_that_lie_elsewhere_are_refused_unread(tmp_path: Path) -> None:
+    path = recordings.write(tmp_path, categorical_subject(recordings.frame()))
+    with h5py.File(path, "r+") as file:
+        (meta,) = (f"data/meta/{name}/meta/table" for name in file["data/meta"] if b"03" in file_values(file, name))
+        del file[meta]
+        file[meta] = h5py.ExternalLink("/etc/passwd", "/")
+    refused(path, "found a link to '/etc/passwd:/'")
+
+
+def file_values(file: h5py.File, block: str) -> list[bytes]:
+    return list(file[f"data/meta/{block}/meta/table"]["values"])
+
+
+# --- sizes, locks and types ------------------------------------------------------------------------------
+
+
+def with_table(path: Path, rows: int, dtype: np.dtype, **storage: object) -> None:
+    """Put a table of `rows` rows that hold nothing in the place of the recording's, with its attributes."""
+    with moved(path) as file:
+        made = file.create_dataset("data/table", (rows,), dtype, **storage)
+        made.attrs.update(file["elsewhere/table"].attrs)
+        if storage.get("compression"):
+            made[-1:] = np.zeros(1, dtype)
+
+
+def test_a_small_file_that_unfolds_to_gigabytes_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = recordings.write(tmp_path, recordings.frame())
+    with h5py.File(path) as file:
+        dtype = file["data/table"].dtype
+    with_table(path, 40_000_000, dtype, chunks=(100_000,), compression="gzip")
+    assert path.stat().st_size < 2e6
+    refused(path, "expected a recording, packed to a tenth, found .* MB that unfold to .* MB")
+
+
+def test_room_without_data_one_huge_chunk_and_a_huge_row_are_refused(tmp_path: Path) -> None:
+    path = recordings.write(tmp_path, recordings.frame())
+    with h5py.File(path) as file:
+        dtype = file["data/table"].dtype
+    with_table(path, 600, dtype)
+    refused(path, "expected 600 samples, found room for them and no data")
+    path = recordings.write(tmp_path, recordings.frame())
+    with_table(path, 600, dtype, chunks=(2_000_000,), maxshape=(None,), compression="gzip")
+    refused(path, "MB that unfold to")
+    path = recordings.write(tmp_path, recordings.frame())
+    with_table(path, 2, np.dtype([("index", "<f8"), ("values_block_0", "<f8", (10_000_000,))]))
+    refused(path, "expected rows of 24 channels, found rows of")
+
+
+def test_a_recording_open_elsewhere_is_no_damage(tmp_path: Path) -> None:
+    path = recordings.write(tmp_path, recordings.frame())
+    with tables.open_file(str(path), "a"), pytest.raises(DataError, match="has open for writing; close it") as caught:
+        Recording(path)
+    assert "need not be fetched again" in str(caught.value)
+    Recording(path).__exit__(None, None, None)
+
+
+def test_a_drive_without_locks_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = recordings.frame()
+    path = recordings.write(tmp_path, table)
+    real = h5py.File
+
+    def no_locks(name: Path, mode: str, locking: bool | None = None) -> h5py.File:
+        if locking is not False:
+            raise OSError(errno.ENOLCK, "Unable to synchronously open file (unable to lock file, errno = 37)")
+        return real(name, mode, locking=locking)
+
+    monkeypatch.setattr("semg.data.putemg_recording.h5py.File", no_locks)
+    same_as_pandas(path, table)
+
+
+@pytest.mark.parametrize(
+    ("number", "told", "advice"),
+    [
+        (errno.EACCES, "Permission denied", "you may not read"),
+        (errno.EIO, "Input/output error", "try again"),
+        (None, "Unable to open file (file is already open for write/SWMR write)", "h5clear"),
+        (None, "Unable to open file (truncated file: eof = 20000)", "fetch it again"),
+    ],
+)
+def test_the_true_reason_is_told_and_the_way_on(tmp_path, monkeypatch, number, told, advice) -> None:
+    path = recordings.write(tmp_path, recordings.frame())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, told) if number else OSError(told)
+
+    monkeypatch.setattr("semg.data.putemg_recording.h5py.File", refuse)
+    refused(path, advice)
+
+
+@pytest.mark.parametrize(
+    "index", [lambda n: [f"t{i}" for i in range(n)], lambda n: [f"{i / 5120:.6f}" for i in range(n)]]
+)
+def test_a_text_index_is_refused(tmp_path: Path, index: Callable) -> None:
+    table = recordings.frame()
+    refused(
+        recordings.write(tmp_path, table.set_axis(index(len(table)))), "expected time in seconds as index, found text"
+    )
+
+
+def test_rows_of_more_dimensions_are_refused(tmp_path: Path) -> None:
+    for field in (("index", "<f8", (2,)), ("values_block_3", "<f8", (29, 2))):
+        path = recordings.write(tmp_path, recordings.frame())
+        with h5py.File(path, "r+") as file:
+            old = file["data/table"]
+            dtype = np.dtype([field if field[0] == name else (name, old.dtype[name]) for name in old.dtype.names])
+            attrs = dict(old.attrs)
+            del file["data/table"]
+            file["data/table"] = np.zeros(600, dtype)
+            file["data/table"].attrs.update(attrs)
+        refused(path, f"expected a value or a row of values in {field[0]}, found more dimensions")
+
+
+# --- missing samples -------------------------------------------------------------------------------------
+
+
+def test_missing_samples_are_found_and_change_neither_the_rate_nor_what_is_read(tmp_path: Path) -> None:
+    table = recordings.frame(samples=60_000)
+    table = table.drop(index=table.index[20_000:50_000])  # half of it: by its ends, the rate would be half
+    with Recording(recordings.write(tmp_path, table)) as recording:
+        counts, _ = recording.read(SOME, "TRAJ_GT")
+        assert recording.rate == pytest.approx(5120)
+        assert recording.gaps() == [Gap(20_000, 30_000)]
+    np.testing.assert_array_equal(counts, table[[f"EMG_{n}" for n in SOME]].to_numpy())
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

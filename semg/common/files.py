@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -104,13 +105,28 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+
+
+def expect_file(path: Path, what: str) -> None:
+    """DataError, naming `what` was expected, unless `path` is a file: to open a pipe or a device may take for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected {what}, found no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: expected {what}, found: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        found = next((name for holds, name in _KINDS if holds(mode)), "a device")
+        raise DataError(f"{path}: expected {what}, found {found}")
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`. Raises DataError, naming `what` was expected, for anything else."""
+    expect_file(path, what)
     try:
         text = path.read_text(encoding="utf-8-sig")
         value = json.loads(text)
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected {what}, found no such file") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers too long
         raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
     if not isinstance(value, dict):

@@ -2,9 +2,12 @@
 
 A recording is a pandas/PyTables table. pandas keeps the table's column names as pickles in its attributes, and
 `pandas.read_hdf` unpickles them, which lets a hostile file run code. This reader goes through h5py instead and
-takes the names out of the pickles without executing anything.
+takes the names out of the pickles without executing anything. All that it reads lies in the file itself: whatever
+points to other files or places is refused before it is read.
 """
 
+import errno
+import os
 import pickletools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +19,8 @@ import hdf5plugin  # noqa: F401  registers blosc and the like, with which pandas
 import numpy as np
 
 from semg.common.errors import DataError
+from semg.common.files import expect_file
+from semg.data.gaps import Gap, find_gaps, sampling_interval
 from semg.data.putemg import (
     ADC_BITS,
     CHANNEL_COLUMNS,
@@ -31,15 +36,21 @@ from semg.data.putemg import (
 )
 
 _BLOCK_BYTES = 1 << 24  # of the table, read at once
+_RATE_ROWS = 4096  # from whose times the rate is measured
+# A recording's noise packs to a tenth. What unfolds to far more holds no recording, and would fill the memory.
+_LARGEST_RATIO, _ANY_RATIO_BYTES = 100, 1 << 26
+_LARGEST_ROW, _LARGEST_CHUNK = 1 << 16, 1 << 28  # bytes that have to be unfolded at once; PyTables' are 300 and 1 << 20
+_HELD = (errno.EAGAIN, errno.EACCES)  # what a lock answers that somebody else holds
 _DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, MemoryError)  # h5py raises these
 
 
 class Recording:
     """One HDF5 recording, opened read-only and checked; use it in a `with` block.
 
-    Opening reads the layout only. `read` reads the samples and checks them.
+    Opening reads the layout and the first rows. `read` reads the samples and checks them.
 
-    Attributes: `path`, `record` (from the file's name), `n_samples`, `rate` (Hz, from the index).
+    Attributes: `path`, `record` (from the file's name), `n_samples`, `rate` (Hz, by the usual step of the index, so
+    that samples missing here and there do not change it).
     Raises DataError wherever the file is not what putEMG's recordings are.
     """
 
@@ -49,10 +60,11 @@ class Recording:
         self._file = _open(path)
         try:
             self._table = _table(path, self._file)
+            _check_size(path, self._table)
             self._places = _places(path, self._table)
             self._check_numbers()
             self.n_samples: int = self._table.shape[0]
-            self.rate = self._check_time_ends()
+            self.rate = self._check_rate()
             if self.record and check_name:
                 self._check_subject(self.record.subject)
         except BaseException as error:
@@ -75,19 +87,25 @@ class Recording:
         """All samples of `channels` (numbers 1-24) and the label column `labels`, in one pass over the file.
 
         Returns (n_samples, len(channels)) int16 ADC counts and (n_samples,) int8 labels. Checks that counts are
-        whole and of 12 bits, time rises, and labels are known.
+        whole and of 12 bits, time rises, and labels are known. `gaps` says where samples are missing.
         """
         counts = np.empty((len(channels), self.n_samples), np.int16).T  # a channel in a row, as filters read it
         labelled = np.empty(self.n_samples, np.int8)
         columns = [CHANNEL_COLUMNS[number - 1] for number in channels]
         last = -np.inf
+        self._times = np.empty(self.n_samples)
         for start, rows in self._blocks():
             stop = start + len(rows)
             self._check_rising(rows["index"], last, start)
             last = rows["index"][-1]
+            self._times[start:stop] = rows["index"]
             counts[start:stop] = self._counts(rows, columns, start)
             labelled[start:stop] = self._known_labels(rows, labels, start)
         return counts, labelled
+
+    def gaps(self) -> list[Gap]:
+        """Where samples are missing by the index. To be asked after `read`."""
+        return find_gaps(self._times, sampling_interval(self._times, RATE), RATE)
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of whole rows with the row they start at; only one is in memory at a time."""
@@ -134,6 +152,9 @@ class Recording:
 
     def _check_numbers(self) -> None:
         """Samples and labels must be numbers: pandas keeps categories as codes, which would pass for labels."""
+        index = self._table.dtype["index"]
+        if index.kind not in "fiu":
+            raise DataError(f"{self.path}: expected time in seconds as index, found {_kind(index)}")
         for name in (*CHANNEL_COLUMNS, *LABEL_COLUMNS):
             block = self._places[name][0]
             if self._table.dtype[block].base.kind not in "fiu" or self._is_category(block):
@@ -149,16 +170,14 @@ class Recording:
                 f"at sample {start + row} after {times[row - 1] if row else last} s"
             )
 
-    def _check_time_ends(self) -> float:
-        """Sampling rate in Hz from the index's ends."""
+    def _check_rate(self) -> float:
+        """Sampling rate in Hz by the usual step of the first rows' index."""
         if self.n_samples < 2:
             raise DataError(f"{self.path}: expected a recording of some seconds, found {self.n_samples} samples")
-        try:
-            first, last = float(self._table[0]["index"]), float(self._table[self.n_samples - 1]["index"])
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            raise DataError(f"{self.path}: expected time in seconds as index, found {error}") from None
-        span = last - first
-        rate = (self.n_samples - 1) / span if span > 0 else float("nan")
+        times = self._table[:_RATE_ROWS]["index"].astype(float)
+        with np.errstate(all="ignore"):
+            interval = sampling_interval(times, RATE)
+        rate = 1 / interval if interval > 0 else float("nan")
         if not abs(rate - RATE) <= RATE_TOLERANCE * RATE:
             raise DataError(
                 f"{self.path}: expected {RATE:g} Hz within {RATE_TOLERANCE:.0%}, found {rate:.6g} Hz by its index"
@@ -188,8 +207,13 @@ class Recording:
 
     def _category(self, block: str, code: int) -> object:
         """The value that a categorical column's code stands for."""
+        name = f"data/meta/{block}/meta/table"
+        _check_links(self.path, self._file, name)
         try:
-            return self._file[f"data/meta/{block}/meta/table"]["values"][code]
+            categories = self._file[name]
+            _check_own(self.path, categories)
+            _check_size(self.path, categories)
+            return categories[code]["values"]
         except (KeyError, OSError, RuntimeError, ValueError, IndexError) as error:
             raise DataError(f"{self.path}: expected a category for code {code} of {block}, found {error}") from None
 
@@ -204,17 +228,48 @@ def check_layout(path: Path) -> None:
 
 
 def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise DataError(f"{path}: expected a recording, found no such file")
+    expect_file(path, "a recording")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: expected an HDF5 recording, found an empty file; fetch it again")
     try:
-        return h5py.File(path, "r")
+        return _opened(path)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: expected an HDF5 recording, found {error}; fetch it again") from None
+        raise DataError(f"{path}: expected an HDF5 recording, found {_why_not(error)}") from None
+
+
+def _opened(path: Path) -> h5py.File:
+    """The file, locked against writers where its drive has locks: some network drives have none."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "unable to lock file" not in str(error) or error.errno in _HELD:
+            raise
+    return h5py.File(path, "r", locking=False)
+
+
+def _why_not(error: Exception) -> str:
+    """Why HDF5 did not open a file, and the way on."""
+    number, told = getattr(error, "errno", None), str(error)
+    if "unable to lock file" in told and number in _HELD:
+        return (
+            "one that another program has open for writing; close it there (a notebook's HDFStore, a viewer), "
+            "the file itself need not be fetched again"
+        )
+    if "already open for write" in told:
+        return (
+            "one that the program which wrote it did not close; close it there, or if it has ended, run "
+            "`h5clear -s FILE` (HDF5's tools) or fetch it again"
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return "one that you may not read; its owner can give you the right (chmod +r)"
+    if number in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return f"none that could be read now: {os.strerror(number)}; try again"
+    return f"{error}; fetch it again"
 
 
 def _table(path: Path, file: h5py.File) -> h5py.Dataset:
+    """The table of the key `data`, which lies in this file and is no view of others."""
+    _check_links(path, file, "data/table")
     try:
         table = file["data/table"]
     except (KeyError, OSError, RuntimeError, ValueError):
@@ -226,7 +281,50 @@ def _table(path: Path, file: h5py.File) -> h5py.Dataset:
     names = table.dtype.names if isinstance(table, h5py.Dataset) else None
     if not names or "index" not in names or table.ndim != 1:
         raise DataError(f"{path}: expected a pandas table under the key 'data', found another kind of object")
+    if wide := [name for name in names if len(table.dtype[name].shape) > (name != "index")]:
+        raise DataError(f"{path}: expected a value or a row of values in {wide[0]}, found more dimensions")
+    _check_own(path, table)
     return table
+
+
+def _check_links(path: Path, file: h5py.File, name: str) -> None:
+    """DataError where a link on the way to `name` leads elsewhere: to another file, or by a name instead of a place."""
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        way = "/".join(parts[:end])
+        try:
+            link = file.get(way, getlink=True)
+        except (KeyError, OSError, RuntimeError, ValueError):
+            return  # none there; whoever reads says so
+        if link is not None and not isinstance(link, h5py.HardLink):
+            target = f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else link.path
+            raise DataError(f"{path}: expected its own pandas table under the key 'data', found a link to {target!r}")
+
+
+def _check_own(path: Path, data: h5py.Dataset) -> None:
+    """DataError unless a dataset's values lie in this file: a virtual one could even be made of itself."""
+    if data.is_virtual:
+        raise DataError(f"{path}: expected samples of its own, found a virtual data set, a view of others")
+    if data.external:
+        raise DataError(f"{path}: expected samples of its own, found them in another file, {data.external[0][0]!r}")
+
+
+def _check_size(path: Path, table: h5py.Dataset) -> None:
+    """DataError for a table that would unfold to far more than a recording's does, before memory is taken."""
+    row, (rows,) = table.dtype.itemsize, table.shape
+    if row > _LARGEST_ROW:
+        raise DataError(f"{path}: expected rows of {N_CHANNELS} channels, found rows of {row:,} bytes")
+    stored, unfolded = table.id.get_storage_size(), row * rows
+    if rows and not stored:
+        raise DataError(f"{path}: expected {rows:,} samples, found room for them and no data; fetch it again")
+    chunk = row * table.chunks[0] if table.chunks else 0
+    if chunk > _LARGEST_CHUNK or (unfolded > _ANY_RATIO_BYTES and unfolded > _LARGEST_RATIO * stored):
+        found = f"{stored / 1e6:.3g} MB that unfold to {max(chunk, unfolded) / 1e6:,.0f} MB"
+        raise DataError(f"{path}: expected a recording, packed to a tenth, found {found}")
+
+
+def _kind(dtype: np.dtype) -> str:
+    return "text" if dtype.kind in "SUO" else f"values of type {dtype}"
 
 
 def _places(path: Path, table: h5py.Dataset) -> dict[str, tuple[str, int]]:

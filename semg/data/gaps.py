@@ -1,0 +1,84 @@
+"""Samples that are missing from a recording: where its time column, or its counter, steps too far.
+
+A device that loses samples goes on writing the next ones, so a window across the gap holds two moments as one. Whether
+samples were lost shows in the steps of the time column alone: over five minutes, half a second is less than two clocks
+may differ by.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SMALLEST = 0.5  # samples: a jump of the time below this is rounding, not a lost sample
+TOLERANCE = 0.0025  # seconds: a window may span a gap of this length, 1 % of the usual window
+_EVEN, _MOSTLY = 0.25, 0.99  # of a regular column's steps this share lies within that many samples of the usual step
+
+
+@dataclass(frozen=True)
+class Gap:
+    """`lost` samples (rounded) are missing before sample `start`; negative where the time falls back there."""
+
+    start: int
+    lost: int
+
+
+def find_gaps(times: np.ndarray, interval: float, rate: float) -> list[Gap]:
+    """Where samples are missing.
+
+    times: (n,) time or counter of each sample, finite; interval: its step from sample to sample, in the same unit;
+    rate: Hz, how many samples are a second.
+
+    In a regular column each step is judged by itself. In one whose times scatter, as they were rounded or written when
+    packets arrived, a jump counts where all times within a second after it lie later than any within the second before
+    it would have them: what scatters evens out in a second, and loses nothing.
+    """
+    steps = np.diff(times) / interval - 1  # in samples; 0 where none is lost
+    if len(steps) == 0 or np.abs(steps).max() < SMALLEST:
+        return []
+    jumps = steps if np.mean(np.abs(steps) < _EVEN) > _MOSTLY else _lasting_jumps(times / interval, round(rate))
+    return [Gap(int(i) + 1, round(float(jumps[i]))) for i in np.flatnonzero(np.abs(jumps) >= SMALLEST)]
+
+
+def _lasting_jumps(times: np.ndarray, reach: int) -> np.ndarray:
+    """(n,) times in samples -> (n - 1,) how far each sample and the `reach` after it lie from those before it."""
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d  # few recordings need them
+
+    late = times - np.arange(len(times))
+    reach = max(1, reach)
+    settings = {"size": reach, "mode": "nearest"}
+    before, after = (reach - 1) // 2, -(reach // 2)  # where the window lies: up to a sample, or from it on
+    rise = minimum_filter1d(late, origin=after, **settings)[1:] - maximum_filter1d(late, origin=before, **settings)[:-1]
+    fall = minimum_filter1d(late, origin=before, **settings)[:-1] - maximum_filter1d(late, origin=after, **settings)[1:]
+    return np.where(rise > 0, rise, np.where(fall > 0, -fall, 0.0))
+
+
+def sampling_interval(times: np.ndarray, rate: float) -> float:
+    """The usual step from sample to sample, whatever gaps there are: a median, over pieces of a second where it rounds.
+
+    times: (n,) of at least two samples; rate: Hz, roughly.
+    """
+    steps = np.diff(times)
+    usual = float(np.median(steps))
+    if usual > 0 and np.mean(np.abs(steps / usual - 1) < _EVEN) > _MOSTLY:
+        return usual
+    length = min(max(1, round(rate)), len(times) - 1)
+    ends = times[::length]
+    return float(np.median(np.diff(ends))) / length
+
+
+def breaks(gaps: Sequence[Gap], rate: float) -> np.ndarray:
+    """First samples after the gaps that no window may span: longer than the tolerance, or the time falls back."""
+    wide = [gap.start for gap in gaps if gap.lost < 0 or gap.lost > TOLERANCE * rate]
+    return np.array(wide, np.int64)
+
+
+def in_words(gaps: Sequence[Gap], rate: float) -> str:
+    """`lost samples: 0.5 s in 1 gap, at 95.2 s`; nothing if there are none."""
+    if not gaps:
+        return ""
+    lost = sum(max(0, gap.lost) for gap in gaps) / rate
+    back = sum(gap.lost < 0 for gap in gaps)
+    where = ", ".join(f"{gap.start / rate:.4g}" for gap in gaps[:3]) + (", ..." if len(gaps) > 3 else "")
+    told = f"lost samples: {lost:.3g} s in {len(gaps)} gap{'' if len(gaps) == 1 else 's'}, at {where} s"
+    return told + (f"; the time falls back {back} times" if back else "")

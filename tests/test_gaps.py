@@ -1,0 +1,83 @@
+"""Missing samples are found from the time column: where, how many, and not where it is only uneven."""
+
+import numpy as np
+import pytest
+
+from semg.data.gaps import Gap, breaks, find_gaps, in_words, sampling_interval
+
+RATES = (200.0, 5120.0)
+
+
+def found(times: np.ndarray, rate: float) -> list[Gap]:
+    return find_gaps(times, sampling_interval(times, rate), rate)
+
+
+def cut(times: np.ndarray, *pieces: tuple[int, int]) -> np.ndarray:
+    """`times` without `length` samples from each `start`."""
+    return np.delete(times, np.concatenate([np.arange(start, start + length) for start, length in pieces]))
+
+
+def seconds(rate: float, length: float = 20.0) -> np.ndarray:
+    return np.arange(round(length * rate)) / rate
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_each_gap_of_a_regular_index_is_found_with_its_length(rate):
+    times = cut(seconds(rate), (1000, 600), (2000, 1), (3000, 2))
+    assert found(times, rate) == [Gap(1000, 600), Gap(1400, 1), Gap(2399, 2)]
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("scale", [1, 1e3, 1e6], ids=["s", "ms", "us"])
+def test_the_unit_of_time_and_a_clock_that_is_fast_make_no_gap(rate, scale):
+    times = cut(seconds(rate), (1000, 600))
+    assert found(times * scale * 1.004 + 17e8, rate) == [Gap(1000, 600)]
+
+
+def test_a_counter_is_a_time(rate=200.0):
+    assert found(cut(np.arange(4000.0), (100, 7)), rate) == [Gap(100, 7)]
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(
+    "scatter",
+    [
+        lambda t: np.round(t, 3),
+        lambda t: np.ceil(t / 0.05) * 0.05,  # written as packets of 50 ms arrived
+        lambda t: t + np.random.default_rng(0).uniform(0, 0.03, len(t)),
+    ],
+    ids=["milliseconds", "packets", "jitter"],
+)
+def test_uneven_times_are_no_gaps_and_a_long_gap_among_them_is_found(rate, scatter):
+    times = seconds(rate)
+    assert found(scatter(times), rate) == []
+    (gap,) = found(scatter(cut(times, (1500, round(0.5 * rate)))), rate)
+    assert gap.start == 1500
+    assert 0.4 < gap.lost / rate < 0.55
+
+
+def test_time_that_falls_back_is_a_gap_of_unknown_length():
+    times = seconds(200.0)
+    times[2500:] -= 3.0
+    (gap,) = found(times, 200.0)
+    assert gap.start == 2500
+    assert gap.lost < 0
+    assert breaks([gap], 200.0).tolist() == [2500]
+    assert "falls back" in in_words([gap], 200.0)
+
+
+def test_windows_may_span_what_is_shorter_than_the_tolerance():
+    gaps = [Gap(100, 12), Gap(200, 13), Gap(300, 1)]
+    assert breaks(gaps, 5120.0).tolist() == [200]
+    assert breaks(gaps, 200.0).tolist() == [100, 200, 300]
+
+
+def test_what_is_said_of_gaps():
+    assert in_words([], 200.0) == ""
+    assert in_words([Gap(1000, 100)], 200.0) == "lost samples: 0.5 s in 1 gap, at 5 s"
+    assert in_words([Gap(1000 * n, 100) for n in range(1, 6)], 200.0).endswith("2.5 s in 5 gaps, at 5, 10, 15, ... s")
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_short_recordings_have_no_gaps_of_their_own(n):
+    assert found(np.arange(n) / 200.0, 200.0) == []
