@@ -14,14 +14,14 @@ Features (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins 
 ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
 Classifiers, with the settings of putEMG's authors: lda (SVD), qda (regularised by 0.3), knn (5 neighbours), svm (RBF
 kernel, C = 50), each after scaling the features by the training windows' mean and deviation. Trained on the split's
-training part alone, as train.py does it.
+training subset alone, as train.py does it.
 
 --normalize session first z-scores the features by the mean and deviation over each session (one person, one day).
-These are taken from windows evenly spaced over the session's recordings in the same part of the split, whatever
+These are taken from windows evenly spaced over the session's recordings in the same subset of the split, whatever
 their labels: no label is looked at, but some minutes of a new person's signal must have been seen.
 
 --preset paper is the authors' way: their own definitions of ZC, WL and WAMP on ADC counts, no normalisation by
-session, and training on the validation part too, for they chose nothing. Use it on shards that preprocess.py made
+session, and training on the validation subset too, for they chose nothing. Use it on shards that preprocess.py made
 with --preset paper, and on the splits of --protocol recording.
 
 svm and knn grow with the training windows squared; beyond --max-train-windows they get a random part of them, the
@@ -54,7 +54,7 @@ from semg.common.files import folder_lock, read_json
 from semg.common.provenance import how_made, versions
 from semg.data.normalization import sessions
 from semg.data.shards import Shard, WindowSet, open_shard, open_shards
-from semg.data.splits import PARTS, Split, read_split
+from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
 
 CLASSIFIERS = ("lda", "qda", "knn", "svm")
@@ -90,7 +90,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
-    p.add_argument("--subset", choices=PARTS, default="test", help="which part of the split to score")
+    p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
     p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows, networks' weights")
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
@@ -294,7 +294,7 @@ def predict(
 
 
 class Tables:
-    """The features of both parts of the split, for all jobs of a run."""
+    """The features of both subsets of the split, for all jobs of a run."""
 
     def __init__(self, train: WindowSet, scored: WindowSet, jobs: Sequence[Job], console: cli.Console) -> None:
         args = train.shards[0].arguments
@@ -426,20 +426,20 @@ def run_networks(
     return found
 
 
-def open_parts(args: argparse.Namespace, split: Split) -> list[WindowSet]:
+def open_subsets(args: argparse.Namespace, split: Split) -> list[WindowSet]:
     """The windows to train on, to score and, for networks, to choose the epoch on: [train, scored] or with val.
 
     DataError if windows are missing or a class is never trained.
     """
-    parts = {" and ".join(args.train_on): [name for part in args.train_on for name in split.records(part)]}
-    for part in (args.subset, "val") if args.networks else (args.subset,):
-        parts[part] = list(split.records(part))
-    names = list(dict.fromkeys(name for records in parts.values() for name in records))
+    subsets = {" and ".join(args.train_on): [name for subset in args.train_on for name in split.records(subset)]}
+    for subset in (args.subset, "val") if args.networks else (args.subset,):
+        subsets[subset] = list(split.records(subset))
+    names = list(dict.fromkeys(name for records in subsets.values() for name in records))
     opened = dict(zip(names, open_shards(args.shards, names, verify=True), strict=True))  # together: they must agree
-    made = {part: [opened[name] for name in records] for part, records in parts.items()}
-    for part, shards in made.items():
+    made = {subset: [opened[name] for name in records] for subset, records in subsets.items()}
+    for subset, shards in made.items():
         if not sum(len(shard.windows) for shard in shards):
-            raise DataError(f"{args.split}: expected windows in its {part} part, found none")
+            raise DataError(f"{args.split}: expected windows in its {subset} subset, found none")
     train = next(iter(made.values()))
     present = {int(label) for shard in train for label in np.unique(shard.windows["label"])}
     if missing := [name for place, name in enumerate(train[0].classes) if place not in present]:
@@ -458,10 +458,10 @@ def main() -> int:
             "--networks: expected without --features, --classifiers and --preset, which are for the others"
         )
     if args.subset in args.train_on:
-        raise UsageError(f"--subset {args.subset}: expected a part that is not trained on; give test")
+        raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
     split = read_split(args.split)
-    windows = open_parts(args, split)
+    windows = open_subsets(args, split)
     if args.preset and windows[0].shards[0].arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")
     jobs = plan(args, split, [shard for part in windows for shard in part.shards])
@@ -486,11 +486,11 @@ def main() -> int:
 def run(
     jobs: Sequence[Job], windows: Sequence[WindowSet], args: argparse.Namespace, console: cli.Console
 ) -> dict[str, float]:
-    """Do the jobs; windows as `open_parts` gives them. Returns macro-F1 by result."""
+    """Do the jobs; windows as `open_subsets` gives them. Returns macro-F1 by result."""
     train, scored = windows[:2]
-    people = [len({shard.subject for shard in part.shards}) for part in windows]
+    subjects = [len({shard.subject for shard in part.shards}) for part in windows]
     console.say(
-        f"training on {len(train)} windows of {people[0]} people, scoring {len(scored)} windows of {people[1]} "
+        f"training on {len(train)} windows of {subjects[0]} people, scoring {len(scored)} windows of {subjects[1]} "
         f"({args.subset}), normalisation: {args.normalize}"
     )
     if args.networks:

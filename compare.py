@@ -3,7 +3,7 @@
 Input: results as evaluate.py and baselines.py write them: folders with a metrics.json, folders of such folders, or
 single files, metrics.json or predictions.npz. Runs that differ only in fold or seed (by their folders' names:
 fold0, seed1, gpt2-seed2) are one method; --group says otherwise. Output in --out: compare.md, compare.csv,
-people.csv (every person's value), compare.png, compare.json (how it was made).
+subjects.csv (every person's value), compare.png, compare.json (how it was made).
 
   python compare.py results/gpt2 results/baselines --reference gpt2
   python compare.py --group gpt2='results/gpt2/fold*/seed*' --group lda='results/baselines/fold*/lda-hudgins' \\
@@ -31,7 +31,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import write_json, write_text
 from semg.common.provenance import how_made
 from semg.evaluation.comparison import (
-    FEWEST_PEOPLE,
+    FEWEST_SUBJECTS,
     METRICS,
     Method,
     Paired,
@@ -80,7 +80,7 @@ def main() -> None:
     console.say(markdown)
     write(args, methods, pairs, markdown)
     console.finish(
-        f"wrote {args.out}: compare.md, compare.csv, people.csv, compare.png",
+        f"wrote {args.out}: compare.md, compare.csv, subjects.csv, compare.png",
         out=args.out.as_posix(),
         methods={method.name: float(method.values.mean()) for method in methods},
         warnings=notes,
@@ -139,11 +139,11 @@ def simulated(methods: Sequence[Method]) -> list[str]:
 
 def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -> list[str]:
     """A note where no test could find a difference."""
-    fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].people)])
-    if fewest >= FEWEST_PEOPLE:
+    fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].subjects)])
+    if fewest >= FEWEST_SUBJECTS:
         return []
     return [
-        f"only {cli.counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_PEOPLE}, "
+        f"only {cli.counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_SUBJECTS}, "
         "and intervals over so few are too narrow"
     ]
 
@@ -159,18 +159,18 @@ def markdown_table(
     notes: Sequence[str],
 ) -> str:
     """The table for a reader, in percent, best first, with what it means below."""
-    head = ["method", "people", "runs each", f"{METRIC_NAMES[metric]} (%)", "sd", "95 % interval"]
+    head = ["method", "subjects", "runs each", f"{METRIC_NAMES[metric]} (%)", "sd", "95 % interval"]
     if reference is not None:
         head += [f"minus {reference}", "95 % interval", "n", "p", "p (Holm)"]
     rows = []
     for method in methods:
-        fewest, most = method.runs_per_person
+        fewest, most = method.runs_per_subject
         row = [
             method.name,
-            str(len(method.people)),
+            str(len(method.subjects)),
             str(most) if fewest == most else f"{fewest}-{most}",
             f"{100 * method.values.mean():.1f}",
-            f"{100 * method.values.std(ddof=1):.1f}" if len(method.people) > 1 else "",
+            f"{100 * method.values.std(ddof=1):.1f}" if len(method.subjects) > 1 else "",
             percent_range(bootstrap_interval(method.values)),
         ]
         if method.name in pairs:
@@ -200,12 +200,18 @@ def p_text(p: float) -> str:
 
 def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], reference: str | None) -> str:
     """The same for a program, as fractions and with all digits; empty cells where nothing was tested."""
-    head: list[object] = ["method", "people", "runs_fewest", "runs_most", "mean", "sd", "ci95_low", "ci95_high"]
+    head: list[object] = ["method", "subjects", "runs_fewest", "runs_most", "mean", "sd", "ci95_low", "ci95_high"]
     head += ["reference", "n", "difference", "difference_ci95_low", "difference_ci95_high", "p", "p_holm"]
     rows: list[list[object]] = [head]
     for method in methods:
-        sd = float(method.values.std(ddof=1)) if len(method.people) > 1 else ""
-        row: list[object] = [method.name, len(method.people), *method.runs_per_person, float(method.values.mean()), sd]
+        sd = float(method.values.std(ddof=1)) if len(method.subjects) > 1 else ""
+        row: list[object] = [
+            method.name,
+            len(method.subjects),
+            *method.runs_per_subject,
+            float(method.values.mean()),
+            sd,
+        ]
         row += bootstrap_interval(method.values)
         if method.name in pairs:
             pair, p = pairs[method.name]
@@ -216,11 +222,11 @@ def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]],
     return csv_text(rows)
 
 
-def people_table(methods: Sequence[Method]) -> str:
+def subjects_table(methods: Sequence[Method]) -> str:
     """One row a person, one column a method; empty where a method has not scored the person."""
-    people = sorted({person for method in methods for person in method.people})
+    subjects = sorted({subject for method in methods for subject in method.subjects})
     rows: list[list[object]] = [["subject", *(method.name for method in methods)]]
-    rows += [[person, *(method.people.get(person, "") for method in methods)] for person in people]
+    rows += [[subject, *(method.subjects.get(subject, "") for method in methods)] for subject in subjects]
     return csv_text(rows)
 
 
@@ -239,7 +245,7 @@ def write(
 
     write_text(args.out / "compare.md", markdown)
     write_text(args.out / "compare.csv", csv_table(methods, pairs, args.reference))
-    write_text(args.out / "people.csv", people_table(methods))
+    write_text(args.out / "subjects.csv", subjects_table(methods))
     compare(
         args.out / "compare.png",
         {method.name: method.values for method in methods},

@@ -4,14 +4,14 @@ Input: shards (preprocess.py), or with --records a plain list of record names wh
 as the records.txt of putEMG's share. Output: OUT/train.txt, val.txt and test.txt, one record name a line, and
 OUT/split.json, which says how they were made. A split may also be written by hand: three text files are enough.
 
-  python create_dataset_files.py                                                  # no person in two parts
+  python create_dataset_files.py                                                  # no person in two subsets
   python create_dataset_files.py --out splits/mine --seed 1                       # other people
   python create_dataset_files.py --out splits/mine --test-subjects 08 24 34 39    # these people are tested
   python create_dataset_files.py --out splits/fives --protocol kfold --folds 5    # splits/fives/fold0, fold1, ...
   python create_dataset_files.py --records records.txt --out splits/mine          # no shards needed
 
 Protocols:
-  subject    no person is in two parts: how well are people read whom the model has never seen? (default)
+  subject    no person is in two subsets: how well are people read whom the model has never seen? (default)
   kfold      the same --folds times; over all folds each person is tested once. One folder a fold.
   loso       leave one subject out: one folder a person, that person tested.
   session    trained on each person's first day, tested on the same people's later days, validated on the last
@@ -22,8 +22,8 @@ Protocols:
              fitted on train.txt and val.txt together.
 
 People are drawn by --seed: the same records and flags give the same files everywhere. --val and --test are
-fractions of all people, rounded, at least one person. A split in which a part is empty, or windows of a class are
-missing from a part, is refused and nothing is written.
+fractions of all people, rounded, at least one person. A split in which a subset is empty, or windows of a class are
+missing from a subset, is refused and nothing is written.
 
 A split that is there already is kept if its lists are the same, and named otherwise; --overwrite replaces it.
 Takes seconds.
@@ -44,7 +44,7 @@ from semg.common.provenance import plain
 from semg.data import putemg, splits
 from semg.data.shards import Shard, list_records, open_shards
 
-FILES = {*(f"{part}.txt" for part in splits.PARTS), "split.json"}
+FILES = {*(f"{subset}.txt" for subset in splits.SUBSETS), "split.json"}
 VAL, TEST, FOLDS = 0.15, 0.2, 5
 FLAGS_OF = {  # which protocols each flag means something to
     "folds": ("kfold",),
@@ -79,13 +79,13 @@ def arguments() -> argparse.ArgumentParser:
     fraction = cli.number(0, 1, above=True)
     parser.add_argument("--val", type=fraction, help=f"fraction of the people to validate (default: {VAL})")
     parser.add_argument("--test", type=fraction, help=f"subject: fraction of the people to test (default: {TEST})")
-    for part in ("test", "val"):
+    for subset in ("test", "val"):
         parser.add_argument(
-            f"--{part}-subjects",
+            f"--{subset}-subjects",
             type=cli.subjects,
             nargs="+",
             metavar="NN",
-            help=f"subject: these people, in place of --{part}",
+            help=f"subject: these people, in place of --{subset}",
         )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="draws the people")
     parser.add_argument("--overwrite", action="store_true", help="replace another split at OUT")
@@ -98,9 +98,9 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, flag) is not None and args.protocol not in protocols:
             name = "--" + flag.replace("_", "-")
             raise UsageError(f"{name}: means nothing to --protocol {args.protocol}, only to {', '.join(protocols)}")
-    for part in ("val", "test"):
-        if getattr(args, part) is not None and getattr(args, f"{part}_subjects") is not None:
-            raise UsageError(f"--{part} and --{part}-subjects: expected one of the two")
+    for subset in ("val", "test"):
+        if getattr(args, subset) is not None and getattr(args, f"{subset}_subjects") is not None:
+            raise UsageError(f"--{subset} and --{subset}-subjects: expected one of the two")
     if both := sorted(set(args.test_subjects or ()) & set(args.val_subjects or ())):
         raise UsageError(f"--test-subjects, --val-subjects: expected no person in both, found {', '.join(both)}")
     if args.out.name in ("", ".."):  # a folder needs a name of its own to be put in place whole
@@ -169,14 +169,14 @@ def make(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, spli
 
 
 def refuse_missing_classes(made: Mapping[str, splits.Split], windows: Windows) -> None:
-    """DataError if windows of a class are missing from a part of a split."""
+    """DataError if windows of a class are missing from a subset of a split."""
     for key, split in made.items():
-        for part in splits.PARTS:
-            counts = windows.of(split.records(part))
+        for subset in splits.SUBSETS:
+            counts = windows.of(split.records(subset))
             if missing := [name for name, n in zip(windows.classes, counts, strict=True) if n == 0]:
-                where = f"{part} part of {key}" if key else f"{part} part"
+                where = f"{subset} subset of {key}" if key else f"{subset} subset"
                 raise DataError(
-                    f"expected windows of every class in every part, found none of {', '.join(missing)} in the "
+                    f"expected windows of every class in every subset, found none of {', '.join(missing)} in the "
                     f"{where}; choose another --seed, or more people for it"
                 )
 
@@ -185,9 +185,9 @@ def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[
     """What split.json says of its making: nothing that differs between machines, so that its bytes do not."""
     flags = ("seed", *(flag for flag, protocols in FLAGS_OF.items() if args.protocol in protocols))
     given = {flag: plain(getattr(args, flag)) for flag in flags if getattr(args, flag) is not None}
-    for part in ("val", "test"):
-        if given.get(f"{part}_subjects"):
-            del given[part]
+    for subset in ("val", "test"):
+        if given.get(f"{subset}_subjects"):
+            del given[subset]
     listed = text_checksum("".join(f"{name}\n" for name in sorted(names)))
     return {
         "script": "create_dataset_files.py",
@@ -250,19 +250,19 @@ def _difference(out: Path, folders: Sequence[Path], made: Mapping[str, splits.Sp
             return str(error)
         if there.protocol != made[key].protocol or there.seed != made[key].seed:
             return f"{folder.name}: protocol {there.protocol}, seed {there.seed}"
-        for part in splits.PARTS:
-            if there.records(part) != made[key].records(part):
-                return f"{folder.name}: other recordings in {part}"
+        for subset in splits.SUBSETS:
+            if there.records(subset) != made[key].records(subset):
+                return f"{folder.name}: other recordings in {subset}"
     return ""
 
 
 # --- the table ---------------------------------------------------------------------------------------------
 
 
-def part_facts(split: splits.Split, part: str, windows: Windows | None) -> dict[str, Any]:
-    """People, recordings and, from shards, windows in all and by class of one part."""
-    records = split.records(part)
-    facts: dict[str, Any] = {"people": len(split.subjects(part)), "recordings": len(records)}
+def subset_facts(split: splits.Split, subset: str, windows: Windows | None) -> dict[str, Any]:
+    """Subjects, recordings and, from shards, windows in all and by class of one subset."""
+    records = split.records(subset)
+    facts: dict[str, Any] = {"subjects": len(split.subjects(subset)), "recordings": len(records)}
     if windows:
         counts = windows.of(records)
         facts["windows"] = int(counts.sum())
@@ -271,18 +271,18 @@ def part_facts(split: splits.Split, part: str, windows: Windows | None) -> dict[
 
 
 def table(made: Mapping[str, splits.Split], windows: Windows | None) -> str:
-    """People, recordings, windows and windows of each class in each part, for a person to read."""
+    """Subjects, recordings, windows and windows of each class in each subset, for a person to read."""
     rows = []
     if len(made) <= FOLDS_SHOWN:
         for key, split in made.items():
-            for part in splits.PARTS:
-                rows.append({"fold": key, "part": part, **part_facts(split, part, windows)})
+            for subset in splits.SUBSETS:
+                rows.append({"fold": key, "subset": subset, **subset_facts(split, subset, windows)})
     else:
-        for part in splits.PARTS:
-            facts = [part_facts(split, part, windows) for split in made.values()]
+        for subset in splits.SUBSETS:
+            facts = [subset_facts(split, subset, windows) for split in made.values()]
             spans = {name: (min(f[name] for f in facts), max(f[name] for f in facts)) for name in facts[0]}
             ranges = {name: low if low == high else f"{low}-{high}" for name, (low, high) in spans.items()}
-            rows.append({"fold": f"all {len(made)}", "part": part, **ranges})
+            rows.append({"fold": f"all {len(made)}", "subset": subset, **ranges})
     names = [name for name in rows[0] if name != "fold" or len(made) > 1]
     cells = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
@@ -301,7 +301,7 @@ def tell(made: Mapping[str, splits.Split], left_out: Sequence[str], args: argpar
     lines = [f"{args.protocol}: {splits.PROMISES[args.protocol]}"]
     if len(made) == 1 and args.protocol != "session":
         split = made[""]
-        lines += [f"{part:5s} {' '.join(split.subjects(part))}" for part in splits.PARTS]
+        lines += [f"{subset:5s} {' '.join(split.subjects(subset))}" for subset in splits.SUBSETS]
     if left_out:
         lines.append(f"left out for want of recordings: {', '.join(left_out)}")
     return "\n".join(lines)
@@ -328,9 +328,10 @@ def main() -> int:
         else:
             splits.write_splits(args.out, made, how_made(args, names, left_out))
     example = args.out / next(iter(made))
-    parts = {
+    subsets = {
         key: {
-            part: {"subjects": list(split.subjects(part)), **part_facts(split, part, windows)} for part in splits.PARTS
+            subset: {**subset_facts(split, subset, windows), "subjects": list(split.subjects(subset))}
+            for subset in splits.SUBSETS
         }
         for key, split in made.items()
     }
@@ -342,7 +343,7 @@ def main() -> int:
         kept=kept,
         protocol=args.protocol,
         left_out=list(left_out),
-        splits={(args.out / key).as_posix(): facts for key, facts in parts.items()},
+        splits={(args.out / key).as_posix(): facts for key, facts in subsets.items()},
     )
     return 0
 

@@ -36,7 +36,7 @@ from semg.common.files import checksum, folder_lock
 from semg.common.provenance import how_made
 from semg.data.batches import Batches
 from semg.data.shards import Shard, WindowSet, open_shards
-from semg.data.splits import PARTS, Split, read_split
+from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation.report import summary, write_results
 from semg.inference.batch import (
     build_model,
@@ -61,7 +61,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shards", type=Path, help="folder of shards (default: as in training)")
     parser.add_argument("--split", type=Path, help="folder of the split (default: as in training)")
-    parser.add_argument("--subset", choices=PARTS, default="test", help="which part of the split to score")
+    parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
     parser.add_argument("--out", type=Path, help="folder to write (default: results/ and the run's name)")
     parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows at once")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -191,9 +191,9 @@ def main() -> int:
         report = score(model, checkpoint, shards, split, args, console)
     console.say(summary(report))
     means = report["mean_over_subjects"]
-    people = cli.counted(report["n_subjects"], "person", "people")
+    subjects = cli.counted(report["n_subjects"], "person", "people")
     console.finish(
-        f"{args.out}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f} (means over {people} of the "
+        f"{args.out}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f} (means over {subjects} of the "
         f"{args.subset} set); pictures and metrics.json are there; next: python compare.py {args.out} ...",
         out=args.out.as_posix(),
         mean_over_subjects=means,

@@ -4,7 +4,7 @@
   python plot.py recording RECORDING          what was recorded? channels over time, gestures as bands of colour
   python plot.py spectrum RECORDING.hdf5      what does the filter take out? power before and after
   python plot.py electrodes RECORDING...      where are the muscles? RMS of the 3 x 8 electrodes for each gesture
-  python plot.py classes SPLIT                how many windows of each gesture are in each part of a split?
+  python plot.py classes SPLIT                how many windows of each gesture are in each subset of a split?
   python plot.py curves RUN                   how did training go? loss and macro-F1 by epoch
   python plot.py calibration RESULTS...       what do a new person's first repetitions gain? scores against their number
 
@@ -38,7 +38,7 @@ from semg.data.filters import FilterSpec
 from semg.data.preprocessing import filtered
 from semg.data.putemg_recording import Recording
 from semg.data.shards import Shard, open_shard, open_shards
-from semg.data.splits import PARTS, read_split
+from semg.data.splits import SUBSETS, read_split
 from semg.data.tables import is_simulated
 from semg.data.windows import segments
 from semg.evaluation import score_figures, signal_figures
@@ -230,25 +230,25 @@ def draw_electrodes(args: argparse.Namespace) -> str:
 
 
 def draw_classes(args: argparse.Namespace) -> str:
-    """Windows of each gesture in each part of a split."""
+    """Windows of each gesture in each subset of a split."""
     split = read_split(_one(args, "the folder of a split"))
     counts: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     simulated = False
-    for part in PARTS:
-        if not split.records(part):
+    for subset in SUBSETS:
+        if not split.records(subset):
             continue
-        shards = open_shards(args.shards, split.records(part))
+        shards = open_shards(args.shards, split.records(subset))
         classes = shards[0].classes
         tables = [np.bincount(shard.windows["label"], minlength=len(classes)) for shard in shards]
-        counts[part] = np.sum(tables, axis=0)
-        people = len(split.subjects(part))
-        about[part] = f"{cli.counted(people, 'person', 'people')}, {counts[part].sum():,} windows"
+        counts[subset] = np.sum(tables, axis=0)
+        subjects = len(split.subjects(subset))
+        about[subset] = f"{cli.counted(subjects, 'person', 'people')}, {counts[subset].sum():,} windows"
         simulated |= any(shard.simulated for shard in shards)
     title = _title(args, f"Windows of each gesture in {split.name}", simulated)
     signal_figures.class_counts(args.out, counts, classes, about, title)
-    return ", ".join(f"{part}: {told}" for part, told in about.items())
+    return ", ".join(f"{subset}: {told}" for subset, told in about.items())
 
 
 def draw_curves(args: argparse.Namespace) -> str:
@@ -288,12 +288,12 @@ def _calibrated(folder: Path) -> tuple[int, bool, int, dict[str, dict[str, Any]]
     pair = {"adapted": told["per_subject"], "unadapted": told["zero_shot_on_the_same_windows"]["per_subject"]}
     try:
         scores = {
-            which: {who: {name: float(one[name]) for name in METRICS} for who, one in people.items()}
-            for which, people in pair.items()
+            which: {who: {name: float(one[name]) for name in METRICS} for who, one in subjects.items()}
+            for which, subjects in pair.items()
         }
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: expected {what}, found no {error}") from None
-    if not all(0 <= value <= 1 for people in scores.values() for one in people.values() for value in one.values()):
+    if not all(0 <= value <= 1 for subjects in scores.values() for one in subjects.values() for value in one.values()):
         raise DataError(f"{path}: expected scores from 0 to 1, found others")  # NaN too
     if scores["adapted"].keys() != scores["unadapted"].keys():
         raise DataError(f"{path}: expected the same people with and without calibration, found others")
@@ -304,26 +304,26 @@ def draw_calibration(args: argparse.Namespace) -> str:
     """Scores against repetitions, from the results of train.py --calibrate."""
     if not args.source:
         raise UsageError("plot.py calibration: expected at least one SOURCE, found none; train.py --calibrate makes it")
-    people: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
+    subjects: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
     classes, simulated = 0, False
     for folder in args.source:
         count, marked, classes, scores = _calibrated(folder)
         simulated |= marked
-        kept = people.setdefault(count, {"adapted": {}, "unadapted": {}})
+        kept = subjects.setdefault(count, {"adapted": {}, "unadapted": {}})
         if twice := kept["adapted"].keys() & scores["adapted"].keys():
             raise DataError(f"{folder}: expected each person once, found {min(twice)} again; is it another run's?")
         for which, one in scores.items():
             kept[which] |= one
-    first = min(people)
-    everybody = sorted(people[first]["adapted"])
-    if other := [count for count, one in people.items() if sorted(one["adapted"]) != everybody]:
+    first = min(subjects)
+    everybody = sorted(subjects[first]["adapted"])
+    if other := [count for count, one in subjects.items() if sorted(one["adapted"]) != everybody]:
         raise DataError(f"--calibrate {other[0]}: expected the same people as with {first}; is a fold missing?")
     table = {
         count: {
             which: {name: np.array([scores[who][name] for who in everybody]) for name in METRICS}
             for which, scores in one.items()
         }
-        for count, one in people.items()
+        for count, one in subjects.items()
     }
     title = _title(args, "What a new person's first repetitions gain", simulated)
     score_figures.calibration(args.out, table, classes, title)

@@ -49,8 +49,8 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, open_shards
-from semg.data.splits import PARTS, Split, read_split, split_folders
-from semg.evaluation.sweep_table import METRICS, Row, by_validation, csv_table, markdown, over_people
+from semg.data.splits import SUBSETS, Split, read_split, split_folders
+from semg.evaluation.sweep_table import METRICS, Row, by_validation, csv_table, markdown, over_subjects
 
 ROOT = Path(__file__).resolve().parent
 PRESETS = {"seed": ["tune=last:3,last:6,last:9,last:12", "lr=1e-5,5e-5,1e-4"]}
@@ -226,7 +226,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     read = [train_settings([*args.train, *setting.flags]) for setting in settings]
     folders = split_folders(args.split) or [args.split]  # read_split says what is wrong with a folder without any
     folds = {"" if folder == args.split else folder.name: read_split(folder) for folder in folders}
-    records = sorted({name for split in folds.values() for part in PARTS for name in split.records(part)})
+    records = sorted({name for split in folds.values() for subset in SUBSETS for name in split.records(subset)})
     shards = open_shards(args.shards, records)
     inputs = checksums(shards, folds)
     jobs = []
@@ -255,7 +255,7 @@ def checksums(shards: Sequence[Shard], folds: Mapping[str, Split]) -> dict[str, 
     found = {shard.record: shard.meta["checksum"] for shard in shards}
     told = {}
     for fold, split in folds.items():
-        lines = [f"{name} {found[name]}" for part in PARTS for name in split.records(part)]
+        lines = [f"{name} {found[name]}" for subset in SUBSETS for name in split.records(subset)]
         told[fold] = {"split_sha256": split.checksum, "shards_sha256": text_checksum("\n".join(lines))}
     return told
 
@@ -409,7 +409,7 @@ def pick(plan: Plan, how: str) -> dict[str, Setting]:
 
 def validation(jobs: Sequence[Job]) -> dict[str, Any]:
     """Numbers over the validation people of whole runs."""
-    return over_people(by_seed(jobs, lambda job: job.validation))
+    return over_subjects(by_seed(jobs, lambda job: job.validation))
 
 
 def by_seed(jobs: Sequence[Job], path: Callable[[Job], Path]) -> dict[int, list[Path]]:
@@ -425,7 +425,7 @@ def make_row(name: str, values: Mapping[str, str], jobs: Sequence[Job], picked: 
     done = sum(job.trained for job in jobs)
     whole = done == len(jobs)
     scored = whole and all(job.name in tested for job in jobs)
-    test = over_people(by_seed(jobs, lambda job: job.results / "metrics.json")) if scored else None
+    test = over_subjects(by_seed(jobs, lambda job: job.results / "metrics.json")) if scored else None
     return Row(name, values, done, len(jobs), picked, validation(jobs) if whole else None, test)
 
 
@@ -452,7 +452,7 @@ def make_notes(plan: Plan, rows: Sequence[Row], how: str) -> list[str]:
         notes.append("the test people were scored with several settings: nothing may be chosen by those columns")
     folds = plan.folds.items()
     pairs = [(one, other) for a, one in folds for b, other in folds if a != b]
-    crossed = {person for one, other in pairs for person in one.subjects("val") if person in other.subjects("test")}
+    crossed = {subject for one, other in pairs for subject in one.subjects("val") if subject in other.subjects("test")}
     if crossed and how == "all" and len(plan.settings) > 1:
         notes.append(
             f"{len(crossed)} of the people who helped to pick the setting, as validation people of one fold, are test "
@@ -484,8 +484,8 @@ def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
 
     with atomic_folder(folder) as new:
         for row in rows:
-            parts = (("val", row.val), ("test", row.test))
-            scores = {f"{part}/{key}": told[key] for part, told in parts if told for key in METRICS}
+            subsets = (("val", row.val), ("test", row.test))
+            scores = {f"{subset}/{key}": told[key] for subset, told in subsets if told for key in METRICS}
             if row.values and scores:
                 with SummaryWriter(str(new)) as writer:
                     writer.add_hparams({key: as_number(value) for key, value in row.values.items()}, scores, row.name)
@@ -535,8 +535,8 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
     told = "no setting has all its runs"
     if best is not None:
         told = " and ".join(
-            f"{part} macro-F1 {scores['macro_f1']:.4f} ({scores['people']} people)"
-            for part, scores in (("validation", best.val), ("test", best.test))
+            f"{subset} macro-F1 {scores['macro_f1']:.4f} ({scores['subjects']} people)"
+            for subset, scores in (("validation", best.val), ("test", best.test))
             if scores
         )
         told = f"picked {best.name}: {told}"

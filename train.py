@@ -15,7 +15,7 @@ Input: shards (preprocess.py) and a split (create_dataset_files.py). Output, in 
   torchrun --nproc-per-node 8 train.py ...                                 # several GPUs; --batch-size is for all
   python train.py --init-from checkpoints/RUN/best_model.ckpt --calibrate 1   # adapt to each new person, see below
 
-Models are chosen on the validation people alone; the test part of the split is not opened here, with one exception.
+Models are chosen on the validation people alone; the test subset of the split is not opened here, with one exception.
 --calibrate N adapts the model of --init-from to each test person apart, with the first N repetitions of every gesture
 that this person made, and scores all later ones. It writes results as evaluate.py does into OUT (default:
 results/RUN-calibrated-N), with the unadapted model's scores on the very same windows beside them. Such results know
@@ -62,7 +62,7 @@ from semg.inference.batch import (
 )
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.training.augmentation import Augmentation, TokenLayout
-from semg.training.calibration import Fit, adapt, by_person, check_enough, decide
+from semg.training.calibration import Fit, adapt, by_subject, check_enough, decide
 from semg.training.trainer import Run, World, join_world, settings
 
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz; even steps on a logarithmic scale
@@ -214,9 +214,9 @@ def catch_signals(run: Run) -> list[int]:
 def describe(run: Run, facts: dict[str, Any]) -> None:
     """What a person wants to know before a long run."""
     counts, say = facts["parameters"], run.console.say
-    for part in ("train", "val"):
-        f = facts[part]
-        told = f"{part:6s}{f['people']:4d} people {f['recordings']:5d} recordings {f['windows']:8d} windows"
+    for subset in ("train", "val"):
+        f = facts[subset]
+        told = f"{subset:6s}{f['subjects']:4d} people {f['recordings']:5d} recordings {f['windows']:8d} windows"
         say(told + ("   SIMULATED" if f["simulated"] else ""))
     say(
         f"model  {run.config.frontend} front-end, {run.config.tokens} tokens, backbone {run.args.backbone} "
@@ -289,10 +289,10 @@ def calibrate(args: argparse.Namespace, console: cli.Console) -> int:
     except ValueError as error:
         raise UsageError(f"--{error}") from None
     fit = Fit(tune=args.tune, epochs=args.epochs, lr=args.lr or 1e-3, weight_decay=args.weight_decay, seed=args.seed)
-    people = by_person(shards)
+    subjects = by_subject(shards)
     parts = []
-    for subject, places in console.progress(people.items(), total=len(people), unit="person"):
-        parts.append(calibrate_person(model, checkpoint, [shards[i] for i in places], subject, fit, args.calibrate))
+    for subject, places in console.progress(subjects.items(), total=len(subjects), unit="person"):
+        parts.append(calibrate_subject(model, checkpoint, [shards[i] for i in places], subject, fit, args.calibrate))
     label, subject, record, start, before, after = (np.concatenate(column) for column in zip(*parts, strict=True))
     scored: dict[str, Any] = {
         "label": label,
@@ -337,7 +337,7 @@ def calibrate(args: argparse.Namespace, console: cli.Console) -> int:
     return 0
 
 
-def calibrate_person(
+def calibrate_subject(
     model: GPT2Classifier, checkpoint: Checkpoint, shards: list[Shard], subject: str, fit: Fit, repetitions: int
 ) -> tuple[np.ndarray, ...]:
     """Label, subject, record, start, and probabilities before and after, of one person's windows to score."""

@@ -105,8 +105,8 @@ def two_workers(folder: Path, args: argparse.Namespace, seconds: float) -> list[
     one, two = (partial(run_script, *script, folder / "shards", "--workers", workers) for workers in (1, 2))
 
     def half(first: int) -> None:
-        people = [f"{subject:02d}" for subject in range(first, first + 4)]
-        run_script(*script, folder / f"from{first}", "--workers", 1, "--subjects", *people)
+        subjects = [f"{subject:02d}" for subject in range(first, first + 4)]
+        run_script(*script, folder / f"from{first}", "--workers", 1, "--subjects", *subjects)
 
     def apart() -> None:
         with ThreadPoolExecutor(2) as both:

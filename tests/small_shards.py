@@ -49,11 +49,11 @@ def write(
     return record
 
 
-def write_split(folder: Path, **parts: list[str]) -> Path:
+def write_split(folder: Path, **subsets: list[str]) -> Path:
     """Write a split by hand, as a person would: three lists of names."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "val", "test"):
-        (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in parts[part]))
+    for subset in ("train", "val", "test"):
+        (folder / f"{subset}.txt").write_text("".join(f"{line}\n" for line in subsets[subset]))
     return folder
 
 

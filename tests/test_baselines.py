@@ -19,7 +19,7 @@ from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_name
 
 RATE, WINDOW, STRIDE, CHANNELS = 1000.0, 100, 50, 4
 CLASSES = ("idle", "fist", "flexion")
-PARTS = {"train": ("03", "04", "05"), "val": ("06",), "test": ("07", "08")}
+SUBSETS = {"train": ("03", "04", "05"), "val": ("06",), "test": ("07", "08")}
 FILES = {"metrics.json", "per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png"}
 
 
@@ -50,19 +50,21 @@ def make_shard(folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarr
     write_shard(folder / record, meta, signal.astype(np.float16), windows)
 
 
-def records(part: str) -> tuple[str, ...]:
-    return tuple(sorted(record_of(subject, t) for subject in PARTS[part] for t in ("repeats_long", "repeats_short")))
+def records(subset: str) -> tuple[str, ...]:
+    return tuple(
+        sorted(record_of(subject, t) for subject in SUBSETS[subset] for t in ("repeats_long", "repeats_short"))
+    )
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Shards of six people, two recordings each, and a split of them."""
     folder = tmp_path_factory.mktemp("baselines")
-    for part in PARTS:
-        for record in records(part):
+    for subset in SUBSETS:
+        for record in records(subset):
             make_shard(folder / "shards", record, gain=1 + int(record[13:15]) % 3)
-    parts = {part: records(part) for part in PARTS}
-    write_split(folder / "split", Split("split", "subject", **parts, seed=0), {})
+    lists = {subset: records(subset) for subset in SUBSETS}
+    write_split(folder / "split", Split("split", "subject", **lists, seed=0), {})
     return folder
 
 
@@ -123,17 +125,17 @@ def test_every_pair_gets_its_folder_with_the_windows_that_are_scored(data, score
 def by_hand(data: Path, normalize: bool) -> np.ndarray:
     """LDA on RMS for the test windows: features and scaling by loops over people and windows."""
     tables = {}
-    for part in ("train", "test"):
-        windows = WindowSet(open_shards(data / "shards", records(part)))
+    for subset in ("train", "test"):
+        windows = WindowSet(open_shards(data / "shards", records(subset)))
         rows = [np.sqrt((windows.gather(np.array([i]))[0].astype(float) ** 2).mean(0)) for i in range(len(windows))]
         table = np.array(rows)
-        for person in PARTS[part] if normalize else ():
+        for person in SUBSETS[subset] if normalize else ():
             signals = [s.signal for s in windows.shards if s.subject == person]
             starts = np.unique(np.linspace(0, len(signals[0]) - WINDOW, 256).astype(int))
             spread = [np.sqrt((x[s : s + WINDOW].astype(float) ** 2).mean(0)) for x in signals for s in starts]
             mine = windows.subject == person
             table[mine] = (table[mine] - np.mean(spread, 0)) / np.std(spread, 0)
-        tables[part] = (table, windows.label)
+        tables[subset] = (table, windows.label)
     mean, deviation = tables["train"][0].mean(0), tables["train"][0].std(0)
     model = LinearDiscriminantAnalysis().fit((tables["train"][0] - mean) / deviation, tables["train"][1])
     return model.predict_proba((tables["test"][0] - mean) / deviation)
@@ -152,9 +154,9 @@ def test_numbers_are_those_of_the_definitions(data, score, tmp_path, normalize):
 def test_session_normalisation_looks_at_no_label_and_takes_out_a_persons_strength(data, score, tmp_path):
     (other := tmp_path / "shards").mkdir()
     labels = np.repeat([2, 1, 0, 1, 2, 1, 0], 500)  # wrong ones
-    for part in PARTS:
-        for record in records(part):
-            if part == "test":
+    for subset in SUBSETS:
+        for record in records(subset):
+            if subset == "test":
                 make_shard(other, record, gain=0.2 * (1 + int(record[13:15]) % 3), labels=labels)
             else:
                 (other / record).symlink_to(data / "shards" / record)
@@ -171,8 +173,8 @@ def test_session_normalisation_looks_at_no_label_and_takes_out_a_persons_strengt
 
 def test_test_recordings_have_no_part_in_training(data, score, tmp_path):
     (other := tmp_path / "shards").mkdir()
-    for part in PARTS:
-        for record in records(part):
+    for subset in SUBSETS:
+        for record in records(subset):
             if "-08-" in record:
                 make_shard(other, record, gain=50)
             else:

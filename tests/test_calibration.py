@@ -12,7 +12,7 @@ import train
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, open_shards
-from semg.training.calibration import adaptable, repetition_of_person
+from semg.training.calibration import adaptable, repetition_of_subject
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --init random --device cpu --quiet"
 
@@ -24,7 +24,7 @@ def test_repetitions_count_over_a_persons_recordings_in_the_order_of_recording(t
         small_shards.write(tmp_path, 3, day=11, repetitions=2),
     ]
     windows = WindowSet(open_shards(tmp_path, records))
-    found = repetition_of_person(windows)
+    found = repetition_of_subject(windows)
     for place, expected in ((0, {2, 3}), (1, {0}), (2, {0, 1})):
         assert set(found[windows.shard == place]) == expected
     own = (windows.shard == 2) & (windows.label == 1)

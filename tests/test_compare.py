@@ -91,9 +91,9 @@ def test_holm_by_hand():
 
 def test_seeds_are_averaged_and_folds_add_people():
     method = pool("m", [run_of({"03": 0.2, "04": 0.4}), run_of({"03": 0.4, "04": 0.6}), run_of({"05": 0.9})])
-    assert method.people == pytest.approx({"03": 0.3, "04": 0.5, "05": 0.9})
+    assert method.subjects == pytest.approx({"03": 0.3, "04": 0.5, "05": 0.9})
     assert method.values.tolist() == pytest.approx([0.3, 0.5, 0.9])
-    assert method.runs_per_person == (1, 2)
+    assert method.runs_per_subject == (1, 2)
 
 
 def test_notes_name_what_is_not_comparable():
@@ -119,7 +119,7 @@ def test_a_persons_recordings_may_differ_in_windows():
 
 def test_a_mean_of_ones_may_be_rounded_up(tmp_path):
     path = write_result(tmp_path, {"03": 0.0, "04": 1.0000000000000002})
-    assert read_run(path, "macro_f1").people["04"] == pytest.approx(1)
+    assert read_run(path, "macro_f1").subjects["04"] == pytest.approx(1)
     with pytest.raises(DataError, match="from 0 to 1"):
         read_run(write_result(tmp_path, {"03": 1.01}), "macro_f1")
 
@@ -153,7 +153,7 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     rows = table(out / "compare.csv")
     assert list(rows) == ["gpt2", "svm", "lda"]  # best first
     gpt2 = rows["gpt2"]
-    assert (gpt2["people"], gpt2["runs_fewest"], gpt2["runs_most"], gpt2["p"]) == ("8", "2", "2", "")
+    assert (gpt2["subjects"], gpt2["runs_fewest"], gpt2["runs_most"], gpt2["p"]) == ("8", "2", "2", "")
     assert float(gpt2["mean"]) == pytest.approx(0.6 + 0.01 * 3.5)
     assert float(gpt2["sd"]) == pytest.approx(np.std(0.01 * np.arange(8), ddof=1))
     assert float(gpt2["ci95_low"]) < float(gpt2["mean"]) < float(gpt2["ci95_high"])
@@ -167,7 +167,7 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     assert markdown in done.stdout
     assert "| lda | 8 | 1 |" in markdown
     assert "macro-F1 (%)" in markdown
-    people = {row["subject"]: row for row in csv.DictReader((out / "people.csv").open())}
+    people = {row["subject"]: row for row in csv.DictReader((out / "subjects.csv").open())}
     assert float(people["03"]["gpt2"]) == pytest.approx(0.6)
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads((out / "compare.json").read_text())["runs"]["gpt2"]) == 4
@@ -207,7 +207,7 @@ def test_predictions_alone_are_scored_by_person(tmp_path, run_script):
     write_result(tmp_path / "a", {"03": 0.5, "04": 0.5}, windows=10)
     path = write_predictions(tmp_path / "b", {"03": 2, "04": 0})
     run_script("compare.py", tmp_path / "a", path, "--metric", "accuracy", "--out", tmp_path / "out")
-    rows = list(csv.DictReader((tmp_path / "out" / "people.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "subjects.csv").open()))
     assert [(row["subject"], float(row["b"])) for row in rows] == [("03", 0.8), ("04", 1.0)]
     path.write_bytes(path.read_bytes()[:-30])
     done = run_script("compare.py", path, "--out", tmp_path / "out", code=1)

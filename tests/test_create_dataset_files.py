@@ -61,11 +61,11 @@ def test_default_split_of_shards_shares_nobody_and_is_shown(run_script, shards, 
     split = splits.read_split(out)
     assert split.protocol == "subject"
     assert sorted(split.train + split.val + split.test) == sorted(NAMES)
-    people = [split.subjects(part) for part in splits.PARTS]
+    people = [split.subjects(subset) for subset in splits.SUBSETS]
     assert [len(group) for group in people] == [3, 1, 1]
     assert len(set().union(*people)) == 5
-    header, train = (line.split() for line in shown.splitlines() if line.startswith(("part", "train  ")))
-    assert header == ["part", "people", "recordings", "windows", "idle", "fist", "pinch", "index"]
+    header, train = (line.split() for line in shown.splitlines() if line.startswith(("subset", "train  ")))
+    assert header == ["subset", "subjects", "recordings", "windows", "idle", "fist", "pinch", "index"]
     assert train == ["train", "3", "18", "72", "36", "18", "18"]
     assert f"next: python train.py --split {out} --shards " in shown
     assert sorted(path.name for path in out.parent.iterdir()) == ["mine"]  # no lock, no temporary folder
@@ -184,9 +184,9 @@ def test_a_class_missing_from_a_part_is_refused(run_script, shards, tmp_path):
             write(own, name, labels=(0, 0, 1, 1))
     flags = ("--shards", own, "--out", tmp_path / "s", "--test-subjects", "08")
     error = run_script(SCRIPT, *flags, code=1).stderr
-    assert "found none of pinch index in the test part" in error
+    assert "found none of pinch index in the test subset" in error
     error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "loso", code=1).stderr
-    assert re.search(r"found none of pinch index in the (val|test) part of fold\d;", error)
+    assert re.search(r"found none of pinch index in the (val|test) subset of fold\d;", error)
     assert not (tmp_path / "s").exists()
 
 

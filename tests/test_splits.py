@@ -46,7 +46,7 @@ def test_subject_split_shares_nobody_and_loses_nothing(numbers, seed, val, test)
         assert "left to train" in str(error)
         assert len(numbers) < 12
         return
-    groups = [set(split.subjects(part)) for part in splits.PARTS]
+    groups = [set(split.subjects(subset)) for subset in splits.SUBSETS]
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
     assert together(split) == sorted(record.name for record in records)
     assert len(groups[2]) == max(1, round(test * len(numbers)))
@@ -110,7 +110,7 @@ def test_session_trains_on_the_first_day_and_tests_on_later_ones_of_the_same_peo
     assert left_out == ["05", "06"]
     assert split.subjects("train") == split.subjects("val") == split.subjects("test") == ("03", "04")
     assert split.shared_subjects("train", "test") == ("03", "04")
-    day = {part: {parse_record(name).date for name in split.records(part)} for part in splits.PARTS}
+    day = {subset: {parse_record(name).date for name in split.records(subset)} for subset in splits.SUBSETS}
     assert day == {"train": {"2018-05-01"}, "val": {"2018-05-01"}, "test": {"2018-05-02"}}
     assert {parse_record(name).trajectory for name in split.val} == {"repeats_short"}
     with pytest.raises(DataError, match="two days"):
@@ -122,9 +122,11 @@ def test_recording_tests_each_recording_of_a_day_once():
     assert left_out == ["05/2018-05-01", "05/2018-05-02"]
     assert len(made) == 12
     split = made["03-2018-05-01-repeats_long"]
-    kinds = [[parse_record(name).trajectory for name in split.records(part)] for part in splits.PARTS]
+    kinds = [[parse_record(name).trajectory for name in split.records(subset)] for subset in splits.SUBSETS]
     assert kinds == [["sequential"], ["repeats_short"], ["repeats_long"]]
-    kinds = [parse_record(made["03-2018-05-01-repeats_short"].records(part)[0]).trajectory for part in splits.PARTS]
+    kinds = [
+        parse_record(made["03-2018-05-01-repeats_short"].records(subset)[0]).trajectory for subset in splits.SUBSETS
+    ]
     assert kinds == ["repeats_long", "sequential", "repeats_short"]
     assert len({parse_record(name).session for name in together(split)}) == 1
     assert sorted(split.test[0] for split in made.values()) == sorted(r.name for r in recordings(3, 4))
@@ -133,12 +135,12 @@ def test_recording_tests_each_recording_of_a_day_once():
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-def by_hand(folder: Path, **parts: str) -> Path:
+def by_hand(folder: Path, **subsets: str) -> Path:
     """A split of a person's own: 03 trains, 04 validates, 05 tests, unless told otherwise."""
     folder.mkdir(exist_ok=True)
-    usual = {part: "\n".join(NAMES[6 * i : 6 * i + 6]) for i, part in enumerate(splits.PARTS)}
-    for part, text in {**usual, **parts}.items():
-        (folder / f"{part}.txt").write_bytes(text.encode())
+    usual = {subset: "\n".join(NAMES[6 * i : 6 * i + 6]) for i, subset in enumerate(splits.SUBSETS)}
+    for subset, text in {**usual, **subsets}.items():
+        (folder / f"{subset}.txt").write_bytes(text.encode())
     return folder
 
 
@@ -147,7 +149,7 @@ def test_written_and_read_back(tmp_path):
     splits.write_split(tmp_path / "mine", split, {"by": "a test"})
     found = splits.read_split(tmp_path / "mine")
     assert (found.name, found.protocol, found.seed, found.checksum) == ("mine", "subject", 7, split.checksum)
-    assert [found.records(part) for part in splits.PARTS] == [split.records(part) for part in splits.PARTS]
+    assert [found.records(subset) for subset in splits.SUBSETS] == [split.records(subset) for subset in splits.SUBSETS]
     assert found.folder == tmp_path / "mine"
     with pytest.raises(ValueError, match="expected one of train, val, test"):
         found.records("testing")
@@ -171,7 +173,7 @@ def test_by_hand_a_shared_person_is_allowed_and_can_be_seen(tmp_path):
 
 BAD = {
     "duplicate": ({"train": f"{NAMES[0]}\n{NAMES[0]}"}, r"train.txt:2: .*each record once.*line 1"),
-    "in two parts": ({"val": NAMES[0]}, "no recording in two parts.*train and val"),
+    "in two subsets": ({"val": NAMES[0]}, "no recording in two subsets.*train and val"),
     "empty": ({"test": ""}, "found none in test"),
     "only comments": ({"val": "# nobody\n\n"}, "found none in val"),
     "no record": ({"train": f"{NAMES[0]}\nhello"}, r"train.txt:2: expected a record name.*'hello'"),
@@ -185,9 +187,9 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_wrong_lists_are_refused_in_one_line(tmp_path, case):
-    parts, message = BAD[case]
+    subsets, message = BAD[case]
     with pytest.raises(DataError, match=message) as caught:
-        splits.read_split(by_hand(tmp_path / "s", **parts))
+        splits.read_split(by_hand(tmp_path / "s", **subsets))
     assert str(tmp_path / "s") in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -208,11 +210,11 @@ def test_missing_unreadable_and_foreign_folders_are_refused(tmp_path):
 
 
 def planted(split: splits.Split, name: str, source: str, target: str) -> splits.Split:
-    """`split` with one recording moved from a part to another."""
-    parts = {part: set(split.records(part)) for part in splits.PARTS}
-    parts[source].remove(name)
-    parts[target].add(name)
-    lists = (tuple(sorted(parts[part])) for part in splits.PARTS)
+    """`split` with one recording moved from a subset to another."""
+    subsets = {subset: set(split.records(subset)) for subset in splits.SUBSETS}
+    subsets[source].remove(name)
+    subsets[target].add(name)
+    lists = (tuple(sorted(subsets[subset])) for subset in splits.SUBSETS)
     return splits.Split("planted", split.protocol, *lists, seed=split.seed)
 
 
@@ -223,13 +225,13 @@ def test_a_planted_leak_is_refused_even_where_split_json_vouches_for_it(tmp_path
     other_day = "emg_gestures-03-repeats_long-2018-05-02-11-00-00-000"
     foreign = splits.Split("f", "recording", (other_day,), recording.val, recording.test)
     leaks = [
-        (planted(subject, subject.test[0], "test", "train"), "no person in two parts"),
-        (planted(subject, subject.val[0], "val", "train"), "no person in two parts"),
+        (planted(subject, subject.test[0], "test", "train"), "no person in two subsets"),
+        (planted(subject, subject.val[0], "val", "train"), "no person in two subsets"),
         (planted(session, session.test[0], "test", "train"), "on one day"),
         (planted(session, session.train[0], "train", "test"), "on later ones"),
         (foreign, "one person's day"),
         (splits.Split("l", "loso", subject.train, subject.val, subject.test), "one person to test"),
-        (splits.Split("s", "session", session.train, session.val, session.test[6:]), "every person in every part"),
+        (splits.Split("s", "session", session.train, session.val, session.test[6:]), "every person in every subset"),
     ]
     for i, (leak, message) in enumerate(leaks):
         splits.write_split(tmp_path / str(i), leak, {})

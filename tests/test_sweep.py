@@ -21,7 +21,7 @@ import sweep
 import train
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, read_json, write_json
-from semg.data.splits import PARTS, read_split
+from semg.data.splits import SUBSETS, read_split
 from semg.inference.checkpoint import write_checkpoint
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --batch-size 32 --device cpu --init random".split()  # noqa: SIM905
@@ -35,7 +35,7 @@ def data(tmp_path_factory):
     small_shards.write_all(folder)
     people = [small_shards.name(subject) for subject in range(1, 6)]
     for fold, parts in enumerate([([1, 2], [0, 3], [4]), ([1, 2], [3, 4], [0])]):
-        lists = {part: [people[i] for i in places] for part, places in zip(PARTS, parts, strict=True)}
+        lists = {part: [people[i] for i in places] for part, places in zip(SUBSETS, parts, strict=True)}
         small_shards.write_split(folder / "folds" / f"fold{fold}", **lists)
     return folder
 
@@ -220,7 +220,7 @@ def test_people_are_pooled_over_folds_and_seeds_and_validation_alone_decides(run
     best, other = table(tmp_path)
     assert (best["setting"], best["picked"], best["runs"], other["picked"]) == (GOOD, "yes", "4", "")
     persons = [0.5 + 0.01, (0.7 + 0.9) / 2 + 0.01, 0.6 + 0.01]  # 01, 04, 05 over seeds 0 and 1
-    assert int(best["val_people"]) == 3
+    assert int(best["val_subjects"]) == 3
     assert float(best["val_macro_f1"]) == pytest.approx(np.mean(persons))
     assert float(best["val_macro_f1_sd"]) == pytest.approx(np.std(persons, ddof=1))
     assert float(best["val_macro_f1_sd_seeds"]) == pytest.approx(0.02 / np.sqrt(2))

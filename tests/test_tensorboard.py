@@ -50,7 +50,7 @@ def test_every_tag_is_there_at_every_epoch(events):
     tags = events.Tags()
     scores = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy", "macro_f1")]
     scalars = [*scores, "optimizer/lr", "optimizer/gradient_norm", "speed/windows_per_second"]
-    scalars += [*(f"val_f1/{name}" for name in CLASSES), "val_macro_f1_of_person/04"]
+    scalars += [*(f"val_f1/{name}" for name in CLASSES), "val_macro_f1_of_subject/04"]
     assert sorted(tags["scalars"]) == sorted(scalars)
     assert tags["images"] == ["val/confusion"]
     curves = [f"val_precision_recall/{name}" for name in CLASSES]

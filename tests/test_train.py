@@ -77,7 +77,7 @@ def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_
     assert told[-1]["train/loss"] < told[0]["train/loss"]
     assert told[-1]["val/macro_f1"] > 0.8
     config = json.loads((out / "config.json").read_text())
-    assert config["derived"]["train"] == {"people": 3, "recordings": 3, "windows": 180, "simulated": False}
+    assert config["derived"]["train"] == {"subjects": 3, "recordings": 3, "windows": 180, "simulated": False}
     assert config["arguments"]["lr"] == 0.01
     assert config["versions"]["torch"] == torch.__version__.split("+")[0] or "torch" in config["versions"]
     best = open_checkpoint(out / "best_model.ckpt").description

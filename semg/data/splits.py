@@ -5,7 +5,7 @@ comments (from # to the line's end) are skipped, Windows line ends and a byte or
 them says by which rule they were made; without it the split is a person's own ("custom").
 
 What a rule promises is checked on the names in the text files, not taken from split.json. Every split keeps at
-least this: no recording is in two parts. As windows never leave their recording, no two parts share a sample.
+least this: no recording is in two subsets. As windows never leave their recording, no two subsets share a sample.
 
 People are drawn by sorting them by a hash of seed and number: the same seed gives the same people on every
 version of Python and NumPy.
@@ -24,21 +24,21 @@ from semg.common.files import atomic_folder, read_json, text_checksum, write_jso
 from semg.data.putemg import Record, is_record, parse_record
 
 FORMAT_VERSION = 1
-PARTS = ("train", "val", "test")
+SUBSETS = ("train", "val", "test")
 PROMISES = {
-    "subject": "no person is in two parts",
-    "kfold": "no person is in two parts; over the folds each person is tested once",
-    "loso": "no person is in two parts; one person is tested, over the folds each once",
+    "subject": "no person is in two subsets",
+    "kfold": "no person is in two subsets; over the folds each person is tested once",
+    "loso": "no person is in two subsets; one person is tested, over the folds each once",
     "session": "trained on each person's first day, tested on the same people's later days",
     "recording": "within one person's day: one recording is tested, the others are not",
-    "custom": "no recording is in two parts",
+    "custom": "no recording is in two subsets",
 }
 PROTOCOLS = tuple(name for name in PROMISES if name != "custom")
 
 
 @dataclass(frozen=True)
 class Split:
-    """The record names of each part, sorted. `seed` drew the people; None for a split written by hand."""
+    """The record names of each subset, sorted. `seed` drew the people; None for a split written by hand."""
 
     name: str
     protocol: str
@@ -48,27 +48,27 @@ class Split:
     seed: int | None = None
     folder: Path | None = None  # where it was read from
 
-    def records(self, part: str) -> tuple[str, ...]:
-        """The record names of `part`: train, val or test."""
-        if part not in PARTS:
-            raise ValueError(f"expected one of {', '.join(PARTS)}, found {part!r}")
-        return getattr(self, part)
+    def records(self, subset: str) -> tuple[str, ...]:
+        """The record names of `subset`: train, val or test."""
+        if subset not in SUBSETS:
+            raise ValueError(f"expected one of {', '.join(SUBSETS)}, found {subset!r}")
+        return getattr(self, subset)
 
-    def subjects(self, part: str) -> tuple[str, ...]:
-        """The people of `part`, sorted."""
-        return _people(map(parse_record, self.records(part)))
+    def subjects(self, subset: str) -> tuple[str, ...]:
+        """The people of `subset`, sorted."""
+        return _subjects(map(parse_record, self.records(subset)))
 
-    def shared_subjects(self, part: str, other: str) -> tuple[str, ...]:
-        """The people who are in both parts, sorted. None of them is a person the model has not seen."""
-        return tuple(sorted(set(self.subjects(part)) & set(self.subjects(other))))
+    def shared_subjects(self, subset: str, other: str) -> tuple[str, ...]:
+        """The people who are in both subsets, sorted. None of them is a person the model has not seen."""
+        return tuple(sorted(set(self.subjects(subset)) & set(self.subjects(other))))
 
     @property
     def checksum(self) -> str:
         """SHA-256 over the three lists: two splits are the same if this is, whatever they are called."""
-        return text_checksum("".join(f"{part} {name}\n" for part in PARTS for name in self.records(part)))
+        return text_checksum("".join(f"{subset} {name}\n" for subset in SUBSETS for name in self.records(subset)))
 
 
-def _people(records: Iterable[Record]) -> tuple[str, ...]:
+def _subjects(records: Iterable[Record]) -> tuple[str, ...]:
     return tuple(sorted({record.subject for record in records}))
 
 
@@ -105,7 +105,7 @@ def read_split(folder: Path) -> Split:
         raise DataError(f"{folder}: expected a split's folder, found none; create_dataset_files.py makes one")
     if not (folder / "train.txt").exists() and (folds := split_folders(folder)):
         raise DataError(f"{folder}: expected one split, found {len(folds)} folds; name one, such as {folds[0]}")
-    train, val, test = (read_names(folder / f"{part}.txt") for part in PARTS)
+    train, val, test = (read_names(folder / f"{subset}.txt") for subset in SUBSETS)
     path = folder / "split.json"
     if not path.exists():
         split = Split(folder.resolve().name, "custom", train, val, test, folder=folder)
@@ -131,7 +131,7 @@ def split_folders(folder: Path) -> list[Path]:
 
 def _in_counting_order(path: Path) -> list[tuple[int, str]]:
     """fold2 before fold10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", path.name)]
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"([0-9]+)", path.name)]
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -157,17 +157,17 @@ def _meta_checksum(meta: Mapping[str, Any]) -> str:
 
 def check_split(split: Split, where: Path | str) -> None:
     """DataError, beginning with `where`, unless the split's lists keep what its protocol promises."""
-    for part in PARTS:
-        if not split.records(part):
-            raise DataError(f"{where}: expected recordings in every part, found none in {part}")
-    for part, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        if both := sorted(set(split.records(part)) & set(split.records(other))):
-            raise DataError(f"{where}: expected no recording in two parts, found {both[0]} in {part} and {other}")
-        people = split.shared_subjects(part, other)
-        if people and split.protocol in ("subject", "kfold", "loso"):
+    for subset in SUBSETS:
+        if not split.records(subset):
+            raise DataError(f"{where}: expected recordings in every subset, found none in {subset}")
+    for subset, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if both := sorted(set(split.records(subset)) & set(split.records(other))):
+            raise DataError(f"{where}: expected no recording in two subsets, found {both[0]} in {subset} and {other}")
+        subjects = split.shared_subjects(subset, other)
+        if subjects and split.protocol in ("subject", "kfold", "loso"):
             raise DataError(
-                f"{where}: expected no person in two parts ({split.protocol}), "
-                f"found {', '.join(people)} in {part} and {other}"
+                f"{where}: expected no person in two subsets ({split.protocol}), "
+                f"found {', '.join(subjects)} in {subset} and {other}"
             )
     if split.protocol == "loso" and len(split.subjects("test")) > 1:
         raise DataError(f"{where}: expected one person to test (loso), found {', '.join(split.subjects('test'))}")
@@ -179,22 +179,24 @@ def check_split(split: Split, where: Path | str) -> None:
 
 def _check_sessions(split: Split, where: Path | str) -> None:
     """Everyone is trained on, validated and tested; all testing is on later days than all training."""
-    people = {part: split.subjects(part) for part in PARTS}
-    if not people["train"] == people["val"] == people["test"]:
-        odd = sorted(set().union(*people.values()) - set(people["train"]).intersection(people["val"], people["test"]))
-        raise DataError(f"{where}: expected every person in every part (session), found {odd[0]} not in all")
-    for person in people["test"]:
-        known = {r.date for r in map(parse_record, split.train + split.val) if r.subject == person}
-        tested = {r.date for r in map(parse_record, split.test) if r.subject == person}
+    subjects = {subset: split.subjects(subset) for subset in SUBSETS}
+    if not subjects["train"] == subjects["val"] == subjects["test"]:
+        odd = sorted(
+            set().union(*subjects.values()) - set(subjects["train"]).intersection(subjects["val"], subjects["test"])
+        )
+        raise DataError(f"{where}: expected every person in every subset (session), found {odd[0]} not in all")
+    for subject in subjects["test"]:
+        known = {r.date for r in map(parse_record, split.train + split.val) if r.subject == subject}
+        tested = {r.date for r in map(parse_record, split.test) if r.subject == subject}
         if len(known) > 1 or min(tested) <= max(known):
             raise DataError(
-                f"{where}: expected subject {person} trained on one day and tested on later ones (session), "
+                f"{where}: expected subject {subject} trained on one day and tested on later ones (session), "
                 f"found {', '.join(sorted(known))} and {', '.join(sorted(tested))}"
             )
 
 
 def _check_one_session(split: Split, where: Path | str) -> None:
-    sessions = sorted({parse_record(name).session for part in PARTS for name in split.records(part)})
+    sessions = sorted({parse_record(name).session for subset in SUBSETS for name in split.records(subset)})
     if len(sessions) > 1:
         raise DataError(f"{where}: expected one person's day (recording), found {' and '.join(sessions[:2])}")
     if len(split.test) > 1:
@@ -204,14 +206,14 @@ def _check_one_session(split: Split, where: Path | str) -> None:
 # --- making ------------------------------------------------------------------------------------------------
 
 
-def drawn(people: Iterable[str], seed: int, purpose: str) -> list[str]:
+def drawn(subjects: Iterable[str], seed: int, purpose: str) -> list[str]:
     """All `people` in an order that depends on seed and purpose alone."""
-    return sorted(people, key=lambda person: hashlib.sha256(f"{purpose}/{seed}/{person}".encode()).digest())
+    return sorted(subjects, key=lambda subject: hashlib.sha256(f"{purpose}/{seed}/{subject}".encode()).digest())
 
 
-def _count(fraction: float, people: int) -> int:
+def _count(fraction: float, subjects: int) -> int:
     """`fraction` of the people, rounded, at least one."""
-    return max(1, round(fraction * people))
+    return max(1, round(fraction * subjects))
 
 
 def by_subject(
@@ -223,67 +225,67 @@ def by_subject(
     test_subjects: Sequence[str] = (),
     val_subjects: Sequence[str] = (),
 ) -> dict[str, Split]:
-    """One split with no person in two parts, under the key "".
+    """One split with no person in two subsets, under the key "".
 
     val, test: fractions of all people, drawn by `seed` unless the people are named. DataError if a person named
     has no recordings or nobody is left to train.
     """
-    people = _people(records)
-    if unknown := sorted({*test_subjects, *val_subjects} - set(people)):
+    subjects = _subjects(records)
+    if unknown := sorted({*test_subjects, *val_subjects} - set(subjects)):
         raise DataError(f"expected recordings of subject {', '.join(unknown)}, found none")
-    free = [person for person in people if person not in {*test_subjects, *val_subjects}]
-    tested = list(test_subjects) or drawn(free, seed, "test")[: _count(test, len(people))]
-    free = [person for person in free if person not in tested]
-    validated = list(val_subjects) or drawn(free, seed, "val")[: _count(val, len(people))]
-    return {"": _people_split("subject", records, tested, validated, seed)}
+    free = [subject for subject in subjects if subject not in {*test_subjects, *val_subjects}]
+    tested = list(test_subjects) or drawn(free, seed, "test")[: _count(test, len(subjects))]
+    free = [subject for subject in free if subject not in tested]
+    validated = list(val_subjects) or drawn(free, seed, "val")[: _count(val, len(subjects))]
+    return {"": _subject_split("subject", records, tested, validated, seed)}
 
 
 def by_fold(records: Sequence[Record], *, folds: int, val: float, seed: int) -> dict[str, Split]:
-    """fold0, fold1, ...: the people dealt out to `folds` test parts; validation people drawn from the rest.
+    """fold0, fold1, ...: the people dealt out to `folds` test subsets; validation people drawn from the rest.
 
     val: fraction of all people. DataError if there are fewer people than folds, or none left to train.
     """
-    people = drawn(_people(records), seed, "fold")
-    if folds > len(people):
-        raise DataError(f"expected at least as many people as folds ({folds}), found {len(people)}")
-    return _fold_splits("kfold", records, [people[fold::folds] for fold in range(folds)], val, seed)
+    subjects = drawn(_subjects(records), seed, "fold")
+    if folds > len(subjects):
+        raise DataError(f"expected at least as many people as folds ({folds}), found {len(subjects)}")
+    return _fold_splits("kfold", records, [subjects[fold::folds] for fold in range(folds)], val, seed)
 
 
 def leave_one_out(records: Sequence[Record], *, val: float, seed: int) -> dict[str, Split]:
-    """fold0, fold1, ...: each person is the test part once, in the order of their numbers."""
-    return _fold_splits("loso", records, [[person] for person in _people(records)], val, seed)
+    """fold0, fold1, ...: each person is the test subset once, in the order of their numbers."""
+    return _fold_splits("loso", records, [[subject] for subject in _subjects(records)], val, seed)
 
 
 def _fold_splits(
     protocol: str, records: Sequence[Record], groups: Sequence[Sequence[str]], val: float, seed: int
 ) -> dict[str, Split]:
-    people = _people(records)
+    subjects = _subjects(records)
     made = {}
     for fold, tested in enumerate(groups):
-        rest = [person for person in people if person not in tested]
-        validated = drawn(rest, seed, f"val of fold {fold}")[: _count(val, len(people))]
-        made[f"fold{fold}"] = _people_split(protocol, records, tested, validated, seed)
+        rest = [subject for subject in subjects if subject not in tested]
+        validated = drawn(rest, seed, f"val of fold {fold}")[: _count(val, len(subjects))]
+        made[f"fold{fold}"] = _subject_split(protocol, records, tested, validated, seed)
     return made
 
 
-def _people_split(
+def _subject_split(
     protocol: str, records: Sequence[Record], tested: Sequence[str], validated: Sequence[str], seed: int
 ) -> Split:
-    n_people = len(_people(records))
-    if n_people <= len(tested) + len(validated) or not validated:
+    n_subjects = len(_subjects(records))
+    if n_subjects <= len(tested) + len(validated) or not validated:
         raise DataError(
-            f"expected people left to train, found {n_people} in all, of whom {len(tested)} test and "
+            f"expected people left to train, found {n_subjects} in all, of whom {len(tested)} test and "
             f"{len(validated)} validate; at least 3 people are needed"
         )
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
     for record in records:
-        part = "test" if record.subject in tested else "val" if record.subject in validated else "train"
-        parts[part].append(record.name)
-    return _split(protocol, parts, seed)
+        subset = "test" if record.subject in tested else "val" if record.subject in validated else "train"
+        subsets[subset].append(record.name)
+    return _split(protocol, subsets, seed)
 
 
-def _split(protocol: str, parts: Mapping[str, Iterable[str]], seed: int) -> Split:
-    train, val, test = (tuple(sorted(parts[part])) for part in PARTS)
+def _split(protocol: str, subsets: Mapping[str, Iterable[str]], seed: int) -> Split:
+    train, val, test = (tuple(sorted(subsets[subset])) for subset in SUBSETS)
     split = Split("", protocol, train, val, test, seed)
     check_split(split, protocol)
     return split
@@ -295,21 +297,21 @@ def by_session(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split
     Each person's first day trains but for its last recording (of putEMG: repeats_short), which validates; all
     later days test. Left out: people with a single day, or a single recording on the first.
     """
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
     left_out = []
-    for person in _people(records):
-        own = _in_time([record for record in records if record.subject == person])
+    for subject in _subjects(records):
+        own = _in_time([record for record in records if record.subject == subject])
         first = [record.name for record in own if record.date == own[0].date]
         later = [record.name for record in own if record.date != own[0].date]
         if not later or len(first) < 2:
-            left_out.append(person)
+            left_out.append(subject)
             continue
-        parts["train"] += first[:-1]
-        parts["val"] += first[-1:]
-        parts["test"] += later
-    if not parts["train"]:
+        subsets["train"] += first[:-1]
+        subsets["val"] += first[-1:]
+        subsets["test"] += later
+    if not subsets["train"]:
         raise DataError("expected people with recordings on two days, two of them on the first; found nobody")
-    return {"": _split("session", parts, seed)}, left_out
+    return {"": _split("session", subsets, seed)}, left_out
 
 
 def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split], list[str]]:
@@ -349,7 +351,7 @@ def _in_time(records: Iterable[Record]) -> list[Record]:
 def write_splits(out: Path, splits: Mapping[str, Split], made: Mapping[str, Any]) -> None:
     """Write splits in place of whatever is at `out`: each into the folder of its key, "" being `out` itself.
 
-    made: how they were made, in JSON's types; part of each split.json.
+    made: how they were made, in JSON's types; recorded in each split.json.
     """
     with atomic_folder(out) as folder:
         for key, split in splits.items():
@@ -363,16 +365,16 @@ def write_split(folder: Path, split: Split, made: Mapping[str, Any]) -> None:
 
 
 def _write_files(folder: Path, split: Split, name: str, made: Mapping[str, Any]) -> None:
-    for part in PARTS:
-        write_text(folder / f"{part}.txt", "".join(f"{record}\n" for record in split.records(part)))
+    for subset in SUBSETS:
+        write_text(folder / f"{subset}.txt", "".join(f"{record}\n" for record in split.records(subset)))
     meta = {
         "format_version": FORMAT_VERSION,
         "name": name,
         "protocol": split.protocol,
         "promise": PROMISES[split.protocol],
         "seed": split.seed,
-        "subjects": {part: list(split.subjects(part)) for part in PARTS},
-        "n_records": {part: len(split.records(part)) for part in PARTS},
+        "subjects": {subset: list(split.subjects(subset)) for subset in SUBSETS},
+        "n_records": {subset: len(split.records(subset)) for subset in SUBSETS},
         "lists_sha256": split.checksum,
         "made": dict(made),
     }

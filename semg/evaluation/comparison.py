@@ -23,7 +23,7 @@ from semg.evaluation.metrics import bootstrap_interval, per_subject
 METRICS = ("macro_f1", "balanced_accuracy", "accuracy")
 ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
 MOST_CLASSES = 1000
-FEWEST_PEOPLE = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
+FEWEST_SUBJECTS = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
 
 _RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of --protocol recording
 # fold0, gpt2-seed1; and a fold of --protocol recording, 03-2018-05-11-sequential
@@ -34,13 +34,13 @@ _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d
 class Run:
     """One evaluation. `people` maps a person to the metric, `windows` to the windows scored.
 
-    subset: the part of the split; None where only predictions are there, which do not say. simulated: whether the
+    subset: of the split; None where only predictions are there, which do not say. simulated: whether the
     result says that recordings were.
     """
 
     path: Path
     subset: str | None
-    people: dict[str, float]
+    subjects: dict[str, float]
     windows: dict[str, int]
     simulated: bool = False
 
@@ -51,17 +51,17 @@ class Method:
 
     name: str
     runs: tuple[Run, ...]
-    people: dict[str, float]
+    subjects: dict[str, float]
 
     @property
     def values(self) -> np.ndarray:
         """(n_people,) the metric, in the order of the people's numbers."""
-        return np.array([self.people[person] for person in sorted(self.people)])
+        return np.array([self.subjects[subject] for subject in sorted(self.subjects)])
 
     @property
-    def runs_per_person(self) -> tuple[int, int]:
+    def runs_per_subject(self) -> tuple[int, int]:
         """Fewest and most runs that scored one person."""
-        counts = [sum(person in run.people for run in self.runs) for person in self.people]
+        counts = [sum(subject in run.subjects for run in self.runs) for subject in self.subjects]
         return min(counts), max(counts)
 
     @property
@@ -119,16 +119,16 @@ def read_run(path: Path, metric: str) -> Run:
     else:
         whole = read_json(path, "metrics as evaluate.py or baselines.py write them")
     try:
-        people = {person: float(one[metric]) for person, one in whole["per_subject"].items()}
-        windows = {person: int(one["n_windows"]) for person, one in whole["per_subject"].items()}
+        subjects = {subject: float(one[metric]) for subject, one in whole["per_subject"].items()}
+        windows = {subject: int(one["n_windows"]) for subject, one in whole["per_subject"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: expected per_subject with {metric} and n_windows, found {error!r}") from None
-    if not people or not all(0 <= value <= 1 + ROUNDING for value in people.values()):  # NaN is not
-        raise DataError(f"{path}: expected a {metric} from 0 to 1 for at least one person, found {people}")
+    if not subjects or not all(0 <= value <= 1 + ROUNDING for value in subjects.values()):  # NaN is not
+        raise DataError(f"{path}: expected a {metric} from 0 to 1 for at least one person, found {subjects}")
     subset = whole.get("subset")
     if subset is not None and not text(subset):
-        raise DataError(f"{path}: expected the part of a split as subset, found {subset!r}")
-    return Run(path, subset, people, windows, whole.get("simulated") is True)
+        raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
+    return Run(path, subset, subjects, windows, whole.get("simulated") is True)
 
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
@@ -151,8 +151,8 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
 def pool(name: str, runs: Iterable[Run]) -> Method:
     """Average each person's runs."""
     runs = tuple(runs)
-    people = sorted({person for run in runs for person in run.people})
-    means = {p: float(np.mean([run.people[p] for run in runs if p in run.people])) for p in people}
+    subjects = sorted({subject for run in runs for subject in run.subjects})
+    means = {p: float(np.mean([run.subjects[p] for run in runs if p in run.subjects])) for p in subjects}
     return Method(name, runs, means)
 
 
@@ -161,10 +161,10 @@ def pool(name: str, runs: Iterable[Run]) -> Method:
 
 def paired(method: Method, reference: Method) -> Paired:
     """Difference over the people of both, its bootstrap interval, and the two-sided Wilcoxon signed-rank test."""
-    both = sorted(set(method.people) & set(reference.people))
+    both = sorted(set(method.subjects) & set(reference.subjects))
     if not both:
         raise DataError(f"{method.name}: expected people that {reference.name} has scored too, found none")
-    difference = np.array([method.people[person] - reference.people[person] for person in both])
+    difference = np.array([method.subjects[subject] - reference.subjects[subject] for subject in both])
     difference[np.abs(difference) < 1e-12] = 0.0  # rounding of means is no difference
     p = 1.0 if not difference.any() else float(wilcoxon(difference).pvalue)
     return Paired(len(both), float(difference.mean()), bootstrap_interval(difference), p)
@@ -183,11 +183,11 @@ def holm(p: Sequence[float]) -> list[float]:
 def differences_between(methods: Sequence[Method]) -> list[str]:
     """What a reader of the table must know: methods scored on other people, other windows, uneven seeds."""
     notes = []
-    everyone = {person for method in methods for person in method.people}
+    everyone = {subject for method in methods for subject in method.subjects}
     for method in methods:
-        if missing := sorted(everyone - set(method.people)):
+        if missing := sorted(everyone - set(method.subjects)):
             notes.append(f"{method.name}: {len(missing)} of {len(everyone)} people not scored ({', '.join(missing)})")
-        fewest, most = method.runs_per_person
+        fewest, most = method.runs_per_subject
         if fewest != most:
             notes.append(f"{method.name}: some people have {fewest} runs, others {most}")
         other = sorted(p for p, n in method.windows.items() if n != methods[0].windows.get(p, n))

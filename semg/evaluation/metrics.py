@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 INACTIVE = ("idle", "rest")  # the classes in which the hand does nothing; most windows are of these
-PERSON_KEYS = ("accuracy", "balanced_accuracy", "macro_f1", "n_windows")
+SUBJECT_KEYS = ("accuracy", "balanced_accuracy", "macro_f1", "n_windows")
 RESAMPLES = 10_000  # of the bootstrap; the 2.5 % quantile then rests on 250 of them
 MAX_PAUSE = 1.0  # seconds between two windows above which the later one begins a new segment of voting
 
@@ -154,13 +154,13 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -
     return float(low), float(high)
 
 
-def over_subjects(people: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def over_subjects(subjects: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, dict[str, Any]]:
     """mean_over_subjects, sd_over_subjects and ci95 of what `per_subject` gives, each with the same keys.
 
     The deviation is that of a sample (n - 1); deviation and interval are None for a single person.
     """
-    values = {key: np.array([person[key] for person in people.values()], np.float64) for key in PERSON_KEYS}
-    several = len(people) > 1
+    values = {key: np.array([subject[key] for subject in subjects.values()], np.float64) for key in SUBJECT_KEYS}
+    several = len(subjects) > 1
     return {
         "mean_over_subjects": {key: float(v.mean()) for key, v in values.items()},
         "sd_over_subjects": {key: float(v.std(ddof=1)) if several else None for key, v in values.items()},
@@ -226,15 +226,15 @@ def scores(
 ) -> dict[str, Any]:
     """All metrics of one set of predictions, in JSON's types; see `report`."""
     counts = confusion(label, prediction, len(classes))
-    people = per_subject(label, prediction, subject, len(classes))
+    subjects = per_subject(label, prediction, subject, len(classes))
     return {
         "accuracy": accuracy(counts),
         "balanced_accuracy": balanced_accuracy(counts),
         "macro_f1": macro_f1(counts),
         "active_accuracy": active_accuracy(counts, classes),
-        **over_subjects(people, seed=seed),
+        **over_subjects(subjects, seed=seed),
         "per_class": per_class(counts, classes),
-        "per_subject": people,
+        "per_subject": subjects,
         "confusion": counts.tolist(),
     }
 

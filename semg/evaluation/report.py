@@ -66,22 +66,22 @@ def write_results(
     with atomic_path(folder / "predictions.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     write_text(folder / "per_subject.csv", per_subject_csv(metrics["per_subject"]))
-    confusion, people = np.array(metrics["confusion"]), metrics["per_subject"]
+    confusion, subjects = np.array(metrics["confusion"]), metrics["per_subject"]
     score_figures.confusion_matrix(folder / "confusion_matrix.png", confusion, classes, score_figures.CONFUSION + mark)
     score_figures.per_subject(
-        folder / "per_subject.png", people, len(classes), metrics["ci95"], score_figures.PEOPLE + mark
+        folder / "per_subject.png", subjects, len(classes), metrics["ci95"], score_figures.SUBJECTS + mark
     )
     write_json(folder / "metrics.json", whole)
     return whole
 
 
-def per_subject_csv(people: dict[str, dict[str, Any]]) -> str:
+def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:
     """One row a person: subject and that person's metrics, as fractions."""
-    keys = list(next(iter(people.values())))
+    keys = list(next(iter(subjects.values())))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["subject", *keys])
-    table.writerows([person, *(one[key] for key in keys)] for person, one in people.items())
+    table.writerows([subject, *(one[key] for key in keys)] for subject, one in subjects.items())
     return text.getvalue()
 
 
@@ -93,11 +93,11 @@ def summary(metrics: dict[str, Any]) -> str:
     told = f"{metrics['n_windows']} windows of {counted(metrics['n_subjects'], 'person', 'people')}"
     simulated = ", SIMULATED recordings" if metrics.get("simulated") else ""
     lines = [f"{told} ({metrics.get('subset', '')}), in %{simulated}"]
-    lines += ["", *_over_people(metrics)]
+    lines += ["", *_over_subjects(metrics)]
     if "vote" in metrics:
         vote = metrics["vote"]
         lines += ["", f"majority over the last {vote['k']} windows, {vote['added_delay_ms']:g} ms later:"]
-        lines += _over_people(vote)
+        lines += _over_subjects(vote)
     lines += ["", f"{'class':<18}{'precision':>10}{'recall':>10}{'F1':>10}{'windows':>10}"]
     for name, one in metrics["per_class"].items():
         cells = "".join(f"{_percent(one[key]):>10}" for key in ("precision", "recall", "f1"))
@@ -108,7 +108,7 @@ def summary(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _over_people(metrics: dict[str, Any]) -> list[str]:
+def _over_subjects(metrics: dict[str, Any]) -> list[str]:
     """Each metric's mean over people, deviation and interval, and its value over all windows."""
     lines = [f"{'':<18}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}"]
     for key, name in SUMMARY_KEYS.items():

@@ -20,7 +20,7 @@ from semg.evaluation.metrics import bootstrap_interval
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 DPI = 120
-CONFUSION, PEOPLE = "Windows by true and decided gesture", "Every person scored"  # titles
+CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
 # a decorator, so that nobody's matplotlibrc changes a picture
 usual_style = matplotlib.rc_context(matplotlib.rcParamsDefault)
 
@@ -70,21 +70,21 @@ def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str], tit
 @usual_style
 def per_subject(
     path: Path,
-    people: Mapping[str, Mapping[str, Any]],
+    subjects: Mapping[str, Mapping[str, Any]],
     classes: int,
     ci95: Mapping[str, Sequence[float] | None] | None = None,
-    title: str = PEOPLE,
+    title: str = SUBJECTS,
 ) -> None:
     """A dot for every person, accuracy and macro-F1, sorted by macro-F1, with the means and chance.
 
-    people: person -> fractions by name; ci95: ends of the means' 95 % intervals by name, drawn as bands.
+    subjects: person -> fractions by name; ci95: ends of the means' 95 % intervals by name, drawn as bands.
     """
-    order = sorted(people, key=lambda person: (people[person]["macro_f1"], person))
+    order = sorted(subjects, key=lambda subject: (subjects[subject]["macro_f1"], subject))
     places = np.arange(len(order))
     figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 5.0)
     axes = figure.add_subplot()
     for key, colour, marker, name in (("accuracy", ORANGE, "s", "accuracy"), ("macro_f1", BLUE, "o", "macro-F1")):
-        values = np.array([people[person][key] for person in order], float)
+        values = np.array([subjects[subject][key] for subject in order], float)
         told = f"{name}, mean {values.mean():.3f}"
         axes.axhline(values.mean(), color=colour, linewidth=1.2, linestyle="--")
         if interval := (ci95 or {}).get(key):
@@ -112,9 +112,9 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
     figure = new_figure(9, 4.2)
     for place, (key, name) in enumerate((("loss", "loss, nats"), ("macro_f1", "macro-F1"))):
         axes = figure.add_subplot(1, 2, place + 1)
-        for part, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
-            values = [row[f"{part}/{key}"] for row in rows]
-            told = "training" if part == "train" else "validation"
+        for subset, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
+            values = [row[f"{subset}/{key}"] for row in rows]
+            told = "training" if subset == "train" else "validation"
             axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=told)
         axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label="highest validation macro-F1")
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
@@ -132,26 +132,26 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
 @usual_style
 def compare(
     path: Path,
-    people: Mapping[str, np.ndarray],
+    subjects: Mapping[str, np.ndarray],
     intervals: Mapping[str, tuple[float, float]],
     metric: str,
     reference: str | None = None,
 ) -> None:
     """Methods from top to bottom in the order given: every person a dot, the mean and its interval.
 
-    people: method -> (n_people,) fractions; intervals: method -> ends of the mean's 95 % interval.
+    subjects: method -> (n_people,) fractions; intervals: method -> ends of the mean's 95 % interval.
     """
-    figure = new_figure(8.5, 1.6 + 0.45 * len(people))
+    figure = new_figure(8.5, 1.6 + 0.45 * len(subjects))
     axes = figure.add_subplot()
-    for row, (name, values) in enumerate(people.items()):
+    for row, (name, values) in enumerate(subjects.items()):
         colour = ORANGE if name == reference else BLUE
         beside = row + 0.25 * np.sin(2.4 * np.arange(len(values)))  # so that equal values show as two dots
         axes.plot(values, beside, "o", color=colour, alpha=0.45, markersize=5.5, markeredgewidth=0)
         axes.plot(intervals[name], [row, row], color="black", linewidth=1.8, solid_capstyle="butt")
         axes.plot([values.mean()], [row], "D", color="black", markersize=6)
-    names = [f"{name} (reference)" if name == reference else name for name in people]
-    axes.set_yticks(range(len(people)), names, fontsize=11)
-    axes.set_ylim(len(people) - 0.5, -0.5)
+    names = [f"{name} (reference)" if name == reference else name for name in subjects]
+    axes.set_yticks(range(len(subjects)), names, fontsize=11)
+    axes.set_ylim(len(subjects) - 0.5, -0.5)
     axes.margins(x=0.06)
     axes.set_xlabel(f"{metric}: every person a dot,\nblack the mean over people and its 95 % interval", fontsize=11)
     axes.grid(axis="x", color="#dddddd")
@@ -162,16 +162,16 @@ def compare(
 @usual_style
 def calibration(
     path: Path,
-    people: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]],
+    subjects: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]],
     classes: int,
     title: str,
 ) -> None:
     """Scores against the repetitions of each gesture that a model was adapted with; every person a thin line.
 
-    people: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, people in one order. Both are
+    subjects: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, people in one order. Both are
     scored on the same windows at each number of repetitions, on other windows at another number.
     """
-    counts = sorted(people)
+    counts = sorted(subjects)
     figure = new_figure(9.5, 4.6)
     for place, (metric, name) in enumerate((("macro_f1", "macro-F1"), ("accuracy", "accuracy"))):
         axes = figure.add_subplot(1, 2, place + 1)
@@ -179,7 +179,7 @@ def calibration(
             ("unadapted", ORANGE, "s", -0.03, "the model as it was, on the same windows"),
             ("adapted", BLUE, "o", 0.03, "adapted to the person"),
         ):  # aside: two intervals at one place would hide each other
-            values = np.stack([people[count][which][metric] for count in counts])  # (counts, people)
+            values = np.stack([subjects[count][which][metric] for count in counts])  # (counts, people)
             places = np.array(counts) + aside
             axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.9)
             means = values.mean(axis=1)

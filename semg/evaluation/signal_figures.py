@@ -180,26 +180,26 @@ def electrodes(path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, 
 def class_counts(
     path: Path, counts: Mapping[str, np.ndarray], classes: Sequence[str], about: Mapping[str, str], title: str
 ) -> None:
-    """Windows of each class in each part of a split: bars are shares of the part, numbers are counts.
+    """Windows of each class in each subset of a split: bars are shares of the subset, numbers are counts.
 
-    counts: part -> (K,) windows; about: part -> what the legend says of it.
+    counts: subset -> (K,) windows; about: subset -> what the legend says of it.
     """
     figure = new_figure(10, 1.9 + 0.26 * len(counts) * len(classes))
     axes = figure.add_subplot()
     height = 0.8 / len(counts)
     longest = 0.0
     colours = (BLUE, ORANGE, GREY)
-    for place, (part, values) in enumerate(counts.items()):
+    for place, (subset, values) in enumerate(counts.items()):
         share = 100 * values / max(1, values.sum())
         longest = max(longest, float(share.max()))
         rows = np.arange(len(classes)) + (place - (len(counts) - 1) / 2) * height
-        axes.barh(rows, share, height * 0.92, color=colours[place % 3], label=f"{part}: {about[part]}")
+        axes.barh(rows, share, height * 0.92, color=colours[place % 3], label=f"{subset}: {about[subset]}")
         for row, value, number in zip(rows, share, values, strict=True):
             axes.text(value, row, f" {number:,}", va="center", fontsize=9.5)
     axes.set_yticks(range(len(classes)), classes, fontsize=12)
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_xlim(0, longest * 1.12)
-    axes.set_xlabel("share of the part's windows, % (numbers: windows)", fontsize=12)
+    axes.set_xlabel("share of the subset's windows, % (numbers: windows)", fontsize=12)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", fontsize=11, ncols=len(counts))

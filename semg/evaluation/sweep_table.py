@@ -15,7 +15,7 @@ import numpy as np
 from semg.evaluation.comparison import pool, read_run
 
 METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
-PARTS = {"val": "validation", "test": "test"}
+SUBSETS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Row:
     test: Mapping[str, Any] | None
 
 
-def over_people(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
+def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
     """Numbers over people of runs whose scores lie in `files`: seed -> one file a fold.
 
     For each metric: its mean over people (`macro_f1`), its deviation over people (`macro_f1_sd`; None for a single
-    person), and the deviation of the mean over seeds (`macro_f1_sd_seeds`; None for one seed). `people`: how many.
+    person), and the deviation of the mean over seeds (`macro_f1_sd_seeds`; None for one seed). `subjects`: how many.
     """
     told: dict[str, Any] = {}
     for metric in METRICS:
         by_seed = [pool(str(seed), [read_run(path, metric) for path in paths]) for seed, paths in files.items()]
         values = pool("all seeds", [run for method in by_seed for run in method.runs]).values
-        told["people"] = len(values)
+        told["subjects"] = len(values)
         told[metric] = float(values.mean())
         told[f"{metric}_sd"] = deviation(values)
         told[f"{metric}_sd_seeds"] = deviation([method.values.mean() for method in by_seed])
@@ -68,25 +68,25 @@ def by_validation(rows: Sequence[Row]) -> list[Row]:
 def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The table in percent, with what it means below it."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
-    parts = [part for part in PARTS if any(getattr(row, part) for row in rows)]
+    subsets = [subset for subset in SUBSETS if any(getattr(row, subset) for row in rows)]
     seeds = any(scores and scores["macro_f1_sd_seeds"] is not None for row in rows for scores in (row.val, row.test))
     head = ["picked", *(flags or ["setting"]), "runs"]
-    for part in parts:
-        head += [f"{PARTS[part]} people", *_metric_heads(PARTS[part], seeds)]
+    for subset in subsets:
+        head += [f"{SUBSETS[subset]} people", *_metric_heads(SUBSETS[subset], seeds)]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         named = [row.values.get(flag, "") for flag in flags] if row.values else [row.name, *[""] * (len(flags) - 1)]
         line = [row.picked, *named, f"{row.done}/{row.expected}"]
-        lines.append(line + [cell for part in parts for cell in _cells(getattr(row, part), seeds)])
+        lines.append(line + [cell for subset in subsets for cell in _cells(getattr(row, subset), seeds)])
     below = "Mean and standard deviation (sd) over people, each the mean of that person's runs"
     below += "; sd over seeds: of the mean over people." if seeds else "."
     table = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([*table, "", below, *(f"\nNote: {note}." for note in notes)]) + "\n"
 
 
-def _metric_heads(part: str, seeds: bool) -> list[str]:
+def _metric_heads(subset: str, seeds: bool) -> list[str]:
     more = ["sd over seeds"] if seeds else []
-    return [head for name in METRICS.values() for head in (f"{part} {name} (%)", "sd", *more)]
+    return [head for name in METRICS.values() for head in (f"{subset} {name} (%)", "sd", *more)]
 
 
 def _cells(scores: Mapping[str, Any] | None, seeds: bool) -> list[str]:
@@ -94,7 +94,7 @@ def _cells(scores: Mapping[str, Any] | None, seeds: bool) -> list[str]:
     keys = [f"{metric}{ending}" for metric in METRICS for ending in endings]
     if scores is None:
         return [""] * (1 + len(keys))
-    return [str(scores["people"]), *("" if scores[key] is None else f"{100 * scores[key]:.1f}" for key in keys)]
+    return [str(scores["subjects"]), *("" if scores[key] is None else f"{100 * scores[key]:.1f}" for key in keys)]
 
 
 # --- for a program ---------------------------------------------------------------------------------------------
@@ -103,11 +103,11 @@ def _cells(scores: Mapping[str, Any] | None, seeds: bool) -> list[str]:
 def csv_table(rows: Sequence[Row]) -> str:
     """The same as fractions with all digits; empty cells where there is nothing."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
-    keys = ["people", *(f"{metric}{ending}" for metric in METRICS for ending in ("", "_sd", "_sd_seeds"))]
+    keys = ["subjects", *(f"{metric}{ending}" for metric in METRICS for ending in ("", "_sd", "_sd_seeds"))]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
-        ["setting", *flags, "picked", "runs", "runs_expected", *(f"{p}_{key}" for p in PARTS for key in keys)]
+        ["setting", *flags, "picked", "runs", "runs_expected", *(f"{p}_{key}" for p in SUBSETS for key in keys)]
     )
     for row in rows:
         found = [(scores or {}).get(key) for scores in (row.val, row.test) for key in keys]

@@ -1,7 +1,7 @@
 """What a training run shows in TensorBoard; arrays and plain values in, event files out. `train.py` only calls it.
 
 In a run's folder:
-  events.out.tfevents...   SCALARS   train/, val/, val_f1/<gesture>, val_macro_f1_of_person/<person>, optimizer/,
+  events.out.tfevents...   SCALARS   train/, val/, val_f1/<gesture>, val_macro_f1_of_subject/<subject>, optimizer/,
                                      speed/, and pretrain/ with --pretrain
                            CUSTOM SCALARS   training and validation in one chart
                            IMAGES    val/confusion, every epoch
@@ -22,7 +22,7 @@ import numpy as np
 from tensorboardX.summary import hparams
 
 from semg.common.files import write_text
-from semg.data.splits import PARTS, Split
+from semg.data.splits import SUBSETS, Split
 from semg.evaluation import metrics, score_figures
 from semg.evaluation.event_file import open_events
 
@@ -71,7 +71,7 @@ class Board:
     def epoch(
         self,
         row: Mapping[str, Any],
-        people: Mapping[str, Mapping[str, Any]],
+        subjects: Mapping[str, Mapping[str, Any]],
         label: np.ndarray,
         found: np.ndarray,
     ) -> None:
@@ -83,7 +83,7 @@ class Board:
         confusion = metrics.confusion(label, found.argmax(1), len(self.classes))
         scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
         scalars |= {f"val_f1/{name}": one["f1"] for name, one in metrics.per_class(confusion, self.classes).items()}
-        scalars |= {f"val_macro_f1_of_person/{name}": one["macro_f1"] for name, one in people.items()}
+        scalars |= {f"val_macro_f1_of_subject/{name}": one["macro_f1"] for name, one in subjects.items()}
         for name, value in scalars.items():
             if value is not None:  # the F1 of a class that is neither there nor decided
                 self._writer.add_scalar(name, value, step)
@@ -144,12 +144,17 @@ def configuration_text(settings: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
 def split_text(split: Split) -> str:
     """How many people and recordings each part has, and who they are."""
-    lines = [f"**{split.name}**, protocol {split.protocol}", "", "part | people | recordings | who", "---|---|---|---"]
-    for part in PARTS:
-        people = split.subjects(part)
-        lines.append(f"{part} | {len(people)} | {len(split.records(part))} | {' '.join(people)}")
-    for part in PARTS:
-        lines += ["", f"{part}:", "", "```", *split.records(part), "```"]
+    lines = [
+        f"**{split.name}**, protocol {split.protocol}",
+        "",
+        "subset | subjects | recordings | who",
+        "---|---|---|---",
+    ]
+    for subset in SUBSETS:
+        subjects = split.subjects(subset)
+        lines.append(f"{subset} | {len(subjects)} | {len(split.records(subset))} | {' '.join(subjects)}")
+    for subset in SUBSETS:
+        lines += ["", f"{subset}:", "", "```", *split.records(subset), "```"]
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ class Fit:
     seed: int = 0
 
 
-def repetition_of_person(windows: WindowSet) -> np.ndarray:
+def repetition_of_subject(windows: WindowSet) -> np.ndarray:
     """(n,) how many repetitions of its gesture the person had made before each window, over all their recordings.
 
     Recordings count in the order in which they were made.
@@ -56,7 +56,7 @@ def repetition_of_person(windows: WindowSet) -> np.ndarray:
 
 def check_enough(windows: WindowSet, repetitions: int, subject: str, classes: Sequence[str]) -> np.ndarray:
     """(n,) which windows adapt the model. DataError if a gesture is missing there or nothing is left to score."""
-    first = repetition_of_person(windows) < repetitions
+    first = repetition_of_subject(windows) < repetitions
     for part, name in ((first, "to calibrate with"), (~first, "to score")):
         missing = set(range(len(classes))) - set(windows.label[part].tolist())
         if missing:
@@ -140,7 +140,7 @@ def decide(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, i
     return np.concatenate(parts)
 
 
-def by_person(shards: Sequence[Shard]) -> dict[str, list[int]]:
+def by_subject(shards: Sequence[Shard]) -> dict[str, list[int]]:
     """Which shards (by place) are of each person."""
     found: dict[str, list[int]] = {}
     for place, shard in enumerate(shards):

@@ -224,8 +224,8 @@ def _validation(model: nn.Module, val: Batches) -> dict[str, float]:
     """Means over the validation people."""
     windows = val.windows
     found = probabilities(model, val)
-    people = metrics.per_subject(windows.label, found.argmax(1), windows.subject, found.shape[1]).values()
-    return {f"val_{key}": float(np.mean([one[key] for one in people])) for key in ("macro_f1", "accuracy")}
+    subjects = metrics.per_subject(windows.label, found.argmax(1), windows.subject, found.shape[1]).values()
+    return {f"val_{key}": float(np.mean([one[key] for one in subjects])) for key in ("macro_f1", "accuracy")}
 
 
 @torch.inference_mode()

@@ -97,7 +97,7 @@ def join_world(args: argparse.Namespace) -> World:
 
 @dataclass
 class Part:
-    """One part of the split, ready to be read: its windows, batches and token statistics."""
+    """One subset of the split, ready to be read: its windows, batches and token statistics."""
 
     shards: list[Shard]
     windows: WindowSet
@@ -111,12 +111,12 @@ class Part:
 
     def facts(self) -> dict[str, int | bool]:
         """Counts of people, recordings and windows, and whether some recording was simulated."""
-        people = len({shard.subject for shard in self.shards})
-        counts = {"people": people, "recordings": len(self.shards), "windows": len(self.windows)}
+        subjects = len({shard.subject for shard in self.shards})
+        counts = {"subjects": subjects, "recordings": len(self.shards), "windows": len(self.windows)}
         return {**counts, "simulated": self.simulated}
 
 
-def open_part(
+def open_subset(
     shards: list[Shard],
     model: GPT2Classifier,
     scaling: normalization.Scaling,
@@ -263,7 +263,7 @@ class Run:
         self.layout = TokenLayout.of(self.config, RING_SIZE, self.scaling.views)
         self.train_gain = normalization.gain_of(train_shards)
         made = [
-            open_part(shards, self.model, self.scaling, self.train_gain, self.device, args.workers)
+            open_subset(shards, self.model, self.scaling, self.train_gain, self.device, args.workers)
             for shards in (train_shards, val_shards)
         ]
         self.train, self.val = made
@@ -499,7 +499,7 @@ class Run:
         if self.ema is not None:
             weights = {name: value.clone() for name, value in weights.items()}
             self.model.load_state_dict(self.ema)
-        row, people, found = self._validate(rate)
+        row, subjects, found = self._validate(rate)
         state.epoch += 1
         state.in_epoch = 0
         score = -row["val/loss"] if self.args.select == "loss" else row[f"val/{self.args.select}"]
@@ -507,14 +507,14 @@ class Run:
         state.rows.append(row)
         if better:
             state.best, state.best_epoch = score, state.epoch
-            self._write_best(row, people)
+            self._write_best(row, subjects)
             self._project()
         if self.ema is not None:
             self.model.load_state_dict(weights)
         self.save()
         self.write_rows()
         if self.board is not None:
-            self.board.epoch(row, people, self.val.windows.label, found)
+            self.board.epoch(row, subjects, self.val.windows.label, found)
         self.console.say(
             f"epoch {state.epoch:3d}  loss {row['train/loss']:.4f} -> val {row['val/loss']:.4f}   "
             f"macro-F1 {row['train/macro_f1']:.3f} -> val {row['val/macro_f1']:.3f}   "
@@ -535,7 +535,7 @@ class Run:
         found = probabilities(self.model, val.batches, val.statistics, 512, self.autocast, ready=self._val_tokens)
         label = self.val.windows.label
         told = validation_scores(found, label, self.val.windows.subject, len(self.classes))
-        people = metrics.per_subject(label, found.argmax(1), self.val.windows.subject, len(self.classes))
+        subjects = metrics.per_subject(label, found.argmax(1), self.val.windows.subject, len(self.classes))
         trained = np.array(self.state.confusion)
         row = {
             "epoch": self.state.epoch + 1,
@@ -548,7 +548,7 @@ class Run:
             "optimizer/gradient_norm": self.state.norm_sum / self.steps_per_epoch,
             "speed/windows_per_second": round(rate, 1),
         }
-        return row, people, found
+        return row, subjects, found
 
     def _project(self) -> None:
         """Show what the head sees of some validation windows."""
@@ -560,8 +560,8 @@ class Run:
         features = pooled_features(self.model, val.batches, val.statistics, index, ready=ready)
         self.board.project(features, windows.label[index], windows.subject[index], self.state.epoch)
 
-    def _write_best(self, row: dict[str, Any], people: dict[str, Any]) -> None:
-        scores = {"validation": row, "validation_per_subject": people}
+    def _write_best(self, row: dict[str, Any], subjects: dict[str, Any]) -> None:
+        scores = {"validation": row, "validation_per_subject": subjects}
         description = self.description() | {"epoch": row["epoch"], **scores}
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors["train_gain"] = torch.from_numpy(self.train_gain)

@@ -382,8 +382,8 @@ LISTS: dict[str, tuple[str, bytes, str]] = {
     "no name": ("test", b"subject five\n", r"test\.txt:1: expected a record name such as .* found 'subject five'"),
     "a path": ("test", f"../{TESTED}\n".encode(), r"test\.txt:1: expected a record name"),
     "a record twice": ("test", f"{TESTED}\n{TESTED}\n".encode(), r"test\.txt:2: expected each record once"),
-    "a record in two parts": ("test", f"{OTHER}\n".encode(), "expected no recording in two parts"),
-    "an empty part": ("test", b"", "expected recordings in every part, found none in test"),
+    "a record in two subsets": ("test", f"{OTHER}\n".encode(), "expected no recording in two subsets"),
+    "an empty subset": ("test", b"", "expected recordings in every subset, found none in test"),
     "nothing but comments": ("val", b"# nobody yet\n\n", "found none in val"),
     "no text": ("test", b"\xff\xfe\x00\x01", "expected record names as text"),
     "UTF-16": ("test", TESTED.encode("utf-16"), "expected record names as text"),
@@ -397,7 +397,7 @@ def test_a_wrong_split(copy: Path, what: str) -> None:
     told(evaluated(copy), 1, message)
 
 
-def test_a_split_without_a_part_and_none_at_all(copy: Path) -> None:
+def test_a_split_without_a_subset_and_none_at_all(copy: Path) -> None:
     (copy / "split/val.txt").unlink()
     told(evaluated(copy), 1, r"val\.txt: expected record names, one a line, found no such file")
     shutil.rmtree(copy / "split")
@@ -642,8 +642,8 @@ RESULTS: list[tuple[dict[str, object], str]] = [
     (person(macro_f1=70.8), "expected a macro_f1 from 0 to 1"),
     (person(macro_f1=-1), "expected a macro_f1 from 0 to 1"),
     (person(n_windows=INFINITE), "expected per_subject with macro_f1 and n_windows"),
-    ({"subset": ["test"]}, "expected the part of a split as subset"),
-    ({"subset": 5}, "expected the part of a split as subset"),
+    ({"subset": ["test"]}, "expected train, val or test as subset"),
+    ({"subset": 5}, "expected train, val or test as subset"),
     ({"subset": "val"}, "expected results of one subset"),
     ({"per_subject": {"\ud800": {}}}, "found half a character in a text"),
 ]

@@ -34,7 +34,7 @@ def evaluated(data: Path):
     return script("evaluate", "--checkpoint", data / "run/best_model.ckpt", *places, "--device", "cpu", "--quiet")
 
 
-def test_a_person_in_two_parts_of_a_split_that_promises_otherwise(data: Path) -> None:
+def test_a_person_in_two_subsets_of_a_split_that_promises_otherwise(data: Path) -> None:
     """Even where split.json has the right checksums for the wrong lists."""
     parts = [
         (small_shards.name(1), small_shards.name(2)),
@@ -42,10 +42,10 @@ def test_a_person_in_two_parts_of_a_split_that_promises_otherwise(data: Path) ->
         (small_shards.name(1, "sequential"),),
     ]
     splits.write_split(data / "split", splits.Split("", "subject", *parts, seed=0), {})
-    told(trained(data), 1, "expected no person in two parts .*, found 01 in train and test")
+    told(trained(data), 1, "expected no person in two subsets .*, found 01 in train and test")
 
 
-def test_a_person_in_two_parts_of_a_split_by_hand_is_said_aloud(data: Path) -> None:
+def test_a_person_in_two_subsets_of_a_split_by_hand_is_said_aloud(data: Path) -> None:
     record = small_shards.write(data / "shards", 1, "sequential")
     small_shards.write_split(
         data / "split", train=[small_shards.name(1), small_shards.name(2)], val=[small_shards.name(3)], test=[record]
@@ -57,10 +57,10 @@ def test_a_person_in_two_parts_of_a_split_by_hand_is_said_aloud(data: Path) -> N
     assert json.loads((data / "out/metrics.json").read_text())["trained_on_subjects_scored"] == ["01"]
 
 
-def test_a_recording_in_two_parts(data: Path) -> None:
+def test_a_recording_in_two_subsets(data: Path) -> None:
     """And with it all overlapping windows: they never leave their recording."""
     (data / "split/test.txt").write_text(small_shards.name(1) + "\n")
-    told(trained(data), 1, "expected no recording in two parts, found .* in train and test")
+    told(trained(data), 1, "expected no recording in two subsets, found .* in train and test")
 
 
 def test_a_split_changed_after_training_so_that_it_tests_what_was_trained_on(data: Path) -> None:
@@ -85,15 +85,15 @@ def test_one_recording_under_two_peoples_names(data: Path) -> None:
     told(done, 1, "expected each recording once, found the signal of")
 
 
-def test_windows_of_two_parts_share_no_sample(data: Path) -> None:
-    """Whatever the stride: in the split that the tool makes, no recording feeds two parts."""
+def test_windows_of_two_subsets_share_no_sample(data: Path) -> None:
+    """Whatever the stride: in the split that the tool makes, no recording feeds two subsets."""
     done = script("create_dataset_files", "--shards", data / "shards", "--out", data / "made")
     assert done.code == 0, done.err
     made = splits.read_split(data / "made")
     samples = {}
-    for part in splits.PARTS:
-        opened = [open_shard(data / "shards" / name) for name in made.records(part)]
-        samples[part] = {(s.record, int(at) // 160) for s in opened for at in s.windows["start"]}
+    for subset in splits.SUBSETS:
+        opened = [open_shard(data / "shards" / name) for name in made.records(subset)]
+        samples[subset] = {(s.record, int(at) // 160) for s in opened for at in s.windows["start"]}
     assert not (samples["train"] & samples["test"] or samples["train"] & samples["val"])
     assert not samples["val"] & samples["test"]
 
