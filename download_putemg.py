@@ -26,9 +26,10 @@ Time: as long as 11 GB take on your connection (15 minutes at 100 Mbit/s); a sec
 """
 
 import argparse
+import queue
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, temporary_name
 from semg.data.putemg import EXPERIMENTS
 from semg.download.putemg_share import MEDIA, Medium, Wanted, names_of, of_subjects, read_md5sums, read_records
+from semg.download.webdav import Listed
 
 if TYPE_CHECKING:  # what speaks HTTP and HDF5 is imported where it is needed: --help must not wait for it
     from semg.download.http_client import Client
@@ -113,7 +115,7 @@ def plan(args: argparse.Namespace, console: cli.Console, memory: "Memory") -> "t
 
     Files can be verified without the share too: against what is remembered of them.
     """
-    from semg.download.http_client import Client, Source
+    from semg.download.http_client import Client, Server
 
     try:
         client, records, refused = reach(args, console)
@@ -122,7 +124,7 @@ def plan(args: argparse.Namespace, console: cli.Console, memory: "Memory") -> "t
         if not args.verify_only or not known:
             raise
         console.warn(f"{error}; verifying the files fetched before, by what is remembered of them")
-        return Client(Source(""), timeout=args.timeout, retries=0, wait=0), known, 0
+        return Client(Server(""), timeout=args.timeout, retries=0, wait=0), known, 0
     records = of_subjects(records, args.subjects)
     return client, [file for name in args.media for file in files_of(client, MEDIA[name], records, console)], refused
 
@@ -137,19 +139,19 @@ def is_asked_for(file: Wanted, args: argparse.Namespace) -> bool:
 
 def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list[str], int]":
     """The first source that answers with record names: (client, names, number of names refused)."""
-    from semg.download.http_client import Client, Source
+    from semg.download.http_client import Client, Server
 
-    ways = [Source(f"{SHARE}/public.php/dav/files/{TOKEN}/", lists=True)]
-    ways.append(Source(f"{SHARE}/public.php/webdav/", user=TOKEN, lists=True))
+    ways = [Server(f"{SHARE}/public.php/dav/files/{TOKEN}/", lists=True)]
+    ways.append(Server(f"{SHARE}/public.php/webdav/", user=TOKEN, lists=True))
     failures = []
-    for source in [Source(args.base_url)] if args.base_url else ways:
-        client = Client(source, timeout=args.timeout, retries=args.retries, wait=args.retry_wait)
+    for server in [Server(args.base_url)] if args.base_url else ways:
+        client = Client(server, timeout=args.timeout, retries=args.retries, wait=args.retry_wait, say=console.say)
         try:
             records, refused = read_records(client.text("records.txt"), args.experiment)
         except DataError as error:
-            failures.append(f"{source.root}records.txt: {error}")
+            failures.append(f"{server.root}records.txt: {error}")
             continue
-        console.say(f"from {source.root}")
+        console.say(f"from {server.root}")
         for line in refused[:5]:
             console.warn(f"records.txt: expected a record name, found {line[:100]!r}; refused")
         wanted = sum(any(name in line for name in args.experiment) for line in refused)
@@ -159,13 +161,13 @@ def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list
 
 def files_of(client: "Client", medium: Medium, records: list[str], console: cli.Console) -> list[Wanted]:
     """One medium's files, with the sizes that the share lists and the MD5 sums that it publishes."""
-    listing = client.listing(medium.folder) if client.source.lists else None
+    listing = client.listing(medium.folder) if client.server.lists else None
     sums = md5_sums(client, medium.folder, console) if listing is None or "MD5SUMS" in listing else {}
     wanted = []
     for record in records:
         for file in names_of(record, medium, listing):
-            size = None if listing is None else listing.get(file)
-            wanted.append(Wanted(f"{medium.folder}/{file}", size or None, sums.get(file)))
+            listed = (listing or {}).get(file, Listed())
+            wanted.append(Wanted(f"{medium.folder}/{file}", listed.size or None, sums.get(file), listed.version))
     known = sum(file.md5 is not None for file in wanted)
     if known < len(wanted):
         which = "the others are" if known else "all are"
@@ -261,10 +263,18 @@ class Fetcher:
         md5 = self._md5_on_disk(wanted, target)
         fetched = md5 is None
         if md5 is None:
-            md5 = self.client.fetch(wanted.name, target, wanted.size, lambda path: verify(path, wanted), self._report)
-        else:
+            md5 = self.client.fetch(
+                wanted.name,
+                target,
+                wanted.size,
+                lambda path: verify(path, wanted),
+                self._report,
+                any_length=wanted.md5 is not None,
+            )
+        elif not self.args.verify_only:
             clear_part(target)
-        self.memory.verified(wanted.name, md5)
+        if not self.args.verify_only:  # which must do on a share that nobody may write to
+            self.memory.verified(wanted, md5)
         unpack = bool(self.args.unpack and wanted.is_archive)
         if unpack:
             self._unpack(wanted.name, target)
@@ -283,6 +293,8 @@ class Fetcher:
         try:
             if not target.is_file():
                 raise DataError("expected a file, found none")
+            if self.memory.is_outdated(wanted):
+                raise DataError("expected the version that is on the server now, found an older one")
             return verify(target, wanted, self.memory.last_md5(wanted.name))
         except DataError as error:
             if self.args.verify_only:
@@ -314,15 +326,16 @@ class Fetcher:
 
     def _done(self, wanted: Wanted, future: "Future[tuple[bool, bool]]") -> None:
         """Count one file, in the main thread."""
-        from semg.download.http_client import StoppedError
+        from semg.download.http_client import StoppedError, as_data_error
 
         try:
             fetched, unpacked = future.result()
         except StoppedError:
             self.tally.not_tried += 1
-        except (DataError, OSError) as error:
+        except Exception as error:  # of any kind: it is this file's alone
             self.tally.failed.append(wanted.name)
-            self.console.error(f"{wanted.name}: {str(error).removeprefix(f'{self.args.outdir / wanted.name}: ')}")
+            reason = str(error) if isinstance(error, OSError) else str(as_data_error(error))
+            self.console.error(f"{wanted.name}: {reason.removeprefix(f'{self.args.outdir / wanted.name}: ')}")
         else:
             self.tally.fetched += fetched
             self.tally.there += not fetched
@@ -340,21 +353,25 @@ class Fetcher:
         return [file for file in wanted if not there(file) and not self._is_unpacked(file)]
 
     def with_sizes(self, wanted: list[Wanted]) -> list[Wanted]:
-        """`wanted`, with the server asked for those sizes that no listing gave and that are needed."""
-        sizes: dict[str, int | None] = {}
+        """`wanted`, with the server asked for those lengths and versions that no list gave and that are needed.
+
+        The length of a file that is to be fetched; the version of one that is here, if no MD5 tells whether it changed.
+        """
+        answers: dict[str, Listed] = {}
         unknown = [
             file
             for file in wanted
-            if file.size is None and self.memory.md5(file) is None and not self._is_unpacked(file)
+            if file.size is None and (self.memory.md5(file) is None or file.md5 is None) and not self._is_unpacked(file)
         ]
         in_parallel(
             self.client,
             self.args.jobs,
-            lambda file: self.client.size(file.name),
+            lambda file: self.client.facts(file.name),
             unknown,
-            lambda file, future: sizes.update({file.name: future.result()}),
+            lambda file, future: answers.update({file.name: future.result()}),
         )
-        return [replace(file, size=sizes.get(file.name, file.size)) for file in wanted]
+        known = [(file, answers.get(file.name, Listed(file.size, file.version))) for file in wanted]
+        return [replace(file, size=listed.size, version=listed.version) for file, listed in known]
 
 
 def in_parallel(
@@ -364,16 +381,38 @@ def in_parallel(
     items: Iterable[Wanted],
     done: Callable[[Wanted, "Future[T]"], None],
 ) -> None:
-    """`work` on all `items` in `jobs` threads, `done` in this one; if this one is interrupted, all end soon."""
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            futures = {pool.submit(work, item): item for item in items}
-            for future in as_completed(futures):
-                done(futures[future], future)
-        except BaseException:
-            client.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    """`work` on all `items` in `jobs` threads, `done` in this one.
+
+    If this one is interrupted, it does not wait for the others: one that waits for a server would hold it up for as
+    long as the server likes. They end with the process, and a part file may end anywhere.
+    """
+    waiting: queue.SimpleQueue[Wanted] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[Wanted, Future[T]]] = queue.SimpleQueue()
+    todo = list(items)
+    for item in todo:
+        waiting.put(item)
+
+    def drain() -> None:
+        while True:
+            try:
+                item = waiting.get_nowait()
+            except queue.Empty:
+                return
+            future: Future[T] = Future()
+            try:
+                future.set_result(work(item))
+            except BaseException as error:  # whatever it was, this file failed and the others have their turn
+                future.set_exception(error)
+            finished.put((item, future))
+
+    try:
+        for _ in range(min(jobs, len(todo))):
+            threading.Thread(target=drain, daemon=True).start()
+        for _ in todo:
+            done(*finished.get())
+    except BaseException:
+        client.stop()
+        raise
 
 
 def announce(fetcher: Fetcher, wanted: list[Wanted]) -> tuple[int, int]:
@@ -437,8 +476,9 @@ def main() -> int:
     console = cli.Console(args)
     from semg.download.verification import Memory
 
-    with nullcontext() if args.dry_run else folder_lock(args.outdir):
-        if not args.dry_run:
+    reads_only = args.dry_run or args.verify_only
+    with nullcontext() if reads_only else folder_lock(args.outdir):
+        if not reads_only:
             sweep(args.outdir)
         memory = Memory(args.outdir, console)
         client, wanted, refused = plan(args, console, memory)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
+from xml.sax.saxutils import escape
 
 TOKEN = "45NY5snj0U4tgQz"  # noqa: S105  the public share's address
 MODIFIED = "Fri, 11 May 2018 11:05:00 GMT"
@@ -172,7 +173,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if name.startswith(path) and path:
                 entries.append(
                     f"<d:response><d:href>/public.php/webdav/{quote(name)}</d:href><d:propstat><d:prop>"
-                    f"<d:getcontentlength>{len(stored.data)}</d:getcontentlength></d:prop></d:propstat></d:response>"
+                    f"<d:getcontentlength>{len(stored.data)}</d:getcontentlength>"
+                    f"<d:getetag>{escape(stored.etag)}</d:getetag></d:prop></d:propstat></d:response>"
                 )
         body = f'<?xml version="1.0"?><d:multistatus xmlns:d="DAV:">{"".join(entries)}</d:multistatus>'
         return Answer(207, {"Content-Type": "application/xml"}, body.encode())
@@ -317,25 +319,6 @@ def drip(_: Handler, answer: Answer, pause: float = 0.05, after: int = 0) -> Non
     answer.pieces = pieces
 
 
-def drip_headers(handler: Handler, _: Answer, pause: float = 0.05) -> None:
-    """Headers without an end, byte by byte."""
-    handler.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    while not handler.server.closing.wait(pause):
-        handler.write(b"x")
-    raise ConnectionAbortedError
-
-
-def drip_chunk_size(_: Handler, answer: Answer, pause: float = 0.05) -> None:
-    """The size of a chunk, without an end, byte by byte."""
-
-    def pieces(handler: Handler, _body: bytes) -> None:
-        while not handler.server.closing.wait(pause):
-            handler.write(b"0")
-
-    answer.headers |= {"Content-Length": "", "Transfer-Encoding": "chunked"}
-    answer.pieces = pieces
-
-
 def silent(handler: Handler, _: Answer) -> None:
     """No answer at all."""
     handler.server.closing.wait(60)
@@ -384,6 +367,6 @@ FAULTS: dict[str, Callable[..., None]] = {
             lying_range,
             careless_range,
         ),
-        *(redirect, no_length, chunked, drip, drip_headers, drip_chunk_size, silent, hang_up, garbage, pace),
+        *(redirect, no_length, chunked, drip, silent, hang_up, garbage, pace),
     )
 }

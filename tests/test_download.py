@@ -1,5 +1,6 @@
 """The downloader against a loopback server: what it fetches, remembers, resumes, verifies and unpacks."""
 
+import hashlib
 import http.server
 import io
 import json
@@ -24,6 +25,7 @@ from share_server import MODIFIED, ShareServer
 from semg.common.errors import DataError
 from semg.common.files import temporary_name
 from semg.download import http_client as transfer
+from semg.download.webdav import read_listing
 
 
 @pytest.fixture(autouse=True)
@@ -267,7 +269,7 @@ def test_progress_adds_up_whatever_is_thrown_away(share: ShareServer, tmp_path: 
     share.misbehave(PATHS[0], "wrong_range", times=1)
     share.misbehave(PATHS[0], "cut", at=50_000, times=1)
     leave_part(share, tmp_path, 20_000)
-    client = transfer.Client(transfer.Source(share.mirror + "/"), timeout=5, retries=5, wait=0)
+    client = transfer.Client(transfer.Server(share.mirror + "/"), timeout=5, retries=5, wait=0)
     told: list[int] = []
     target = tmp_path / PATHS[0]
     assert client.fetch(PATHS[0], target, None, lambda path: path.stat().st_size, told.append) == len(files[PATHS[0]])
@@ -361,6 +363,32 @@ def test_a_new_version_on_the_share_replaces_the_old(share: ShareServer, tmp_pat
     assert data_files(tmp_path) == files
 
 
+def test_another_version_of_equal_length_is_fetched_too(share: ShareServer, tmp_path: Path) -> None:
+    files = stock(share, sums=False)
+    from_mirror(share, tmp_path)
+    assert "(0 fetched, 3 were there)" in from_mirror(share, tmp_path).last
+    share.put(PATHS[0], files[PATHS[0]], etag='"another"')
+    done = from_mirror(share, tmp_path, "--verify-only")
+    assert done.code == 1
+    assert f"{PATHS[0]}: expected the version that is on the server now, found an older one" in done.err
+    assert "(1 fetched, 2 were there)" in from_mirror(share, tmp_path).last
+    assert data_files(tmp_path) == files
+    assert "(0 fetched, 3 were there)" in from_mirror(share, tmp_path).last
+
+
+@pytest.mark.parametrize("line", ["MD5 ({name}) = {md5}", "{md5} {name}", "{md5}  ./{name}", "{md5} *{name}"])
+def test_md5_sums_as_several_programs_write_them(share: ShareServer, tmp_path: Path, line: str) -> None:
+    files = stock(share)
+    text = "".join(
+        line.format(name=Path(path).name, md5=hashlib.md5(data, usedforsecurity=False).hexdigest()) + "\n"
+        for path, data in files.items()
+    )
+    share.put("Data-HDF5/MD5SUMS", text.encode())
+    done = from_mirror(share, tmp_path)
+    assert done.code == 0
+    assert "MD5 sums of" not in done.out + done.err  # said where some are missing
+
+
 @pytest.mark.parametrize(
     "memory",
     [
@@ -399,6 +427,23 @@ def test_verify_only_reads_every_byte_and_fetches_none(share: ShareServer, tmp_p
     assert "2 missing or wrong; run without --verify-only to fetch them" in done.last
     assert not share.asked("hdf5")
     assert path.read_bytes() == data
+
+
+def test_verify_only_writes_nothing(share: ShareServer, tmp_path: Path) -> None:
+    """As it must on a share that is mounted read-only: no lock, no memory of its own, no tidying up."""
+    stock(share)
+    from_mirror(share, tmp_path)
+    (tmp_path / ".verified.json").unlink()
+    (tmp_path / f"{PATHS[0]}.part").write_bytes(b"half")
+    before = {path.name: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
+    for folder in (tmp_path, tmp_path / "Data-HDF5"):
+        folder.chmod(0o555)
+    try:
+        assert from_mirror(share, tmp_path, "--verify-only").code == 0
+    finally:
+        for folder in (tmp_path, tmp_path / "Data-HDF5"):
+            folder.chmod(0o755)
+    assert {path.name: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]} == before
 
 
 def test_files_can_be_verified_without_the_share(share: ShareServer, tmp_path: Path) -> None:
@@ -713,30 +758,6 @@ def test_stopped_at_once_and_resumed(share: ShareServer, tmp_path: Path, number:
     assert share.asked(PATHS[0])[-1].headers["Range"].startswith("bytes=7")
 
 
-def test_stopped_while_files_are_still_handed_out_to_threads(share: ShareServer) -> None:
-    import download_putemg
-
-    client = transfer.Client(transfer.Source(share.mirror + "/"), timeout=5, retries=5, wait=0)
-    begun, given_up = threading.Event(), time.monotonic() + 20
-
-    def fetch(_: str) -> bool:
-        begun.set()
-        while not client.stopped and time.monotonic() < given_up:
-            time.sleep(0.01)
-        return client.stopped
-
-    def files() -> Iterator[str]:
-        yield "one"
-        begun.wait()
-        raise KeyboardInterrupt
-
-    told: list[bool] = []
-    with pytest.raises(KeyboardInterrupt):
-        download_putemg.in_parallel(client, 2, fetch, files(), lambda _, future: told.append(future.result()))
-    assert client.stopped
-    assert not told
-
-
 def test_two_at_once_on_one_folder(share: ShareServer, tmp_path: Path) -> None:
     files = stock(share)
     share.misbehave(PATHS[0], "pace", rate=200_000)
@@ -760,4 +781,4 @@ def test_the_real_share_has_264_gesture_recordings(run_script: object, tmp_path:
 def test_a_listing_cannot_blow_up() -> None:
     bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><x>&b;</x>'
     with pytest.raises(DataError, match="found a document type in it; refused"):
-        transfer._read_listing(bomb)
+        read_listing(bomb)

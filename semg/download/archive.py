@@ -4,6 +4,7 @@ Refused: entries that would land outside the folder, links and other special fil
 entries of one name, and archives that would unpack to far more than they hold (bombs).
 """
 
+import lzma
 import os
 import shutil
 import stat
@@ -74,8 +75,16 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: expected a whole zip archive, found {error}; fetch it again") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
+        raise _broken(path, error) from None
+    except OSError as error:
+        if error.errno is not None:  # of the disk; without one it is bz2's word for damaged data
+            raise
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: expected a whole zip archive, found {error}; fetch it again")
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

@@ -5,7 +5,7 @@ Last-Modified, length), so that a later attempt, in this run or another, can ask
 file gets its name after its length and its content were checked.
 
 A server is not trusted: it may be slow, cut off, lie about lengths and ranges, answer with a web page, or
-redirect. Nothing here waits forever and nothing reads more than was declared.
+redirect. Nothing reads more than was declared or than the disk holds, and no body may come slower than MIN_RATE.
 """
 
 import contextlib
@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urljoin, urlsplit
-from xml.parsers import expat
+from typing import TypeVar
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from semg.common.errors import FULL_DISK, DataError
-from semg.download.partial_file import Note, Part
+from semg.download.partial_file import Note, PartialFile
+from semg.download.webdav import Listed, read_listing
 
 T = TypeVar("T")
 
@@ -40,6 +39,9 @@ _BLOCK = 1 << 18
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _NOTHING: MappingProxyType[str, str] = MappingProxyType({})
+# Content-Encodings under which the bytes sent are the file's own; S3 stores the last with what was uploaded in chunks
+_AS_IT_IS = ("", "identity", "aws-chunked")
+_UNPACKED = ("gzip", "x-gzip", "deflate")  # taken for texts: some servers compress them though asked not to
 
 
 class NotFoundError(DataError):
@@ -63,7 +65,7 @@ class TemporaryError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class Server:
     """A place that files lie under: `root` ends with a slash; `user` signs in to a share with no password."""
 
     root: str
@@ -72,19 +74,27 @@ class Source:
 
 
 class Client:
-    """Requests to one source, retried, watched and bounded. Its methods can be called from several threads.
+    """Requests to one server, retried and bounded. Its methods can be called from several threads.
 
     timeout: seconds without an answer, or with less than MIN_RATE, after which an attempt ends.
     retries: further attempts after a first one that failed for a reason that may pass.
     wait: seconds before the first retry; doubles with each.
+    say: is given a line about each attempt that failed and is followed by another.
     """
 
-    def __init__(self, source: Source, *, timeout: float, retries: int, wait: float) -> None:
-        self.source = source
-        self._timeout, self._retries, self._wait = timeout, retries, wait
+    def __init__(
+        self,
+        server: Server,
+        *,
+        timeout: float,
+        retries: int,
+        wait: float,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.server = server
+        self._timeout, self._retries, self._wait, self._say = timeout, retries, wait, say
         self._local = threading.local()
         self._stop = threading.Event()
-        self._cuts: set[Callable[[], None]] = set()
 
     @property
     def stopped(self) -> bool:
@@ -92,10 +102,8 @@ class Client:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """End what all threads do: waiting ones wake, blocked connections are cut. They raise StoppedError."""
+        """Let all threads raise StoppedError: waiting ones now, those that read with their next bytes."""
         self._stop.set()
-        for cut in tuple(self._cuts):
-            cut()
 
     def text(self, path: str) -> str:
         """A small text file. NotFoundError if there is none; DataError if it cannot be had."""
@@ -103,31 +111,34 @@ class Client:
         def attempt() -> str:
             with self._open("GET", path) as response:
                 _refuse_page(response)
+                _refuse_encoded(response, _AS_IT_IS + _UNPACKED)
                 data = self._all(response)
             if _is_page(data):
                 raise DataError("expected a text file, found a web page")
             return data.decode("utf-8-sig", errors="replace")
 
-        return self._retried(attempt)
+        return self._retried(path, attempt)
 
-    def size(self, path: str) -> int | None:
-        """A file's length in bytes by its headers; None if the server does not say."""
+    def facts(self, path: str) -> Listed:
+        """A file's length and version by its headers, each as far as the server says it."""
         try:
             with self._open("HEAD", path) as response:
                 page = "text/html" in response.headers.get("content-type", "").lower()
-                return None if page else _length(response) or None
+                if page or response.headers.get("content-encoding", "") not in _AS_IT_IS:
+                    return Listed()
+                return Listed(_length(response) or None, _validator(response))
         except (TemporaryError, DataError):
-            return None
+            return Listed()
 
-    def listing(self, folder: str) -> dict[str, int] | None:
-        """Names and sizes of the files in a folder of the share; None if the server does not list them."""
+    def listing(self, folder: str) -> dict[str, Listed] | None:
+        """The files in a folder of the share by name; None if the server does not list them."""
 
-        def attempt() -> dict[str, int] | None:
+        def attempt() -> dict[str, Listed] | None:
             with self._open("PROPFIND", folder + "/", {"Depth": "1"}, allowed=(200, 207)) as response:
-                return _read_listing(self._all(response))
+                return read_listing(self._all(response))
 
         try:
-            return self._retried(attempt)
+            return self._retried(folder, attempt)
         except DataError:
             return None
 
@@ -138,39 +149,42 @@ class Client:
         size: int | None,
         check: Callable[[Path], T],
         report: Callable[[int], None],
+        *,
+        any_length: bool = False,
     ) -> T:
         """Bring `path` to `target`, resuming what lies in `target`'s part file; returns what `check` returns.
 
-        size: the length that a listing gives, if any. check: raises DataError if a whole file is wrong.
-        report: told by how many bytes the part file grew (negative: it was thrown away).
+        size: the length that a listing gives, if any. check: raises DataError if a whole file is wrong; whatever
+        else it raises counts as that too. report: called with the bytes by which the part file grew (negative: it was
+        thrown away). any_length: take a file whose length nobody declares, since `check` knows its MD5.
         Raises DataError (for good), DiskFullError or StoppedError; the part file stays where it is of use.
         """
-        part = Part(target, report)
+        part = PartialFile(target, report)
         wrong = 0
 
         def attempt() -> T:
             nonlocal wrong
-            self._transfer(path, part, size)
+            self._transfer(path, part, size, any_length)
             try:
                 return check(part.path)
-            except DataError as error:
+            except (DataError, MemoryError, ValueError, LookupError, TypeError, RuntimeError, EOFError) as error:
                 part.discard()
                 wrong += 1
                 if wrong > 1:  # the same once more: it is the server's file, not the transfer
-                    raise
-                raise TemporaryError(str(error)) from None
+                    raise as_data_error(error) from None
+                raise TemporaryError(str(as_data_error(error))) from None
 
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            found = self._retried(attempt, part.size)
+            result = self._retried(path, attempt, part.size)
             part.finish()
         except OSError as error:
             raise full_disk(error, target.parent) or DataError(f"could not be written ({error})") from None
-        return found
+        return result
 
     # --- one attempt ---------------------------------------------------------------------------------------
 
-    def _transfer(self, path: str, part: Part, size: int | None) -> None:
+    def _transfer(self, path: str, part: PartialFile, size: int | None, any_length: bool) -> None:
         """Add the missing bytes to the part file, or all of them if those there are of no use."""
         note = part.resume(size)
         have = part.size()
@@ -180,26 +194,29 @@ class Client:
         with self._open("GET", path, headers, allowed=(200, 206, 416)) as response:
             _refuse_page(response)
             if response.status_code == 200:  # all of it: asked for, or Range is unknown, or the file has changed
-                note, have = _fresh_note(response, size), 0
+                _refuse_encoded(response)
+                note, have = _fresh_note(response, size, any_length), 0
             elif note is None or not _continues(response, have, note):
                 part.discard()
                 raise TemporaryError("expected the missing bytes of the same file, found another range or version")
-            _check_room(part.path.parent, note.size - have)
+            _check_room(part.path.parent, (note.size or 0) - have)
             if have == 0:
                 part.begin(note)
             self._copy(response, part, have, note.size)
 
-    def _copy(self, response: requests.Response, part: Part, have: int, total: int) -> None:
+    def _copy(self, response: requests.Response, part: PartialFile, have: int, total: int | None) -> None:
         with part.path.open("ab") as file:
             for block in self._blocks(response):
                 if have == 0 and _is_page(block):
                     part.discard()
                     raise DataError("expected a file, found a web page")
                 have += len(block)
-                if have > total:
+                if total is not None and have > total:
                     break
                 file.write(block)
                 part.grew(len(block))
+        if total is None:
+            return
         if have > total:
             part.discard()
             raise TemporaryError(f"expected {total} bytes as declared, found more")
@@ -207,37 +224,32 @@ class Client:
             raise TemporaryError(f"expected {total} bytes, found {have} when the connection ended")
 
     def _all(self, response: requests.Response) -> bytes:
+        """A text's bytes, unpacked."""
         data = bytearray()
-        for block in self._blocks(response):
+        for block in self._blocks(response, decoded=True):
             data += block
             if len(data) > MAX_TEXT:
                 raise DataError(f"expected a list of at most {MAX_TEXT} bytes, found more")
         return bytes(data)
 
-    def _blocks(self, response: requests.Response) -> Iterator[bytes]:
+    def _blocks(self, response: requests.Response, *, decoded: bool = False) -> Iterator[bytes]:
         """The body as it comes. A server that keeps the connection alive with a few bytes is cut off too."""
+        received, end = 0, time.monotonic() + self._timeout
         while True:
-            got, end = 0, time.monotonic() + self._timeout
-            with self._guarded(response.raw.shutdown, 2 * self._timeout) as cut:
-                while time.monotonic() < end:
-                    block = self._block(response)
-                    if not block:
-                        if cut.is_set():
-                            raise TemporaryError(f"no data for {2 * self._timeout:g} s")
-                        return
-                    got += len(block)
-                    yield block
-            if got < MIN_RATE * self._timeout:
-                raise TemporaryError(f"expected {MIN_RATE:g} bytes/s, found {got} bytes in {self._timeout:g} s")
-
-    def _block(self, response: requests.Response) -> bytes:
-        try:
-            block: bytes = response.raw.read1(_BLOCK, decode_content=False) or b""
-        except (ValueError, AttributeError) as error:  # read from a connection that was just cut
-            raise TemporaryError(f"the connection was cut ({error})") from None
-        finally:
+            try:
+                block: bytes = response.raw.read1(_BLOCK, decode_content=decoded) or b""
+            except urllib3.exceptions.DecodeError as error:
+                raise DataError(f"expected a text, found one that cannot be unpacked ({error})") from None
             self._check_stop()
-        return block
+            if not block:
+                return
+            received += len(block)
+            yield block
+            if time.monotonic() < end:
+                continue
+            if received < MIN_RATE * self._timeout:
+                raise TemporaryError(f"expected {MIN_RATE:g} bytes/s, found {received} bytes in {self._timeout:g} s")
+            received, end = 0, time.monotonic() + self._timeout
 
     # --- one request ---------------------------------------------------------------------------------------
 
@@ -251,7 +263,7 @@ class Client:
     ) -> Iterator[requests.Response]:
         """The answer to a request, after redirects. TemporaryError or DataError for every other than `allowed`."""
         try:
-            with self._followed(method, self.source.root + quote(path), dict(headers)) as response:
+            with self._followed(method, self.server.root + quote(path), dict(headers)) as response:
                 _refuse_status(response, allowed)
                 yield response
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
@@ -272,13 +284,14 @@ class Client:
 
     def _send(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
         self._check_stop()
-        own = urlsplit(url).netloc == urlsplit(self.source.root).netloc
+        ours = urlsplit(url).netloc == urlsplit(self.server.root).netloc
         try:
             return self._session().request(
                 method,
                 url,
-                headers={"Accept-Encoding": "identity", **headers},  # or lengths and ranges would be of other bytes
-                auth=(self.source.user, "") if self.source.user and own else None,
+                # identity, or lengths and ranges would be of other bytes; without the other Nextcloud may answer 401
+                headers={"Accept-Encoding": "identity", "X-Requested-With": "XMLHttpRequest", **headers},
+                auth=(self.server.user, "") if self.server.user and ours else None,
                 timeout=(min(self._timeout, 15.0), self._timeout),
                 allow_redirects=False,
                 stream=True,
@@ -292,15 +305,12 @@ class Client:
         """A session for each thread: requests does not promise that one can be shared."""
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
-            adapter = _watched_adapter(lambda cut: self._guarded(cut, 2 * self._timeout))
-            for scheme in ("http://", "https://"):
-                self._local.session.mount(scheme, adapter)
         session: requests.Session = self._local.session
         return session
 
     # --- patience ------------------------------------------------------------------------------------------
 
-    def _retried(self, attempt: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
+    def _retried(self, path: str, attempt: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
         """Call `attempt` until it goes well. Retries start anew when `size`, bytes on disk, has grown well."""
         failures, best = 0, size()
         while True:
@@ -314,63 +324,13 @@ class Client:
                     times = "1 attempt" if failures == 1 else f"{failures} attempts"
                     raise DataError(f"{error}; gave up after {times}") from None
                 pause = self._wait * 2.0 ** (failures - 1) if error.after is None else error.after
-                self._stop.wait(min(pause, MAX_WAIT))
-
-    @contextlib.contextmanager
-    def _guarded(self, cut: Callable[..., Any], seconds: float) -> Iterator[threading.Event]:
-        """Call `cut`, which ends a blocked read, if the block takes longer than `seconds` or the run is stopped.
-
-        A socket's own time-out begins anew with every byte, so it ends no answer that comes byte by byte.
-        """
-        fired = threading.Event()
-
-        def fire() -> None:
-            fired.set()
-            with contextlib.suppress(OSError, ValueError, RuntimeError):
-                cut()
-
-        timer = threading.Timer(seconds, fire)
-        timer.daemon = True
-        timer.start()
-        self._cuts.add(fire)
-        try:
-            if self.stopped:
-                fire()
-            yield fired
-        finally:
-            timer.cancel()
-            self._cuts.discard(fire)
+                pause = min(pause, MAX_WAIT)
+                self._say(f"{path}: {error}; attempt {failures + 1} of {self._retries + 1} in {pause:.0f} s")
+                self._stop.wait(pause)
 
     def _check_stop(self) -> None:
         if self.stopped:
             raise StoppedError
-
-
-def _watched_adapter(guarded: Callable[[Callable[..., Any]], Any]) -> HTTPAdapter:
-    """An adapter whose connections wait for an answer's headers inside `guarded`, given what cuts them."""
-
-    def watched(kind: Any) -> Any:
-        class Watched(kind):
-            def getresponse(self) -> Any:
-                sock = self.sock
-                with guarded(lambda: sock.shutdown(2)) as cut:
-                    response = super().getresponse()
-                if cut.is_set():  # http.client takes headers that end too early for whole ones
-                    raise TimeoutError("timed out")
-                return response
-
-        return Watched
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **settings: Any) -> None:
-            super().init_poolmanager(*args, **settings)
-            pools: dict[str, Any] = self.poolmanager.pool_classes_by_scheme
-            self.poolmanager.pool_classes_by_scheme = {
-                scheme: type(pool.__name__, (pool,), {"ConnectionCls": watched(pool.ConnectionCls)})
-                for scheme, pool in pools.items()
-            }
-
-    return Adapter()
 
 
 # --- what answers say ------------------------------------------------------------------------------------
@@ -384,8 +344,12 @@ def _refuse_status(response: requests.Response, allowed: tuple[int, ...]) -> Non
         raise NotFoundError(f"expected a file on the server, found none ({code})")
     if code not in allowed:
         raise DataError(f"expected a file from the server, found the answer {code}")
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise DataError("expected the file's own bytes, found them encoded, so its length cannot be verified")
+
+
+def _refuse_encoded(response: requests.Response, allowed: tuple[str, ...] = _AS_IT_IS) -> None:
+    encoding = response.headers.get("content-encoding", "")
+    if encoding not in allowed:
+        raise DataError(f"expected the file's own bytes, found them sent as {encoding!r}: their length says nothing")
 
 
 def _retry_after(response: requests.Response) -> float | None:
@@ -400,9 +364,12 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def _redirected(url: str, location: str) -> str:
-    """Where a redirect leads. Refused: another scheme, and another host unless both are https."""
+    """Where a redirect leads. Refused: from https to http, another host unless both are https, other schemes."""
     new = urljoin(url, location)  # an address with wrong brackets does not get here: see _send
     old_parts, new_parts = urlsplit(url), urlsplit(new)
+    encrypts = (old_parts.scheme, new_parts.scheme) == ("http", "https") and new_parts.hostname == old_parts.hostname
+    if encrypts:
+        return new
     if not location or new_parts.scheme != old_parts.scheme:
         raise DataError(f"expected a file, found a redirect from {old_parts.scheme} to {location!r}; refused")
     if new_parts.scheme != "https" and new_parts.hostname != old_parts.hostname:
@@ -445,13 +412,13 @@ def looks_like_page(path: Path) -> bool:
         return _is_page(file.read(512))
 
 
-def _fresh_note(response: requests.Response, listed: int | None) -> Note:
-    """Which version of which length a 200 brings."""
+def _fresh_note(response: requests.Response, listed: int | None, any_length: bool) -> Note:
+    """Which version of which length a 200 brings; without a length only where the content is known to be checked."""
     length = _length(response)
     if length is not None and listed is not None and length != listed:
         raise DataError(f"expected {listed} bytes as the server lists, found {length}")
     size = listed if length is None else length
-    if size is None:
+    if size is None and not any_length:
         raise DataError("expected a declared length, found none, so that nobody could tell if the file is whole")
     if size == 0:
         raise DataError("expected a file, found an empty one on the server")
@@ -468,7 +435,7 @@ def _validator(response: requests.Response) -> str:
 def _continues(response: requests.Response, have: int, note: Note) -> bool:
     """Whether a 206 brings exactly the missing bytes of the version that `note` names."""
     given = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("content-range", ""))
-    if response.status_code != 206 or not given:
+    if response.status_code != 206 or not given or note.size is None:
         return False
     start, end, total = (int(text) for text in given.groups())
     length = _length(response)
@@ -479,48 +446,16 @@ def _continues(response: requests.Response, have: int, note: Note) -> bool:
     )
 
 
-def _read_listing(data: bytes) -> dict[str, int]:
-    """Names and sizes from a WebDAV multistatus; document types, which can blow up, are refused."""
-    found: dict[str, int] = {}
-    href, length, text = "", "", ""
-
-    def begin(tag: str, _attributes: dict[str, str]) -> None:
-        nonlocal href, length, text
-        text = ""
-        if tag == "DAV: response":
-            href = length = ""
-
-    def collect(more: str) -> None:
-        nonlocal text
-        text += more
-
-    def end(tag: str) -> None:
-        nonlocal href, length
-        if tag == "DAV: href":
-            href = text.strip()
-        elif tag == "DAV: getcontentlength":
-            length = text.strip()
-        elif tag == "DAV: response" and re.fullmatch(r"[0-9]{1,18}", length) and not href.endswith("/"):
-            found[unquote(href.rpartition("/")[2])] = int(length)
-
-    def refuse(*_: object) -> None:
-        raise DataError("expected a list of files, found a document type in it; refused")
-
-    reader = expat.ParserCreate(namespace_separator=" ")
-    reader.StartElementHandler, reader.EndElementHandler = begin, end
-    reader.CharacterDataHandler, reader.StartDoctypeDeclHandler = collect, refuse
-    try:
-        reader.Parse(data, True)
-    except expat.ExpatError as error:
-        raise DataError(f"expected a list of files, found unreadable XML ({error})") from None
-    return found
-
-
 def free_bytes(folder: Path) -> int:
     """Free space where `folder` is or will be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def as_data_error(error: Exception) -> DataError:
+    """What a check of a file that nobody foresaw came to: that file's failure alone."""
+    return error if isinstance(error, DataError) else DataError(f"could not be read ({type(error).__name__}: {error})")
 
 
 def full_disk(error: OSError, folder: Path) -> DiskFullError | None:

@@ -15,12 +15,12 @@ from semg.common.files import temporary_name, write_json
 class Note:
     """Which version of a file a part file holds the beginning of."""
 
-    size: int
+    size: int | None  # None: declared by nobody
     validator: str  # for If-Range; empty: nothing to recognise the version by, so no resuming
     modified: str  # as the server says it
 
 
-class Part:
+class PartialFile:
     """`NAME.part` and the note beside it. Every change in size is told to `report`."""
 
     def __init__(self, target: Path, report: Callable[[int], None]) -> None:
@@ -37,6 +37,7 @@ class Part:
         note, have = self._read_note(), self.size()
         usable = (
             note is not None
+            and note.size is not None
             and 0 < have <= note.size
             and (note.validator != "" or have == note.size)
             and listed in (None, note.size)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from semg.common.errors import DataError
 from semg.data.putemg import is_record, parse_record
+from semg.download.webdav import Listed
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Wanted:
     name: str
     size: int | None = None  # bytes
     md5: str | None = None
+    version: str = ""  # an ETag or a time of change, as the server has it
 
     @property
     def is_archive(self) -> bool:
@@ -61,7 +63,7 @@ def of_subjects(records: list[str], subjects: list[str] | None) -> list[str]:
     return [name for name in records if subjects is None or parse_record(name).subject in subjects]
 
 
-def names_of(record: str, medium: Medium, listing: dict[str, int] | None) -> list[str]:
+def names_of(record: str, medium: Medium, listing: dict[str, Listed] | None) -> list[str]:
     """The names of a record's files: as listed, or as they are reported to be."""
     usual = f"{record}{medium.ending}"
     if listing is None or medium.ending == ".hdf5" or usual in listing:
@@ -71,14 +73,20 @@ def names_of(record: str, medium: Medium, listing: dict[str, int] | None) -> lis
 
 
 def read_md5sums(text: str, folder: str) -> tuple[dict[str, str], int]:
-    """Name -> MD5 and the number of lines of no use: malformed, a path elsewhere, or contradicting another."""
+    """Name -> MD5 and the number of lines of no use: malformed, a path elsewhere, or contradicting another.
+
+    Lines are md5sum's (`MD5  NAME`, also with one space) or BSD's (`MD5 (NAME) = MD5`).
+    """
     sums: dict[str, str] = {}
     contradicted: set[str] = set()
     wrong = 0
     for line in filter(None, (line.rstrip("\r") for line in text.split("\n"))):
-        match = re.fullmatch(r"([0-9a-fA-F]{32}) [ *](?:\./)?(?:([A-Za-z0-9-]+)/)?([A-Za-z0-9._-]+)", line)
-        if not match or match[2] not in (None, folder):
+        bsd = re.fullmatch(r"MD5 ?\((.+)\) ?= ?([0-9a-fA-F]{32})", line)
+        plain = re.fullmatch(r"([0-9a-fA-F]{32}) [ *]?(.+)", line)
+        md5, path = (bsd[2], bsd[1]) if bsd else (plain[1], plain[2]) if plain else ("", "")
+        place = re.fullmatch(r"(?:\./)?(?:([A-Za-z0-9-]+)/)?([A-Za-z0-9._-]+)", path)
+        if not place or place[1] not in (None, folder):
             wrong += 1
-        elif sums.setdefault(match[3], match[1].lower()) != match[1].lower():
-            contradicted.add(match[3])
+        elif sums.setdefault(place[2], md5.lower()) != md5.lower():
+            contradicted.add(place[2])
     return {name: md5 for name, md5 in sums.items() if name not in contradicted}, wrong + len(contradicted)

@@ -50,6 +50,11 @@ class Memory:
         whole = Wanted("")
         return [Wanted(name, e["size"], e["md5"]) for name, e in self._files.items() if _matches(e, whole)]
 
+    def is_outdated(self, wanted: Wanted) -> bool:
+        """Whether the server has another version now than when the file was fetched, though perhaps of equal length."""
+        version = self._files.get(wanted.name, {}).get("version", "")
+        return bool(version and wanted.version) and version != wanted.version
+
     def last_md5(self, name: str) -> str | None:
         """The MD5 that a file had when it was verified."""
         md5 = self._files.get(name, {}).get("md5")
@@ -62,11 +67,12 @@ class Memory:
             return False
         return archive.measure(folder) == {"members": entry.get("members"), "bytes": entry.get("bytes")}
 
-    def verified(self, name: str, md5: str) -> None:
-        """Remember that the file is right as it lies there."""
-        now = (self.root / name).stat()
+    def verified(self, wanted: Wanted, md5: str) -> None:
+        """Remember that the file is right as it lies there, and where no MD5 tells, which version of the server's."""
+        now = (self.root / wanted.name).stat()
+        version = "" if wanted.md5 else wanted.version or self._files.get(wanted.name, {}).get("version", "")
         entry = {"size": now.st_size, "mtime_ns": now.st_mtime_ns, "md5": md5}
-        self._write(self._files, name, entry)
+        self._write(self._files, wanted.name, entry | ({"version": version} if version else {}))
 
     def unpacked(self, name: str, result: dict[str, int]) -> None:
         """Remember that the archive was unpacked, and into how much."""
@@ -86,7 +92,8 @@ def _matches(entry: dict[str, Any], wanted: Wanted) -> bool:
     """Whether what is remembered of a file is what the share says of it."""
     size, md5 = entry.get("size"), entry.get("md5")
     known = isinstance(size, int) and isinstance(md5, str)
-    return known and wanted.size in (None, size) and wanted.md5 in (None, md5)
+    same_version = not wanted.version or entry.get("version", wanted.version) == wanted.version
+    return known and same_version and wanted.size in (None, size) and wanted.md5 in (None, md5)
 
 
 _hdf5_lock = threading.Lock()  # the HDF5 library does one thing at a time

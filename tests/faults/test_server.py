@@ -7,6 +7,7 @@ with the server well again, leaves exactly what an undisturbed run leaves.
 `pytest tests/faults/test_server.py --collect-only -q` counts the faults.
 """
 
+import gzip
 import io
 import os
 import random
@@ -29,6 +30,9 @@ import recordings
 from conftest import ROOT
 from downloading import NAMES, PATHS, QUICK, Done, download, from_mirror, md5sums, started, stock, tree, undisturbed
 from share_server import ShareServer
+
+from semg.common.errors import DataError
+from semg.download import verification
 
 FIRST = PATHS[0]
 SIZE = len(recordings.recording_bytes(3))
@@ -136,14 +140,14 @@ STAYING: list[tuple[str, dict[str, Any], str]] = [
     ("declared", {"by": 1000}, f"expected {SIZE} bytes as the server lists, found {SIZE + 1000}"),
     ("declared", {"by": -1000}, f"expected {SIZE} bytes as the server lists, found {SIZE - 1000}"),
     ("chunked", {"more": b"x"}, f"expected {SIZE} bytes as declared, found more"),
-    ("header", {"Content_Encoding": "gzip"}, "found them encoded"),
+    ("header", {"Content_Encoding": "gzip"}, "found them sent as 'gzip'"),
     ("replaced", {"body": b"<html>Log in</html>", "Content_Type": "text/html"}, "found a web page"),
     ("replaced", {"body": b"<!doctype HTML>" + b" " * (SIZE - 15)}, "found a web page"),
     ("replaced", {"body": b"\xef\xbb\xbf \n<HTML>" + b" " * (SIZE - 11)}, "found a web page"),
     ("replaced", {"body": b""}, f"expected {SIZE} bytes as the server lists, found 0"),
     ("replaced", {"body": b"\x00" * SIZE}, "expected MD5"),
     ("redirect", {"to": f"/mirror/{FIRST}"}, "found more than 5 redirects"),
-    ("redirect", {"to": f"https://127.0.0.1/mirror/{FIRST}"}, "a redirect from http to 'https://"),
+    ("redirect", {"to": f"https://127.0.0.1/mirror/{FIRST}"}, "no connection"),
     ("redirect", {"to": "ftp://127.0.0.1/x"}, "a redirect from http to 'ftp://127.0.0.1/x'; refused"),
     ("redirect", {"to": "file:///etc/passwd"}, "a redirect from http to 'file:///etc/passwd'; refused"),
     ("redirect", {"to": "http://169.254.169.254/latest"}, "an unencrypted redirect to 169.254.169.254; refused"),
@@ -179,8 +183,6 @@ SLOW: list[tuple[str, dict[str, Any]]] = [
     ("silent", {}),
     ("drip", {"pause": 0.02}),
     ("drip", {"pause": 0.02, "after": HALF}),
-    ("drip_headers", {"pause": 0.02}),
-    ("drip_chunk_size", {"pause": 0.02}),
 ]
 
 
@@ -188,7 +190,7 @@ SLOW: list[tuple[str, dict[str, Any]]] = [
 def test_a_server_that_keeps_one_waiting(
     share: ShareServer, tmp_path: Path, kind: str, options: dict[str, Any]
 ) -> None:
-    """Byte by byte, so that no socket's time-out comes: each attempt ends after twice --timeout at the latest."""
+    """A body that comes byte by byte, so that no socket's time-out comes, is cut off after --timeout all the same."""
     stock(share)
     share.misbehave(FIRST, kind, **options)
     began = time.monotonic()
@@ -202,7 +204,7 @@ def test_a_server_that_keeps_one_waiting(
 def test_a_slow_head_holds_nothing_up(share: ShareServer, tmp_path: Path) -> None:
     stock(share)
     share.misbehave(FIRST, "silent", methods=("HEAD",))
-    share.misbehave(PATHS[1], "drip_headers", methods=("HEAD",))
+    share.misbehave(PATHS[1], "hang_up", methods=("HEAD",))
     share.misbehave(PATHS[2], "status", code=405, methods=("HEAD",))
     began = time.monotonic()
     told(from_mirror(share, tmp_path, "--timeout", "0.2"), code=0)
@@ -222,7 +224,7 @@ def test_waits_double_and_never_exceed_the_cap(monkeypatch: pytest.MonkeyPatch, 
 
     stock(share)
     waits: list[float] = []
-    client = transfer.Client(transfer.Source(share.mirror + "/"), timeout=5, retries=9, wait=1)
+    client = transfer.Client(transfer.Server(share.mirror + "/"), timeout=5, retries=9, wait=1)
     monkeypatch.setattr(client._stop, "wait", waits.append)
     share.misbehave("records.txt", "status", code=429, times=8)
     share.misbehave("records.txt", "status", code=429, Retry_After="100000", times=1)
@@ -242,8 +244,6 @@ def no_sizes(share: ShareServer) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("no_length", {}, "expected a declared length, found none"),
-        ("chunked", {}, "expected a declared length, found none"),
         ("declared", {"by": 1000}, f"expected {SIZE + 1000} bytes|connection"),
         ("declared", {"by": -1000}, "expected MD5"),
         ("declared", {"by": 10**15}, "bytes of free disk, found"),
@@ -264,6 +264,98 @@ def test_lengths_known_from_the_answer_alone(
     assert any(words in done.err for words in message.split("|")), done.err
     assert FIRST not in tree(tmp_path)
     well_again(share, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["no_length", "chunked"])
+def test_a_file_of_undeclared_length_is_taken_if_its_md5_is_known(
+    share: ShareServer, tmp_path: Path, kind: str
+) -> None:
+    files = stock(share)
+    no_sizes(share)
+    share.misbehave(FIRST, kind)
+    told(from_mirror(share, tmp_path / "known"), code=0)
+    assert tree(tmp_path / "known")[FIRST] == files[FIRST]
+    share.files.pop("Data-HDF5/MD5SUMS")
+    done = from_mirror(share, tmp_path / "unknown")
+    told(done, code=1)
+    assert "expected a declared length, found none" in done.err
+
+
+def test_a_file_of_undeclared_length_that_ends_early_is_not_let_through(share: ShareServer, tmp_path: Path) -> None:
+    stock(share)
+    no_sizes(share)
+    share.misbehave(FIRST, "no_length")
+    share.files[FIRST].data = share.files[FIRST].data[:-1]
+    done = from_mirror(share, tmp_path)
+    told(done, code=1)
+    assert "expected MD5" in done.err
+    assert FIRST not in tree(tmp_path)
+
+
+# --- what servers add that changes nothing ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "aws-chunked"])
+def test_an_encoding_that_leaves_the_bytes_as_they_are_is_taken(
+    share: ShareServer, tmp_path: Path, encoding: str
+) -> None:
+    files = stock(share)
+    for path in (*PATHS, "records.txt", "Data-HDF5/MD5SUMS"):
+        share.misbehave(path, "header", Content_Encoding=encoding or " ", methods=("GET", "HEAD"))
+    told(from_mirror(share, tmp_path), code=0)
+    assert {path: data for path, data in tree(tmp_path).items() if path in files} == files
+
+
+def test_lists_that_are_compressed_unasked_are_read(share: ShareServer, tmp_path: Path) -> None:
+    stock(share)
+    for path in ("records.txt", "Data-HDF5/MD5SUMS"):
+        packed = gzip.compress(share.files[path].data)
+        share.misbehave(path, "replaced", body=packed, Content_Encoding="gzip")
+    done = from_mirror(share, tmp_path)
+    told(done, code=0)
+    assert "MD5 sums" not in done.out  # all were known
+
+
+def test_a_list_whose_packing_is_damaged(share: ShareServer, tmp_path: Path) -> None:
+    stock(share)
+    share.misbehave("records.txt", "replaced", body=b"\x1f\x8bno", Content_Encoding="gzip")
+    done = from_mirror(share, tmp_path)
+    assert done.code == 1
+    assert "cannot be unpacked" in done.err
+
+
+def test_nextcloud_is_told_that_a_program_asks(share: ShareServer, tmp_path: Path) -> None:
+    stock(share)
+    told(from_mirror(share, tmp_path), code=0)
+    assert {request.headers.get("X-Requested-With") for request in share.requests} == {"XMLHttpRequest"}
+
+
+@pytest.mark.parametrize(
+    ("old", "location", "new"),
+    [
+        ("http://a.org/x", "https://a.org/y", "https://a.org/y"),
+        ("https://a.org/x", "/y", "https://a.org/y"),
+        ("https://a.org/x", "https://b.org/y", "https://b.org/y"),
+        ("http://a.org/x", "https://b.org/y", None),
+        ("https://a.org/x", "http://a.org/y", None),
+    ],
+)
+def test_redirects_may_begin_to_encrypt_and_never_cease_to(old: str, location: str, new: str | None) -> None:
+    from semg.download.http_client import _redirected
+
+    if new is None:
+        with pytest.raises(DataError, match="refused"):
+            _redirected(old, location)
+        return
+    assert _redirected(old, location) == new
+
+
+def test_each_new_attempt_is_announced(share: ShareServer, tmp_path: Path) -> None:
+    stock(share)
+    share.misbehave(FIRST, "status", code=503, times=1)
+    done = from_mirror(share, tmp_path)
+    told(done, code=0)
+    assert f"{FIRST}: the server answered 503; attempt 2 of 3 in 0 s" in done.out
 
 
 def test_a_length_in_head_that_no_disk_has(share: ShareServer, tmp_path: Path) -> None:
@@ -428,10 +520,11 @@ LISTS: list[tuple[str, dict[str, Any], str]] = [
     ("replaced", {"body": bytes(range(256)) * 100}, "expected record names, found none"),
     ("replaced", {"body": b"emg\n" * 2_200_000}, "expected a list of at most 8388608 bytes, found more"),
     ("redirect", {"to": "records.txt"}, "found more than 5 redirects"),
-    ("redirect", {"to": "https://127.0.0.1/"}, "a redirect from http to"),
+    ("redirect", {"to": "https://127.0.0.1/"}, "no connection"),
+    ("redirect", {"to": "ftp://127.0.0.1/"}, "a redirect from http to"),
     ("cut", {"at": 30}, "gave up after 3 attempts"),
     ("hang_up", {}, "gave up after 3 attempts"),
-    ("header", {"Content_Encoding": "br"}, "found them encoded"),
+    ("header", {"Content_Encoding": "br"}, "found them sent as 'br'"),
 ]
 
 
@@ -468,6 +561,11 @@ SUM_LISTS = {
     "elsewhere": ("replaced", {"body": f"{'a' * 32}  Depth/{NAMES[0]}.hdf5\n".encode()}, "found 1 others"),
     "control": ("replaced", {"body": f"{'a' * 32}  {NAMES[0]}.hdf5\x07\n".encode()}, "found 1 others; not used"),
     "huge": ("replaced", {"body": b"a" * (9 << 20)}, "expected a list of at most"),
+    "BSD, contradictory": (
+        "replaced",
+        {"body": f"MD5 ({NAMES[0]}.hdf5) = {'a' * 32}\n{RIGHT_SUM}  {NAMES[0]}.hdf5\n".encode()},
+        "found 1 others; not used",
+    ),
     "contradictory": (
         "replaced",
         {"body": f"{'a' * 32}  {NAMES[0]}.hdf5\n{RIGHT_SUM}  {NAMES[0]}.hdf5\n".encode()},
@@ -507,16 +605,17 @@ def test_a_wrong_md5_is_never_let_through(share: ShareServer, tmp_path: Path) ->
 
 ARCHIVE = f"Data-CSV/{NAMES[0]}.zip"
 CSV = ("--media", "data-csv", "--subjects", "03", "--unpack", "--remove")
+NUMBERS = b"".join(b"%d,%d\n" % (n, n * n) for n in range(500))
 GOOD = {"recording.csv": b"EMG_1,EMG_2\n" + b"12,-7\n" * 300}
 
 
-def zipped(entries: dict[str, bytes] | None = None, **changes: int) -> bytes:
+def zipped(entries: dict[str, bytes] | None = None, kind: int = zipfile.ZIP_DEFLATED, **changes: int) -> bytes:
     """An archive; `changes` are attributes of its first entry."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in (GOOD if entries is None else entries).items():
             entry = zipfile.ZipInfo("placeholder")
-            entry.filename, entry.compress_type = name, zipfile.ZIP_DEFLATED
+            entry.filename, entry.compress_type = name, kind
             for attribute, value in changes.items():
                 setattr(entry, attribute, value)
             archive.writestr(entry, data)
@@ -586,6 +685,14 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "understated": (understated, "expected a whole zip archive|expected 100 bytes"),
     "cut": (lambda: zipped()[:-30], "expected a whole zip archive"),
     "damaged": (lambda: bit(zipped(), 60), "expected a whole zip archive"),
+    "damaged LZMA": (
+        lambda: bit(zipped({"a.csv": NUMBERS}, kind=zipfile.ZIP_LZMA), 45),
+        "expected a whole zip archive",
+    ),
+    "damaged bzip2": (
+        lambda: bit(zipped({"a.csv": NUMBERS}, kind=zipfile.ZIP_BZIP2), 38),
+        "expected a whole zip archive",
+    ),
     "damaged directory": (lambda: bit(zipped(), zipped().index(b"PK\x01\x02") + 1), "expected a whole zip archive"),
     "no archive": (lambda: b"PK but not really" * 20, "expected a whole zip archive"),
     "file and folder of one name": (lambda: zipped({"a": b"1", "a/b": b"2"}), "could not be unpacked"),
@@ -609,6 +716,27 @@ def test_an_archive_that_is_not_to_be_trusted(share: ShareServer, tmp_path: Path
     share.put("Data-CSV/MD5SUMS", md5sums({ARCHIVE: zipped()}))
     well_again(share, folder, *CSV)
     assert tree((folder / ARCHIVE).with_suffix("")) == GOOD
+
+
+def test_a_check_that_fails_unforeseen_is_that_files_failure_alone(
+    share: ShareServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock(share)
+    real = verification.check_layout
+
+    def check(path: Path) -> None:
+        if path.name.startswith(Path(FIRST).name):
+            raise LookupError("nobody thought of this")
+        real(path)
+
+    monkeypatch.setattr(verification, "check_layout", check)
+    done = from_mirror(share, tmp_path)
+    told(done, code=1)
+    assert f"error: {FIRST}: could not be read (LookupError: nobody thought of this)" in done.err
+    assert "2 of 3 files" in done.last
+    assert {path for path in tree(tmp_path) if "hdf5" in path} == set(PATHS[1:])  # no part file is kept either
+    monkeypatch.undo()
+    well_again(share, tmp_path)
 
 
 def test_an_archive_too_large_for_the_disk(share: ShareServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
