@@ -165,8 +165,8 @@ def calibrated(folder, repetitions, people, *, gain=0.2):
 
 def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     calls = []
-    real = plot.plots.calibration
-    monkeypatch.setattr(plot.plots, "calibration", lambda *args: (calls.append(args), real(*args)))
+    real = plot.score_figures.calibration
+    monkeypatch.setattr(plot.score_figures, "calibration", lambda *args: (calls.append(args), real(*args)))
     folders = [
         calibrated(tmp_path / f"{n}-{fold}", n, {who: 0.3 + 0.1 * n})
         for n in (2, 1)
