@@ -17,8 +17,10 @@ codes 0,1,2,3,6,7,8,9 become the labels 0-7.
 with notches at 30, 49.99, 60, 90 and 150 Hz, the label of a window's last sample, windows near transitions
 left out. Flags given beside it override its values.
 
-A recording that is wrong is named and left out; the others are done. A shard that is there already is kept if it
-was made from the same file with the same arguments, and named otherwise; --overwrite redoes it.
+Samples that are missing by the index (a step of more than 1.5 samples) are named and kept in shard.json; no window
+spans a gap of more than 2.5 ms. A recording that is wrong is named and left out; the others are done. A shard that is
+there already is kept if it was made from the same file with the same arguments, and named otherwise; --overwrite
+redoes it.
 
 Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory for each worker.
 """
@@ -37,16 +39,16 @@ from threadpoolctl import threadpool_limits
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import checksum, folder_lock, remove_leftovers
+from semg.common.files import checksum, expect_file, folder_lock, remove_leftovers
 from semg.common.process_pool import submitted
 from semg.common.provenance import commit, plain, versions
-from semg.data import putemg
+from semg.data import gaps, putemg
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import filtered, montage
 from semg.data.putemg_recording import Recording, find_faults
 from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.tables import is_simulated
-from semg.data.windows import paper_windows, whole_windows
+from semg.data.windows import paper_windows, whole_windows, without_gaps
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -217,21 +219,27 @@ def process(job: Job) -> Outcome:
     except MemoryError:
         return Outcome(name, "failed", f"{job.source}: found too little memory; use fewer --workers")
     except OSError as error:
+        if error.filename == str(job.source):
+            return Outcome(name, "failed", cli.in_words(error))
         return Outcome(name, "failed", f"{job.shard}: could not be written ({error}); is the disk full?")
 
 
 def _process(job: Job, name: str) -> Outcome:
     record = putemg.parse_record(name)
+    expect_file(job.source, "a recording")
     source = {"name": job.source.name, "bytes": job.source.stat().st_size, "sha256": checksum(job.source)}
     if job.shard.exists() and not job.overwrite:
         return _keep(job, name, source)
     how = job.arguments
     with Recording(job.source) as recording:
         counts, labels = recording.read(how.channels, how.labels)
-        measured = recording.rate
+        measured, missing = recording.rate, recording.gaps()
     classes, windows = window_table(labels, how)
+    windows = without_gaps(windows, gaps.breaks(missing, putemg.RATE), how.window)
     if len(windows) == 0:
-        raise DataError(f"{job.source}: expected segments of a gesture of at least a window, found none")
+        lost = gaps.in_words(missing, putemg.RATE)
+        found = f"found none ({lost})" if lost else "found none"
+        raise DataError(f"{job.source}: expected segments of a gesture of at least a window, {found}")
     faults = find_faults(counts, how.channels)
     channels, mixing = montage(how.channels, how.montage)
     meta = {
@@ -246,14 +254,15 @@ def _process(job: Job, name: str) -> Outcome:
         "channels": channels,
         "classes": classes,
         "arguments": how.as_json(),
-        "faults": plain(asdict(faults)),
+        "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
         "source": source,
         "simulated": is_simulated(job.source),
         "versions": versions("numpy", "scipy", "h5py"),
         "commit": commit(),
     }
     write_shard(job.shard, meta, filtered(counts, mixing, how.filter, putemg.RATE), windows)
-    return Outcome(name, "done", f"{name}: {faults}" if str(faults) else "", len(windows))
+    wrong = ", ".join(filter(None, [str(faults), gaps.in_words(missing, putemg.RATE)]))
+    return Outcome(name, "done", f"{name}: {wrong}" if wrong else "", len(windows))
 
 
 def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
@@ -271,7 +280,11 @@ def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
 def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
     """The gesture recordings in `raw`, of `subjects` only if given."""
     cli.existing_folder(raw, "--raw", "download_putemg.py or simulate_putemg.py makes it")
-    files = sorted(path for path in raw.glob("*.hdf5") if not path.name.startswith((".", "emg_force-")))
+    files = sorted(
+        path
+        for path in raw.iterdir()
+        if path.suffix.lower() == ".hdf5" and not path.name.startswith((".", "emg_force-"))
+    )
     if not files:
         raise DataError(f"{raw}: expected recordings named emg_gestures-*.hdf5, found none")
     if not subjects:

@@ -1,6 +1,7 @@
 """preprocess.py run as a user runs it, on recordings in putEMG's layout."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -176,7 +177,37 @@ def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
     for told in ("dead channels 2", "saturated channels 3", "equal channels 9=10"):
         assert told in done.stderr
     meta = json.loads((tmp_path / "s" / recordings.record_name(3) / "shard.json").read_text())
-    assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]]}
+    assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]], "gaps": []}
+
+
+def test_missing_samples_are_reported_and_no_window_spans_them(run_script, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    whole = table(3)
+    times = whole.index.to_numpy()
+    kept = np.delete(np.arange(len(whole)), [*range(14_000, 16_560), *range(25_000, 25_005)])  # half a second; 1 ms
+    recordings.write(raw, whole.iloc[kept], recordings.record_name(3))
+    for flags in ([], ["--preset", "paper"]):
+        done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--overwrite", *flags)
+        assert "lost samples: 0.501 s in 2 gaps, at 2.734, 4.383 s" in done.stderr
+        shard = open_shard(tmp_path / "s" / recordings.record_name(3))
+        assert shard.meta["faults"]["gaps"] == [[14_000, 2560], [22_440, 5]]
+        assert shard.meta["measured_rate"] == pytest.approx(5120)
+        start = shard.windows["start"]
+        lengths = times[kept][start + shard.window - 1] - times[kept][start]
+        assert len(start)
+        assert lengths.max() < (shard.window + 10) / 5120
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_among_the_recordings_is_named_and_waited_for_by_nobody(run_script, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    recordings.write(raw, table(3), recordings.record_name(3))
+    os.mkfifo(raw / f"{recordings.record_name(4)}.hdf5")
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--workers", 1, code=1)
+    assert "expected a recording, found a pipe" in done.stderr
+    assert list_records(tmp_path / "s") == [recordings.record_name(3)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semg.data.windows import paper_windows, segments, whole_windows
+from semg.data.windows import paper_windows, segments, whole_windows, without_gaps
 
 CLASSES = [0, 1, 2, 3, 6, 7, 8, 9]
 label_lists = st.lists(st.tuples(st.sampled_from([-1, *CLASSES]), st.integers(1, 60)), min_size=1, max_size=12).map(
@@ -102,3 +102,23 @@ def test_paper_windows_follow_the_authors_rules(labels, window, stride):
     assert [CLASSES[k] for k in table["label"]] == [last[i] for i in kept]
     assert np.array_equal(table["low"], table["start"])
     assert np.array_equal(table["high"], table["start"])
+
+
+def test_windows_that_span_a_gap_are_left_out_and_none_may_be_moved_across_it():
+    table = whole_windows(np.ones(60, np.int8), CLASSES, window=10, stride=5, transition_margin=3)
+    kept = without_gaps(table, np.array([20, 33]), 10)
+    assert kept["start"].tolist() == [0, 5, 10, 20, 35, 40, 45, 50]
+    assert kept["low"].tolist() == [0, 0, 0, 20, 33, 33, 33, 33]
+    assert kept["high"].tolist() == [10, 10, 10, 23, 50, 50, 50, 50]
+    np.testing.assert_array_equal(without_gaps(table, np.array([], np.int64), 10), table)
+
+
+@given(label_lists, st.lists(st.integers(1, 400), max_size=5, unique=True).map(sorted), st.integers(1, 40))
+def test_no_window_left_spans_a_gap_and_no_other_is_dropped(labels, gaps, window):
+    table = whole_windows(labels, CLASSES, window, stride=7, transition_margin=2)
+    kept = without_gaps(table, np.array(gaps, np.int64), window)
+    clear = [not any(start < gap < start + window for gap in gaps) for start in table["start"]]
+    assert kept["start"].tolist() == table["start"][clear].tolist()
+    for row in kept:
+        assert row["low"] <= row["start"] <= row["high"]
+        assert not any(row["low"] < gap < row["high"] + window for gap in gaps)

@@ -79,6 +79,20 @@ def paper_windows(labels: np.ndarray, classes: Sequence[int], window: int, strid
     return np.array(rows, WINDOW_FIELDS)
 
 
+def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.ndarray:
+    """The windows, of `window` samples, that span no gap in time; nor may their starts be moved across one.
+
+    windows: table of WINDOW_FIELDS; breaks: (n_gaps,) first samples after the gaps, rising.
+    """
+    ends = np.concatenate([[np.iinfo(np.int64).min], breaks, [np.iinfo(np.int64).max]])
+    place = np.searchsorted(breaks, windows["start"], side="right")  # the gaps up to a window's start
+    kept = windows[windows["start"] <= ends[place + 1] - window].copy()
+    place = np.searchsorted(breaks, kept["start"], side="right")
+    kept["low"] = np.maximum(kept["low"], ends[place])
+    kept["high"] = np.minimum(kept["high"], ends[place + 1] - window)
+    return kept
+
+
 def _repetitions(label: np.ndarray) -> np.ndarray:
     """For each window, how many segments of its label came before its own."""
     repetition = np.zeros(len(label), np.int64)
