@@ -9,7 +9,7 @@
   python plot.py calibration RESULTS...       what do a new person's first repetitions gain? scores against their number
 
 RECORDING is an HDF5 recording (drawn as recorded, without its mean) or a shard (drawn filtered). RUN is a folder that
-train.py wrote; RESULTS are folders that train.py --calibrate wrote, of one or more numbers of repetitions, and of
+train.py wrote; RESULTS are folders that calibrate.py wrote, of one or more numbers of repetitions, and of
 one or more folds: the people of all folds count together. A picture is written to --out, by default
 results/plots/<picture>.png.
 
@@ -280,7 +280,7 @@ def _run_was_simulated(run: Path) -> bool:
 def _calibrated(folder: Path) -> tuple[int, bool, int, dict[str, dict[str, Any]]]:
     """Of one results folder: repetitions, whether recordings were simulated, number of classes, each person's scores
     adapted and unadapted."""
-    path, what = folder / "metrics.json", "results of train.py --calibrate"
+    path, what = folder / "metrics.json", "results of calibrate.py"
     told = read_json(path, what)
     some = Field("an object with something in it", lambda value: isinstance(value, dict) and bool(value))
     plain = "zero_shot_on_the_same_windows.per_subject"
@@ -301,9 +301,9 @@ def _calibrated(folder: Path) -> tuple[int, bool, int, dict[str, dict[str, Any]]
 
 
 def draw_calibration(args: argparse.Namespace) -> str:
-    """Scores against repetitions, from the results of train.py --calibrate."""
+    """Scores against repetitions, from the results of calibrate.py."""
     if not args.source:
-        raise UsageError("plot.py calibration: expected at least one SOURCE, found none; train.py --calibrate makes it")
+        raise UsageError("plot.py calibration: expected at least one SOURCE, found none; calibrate.py makes it")
     subjects: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
     classes, simulated = 0, False
     for folder in args.source:
@@ -317,7 +317,7 @@ def draw_calibration(args: argparse.Namespace) -> str:
     first = min(subjects)
     everybody = sorted(subjects[first]["adapted"])
     if other := [count for count, one in subjects.items() if sorted(one["adapted"]) != everybody]:
-        raise DataError(f"--calibrate {other[0]}: expected the same people as with {first}; is a fold missing?")
+        raise DataError(f"{other[0]} repetitions: expected the same people as with {first}; is a fold missing?")
     table = {
         count: {
             which: {name: np.array([scores[who][name] for who in everybody]) for name in METRICS}

@@ -13,13 +13,9 @@ Input: shards (preprocess.py) and a split (create_dataset_files.py). Output, in 
   python train.py --backbone none                                          # the control: no backbone
   python train.py --resume --out checkpoints/RUN ...                       # go on after a stop, exactly
   torchrun --nproc-per-node 8 train.py ...                                 # several GPUs; --batch-size is for all
-  python train.py --init-from checkpoints/RUN/best_model.ckpt --calibrate 1   # adapt to each new person, see below
 
-Models are chosen on the validation people alone; the test subset of the split is not opened here, with one exception.
---calibrate N adapts the model of --init-from to each test person apart, with the first N repetitions of every gesture
-that this person made, and scores all later ones. It writes results as evaluate.py does into OUT (default:
-results/RUN-calibrated-N), with the unadapted model's scores on the very same windows beside them. Such results know
-labels of the people scored: report them apart from zero-shot results.
+Models are chosen on the validation people alone; the test people are not looked at here. calibrate.py adapts a trained
+model to a new person.
 
 On two CPU cores a small random GPT-2 (the default of --init random) takes about a minute for 10,000 windows and
 epoch; GPT-2 small wants a GPU.
@@ -28,41 +24,22 @@ epoch; GPT-2 small wants a GPU.
 import argparse
 import signal
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 from torch import distributed
 
-from model import FRONTENDS, POOLINGS, GPT2Classifier
+from model import FRONTENDS, POOLINGS
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, write_json
 from semg.common.provenance import how_made
 from semg.common.schema import folder_name
 from semg.data import normalization
-from semg.data.batches import Batches
-from semg.data.putemg import RING_SIZE
-from semg.data.shards import Shard, open_shards
-from semg.data.splits import read_split
-from semg.evaluation import metrics
-from semg.evaluation.report import summary, write_results
 from semg.evaluation.tensorboard import Board, remove_old
-from semg.inference.batch import (
-    build_model,
-    check_same_data,
-    choose_device,
-    mixing_for,
-    open_model,
-    open_windows,
-    scaling_of,
-    statistics_for,
-)
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
-from semg.training.augmentation import Augmentation, TokenLayout
-from semg.training.calibration import Fit, adapt, by_subject, check_enough, decide
+from semg.training.augmentation import Augmentation
 from semg.training.trainer import Run, World, join_world, settings
 
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz; even steps on a logarithmic scale
@@ -74,8 +51,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
     parser.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of the split")
     parser.add_argument("--out", type=Path, help="folder to write (default: checkpoints/ and the split's name)")
-    parser.add_argument("--init-from", type=Path, metavar="CKPT", help="the model that --calibrate adapts")
-    parser.add_argument("--calibrate", type=cli.whole(1), metavar="N", help="repetitions of each gesture to adapt with")
+    for flag in ("--calibrate", "--init-from"):
+        cli.moved(parser, flag, "python calibrate.py --checkpoint CKPT --repetitions N")
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="auto: bf16 on CUDA")
@@ -273,95 +250,8 @@ def train(args: argparse.Namespace, world: World, console: cli.Console) -> int:
     return 0
 
 
-# --- calibration -------------------------------------------------------------------------------------------------
-
-
-def calibrate(args: argparse.Namespace, console: cli.Console) -> int:
-    """Adapt --init-from to each test person and score the rest of their windows."""
-    checkpoint = open_model(args.init_from)
-    split = read_split(args.split)
-    shards = open_shards(args.shards, split.test, verify=True)
-    check_same_data(checkpoint, shards[0])
-    device = choose_device(args.device)
-    model = build_model(checkpoint).to(device)
-    try:
-        replace(model.config, tune=args.tune)
-    except ValueError as error:
-        raise UsageError(f"--{error}") from None
-    fit = Fit(tune=args.tune, epochs=args.epochs, lr=args.lr or 1e-3, weight_decay=args.weight_decay, seed=args.seed)
-    subjects = by_subject(shards)
-    parts = []
-    for subject, places in console.progress(subjects.items(), total=len(subjects), unit="person"):
-        parts.append(calibrate_subject(model, checkpoint, [shards[i] for i in places], subject, fit, args.calibrate))
-    label, subject, record, start, before, after = (np.concatenate(column) for column in zip(*parts, strict=True))
-    scored: dict[str, Any] = {
-        "label": label,
-        "subject": subject,
-        "record": record,
-        "start": start,
-        "classes": shards[0].classes,
-    }
-    rate, stride = shards[0].rate, shards[0].arguments["stride"]
-    lengths: dict[str, Any] = {"rate": rate, "window_seconds": shards[0].window / rate, "stride_seconds": stride / rate}
-    zero_shot = metrics.report(prediction=before.argmax(1), **scored, **lengths)
-    extra = {
-        "subset": "test",
-        "calibrate": args.calibrate,
-        "zero_shot_on_the_same_windows": {key: zero_shot[key] for key in ("mean_over_subjects", "per_subject")},
-        "checkpoint": args.init_from.as_posix(),
-        "split": args.split.as_posix(),
-        "split_sha256": split.checksum,
-        "normalize": scaling_of(checkpoint).method,
-        "whitening": scaling_of(checkpoint).whitening,
-        "made": how_made("train.py", args),
-    }
-    told = write_results(
-        args.out,
-        prediction=after.argmax(1),
-        probabilities=after,
-        simulated=any(shard.simulated for shard in shards),
-        extra=extra,
-        **scored,
-        **lengths,
-    )
-    console.say(summary(told))
-    now, then = told["mean_over_subjects"]["macro_f1"], zero_shot["mean_over_subjects"]["macro_f1"]
-    known = cli.counted(args.calibrate, "repetition")
-    console.finish(
-        f"{args.out}: macro-F1 {now:.4f} with {known} of each gesture, {then:.4f} without (the same windows of "
-        f"{cli.counted(told['n_subjects'], 'person', 'people')}); next: python compare.py {args.out} ...",
-        out=args.out.as_posix(),
-        macro_f1=now,
-        zero_shot_macro_f1=then,
-    )
-    return 0
-
-
-def calibrate_subject(
-    model: GPT2Classifier, checkpoint: Checkpoint, shards: list[Shard], subject: str, fit: Fit, repetitions: int
-) -> tuple[np.ndarray, ...]:
-    """Label, subject, record, start, and probabilities before and after, of one person's windows to score."""
-    device = next(model.parameters()).device
-    scaling = scaling_of(checkpoint)
-    mixing = mixing_for(checkpoint, shards)
-    statistics = statistics_for(model, scaling.method, shards, mixing, device)
-    windows = open_windows(shards)
-    batches = Batches(windows, mixing, device)
-    first = check_enough(windows, repetitions, subject, shards[0].classes)
-    layout = TokenLayout.of(model.config, RING_SIZE, scaling.views)
-    adapted = adapt(model, batches, statistics, np.flatnonzero(first), fit, layout)
-    rest = np.flatnonzero(~first)
-    found = [decide(which, batches, statistics, rest) for which in (model, adapted)]
-    return windows.label[rest], windows.subject[rest], windows.record[rest], windows.start[rest], *found
-
-
 def check_flags(args: argparse.Namespace) -> None:
-    """Fill in where to write; UsageError for flags that belong together."""
-    if bool(args.init_from) != bool(args.calibrate):
-        raise UsageError("--init-from, --calibrate: expected both or neither")
-    if args.calibrate:
-        run = args.init_from.resolve().parent.name
-        args.out = args.out or Path("results") / f"{run}-calibrated-{args.calibrate}"
+    """Fill in where to write; UsageError for a folder without a name."""
     args.out = args.out or Path("checkpoints") / args.split.resolve().name
     if not folder_name(args.out.resolve().name):  # the checkpoint says it, and evaluate.py writes under it
         raise UsageError(f"--out {args.out}: expected a folder with a name of its own, such as checkpoints/RUN")
@@ -371,9 +261,6 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     check_flags(args)
-    if args.calibrate:
-        with folder_lock(args.out):
-            return calibrate(args, cli.Console(args))
     world = join_world(args)
     args.quiet = args.quiet or not world.main
     console = cli.Console(args)

@@ -1,4 +1,4 @@
-"""Adapting to a new person: which windows are used, what is scored, what trains."""
+"""Adapting to a new person: which windows are used, what is scored, what trains, and calibrate.py as a user runs it."""
 
 import json
 import sys
@@ -8,13 +8,19 @@ import pytest
 import small_shards
 import torch
 
+import calibrate
 import train
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, open_shards
-from semg.training.calibration import adaptable, repetition_of_subject
+from semg.inference.checkpoint import open_checkpoint, write_checkpoint
+from semg.training import calibration
+from semg.training.augmentation import Augmentation, TokenLayout
+from semg.training.calibration import Calibration, adapt, repetition_of_subject, trainable_copy
+from semg.training.optimization import OptimizerConfig
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --init random --device cpu --quiet"
+SMALL = ModelConfig(channels=8, samples=256, patch=32, frame=128, band_edges=(0.01, 0.1), width=16, heads=2)
 
 
 def test_repetitions_count_over_a_persons_recordings_in_the_order_of_recording(tmp_path):
@@ -31,17 +37,89 @@ def test_repetitions_count_over_a_persons_recordings_in_the_order_of_recording(t
     assert np.array_equal(found[own], windows.repetition[own])
 
 
-@pytest.mark.parametrize("tune", ["full", "frozen", "fpt", "lora", "last:1"])
-def test_an_adaptable_copy_computes_the_same_and_trains_what_it_should(tune):
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def model_of(**changes) -> GPT2Classifier:
     torch.manual_seed(0)
-    config = ModelConfig(channels=8, samples=256, patch=32, frame=128, band_edges=(0.01, 0.1), width=16, heads=2)
-    model = GPT2Classifier(config).eval()
-    copy = adaptable(model, tune).eval()
+    config = SMALL.to_dict() | {"band_edges": SMALL.band_edges} | changes
+    model = GPT2Classifier(ModelConfig(**config)).eval()
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:  # zero in a fresh model: as if it had been trained
+            torch.nn.init.normal_(weights, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("tune", ["full", "frozen", "fpt", "lora", "last:1"])
+@pytest.mark.parametrize("before", ["full", "lora"])
+def test_a_copy_computes_the_same_and_trains_what_it_should(before, tune):
+    model = model_of(tune=before)
+    copy = trainable_copy(model, tune).eval()
     x = torch.randn(3, 8, 256)
     torch.testing.assert_close(copy(x), model(x))
-    expected = GPT2Classifier(ModelConfig(**{**config.to_dict(), "band_edges": (0.01, 0.1), "tune": tune}))
-    assert copy.parameter_counts() == expected.parameter_counts()
+    assert copy.parameter_counts() == model_of(tune=tune).parameter_counts()
     assert copy is not model
+
+
+def adapted(model, recipe, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(40, SMALL.tokens, SMALL.channels, generator=random)
+    label = torch.arange(40) % SMALL.classes
+    return adapt(model, tokens, label, recipe, TokenLayout.of(SMALL, 8))
+
+
+def recipe(**changes) -> Calibration:
+    optimizer = {name: changes.pop(name) for name in ("lr", "weight_decay", "warmup", "clip") if name in changes}
+    usual = {"repetitions": 1, "tune": "full", "epochs": 2, "batch_size": 16}
+    return Calibration(optimizer=OptimizerConfig(**{"lr": 1e-3, **optimizer}), **usual | changes)
+
+
+def test_the_seed_alone_decides_and_the_model_stays_as_it_was():
+    model = model_of()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    one, same, other = (adapted(model, recipe(seed=seed)).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not torch.equal(one["head.weight"], before["head.weight"])
+
+
+def test_only_matrices_decay():
+    """With a decay that takes weights to zero, biases and LayerNorms keep theirs."""
+    weights = adapted(model_of(), recipe(lr=1e-3, weight_decay=500.0, epochs=6)).state_dict()
+    assert weights["embed.weight"].abs().max() < 0.05
+    assert weights["norm.weight"].min() > 0.9
+    assert weights["backbone.ln_f.weight"].min() > 0.9
+
+
+def test_every_field_of_the_recipe_matters():
+    model = model_of()
+    usual = adapted(model, recipe())
+    changes = {
+        "tune": "frozen",
+        "lr": 1e-2,
+        "epochs": 3,
+        "batch_size": 8,
+        "weight_decay": 5.0,
+        "warmup": 0.9,
+        "clip": 1e-3,
+        "label_smoothing": 0.5,
+        "augmentation": Augmentation.parse(["mixup=0.5"]),
+        "seed": 1,
+    }
+    told = recipe().to_dict()
+    assert set(changes) == (set(told) | set(told["optimizer"])) - {"repetitions", "optimizer"}
+    for name, value in changes.items():
+        other = adapted(model, recipe(**{name: value}))
+        assert not torch.equal(other.head.weight, usual.head.weight), name
+
+
+def test_jitter_would_do_nothing_and_is_refused():
+    with pytest.raises(ValueError, match=r"augmentation: expected no jitter"):
+        recipe(augmentation=Augmentation.parse(["jitter=1"]))
+
+
+# --- calibrate.py ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -55,30 +133,80 @@ def run(tmp_path_factory):
     return folder
 
 
-def calibrate(run, monkeypatch, out, *flags):
-    common = ["--shards", run / "shards", "--split", run / "split", "--init-from", run / "run" / "best_model.ckpt"]
-    words = ["train.py", *common, "--out", out, "--device", "cpu", "--quiet", *flags]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-    return train.main()
+@pytest.fixture
+def calibrated(run, monkeypatch, tmp_path):
+    """Run calibrate.py: `calibrated("name", *flags)` gives metrics.json and predictions.npz."""
+
+    def go(name, *flags):
+        words = ["calibrate.py", "--checkpoint", run / "run" / "best_model.ckpt", "--out", tmp_path / name]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in [*words, "--device", "cpu", "--quiet", *flags]])
+        assert calibrate.main() == 0
+        report = json.loads((tmp_path / name / "metrics.json").read_text())
+        return report, np.load(tmp_path / name / "predictions.npz", allow_pickle=False)
+
+    return go
 
 
-def test_later_repetitions_alone_are_scored_beside_the_model_as_it_was(run, tmp_path, monkeypatch):
-    assert calibrate(run, monkeypatch, tmp_path / "r", "--calibrate", 1, "--epochs", 15, "--lr", 0.01) == 0
-    told = json.loads((tmp_path / "r" / "metrics.json").read_text())
-    found = np.load(tmp_path / "r" / "predictions.npz", allow_pickle=False)
-    assert told["calibrate"] == 1
-    assert told["n_windows"] == len(found["start"]) == 40
-    assert found["start"].min() >= len(small_shards.labels(1))
-    before = told["zero_shot_on_the_same_windows"]["mean_over_subjects"]["macro_f1"]
-    assert told["mean_over_subjects"]["macro_f1"] > max(before, 0.8)
-    again = calibrate(run, monkeypatch, tmp_path / "again", "--calibrate", 1, "--epochs", 15, "--lr", 0.01)
-    assert again == 0
-    assert (tmp_path / "again" / "predictions.npz").read_bytes() == (tmp_path / "r" / "predictions.npz").read_bytes()
+def test_later_repetitions_alone_are_scored_beside_the_model_as_it_was(calibrated, tmp_path):
+    flags = ("--repetitions", 1, "--epochs", 15, "--lr", 0.01)
+    report, predictions = calibrated("once", *flags)
+    assert report["calibrate"] == 1
+    assert report["n_windows"] == len(predictions["start"]) == 40
+    assert predictions["start"].min() >= len(small_shards.labels(1))
+    before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"]["macro_f1"]
+    assert report["mean_over_subjects"]["macro_f1"] > max(before, 0.8)
+    calibrated("again", *flags)
+    assert (tmp_path / "again" / "predictions.npz").read_bytes() == (tmp_path / "once" / "predictions.npz").read_bytes()
 
 
-def test_what_cannot_be_calibrated_is_told(run, tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="none of idle; choose fewer repetitions than --calibrate 3"):
-        calibrate(run, monkeypatch, tmp_path, "--calibrate", 3)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--calibrate", "1"])
-    with pytest.raises(UsageError, match="expected both or neither"):
-        train.main()
+def test_the_people_of_a_subset_are_taken_and_those_trained_on_are_said(calibrated, capsys):
+    report, _ = calibrated("val", "--subset", "val", "--epochs", 1)
+    assert (list(report["per_subject"]), report["trained_on_subjects_scored"]) == (["04"], [])
+    assert capsys.readouterr().err == ""
+    report, _ = calibrated("train", "--subset", "train", "--epochs", 1)
+    assert report["trained_on_subjects_scored"] == ["01", "02", "03"]
+    assert "TRAINED ON: 01, 02, 03" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("init", "tune", "lr"),
+    [
+        ("random", "full", 1e-3),
+        ("pretrained", "full", 1e-4),
+        ("pretrained", "last:1", 1e-4),
+        ("pretrained", "fpt", 1e-3),
+    ],
+)
+def test_the_learning_rate_is_by_trainings_own_rule(run, calibrated, tmp_path, init, tune, lr):
+    original = open_checkpoint(run / "run" / "best_model.ckpt")
+    description = original.description | {"backbone": {"source": "gpt2", "init": init}}
+    write_checkpoint(tmp_path / "model.ckpt", description, original.tensors)
+    report, _ = calibrated("out", "--checkpoint", tmp_path / "model.ckpt", "--tune", tune, "--epochs", 1)
+    assert report["calibration"]["optimizer"]["lr"] == lr
+
+
+def test_the_epochs_in_help_are_those_that_run(calibrated, monkeypatch):
+    kept = []
+
+    def unchanged(model, *given):
+        kept.append(given[2].epochs)
+        return model
+
+    monkeypatch.setattr(calibration, "adapt", unchanged)
+    calibrated("out")
+    assert kept == [calibrate.arguments().get_default("epochs")] == [30]
+
+
+def test_what_cannot_be_calibrated_is_named(calibrated):
+    with pytest.raises(DataError, match="subject 05: expected windows of every gesture to score, found none of idle"):
+        calibrated("out", "--repetitions", 3)
+    with pytest.raises(UsageError, match="--tune: expected full, last:1 to last:1"):
+        calibrated("out", "--tune", "last:2")
+
+
+def test_train_says_where_calibration_went(monkeypatch, capsys):
+    for words in (["--calibrate", "1"], ["--init-from", "x.ckpt"], ["--calibrate"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        with pytest.raises(SystemExit, match="2"):
+            train.main()
+        assert f"{words[0]}: expected it no longer; instead: python calibrate.py" in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_curves_of_a_run(draw, tmp_path):
 
 
 def calibrated(folder, repetitions, people, *, gain=0.2):
-    """Results as train.py --calibrate writes them."""
+    """Results as calibrate.py writes them."""
     before = {who: {"macro_f1": value, "accuracy": value + 0.1, "n_windows": 9} for who, value in people.items()}
     after = {who: one | {"macro_f1": one["macro_f1"] + gain} for who, one in before.items()}
     folder.mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
         with pytest.raises(error, match=words):
             draw("calibration", *sources, "--out", tmp_path / "d.png")
     (folders[0] / "metrics.json").write_text('{"calibrate": 1}')
-    with pytest.raises(DataError, match=r"results of train\.py --calibrate"):
+    with pytest.raises(DataError, match=r"results of calibrate\.py"):
         draw("calibration", folders[0], "--out", tmp_path / "d.png")
 
 

@@ -9,6 +9,7 @@ import pytest
 import recordings
 import small_shards
 
+import calibrate
 import compare
 import evaluate
 import export
@@ -58,8 +59,8 @@ def test_all_that_comes_of_a_shard_says_so(made, here, monkeypatch):
     drawn = titles(monkeypatch, score_figures, "confusion_matrix"), titles(monkeypatch, score_figures, "per_subject")
     told = {"train": said}
     told["evaluate"] = here(evaluate, "--checkpoint", best, *data, "--device", "cpu", "--out", folder / "scores")
-    adapt = "--init-from", best, "--calibrate", 1, "--epochs", 1, "--device", "cpu"
-    told["calibrate"] = here(train, *adapt, *data, "--out", folder / "adapted")
+    adapt = "--checkpoint", best, "--epochs", 1, "--device", "cpu"
+    told["calibrate"] = here(calibrate, *adapt, *data, "--out", folder / "adapted")
     told["compare"] = here(compare, folder / "scores", "--out", folder / "table")
     here(export, "--checkpoint", best, "--out", folder / "exported", "--no-onnx")
     told["export"] = (folder / "exported" / "README.md").read_text()

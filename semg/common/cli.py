@@ -50,6 +50,16 @@ def parser(manual: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def moved(parser: argparse.ArgumentParser, flag: str, instead: str) -> None:
+    """Refuse a flag that there was once, and say what does its work now; it is not in --help."""
+
+    class _Moved(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+            parser.error(f"{flag}: expected it no longer; instead: {instead}")
+
+    parser.add_argument(flag, nargs="*", action=_Moved, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
 class Console:
     """Messages to a person, or with --json one object to a program. Progress goes to standard error."""
 

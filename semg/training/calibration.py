@@ -1,12 +1,14 @@
-"""Adapting a trained model to one new person with the first repetitions of each gesture.
+"""Calibration: adapting a trained model to one new person with that person's first repetitions of each gesture.
 
-The rest of that person's windows are scored, by the adapted model and, on the very same windows, by the model as it
-was. Such a result needs labels of the person scored: it is never to be mixed with zero-shot results.
+The rest of the person's windows are scored, by the calibrated model and, on the very same windows, by the model as it
+was. Such a result knows labels of the person scored: it is never to be mixed with zero-shot results.
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +18,54 @@ from torch import Tensor
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.data.batches import Batches, in_order
+from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
-from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout
+from semg.inference.batch import mixing_for, open_windows, scaling_of, statistics_for
+from semg.inference.checkpoint import Checkpoint
+from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
+from semg.training.loop import DivergedError, fit
+from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 
-BATCH = 64
+AUGMENTATION = Augmentation.parse(["mask=0.1"])  # no rotation: this person's sleeve sits as it sits
+_INFERENCE_BATCH = 512
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How to adapt. tune: as in ModelConfig; `frozen` leaves the patch embedding, last LayerNorm and head."""
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The recipe.
 
-    tune: str = "full"
-    epochs: int = 20
-    lr: float = 1e-3
-    weight_decay: float = 0.05
+    repetitions: of each gesture; the person's first ones, with which the model is calibrated.
+    tune: as in ModelConfig; `frozen` trains the patch embedding, the last LayerNorm and the head.
+    """
+
+    repetitions: int
+    tune: str
+    optimizer: OptimizerConfig
+    epochs: int = 30
+    batch_size: int = 64
     label_smoothing: float = 0.1
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(roll=0.0, mask=0.1, jitter=0.0))
+    augmentation: Augmentation = AUGMENTATION
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which begins with the field's name, for an augmentation that would do nothing."""
+        if self.augmentation.jitter:
+            raise ValueError("augmentation: expected no jitter, since calibration computes each window's tokens once")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in JSON's types."""
+        return {**asdict(self), "augmentation": str(self.augmentation)}
+
+
+# --- which windows -----------------------------------------------------------------------------------------------
+
+
+def by_subject(shards: Sequence[Shard]) -> dict[str, list[Shard]]:
+    """The shards of each person, sorted by person."""
+    subjects: dict[str, list[Shard]] = {}
+    for shard in shards:
+        subjects.setdefault(shard.subject, []).append(shard)
+    return dict(sorted(subjects.items()))
 
 
 def repetition_of_subject(windows: WindowSet) -> np.ndarray:
@@ -41,7 +74,7 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
     Recordings count in the order in which they were made.
     """
     shards = windows.shards
-    counted = np.zeros(len(windows), np.int64)
+    repetition = np.zeros(len(windows), np.int64)
     made: dict[tuple[str, int], int] = {}
     for place in sorted(range(len(shards)), key=lambda i: (shards[i].subject, shards[i].date, shards[i].meta["time"])):
         own = np.flatnonzero(windows.shard == place)
@@ -49,100 +82,150 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
             these = own[windows.label[own] == label]
             segments, index = np.unique(windows.repetition[these], return_inverse=True)
             key = (shards[place].subject, int(label))
-            counted[these] = made.get(key, 0) + index
+            repetition[these] = made.get(key, 0) + index
             made[key] = made.get(key, 0) + len(segments)
-    return counted
+    return repetition
 
 
-def check_enough(windows: WindowSet, repetitions: int, subject: str, classes: Sequence[str]) -> np.ndarray:
-    """(n,) which windows adapt the model. DataError if a gesture is missing there or nothing is left to score."""
+def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
+    """(n,) which of a person's windows calibrate the model; the others are scored.
+
+    DataError if a gesture has no window to calibrate with, or none that is left to score.
+    """
+    shard = windows.shards[0]
     first = repetition_of_subject(windows) < repetitions
-    for part, name in ((first, "to calibrate with"), (~first, "to score")):
-        missing = set(range(len(classes))) - set(windows.label[part].tolist())
+    for chosen, purpose in ((first, "to calibrate with"), (~first, "to score")):
+        missing = set(range(len(shard.classes))) - set(windows.label[chosen].tolist())
         if missing:
             raise DataError(
-                f"subject {subject}: expected windows of every gesture {name}, found none of {classes[min(missing)]}; "
-                f"choose fewer repetitions than --calibrate {repetitions}"
+                f"subject {shard.subject}: expected windows of every gesture {purpose}, found none of "
+                f"{shard.classes[min(missing)]} with {repetitions} as the number of repetitions; choose fewer"
             )
     return first
 
 
-def adaptable(model: GPT2Classifier, tune: str) -> GPT2Classifier:
-    """A copy of the model of which `tune` trains; its outputs are the model's own."""
-    if model.config.tune == "lora" or tune == model.config.tune:
-        return copy.deepcopy(model)
-    fresh = GPT2Classifier(replace(model.config, tune=tune))
-    fresh.to(next(model.parameters()).device)
-    names = dict(zip(_plain(fresh), fresh.state_dict(), strict=True))
-    fresh.load_state_dict({names[name]: value for name, value in model.state_dict().items()}, strict=False)
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def trainable_copy(model: GPT2Classifier, tune: str) -> GPT2Classifier:
+    """A copy of the model of which `tune` trains; it computes what the model computes."""
+    merged = copy.deepcopy(model)
+    if tune == model.config.tune:
+        return merged
+    if model.config.tune == "lora":
+        _merge_lora(merged)
+    weights = {_plain(name): value for name, value in merged.state_dict().items() if ".lora_" not in name}
+    fresh = GPT2Classifier(replace(model.config, tune=tune)).to(next(model.parameters()).device)
+    own = {name: weights[_plain(name)] for name in fresh.state_dict() if ".lora_" not in name}
+    fresh.load_state_dict(own, strict=False)  # LoRA's own weights, if any, begin as no change
     return fresh
 
 
-def _plain(model: GPT2Classifier) -> list[str]:
-    """The names of a model's tensors as they were before LoRA wrapped some of them."""
-    return [name.replace(".base_layer.", ".") for name in model.state_dict()]
+def _merge_lora(model: GPT2Classifier) -> None:
+    """Add LoRA's updates to the weights that they adapt, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # slow to import, and few models need it
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
 
 
-@torch.no_grad()
-def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray) -> Tensor:
-    parts = []
-    for places in in_order(len(index), 256):
-        batch = batches.load(index[places])
-        parts.append(model.tokens(batch.x, None if statistics is None else statistics[batch.shard]))
-    return torch.cat(parts)
+def _plain(name: str) -> str:
+    """A weight's name as it was before LoRA wrapped its layer."""
+    return name.replace(".base_layer.", ".")
+
+
+class _CalibrationWindows:
+    """A `loop.Task`: to classify a person's windows. tokens: (n, T, F) normalised; target: (n, classes)."""
+
+    def __init__(
+        self, module: GPT2Classifier, tokens: Tensor, target: Tensor, recipe: Calibration, layout: TokenLayout
+    ) -> None:
+        self.module = module
+        self._tokens, self._target, self._recipe, self._layout = tokens, target, recipe, layout
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold every window once."""
+        return -(-len(self._tokens) // self._recipe.batch_size)
+
+    def batches(self, epoch: int, first: int) -> Iterator[Tensor]:
+        """Places of each step's windows, in an order that is the epoch's own."""
+        order = np.random.default_rng((self._recipe.seed, Stream.ORDER, epoch)).permutation(len(self._tokens))
+        places = torch.from_numpy(order).to(self._tokens.device)
+        yield from places.split(self._recipe.batch_size)[first:]
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Cross-entropy of augmented windows."""
+        how = self._recipe.augmentation
+        tokens = TokenAugmenter(how, self._layout, generator)(self._tokens[batch])
+        tokens, target = mixed(tokens, self._target[batch], how.mixup, generator)
+        logits = self.module.classify(tokens)
+        return F.cross_entropy(logits.float(), target, label_smoothing=self._recipe.label_smoothing)
 
 
 def adapt(
     model: GPT2Classifier,
-    batches: Batches,
-    statistics: Tensor | None,
-    index: np.ndarray,
-    fit: Fit,
+    tokens: Tensor,
+    label: Tensor,
+    recipe: Calibration,
     layout: TokenLayout,
+    autocast: torch.autocast | None = None,
 ) -> GPT2Classifier:
-    """A copy of `model` trained on the windows at the places `index`; in evaluation mode."""
-    torch.manual_seed(fit.seed)
-    own = adaptable(model, fit.tune).train()
-    tokens = _tokens(model, batches, statistics, index)
-    labels = torch.from_numpy(batches.windows.label[index]).to(tokens.device)
-    generator = torch.Generator().manual_seed(fit.seed)
-    change = TokenAugmenter(fit.augmentation, layout, generator)
-    trained = [p for p in own.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=fit.lr, weight_decay=fit.weight_decay)
-    steps = fit.epochs * -(-len(index) // BATCH)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.lr, total_steps=steps, pct_start=0.1)
-    for _ in range(fit.epochs):
-        for chosen in torch.randperm(len(index), generator=generator).split(BATCH):
-            places = chosen.to(tokens.device)
-            logits = own.classify(change(tokens[places]))
-            loss = F.cross_entropy(logits, labels[places], label_smoothing=fit.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            rate.step()
-    if not all(bool(torch.isfinite(p).all()) for p in trained):
-        raise DataError(
-            f"subject {batches.windows.subject[index[0]]}: expected finite weights after adapting, found NaN or "
-            "infinity; give a smaller --lr"
-        )
-    return own.eval()
+    """A copy of `model` trained on some windows; in evaluation mode. Raises DivergedError as `loop.fit` does.
+
+    tokens: (n, T, F) normalised; label: (n,); both on the model's device.
+    """
+    torch.manual_seed(recipe.seed)  # of what the copy has and the model has not, such as LoRA's matrices
+    adapted = trainable_copy(model, recipe.tune)
+    task = _CalibrationWindows(adapted, tokens, one_hot(label, model.config.classes), recipe, layout)
+    optimizer = Optimizer(adapted, recipe.optimizer, recipe.epochs * task.steps_per_epoch)
+    for _ in fit(task, optimizer, epochs=recipe.epochs, seed=recipe.seed, autocast=autocast):
+        pass
+    return adapted.eval()
+
+
+# --- one person --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def decide(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray) -> np.ndarray:
-    """(len(index), classes) probabilities of the windows at the places `index`."""
-    parts = []
-    for places in in_order(len(index), 512):
+def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray) -> Iterator[Tensor]:
+    """The normalised tokens (B, T, F) of the windows at the places `index`, batch by batch."""
+    for places in in_order(len(index), _INFERENCE_BATCH):
         batch = batches.load(index[places])
-        logits = model(batch.x, None if statistics is None else statistics[batch.shard])
-        parts.append(logits.softmax(1).cpu().numpy())
-    return np.concatenate(parts)
+        yield model.tokens(batch.x, None if statistics is None else statistics[batch.shard])
 
 
-def by_subject(shards: Sequence[Shard]) -> dict[str, list[int]]:
-    """Which shards (by place) are of each person."""
-    found: dict[str, list[int]] = {}
-    for place, shard in enumerate(shards):
-        found.setdefault(shard.subject, []).append(place)
-    return dict(sorted(found.items()))
+def calibrate_subject(
+    model: GPT2Classifier,
+    checkpoint: Checkpoint,
+    shards: Sequence[Shard],
+    recipe: Calibration,
+    autocast: torch.autocast | None = None,
+) -> dict[str, np.ndarray]:
+    """Calibrate `model` to the person of these shards and score the windows that are left, in order.
+
+    Returns for each such window label, subject, record and start, and (n, classes) probabilities: `before` by the
+    model as it is, `after` by the calibrated one. DataError, which names the person, if that cannot be done.
+    """
+    device = next(model.parameters()).device
+    scaling, mixing = scaling_of(checkpoint), mixing_for(checkpoint, shards)
+    windows = open_windows(shards)
+    batches = Batches(windows, mixing, device)
+    statistics = statistics_for(model, scaling.method, shards, mixing, device)
+    first = first_repetitions(windows, recipe.repetitions)
+    chosen, rest = np.flatnonzero(first), np.flatnonzero(~first)
+    tokens = torch.cat(list(_tokens(model, batches, statistics, chosen)))
+    label = torch.from_numpy(windows.label[chosen]).to(device)
+    layout = TokenLayout.of(model.config, RING_SIZE, scaling.views)
+    try:
+        adapted = adapt(model, tokens, label, recipe, layout, autocast)
+    except DivergedError as error:
+        raise DivergedError(f"subject {shards[0].subject}: {error}") from None
+    found: dict[str, list[Tensor]] = {"before": [], "after": []}
+    for piece in _tokens(model, batches, statistics, rest):
+        for name, one in (("before", model), ("after", adapted)):
+            with torch.no_grad(), autocast or nullcontext():
+                found[name].append(one.classify(piece).float().softmax(1).cpu())
+    columns = {key: getattr(windows, key)[rest] for key in ("label", "subject", "record", "start")}
+    return columns | {name: torch.cat(parts).numpy() for name, parts in found.items()}

@@ -81,6 +81,11 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=fused)
 
 
+def default_learning_rate(tune: str, *, pretrained: bool) -> float:
+    """The highest learning rate that suits what trains: pretrained blocks want small steps. tune: as in ModelConfig."""
+    return 1e-4 if pretrained and (tune == "full" or tune.startswith("last:")) else 1e-3
+
+
 def schedule(step: int, steps: int, warmup: float) -> float:
     """Share of the learning rate at a step: a straight rise, then half a cosine down to 0."""
     rise = max(1, round(warmup * steps))

@@ -46,11 +46,19 @@ from semg.inference.batch import (
 )
 from semg.inference.checkpoint import Checkpoint, write_checkpoint
 from semg.training.augmentation import OF_BANDS, Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
-from semg.training.optimization import adamw, optimizer_tensors, reseed, restore_optimizer, schedule, seed_of
+from semg.training.optimization import (
+    adamw,
+    default_learning_rate,
+    optimizer_tensors,
+    reseed,
+    restore_optimizer,
+    schedule,
+    seed_of,
+)
 from semg.training.pretraining import Pretraining, PretrainingProgress
 
 SMALL = {"layers": 2, "width": 64, "heads": 4}  # what --init random builds unless told otherwise
-FREE_TO_CHANGE = {"init_from", "calibrate", "resume", "overwrite", "workers", "device", "out", "compile"}
+FREE_TO_CHANGE = {"resume", "overwrite", "workers", "device", "out", "compile"}
 # No healthy run comes near these: gradients are of order 1 and the first loss is about log(classes).
 EXPLODED_LOSS = 100.0  # times the first step's loss
 EXPLODED_NORM = 1e6  # of the gradient, before it is clipped
@@ -176,12 +184,9 @@ def model_config(args: argparse.Namespace, shard: Shard, views: int) -> ModelCon
 
 
 def learning_rate(args: argparse.Namespace) -> float:
-    """The rate given, or one that suits what trains: pretrained blocks want small steps."""
-    if args.lr:
-        return args.lr
-    whole_blocks = args.tune == "full" or args.tune.startswith("last:")
-    gentle = args.init == "pretrained" and args.backbone not in ("none", "attention") and whole_blocks
-    return 1e-4 if gentle else 1e-3
+    """The rate given, or one that suits what trains."""
+    pretrained = args.init == "pretrained" and args.backbone not in ("none", "attention")
+    return args.lr or default_learning_rate(args.tune, pretrained=pretrained)
 
 
 def build(args: argparse.Namespace, config: ModelConfig) -> GPT2Classifier:

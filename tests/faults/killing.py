@@ -17,7 +17,7 @@ from typing import Any
 from conftest import ROOT
 
 SCRIPTS = ("preprocess", "create_dataset_files", "train", "evaluate", "baselines", "predict", "import_csv")
-SCRIPTS += ("simulate_putemg", "export")
+SCRIPTS += ("calibrate", "simulate_putemg", "export")
 DRAWING = ("matplotlib.pyplot", "tensorboardX")  # imported late by the scripts, here once for all of them
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 

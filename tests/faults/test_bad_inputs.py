@@ -610,9 +610,9 @@ def test_a_traceback_is_shown_with_debug_alone(copy: Path) -> None:
 def test_adapting_that_leaves_the_numbers_is_told(copy: Path) -> None:
     """NaN would be scored as if the first class had been decided for everywhere."""
     model, places = copy / "run/best_model.ckpt", ["--shards", copy / "shards", "--split", copy / "split"]
-    flags = ["--init-from", model, "--calibrate", 1, "--lr", 1e15, "--epochs", 2, "--out", copy / "out"]
-    done = script("train", *places, *flags, "--device", "cpu", "--quiet")
-    told(done, 1, "subject 05: expected finite weights after adapting, found NaN or infinity; give a smaller --lr")
+    flags = ["--checkpoint", model, "--lr", 1e15, "--epochs", 2, "--out", copy / "out"]
+    done = script("calibrate", *places, *flags, "--device", "cpu", "--quiet")
+    told(done, 1, r"subject 05: step \d+: expected a finite loss and gradient, found .*; try a smaller --lr")
     assert not (copy / "out" / "metrics.json").exists()
 
 
@@ -879,7 +879,8 @@ FLAGS: list[tuple[str, str, str]] = [
     ("train", "--bands 700 20", "--band"),
     ("train", "--bands 20 3000", "--band"),
     ("train", "--bands 20", "--band"),
-    ("train", "--calibrate 1", "expected both or neither"),
+    ("train", "--calibrate 1", "--calibrate: expected it no longer; instead: python calibrate.py"),
+    ("train", "--init-from x.ckpt", "--init-from: expected it no longer; instead: python calibrate.py"),
     ("evaluate", "--batch-size 0", "at least 1"),
     ("evaluate", "--vote 0", "at least 1"),
     ("evaluate", "--workers -1", "at least 0"),
@@ -891,8 +892,12 @@ FLAGS: list[tuple[str, str, str]] = [
     ("train", f"--patch {'9' * 400}", "expected a length"),
     ("train", "--pretrain -1", "at least 0"),
     ("train", "--out /", "--out /: expected a folder with a name of its own"),
-    ("train --calibrate", "--calibrate 0", "at least 1"),
-    ("train --calibrate", "--tune last:9", "--tune: expected full, last:1 to last:1"),
+    ("calibrate", "--repetitions 0", "at least 1"),
+    ("calibrate", "--tune last:9", "--tune: expected full, last:1 to last:1"),
+    ("calibrate", "--augment jitter=1", "--augment jitter: expected none"),
+    ("calibrate", "--augment roll", "--augment: expected none, or NAME=VALUE"),
+    ("calibrate", "--frontend raw", "unrecognized arguments: --frontend raw"),
+    ("calibrate", "--epochs 0", "at least 1"),
     ("train", "--ridge 0", "above 0"),
     ("train", "--ridge nan", "above 0"),
     ("train", "--ridge 11", "at most 10"),
@@ -930,8 +935,8 @@ def test_wrong_flags(
         "create_dataset_files": ["--shards", data / "shards", "--out", tmp_path / "out"],
         "train": ["--shards", data / "shards", "--split", data / "split", "--out", tmp_path / "out", *TINY.split()],
         "evaluate": ["--checkpoint", data / "run" / "best_model.ckpt", "--out", tmp_path / "out"],
-        "train --calibrate": [
-            *("--init-from", data / "run" / "best_model.ckpt", "--calibrate", 1, "--shards", data / "shards"),
+        "calibrate": [
+            *("--checkpoint", data / "run" / "best_model.ckpt", "--shards", data / "shards"),
             *("--split", data / "split", "--out", tmp_path / "out", "--quiet"),
         ],
         "predict": [good, "--checkpoint", data / "run" / "best_model.ckpt", "--out", tmp_path / "out"],

@@ -265,14 +265,14 @@ def stoppable(inputs: dict[str, Path], folder: Path, model: Path) -> dict[str, t
     out, lock = folder / "out", folder / "out" / ".lock"
     tables, listed = [folder / f"{number}.npy" for number in range(3)], folder / "list.csv"
     raw: list[object] = ["--raw", inputs["raw"], "--shards", out]
-    adapt = ["--init-from", model, "--calibrate", 1, "--epochs", 200]
+    adapt = ["--checkpoint", model, "--epochs", 200]
     return {
         "preprocess": ([*raw, "--workers", 1], lock),
         "preprocess --workers 2": ([*raw, "--workers", 2], lock),
         "create_dataset_files": (["--shards", inputs["shards"], "--out", out, "--protocol", "loso"], folder / ".lock"),
         "train": ([*train, "--epochs", 500, "--out", out], out / "last.ckpt"),
         "train --pretrain": ([*train, "--pretrain", 500, "--out", out], out / "last.ckpt"),
-        "train --calibrate": ([*places, *adapt, "--out", out], lock),
+        "calibrate": ([*places, *adapt, "--out", out], lock),
         "evaluate": (["--checkpoint", model, *places, "--out", out], lock),
         "evaluate --normalize": (["--checkpoint", model, *places, "--out", out, "--normalize", "running"], lock),
         "baselines": ([*places, "--out", out], lock),
@@ -285,7 +285,7 @@ def stoppable(inputs: dict[str, Path], folder: Path, model: Path) -> dict[str, t
 
 
 STOPPABLE = ("preprocess", "preprocess --workers 2", "create_dataset_files", "train", "train --pretrain")
-STOPPABLE += ("train --calibrate", "evaluate", "evaluate --normalize", "baselines", "predict", "import_csv")
+STOPPABLE += ("calibrate", "evaluate", "evaluate --normalize", "baselines", "predict", "import_csv")
 STOPPABLE += ("simulate_putemg", "simulate_putemg --workers 2", "export")
 
 
@@ -302,7 +302,7 @@ def model(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     [
         pytest.param(name, number, code, id=f"{name}-{number.name}", marks=[] if name in quick else pytest.mark.slow)
         for number, code, quick in (
-            (signal.SIGINT, 130, ("preprocess --workers 2", "create_dataset_files", "train --calibrate", "predict")),
+            (signal.SIGINT, 130, ("preprocess --workers 2", "create_dataset_files", "calibrate", "predict")),
             (signal.SIGTERM, 143, ("preprocess", "train --pretrain", "evaluate", "baselines", "import_csv")),
         )
         for name in STOPPABLE
