@@ -40,7 +40,7 @@ from threadpoolctl import threadpool_limits
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import checksum, expect_file, folder_lock, remove_leftovers
-from semg.common.process_pool import submitted
+from semg.common.process_pool import WorkersError, submitted
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps, putemg
 from semg.data.filters import FilterSpec
@@ -295,14 +295,17 @@ def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
     return [path for path, subject in people.items() if subject in subjects]
 
 
-def outcomes(jobs: list[Job], workers: int) -> Iterator[Outcome]:
+def outcomes(jobs: list[Job], workers: int, console: cli.Console) -> Iterator[Outcome]:
     """Run the jobs in this process, or in `workers` others; outcomes come as they are ready."""
-    if workers == 1 or len(jobs) == 1:
-        yield from map(process, jobs)
-        return
-    with submitted(process, jobs, workers) as futures:
-        for future in as_completed(futures):
-            yield _result(future, futures[future])
+    if workers > 1 and len(jobs) > 1:
+        try:
+            with submitted(process, jobs, workers) as futures:
+                for future in as_completed(futures):
+                    yield _result(future, futures[future])
+            return
+        except WorkersError as error:
+            console.warn(f"{error}; one recording after another instead (--workers 1)")
+    yield from map(process, jobs)
 
 
 def _result(future: Future[Outcome], job: Job) -> Outcome:
@@ -332,7 +335,7 @@ def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, con
     jobs = [Job(path, args.shards / path.stem, how, args.overwrite) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
     windows = 0
-    for outcome in console.progress(outcomes(jobs, args.workers), total=len(jobs), unit="recording"):
+    for outcome in console.progress(outcomes(jobs, args.workers, console), total=len(jobs), unit="recording"):
         counts[outcome.state] += 1
         windows += outcome.windows
         if outcome.state == "failed":

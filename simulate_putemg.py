@@ -39,7 +39,7 @@ import pandas as pd
 from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import atomic_path, checksum, folder_lock, read_json, write_json
-from semg.common.process_pool import submitted
+from semg.common.process_pool import WorkersError, submitted
 from semg.common.provenance import how_made
 from semg.data import putemg
 from semg.data.simulation import SHORTEST, VERSION, simulate
@@ -229,17 +229,19 @@ def check_disk(folder: Path, to_make: list[Job]) -> None:
 # --- the run -----------------------------------------------------------------------------------------------
 
 
-def results(to_make: list[Job], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def results(to_make: list[Job], workers: int, console: cli.Console) -> Iterator[tuple[str, dict[str, Any]]]:
     """Make the recordings, in this process or in `workers` others; results come as they are ready."""
-    if workers == 1 or len(to_make) <= 1:
-        yield from map(make, to_make)
-        return
-    with submitted(make, to_make, workers) as futures:
+    if workers > 1 and len(to_make) > 1:
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            with submitted(make, to_make, workers) as futures:
+                for future in as_completed(futures):
+                    yield future.result()
+            return
+        except WorkersError as error:
+            console.warn(f"{error}; one recording after another instead (--workers 1)")
         except BrokenProcessPool:
             raise DataError("a worker was killed, perhaps for want of memory; use fewer --workers") from None
+    yield from map(make, to_make)
 
 
 def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) -> None:
@@ -267,7 +269,7 @@ def run(args: argparse.Namespace, console: cli.Console) -> None:
             entries[job.path.name] = listed(job, checksum(job.path), job.path.stat().st_size)
     entries |= {job.path.name: listed(job) for job in to_make}
     write_listing(args, entries)
-    for name, entry in console.progress(results(to_make, args.workers), total=len(to_make), unit="recording"):
+    for name, entry in console.progress(results(to_make, args.workers, console), total=len(to_make), unit="recording"):
         entries[name] = entry
         write_listing(args, entries)
     warn_of_others(planned, entries, args.outdir, console)

@@ -4,11 +4,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process, resource_tracker
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
+
+from semg.common.errors import DataError
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -17,27 +20,38 @@ R = TypeVar("R")
 START = "fork" if sys.platform == "linux" else "spawn"
 
 
+class WorkersError(DataError):
+    """The system lets no more processes begin; nothing was done yet, and none is left running."""
+
+
 @contextmanager
 def submitted(work: Callable[[J], R], jobs: list[J], workers: int) -> Iterator[dict[Future[R], J]]:
     """Futures of `work` on each job, done by at most `workers` processes; what has not begun at the end never does.
 
-    For scripts that have no threads of their own and no PyTorch in them: workers may be forks of them.
+    For scripts that have no threads of their own and no PyTorch in them: workers may be forks of them. Raises
+    WorkersError where a limit of the system keeps a process or its thread from starting.
     """
-    with (
-        ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context(START), initializer=_begin) as pool,
-        _cancelled(pool),
-    ):
+    count = min(workers, len(jobs))
+    others = set(active_children())
+    pool = ProcessPoolExecutor(count, mp_context=get_context(START), initializer=_begin)
+    try:
         with _held_back():
             futures = {pool.submit(work, job): job for job in jobs}
-        yield futures
-
-
-@contextmanager
-def _cancelled(pool: ProcessPoolExecutor) -> Iterator[None]:
+    except (OSError, RuntimeError) as error:  # EAGAIN from fork; "can't start new thread"
+        _kill(child for child in active_children() if child not in others)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise WorkersError(f"expected to start {count} worker processes, found: {reason}") from None
     try:
-        yield
+        yield futures
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _kill(children: Iterable[BaseProcess]) -> None:
+    """End processes that wait for work which will never come: the interpreter would wait for them at its end."""
+    for child in list(children):
+        child.kill()
+        child.join()
 
 
 @contextmanager
@@ -71,4 +85,5 @@ def _begin() -> None:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    with suppress(RuntimeError):  # a limit on threads: the work goes on without the watch
+        threading.Thread(target=watch, daemon=True).start()
