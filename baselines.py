@@ -13,12 +13,12 @@ predictions.npz, confusion_matrix.png, per_subject.png. A network's folder is OU
 Features (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL,
 ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
 Classifiers, with the settings of putEMG's authors: lda (SVD), qda (regularised by 0.3), knn (5 neighbours), svm (RBF
-kernel, C = 50), each after scaling the features by the training windows' mean and deviation. Trained on the split's
-training subset alone, as train.py does it.
+kernel, C = 50), each after scaling the features by the training windows' mean and standard deviation. Trained on the
+split's training subset alone, as train.py does it.
 
---normalize session first z-scores the features by the mean and deviation over each session (one person, one day).
-These are taken from windows evenly spaced over the session's recordings in the same subset of the split, whatever
-their labels: no label is looked at, but some minutes of a new person's signal must have been seen.
+--normalize session first z-scores the features by the mean and standard deviation over each session (one person, one
+day). These are taken from windows evenly spaced over the session's recordings in the same subset, whatever their
+labels: no label is looked at, but some minutes of a new person's signal must have been seen.
 
 --preset paper is the authors' way: their own definitions of ZC, WL and WAMP on ADC counts, no normalisation by
 session, and training on the validation subset too, for they chose nothing. Use it on shards that preprocess.py made
@@ -67,8 +67,8 @@ NETWORKS = (
 FEATURES = ("rms", "hudgins", "du", "logband")
 NORMALIZE = ("session", "none")
 GATHERED = 256  # windows read at once
-STATISTICS_WINDOWS = 256  # of each recording, for the mean and deviation of its session
-SMALLEST_DEVIATION = 1e-6  # a feature that does not vary in a session is left at 0
+STATISTICS_WINDOWS = 256  # of each recording, for the mean and standard deviation of its session
+SMALLEST_STD = 1e-6  # a feature that does not vary in a session is left at 0
 OUTPUT_FILES = ("per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png")
 
 
@@ -217,13 +217,13 @@ def reopened(shard: Shard) -> Shard:
 
 
 def z_score_sessions(table: np.ndarray, windows: WindowSet, extract: FeatureExtractor) -> None:
-    """Scale a feature table in place by each session's own mean and deviation; no label is looked at."""
+    """Scale a feature table in place by each session's own mean and standard deviation; no label is looked at."""
     for places in sessions(windows.shards).values():
         seen = np.concatenate([evenly_spaced(windows.shards[place], extract) for place in places])
-        mean, deviation = seen.mean(0), np.maximum(seen.std(0), SMALLEST_DEVIATION)
+        mean, std = seen.mean(0), np.maximum(seen.std(0), SMALLEST_STD)
         for place in places:
             rows = windows.shard == place
-            table[rows] = (table[rows] - mean) / deviation
+            table[rows] = (table[rows] - mean) / std
 
 
 def evenly_spaced(shard: Shard, extract: FeatureExtractor) -> np.ndarray:

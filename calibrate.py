@@ -37,10 +37,10 @@ from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
 from semg.inference.batch import (
     build_model,
+    channel_normalization_of,
     check_same_data,
     choose_device,
     open_model,
-    scaling_of,
 )
 from semg.inference.checkpoint import Checkpoint, weights_file
 from semg.training.augmentation import OF_BANDS, Augmentation
@@ -173,8 +173,8 @@ def write(
         "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
         "split": args.split.as_posix(),
         "split_sha256": split.checksum,
-        "normalize": scaling_of(checkpoint).method,
-        "whitening": scaling_of(checkpoint).whitening,
+        "normalize": channel_normalization_of(checkpoint).method,
+        "whitening": channel_normalization_of(checkpoint).whitening,
         "trained_on_subjects_scored": seen,
         "made": how_made("calibrate.py", args),
     }

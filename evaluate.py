@@ -2,7 +2,7 @@
 
 Input: a checkpoint (train.py), shards made as its training data was (preprocess.py), a split. Output, in OUT:
   metrics.json           accuracy, balanced accuracy, macro-F1 and more, over all windows and person by person,
-                         with means, deviations and 95 % intervals over people, and how it was made
+                         with means, standard deviations and 95 % intervals over people, and how it was made
   per_subject.csv        one row a person
   predictions.npz        each window's recording, start, label, prediction and probabilities
   confusion_matrix.png, per_subject.png
@@ -15,7 +15,7 @@ Left out, --shards and --split are those that the checkpoint was trained with.
 
 Normalisation looks at no label. With a model trained under `--normalize session`, each person's signals are scaled
 by that session's own statistics, so a result says how well a new person is read once some minutes of their signal
-have been seen. --normalize running scores such a model as a live device would decide: each window is normalised by
+have been seen. --normalize online scores such a model as a live device would decide: each window is normalised by
 what had been heard of the session until its end, from the first second on; metrics.json says which it was.
 
 Takes about 10 s for 10,000 windows of a small model on two CPU cores.
@@ -40,17 +40,17 @@ from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation.report import summary, write_results
 from semg.inference.batch import (
     build_model,
+    channel_normalization_of,
     check_same_data,
     choose_device,
-    mixing_for,
     open_model,
     open_windows,
     probabilities,
-    scaling_of,
     statistics_for,
+    transform_for,
 )
 from semg.inference.checkpoint import Checkpoint, weights_file
-from semg.inference.online_evaluation import running_probabilities
+from semg.inference.online_evaluation import online_probabilities
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -71,7 +71,8 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--normalize",
-        choices=("trained", "running"),
+        type=cli.renamed_values(running="online"),
+        choices=("trained", "online"),
         default="trained",
         help="as in training, or causally by what the session has shown so far",
     )
@@ -97,22 +98,24 @@ def decide(
     model: GPT2Classifier, checkpoint: Checkpoint, windows: WindowSet, args: argparse.Namespace, console: cli.Console
 ) -> np.ndarray:
     """(n, K) probabilities of the windows, normalised as --normalize says."""
-    scaling, device = scaling_of(checkpoint), next(model.parameters()).device
+    channel_normalization, device = channel_normalization_of(checkpoint), next(model.parameters()).device
     bf16 = args.amp == "bf16" or (args.amp == "auto" and device.type == "cuda")
     autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else None
-    if args.normalize == "running":
+    if args.normalize == "online":
         stride = windows.shards[0].arguments["stride"]
 
         def bar(sessions: Iterable[Any]) -> Iterable[Any]:
             return console.progress(sessions, unit="session")
 
-        return running_probabilities(model, scaling, windows, stride, device, args.batch_size, autocast, bar)
-    mixing = mixing_for(checkpoint, windows.shards)
-    statistics = statistics_for(model, scaling.method, windows.shards, mixing, device)
+        return online_probabilities(
+            model, channel_normalization, windows, stride, device, args.batch_size, autocast, bar
+        )
+    transform = transform_for(checkpoint, windows.shards)
+    statistics = statistics_for(model, channel_normalization.method, windows.shards, transform, device)
     total = -(-len(windows) // args.batch_size)
     return probabilities(
         model,
-        Batches(windows, mixing, device, args.workers),
+        Batches(windows, transform, device, args.workers),
         statistics,
         args.batch_size,
         autocast,
@@ -129,10 +132,12 @@ def score(
     console: cli.Console,
 ) -> dict[str, Any]:
     """Run the model over all windows of the shards and write the results."""
-    scaling = scaling_of(checkpoint)
-    running = args.normalize == "running"
-    if running and scaling.method != "session":
-        raise UsageError(f"--normalize running: expected a model trained by session, found {scaling.method}")
+    channel_normalization = channel_normalization_of(checkpoint)
+    online = args.normalize == "online"
+    if online and channel_normalization.method != "session":
+        raise UsageError(
+            f"--normalize online: expected a model trained by session, found {channel_normalization.method}"
+        )
     windows = open_windows(shards)
     found = decide(model, checkpoint, windows, args, console)
     seen = warn_of_leaks(checkpoint, shards, args.subset, console)
@@ -156,8 +161,8 @@ def score(
             "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
-            "normalize": "running" if running else scaling.method,
-            "whitening": scaling.whitening,
+            "normalize": "online" if online else channel_normalization.method,
+            "whitening": channel_normalization.whitening,
             "trained_on_subjects_scored": seen,
             "made": how_made("evaluate.py", args),
         },

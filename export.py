@@ -19,7 +19,7 @@ and none is run on opening. The folder opens where a checkpoint does, in Python 
   from semg.inference.batch import build_model, open_model
   model = build_model(open_model(Path("exports/RUN")))
 
-The filter and the scaling of signals are not part of the network; predict.py does both from such a folder.
+The filter and the normalisation of channels are not part of the network; predict.py does both from such a folder.
 
 ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. Takes half a minute.
 """

@@ -2,7 +2,7 @@
 
     x (B, C, N) microvolts, or already scaled
       -> front-end: T tokens of F features each        raw samples and / or log band powers of a patch
-      -> normalised by `statistics`, or by the mean and deviation kept in the model
+      -> normalised by `statistics`, or by the mean and standard deviation kept in the model
       -> one linear map                                (B, T, d)
       -> GPT-2, fed with embeddings                    (B, T, d); or one attention layer; or nothing
       -> mean or last token -> LayerNorm -> linear head -> (B, K) logits
@@ -26,7 +26,7 @@ FRONTENDS = ("raw", "bands", "both")
 BACKBONES = ("gpt2", "attention", "none")
 POOLINGS = ("mean", "last")
 FRAME_BYTES = 1 << 21  # of frames whose spectra a CPU takes at once: its caches hold so much, more takes twice as long
-TRACK_FRAMES = 4096  # of a recording's track taken at once on a GPU
+RECORDING_FRAMES = 4096  # of a recording taken at once on a GPU
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
 
 
@@ -202,19 +202,20 @@ class BandPowers(nn.Module):
         return math.gcd(*self.distinct)
 
     @torch.no_grad()
-    def track(self, signal: Tensor, mixing: Tensor) -> Tensor:
-        """(time, C) of a whole recording, (C, C') mixing -> (n, C' * bands): log powers of the frames at 0, hop, ...
+    def of_recording(self, signal: Tensor, transform: Tensor) -> Tensor:
+        """(time, C) of a whole recording, (C, C') transform -> (n, C' * bands): log powers of the frames at 0, hop, ...
 
         Windows of a recording overlap, and training visits them again and again; what their frames hold can be
-        computed once. `at` says where in the track a window's tokens lie. The mixed signal exists in parts only.
+        computed once. `at` says where among these frames a window's tokens lie. The transformed signal exists in
+        parts only.
         """
         hop, frame = self.hop, self.frame
         count = (len(signal) - frame) // hop + 1
-        few = self._at_once(signal, mixing.shape[1]) or TRACK_FRAMES
+        few = self._at_once(signal, transform.shape[1]) or RECORDING_FRAMES
         parts = []
         for first in range(0, count, few):
             last = min(first + few, count) - 1
-            part = mixing.T @ signal[first * hop : last * hop + frame].float().T  # (C', time), frames lie in a row
+            part = transform.T @ signal[first * hop : last * hop + frame].float().T  # (C', time), frames lie in a row
             parts.append(self._log_powers(part.unfold(1, frame, hop)[None])[0])
         return torch.cat(parts)
 
@@ -225,7 +226,7 @@ class BandPowers(nn.Module):
 
     @property
     def at(self) -> Tensor:
-        """(T,) places in a track of a window's tokens, counted from the window's start."""
+        """(T,) places, among a recording's frames, of a window's tokens, counted from the window's start."""
         return self.starts // self.hop
 
 
@@ -298,9 +299,9 @@ class GPT2Classifier(nn.Module):
         self.frontend = FrontEnd(config)
         features = config.band_features + config.raw_features
         self.token_mean: Tensor
-        self.token_deviation: Tensor
+        self.token_std: Tensor
         self.register_buffer("token_mean", torch.zeros(features))
-        self.register_buffer("token_deviation", torch.ones(features))
+        self.register_buffer("token_std", torch.ones(features))
         self.embed = nn.Linear(features, width)
         self.backbone = _backbone(config)
         self.norm = nn.LayerNorm(width)
@@ -317,8 +318,8 @@ class GPT2Classifier(nn.Module):
     ) -> Tensor:
         """(B, C, N) -> (B, classes) logits.
 
-        statistics: (B, 2, F) mean and deviation of each window's session's tokens, as `token_statistics` gives
-        them; without it the model's own `token_mean` and `token_deviation` are used.
+        statistics: (B, 2, F) mean and standard deviation of each window's session's tokens, as `token_statistics` gives
+        them; without it the model's own `token_mean` and `token_std` are used.
         change: applied to the normalised tokens (B, T, F); augmentation in training.
         bands: (B, T, C * bands) log powers, where they are known already.
         """
@@ -338,7 +339,7 @@ class GPT2Classifier(nn.Module):
         """(B, T, F) tokens as the front-end gives them -> (B, T, F) normalised tokens."""
         with torch.autocast(features.device.type, enabled=False):
             if statistics is None:
-                return (features - self.token_mean) / self.token_deviation
+                return (features - self.token_mean) / self.token_std
             return (features - statistics[:, :1]) / statistics[:, 1:]
 
     def pooled(self, tokens: Tensor) -> Tensor:
@@ -372,13 +373,16 @@ class GPT2Classifier(nn.Module):
         return torch.stack([each.sum(0), each.square().sum(0), torch.full_like(each[0], len(each))])
 
     def finish_statistics(self, sums: Tensor) -> Tensor:
-        """(3, F) sums -> (2, F) mean and deviation. Raw samples keep mean 0 and deviation 1: the signal's scale
-        already normalises them, and a patch's samples have no mean of their own."""
+        """(3, F) sums -> (2, F) mean and standard deviation.
+
+        Raw samples keep mean 0 and standard deviation 1: the signal's scale already normalises them, and a patch's
+        samples have no mean of their own.
+        """
         mean = sums[0] / sums[2]
-        deviation = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
+        std = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
         bands = self.config.band_features
-        mean[bands:], deviation[bands:] = 0.0, 1.0
-        return torch.stack([mean, deviation]).float()
+        mean[bands:], std[bands:] = 0.0, 1.0
+        return torch.stack([mean, std]).float()
 
     def load_backbone(self, weights: dict[str, Tensor]) -> None:
         """Put pretrained GPT-2 weights into the blocks kept. Raises ValueError naming what does not fit."""

@@ -103,7 +103,7 @@ def in_microvolts(path: Path, trained: Trained, source: Source, *, causal: bool)
     """(T, C) float16, re-referenced and filtered."""
     spec = replace(trained.spec, causal=causal)
     with np.errstate(over="ignore", invalid="ignore"):
-        signal = filtered(source.samples, trained.mixing, spec, trained.rate, source.scale)
+        signal = filtered(source.samples, trained.reference, spec, trained.rate, source.scale)
     if not np.isfinite(signal).all():
         raise DataError(f"{path}: expected amplitudes below 65 mV, found more; is --unit right?")
     return signal
@@ -246,7 +246,7 @@ def check(args: argparse.Namespace) -> None:
 
 def say_what_differs(trained: Trained, args: argparse.Namespace, console: cli.Console) -> None:
     """How signals here are treated otherwise than in training."""
-    session = trained.scaling.method == "session"
+    session = trained.channel_normalization.method == "session"
     if args.stream and not trained.spec.causal:
         console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
     if args.stream and session:

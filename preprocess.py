@@ -241,7 +241,7 @@ def _process(job: Job, name: str) -> Outcome:
         found = f"found none ({lost})" if lost else "found none"
         raise DataError(f"{job.source}: expected segments of a gesture of at least a window, {found}")
     faults = find_faults(counts, how.channels)
-    channels, mixing = montage(how.channels, how.montage)
+    channels, reference = montage(how.channels, how.montage)
     meta = {
         "record": record.name,
         "subject": record.subject,
@@ -260,7 +260,7 @@ def _process(job: Job, name: str) -> Outcome:
         "versions": versions("numpy", "scipy", "h5py"),
         "commit": commit(),
     }
-    write_shard(job.shard, meta, filtered(counts, mixing, how.filter, putemg.RATE), windows)
+    write_shard(job.shard, meta, filtered(counts, reference, how.filter, putemg.RATE), windows)
     wrong = ", ".join(filter(None, [str(faults), gaps.in_words(missing, putemg.RATE)]))
     return Outcome(name, "done", f"{name}: {wrong}" if wrong else "", len(windows))
 

@@ -90,9 +90,10 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--whitening",
+        type=cli.renamed_values(beside="append", only="replace"),
         choices=normalization.WHITENING,
-        help="channels made uncorrelated by the session's own correlations: none, only these, or beside the scaled "
-        "ones (default: beside with --normalize session, else none)",
+        help="channels made uncorrelated by the session's own correlations: none, in place of the scaled channels "
+        "(replace) or after them (append) (default: append with --normalize session, else none)",
     )
     group.add_argument(
         "--ridge", type=cli.number(0, 10, above=True), default=normalization.RIDGE, help="added to those correlations"

@@ -28,10 +28,10 @@ def ways(folder: Path, workers: int) -> dict[str, Callable[[], object]]:
     """The two ways, as functions."""
     shards = open_shards(folder, list_records(folder))
     cpu, windows = torch.device("cpu"), WindowSet(shards)
-    mixing = normalization.mixing_of(shards, normalization.Scaling(whitening="beside"))
+    transform = normalization.transform_of(shards, normalization.ChannelNormalization(whitening="append"))
     model = GPT2Classifier(ModelConfig(channels=2 * windows.n_channels)).eval()
-    statistics = session_statistics(model, shards, mixing, cpu)
-    batches = Batches(windows, mixing, cpu, workers)
+    statistics = session_statistics(model, shards, transform, cpu)
+    batches = Batches(windows, transform, cpu, workers)
     ready = [batches.load(index) for index in in_order(len(windows), BATCH)]
 
     @torch.inference_mode()

@@ -77,8 +77,10 @@ def batches(folder: Path, repeats: int) -> list[Row]:
     random = np.random.default_rng(1)
     stored = random.standard_normal((COPIED, BATCH, windows.window, windows.n_channels), np.float32).astype(np.float16)
     cpu = torch.device("cpu")
-    scaled = Batches(windows, normalization.mixing_of(windows.shards, normalization.Scaling()), cpu, workers=0)
-    whitening = normalization.mixing_of(windows.shards, normalization.Scaling(whitening="beside"))
+    scaled = Batches(
+        windows, normalization.transform_of(windows.shards, normalization.ChannelNormalization()), cpu, workers=0
+    )
+    whitening = normalization.transform_of(windows.shards, normalization.ChannelNormalization(whitening="append"))
     whitened = Batches(windows, whitening, cpu, workers=0)
     ready = {"scaled": stored.astype(np.float32), "whitened": np.tile(stored.astype(np.float32), 2)}
 

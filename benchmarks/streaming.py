@@ -21,7 +21,7 @@ from measuring import ROOT, Row, arguments, report
 from semg.common import cli
 from semg.data.putemg import MICROVOLTS_PER_COUNT
 from semg.inference.recordings import Trained
-from semg.inference.streaming import Running, Stream
+from semg.inference.streaming import OnlineNormalization, Stream
 
 DEMO_SECONDS = 0.005  # a decision of the demo's model at most
 BLOCK = 0.025  # seconds
@@ -32,8 +32,14 @@ def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
     trained = Trained.open(path, torch.device("cpu"))
     model, random = trained.model, np.random.default_rng(0)
     sections = replace(trained.spec, causal=True).sections(trained.rate)
-    mixing = trained.mixing * np.float32(MICROVOLTS_PER_COUNT)
-    stream = Stream(model, Running(model, trained.scaling, trained.device), sections, mixing, trained.stride)
+    reference = trained.reference * np.float32(MICROVOLTS_PER_COUNT)
+    stream = Stream(
+        model,
+        OnlineNormalization(model, trained.channel_normalization, trained.device),
+        sections,
+        reference,
+        trained.stride,
+    )
     x = torch.randn(1, model.config.channels, trained.window)
     statistics = model.finish_statistics(model.token_statistics(x))[None]
     taken: dict[str, list[float]] = {"decision": [], "forward": []}

@@ -36,8 +36,8 @@ def measure(run: Run, repeats: int) -> dict[str, float]:
     """Seconds of an epoch, train.py's and bare."""
     run.model.train()
     index = np.arange(run.args.batch_size)
-    hop = run.train.batches.track.hop if run.train.batches.track else 1
-    starts = run.train.windows.start[index] // hop * hop  # a track's frames lie on a grid
+    hop = run.train.batches.cached.hop if run.train.batches.cached else 1
+    starts = run.train.windows.start[index] // hop * hop  # cached frames lie on a grid
     batch = run.train.batches.load(index, starts)
     statistics = None if run.train.statistics is None else run.train.statistics[batch.shard]
 

@@ -136,9 +136,9 @@ def by_hand(data: Path, normalize: bool) -> np.ndarray:
             mine = windows.subject == person
             table[mine] = (table[mine] - np.mean(spread, 0)) / np.std(spread, 0)
         tables[subset] = (table, windows.label)
-    mean, deviation = tables["train"][0].mean(0), tables["train"][0].std(0)
-    model = LinearDiscriminantAnalysis().fit((tables["train"][0] - mean) / deviation, tables["train"][1])
-    return model.predict_proba((tables["test"][0] - mean) / deviation)
+    mean, std = tables["train"][0].mean(0), tables["train"][0].std(0)
+    model = LinearDiscriminantAnalysis().fit((tables["train"][0] - mean) / std, tables["train"][1])
+    return model.predict_proba((tables["test"][0] - mean) / std)
 
 
 @pytest.mark.parametrize("normalize", ["session", "none"])

@@ -8,7 +8,7 @@ import torch
 from model import GPT2Classifier, ModelConfig
 from semg.data import normalization
 from semg.data.batches import Batches, in_order
-from semg.data.normalization import Scaling
+from semg.data.normalization import ChannelNormalization
 from semg.data.shards import WindowSet, open_shards
 from semg.inference import batch as inference
 from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout, mixed
@@ -29,22 +29,24 @@ def shards(tmp_path_factory):
     return open_shards(folder, records)
 
 
-def test_session_scaling_brings_each_session_to_unit_power_over_its_recordings(shards):
-    mixing = normalization.mixing_of(shards, Scaling())
-    assert np.array_equal(mixing[0], mixing[1])
-    assert not np.array_equal(mixing[0], mixing[2])
-    pooled = np.concatenate([np.asarray(s.signal, np.float64) @ mixing[0] for s in shards[:2]])
+def test_session_normalisation_brings_each_session_to_unit_power_over_its_recordings(shards):
+    transform = normalization.transform_of(shards, ChannelNormalization())
+    assert np.array_equal(transform[0], transform[1])
+    assert not np.array_equal(transform[0], transform[2])
+    pooled = np.concatenate([np.asarray(s.signal, np.float64) @ transform[0] for s in shards[:2]])
     np.testing.assert_allclose(np.sqrt(np.mean(pooled**2, axis=0)), 1.0, rtol=1e-3)
 
 
-def test_scaling_by_the_training_set_and_none(shards):
+def test_normalisation_by_the_training_set_and_none(shards):
     gain = normalization.gain_of(shards[3:])
-    assert np.array_equal(normalization.mixing_of(shards, Scaling("train"), gain), np.stack([np.diag(gain)] * 4))
     assert np.array_equal(
-        normalization.mixing_of(shards, Scaling("none")), np.stack([np.eye(24, dtype=np.float32)] * 4)
+        normalization.transform_of(shards, ChannelNormalization("train"), gain), np.stack([np.diag(gain)] * 4)
+    )
+    assert np.array_equal(
+        normalization.transform_of(shards, ChannelNormalization("none")), np.stack([np.eye(24, dtype=np.float32)] * 4)
     )
     with pytest.raises(ValueError, match="train_gain"):
-        normalization.mixing_of(shards, Scaling("train"))
+        normalization.transform_of(shards, ChannelNormalization("train"))
 
 
 def test_whitened_channels_are_uncorrelated_and_each_still_its_electrodes():
@@ -53,27 +55,27 @@ def test_whitened_channels_are_uncorrelated_and_each_still_its_electrodes():
     muscles = random.normal(size=(50_000, 24)) * random.uniform(0.5, 20, 24)
     seen = muscles @ skin
     moment = seen.T @ seen / len(seen)
-    whitened = seen @ normalization.mixing_from(moment, Scaling(whitening="only", ridge=1e-6))
+    whitened = seen @ normalization.transform_from(moment, ChannelNormalization(whitening="replace", ridge=1e-6))
     np.testing.assert_allclose(whitened.T @ whitened / len(seen), np.eye(24), atol=1e-3)
     closeness = np.corrcoef(whitened.T, muscles.T)[:24, 24:]
     assert np.array_equal(np.abs(closeness).argmax(1), np.arange(24))
-    beside = normalization.mixing_from(moment, Scaling(whitening="beside", ridge=1e-6))
-    np.testing.assert_array_equal(beside[:, :24], normalization.mixing_from(moment, Scaling()))
-    np.testing.assert_array_equal(seen @ beside[:, 24:], whitened)
+    appended = normalization.transform_from(moment, ChannelNormalization(whitening="append", ridge=1e-6))
+    np.testing.assert_array_equal(appended[:, :24], normalization.transform_from(moment, ChannelNormalization()))
+    np.testing.assert_array_equal(seen @ appended[:, 24:], whitened)
 
 
 def test_a_ridge_keeps_weak_directions_from_becoming_noise():
     moment = np.array([[100.0, 99.99], [99.99, 100.0]])  # two electrodes that see the same
-    strong = normalization.mixing_from(moment, Scaling(whitening="only", ridge=0.1))
+    strong = normalization.transform_from(moment, ChannelNormalization(whitening="replace", ridge=0.1))
     assert np.linalg.norm(np.array([1, -1]) @ strong) < np.sqrt(2) * 0.1 / np.sqrt(0.1) * 1.01
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "magic"}, {"whitening": "blue"}, {"method": "train", "whitening": "only"}, {"ridge": 0.0}]
+    "wrong", [{"method": "magic"}, {"whitening": "blue"}, {"method": "train", "whitening": "replace"}, {"ridge": 0.0}]
 )
-def test_scalings_that_cannot_be_are_refused(wrong):
+def test_channel_normalisations_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match=r"expected .*, found"):
-        Scaling(**wrong)
+        ChannelNormalization(**wrong)
 
 
 def test_a_dead_channel_stays_flat(tmp_path):
@@ -81,18 +83,18 @@ def test_a_dead_channel_stays_flat(tmp_path):
     (shard,) = open_shards(tmp_path, [record])
     shard.meta["second_moment"] = np.zeros((24, 24)).tolist()
     assert np.isfinite(normalization.gain_of([shard])).all()
-    assert np.isfinite(normalization.mixing_of([shard], Scaling(whitening="beside"))).all()
+    assert np.isfinite(normalization.transform_of([shard], ChannelNormalization(whitening="append"))).all()
 
 
 @pytest.mark.parametrize(("workers", "whitens"), [(0, False), (1, True), (3, False)])
 def test_batches_are_the_windows_scaled_in_the_order_asked_for(shards, workers, whitens):
     windows = WindowSet(shards)
     factors = np.array([0.5, 3.0, 0.25, 7.0], np.float32)
-    mixing = np.eye(24, dtype=np.float32) * factors[:, None, None]
+    transform = np.eye(24, dtype=np.float32) * factors[:, None, None]
     if whitens:  # any matrix that is not diagonal
-        mixing = np.concatenate([mixing, mixing[:, :, ::-1]], axis=2)
+        transform = np.concatenate([transform, transform[:, :, ::-1]], axis=2)
     order = [np.array([5, 200, 3]), np.array([0]), np.arange(len(windows))]
-    batches = list(Batches(windows, mixing, torch.device("cpu"), workers).iterate(order))
+    batches = list(Batches(windows, transform, torch.device("cpu"), workers).iterate(order))
     for index, batch in zip(order, batches, strict=True):
         factor = factors[windows.shard[index], None, None]
         expected = windows.gather(index).astype(np.float32).transpose(0, 2, 1) * factor
@@ -157,7 +159,7 @@ def test_masking_hides_whole_channels_times_and_bands():
 
 
 def test_an_electrode_is_hidden_and_rolled_in_both_of_its_views():
-    layout = TokenLayout(channels=48, bands=1, patch=0, ring=8, views=2)
+    layout = TokenLayout(channels=48, bands=1, patch=0, ring=8, copies=2)
     both = torch.arange(24.0).repeat(2).expand(300, 5, 48) + 1
     hidden = augmenter(layout=layout, mask=0.3)(both) == 0
     assert torch.equal(hidden[..., :24], hidden[..., 24:])
@@ -205,9 +207,9 @@ def test_wrong_augmentations_are_refused(words):
 
 def test_tokens_made_ready_give_the_same_probabilities_and_too_many_are_not_made(shards, monkeypatch):
     model = GPT2Classifier(ModelConfig(samples=320, patch=64, frame=160, layers=1, width=16, heads=2, classes=4)).eval()
-    mixing = normalization.mixing_of(shards, Scaling())
-    batches = Batches(WindowSet(shards), mixing, CPU)
-    statistics = inference.session_statistics(model, shards, mixing, CPU)
+    transform = normalization.transform_of(shards, ChannelNormalization())
+    batches = Batches(WindowSet(shards), transform, CPU)
+    statistics = inference.session_statistics(model, shards, transform, CPU)
     tokens = inference.ready_tokens(model, batches, statistics, batch_size=7)
     assert tokens.shape == (len(batches.windows), 5, 144)
     usual = inference.probabilities(model, batches, statistics, 50)

@@ -13,7 +13,7 @@ import export
 import predict
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError
-from semg.data.normalization import Scaling, mixing_from
+from semg.data.normalization import ChannelNormalization, transform_from
 from semg.inference import export as onnx_export
 from semg.inference.batch import build_model, open_model
 from semg.inference.checkpoint import Checkpoint
@@ -65,16 +65,16 @@ def test_a_session_is_normalised_with_the_graph_alone(exported):
     assert known["rate"] == 5120
     model = build_model(open_model(SHIPPED))
     signal = np.random.default_rng(0).normal(0, 30, (16 * 1280, 24))
-    assert known["normalize"]["whitening"] == "beside"
-    scale = np.diag(1 / np.sqrt(np.square(signal).mean(0)))  # what `mixing` says, word by word
-    assert known["mixing"].startswith("[D, D (R + ridge I)^(-1/2)")
+    assert known["normalize"]["whitening"] == "append"
+    scale = np.diag(1 / np.sqrt(np.square(signal).mean(0)))  # what `transform` says, word by word
+    assert known["transform"].startswith("[D, D (R + ridge I)^(-1/2)")
     values, vectors = np.linalg.eigh(scale @ (signal.T @ signal / len(signal)) @ scale)
     root = vectors @ np.diag((values + known["normalize"]["ridge"]) ** -0.5) @ vectors.T
-    mixing = np.concatenate([scale, scale @ root], axis=1)
+    transform = np.concatenate([scale, scale @ root], axis=1)
     np.testing.assert_allclose(
-        mixing, mixing_from(signal.T @ signal / len(signal), Scaling(whitening="beside")), rtol=1e-5
+        transform, transform_from(signal.T @ signal / len(signal), ChannelNormalization(whitening="append")), rtol=1e-5
     )
-    x = torch.from_numpy((signal @ mixing).astype(np.float32)).view(16, 1280, 48).transpose(1, 2).contiguous()
+    x = torch.from_numpy((signal @ transform).astype(np.float32)).view(16, 1280, 48).transpose(1, 2).contiguous()
     width = model.token_mean.numel()
     plain = np.stack([np.zeros((16, width)), np.ones((16, width))], axis=1).astype(np.float32)
     _, features = session.run(None, {"x": x.numpy(), "statistics": plain})
@@ -95,7 +95,7 @@ def test_other_networks_come_out_of_onnxruntime_the_same(tmp_path):
         tmp_path, {"data": data, "normalize": {"method": "train"}}, {**tensors, "train_gain": torch.rand(24)}
     )
     assert onnx_export.write_onnx(tmp_path / "m.onnx", model, checkpoint) < 1e-4
-    assert np.shape(onnx_export.contract(checkpoint)["mixing"]) == (24, 24)
+    assert np.shape(onnx_export.contract(checkpoint)["transform"]) == (24, 24)
 
 
 def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch):

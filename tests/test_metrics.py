@@ -186,7 +186,7 @@ def test_report_has_the_promised_keys_in_jsons_types():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_one_person_has_no_deviation_and_no_interval():
+def test_one_person_has_no_standard_deviation_and_no_interval():
     found = metrics.report(*[np.zeros(3, int)] * 2, *[np.full(3, "03")] * 2, np.arange(3), CLASSES, **TIMES)
     assert found["sd_over_subjects"]["accuracy"] is None
     assert found["ci95"]["accuracy"] is None

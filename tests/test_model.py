@@ -136,15 +136,15 @@ def test_band_powers_equal_the_fft_of_hann_frames_centred_on_the_patches():
 
 
 @pytest.mark.parametrize(("patch", "frame"), [(64, 256), (128, 256), (32, 64), (64, 64)])
-def test_a_track_of_a_recording_holds_the_tokens_of_its_windows(patch, frame):
+def test_cached_bands_of_a_recording_hold_the_tokens_of_its_windows(patch, frame):
     config = ModelConfig(channels=3, samples=640, patch=patch, frame=frame, band_edges=(0.02, 0.1, 0.3))
     powers = BandPowers(config)
-    recording, mixing = torch.randn(4000, 2), torch.randn(2, 3)
-    track = powers.track(recording, mixing)
-    mixed = (recording @ mixing).T[None]
+    recording, transform = torch.randn(4000, 2), torch.randn(2, 3)
+    cached = powers.of_recording(recording, transform)
+    transformed = (recording @ transform).T[None]
     for start in range(0, 4000 - 640, 7 * powers.hop):
-        expected = powers(mixed[..., start : start + 640])[0]
-        torch.testing.assert_close(track[start // powers.hop + powers.at], expected)
+        expected = powers(transformed[..., start : start + 640])[0]
+        torch.testing.assert_close(cached[start // powers.hop + powers.at], expected)
 
 
 def test_band_powers_do_not_depend_on_how_many_windows_are_taken_at_once(monkeypatch):
@@ -154,9 +154,9 @@ def test_band_powers_do_not_depend_on_how_many_windows_are_taken_at_once(monkeyp
     monkeypatch.setattr("model.FRAME_BYTES", 1)
     torch.testing.assert_close(powers(x), whole)
     recording = torch.randn(5000, 3)
-    alone = powers.track(recording, torch.eye(3))
+    alone = powers.of_recording(recording, torch.eye(3))
     monkeypatch.setattr("model.FRAME_BYTES", 1 << 30)
-    torch.testing.assert_close(powers.track(recording, torch.eye(3)), alone)
+    torch.testing.assert_close(powers.of_recording(recording, torch.eye(3)), alone)
 
 
 def test_statistics_normalise_band_powers_and_leave_samples_alone():

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from semg.common.errors import DataError
-from semg.data.normalization import Scaling, gain_of, mixing_of
+from semg.data.normalization import ChannelNormalization, gain_of, transform_of
 from semg.data.shards import WindowSet, open_shard, open_shards, write_shard
 from semg.data.windows import whole_windows
 from semg.training import deep_baselines
@@ -47,7 +47,10 @@ def parts(data, factor=4):
     train, val = (
         [open_shard(shards / r) for r in (split / f"{part}.txt").read_text().split()] for part in ("train", "val")
     )
-    return [deep_baselines.prepare(part, factor, mixing_of(part, Scaling()), CPU, silent) for part in (train, val)]
+    return [
+        deep_baselines.prepare(part, factor, transform_of(part, ChannelNormalization()), CPU, silent)
+        for part in (train, val)
+    ]
 
 
 def trained(data, seed=0, **changes):
@@ -120,7 +123,9 @@ def test_decimating_by_one_changes_nothing(data):
 def test_scaling_follows_the_session_or_the_training_recordings(data):
     folder, _ = data
     shards = open_shards(folder, [small_shards.name(i) for i in (1, 2, 3)])
-    np.testing.assert_array_equal(deep_baselines.scaled_by(shards, "session", shards[:1]), mixing_of(shards, Scaling()))
+    np.testing.assert_array_equal(
+        deep_baselines.scaled_by(shards, "session", shards[:1]), transform_of(shards, ChannelNormalization())
+    )
     found = deep_baselines.scaled_by(shards, "none", shards[:2])
     np.testing.assert_array_equal(found, np.stack([np.diag(gain_of(shards[:2]))] * 3))
 

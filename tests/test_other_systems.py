@@ -102,10 +102,10 @@ def test_a_step_on_a_device_without_float64(tmp_path, monkeypatch):
         heads=2,
         frontend="both",
     )
-    mixing = np.stack([np.eye(channels, dtype=np.float32) + 0.1] * 2)
+    transform = np.stack([np.eye(channels, dtype=np.float32) + 0.1] * 2)
     network = model.GPT2Classifier(config).to(device)
     with NoFloat64():
-        batch = Batches(windows, mixing, device, workers=0).load(np.arange(4))
+        batch = Batches(windows, transform, device, workers=0).load(np.arange(4))
         sums = network.token_statistics(batch.x)
         statistics = network.finish_statistics(sums)[None].expand(4, -1, -1)
         loss = torch.nn.functional.cross_entropy(network(batch.x, statistics), batch.label)

@@ -14,14 +14,14 @@ import preprocess
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data import putemg
-from semg.data.normalization import Scaling, mixing_from
+from semg.data.normalization import ChannelNormalization, transform_from
 from semg.data.shards import WindowSet, open_shard
 from semg.data.tables import read_recording
 from semg.evaluation import metrics
 from semg.inference import batch
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.recordings import Trained, predict_offline
-from semg.inference.streaming import Given, Running, Stream
+from semg.inference.streaming import Given, OnlineNormalization, Stream
 
 SECONDS, WINDOW, STRIDE = 4, 1280, 640
 CPU = torch.device("cpu")
@@ -40,13 +40,18 @@ def arguments(*, causal):
 def checkpoint(path, normalize="session", *, causal=False, frontend="both", whitening="none", **changes):
     """A small network with random weights, as train.py would leave it."""
     torch.manual_seed(0)
-    scaling = Scaling(normalize, whitening)
+    channel_normalization = ChannelNormalization(normalize, whitening)
     shape = {"samples": WINDOW, "patch": 64, "layers": 1, "width": 16, "heads": 2}
-    model = GPT2Classifier(ModelConfig(channels=24 * scaling.views, frontend=frontend, **shape))
+    model = GPT2Classifier(ModelConfig(channels=24 * channel_normalization.copies, frontend=frontend, **shape))
     torch.nn.init.normal_(model.head.weight)
     data = {"rate": 5120.0, "channels": list(putemg.CHANNEL_COLUMNS), "classes": CLASSES}
     data["arguments"] = arguments(causal=causal).as_json()
-    description = {"model": model.config.to_dict(), "data": data, "normalize": scaling.to_dict(), **changes}
+    description = {
+        "model": model.config.to_dict(),
+        "data": data,
+        "normalize": channel_normalization.to_dict(),
+        **changes,
+    }
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     write_checkpoint(path, description, tensors | {"train_gain": torch.full((24,), 1 / 500)})
     return path
@@ -61,8 +66,8 @@ def data(tmp_path_factory):
         half = len(table) // 2
         table[name] = np.concatenate([np.round(table[name][:half] / 3), table[name][half:]])
     recordings.write(folder, table)
-    checkpoint(folder / "session.ckpt", whitening="beside")
-    checkpoint(folder / "live.ckpt", causal=True, whitening="beside")
+    checkpoint(folder / "session.ckpt", whitening="append")
+    checkpoint(folder / "live.ckpt", causal=True, whitening="append")
     checkpoint(folder / "train.ckpt", "train", causal=True)
     return folder
 
@@ -101,8 +106,8 @@ def numbers(path):
 def streamed(trained, samples, normalization, block=128, warmup=0):
     """(n,) ends and (n, K) probabilities of a stream fed with counts."""
     sections = trained.spec.sections(trained.rate)
-    mixing = trained.mixing * np.float32(putemg.MICROVOLTS_PER_COUNT)
-    stream = Stream(trained.model, normalization, sections, mixing, trained.stride, warmup)
+    reference = trained.reference * np.float32(putemg.MICROVOLTS_PER_COUNT)
+    stream = Stream(trained.model, normalization, sections, reference, trained.stride, warmup)
     made = [one for at in range(0, len(samples), block) for one in stream.push(samples[at : at + block])]
     return np.array([one.end for one in made]), np.stack([one.probabilities for one in made])
 
@@ -140,10 +145,10 @@ def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
     assert preprocess.process(job).state == "done"
     shard = open_shard(tmp_path / recording.stem)
     trained = Trained.open(data / "session.ckpt", CPU)
-    mixing = batch.mixing_for(trained.checkpoint, [shard])
-    statistics = batch.statistics_for(trained.model, "session", [shard], mixing, CPU)
+    transform = batch.transform_for(trained.checkpoint, [shard])
+    statistics = batch.statistics_for(trained.model, "session", [shard], transform, CPU)
     windows = WindowSet([shard])
-    expected = batch.probabilities(trained.model, batch.Batches(windows, mixing, CPU), statistics, 64)
+    expected = batch.probabilities(trained.model, batch.Batches(windows, transform, CPU), statistics, 64)
     place = {round(t, 6): i for i, t in enumerate(time)}
     both = [(i, place[t]) for i, s in enumerate(windows.start) if (t := round((s + WINDOW) / 5120, 6)) in place]
     assert len(both) >= 9
@@ -174,11 +179,13 @@ def test_streamed_and_offline_agree_with_the_same_session_statistics(data, recor
     signal = predict.in_microvolts(recording, trained, source, causal=True)
     offline = predict_offline(trained, source, signal)
     wide = signal.astype(np.float64)
-    mixing = mixing_from(wide.T @ wide / len(wide), trained.scaling)
+    transform = transform_from(wide.T @ wide / len(wide), trained.channel_normalization)
     starts = np.linspace(0, len(signal) - WINDOW, batch.STATISTICS_WINDOWS).astype(np.int64)
-    x = torch.from_numpy(np.stack([signal[at : at + WINDOW] for at in np.unique(starts)]).astype(np.float32) @ mixing)
+    x = torch.from_numpy(
+        np.stack([signal[at : at + WINDOW] for at in np.unique(starts)]).astype(np.float32) @ transform
+    )
     statistics = trained.model.finish_statistics(trained.model.token_statistics(x.transpose(1, 2)))
-    end, found = streamed(trained, source.samples, Given(trained.model, mixing, statistics, CPU))
+    end, found = streamed(trained, source.samples, Given(trained.model, transform, statistics, CPU))
     assert np.array_equal(end, offline.end)
     np.testing.assert_allclose(found, offline.found, atol=1e-3)
 
@@ -190,12 +197,12 @@ def live(data):
     return trained, read_recording(data / f"{recordings.record_name()}.hdf5", trained.channels, "TRAJ_GT").samples
 
 
-def test_running_normalisation_never_looks_ahead(live):
+def test_online_normalisation_never_looks_ahead(live):
     trained, samples = live
     changed = samples.copy()
     changed[10_000:] = changed[10_000:] * 5 + 100
-    end, first = streamed(trained, samples, Running(trained.model, trained.scaling, CPU))
-    _, second = streamed(trained, changed, Running(trained.model, trained.scaling, CPU))
+    end, first = streamed(trained, samples, OnlineNormalization(trained.model, trained.channel_normalization, CPU))
+    _, second = streamed(trained, changed, OnlineNormalization(trained.model, trained.channel_normalization, CPU))
     before = end <= 10_000
     assert 0 < before.sum() < len(end)
     assert np.array_equal(first[before], second[before])
@@ -204,28 +211,30 @@ def test_running_normalisation_never_looks_ahead(live):
 
 def test_the_length_of_blocks_changes_nothing(live):
     trained, samples = live
-    end, found = streamed(trained, samples, Running(trained.model, trained.scaling, CPU))
+    end, found = streamed(trained, samples, OnlineNormalization(trained.model, trained.channel_normalization, CPU))
     for block in (1, 1000, len(samples)):
         part = samples if block > 1 else samples[:2600]
-        other_end, other = streamed(trained, part, Running(trained.model, trained.scaling, CPU), block=block)
+        other_end, other = streamed(
+            trained, part, OnlineNormalization(trained.model, trained.channel_normalization, CPU), block=block
+        )
         assert np.array_equal(other_end, end[: len(other_end)])
         np.testing.assert_allclose(other, found[: len(other)], atol=1e-3)
 
 
 @pytest.mark.parametrize("frontend", ["bands", "both", "raw"])
-def test_running_statistics_come_to_those_of_the_whole(tmp_path, frontend):
+def test_online_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     """The loudness changes on the way: early tokens, summed under early gains, must count as under the last one."""
     trained = Trained.open(checkpoint(tmp_path / "m.ckpt", frontend=frontend), CPU)
     random = np.random.default_rng(0)
     loud = np.repeat([20.0, 40.0, 80.0], 2560)[:, None] * random.uniform(0.5, 2, 24)
     signal = (random.normal(size=(7680, 24)) * loud).astype(np.float16)
-    running = Running(trained.model, trained.scaling, CPU)
+    online = OnlineNormalization(trained.model, trained.channel_normalization, CPU)
     for at in range(0, 7680, WINDOW):
-        running.see(signal[at : at + WINDOW])
-        running.normalized(running.features(signal[at : at + WINDOW]))
-    x, statistics = running.scaled(signal[-WINDOW:]), running.statistics()
+        online.see(signal[at : at + WINDOW])
+        online.normalized(online.features(signal[at : at + WINDOW]))
+    x, statistics = online.scaled(signal[-WINDOW:]), online.statistics()
     gain = 1 / np.sqrt(np.square(signal.astype(np.float64)).mean(0))
-    np.testing.assert_allclose(np.diag(running.mixing), gain, rtol=1e-5)
+    np.testing.assert_allclose(np.diag(online.transform), gain, rtol=1e-5)
     np.testing.assert_allclose(x[0].numpy().T, signal[-WINDOW:].astype(np.float64) * gain, rtol=1e-4, atol=1e-5)
     whole = torch.from_numpy(signal.reshape(6, WINDOW, 24) * gain.astype(np.float32)).transpose(1, 2)
     expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
@@ -233,20 +242,20 @@ def test_running_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.05)
 
 
-def test_running_whitening_comes_to_that_of_the_whole(tmp_path):
-    trained = Trained.open(checkpoint(tmp_path / "m.ckpt", frontend="bands", whitening="beside"), CPU)
+def test_online_whitening_comes_to_that_of_the_whole(tmp_path):
+    trained = Trained.open(checkpoint(tmp_path / "m.ckpt", frontend="bands", whitening="append"), CPU)
     random = np.random.default_rng(0)
     skin = np.eye(24) + 0.4 * np.eye(24, k=1)
     signal = (random.normal(size=(30 * WINDOW, 24)) @ skin * 20).astype(np.float16)
-    running = Running(trained.model, trained.scaling, CPU)
+    online = OnlineNormalization(trained.model, trained.channel_normalization, CPU)
     for at in range(0, len(signal), WINDOW):
-        running.see(signal[at : at + WINDOW])
-        running.normalized(running.features(signal[at : at + WINDOW]))
-    statistics = running.statistics()
+        online.see(signal[at : at + WINDOW])
+        online.normalized(online.features(signal[at : at + WINDOW]))
+    statistics = online.statistics()
     wide = signal.astype(np.float64)
-    mixing = mixing_from(wide.T @ wide / len(wide), trained.scaling)
-    np.testing.assert_allclose(running.mixing, mixing, atol=0.01 * np.abs(mixing).max())
-    whole = torch.from_numpy(signal.reshape(30, WINDOW, 24).astype(np.float32) @ mixing).transpose(1, 2)
+    transform = transform_from(wide.T @ wide / len(wide), trained.channel_normalization)
+    np.testing.assert_allclose(online.transform, transform, atol=0.01 * np.abs(transform).max())
+    whole = torch.from_numpy(signal.reshape(30, WINDOW, 24).astype(np.float32) @ transform).transpose(1, 2)
     expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
     np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.1)
 

@@ -27,24 +27,24 @@ def signal() -> np.ndarray:
 @pytest.mark.parametrize("frontend", ["bands", "both", "raw"])
 @pytest.mark.parametrize("block", [1, 37, 128, SAMPLES])
 def test_features_computed_ahead_are_those_of_the_window(signal, frontend, block):
-    model, mixing = model_of(frontend), np.eye(CHANNELS, dtype=np.float32) * 0.1
+    model, transform = model_of(frontend), np.eye(CHANNELS, dtype=np.float32) * 0.1
     ahead = Ahead(model, torch.device("cpu"))
     window = signal[:SAMPLES]
     with torch.inference_mode():
-        ahead.begin(mixing, window[:STRIDE])
+        ahead.begin(transform, window[:STRIDE])
         for at in range(STRIDE, SAMPLES, block):
             ahead.add(window[at : at + block])
-        expected = model.features(torch.from_numpy(window.astype(np.float32) @ mixing).T[None])
+        expected = model.features(torch.from_numpy(window.astype(np.float32) @ transform).T[None])
         torch.testing.assert_close(ahead.features(), expected, rtol=1e-4, atol=1e-5)
 
 
 class Changing(Given):
-    """Its mixing is another once three strides were heard: changed between two decisions (`ahead`), or at once."""
+    """Its transform is another once three strides were heard: changed between two decisions (`ahead`), or at once."""
 
     def __init__(self, model: GPT2Classifier, *, ahead: bool) -> None:
         super().__init__(model, np.eye(CHANNELS, dtype=np.float32), None, torch.device("cpu"))
         self._when_asked, self._seen = not ahead, 0
-        self._now = self.mixing
+        self._now = self.transform
 
     def see(self, block: np.ndarray) -> None:
         self._seen += len(block)
@@ -55,8 +55,8 @@ class Changing(Given):
         self._change()
 
     def _change(self) -> None:
-        if self._seen >= 3 * STRIDE and self.mixing is self._now:
-            self.mixing = self.mixing * np.float32(0.5)
+        if self._seen >= 3 * STRIDE and self.transform is self._now:
+            self.transform = self.transform * np.float32(0.5)
 
 
 @pytest.mark.parametrize("ahead", [True, False])

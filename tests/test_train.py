@@ -241,7 +241,7 @@ def test_pretrained_weights_from_a_folder_stay_where_they_are_frozen(here, tmp_p
         "--tune last:1 --amp bf16",
         "--workers 0 --bands 20 100 700",
         "--no-precompute",
-        "--whitening only --ridge 0.5 --pretrain 1",
+        "--whitening replace --ridge 0.5 --pretrain 1",
         "--whitening none --frontend both",
     ],
 )
@@ -284,7 +284,7 @@ def test_without_the_hub_one_line_says_what_to_do(run_script, data, tmp_path, mo
     [
         ("--patch 77", "--patch: expected a divisor"),
         ("--frame 10ms", "--frame"),
-        ("--normalize train --whitening only", "--whitening: expected none where normalize is train, found only"),
+        ("--normalize train --whitening replace", "--whitening: expected none where normalize is train, found replace"),
         ("--heads 3", "--heads"),
         ("--tune last:5", "--tune"),
         ("--augment colour=3", "--augment"),

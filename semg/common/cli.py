@@ -223,6 +223,17 @@ def _range(low: float, high: float | None, above: bool = False) -> str:
     return floor if high is None else f"{floor} and at most {high:g}"
 
 
+def renamed_values(**names: str) -> Callable[[str], str]:
+    """A word that is none of the flag's former values; `names`: former value to the one that took its place."""
+
+    def parse(text: str) -> str:
+        if text in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is now called {names[text]}")
+        return text
+
+    return parse
+
+
 class Length:
     """A length of signal: samples (`1280`) or time (`250ms`, `0.25s`), turned into samples at a rate."""
 

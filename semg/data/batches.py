@@ -13,14 +13,14 @@ from semg.data.shards import WindowSet
 RESIDENT_SHARE = 0.5  # of the GPU's free memory that the signals may fill
 # windows of one shard: more leave the caches; with fewer, a thread that reads ahead and the one that computes hand the
 # interpreter to each other so often that reading ahead costs time
-MIXED_AT_ONCE = 4
+TRANSFORMED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Batch:
     """x (B, C, N) float32 scaled; label (B,); shard (B,) places of the windows' shards; all on one device.
 
-    bands: (B, T, F) band powers from a track, where there is one; else nothing.
+    bands: (B, T, F) cached band powers, where there are some; else nothing.
     """
 
     x: Tensor
@@ -30,7 +30,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Track:
+class CachedBands:
     """Band powers of whole recordings, computed once: frames (n, F) float16 of all shards end to end.
 
     offset: (n_shards,) where each shard's frames begin; hop: samples between frames; at: (T,) places of a window's
@@ -58,18 +58,18 @@ class Batches:
     threads ahead of their use.
     """
 
-    def __init__(self, windows: WindowSet, mixing: np.ndarray, device: torch.device, workers: int = 1) -> None:
-        """mixing: (n_shards, C, C') what the shards' samples are multiplied by, see semg.data.normalization."""
+    def __init__(self, windows: WindowSet, transform: np.ndarray, device: torch.device, workers: int = 1) -> None:
+        """transform: (n_shards, C, C') what the shards' samples are multiplied by, see semg.data.normalization."""
         self.windows = windows
         self.device = device
-        self._mixing = torch.from_numpy(mixing).to(device)
+        self._transform = torch.from_numpy(transform).to(device)
         # the commonest matrices are diagonal: then a factor for each channel does, in less time
-        diagonal = mixing.shape[1] == mixing.shape[2] and not np.any(mixing * (1 - np.eye(mixing.shape[1])))
-        self._gains = self._mixing.diagonal(dim1=1, dim2=2) if diagonal else None
+        diagonal = transform.shape[1] == transform.shape[2] and not np.any(transform * (1 - np.eye(transform.shape[1])))
+        self._gains = self._transform.diagonal(dim1=1, dim2=2) if diagonal else None
         self._labels = torch.from_numpy(windows.label).to(device)
         self._shards = torch.from_numpy(windows.shard).to(device)
         self._workers = workers
-        self.track: Track | None = None
+        self.cached: CachedBands | None = None
         self._signal, self._offset = self._resident() if device.type == "cuda" else (None, None)
 
     def _resident(self) -> tuple[Tensor | None, Tensor | None]:
@@ -95,9 +95,9 @@ class Batches:
         shard = self._shards[places]
         starts = self.windows.start[index] if start is None else start
         bands = None
-        if self.track is not None:
-            bands = self.track.tokens(shard, torch.from_numpy(starts).to(self.device, non_blocking=True))
-            if not self.track.needs_signal:
+        if self.cached is not None:
+            bands = self.cached.tokens(shard, torch.from_numpy(starts).to(self.device, non_blocking=True))
+            if not self.cached.needs_signal:
                 nothing = torch.empty(len(index), 0, 0, device=self.device)
                 return Batch(nothing, self._labels[places], shard, bands)
         if self._signal is None:
@@ -113,16 +113,20 @@ class Batches:
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
         """(B, N, C) float16 microvolts -> (B, N, C') float32."""
         if self._gains is None:
-            return self._mixed(x, shard) if x.device.type == "cpu" else torch.bmm(x.float(), self._mixing[shard])
+            return (
+                self._transformed(x, shard) if x.device.type == "cpu" else torch.bmm(x.float(), self._transform[shard])
+            )
         return x.float().mul_(self._gains[shard][:, None, :])
 
-    def _mixed(self, x: Tensor, shard: Tensor) -> Tensor:
+    def _transformed(self, x: Tensor, shard: Tensor) -> Tensor:
         """The same on a CPU, where a few windows stay in its caches: half the time of one batched product."""
         owners = shard.tolist()
-        mixed = torch.empty(len(x), self.windows.window, self._mixing.shape[2], device=x.device)
-        for few in runs(owners, MIXED_AT_ONCE):
-            torch.mm(x[few].float().flatten(0, 1), self._mixing[owners[few.start]], out=mixed[few].flatten(0, 1))
-        return mixed
+        transformed = torch.empty(len(x), self.windows.window, self._transform.shape[2], device=x.device)
+        for few in runs(owners, TRANSFORMED_AT_ONCE):
+            torch.mm(
+                x[few].float().flatten(0, 1), self._transform[owners[few.start]], out=transformed[few].flatten(0, 1)
+            )
+        return transformed
 
     def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
         assert self._signal is not None and self._offset is not None  # noqa: S101  for the type checker
@@ -134,7 +138,7 @@ class Batches:
         """One batch for each array of places in `order`, read ahead of its use where reading takes time."""
         wanted = zip(order, starts if starts is not None else [None] * len(order), strict=True)
         # what is ready in memory is there sooner than another thread says so
-        ready = self._signal is not None or (self.track is not None and not self.track.needs_signal)
+        ready = self._signal is not None or (self.cached is not None and not self.cached.needs_signal)
         if ready or self._workers == 0 or len(order) < 2:
             for index, start in wanted:
                 yield self.load(index, start)

@@ -8,7 +8,7 @@ Each channel is divided by its root mean square (`method`), taken over
 Under `session` the channels can also be whitened (`whitening`): made uncorrelated, by the inverse square root of the
 session's own correlation matrix, plus `ridge` on its diagonal. It takes away what skin and sleeve mix into neighbouring
 electrodes, which differs from person to person. The root is the symmetric one, so every whitened channel still belongs
-to its electrode and rings of electrodes stay rings. `only`: whitened channels alone; `beside`: the scaled channels
+to its electrode and rings of electrodes stay rings. `replace`: whitened channels alone; `append`: the scaled channels
 first, then the whitened ones, so that the model sees twice as many. Source: He and Wu 2020, "Transfer learning for
 brain-computer interfaces: a Euclidean space data alignment approach", who align trials of EEG in this way.
 """
@@ -22,13 +22,13 @@ import numpy as np
 from semg.data.shards import Shard
 
 METHODS = ("session", "train", "none")
-WHITENING = ("none", "only", "beside")
+WHITENING = ("none", "append", "replace")
 RIDGE = 0.1
 SMALLEST_RMS = 1e-2  # uV; a dead channel stays flat instead of becoming amplified rounding
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ChannelNormalization:
     """How recordings are brought to one scale; see the module. Raises ValueError for what cannot be."""
 
     method: str = "session"
@@ -47,16 +47,16 @@ class Scaling:
             raise ValueError(f"ridge: expected a number above 0 and at most 10, found {self.ridge!r}")
 
     @property
-    def views(self) -> int:
+    def copies(self) -> int:
         """How often each electrode is among the model's channels."""
-        return 2 if self.whitening == "beside" else 1
+        return 2 if self.whitening == "append" else 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for checkpoints."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Scaling":
+    def from_dict(cls, values: Mapping[str, Any]) -> "ChannelNormalization":
         """The inverse of `to_dict`. Raises TypeError for unknown fields, ValueError for wrong values."""
         return cls(**values)
 
@@ -77,17 +77,17 @@ def gains_from(power: np.ndarray) -> np.ndarray:
     return (1 / np.maximum(np.sqrt(power), SMALLEST_RMS)).astype(np.float32)
 
 
-def mixing_from(moment: np.ndarray, scaling: Scaling) -> np.ndarray:
-    """(C, C) mean products of a session's channels, uV^2 -> (C, C * views) float32 that samples are multiplied by."""
+def transform_from(moment: np.ndarray, channel_normalization: ChannelNormalization) -> np.ndarray:
+    """(C, C) mean products of a session's channels, uV^2 -> (C, C * copies) float32 that samples are multiplied by."""
     gain = gains_from(np.diag(moment)).astype(np.float64)
     scaled = np.diag(gain)
-    if scaling.whitening == "none":
+    if channel_normalization.whitening == "none":
         return scaled.astype(np.float32)
     correlation = moment * gain[:, None] * gain
     values, vectors = np.linalg.eigh(correlation)
-    root = (vectors / np.sqrt(np.maximum(values, 0) + scaling.ridge)) @ vectors.T
+    root = (vectors / np.sqrt(np.maximum(values, 0) + channel_normalization.ridge)) @ vectors.T
     whitened = scaled @ root
-    parts = [whitened] if scaling.whitening == "only" else [scaled, whitened]
+    parts = [whitened] if channel_normalization.whitening == "replace" else [scaled, whitened]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -99,19 +99,21 @@ def sessions(shards: Sequence[Shard]) -> dict[str, list[int]]:
     return found
 
 
-def mixing_of(shards: Sequence[Shard], scaling: Scaling, train_gain: np.ndarray | None = None) -> np.ndarray:
-    """(n_shards, C, C * views) float32: what each shard's samples (time, C) are multiplied by.
+def transform_of(
+    shards: Sequence[Shard], channel_normalization: ChannelNormalization, train_gain: np.ndarray | None = None
+) -> np.ndarray:
+    """(n_shards, C, C * copies) float32: what each shard's samples (time, C) are multiplied by.
 
     train_gain: (C,), needed for the method `train`: `gain_of` the training shards.
     """
     channels = len(shards[0].channels)
-    if scaling.method == "session":
-        mixing = np.empty((len(shards), channels, channels * scaling.views), np.float32)
+    if channel_normalization.method == "session":
+        transform = np.empty((len(shards), channels, channels * channel_normalization.copies), np.float32)
         for places in sessions(shards).values():
-            mixing[places] = mixing_from(moment_of([shards[place] for place in places]), scaling)
-        return mixing
+            transform[places] = transform_from(moment_of([shards[place] for place in places]), channel_normalization)
+        return transform
     gain = np.ones(channels, np.float32)
-    if scaling.method == "train":
+    if channel_normalization.method == "train":
         if train_gain is None:
             raise ValueError("train_gain: expected the training shards' gain for the method train")
         gain = train_gain

@@ -33,15 +33,19 @@ def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
 
 
 def filtered(
-    samples: np.ndarray, mixing: np.ndarray, spec: FilterSpec, rate: float, scale: float = putemg.MICROVOLTS_PER_COUNT
+    samples: np.ndarray,
+    reference: np.ndarray,
+    spec: FilterSpec,
+    rate: float,
+    scale: float = putemg.MICROVOLTS_PER_COUNT,
 ) -> np.ndarray:
-    """(T, channels) -> (T, channels out) float16 microvolts, re-referenced by `mixing` and filtered.
+    """(T, channels) -> (T, channels out) float16 microvolts, re-referenced by `reference` and filtered.
 
     rate: Hz; scale: microvolts of one unit of `samples`, which are putEMG's counts unless told otherwise.
     """
-    out = np.empty((len(samples), mixing.shape[1]), np.float16)
+    out = np.empty((len(samples), reference.shape[1]), np.float16)
     sections = spec.sections(rate)
-    scaled = mixing * np.float32(scale)
+    scaled = reference * np.float32(scale)
     if spec.causal:
         run = CausalFilter(sections)
         for start in range(0, len(samples), CAUSAL_BLOCK):
@@ -49,7 +53,7 @@ def filtered(
             out[start : start + CAUSAL_BLOCK] = run(block)
         return out
     zero_phase = ZeroPhaseFilter(sections, rate, len(samples))
-    for channel in range(mixing.shape[1]):  # one at a time: memory stays flat
+    for channel in range(reference.shape[1]):  # one at a time: memory stays flat
         out[:, channel] = zero_phase(_mixed(samples, scaled[:, channel]))
     return out
 

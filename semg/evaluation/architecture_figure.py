@@ -156,7 +156,7 @@ def _front_end(axes: Axes, window: Box, config: Mapping[str, Any], rate: float, 
     if config["frontend"] != "raw":
         told = (
             f"{channels} channels × {bands} bands\n{low:.0f}-{high:.0f} Hz, over {1000 * frame / rate:g} ms\n"
-            f"minus mean, over deviation\n= {channels * bands} features"
+            f"minus mean, over std\n= {channels * bands} features"
         )
         wanted.append(("log powers", told))
     if config["frontend"] != "bands":

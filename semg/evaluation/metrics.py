@@ -157,7 +157,7 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -
 def over_subjects(subjects: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, dict[str, Any]]:
     """mean_over_subjects, sd_over_subjects and ci95 of what `per_subject` gives, each with the same keys.
 
-    The deviation is that of a sample (n - 1); deviation and interval are None for a single person.
+    The standard deviation is that of a sample (n - 1); it and interval are None for a single person.
     """
     values = {key: np.array([subject[key] for subject in subjects.values()], np.float64) for key in SUBJECT_KEYS}
     several = len(subjects) > 1

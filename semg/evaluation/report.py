@@ -109,7 +109,7 @@ def summary(metrics: dict[str, Any]) -> str:
 
 
 def _over_subjects(metrics: dict[str, Any]) -> list[str]:
-    """Each metric's mean over people, deviation and interval, and its value over all windows."""
+    """Each metric's mean over people, standard deviation and interval, and its value over all windows."""
     lines = [f"{'':<18}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}"]
     for key, name in SUMMARY_KEYS.items():
         mean, sd, ends = (metrics[part][key] for part in ("mean_over_subjects", "sd_over_subjects", "ci95"))

@@ -38,8 +38,9 @@ class Row:
 def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
     """Numbers over people of runs whose scores lie in `files`: seed -> one file a fold.
 
-    For each metric: its mean over people (`macro_f1`), its deviation over people (`macro_f1_sd`; None for a single
-    person), and the deviation of the mean over seeds (`macro_f1_sd_seeds`; None for one seed). `subjects`: how many.
+    For each metric: its mean over people (`macro_f1`), its standard deviation over people (`macro_f1_sd`; None for a
+    single person), and the standard deviation of the mean over seeds (`macro_f1_sd_seeds`; None for one seed).
+    `subjects`: how many.
     """
     told: dict[str, Any] = {}
     for metric in METRICS:
@@ -47,12 +48,12 @@ def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
         values = pool("all seeds", [run for method in by_seed for run in method.runs]).values
         told["subjects"] = len(values)
         told[metric] = float(values.mean())
-        told[f"{metric}_sd"] = deviation(values)
-        told[f"{metric}_sd_seeds"] = deviation([method.values.mean() for method in by_seed])
+        told[f"{metric}_sd"] = standard_deviation(values)
+        told[f"{metric}_sd_seeds"] = standard_deviation([method.values.mean() for method in by_seed])
     return told
 
 
-def deviation(values: Sequence[float] | np.ndarray) -> float | None:
+def standard_deviation(values: Sequence[float] | np.ndarray) -> float | None:
     """Standard deviation of a sample; None for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 

@@ -16,7 +16,7 @@ from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
 from semg.data import normalization
-from semg.data.batches import Batches, Track, in_order
+from semg.data.batches import Batches, CachedBands, in_order
 from semg.data.shards import Shard, WindowSet, difference
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 
@@ -73,14 +73,14 @@ def open_model(path: Path, *, origin: bool = True) -> Checkpoint:
     if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
         found = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
         raise DataError(f"{path}: expected train_gain of shape {shape}, found {found}")
-    scaling_of(checkpoint)
+    channel_normalization_of(checkpoint)
     return checkpoint
 
 
-def scaling_of(checkpoint: Checkpoint) -> normalization.Scaling:
+def channel_normalization_of(checkpoint: Checkpoint) -> normalization.ChannelNormalization:
     """How the checkpoint's training brought recordings to one scale. DataError for what cannot be."""
     try:
-        return normalization.Scaling.from_dict(checkpoint.description["normalize"])
+        return normalization.ChannelNormalization.from_dict(checkpoint.description["normalize"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{checkpoint.path}: expected how signals were normalised, found {error}") from None
 
@@ -111,7 +111,7 @@ def _check_shape(checkpoint: Checkpoint, config: ModelConfig) -> None:
     """DataError unless such a network fits the data, and the weights that are there: building it may take long."""
     data = checkpoint.description["data"]
     fitting = {
-        "channels": (config.channels, len(data["channels"]) * scaling_of(checkpoint).views),
+        "channels": (config.channels, len(data["channels"]) * channel_normalization_of(checkpoint).copies),
         "classes": (config.classes, len(data["classes"])),
         "samples": (config.samples, data["arguments"]["window"]),
     }
@@ -134,34 +134,36 @@ def check_same_data(checkpoint: Checkpoint, shard: Shard) -> None:
             raise DataError(f"{shard.path}: expected data as in {checkpoint.path}: {what}; preprocess.py makes such")
 
 
-def mixing_for(checkpoint: Checkpoint, shards: Sequence[Shard]) -> np.ndarray:
+def transform_for(checkpoint: Checkpoint, shards: Sequence[Shard]) -> np.ndarray:
     """(n_shards, C, C') what the shards' samples are multiplied by, as the checkpoint's training did it."""
-    return normalization.mixing_of(shards, scaling_of(checkpoint), checkpoint.tensors["train_gain"].numpy())
+    return normalization.transform_of(
+        shards, channel_normalization_of(checkpoint), checkpoint.tensors["train_gain"].numpy()
+    )
 
 
 @torch.inference_mode()
 def session_statistics(
-    model: GPT2Classifier, shards: Sequence[Shard], mixing: np.ndarray, device: torch.device
+    model: GPT2Classifier, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
 ) -> Tensor:
-    """(n_shards, 2, F) mean and deviation of each shard's session's tokens; no label is looked at.
+    """(n_shards, 2, F) mean and standard deviation of each shard's session's tokens; no label is looked at.
 
     A session's statistics are taken over all its shards given, from windows evenly spaced over the recordings.
     """
-    sums = torch.stack([_token_sums(model, shard, own, device) for shard, own in zip(shards, mixing, strict=True)])
+    sums = torch.stack([_token_sums(model, shard, own, device) for shard, own in zip(shards, transform, strict=True)])
     statistics = torch.empty(len(shards), 2, sums.shape[2], device=device)
     for places in normalization.sessions(shards).values():
         statistics[places] = model.finish_statistics(sums[places].sum(0))
     return statistics
 
 
-def _token_sums(model: GPT2Classifier, shard: Shard, mixing: np.ndarray, device: torch.device) -> Tensor:
+def _token_sums(model: GPT2Classifier, shard: Shard, transform: np.ndarray, device: torch.device) -> Tensor:
     """(3, F) sums over evenly spaced windows of one recording."""
     last = len(shard.signal) - shard.window
     starts = np.unique(np.linspace(0, last, STATISTICS_WINDOWS).astype(np.int64))
     total: Tensor | None = None
     for part in np.array_split(starts, 4):
         x = np.stack([shard.signal[at : at + shard.window] for at in part])
-        scaled = torch.from_numpy(x).to(device).float() @ torch.from_numpy(mixing).to(device)
+        scaled = torch.from_numpy(x).to(device).float() @ torch.from_numpy(transform).to(device)
         sums = model.token_statistics(scaled.transpose(1, 2))
         total = sums if total is None else total + sums
     assert total is not None  # noqa: S101  a recording has at least one window
@@ -169,25 +171,27 @@ def _token_sums(model: GPT2Classifier, shard: Shard, mixing: np.ndarray, device:
 
 
 @torch.no_grad()
-def band_track(model: GPT2Classifier, shards: Sequence[Shard], mixing: np.ndarray, device: torch.device) -> Track:
+def cached_bands(
+    model: GPT2Classifier, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
+) -> CachedBands:
     """The band powers of whole recordings, so that training need not compute those of overlapping windows anew."""
     bands = model.frontend.bands
     if bands is None:
         raise ValueError("frontend: expected bands or both to compute band powers, found raw")
     parts = []
-    for shard, own in zip(shards, mixing, strict=True):
+    for shard, own in zip(shards, transform, strict=True):
         signal = torch.from_numpy(np.array(shard.signal)).to(device)
-        parts.append(bands.track(signal, torch.from_numpy(own).to(device)).half())
+        parts.append(bands.of_recording(signal, torch.from_numpy(own).to(device)).half())
     lengths = np.array([len(part) for part in parts])
     offset = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device)
-    return Track(torch.cat(parts), offset, bands.hop, bands.at, model.frontend.raw)
+    return CachedBands(torch.cat(parts), offset, bands.hop, bands.at, model.frontend.raw)
 
 
 def statistics_for(
-    model: GPT2Classifier, method: str, shards: Sequence[Shard], mixing: np.ndarray, device: torch.device
+    model: GPT2Classifier, method: str, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
 ) -> Tensor | None:
     """Token statistics by shard under `--normalize session`; None where the model's own serve."""
-    return session_statistics(model, shards, mixing, device) if method == "session" else None
+    return session_statistics(model, shards, transform, device) if method == "session" else None
 
 
 @torch.inference_mode()

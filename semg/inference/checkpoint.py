@@ -1,7 +1,7 @@
 """The checkpoint's layouts: plain types and tensors, with a checksum, written whole or not at all.
 
 A checkpoint is one file, opened with `torch.load(weights_only=True)`, which runs no code from it. It holds
-  format, version     what this is
+  format, version     what this is; version 1, which had other names for some things, is read as well
   description         JSON text: model configuration, data arguments, classes, normalisation, split, how it was made
   tensors             the weights and what else is kept as tensors, by name
   checksum            SHA-256 over description and tensors
@@ -29,10 +29,12 @@ from semg.common.errors import DataError
 from semg.common.files import atomic_path, read_json, write_json
 
 FORMAT = "semg-gpt2 checkpoint"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OLDEST_TORCH = (2, 10)  # a hostile file got past weights_only in older ones: CVE-2025-32434, CVE-2026-24747
-_LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"], "format_version": VERSION}
+_LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"]}
+_WHITENING_BEFORE_2 = {"beside": "append", "only": "replace"}
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _checked(path: Path, whole: Any) -> Checkpoint:
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         raise DataError(f"{path}: expected a checkpoint of this project, found something else")
-    if whole.get("version") != VERSION:
-        raise DataError(f"{path}: expected checkpoint version {VERSION}, found {whole.get('version')}; train again")
+    version = whole.get("version")
+    if not isinstance(version, int) or version not in READABLE:
+        raise DataError(f"{path}: expected checkpoint version {VERSION}, found {version}; train again")
     text, tensors = whole.get("description"), whole.get("tensors")
     if not isinstance(text, str) or not isinstance(tensors, dict) or whole.get("checksum") != _checksum(text, tensors):
         raise DataError(f"{path}: expected its checksum, found another: the file is damaged; copy it again")
@@ -109,7 +112,22 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
     if not isinstance(description, dict):
         raise DataError(f"{path}: expected a description in JSON, found another; train again")
     # the file may say of a tensor that it wants a gradient: damage that the checksum, over values, does not see
-    return Checkpoint(path, description, {name: tensor.detach() for name, tensor in tensors.items()})
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    return _current(Checkpoint(path, description, tensors), version)
+
+
+def _current(checkpoint: Checkpoint, version: int) -> Checkpoint:
+    """What was read from a file of `version`, under the names of this one."""
+    if version == VERSION:
+        return checkpoint
+    tensors = {name.replace("token_deviation", "token_std"): value for name, value in checkpoint.tensors.items()}
+    description = dict(checkpoint.description)
+    for part in ("normalize", "arguments"):
+        held = description.get(part)
+        if isinstance(held, dict) and isinstance(held.get("whitening"), str):
+            word = held["whitening"]
+            description[part] = held | {"whitening": _WHITENING_BEFORE_2.get(word, word)}
+    return Checkpoint(checkpoint.path, description, tensors)
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -125,7 +143,8 @@ def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     kept = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save(kept, metadata={"format": "pt"}))
-    told = {**_LAYOUT, "weights_checksum": _checksum("", kept), **checkpoint.description}
+    head = {**_LAYOUT, "format_version": VERSION, "weights_checksum": _checksum("", kept)}
+    told = head | checkpoint.description
     write_json(folder / CONFIG, told)
 
 
@@ -139,7 +158,9 @@ def _open_folder(folder: Path) -> Checkpoint:
     for key, value in _LAYOUT.items():
         if (found := description.pop(key, None)) != value:
             raise DataError(f"{folder / CONFIG}: expected {key} {value}, found {found}; export.py writes such a folder")
-    expected = description.pop("weights_checksum", None)
+    version, expected = description.pop("format_version", None), description.pop("weights_checksum", None)
+    if not isinstance(version, int) or version not in READABLE:
+        raise DataError(f"{folder / CONFIG}: expected format_version {VERSION}, found {version}; export it again")
     path = folder / WEIGHTS
     try:
         tensors = load_file(path)
@@ -148,13 +169,13 @@ def _open_folder(folder: Path) -> Checkpoint:
     if expected != _checksum("", tensors):
         raise DataError(f"{path}: expected the checksum in {CONFIG}, found another: copy or export both again")
     _check_finite(path, tensors)
-    return Checkpoint(folder, description, tensors)
+    return _current(Checkpoint(folder, description, tensors), version)
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors, key=str):
-        if not isinstance(tensors[name], Tensor):
+        if not isinstance(name, str) or not isinstance(tensors[name], Tensor):
             return ""  # matches no checksum
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

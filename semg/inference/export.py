@@ -2,13 +2,13 @@
 
 The graph's inputs and outputs (B windows of N samples, C electrodes seen as C' channels; T tokens of F features; K
 classes):
-  x           (B, C', N) float32, microvolts (N, C) times the (C, C') mixing, see semg/data/normalization.py; transposed
-  statistics  (B, 2, F) float32, mean and deviation of the tokens of each window's session
+  x           (B, C', N) float32, microvolts (N, C) times (C, C') `transform` (semg/data/normalization.py), transposed
+  statistics  (B, 2, F) float32, mean and standard deviation of the tokens of each window's session
   logits      (B, K)
   features    (B, T, F) the tokens before they are normalised
 
-A session's statistics are the mean over windows and tokens of its `features`, and their deviation: run its windows
-once with a mean of 0 and a deviation of 1, then again. `contract` says what a program needs to know beside.
+A session's statistics are the mean over windows and tokens of its `features`, and their standard deviation: run its
+windows once with a mean of 0 and a standard deviation of 1, then again. `contract` says what else a program must know.
 """
 
 import json
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.common.files import atomic_path
-from semg.inference.batch import scaling_of
+from semg.inference.batch import channel_normalization_of
 from semg.inference.checkpoint import Checkpoint
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -35,7 +35,7 @@ _CHECKED = (1, 3)  # windows at once: neither may be built into the graph
 _KEY = "semg-gpt2"
 _SCALED = "D = diag(1 / root mean square of each channel over the session)"
 _WHITENED = "D (R + ridge I)^(-1/2), R the session's mean of (x D)^T (x D), the root symmetric"
-_SESSION_MIXING = {"none": _SCALED, "only": f"{_WHITENED}; {_SCALED}", "beside": f"[D, {_WHITENED}]; {_SCALED}"}
+_SESSION_TRANSFORM = {"none": _SCALED, "replace": f"{_WHITENED}; {_SCALED}", "append": f"[D, {_WHITENED}]; {_SCALED}"}
 _DATA = ("rate", "unit", "channels", "classes", "arguments")
 
 
@@ -66,18 +66,18 @@ def check_packages() -> None:
 
 def contract(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
-    data, scaling = checkpoint.description["data"], scaling_of(checkpoint)
+    data, channel_normalization = checkpoint.description["data"], channel_normalization_of(checkpoint)
     told: dict[str, Any] = {
         key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
     }
-    told["normalize"] = scaling.to_dict()
-    if scaling.method == "session":
-        told["mixing"] = _SESSION_MIXING[scaling.whitening]
-        told["statistics"] = "mean and deviation of the features over the session's windows and tokens"
+    told["normalize"] = channel_normalization.to_dict()
+    if channel_normalization.method == "session":
+        told["transform"] = _SESSION_TRANSFORM[channel_normalization.whitening]
+        told["statistics"] = "mean and standard deviation of the features over the session's windows and tokens"
         return told
     gain = checkpoint.tensors["train_gain"]
-    told["mixing"] = torch.diag(gain if scaling.method == "train" else torch.ones_like(gain)).tolist()
-    told["statistics"] = [checkpoint.tensors[f"model.token_{name}"].tolist() for name in ("mean", "deviation")]
+    told["transform"] = torch.diag(gain if channel_normalization.method == "train" else torch.ones_like(gain)).tolist()
+    told["statistics"] = [checkpoint.tensors[f"model.token_{name}"].tolist() for name in ("mean", "std")]
     return told
 
 
@@ -133,8 +133,8 @@ def _example(model: Any, count: int) -> tuple[Tensor, Tensor]:
     features = config.band_features + config.raw_features
     x = torch.randn(count, config.channels, config.samples, generator=generator)
     mean = 0.1 * torch.randn(count, features, generator=generator)
-    deviation = 0.5 + torch.rand(count, features, generator=generator)
-    return x, torch.stack([mean, deviation], dim=1)
+    std = 0.5 + torch.rand(count, features, generator=generator)
+    return x, torch.stack([mean, std], dim=1)
 
 
 class _quiet:  # noqa: N801  a context manager, used as a function

@@ -1,7 +1,7 @@
 """Scoring as a live device would decide: each session normalised by what had been heard of it until then.
 
 Whole-session normalisation looks at minutes of signal that come after a window. Here the session's recordings are gone
-through in the order in which they were made; every stride the running normalisation (streaming.py) learns from the
+through in the order in which they were made; every stride the online normalisation (streaming.py) learns from the
 last window, and each labelled window is decided by what is known when it ends.
 """
 
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
-from semg.data.normalization import Scaling, sessions
+from semg.data.normalization import ChannelNormalization, sessions
 from semg.data.shards import WindowSet
 from semg.inference.batch import Progress
-from semg.inference.streaming import Running
+from semg.inference.streaming import OnlineNormalization
 
 
 @torch.inference_mode()
-def running_probabilities(
+def online_probabilities(
     model: GPT2Classifier,
-    scaling: Scaling,
+    channel_normalization: ChannelNormalization,
     windows: WindowSet,
     stride: int,
     device: torch.device,
@@ -45,10 +45,10 @@ def running_probabilities(
         held.clear()
 
     for shards in progress(list(sessions(windows.shards).values())):
-        running = Running(model, scaling, device)
+        online = OnlineNormalization(model, channel_normalization, device)
         for shard in shards:
-            for place, x in _heard(running, windows, shard, stride):
-                held.append((place, x, running.statistics()))
+            for place, x in _heard(online, windows, shard, stride):
+                held.append((place, x, online.statistics()))
                 if len(held) == batch_size:
                     decide()
     if held:
@@ -56,20 +56,20 @@ def running_probabilities(
     return found
 
 
-def _heard(running: Running, windows: WindowSet, shard: int, stride: int) -> Iterator[tuple[int, Tensor]]:
-    """Place and scaled (1, C', N) of each window of a recording, given out when `running` has heard up to its end."""
+def _heard(online: OnlineNormalization, windows: WindowSet, shard: int, stride: int) -> Iterator[tuple[int, Tensor]]:
+    """Place and scaled (1, C', N) of each window of a recording, given out when `online` has heard up to its end."""
     own = np.flatnonzero(windows.shard == shard)
     own = own[np.argsort(windows.start[own], kind="stable")]
     signal, length = windows.shards[shard].signal, windows.window
     seen = next_own = 0
     for end in range(length, len(signal) + 1, stride):
-        running.see(signal[seen:end])
+        online.see(signal[seen:end])
         seen = end
         heard = np.array(signal[end - length : end])  # copied: a mapped file can't be written to, as torch expects
-        running.normalized(running.features(heard))
+        online.normalized(online.features(heard))
         while next_own < len(own) and windows.start[own[next_own]] + length < end + stride:
             place = int(own[next_own])
             start = windows.start[place]
-            yield place, running.scaled(np.array(signal[start : start + length]))
+            yield place, online.scaled(np.array(signal[start : start + length]))
             next_own += 1
-        running.prepare()
+        online.prepare()

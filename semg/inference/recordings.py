@@ -12,15 +12,22 @@ from semg.common.errors import DataError, UsageError
 from semg.common.schema import POSITIVE, TEXT, Field, check_fields, flag, numbers, whole
 from semg.data.batches import Batches
 from semg.data.filters import FilterSpec
-from semg.data.normalization import Scaling
+from semg.data.normalization import ChannelNormalization
 from semg.data.preprocessing import MONTAGES, montage
 from semg.data.putemg import N_CHANNELS
 from semg.data.shards import Shard, WindowSet
 from semg.data.tables import Source
 from semg.data.windows import WINDOW_FIELDS
-from semg.inference.batch import build_model, mixing_for, open_model, probabilities, scaling_of, statistics_for
+from semg.inference.batch import (
+    build_model,
+    channel_normalization_of,
+    open_model,
+    probabilities,
+    statistics_for,
+    transform_for,
+)
 from semg.inference.checkpoint import Checkpoint
-from semg.inference.streaming import Decision, Given, Normalization, Running, Stream
+from semg.inference.streaming import Decision, Given, Normalization, OnlineNormalization, Stream
 
 _BLOCK = 1 << 16  # samples summed at once: memory stays flat
 _SIGNAL = {  # how recordings became the model's signals; other devices' models know fewer of these
@@ -43,13 +50,13 @@ class Trained:
 
     checkpoint: Checkpoint
     model: GPT2Classifier
-    scaling: Scaling
+    channel_normalization: ChannelNormalization
     device: torch.device
     rate: float
     classes: tuple[str, ...]
     channels: tuple[int, ...]  # putEMG's numbers, before re-referencing
     names: list[str]  # of the model's channels
-    mixing: np.ndarray  # (channels, C) re-referencing
+    reference: np.ndarray  # (channels, C) re-referencing
     spec: FilterSpec
     stride: int
     labels: str
@@ -64,18 +71,20 @@ class Trained:
         how = data["arguments"]
         channels = tuple(how.get("channels", range(1, len(data["channels"]) + 1)))
         try:
-            names, mixing = _montage(channels, how.get("montage", "monopolar"), data["channels"])
+            names, reference = _montage(channels, how.get("montage", "monopolar"), data["channels"])
             spec = FilterSpec(
                 how["low"], how["high"], how.get("order", 4), tuple(how.get("notch", ())), how.get("causal", False)
             )
             spec.sections(data["rate"])
         except UsageError as error:  # of flags that the model's training was never given
             raise DataError(f"{path}: expected a filter and montage that can be, found {error}") from None
-        if mixing.shape[1] != len(data["channels"]):
-            found = f"{mixing.shape[1]} of {len(data['channels'])}"
+        if reference.shape[1] != len(data["channels"]):
+            found = f"{reference.shape[1]} of {len(data['channels'])}"
             raise DataError(f"{path}: expected a recording's channels to become the model's, found {found}")
-        facts = (data["rate"], tuple(data["classes"]), channels, names, mixing, spec, how["stride"])
-        return cls(checkpoint, model, scaling_of(checkpoint), device, *facts, how.get("labels", "TRAJ_GT"))
+        facts = (data["rate"], tuple(data["classes"]), channels, names, reference, spec, how["stride"])
+        return cls(
+            checkpoint, model, channel_normalization_of(checkpoint), device, *facts, how.get("labels", "TRAJ_GT")
+        )
 
     @property
     def window(self) -> int:
@@ -106,9 +115,9 @@ def predict_offline(trained: Trained, source: Source, signal: np.ndarray) -> Pre
     """Windows on a grid of the stride over the whole recording, normalised by the whole recording's statistics."""
     shard = _as_shard(trained, source, signal)
     windows = WindowSet([shard])
-    mixing = mixing_for(trained.checkpoint, [shard])
-    statistics = statistics_for(trained.model, trained.scaling.method, [shard], mixing, trained.device)
-    batches = Batches(windows, mixing, trained.device, workers=0)
+    transform = transform_for(trained.checkpoint, [shard])
+    statistics = statistics_for(trained.model, trained.channel_normalization.method, [shard], transform, trained.device)
+    batches = Batches(windows, transform, trained.device, workers=0)
     return Predictions(windows.start + trained.window, probabilities(trained.model, batches, statistics, 512))
 
 
@@ -135,15 +144,15 @@ def _as_shard(trained: Trained, source: Source, signal: np.ndarray) -> Shard:
 def predict_streamed(trained: Trained, source: Source, block: int, warmup: int) -> Predictions:
     """The recording fed to a `Stream` in blocks of `block` samples."""
     normalization: Normalization
-    if trained.scaling.method == "session":
-        normalization = Running(trained.model, trained.scaling, trained.device)
+    if trained.channel_normalization.method == "session":
+        normalization = OnlineNormalization(trained.model, trained.channel_normalization, trained.device)
     else:
         nothing = np.zeros((1, len(trained.names)), np.float16)  # gains of training data look at no signal
-        scale = mixing_for(trained.checkpoint, [_as_shard(trained, source, nothing)])[0]
+        scale = transform_for(trained.checkpoint, [_as_shard(trained, source, nothing)])[0]
         normalization, warmup = Given(trained.model, scale, None, trained.device), 0
     sections = replace(trained.spec, causal=True).sections(trained.rate)
-    mixing = trained.mixing * np.float32(source.scale)
-    stream = Stream(trained.model, normalization, sections, mixing, trained.stride, warmup)
+    reference = trained.reference * np.float32(source.scale)
+    stream = Stream(trained.model, normalization, sections, reference, trained.stride, warmup)
     with torch.inference_mode():  # the first call takes long, on whichever device; a live one would have made it
         trained.model(torch.zeros(1, trained.model.config.channels, trained.window, device=trained.device))
     decisions: list[Decision] = []

@@ -1,7 +1,7 @@
 """Decisions while the signal is still coming in: block by block, as from a live device, never looking ahead.
 
 A stream filters each block causally, cuts windows where enough samples are there, and decides. What a window is
-normalised by is either given beforehand (`Given`) or is what the stream has seen so far (`Running`).
+normalised by is either given beforehand (`Given`) or is what the stream has seen so far (`OnlineNormalization`).
 """
 
 import time
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import GPT2Classifier
 from semg.data.filters import CausalFilter
-from semg.data.normalization import Scaling, gains_from, mixing_from
+from semg.data.normalization import ChannelNormalization, gains_from, transform_from
 
 # by what factor the signal seen may grow until whitening is computed anew
 NEARLY_THE_SAME = 1.01  # in the time between two decisions
@@ -34,14 +34,14 @@ class Normalization(Protocol):
     """What brings windows to the scale that the model was trained on."""
 
     @property
-    def mixing(self) -> np.ndarray:
+    def transform(self) -> np.ndarray:
         """(C, C') float32: what samples are multiplied by now; the same array as before unless it has changed."""
 
     def see(self, block: np.ndarray) -> None:
         """(n, C) filtered microvolts that have come in."""
 
     def normalized(self, features: Tensor) -> Tensor:
-        """(1, T, F) the front-end's features of a window, mixed by `mixing` -> (1, T, F) normalised tokens."""
+        """(1, T, F) the front-end's features of a window, seen through `transform` -> (1, T, F) normalised tokens."""
 
     def prepare(self) -> None:
         """Do what the next window need not wait for: a decision has been made, and the next block is still to come."""
@@ -51,11 +51,11 @@ class Given:
     """Normalisation that was known before: from training data, or from an earlier hour."""
 
     def __init__(
-        self, model: GPT2Classifier, mixing: np.ndarray, statistics: Tensor | None, device: torch.device
+        self, model: GPT2Classifier, transform: np.ndarray, statistics: Tensor | None, device: torch.device
     ) -> None:
-        """mixing: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
+        """transform: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
         self._model = model
-        self.mixing = mixing
+        self.transform = transform
         self._statistics = None if statistics is None else statistics[None].to(device)
 
     def see(self, block: np.ndarray) -> None:
@@ -69,7 +69,7 @@ class Given:
         """All is known."""
 
 
-class Running:
+class OnlineNormalization:
     """Normalisation by all of this stream so far: the channels' powers and correlations, and the tokens' statistics.
 
     It is what session normalisation comes to when a session is not over yet. Its first seconds rest on little: a
@@ -80,16 +80,18 @@ class Running:
     channels have no such rule; their early tokens count as they were.
     """
 
-    def __init__(self, model: GPT2Classifier, scaling: Scaling, device: torch.device) -> None:
+    def __init__(
+        self, model: GPT2Classifier, channel_normalization: ChannelNormalization, device: torch.device
+    ) -> None:
         config = model.config
-        self._model, self._scaling, self._device = model, scaling, device
-        self._electrodes = config.channels // scaling.views
+        self._model, self._channel_normalization, self._device = model, channel_normalization, device
+        self._electrodes = config.channels // channel_normalization.copies
         self._bands = config.band_features // config.channels  # features a channel has, which lie side by side
         self._products = np.zeros((self._electrodes, self._electrodes))
         self._samples = 0
-        self._mixing = np.empty((0, 0), np.float32)
-        self._mixed_at = 0  # samples seen when the mixing was computed
-        # (F,) how much higher the mixing's gains make the log powers than they are in microvolts
+        self._transform = np.empty((0, 0), np.float32)
+        self._transformed_at = 0  # samples seen when the transform was computed
+        # (F,) how much higher the transform's gains make the log powers than they are in microvolts
         self._offset = torch.zeros(config.band_features + config.raw_features, dtype=torch.float64)
         self._sums = torch.zeros(3, len(self._offset), dtype=torch.float64)
 
@@ -100,23 +102,23 @@ class Running:
         self._samples += len(block)
 
     @property
-    def mixing(self) -> np.ndarray:
+    def transform(self) -> np.ndarray:
         """See `Normalization`."""
         self._renew(STALE)
-        return self._mixing
+        return self._transform
 
     def prepare(self) -> None:
         """See `Normalization`: here, a matrix root, which takes as long as a small model."""
         self._renew(NEARLY_THE_SAME)
 
     def _renew(self, growth: float) -> None:
-        """Compute the mixing anew if the signal seen has grown by this factor since it was."""
-        if self._samples <= growth * self._mixed_at:
+        """Compute the transform anew if the signal seen has grown by this factor since it was."""
+        if self._samples <= growth * self._transformed_at:
             return
         moment = self._products / self._samples
-        self._mixing = mixing_from(moment, self._scaling)
-        self._mixed_at = self._samples
-        if self._scaling.whitening != "only":
+        self._transform = transform_from(moment, self._channel_normalization)
+        self._transformed_at = self._samples
+        if self._channel_normalization.whitening != "replace":
             logarithm = torch.from_numpy(2 * np.log(gains_from(np.diag(moment)).astype(np.float64)))
             self._offset[: self._bands * len(logarithm)] = logarithm.repeat_interleave(self._bands)
 
@@ -131,19 +133,19 @@ class Running:
 
     def scaled(self, window: np.ndarray) -> Tensor:
         """(N, C) filtered microvolts -> (1, C', N) as the model takes them now; nothing is learnt from the window."""
-        return _mixed(window, torch.from_numpy(self.mixing).to(self._device))[None]
+        return _transformed(window, torch.from_numpy(self.transform).to(self._device))[None]
 
     def statistics(self) -> Tensor:
-        """(1, 2, F) mean and deviation of the tokens so far, on the device."""
+        """(1, 2, F) mean and standard deviation of the tokens so far, on the device."""
         statistics = self._model.finish_statistics(self._sums)
         statistics[0] += self._offset
         return statistics[None].to(self._device)
 
 
-def _mixed(window: np.ndarray, mixing: Tensor) -> Tensor:
-    """(N, C) float16 microvolts -> (C', N) float32 on the mixing's device."""
+def _transformed(window: np.ndarray, transform: Tensor) -> Tensor:
+    """(N, C) float16 microvolts -> (C', N) float32 on the transform's device."""
     # channels in rows, as the front-end reads them: it then has frames that lie in one piece of memory
-    return mixing.T @ torch.from_numpy(window).to(mixing.device).float().T
+    return transform.T @ torch.from_numpy(window).to(transform.device).float().T
 
 
 class Ahead:
@@ -156,24 +158,24 @@ class Ahead:
     def __init__(self, model: GPT2Classifier, device: torch.device) -> None:
         self._model = model
         self._bands = model.frontend.bands
-        self.mixing: np.ndarray | None = None  # (C, C') that samples are multiplied by; none before the first `begin`
+        self.transform: np.ndarray | None = None  # (C, C') of this window; none before the first `begin`
         self._by = torch.empty(0, device=device)  # the same as a tensor
         self._x = torch.empty(1, model.config.channels, model.config.samples, device=device)
         self._have = 0  # samples of the window
         self._powers: list[Tensor] = []  # (1, frames, F) each
 
-    def begin(self, mixing: np.ndarray, known: np.ndarray) -> None:
+    def begin(self, transform: np.ndarray, known: np.ndarray) -> None:
         """Begin a window of which the first (n, C) filtered microvolts are known."""
-        self.mixing, self._by = mixing, torch.from_numpy(mixing).to(self._x.device)
+        self.transform, self._by = transform, torch.from_numpy(transform).to(self._x.device)
         self._have, self._powers = 0, []
         self.add(known)
 
     def add(self, block: np.ndarray) -> None:
         """(n, C) the next filtered microvolts; before the first `begin` they are left to it."""
-        if self.mixing is None or not len(block):
+        if self.transform is None or not len(block):
             return
         end = self._have + len(block)
-        self._x[0, :, self._have : end] = _mixed(block, self._by)
+        self._x[0, :, self._have : end] = _transformed(block, self._by)
         if self._bands is not None:
             begins = [at for at in self._bands.distinct if self._have < at + self._bands.frame <= end]
             if begins:
@@ -195,20 +197,20 @@ class Stream:
         model: GPT2Classifier,
         normalization: Normalization,
         sections: np.ndarray,
-        mixing: np.ndarray,
+        reference: np.ndarray,
         stride: int,
         warmup: int = 0,
     ) -> None:
         """A stream at its beginning.
 
-        sections: of the filter; mixing: (channels in, C) from the samples pushed to microvolts of the model's
+        sections: of the filter; reference: (channels in, C) from the samples pushed to microvolts of the model's
         channels; stride: samples from window to window; warmup: samples before whose end nothing is decided.
         """
         self._model, self._normalization = model, normalization
         self._filter = CausalFilter(sections)
-        self._mixing, self._stride, self._warmup = mixing, stride, warmup
+        self._reference, self._stride, self._warmup = reference, stride, warmup
         self._length = model.config.samples
-        self._window = np.empty((0, mixing.shape[1]), np.float16)
+        self._window = np.empty((0, reference.shape[1]), np.float16)
         self._ahead = Ahead(model, model.token_mean.device)
         self._missing = self._length  # samples until the next window is whole
         self.seen = 0  # samples pushed
@@ -218,7 +220,7 @@ class Stream:
         """(n, channels in) the next samples -> what can be decided now, in order."""
         begin = time.perf_counter()
         # float16, as signals are in shards: the model was trained on what is left of them
-        new = self._filter(block.astype(np.float32) @ self._mixing).astype(np.float16)
+        new = self._filter(block.astype(np.float32) @ self._reference).astype(np.float16)
         decisions = []
         while len(new):
             part, new = new[: self._missing], new[self._missing :]
@@ -233,12 +235,12 @@ class Stream:
                 if self.seen >= self._warmup:
                     decisions.append(Decision(self.seen, decided, time.perf_counter() - begin))
                 self._normalization.prepare()
-                self._ahead.begin(self._normalization.mixing, self._window[self._stride :])
+                self._ahead.begin(self._normalization.transform, self._window[self._stride :])
         return decisions
 
     def _decide(self) -> np.ndarray:
-        mixing = self._normalization.mixing
-        if mixing is not self._ahead.mixing:  # it has changed since the window began
-            self._ahead.begin(mixing, self._window)
+        transform = self._normalization.transform
+        if transform is not self._ahead.transform:  # it has changed since the window began
+            self._ahead.begin(transform, self._window)
         tokens = self._normalization.normalized(self._ahead.features())
         return self._model.classify(tokens).float().softmax(1)[0].cpu().numpy()

@@ -22,8 +22,8 @@ class Augmentation:
 
     roll: probability of turning all rings of electrodes by one place, either way: the sleeve sits differently.
     mask: share of electrodes hidden; time_mask: share of tokens hidden; band_mask: share of frequency bands hidden.
-    gain: deviation of each channel's log power, in the session's deviations: another electrode contact.
-    noise: deviation of noise on every feature.
+    gain: standard deviation of a shift of each channel's log powers, in those of the session: another contact.
+    noise: standard deviation of noise on every feature.
     mixup: parameter of the Beta distribution with which pairs of windows and labels are mixed.
     jitter: 1 moves a window's start at random within its label's segment, by up to the stride.
     """
@@ -67,7 +67,7 @@ class Augmentation:
 class TokenLayout:
     """What the features of a token are: (channels, bands) log powers, then (patch, channels) samples.
 
-    ring: electrodes of one ring; 0 where the channels are no whole rings. views: how often each electrode is among
+    ring: electrodes of one ring; 0 where the channels are no whole rings. copies: how often each electrode is among
     the channels, all electrodes once before any of them again.
     """
 
@@ -75,14 +75,14 @@ class TokenLayout:
     bands: int
     patch: int
     ring: int
-    views: int = 1
+    copies: int = 1
 
     @classmethod
-    def of(cls, config: Any, ring: int, views: int = 1) -> "TokenLayout":
-        """The layout of a ModelConfig's tokens, for electrodes in rings of `ring`, each seen `views` times."""
+    def of(cls, config: Any, ring: int, copies: int = 1) -> "TokenLayout":
+        """The layout of a ModelConfig's tokens, for electrodes in rings of `ring`, each seen `copies` times."""
         channels = config.channels
-        whole = ring if (channels // views) % ring == 0 else 0
-        return cls(channels, config.band_features // channels, config.raw_features // channels, whole, views)
+        whole = ring if (channels // copies) % ring == 0 else 0
+        return cls(channels, config.band_features // channels, config.raw_features // channels, whole, copies)
 
 
 class TokenAugmenter:
@@ -122,8 +122,8 @@ class TokenAugmenter:
             channel = (channel - place) + (place - step[:, None]) % layout.ring
         hidden = None
         if how.mask:
-            draw = torch.rand(batch, layout.channels // layout.views, generator=self.generator)
-            hidden = (draw < how.mask).repeat(1, layout.views).to(device)
+            draw = torch.rand(batch, layout.channels // layout.copies, generator=self.generator)
+            hidden = (draw < how.mask).repeat(1, layout.copies).to(device)
         times = None
         if how.time_mask:
             times = (torch.rand(batch, count, generator=self.generator) < how.time_mask).to(device)

@@ -20,7 +20,7 @@ from semg.common.errors import DataError
 from semg.data.batches import Batches, in_order
 from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
-from semg.inference.batch import mixing_for, open_windows, scaling_of, statistics_for
+from semg.inference.batch import channel_normalization_of, open_windows, statistics_for, transform_for
 from semg.inference.checkpoint import Checkpoint
 from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
 from semg.training.loop import DivergedError, fit
@@ -209,15 +209,15 @@ def calibrate_subject(
     model as it is, `after` by the calibrated one. DataError, which names the person, if that cannot be done.
     """
     device = next(model.parameters()).device
-    scaling, mixing = scaling_of(checkpoint), mixing_for(checkpoint, shards)
+    channel_normalization, transform = channel_normalization_of(checkpoint), transform_for(checkpoint, shards)
     windows = open_windows(shards)
-    batches = Batches(windows, mixing, device)
-    statistics = statistics_for(model, scaling.method, shards, mixing, device)
+    batches = Batches(windows, transform, device)
+    statistics = statistics_for(model, channel_normalization.method, shards, transform, device)
     first = first_repetitions(windows, recipe.repetitions)
     chosen, rest = np.flatnonzero(first), np.flatnonzero(~first)
     tokens = torch.cat(list(_tokens(model, batches, statistics, chosen)))
     label = torch.from_numpy(windows.label[chosen]).to(device)
-    layout = TokenLayout.of(model.config, RING_SIZE, scaling.views)
+    layout = TokenLayout.of(model.config, RING_SIZE, channel_normalization.copies)
     try:
         adapted = adapt(model, tokens, label, recipe, layout, autocast)
     except DivergedError as error:

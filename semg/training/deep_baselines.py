@@ -103,20 +103,22 @@ def decimated(shard: Shard, factor: int) -> Shard:
 
 
 def prepare(
-    shards: Sequence[Shard], factor: int, mixing: np.ndarray, device: torch.device, progress: Progress
+    shards: Sequence[Shard], factor: int, transform: np.ndarray, device: torch.device, progress: Progress
 ) -> Batches:
     """All windows of some shards, decimated and kept in memory, as batches on `device`.
 
-    mixing: (n_shards, C, C), see semg.data.normalization. Memory: 2 bytes a kept sample and channel.
+    transform: (n_shards, C, C), see semg.data.normalization. Memory: 2 bytes a kept sample and channel.
     """
     bar = progress(shards, total=len(shards), unit="recording", desc="decimate")
-    return Batches(WindowSet([decimated(shard, factor) for shard in bar]), mixing, device, workers=0)
+    return Batches(WindowSet([decimated(shard, factor) for shard in bar]), transform, device, workers=0)
 
 
 def scaled_by(shards: Sequence[Shard], how: str, train_shards: Sequence[Shard]) -> np.ndarray:
-    """(n_shards, C, C) scaling: `session` by each session's own powers, `none` by the training recordings' alone."""
+    """(n_shards, C, C) scales: `session` by each session's powers, `none` by the training recordings'."""
     method = "session" if how == "session" else "train"
-    return normalization.mixing_of(shards, normalization.Scaling(method), normalization.gain_of(train_shards))
+    return normalization.transform_of(
+        shards, normalization.ChannelNormalization(method), normalization.gain_of(train_shards)
+    )
 
 
 # --- training --------------------------------------------------------------------------------------------------

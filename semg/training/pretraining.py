@@ -148,7 +148,7 @@ class Pretraining:
         self._batches, self._statistics, self._layout = batches, statistics, layout
         self._args, self._lr, self._how = args, lr, Augmentation(roll=roll, mask=0.0, jitter=0.0)
         self._rank, self._size = rank, size
-        self._places = Segments(batches.windows, batches.track.hop if batches.track else 1)
+        self._places = Segments(batches.windows, batches.cached.hop if batches.cached else 1)
         self.steps_per_epoch = max(1, self._places.steps // args.batch_size)
         # what classifies, the last LayerNorm and the head, has no part in this loss
         parallel = nn.parallel.DistributedDataParallel

@@ -35,7 +35,7 @@ from semg.data.splits import read_split
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, projected
 from semg.inference.batch import (
-    band_track,
+    cached_bands,
     choose_device,
     open_windows,
     pooled_features,
@@ -127,31 +127,31 @@ class Part:
 def open_subset(
     shards: list[Shard],
     model: GPT2Classifier,
-    scaling: normalization.Scaling,
+    channel_normalization: normalization.ChannelNormalization,
     train_gain: np.ndarray,
     device: torch.device,
     workers: int,
 ) -> Part:
     """Open the windows of some shards, brought to one scale."""
     windows = open_windows(shards)
-    mixing = normalization.mixing_of(shards, scaling, train_gain)
-    statistics = statistics_for(model, scaling.method, shards, mixing, device)
-    return Part(shards, windows, Batches(windows, mixing, device, workers), statistics)
+    transform = normalization.transform_of(shards, channel_normalization, train_gain)
+    statistics = statistics_for(model, channel_normalization.method, shards, transform, device)
+    return Part(shards, windows, Batches(windows, transform, device, workers), statistics)
 
 
-def scaling(args: argparse.Namespace) -> normalization.Scaling:
+def channel_normalization(args: argparse.Namespace) -> normalization.ChannelNormalization:
     """How the flags bring recordings to one scale. Raises UsageError for what cannot be."""
-    whitening = args.whitening or ("beside" if args.normalize == "session" else "none")
+    whitening = args.whitening or ("append" if args.normalize == "session" else "none")
     try:
-        return normalization.Scaling(args.normalize, whitening, args.ridge)
+        return normalization.ChannelNormalization(args.normalize, whitening, args.ridge)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
 
 
-def model_config(args: argparse.Namespace, shard: Shard, views: int) -> ModelConfig:
+def model_config(args: argparse.Namespace, shard: Shard, copies: int) -> ModelConfig:
     """The network that the flags ask for, on windows as in `shard`. Raises UsageError for what cannot be.
 
-    views: how often each electrode is among the model's channels.
+    copies: how often each electrode is among the model's channels.
     """
     rate = shard.rate
     shape: dict[str, Any] = dict(SMALL)
@@ -166,7 +166,7 @@ def model_config(args: argparse.Namespace, shard: Shard, views: int) -> ModelCon
     shape |= {key: value for key, value in given.items() if value}
     try:
         return ModelConfig(
-            channels=len(shard.channels) * views,
+            channels=len(shard.channels) * copies,
             samples=shard.window,
             classes=len(shard.classes),
             frontend=args.frontend,
@@ -262,19 +262,19 @@ class Run:
         val_shards = open_shards(args.shards, self.split.val, verify=world.main)
         check_alike([train_shards[0], val_shards[0]])
         self.augmentation = _augmentation(args)
-        self.scaling = scaling(args)
-        self.config = model_config(args, train_shards[0], self.scaling.views)
+        self.channel_normalization = channel_normalization(args)
+        self.config = model_config(args, train_shards[0], self.channel_normalization.copies)
         self.model = build(args, self.config).to(self.device)
-        self.layout = TokenLayout.of(self.config, RING_SIZE, self.scaling.views)
+        self.layout = TokenLayout.of(self.config, RING_SIZE, self.channel_normalization.copies)
         self.train_gain = normalization.gain_of(train_shards)
         made = [
-            open_subset(shards, self.model, self.scaling, self.train_gain, self.device, args.workers)
+            open_subset(shards, self.model, self.channel_normalization, self.train_gain, self.device, args.workers)
             for shards in (train_shards, val_shards)
         ]
         self.train, self.val = made
         if self.precomputes:
-            mixing = normalization.mixing_of(train_shards, self.scaling, self.train_gain)
-            self.train.batches.track = band_track(self.model, train_shards, mixing, self.device)
+            transform = normalization.transform_of(train_shards, self.channel_normalization, self.train_gain)
+            self.train.batches.cached = cached_bands(self.model, train_shards, transform, self.device)
         if args.normalize == "train":
             self._keep_train_statistics()
         self.classes = train_shards[0].classes
@@ -323,13 +323,13 @@ class Run:
         return made
 
     def _keep_train_statistics(self) -> None:
-        """Under `--normalize train` the training tokens' mean and deviation become part of the model."""
-        mixing = normalization.mixing_of(self.train.shards, self.scaling, self.train_gain)
-        each = session_statistics(self.model, self.train.shards, mixing, self.device)  # (shards, 2, F)
+        """Under `--normalize train` the training tokens' mean and standard deviation become part of the model."""
+        transform = normalization.transform_of(self.train.shards, self.channel_normalization, self.train_gain)
+        each = session_statistics(self.model, self.train.shards, transform, self.device)  # (shards, 2, F)
         mean = each[:, 0].mean(0)
         spread = (each[:, 1].square() + (each[:, 0] - mean).square()).mean(0).sqrt()
         self.model.token_mean.copy_(mean)
-        self.model.token_deviation.copy_(spread)
+        self.model.token_std.copy_(spread)
 
     def facts(self) -> dict[str, Any]:
         """What follows from the settings, printed at the start and kept in config.json."""
@@ -343,7 +343,7 @@ class Run:
             "parameters": counts,
             "lr": self.lr,
             "augment": str(self.augmentation),
-            "normalize": self.scaling.to_dict(),
+            "normalize": self.channel_normalization.to_dict(),
             "device": self.device.type,
             "processes": self.world.size,
             "dtype": "bf16" if self.autocast else "fp32",
@@ -429,7 +429,7 @@ class Run:
             order = random.choice(len(windows), len(windows), p=weights / weights.sum())
         else:
             order = random.permutation(len(windows))
-        hop = self.train.batches.track.hop if self.train.batches.track else 1
+        hop = self.train.batches.cached.hop if self.train.batches.cached else 1
         starts = windows.jittered(order, self.augmentation.jitter, random, hop)
         cuts = [slice(step * size, (step + 1) * size) for step in range(self.steps_per_epoch)]
         return [self.world.slice(order[c]) for c in cuts], [self.world.slice(starts[c]) for c in cuts]
@@ -579,7 +579,7 @@ class Run:
             "run": self.args.out.resolve().name,
             "model": self.config.to_dict(),
             "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
-            "normalize": self.scaling.to_dict(),
+            "normalize": self.channel_normalization.to_dict(),
             "backbone": {"source": self.args.backbone, "init": self.args.init},
             "pretraining_losses": self.pretraining.state.losses if self.pretraining else [],
             "shards": self.args.shards.as_posix(),

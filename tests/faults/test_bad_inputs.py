@@ -453,7 +453,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another project's": (lambda path: torch.save({"state_dict": {}}, path), "expected a checkpoint of this project"),
     "another version": (
         lambda path: torch.save(torch.load(path, weights_only=True) | {"version": 7}, path),
-        "version 1, found 7; train again",
+        "version 2, found 7; train again",
     ),
     "another description": (
         lambda path: torch.save(torch.load(path, weights_only=True) | {"description": "{}"}, path),
@@ -902,7 +902,10 @@ FLAGS: list[tuple[str, str, str]] = [
     ("train", "--ridge nan", "above 0"),
     ("train", "--ridge 11", "at most 10"),
     ("train", "--whitening all", "invalid choice"),
-    ("train", "--whitening only --normalize train", "--whitening"),
+    ("evaluate", "--normalize running", "'running' is now called online"),
+    ("train", "--whitening beside", "'beside' is now called append"),
+    ("train", "--whitening only", "'only' is now called replace"),
+    ("train", "--whitening replace --normalize train", "--whitening"),
     ("predict", "--rate 0", "above 0"),
     ("predict", "--rate nan", "above 0"),
     ("predict", "--warmup 1e308", "at most 9.0072e"),

@@ -274,7 +274,7 @@ def stoppable(inputs: dict[str, Path], folder: Path, model: Path) -> dict[str, t
         "train --pretrain": ([*train, "--pretrain", 500, "--out", out], out / "last.ckpt"),
         "calibrate": ([*places, *adapt, "--out", out], lock),
         "evaluate": (["--checkpoint", model, *places, "--out", out], lock),
-        "evaluate --normalize": (["--checkpoint", model, *places, "--out", out, "--normalize", "running"], lock),
+        "evaluate --normalize": (["--checkpoint", model, *places, "--out", out, "--normalize", "online"], lock),
         "baselines": ([*places, "--out", out], lock),
         "export": (["--checkpoint", model, "--out", out], lock),
         "predict": (["--rate", 5120, "--checkpoint", model, "--out", out, *tables], out / "0.csv"),

@@ -1,4 +1,4 @@
-"""evaluate.py --normalize running: causal, as a stream would decide, and said in the results."""
+"""evaluate.py --normalize online: causal, as a stream would decide, and said in the results."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,16 @@ from test_evaluate import here, trained  # noqa: F401  fixtures
 
 from semg.data.batches import Batches
 from semg.data.shards import WindowSet, open_shards
-from semg.inference.batch import build_model, mixing_for, open_model, probabilities, scaling_of, statistics_for
-from semg.inference.online_evaluation import running_probabilities
-from semg.inference.streaming import Running
+from semg.inference.batch import (
+    build_model,
+    channel_normalization_of,
+    open_model,
+    probabilities,
+    statistics_for,
+    transform_for,
+)
+from semg.inference.online_evaluation import online_probabilities
+from semg.inference.streaming import OnlineNormalization
 
 CPU = torch.device("cpu")
 STRIDE = small_shards.STRIDE
@@ -25,9 +32,11 @@ def opened(trained):  # noqa: F811
     return checkpoint, build_model(checkpoint), open_shards(folder, records)
 
 
-def running(opened, shards):
+def online(opened, shards):
     checkpoint, model, _ = opened
-    return running_probabilities(model, scaling_of(checkpoint), WindowSet(shards), STRIDE, CPU, batch_size=7)
+    return online_probabilities(
+        model, channel_normalization_of(checkpoint), WindowSet(shards), STRIDE, CPU, batch_size=7
+    )
 
 
 class Changed:
@@ -45,7 +54,7 @@ class Changed:
 def test_no_window_is_decided_by_what_comes_after_it(opened):
     shards = opened[2]
     since = 6000
-    first, second = running(opened, shards), running(opened, [Changed(shards[0], since), shards[1]])
+    first, second = online(opened, shards), online(opened, [Changed(shards[0], since), shards[1]])
     windows = WindowSet(shards)
     before = (windows.shard == 0) & (windows.start + windows.window <= since)
     assert 0 < before.sum() < len(windows)
@@ -55,7 +64,7 @@ def test_no_window_is_decided_by_what_comes_after_it(opened):
 
 def test_on_the_grid_it_is_what_a_stream_computes(opened):
     checkpoint, model, shards = opened
-    stream = Running(model, scaling_of(checkpoint), CPU)
+    stream = OnlineNormalization(model, channel_normalization_of(checkpoint), CPU)
     windows, signal, expected = WindowSet(shards[:1]), shards[0].signal, {}
     for at in range(0, len(signal) - windows.window + 1, STRIDE):
         stream.see(signal[0 if at == 0 else at + windows.window - STRIDE : at + windows.window])
@@ -63,7 +72,7 @@ def test_on_the_grid_it_is_what_a_stream_computes(opened):
             tokens = stream.normalized(stream.features(np.array(signal[at : at + windows.window])))
             expected[at] = model.classify(tokens).softmax(1)[0].numpy()
         stream.prepare()
-    found = running(opened, shards[:1])
+    found = online(opened, shards[:1])
     places = [place for place, at in enumerate(windows.start) if at in expected]
     assert len(places) > 20
     np.testing.assert_allclose(
@@ -74,25 +83,25 @@ def test_on_the_grid_it_is_what_a_stream_computes(opened):
 def test_late_in_a_session_it_comes_to_whole_session_normalisation(opened):
     checkpoint, model, shards = opened
     windows = WindowSet(shards)
-    mixing = mixing_for(checkpoint, shards)
-    statistics = statistics_for(model, "session", shards, mixing, CPU)
-    whole = probabilities(model, Batches(windows, mixing, CPU), statistics, 64)
-    apart = np.abs(running(opened, shards) - whole).max(1)
+    transform = transform_for(checkpoint, shards)
+    statistics = statistics_for(model, "session", shards, transform, CPU)
+    whole = probabilities(model, Batches(windows, transform, CPU), statistics, 64)
+    apart = np.abs(online(opened, shards) - whole).max(1)
     assert apart[-30:].mean() < 0.1
     assert apart[-30:].mean() < apart[:30].mean()
 
 
 def test_results_say_which_normalisation_they_are_of(here, tmp_path):  # noqa: F811
-    told = here(tmp_path / "r", "--normalize", "running")
+    told = here(tmp_path / "r", "--normalize", "online")
     usual = here(tmp_path / "s")
-    assert (told["normalize"], usual["normalize"]) == ("running", "session")
+    assert (told["normalize"], usual["normalize"]) == ("online", "session")
     assert told["n_windows"] == usual["n_windows"]
 
 
-def test_a_model_that_is_not_normalised_by_session_has_no_running_form(run_script, trained, tmp_path):  # noqa: F811
+def test_a_model_that_is_not_normalised_by_session_is_not_normalised_online(run_script, trained, tmp_path):  # noqa: F811
     data = ["--shards", trained / "shards", "--split", trained / "split"]
     flags = ["--init", "random", "--layers", 1, "--width", 16, "--patch", 64, "--epochs", 1, "--normalize", "train"]
     run_script("train.py", *data, "--out", tmp_path / "run", *flags, "--device", "cpu")
-    words = ["--checkpoint", tmp_path / "run" / "best_model.ckpt", "--normalize", "running", "--out", tmp_path / "r"]
+    words = ["--checkpoint", tmp_path / "run" / "best_model.ckpt", "--normalize", "online", "--out", tmp_path / "r"]
     done = run_script("evaluate.py", *words, code=2)
     assert "expected a model trained by session, found train" in done.stderr
