@@ -11,7 +11,7 @@ It knows tensors only: no file, gesture, frequency in Hz, device or network. Fre
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -19,15 +19,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2Model
+
+from semg import backbones
 
 POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a scaled channel's power is about 1
 FRONTENDS = ("raw", "bands", "both")
-BACKBONES = ("gpt2", "attention", "none")
+CONTROLS = ("attention", "none")  # in place of a backbone
 POOLINGS = ("mean", "last")
 FRAME_BYTES = 1 << 21  # of frames whose spectra a CPU takes at once: its caches hold so much, more takes twice as long
 RECORDING_FRAMES = 4096  # of a recording taken at once on a GPU
-FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,10 @@ class ModelConfig:
     channels, samples, classes: of a window. patch: samples of a token; must divide `samples`.
     frame: samples over which a token's band powers are taken, centred on the patch; at least `patch`.
     band_edges: rising frequencies in cycles a sample; n edges make n - 1 bands.
-    backbone: `gpt2`, `attention` (one self-attention layer, a control) or `none` (tokens pooled as they come).
-    layers, width, heads, positions, inner, activation, norm_epsilon: GPT-2's architecture.
+    backbone: a family of semg/backbones.py such as `gpt2`; `attention` (one self-attention layer, a control) or `none`
+    (tokens pooled as they come).
+    layers, width, heads: of the backbone. architecture: all else that its family's own configuration says about the
+    function it computes; what is left out gets the family's defaults.
     tune: what of the backbone trains: `full`, `last:N` blocks, `fpt` (LayerNorms and positions), `lora`, `frozen`.
     """
 
@@ -53,10 +55,7 @@ class ModelConfig:
     layers: int = 2
     width: int = 64
     heads: int = 4
-    positions: int = 1024
-    inner: int | None = None
-    activation: str = "gelu_new"
-    norm_epsilon: float = 1e-5
+    architecture: dict[str, Any] | None = None
     pooling: str = "mean"
     dropout: float = 0.1
     tune: str = "full"
@@ -65,7 +64,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Raises ValueError, with a message that names the field, for what cannot be built."""
         _expect(self.frontend in FRONTENDS, "frontend", " or ".join(FRONTENDS), self.frontend)
-        _expect(self.backbone in BACKBONES, "backbone", " or ".join(BACKBONES), self.backbone)
+        kinds = (*backbones.FAMILIES, *CONTROLS)
+        _expect(self.backbone in kinds, "backbone", " or ".join(kinds), self.backbone)
         _expect(self.pooling in POOLINGS, "pooling", " or ".join(POOLINGS), self.pooling)
         for name in (
             "channels",
@@ -75,17 +75,29 @@ class ModelConfig:
             "layers",
             "width",
             "heads",
-            "positions",
             "lora_rank",
         ):
             _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _expect(self.samples % self.patch == 0, "patch", f"a divisor of the window's {self.samples}", self.patch)
         _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
-        _expect(self.tokens <= self.positions, "positions", f"at least the {self.tokens} tokens", self.positions)
+        self._complete_architecture()
         _expect(0 <= self.dropout < 1, "dropout", "within 0 <= dropout < 1", self.dropout)
         if self.frontend != "raw":
             self._check_bands()
         tuned_blocks(self)
+
+    def _complete_architecture(self) -> None:
+        """Keep all that rebuilds the backbone, the family's defaults too: they may change with transformers."""
+        given, complete = self.architecture or {}, {}
+        if self.family is not None:
+            complete = self.family.completed(self.layers, self.width, self.heads, given)
+            longest = self.family.longest(complete)
+            shortest = math.ceil(self.samples / longest)
+            for_it = f"at least {shortest}, so that a window has at most the {longest} tokens that the backbone takes"
+            _expect(self.patch >= shortest, "patch", for_it, self.patch)
+        else:
+            _expect(not given, "architecture", f"none for {self.backbone}", given)
+        object.__setattr__(self, "architecture", complete)
 
     def _check_bands(self) -> None:
         edges = self.band_edges
@@ -94,6 +106,11 @@ class ModelConfig:
         _expect(rising and edges[0] >= 0 and edges[-1] <= 0.5, "band_edges", "rising from 0 to 0.5", edges)
         narrowest = min(b - a for a, b in pairwise(edges))
         _expect(narrowest * self.frame >= 0.25, "frame", f"at least {0.25 / narrowest:.0f} for such bands", self.frame)
+
+    @property
+    def family(self) -> backbones.Family | None:
+        """The backbone's family; None for a control."""
+        return backbones.FAMILIES.get(self.backbone)
 
     @property
     def tokens(self) -> int:
@@ -123,13 +140,30 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_dict`. Raises TypeError for unknown fields, ValueError for wrong values."""
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        given = _without_former_names(given)
         for field in fields(cls):
             found = given.get(field.name, field.default)
-            kinds = {int: (int,), float: (int, float), str: (str,), tuple: (tuple,), type(None): (int, type(None))}
+            kinds = {int: (int,), float: (int, float), str: (str,), tuple: (tuple,), type(None): (dict, type(None))}
             right = isinstance(found, kinds[type(field.default)]) and not isinstance(found, bool)
             numbers = not isinstance(found, tuple) or all(isinstance(x, int | float) for x in found)
             _expect(right and numbers, field.name, f"a value such as {field.default}", repr(found))
         return cls(**given)
+
+
+_FORMER_NAMES = {  # of what `architecture` holds now, when there was GPT-2 alone
+    "positions": "n_positions",
+    "inner": "n_inner",
+    "activation": "activation_function",
+    "norm_epsilon": "layer_norm_epsilon",
+}
+
+
+def _without_former_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    former = {_FORMER_NAMES[name]: values[name] for name in values if name in _FORMER_NAMES}
+    if not former:
+        return dict(values)
+    kept = {name: value for name, value in values.items() if name not in _FORMER_NAMES}
+    return kept | {"architecture": former if values.get("backbone") == "gpt2" else {}}
 
 
 def _expect(holds: bool, name: str, expected: str, found: object) -> None:
@@ -307,7 +341,8 @@ class GPT2Classifier(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(config.dropout)
         self.head = nn.Linear(width, config.classes)
-        _choose_what_trains(self.backbone, config)
+        if self.backbone is not None and config.family is not None:  # a control always trains
+            config.family.choose_what_trains(self.backbone, config.tune, config.lora_rank)
 
     def forward(
         self,
@@ -350,8 +385,8 @@ class GPT2Classifier(nn.Module):
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T, F) normalised tokens -> (B, T, d), the backbone's output."""
         embedded = self.embed(tokens)
-        if isinstance(self.backbone, GPT2Model):
-            return self.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        if self.backbone is not None and self.config.family is not None:
+            return backbones.forward(self.backbone, embedded)
         return embedded if self.backbone is None else self.backbone(embedded)
 
     def classify(self, tokens: Tensor) -> Tensor:
@@ -384,85 +419,31 @@ class GPT2Classifier(nn.Module):
         mean[bands:], std[bands:] = 0.0, 1.0
         return torch.stack([mean, std]).float()
 
-    def load_backbone(self, weights: dict[str, Tensor]) -> None:
-        """Put pretrained GPT-2 weights into the blocks kept. Raises ValueError naming what does not fit."""
-        if self.config.backbone != "gpt2":
-            raise ValueError(f"backbone: expected gpt2 to load weights into, found {self.config.backbone}")
-        own = dict(_plain_names(self.backbone))
-        missing = sorted(set(own) - set(weights))
-        if missing:
-            raise ValueError(f"backbone: expected weights {missing[0]}, found none ({len(missing)} missing)")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                if parameter.shape != weights[name].shape:
-                    shapes = f"{tuple(parameter.shape)}, found {tuple(weights[name].shape)}"
-                    raise ValueError(f"backbone: expected {name} of shape {shapes}")
-                parameter.copy_(weights[name])
+    def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
+        """Put pretrained weights, as semg/backbones.py reads them, into the backbone. ValueError for others."""
+        if self.backbone is None or self.config.family is None:
+            raise ValueError(f"backbone: expected one to load weights into, found {self.config.backbone}")
+        backbones.load(self.backbone, weights)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Numbers of parameters: all, trainable, and both of the backbone alone."""
+        """Numbers of parameters: all, trainable, and both of the backbone alone.
+
+        And of learned positions: how many train, and how many of them a window reaches. The others train in name only.
+        """
         backbone = list(self.backbone.parameters()) if self.backbone is not None else []
+        family = self.config.family
+        positions = family.trained_positions(self.backbone) if family and self.backbone is not None else 0
         return {
             "total": sum(p.numel() for p in self.parameters()),
             "trainable": sum(p.numel() for p in self.parameters() if p.requires_grad),
             "backbone": sum(p.numel() for p in backbone),
             "backbone_trainable": sum(p.numel() for p in backbone if p.requires_grad),
+            "positions_trainable": positions,
+            "positions_reached": min(positions, self.config.tokens),
         }
 
 
 def _backbone(config: ModelConfig) -> nn.Module | None:
-    if config.backbone == "none":
-        return None
-    if config.backbone == "attention":
-        return AttentionLayer(config)
-    shape = GPT2Config(
-        vocab_size=1,
-        n_positions=config.positions,
-        n_embd=config.width,
-        n_layer=config.layers,
-        n_head=config.heads,
-        n_inner=config.inner,
-        activation_function=FUSED.get(config.activation, config.activation),
-        layer_norm_epsilon=config.norm_epsilon,
-        resid_pdrop=config.dropout,
-        embd_pdrop=config.dropout,
-        attn_pdrop=config.dropout,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_cache=False,
-    )
-    gpt2 = GPT2Model._from_config(shape, attn_implementation="sdpa")
-    gpt2.wte = None  # words are never looked up: the embedding matrix, a third of GPT-2, is not kept
-    return gpt2
-
-
-def _choose_what_trains(backbone: nn.Module | None, config: ModelConfig) -> None:
-    """Freeze the backbone but for what `config.tune` names; all that is outside the backbone always trains."""
-    if not isinstance(backbone, GPT2Model):
-        return
-    backbone.requires_grad_(config.tune == "full")
-    if config.tune.startswith("last:"):
-        backbone.h[-tuned_blocks(config) :].requires_grad_(True)
-        backbone.ln_f.requires_grad_(True)
-    elif config.tune == "fpt":  # Lu et al. 2021, "Pretrained transformers as universal computation engines"
-        backbone.wpe.requires_grad_(True)
-        for module in backbone.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.requires_grad_(True)
-    elif config.tune == "lora":
-        _add_lora(backbone, config.lora_rank)
-
-
-def _add_lora(backbone: GPT2Model, rank: int) -> None:
-    """Low-rank updates of attention's projections, Hu et al. 2021, by peft."""
-    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and few runs need it
-
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["c_attn", "attn.c_proj"], fan_in_fan_out=True)
-    inject_adapter_in_model(settings, backbone)
-
-
-def _plain_names(backbone: nn.Module | None) -> Iterator[tuple[str, nn.Parameter]]:
-    """The backbone's own parameters under GPT-2's names, without LoRA's additions."""
-    for name, parameter in backbone.named_parameters() if backbone is not None else ():
-        if ".lora_" not in name:
-            yield name.replace(".base_layer.", "."), parameter
+    if config.family is None:
+        return AttentionLayer(config) if config.backbone == "attention" else None
+    return config.family.build(config.layers, config.width, config.heads, config.architecture or {}, config.dropout)

@@ -72,8 +72,13 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _model_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--backbone", default="gpt2", help="gpt2, a folder in Hugging Face layout, none, or attention")
-    group.add_argument("--init", choices=("pretrained", "random"), default="pretrained", help="GPT-2's weights")
+    group.add_argument(
+        "--backbone",
+        default="gpt2",
+        help="gpt2, a folder in Hugging Face layout, OWNER/NAME[@REVISION] on the Hub, none, or attention; see "
+        "docs/backbones.md",
+    )
+    group.add_argument("--init", choices=("pretrained", "random"), default="pretrained", help="the backbone's weights")
     group.add_argument("--layers", type=cli.whole(1), help="first N blocks kept (default: all; random: 2)")
     group.add_argument("--width", type=cli.whole(1), help="of a random GPT-2 (default: 64)")
     group.add_argument("--heads", type=cli.whole(1), help="of a random GPT-2 (default: 4)")
@@ -201,6 +206,13 @@ def describe(run: Run, facts: dict[str, Any]) -> None:
         f"({run.args.init}), tune {run.config.tune}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
         f"({counts['backbone_trainable']:,} of {counts['backbone']:,} in the backbone)"
     )
+    if counts["positions_reached"] < counts["positions_trainable"]:
+        say(
+            f"       of the {counts['positions_trainable']:,} positions that train, a window's tokens reach the first "
+            f"{counts['positions_reached']}; the others never get a gradient"
+        )
+    if (weights := facts["backbone"].get("weights_sha256")) is not None:
+        say(f"       the backbone's first weights: SHA-256 {weights[:16]}")
     say(
         f"steps  {run.args.epochs} epochs x {run.steps_per_epoch} steps of {run.args.batch_size} windows, "
         f"lr {run.lr:g}, augment {facts['augment']}, {facts['device']} {facts['dtype']}, seed {run.args.seed}"

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
-from model import FUSED, GPT2Classifier, ModelConfig
+from model import GPT2Classifier, ModelConfig
+from semg.backbones import FUSED
 from semg.common import cli
 
 
@@ -61,7 +62,7 @@ def measure(name: str, config: ModelConfig, batch: int, repeats: int) -> list[Ro
     """Forward, and forward and backward, of one size of model."""
     torch.manual_seed(0)
     ours = GPT2Classifier(config)
-    theirs = {"bare": bare(config, config.activation), "bare_fused": bare(config, FUSED[config.activation])}
+    theirs = {"bare": bare(config, "gelu_new"), "bare_fused": bare(config, FUSED["gelu_new"])}
     tokens = torch.randn(batch, config.tokens, config.band_features)
     embedded = torch.randn(batch, config.tokens, config.width)
 

@@ -35,7 +35,7 @@ SIDE = 8192  # of the square matrices that show what the device can do
 def flops(config: ModelConfig) -> float:
     """Multiplications and additions of a window's matrix products, forwards and backwards, by what trains."""
     tokens, width = config.tokens, config.width
-    inner = config.inner or 4 * width
+    inner = (config.architecture or {}).get("n_inner") or 4 * width
     embedding = 2 * tokens * (config.band_features + config.raw_features) * width
     weights = 2 * tokens * width * (4 * width + 2 * inner)  # of one block: attention's four, the two of its MLP
     attention = 4 * tokens**2 * width  # of one block: scores, and their mean of values

@@ -1,65 +1,561 @@
-"""Pretrained GPT-2 weights from the Hugging Face Hub or from a local folder in its layout."""
+"""Decoders of Hugging Face as backbones: built, read from a folder or the Hub, fed with embeddings, trained in part.
 
+Each family (GPT-2, LLaMA, ...) is one `Family` at the end of this file; to add one, write one more. All that a family's
+config.json says about the function that its blocks compute is carried along in plain types, so that a network can be
+built again without the folder; what cannot be carried is refused.
+
+Weights are read from safetensors alone, tensor by tensor, and only those of the blocks that are kept. No gap is filled:
+a weight that is missing, not finite or of another shape is refused by name before memory is taken.
+"""
+
+import hashlib
+import json
+import math
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import GPT2Config, GPT2Model
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from semg.common.errors import DataError
+from semg.common.files import read_json
 
-HUB_NAME = "openai-community/gpt2"  # 124 M parameters, MIT licence
-HUB_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+HUB_NAMES = {  # short names, and the commit on the Hub that was looked at
+    "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
+}
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+MOST_BLOCKS = 1000  # of any decoder there is a few hundred at most; a list of more takes memory before it is refused
+MOST_CONFIG_BYTES = 1 << 24
+FLOATS = ("F64", "F32", "F16", "BF16")  # others are quantised, and mean nothing without their scales
+FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
+# Names under which wrappers and models with a head save the weights of what they wrap.
+_WRAPPERS = ("module.", "base_model.model.", "base_model.", "transformer.", "model.", "gpt_neox.")
+_WRAPPERS_ANYWHERE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Buffers of older files, which follow from the configuration.
+_BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|decoder\.version$")
+# Fields of config.json that say nothing about the blocks: words, heads on top, texts, how to store and to report.
+_NOT_OF_BLOCKS = {
+    *("vocab_size", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "word_embed_proj_dim"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
+    *("use_cache", "is_decoder", "pretraining_tp", "classifier_dropout", "add_cross_attention"),
+    "layerdrop",  # skips whole blocks in training
+}
+# Fields with which transformers computes something else than the family's own function, unless they are these values.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (None, False),
+    "is_causal": (None, True),
+    "is_encoder_decoder": (None, False),
+    "per_layer_config": (None,),
+    "quantization_config": (None,),
+}
 
 
-def source_of(backbone: str) -> tuple[str, str]:
-    """What `--backbone` means: (Hub name, pinned revision) for `gpt2`, else (local folder, unused revision).
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of decoders, under the names that transformers gives to their parts.
 
-    Raises DataError for a folder that is not there.
+    name: `model_type` in config.json. config, model: classes of transformers. blocks, words, last_norm, positions:
+    where in the model the blocks, the embedding of words, the norm behind the blocks and learned positions are
+    (`positions` is empty where rotations tell places apart). offset: the row of the first position.
+    activation: its field in config.json. dropout: fields that take the dropout of training. lora: the projections of
+    attention, which low-rank updates are for. transposed: whether these keep (in, out) matrices.
     """
-    if backbone == "gpt2":
-        return HUB_NAME, HUB_REVISION
-    folder = Path(backbone)
-    if not (folder / "config.json").is_file():
-        raise DataError(f"{backbone}: expected gpt2, none, attention or a folder with config.json, found none of them")
-    return str(folder), "main"
+
+    name: str
+    config: str
+    model: str
+    blocks: str = "layers"
+    words: str = "embed_tokens"
+    last_norm: str = "norm"
+    positions: str = ""
+    offset: int = 0
+    activation: str = "hidden_act"
+    dropout: tuple[str, ...] = ("attention_dropout",)
+    lora: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    transposed: bool = False
+
+    # --- its configuration ---
+
+    @property
+    def config_class(self) -> type[PreTrainedConfig]:
+        """The family's own configuration."""
+        return getattr(transformers, self.config)
+
+    def field(self, standard: str) -> str:
+        """The family's own name for what most call `hidden_size`, `num_hidden_layers` and so on."""
+        return self.config_class.attribute_map.get(standard, standard)
+
+    @property
+    def sizes(self) -> tuple[str, str, str]:
+        """The fields of blocks, width and heads, which ModelConfig holds."""
+        return self.field("num_hidden_layers"), self.field("hidden_size"), self.field("num_attention_heads")
+
+    @property
+    def carried(self) -> list[str]:
+        """The fields that say what the blocks compute, without `sizes`."""
+        general = {one.name for one in fields(PreTrainedConfig)}
+        apart = general | _NOT_OF_BLOCKS | {*self.sizes, *self.dropout}
+        return [one.name for one in fields(self.config_class) if one.name not in apart]
+
+    def made(
+        self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float = 0.0
+    ) -> PreTrainedConfig:
+        """The family's own configuration. Raises ValueError for what cannot be.
+
+        architecture: values of `carried` fields; those left out have the family's defaults.
+        """
+        if unknown := sorted(set(architecture) - set(self.carried)):
+            raise ValueError(f"architecture: expected fields of {self.config}, found {unknown[0]!r}")
+        if not 1 <= layers <= MOST_BLOCKS:
+            raise ValueError(f"layers: expected 1 to {MOST_BLOCKS}, found {layers}")
+        given = json.loads(json.dumps(architecture))  # a copy: transformers completes rope_parameters in place
+        if isinstance(given.get("layer_types"), list):
+            given["layer_types"] = given["layer_types"][:layers]
+        given |= dict(zip(self.sizes, (layers, width, heads), strict=True)) | dict.fromkeys(self.dropout, dropout)
+        words = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
+        config = _quietly_configured(self, words | given)
+        activation = getattr(config, self.activation)
+        if activation not in ACT2FN:
+            raise ValueError(f"{self.activation}: expected an activation that transformers has, found {activation!r}")
+        return config
+
+    def completed(self, layers: int, width: int, heads: int, architecture: Mapping[str, Any]) -> dict[str, Any]:
+        """All `carried` fields in plain types. Raises ValueError for what cannot be."""
+        config = self.made(layers, width, heads, architecture)
+        plain = json.loads(json.dumps({name: getattr(config, name) for name in self.carried}))
+        if wrong := [path for path, value in _numbers(plain) if not math.isfinite(value)]:
+            raise ValueError(f"{wrong[0]}: expected a finite number, found NaN or infinity")
+        return plain
+
+    def longest(self, architecture: Mapping[str, Any]) -> int:
+        """How many tokens the family can read."""
+        return int(architecture[self.field("max_position_embeddings")])
+
+    # --- the network ---
+
+    def build(
+        self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float
+    ) -> PreTrainedModel:
+        """The blocks with random weights, drawn as transformers draws them, and no embedding of words."""
+        config = self.made(layers, width, heads, architecture, dropout)
+        activation = getattr(config, self.activation)
+        setattr(config, self.activation, FUSED.get(activation, activation))
+        model = getattr(transformers, self.model)._from_config(config, attn_implementation="sdpa")
+        parent, _, name = self.words.rpartition(".")
+        setattr(model.get_submodule(parent), name, None)  # words are never looked up: their matrix is not kept
+        return model
+
+    def choose_what_trains(self, model: nn.Module, tune: str, rank: int) -> None:
+        """Freeze all but what `tune` names: `full`, `last:N` blocks, `fpt`, `lora` (of this rank) or `frozen`."""
+        model.requires_grad_(tune == "full")
+        if tune.startswith("last:"):
+            model.get_submodule(self.blocks)[-int(tune.removeprefix("last:")) :].requires_grad_(True)  # type: ignore[index]
+            if (norm := getattr(model.get_submodule(_parent(self.last_norm)), _leaf(self.last_norm))) is not None:
+                norm.requires_grad_(True)
+        elif tune == "fpt":  # Lu et al. 2021, "Pretrained transformers as universal computation engines"
+            for module in model.modules():
+                if _is_norm(module):
+                    module.requires_grad_(True)
+            if self.positions:
+                model.get_submodule(self.positions).requires_grad_(True)
+        elif tune == "lora":
+            _add_lora(model, rank, self)
+
+    def trained_positions(self, model: nn.Module) -> int:
+        """How many learned positions train."""
+        if not self.positions:
+            return 0
+        table = model.get_submodule(self.positions).weight
+        return len(table) - self.offset if table.requires_grad else 0  # type: ignore[arg-type]
 
 
-def architecture(backbone: str) -> dict[str, Any]:
-    """The fields of ModelConfig that describe the pretrained GPT-2. Raises DataError if it can't be had."""
-    name, revision = source_of(backbone)
+def _quietly_configured(family: Family, given: dict[str, Any]) -> PreTrainedConfig:
+    """transformers' configuration of these values. ValueError, in one line, for anything it raises."""
     try:
-        config = GPT2Config.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise _unreachable(backbone, error) from None
-    if config.model_type != "gpt2":
-        raise DataError(f"{backbone}: expected a GPT-2, found a model of type {config.model_type}")
-    return {
-        "layers": config.n_layer,
-        "width": config.n_embd,
-        "heads": config.n_head,
-        "positions": config.n_positions,
-        "inner": config.n_inner,
-        "activation": config.activation_function,
-        "norm_epsilon": config.layer_norm_epsilon,
-    }
+        with _no_chatter():
+            config = family.config_class(**given)
+    except Exception as error:  # its checks raise what they like
+        raise ValueError(f"{family.config}: {_short(error)}") from None
+    return config
 
 
-def weights(backbone: str) -> dict[str, Tensor]:
-    """GPT-2's weights by name, without the embedding matrix of words. Raises DataError if they can't be had."""
-    name, revision = source_of(backbone)
+class _no_chatter:  # noqa: N801  a context manager, used as a function
+    """Let transformers log errors alone meanwhile."""
+
+    def __enter__(self) -> None:
+        self._before = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+
+    def __exit__(self, *_: object) -> None:
+        transformers.logging.set_verbosity(self._before)
+
+
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in plain types, and where it is."""
+    if isinstance(value, dict):
+        for key, own in value.items():
+            yield from _numbers(own, f"{path}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        for own in value:
+            yield from _numbers(own, path)
+    elif isinstance(value, int | float):
+        yield path, value
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
+    """Low-rank updates of attention's projections, Hu et al. 2021, by peft."""
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and few runs need it
+
+    targets = list(family.lora)
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, fan_in_fan_out=family.transposed)
+    inject_adapter_in_model(settings, model)
+
+
+def forward(model: nn.Module, embedded: Tensor) -> Tensor:
+    """(B, T, d) embeddings in place of words -> (B, T, d), what the last norm gives."""
+    return model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+
+
+# --- weights ------------------------------------------------------------------------------------------------------
+
+
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The decoder's own parameters under its family's names, without what LoRA added."""
+    named = model.named_parameters()
+    return {name.replace(".base_layer.", "."): weight for name, weight in named if ".lora_" not in name}
+
+
+def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put `weights`, named as `own_parameters` names them, into the model. ValueError for what does not fit."""
+    own = own_parameters(model)
+    _check_shapes({k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in weights.items()})
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+
+
+def _check_shapes(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]) -> None:
+    if missing := sorted(set(expected) - set(actual)):
+        raise ValueError(
+            f"expected weights of all {len(expected)} names, found {len(missing)} missing: {', '.join(missing[:3])}"
+            + (", ..." if len(missing) > 3 else "")
+        )
+    for name, shape in expected.items():
+        if tuple(actual[name]) != shape:
+            raise ValueError(f"expected {name} of shape {shape}, found {tuple(actual[name])}")
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors in the order of their names: name, shape and float32 values of each."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = weights[name].detach().float().cpu().contiguous()
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# --- a pretrained decoder in a folder or on the Hub ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained decoder whose config.json was read and checked; its weights are read when they are asked for.
+
+    source: a folder or a name on the Hub; revision: the commit there, empty for a folder.
+    """
+
+    source: str
+    revision: str
+    family: Family
+    layers: int
+    width: int
+    heads: int
+    architecture: dict[str, Any] = field(repr=False)
+
+    def weights(self, layers: int) -> dict[str, Tensor]:
+        """The float32 weights of the first `layers` blocks and of the norm behind them, under the family's names.
+
+        Raises DataError for a file that is not whole, or not of this decoder.
+        """
+        where = self._weights_files()
+        in_file = _headers(where)
+        try:
+            expected = self._expected(layers)
+            self._check_names(expected, in_file)
+            _check_shapes(expected, {name: one.shape for name, one in in_file.items()})
+        except ValueError as error:
+            raise DataError(f"{self.source}: {error}; these are not the weights of its {CONFIG}") from None
+        return {name: in_file[name].read() for name in expected}
+
+    def _expected(self, layers: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the weights needed; takes no memory for them."""
+        try:
+            with torch.device("meta"), _no_chatter():
+                model = self.family.build(layers, self.width, self.heads, self.architecture, 0.0)
+        except ValueError:
+            raise
+        except Exception as error:  # sizes that overflow, settings of rotations that don't fit each other
+            raise ValueError(f"expected a decoder that can be built, found {_short(error)}") from None
+        return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+
+    def _check_names(self, expected: Mapping[str, object], in_file: Mapping[str, "_InFile"]) -> None:
+        """ValueError unless the file has all blocks of the configuration, and nothing else in those that are kept."""
+        numbered = re.compile(re.escape(self.family.blocks) + r"\.(\d+)\.")
+        found = {int(match[1]) for name in in_file if (match := numbered.match(name))}
+        if absent := set(range(self.layers)) - found:
+            first = min(absent)
+            raise ValueError(f"expected weights of {self.layers} blocks, found {len(found)} (none of block {first})")
+        parts = {name.partition(".")[0] for name in expected}
+        kept = {_block(numbered, name) for name in expected}
+        words = self.family.words + "."
+        for name in sorted(set(in_file) - set(expected)):
+            own = name.partition(".")[0] in parts and not name.startswith(words) and _block(numbered, name) in kept
+            if own and not _BUFFERS.search(name) and not _leaf(_parent(name)).startswith("project_"):
+                raise ValueError(f"expected the weights of a {self.family.name} alone, found {name} too")
+
+    def _weights_files(self) -> list[Path]:
+        if (whole := self._file(WEIGHTS)) is not None:
+            return [whole]
+        index = self._file(INDEX)
+        if index is None:
+            raise DataError(
+                f"{self.source}: expected {WEIGHTS}, found none (a pickle such as pytorch_model.bin could run code, "
+                "and is not read); transformers' save_pretrained writes one"
+            )
+        of_name = read_json(index, "the index of weights in several files").get("weight_map")
+        names = sorted(set(map(str, of_name.values()))) if isinstance(of_name, dict) else []
+        if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+            raise DataError(f"{index}: expected a weight_map of names to safetensors files beside it, found another")
+        files = [self._file(name) for name in names]
+        if None in files:
+            raise DataError(
+                f"{self.source}: expected {names[files.index(None)]}, which {INDEX} names, found no such file"
+            )
+        return [one for one in files if one is not None]
+
+    def _file(self, name: str) -> Path | None:
+        return _file_of(self.source, self.revision, name)
+
+
+def _block(numbered: re.Pattern[str], name: str) -> str:
+    return match[1] if (match := numbered.match(name)) else ""
+
+
+@dataclass(frozen=True)
+class _InFile:
+    """A tensor that lies in a safetensors file."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> Tensor:
+        """Its values as float32. DataError unless they are finite numbers."""
+        if self.dtype not in FLOATS:
+            raise DataError(f"{self.path}: expected floating-point weights, found {self.key} of type {self.dtype}")
+        with safe_open(self.path, framework="pt") as file:
+            values = file.get_tensor(self.key).float()
+        if not bool(torch.isfinite(values).all()):
+            raise DataError(f"{self.path}: expected finite weights, found NaN or infinity in {self.key}")
+        return values
+
+
+def _headers(paths: list[Path]) -> dict[str, _InFile]:
+    """What tensors the files hold, under the names that they had without wrappers. DataError for damaged files."""
+    held: dict[str, _InFile] = {}
+    for path in paths:
+        for key, shape, dtype in _header(path):
+            name = _unwrapped(key)
+            if name in held:
+                raise DataError(f"{path}: expected one weight {name}, found two: {held[name].key} and {key}")
+            held[name] = _InFile(path, key, shape, dtype)
+    return held
+
+
+def _header(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
+    with path.open("rb") as file:
+        pointer = file.read(64).startswith(b"version https://git-lfs")
+    if pointer:
+        raise DataError(f"{path}: expected weights, found a Git LFS pointer to them; git lfs pull fetches them")
     try:
-        # safetensors alone: the older pytorch_model.bin is a pickle, which could run code
-        model = GPT2Model.from_pretrained(name, revision=revision, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable(backbone, error) from None
-    return {key: tensor for key, tensor in model.state_dict().items() if key != "wte.weight"}
+        with safe_open(path, framework="pt") as file:
+            slices = [(key, file.get_slice(key)) for key in file.keys()]  # noqa: SIM118  not a dict
+            return [(key, tuple(one.get_shape()), str(one.get_dtype())) for key, one in slices]
+    except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError) as error:
+        raise DataError(
+            f"{path}: expected a whole safetensors file, found a damaged one ({_short(error)}); copy or fetch it again"
+        ) from None
 
 
-def _unreachable(backbone: str, error: Exception) -> DataError:
-    where = f"{HUB_NAME} on the Hugging Face Hub" if backbone == "gpt2" else backbone
-    reason = " ".join(str(error).split())[:100]
-    return DataError(
-        f"{where}: expected GPT-2's config.json and model.safetensors, found none ({reason}); give a local folder "
-        "with them as --backbone FOLDER, or train without pretrained weights: --init random"
+def _unwrapped(name: str) -> str:
+    name = _WRAPPERS_ANYWHERE.sub("", name)
+    while prefix := next((one for one in _WRAPPERS if name.startswith(one)), None):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def open_pretrained(name: str) -> Pretrained:
+    """Read and check the config.json of a decoder.
+
+    name: `gpt2`, a folder in the Hugging Face layout, or OWNER/NAME on the Hub, with @REVISION for a branch, tag or
+    commit of it. Raises DataError for anything that cannot be loaded as it is meant.
+    """
+    source, revision = source_of(name)
+    path = _file_of(source, revision, CONFIG)
+    if path is None:
+        raise _unreachable(source, "no such file")
+    if path.stat().st_size > MOST_CONFIG_BYTES:
+        raise DataError(f"{path}: expected a model's configuration, found {path.stat().st_size:,} bytes")
+    given = read_json(path, "a model's configuration")
+    if revision:
+        revision = extract_commit_hash(str(path), None) or revision
+    if _file_of(source, revision, "adapter_config.json") is not None:
+        raise DataError(f"{source}: expected a model, found an adapter too; merge it into the model (peft) first")
+    try:
+        family = _family_of(given)
+        return Pretrained(source, revision, family, *_read_sizes(family, given))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _family_of(given: Mapping[str, Any]) -> Family:
+    kind = given.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(f"model_type: expected {', '.join(FAMILIES)}, found {kind!r}")
+    return FAMILIES[kind]
+
+
+def _read_sizes(family: Family, given: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
+    """Blocks, width, heads and all `carried` fields of a config.json. Raises ValueError for what cannot be carried."""
+    for name, values in _ONLY.items():
+        if given.get(name) not in values:
+            raise ValueError(
+                f"{name}: expected none, which would make it another function, found {_brief(given[name])}"
+            )
+    standard = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    for name in (*family.sizes, *standard):
+        value = given.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, found {_brief(value)}")
+    if max(given.get(family.sizes[0], 1), given.get(standard[0], 1)) > MOST_BLOCKS:
+        raise ValueError(f"{family.sizes[0]}: expected at most {MOST_BLOCKS} blocks, found {given[family.sizes[0]]}")
+    config = _quietly_configured(family, json.loads(json.dumps(given)))
+    layers, width, heads = (getattr(config, name) for name in family.sizes)
+    plain = {name: getattr(config, name) for name in family.carried}
+    return layers, width, heads, family.completed(layers, width, heads, plain)
+
+
+def source_of(name: str) -> tuple[str, str]:
+    """What the name of a backbone means: (folder, "") or (Hub name, revision). DataError if it can be neither."""
+    if name in HUB_NAMES:
+        return HUB_NAMES[name]
+    folder = Path(name)
+    if folder.is_dir():
+        return str(folder), ""
+    hub, _, revision = name.partition("@")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", hub):
+        return hub, revision or "main"
+    raise DataError(
+        f"{name}: expected {', '.join(HUB_NAMES)}, none, attention, a folder with {CONFIG}, or OWNER/NAME on the "
+        "Hugging Face Hub, found none of them"
     )
+
+
+def _file_of(source: str, revision: str, name: str) -> Path | None:
+    """A file of a folder or of a model on the Hub, which is fetched if it is not there yet; None if it has none."""
+    if not revision:
+        path = Path(source) / name
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path}: expected a file, found something else")
+        return path if path.is_file() else None
+    try:
+        found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        raise _unreachable(source, _short(error)) from None
+    return None if found is None else Path(found)
+
+
+def _unreachable(source: str, reason: str) -> DataError:
+    return DataError(
+        f"{source}: expected a folder with {CONFIG} and {WEIGHTS}, or a model on the Hugging Face Hub, found none "
+        f"({reason}); give a local folder with them as --backbone FOLDER, or train without pretrained weights: "
+        "--init random"
+    )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _brief(value: object) -> str:
+    return repr(value)[:60]
+
+
+# --- the families ---------------------------------------------------------------------------------------------
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(  # all sizes, and DistilGPT2
+            name="gpt2",
+            config="GPT2Config",
+            model="GPT2Model",
+            blocks="h",
+            words="wte",
+            last_norm="ln_f",
+            positions="wpe",
+            activation="activation_function",
+            dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+            lora=("c_attn", "attn.c_proj"),
+            transposed=True,
+        ),
+        Family(name="llama", config="LlamaConfig", model="LlamaModel"),  # SmolLM2, TinyLlama
+        Family(name="qwen2", config="Qwen2Config", model="Qwen2Model"),
+        Family(name="qwen3", config="Qwen3Config", model="Qwen3Model"),
+        Family(  # Pythia
+            name="gpt_neox",
+            config="GPTNeoXConfig",
+            model="GPTNeoXModel",
+            words="embed_in",
+            last_norm="final_layer_norm",
+            dropout=("attention_dropout", "hidden_dropout"),
+            lora=("attention.query_key_value", "attention.dense"),
+        ),
+        Family(  # OPT's projections between words and blocks (350M has them) belong to the words
+            name="opt",
+            config="OPTConfig",
+            model="OPTModel",
+            blocks="decoder.layers",
+            words="decoder.embed_tokens",
+            last_norm="decoder.final_layer_norm",
+            positions="decoder.embed_positions",
+            offset=2,
+            activation="activation_function",
+            dropout=("dropout", "attention_dropout"),
+            lora=("q_proj", "k_proj", "v_proj", "out_proj"),
+        ),
+    )
+}

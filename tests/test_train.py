@@ -1,6 +1,7 @@
 """train.py: what it writes, that it repeats itself, goes on where it was, and says what is wrong."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import torch
 from conftest import ROOT
 from downloading import tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import GPT2Config, GPT2Model
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 import train
+from semg.backbones import fingerprint
 from semg.common.errors import DataError, UsageError
+from semg.inference.batch import build_model, open_model
 from semg.inference.checkpoint import open_checkpoint
 from semg.training import trainer
 
@@ -225,6 +228,28 @@ def test_pretrained_weights_from_a_folder_stay_where_they_are_frozen(here, tmp_p
         here(tmp_path / "x", *common, "--backbone", tmp_path / "gpt2", "--width", 32)
     with pytest.raises(UsageError, match="at most the 2"):
         here(tmp_path / "x", *common, "--backbone", tmp_path / "gpt2", "--layers", 3)
+
+
+def test_a_run_says_which_weights_it_began_with_and_a_random_control_has_the_same_architecture(here, tmp_path, capsys):
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    saved = LlamaModel(LlamaConfig(**shape, num_key_value_heads=1, rms_norm_eps=0.01, vocab_size=5))
+    saved.save_pretrained(tmp_path / "llama")
+    flags = ["--patch", 64, "--frame", 160, "--epochs", 1, "--batch-size", 32, "--device", "cpu", "--layers", 1]
+    told = {}
+    for init in ("pretrained", "random"):
+        here(tmp_path / init, *flags, "--backbone", tmp_path / "llama", "--init", init, "--tune", "frozen")
+        best = open_model(tmp_path / init / "best_model.ckpt")
+        told[init] = json.loads((tmp_path / init / "config.json").read_text())["derived"]["backbone"]
+        assert best.description["backbone"] == told[init]
+        assert told[init]["weights_sha256"][:16] in capsys.readouterr().out
+        frozen = {k.removeprefix("model.backbone."): v for k, v in best.tensors.items() if "backbone" in k}
+        assert fingerprint(frozen) == told[init]["weights_sha256"]
+        assert best.description["model"]["architecture"]["rms_norm_eps"] == 0.01
+    assert torch.equal(frozen["norm.weight"], saved.norm.weight)  # ones, drawn anew
+    assert told["pretrained"]["weights_sha256"] != told["random"]["weights_sha256"]
+    shutil.rmtree(tmp_path / "llama")
+    build_model(best)  # without the folder
 
 
 @pytest.mark.parametrize(

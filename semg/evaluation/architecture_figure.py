@@ -174,7 +174,7 @@ def _front_end(axes: Axes, window: Box, config: Mapping[str, Any], rate: float, 
 
 
 def _backbone(axes: Axes, embed: Box, config: Mapping[str, Any], tokens: int, middle: float) -> Box:
-    """GPT-2, the attention layer, or nothing; returns the box that the head follows."""
+    """The decoder, the attention layer, or nothing; returns the box that the head follows."""
     if config["backbone"] == "none":
         return embed
     width = config["width"]
@@ -187,7 +187,7 @@ def _backbone(axes: Axes, embed: Box, config: Mapping[str, Any], tokens: int, mi
         for behind in (0.16, 0.08):  # a pile of blocks
             _draw(axes, Box(box.left + behind, box.bottom + behind, box.width, box.height), _colour(tune), "", "")
         told = f"{config['layers']} blocks\nwidth {width}\n{config['heads']} heads"
-        _draw(axes, box, _colour(tune), "GPT-2", told)
+        _draw(axes, box, _colour(tune), {"gpt2": "GPT-2"}.get(config["backbone"], config["backbone"]), told)
         axes.text(box.left + box.width / 2, box.bottom - 0.12, _tuned(tune), ha="center", va="top", fontsize=13.5)
     _arrow(axes, embed, box)
     _shape(axes, (embed.left + embed.width + box.left) / 2, middle, tokens, width)
@@ -199,12 +199,12 @@ def _colour(tune: str) -> str:
 
 
 def _tuned(tune: str) -> str:
-    """What of GPT-2 trains, in words."""
+    """What of the backbone trains, in words."""
     if tune.startswith("last:"):
         return f"last {tune.partition(':')[2]} blocks train"
     told = {
         "full": "all of it trains",
-        "fpt": "LayerNorms and\npositions train",
+        "fpt": "norms and\npositions train",
         "lora": "low-rank updates train",
         "frozen": "frozen",
     }

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from model import GPT2Classifier, ModelConfig
-from semg import backbones as pretrained
+from model import CONTROLS, GPT2Classifier, ModelConfig
+from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import write_text
@@ -148,20 +148,30 @@ def channel_normalization(args: argparse.Namespace) -> normalization.ChannelNorm
         raise UsageError(f"--{error}") from None
 
 
-def model_config(args: argparse.Namespace, shard: Shard, copies: int) -> ModelConfig:
+def decoder_of(args: argparse.Namespace) -> Pretrained | None:
+    """The decoder that `--backbone` names, read and checked; None for a control and for a random GPT-2 of any size."""
+    if args.backbone in CONTROLS or (args.backbone == "gpt2" and args.init == "random"):
+        return None
+    decoder = open_pretrained(args.backbone)
+    if args.width or args.heads:
+        raise UsageError(f"--width, --heads: {args.backbone} has its own; give --backbone gpt2 --init random with them")
+    if args.layers and args.layers > decoder.layers:
+        raise UsageError(f"--layers {args.layers}: expected at most the {decoder.layers} of {args.backbone}")
+    return decoder
+
+
+def model_config(args: argparse.Namespace, shard: Shard, copies: int, decoder: Pretrained | None) -> ModelConfig:
     """The network that the flags ask for, on windows as in `shard`. Raises UsageError for what cannot be.
 
-    copies: how often each electrode is among the model's channels.
+    copies: how often each electrode is among the model's channels. decoder: as `decoder_of` gives it.
     """
     rate = shard.rate
     shape: dict[str, Any] = dict(SMALL)
-    kind = args.backbone if args.backbone in ("none", "attention") else "gpt2"
-    if kind == "gpt2" and args.init == "pretrained":
-        shape = pretrained.architecture(args.backbone)
-        if args.width or args.heads:
-            raise UsageError("--width, --heads: a pretrained GPT-2 has its own; give --init random with them")
-        if args.layers and args.layers > shape["layers"]:
-            raise UsageError(f"--layers {args.layers}: expected at most the {shape['layers']} of {args.backbone}")
+    if decoder is not None:
+        own = ("layers", "width", "heads", "architecture")
+        shape = {"backbone": decoder.family.name} | {name: getattr(decoder, name) for name in own}
+    elif args.backbone in CONTROLS:
+        shape |= {"backbone": args.backbone}
     given = {"layers": args.layers, "width": args.width, "heads": args.heads}
     shape |= {key: value for key, value in given.items() if value}
     try:
@@ -173,7 +183,6 @@ def model_config(args: argparse.Namespace, shard: Shard, copies: int) -> ModelCo
             patch=args.patch.samples(rate),
             frame=args.frame.samples(rate),
             band_edges=tuple(edge / rate for edge in args.bands),
-            backbone=kind,
             pooling=args.pooling,
             dropout=args.dropout,
             tune=args.tune,
@@ -185,20 +194,27 @@ def model_config(args: argparse.Namespace, shard: Shard, copies: int) -> ModelCo
 
 def learning_rate(args: argparse.Namespace) -> float:
     """The rate given, or one that suits what trains."""
-    pretrained = args.init == "pretrained" and args.backbone not in ("none", "attention")
+    pretrained = args.init == "pretrained" and args.backbone not in CONTROLS
     return args.lr or default_learning_rate(args.tune, pretrained=pretrained)
 
 
-def build(args: argparse.Namespace, config: ModelConfig) -> GPT2Classifier:
+def build(args: argparse.Namespace, config: ModelConfig, decoder: Pretrained | None) -> GPT2Classifier:
     """The network with its first weights."""
     torch.manual_seed(args.seed)
     model = GPT2Classifier(config)
-    if config.backbone == "gpt2" and args.init == "pretrained":
-        try:
-            model.load_backbone(pretrained.weights(args.backbone))
-        except ValueError as error:
-            raise DataError(f"{args.backbone}: {error}") from None
+    if decoder is not None and args.init == "pretrained":
+        model.load_backbone(decoder.weights(config.layers))
     return model
+
+
+def first_weights(args: argparse.Namespace, model: GPT2Classifier, decoder: Pretrained | None) -> dict[str, Any]:
+    """Which weights the backbone has before training: what results say of themselves."""
+    told: dict[str, Any] = {"source": args.backbone, "init": args.init}
+    if decoder is not None and decoder.revision:
+        told["revision"] = decoder.revision
+    if model.backbone is not None:
+        told["weights_sha256"] = fingerprint(own_parameters(model.backbone))
+    return told
 
 
 # --- one run -----------------------------------------------------------------------------------------------------
@@ -263,8 +279,11 @@ class Run:
         check_alike([train_shards[0], val_shards[0]])
         self.augmentation = _augmentation(args)
         self.channel_normalization = channel_normalization(args)
-        self.config = model_config(args, train_shards[0], self.channel_normalization.copies)
-        self.model = build(args, self.config).to(self.device)
+        decoder = decoder_of(args)
+        self.config = model_config(args, train_shards[0], self.channel_normalization.copies, decoder)
+        self.model = build(args, self.config, decoder)
+        self.first_weights = first_weights(args, self.model, decoder)
+        self.model.to(self.device)
         self.layout = TokenLayout.of(self.config, RING_SIZE, self.channel_normalization.copies)
         self.train_gain = normalization.gain_of(train_shards)
         made = [
@@ -341,6 +360,7 @@ class Run:
             "steps_per_epoch": self.steps_per_epoch,
             "tokens_per_window": self.config.tokens,
             "parameters": counts,
+            "backbone": self.first_weights,
             "lr": self.lr,
             "augment": str(self.augmentation),
             "normalize": self.channel_normalization.to_dict(),
@@ -580,7 +600,7 @@ class Run:
             "model": self.config.to_dict(),
             "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
             "normalize": self.channel_normalization.to_dict(),
-            "backbone": {"source": self.args.backbone, "init": self.args.init},
+            "backbone": self.first_weights,
             "pretraining_losses": self.pretraining.state.losses if self.pretraining else [],
             "shards": self.args.shards.as_posix(),
             "split": {
