@@ -200,7 +200,7 @@ def main() -> int:
     check_same_data(checkpoint, shards[0])
     model = build_model(checkpoint).to(choose_device(args.device))
     backbone = checkpoint.description.get("backbone", {})
-    pretrained = model.config.backbone == "gpt2" and backbone.get("init") == "pretrained"
+    pretrained = model.config.family is not None and backbone.get("init") == "pretrained"
     recipe = recipe_of(args, model, pretrained)
     precision = autocast(args.amp, next(model.parameters()).device)
     subjects = by_subject(shards)

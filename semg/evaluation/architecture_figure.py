@@ -57,7 +57,7 @@ def architecture(
     parts = _front_end(axes, window, config, rate, middle)
     features = _features(config)
     embed = Box(6.85, middle - 0.95, 1.85, 1.9)
-    told = "\nin place of\nword embeddings" if config["backbone"] == "gpt2" else ""
+    told = "\nin place of\nword embeddings" if config["backbone"] not in ("attention", "none") else ""
     _draw(axes, embed, TRAINED, "linear map", f"{features} → {config['width']}{told}")
     for part in parts:
         _arrow(axes, part, embed)

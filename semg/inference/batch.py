@@ -120,7 +120,7 @@ def _check_shape(checkpoint: Checkpoint, config: ModelConfig) -> None:
             raise DataError(
                 f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {found}"
             )
-    if config.backbone == "gpt2" and config.layers > len(checkpoint.tensors):
+    if config.family is not None and config.layers > len(checkpoint.tensors):
         found_blocks = f"{len(checkpoint.tensors)} tensors in all"
         raise DataError(f"{checkpoint.path}: expected weights of {config.layers} blocks, found {found_blocks}")
 
