@@ -43,7 +43,7 @@ from semg.inference.batch import (
     open_model,
 )
 from semg.inference.checkpoint import Checkpoint, weights_file
-from semg.training.augmentation import OF_BANDS, Augmentation
+from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject
 from semg.training.loop import DivergedError
 from semg.training.optimization import OptimizerConfig, autocast, default_learning_rate
@@ -103,7 +103,7 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier, pretrained: bool)
         raise UsageError(f"--augment: {error}") from None
     if augmentation.jitter:
         raise UsageError("--augment jitter: expected none, for each window's tokens are computed once; leave it out")
-    for name in OF_BANDS:
+    for name in OF_BAND_POWERS:
         if model.config.frontend == "raw" and getattr(augmentation, name):
             raise UsageError(f"--augment {name}: expected a model of band powers, found one of raw samples")
     try:

@@ -14,8 +14,8 @@ Output:
   python sweep.py --split splits/NAME --grid tune=last:3,fpt,lora lr=default,1e-3 -- --epochs 5 --augment none
 
 --grid takes FLAG=VALUE,VALUE,... for any flags of train.py; every combination is trained. A flag with several values
-gets them with spaces between (--grid "augment=none,roll=0.5 mask=0.1"); the value `default` leaves the flag out. What
-follows -- is given to train.py in every run as it is.
+gets them with spaces between (--grid "augment=none,band_rotation=0.5 channel_dropout=0.1"); the value `default` leaves
+the flag out. What follows -- is given to train.py in every run as it is.
 
 Run again after a stop, the same command goes on: whole runs are kept, one that was under way resumes. A run that
 fails is named and the others are done; its setting can't be picked, and the exit code is 1.

@@ -39,7 +39,7 @@ from semg.common.schema import folder_name
 from semg.data import normalization
 from semg.evaluation.tensorboard import Board, remove_old
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
-from semg.training.augmentation import Augmentation
+from semg.training.augmentation import NAMES, Augmentation
 from semg.training.trainer import Run, World, join_world, settings
 
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz; even steps on a logarithmic scale
@@ -128,8 +128,8 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         nargs="*",
         default=[],
         metavar="NAME=VALUE",
-        help=f"none, or changes and their strength (default: {Augmentation()}); names: roll, mask, time_mask, "
-        "band_mask, gain, noise, mixup, jitter; see docs/model.md",
+        help=f"none, or changes and their strength (default: {Augmentation()}); names: {', '.join(NAMES)}; "
+        "see docs/model.md",
     )
     group.add_argument("--balance", choices=("none", "loss", "sampler"), default="none", help="classes, by what")
     group.add_argument(

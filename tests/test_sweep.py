@@ -303,10 +303,17 @@ def test_the_grid_is_every_combination_and_names_depend_on_the_setting_alone():
     one, other = (sweep.read_grid(words)[-1] for words in (["lr=1,2", "tune=fpt,last:3"], ["tune=last:3", "lr=2"]))
     assert one == other
     assert one.name == "lr-2_tune-last-3"
-    many = sweep.read_grid(["augment=none,roll=0.5 mask=0.1,roll 0.5 mask 0.1", "batch_size=default,64"])
+    many = sweep.read_grid(
+        [
+            "augment=none,band_rotation=0.5 channel_dropout=0.1,band_rotation 0.5 channel_dropout 0.1",
+            "batch_size=default,64",
+        ]
+    )
     assert len({setting.name for setting in many}) == 6
     assert all(setting.name.replace("-", "").replace("_", "").replace(".", "").isalnum() for setting in many)
-    assert ["--augment", "roll=0.5", "mask=0.1", "--batch-size", "64"] in [setting.flags for setting in many]
+    assert ["--augment", "band_rotation=0.5", "channel_dropout=0.1", "--batch-size", "64"] in [
+        setting.flags for setting in many
+    ]
     assert ["--augment", "none"] in [setting.flags for setting in many]
     long = sweep.read_grid([f"backbone=/{'a' * 300}/1,/{'a' * 300}/2"])
     assert len({setting.name for setting in long}) == 2

@@ -99,7 +99,17 @@ def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_
 
 def test_same_seed_same_weights_and_another_seed_others(here, tmp_path):
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        here(tmp_path / out, *RANDOM, "--seed", seed, "--augment", "roll=0.5", "mask=0.1", "mixup=0.3", "jitter=1")
+        here(
+            tmp_path / out,
+            *RANDOM,
+            "--seed",
+            seed,
+            "--augment",
+            "band_rotation=0.5",
+            "channel_dropout=0.1",
+            "mixup=0.3",
+            "jitter=1",
+        )
     a, b, c = (weights(tmp_path / out / "best_model.ckpt") for out in "abc")
     assert same(a, b)
     assert not same(a, c)
@@ -313,8 +323,8 @@ def test_without_the_hub_one_line_says_what_to_do(run_script, data, tmp_path, mo
         ("--heads 3", "--heads"),
         ("--tune last:5", "--tune"),
         ("--augment colour=3", "--augment"),
-        ("--frontend raw --augment roll=0.5 gain=0.3", "--augment gain"),
-        ("--frontend raw --augment band_mask=0.1", "--augment band_mask"),
+        ("--frontend raw --augment band_rotation=0.5 gain=0.3", "--augment gain"),
+        ("--frontend raw --augment frequency_masking=0.1", "--augment frequency_masking"),
         ("--bands 100 20", "--band"),
     ],
 )

@@ -5,6 +5,7 @@ this session" for every feature, so masking with zeros hides a channel, a band o
 false. Every draw comes from one generator, so the same seed gives the same augmentation.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,25 +14,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OF_BANDS = ("gain", "band_mask")  # what changes log powers, and leaves samples as they are
+OF_BAND_POWERS = ("gain", "frequency_masking")  # what changes log powers, and leaves samples as they are
+SHARES = ("band_rotation", "channel_dropout", "time_masking", "frequency_masking", "jitter")  # from 0 to 1
+RENAMED = {
+    "roll": "band_rotation",
+    "mask": "channel_dropout",
+    "time_mask": "time_masking",
+    "band_mask": "frequency_masking",
+}
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly to change the tokens; 0 leaves a change out. OF_BANDS change band powers alone, not samples.
+    """How strongly to change the tokens; 0 leaves a change out.
 
-    roll: probability of turning all rings of electrodes by one place, either way: the sleeve sits differently.
-    mask: share of electrodes hidden; time_mask: share of tokens hidden; band_mask: share of frequency bands hidden.
-    gain: standard deviation of a shift of each channel's log powers, in those of the session: another contact.
+    band_rotation: probability of turning every ring of electrodes by one place, all the same way: the sleeve sits
+    differently.
+    channel_dropout: share of electrodes set to 0. time_masking: share of tokens; frequency_masking: of frequency bands.
+    gain: standard deviation of a shift of each channel's log power, in the session's: another electrode contact.
     noise: standard deviation of noise on every feature.
     mixup: parameter of the Beta distribution with which pairs of windows and labels are mixed.
-    jitter: 1 moves a window's start at random within its label's segment, by up to the stride.
+    jitter: share of windows whose start is moved at random within their label's segment, by up to the stride.
+
+    OF_BAND_POWERS leave samples as they are.
     """
 
-    roll: float = 0.5
-    mask: float = 0.1
-    time_mask: float = 0.0
-    band_mask: float = 0.0
+    band_rotation: float = 0.5
+    channel_dropout: float = 0.1
+    time_masking: float = 0.0
+    frequency_masking: float = 0.0
     gain: float = 0.0
     noise: float = 0.0
     mixup: float = 0.0
@@ -39,28 +50,44 @@ class Augmentation:
 
     @classmethod
     def parse(cls, words: list[str]) -> "Augmentation":
-        """`[]`: the default; `["none"]`: nothing; `["roll=0.5", "mask=0.2"]`: these alone. Raises ValueError."""
+        """`[]`: the default; `["none"]`: nothing; `["band_rotation=0.5", "gain=0.2"]`: these alone.
+
+        Raises ValueError.
+        """
         if not words:
             return cls()
-        nothing = {field.name: 0.0 for field in fields(cls)}
+        strengths = dict.fromkeys(NAMES, 0.0)
         if words == ["none"]:
-            return cls(**nothing)
-        names = [word.partition("=")[0] for word in words]
-        if again := [name for name in nothing if names.count(name) > 1]:
-            raise ValueError(f"expected each change once, found {again[0]} {names.count(again[0])} times")
+            return cls(**strengths)
         for word in words:
             name, equals, value = word.partition("=")
-            if name not in nothing or not equals:
-                raise ValueError(f"expected none, or NAME=VALUE with a name of {', '.join(nothing)}, found {word!r}")
-            nothing[name] = float(value)
-            top = 1.0 if name in ("roll", "mask", "time_mask", "band_mask", "jitter") else 10.0
-            if not 0 <= nothing[name] <= top:
-                raise ValueError(f"expected {name} from 0 to {top:g}, found {value}")
-        return cls(**nothing)
+            if name in RENAMED:
+                raise ValueError(f"expected {RENAMED[name]}, which is the name of {name} now, found {word!r}")
+            if name not in strengths or not equals:
+                raise ValueError(f"expected none, or NAME=VALUE with a name of {', '.join(strengths)}, found {word!r}")
+            strengths[name] = _strength(name, value)
+        names = [word.partition("=")[0] for word in words]
+        if again := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"expected each change once, found {again[0]} {names.count(again[0])} times")
+        return cls(**strengths)
 
     def __str__(self) -> str:
         used = [f"{name}={value:g}" for name, value in asdict(self).items() if value]
         return " ".join(used) or "none"
+
+
+NAMES = tuple(field.name for field in fields(Augmentation))
+
+
+def _strength(name: str, text: str) -> float:
+    top = 1.0 if name in SHARES else 10.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= top:
+        raise ValueError(f"expected {name} from 0 to {top:g}, found {text!r}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -85,65 +112,107 @@ class TokenLayout:
         return cls(channels, config.band_features // channels, config.raw_features // channels, whole, copies)
 
 
-class TokenAugmenter:
-    """Draws one change of a batch of tokens and applies it: `augmenter(tokens)`."""
+def draw(
+    how: Augmentation,
+    layout: TokenLayout,
+    shape: tuple[int, int],
+    generator: torch.Generator,
+    device: torch.device | None = None,
+) -> "TokenChange":
+    """Draw one change of a batch of tokens and of what they are trained towards.
 
-    def __init__(self, how: Augmentation, layout: TokenLayout, generator: torch.Generator) -> None:
-        self.how = how
-        self.layout = layout
-        self.generator = generator  # on the CPU: the same draws whatever the device
+    shape: (B, T) of the batch. generator: on the CPU, so that the same is drawn whatever the device of the tokens.
+    """
+    B, T = shape
+    C, K, P = layout.channels, layout.bands, layout.patch
+
+    def normal(strength: float, *size: int) -> Tensor | None:
+        return (strength * torch.randn(size, generator=generator)).to(device) if strength and math.prod(size) else None
+
+    moves = _draw_moves(how, layout, shape, generator, device)
+    gain = normal(how.gain if K else 0.0, B, 1, C, 1)
+    band_noise = normal(how.noise, B, T, C, K)
+    shown = None
+    if how.frequency_masking and K:
+        shown = (torch.rand(B, 1, 1, K, generator=generator) >= how.frequency_masking).float().to(device)
+    sample_noise = normal(how.noise, B, T, P, C)
+    mixing = _draw_mixing(how.mixup, B, generator, device) if how.mixup else None
+    return TokenChange(layout, moves, gain, band_noise, shown, sample_noise, mixing)
+
+
+@dataclass(frozen=True)
+class TokenChange:
+    """A change that is drawn: `change(tokens)` (B, T, F) and `change.targets(target)` (B, K) apply it, any number of
+    times. What is None is left out.
+
+    moves: what takes whose place. gain (B, 1, C, 1), band_noise (B, T, C, K), shown (B, 1, 1, K): for band powers.
+    sample_noise (B, T, patch, C): for samples. mixing: which windows are mixed.
+    """
+
+    layout: TokenLayout
+    moves: "_Moves | None"
+    gain: Tensor | None
+    band_noise: Tensor | None
+    shown: Tensor | None
+    sample_noise: Tensor | None
+    mixing: "_Mixing | None"
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, T, F) -> (B, T, F)."""
-        layout, split = self.layout, self.layout.channels * self.layout.bands
-        shape = tokens.shape[:2]
-        moves = self._moves(shape[0], shape[1], tokens.device)
+        layout, split, shape = self.layout, self.layout.channels * self.layout.bands, tokens.shape[:2]
         parts = []
         if layout.bands:
-            bands = tokens[..., :split].view(*shape, layout.channels, layout.bands)
-            parts.append(self._changed_bands(moves.of_bands(bands) if moves else bands))
+            parts.append(self._bands(tokens[..., :split].view(*shape, layout.channels, layout.bands)))
         if layout.patch:
-            raw = tokens[..., split:].view(*shape, layout.patch, layout.channels)
-            parts.append(self._noisy(moves.of_samples(raw) if moves else raw))
+            parts.append(self._samples(tokens[..., split:].view(*shape, layout.patch, layout.channels)))
         flat = [part.flatten(2) for part in parts]
-        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
+        changed = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
+        return changed if self.mixing is None else self.mixing(changed)
 
-    def _moves(self, batch: int, count: int, device: torch.device) -> "_Moves | None":
-        """What takes whose place in as many windows and tokens; None: nothing does."""
-        layout, how = self.layout, self.how
-        rolls = how.roll and layout.ring
-        if not (rolls or how.mask or how.time_mask):
-            return None
-        channel = torch.arange(layout.channels, dtype=torch.int32).expand(batch, -1)
-        if rolls:
-            draw = torch.rand(batch, generator=self.generator)
-            step = (draw < how.roll / 2).int() - (draw > 1 - how.roll / 2).int()  # -1, 0 or 1
-            place = channel % layout.ring
-            channel = (channel - place) + (place - step[:, None]) % layout.ring
-        hidden = None
-        if how.mask:
-            draw = torch.rand(batch, layout.channels // layout.copies, generator=self.generator)
-            hidden = (draw < how.mask).repeat(1, layout.copies).to(device)
-        times = None
-        if how.time_mask:
-            times = (torch.rand(batch, count, generator=self.generator) < how.time_mask).to(device)
-        return _Moves(channel.to(device), hidden, times)
+    def targets(self, target: Tensor) -> Tensor:
+        """(B, K) shares of the classes -> (B, K)."""
+        return target if self.mixing is None else self.mixing(target)
 
-    def _changed_bands(self, bands: Tensor) -> Tensor:
-        B, _, C, K = bands.shape
-        if self.how.gain:
-            shift = self.how.gain * torch.randn(B, 1, C, 1, generator=self.generator)
-            bands = bands + shift.to(bands.device)
-        bands = self._noisy(bands)
-        if self.how.band_mask:
-            shown = torch.rand(B, 1, 1, K, generator=self.generator) >= self.how.band_mask
-            bands = bands * shown.float().to(bands.device)
-        return bands
+    def _bands(self, bands: Tensor) -> Tensor:
+        """(B, T, C, K) -> the same shape."""
+        if self.moves is not None:
+            bands = self.moves.of_bands(bands)
+        if self.gain is not None:
+            bands = bands + self.gain
+        if self.band_noise is not None:
+            bands = bands + self.band_noise
+        return bands if self.shown is None else bands * self.shown
 
-    def _noisy(self, features: Tensor) -> Tensor:
-        if not self.how.noise:
-            return features
-        return features + self.how.noise * torch.randn(features.shape, generator=self.generator).to(features.device)
+    def _samples(self, raw: Tensor) -> Tensor:
+        """(B, T, patch, C) -> the same shape."""
+        if self.moves is not None:
+            raw = self.moves.of_samples(raw)
+        return raw if self.sample_noise is None else raw + self.sample_noise
+
+
+def _draw_moves(
+    how: Augmentation,
+    layout: TokenLayout,
+    shape: tuple[int, int],
+    generator: torch.Generator,
+    device: torch.device | None,
+) -> "_Moves | None":
+    """What takes whose place in as many windows and tokens; None: nothing does."""
+    rotates = how.band_rotation and layout.ring
+    if not (rotates or how.channel_dropout or how.time_masking):
+        return None
+    channel = torch.arange(layout.channels, dtype=torch.int32).expand(shape[0], -1)
+    if rotates:
+        chance = torch.rand(shape[0], generator=generator)
+        step = (chance < how.band_rotation / 2).int() - (chance > 1 - how.band_rotation / 2).int()  # -1, 0 or 1
+        place = channel % layout.ring
+        channel = (channel - place) + (place - step[:, None]) % layout.ring
+    hidden = None
+    if how.channel_dropout:
+        chance = torch.rand(shape[0], layout.channels // layout.copies, generator=generator)
+        hidden = (chance < how.channel_dropout).repeat(1, layout.copies).to(device)
+    times = (torch.rand(shape, generator=generator) < how.time_masking).to(device) if how.time_masking else None
+    return _Moves(channel.to(device), hidden, times)
 
 
 @dataclass(frozen=True)
@@ -178,18 +247,23 @@ class _Moves:
         return moved
 
 
-def mixed(tokens: Tensor, target: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup (Zhang et al. 2018): each window and its target (B, K) mixed with another of the batch."""
-    if not strength:
-        return tokens, target
+@dataclass(frozen=True)
+class _Mixing:
+    """Mixup (Zhang et al. 2018): each row (B, ...) mixed with another of the batch; weight, partner: (B,)."""
+
+    weight: Tensor
+    partner: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        weight = self.weight.view(-1, *[1] * (rows.dim() - 1))
+        return weight * rows + (1 - weight) * rows[self.partner]
+
+
+def _draw_mixing(strength: float, batch: int, generator: torch.Generator, device: torch.device | None) -> _Mixing:
     draws = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-    weight = torch.from_numpy(draws.beta(strength, strength, len(tokens)).astype(np.float32)).to(tokens.device)
-    partner = torch.randperm(len(tokens), generator=generator).to(tokens.device)
-    mix = weight[:, None, None]
-    return (
-        mix * tokens + (1 - mix) * tokens[partner],
-        weight[:, None] * target + (1 - weight[:, None]) * target[partner],
-    )
+    weight = torch.from_numpy(draws.beta(strength, strength, batch).astype(np.float32))
+    partner = torch.randperm(batch, generator=generator)
+    return _Mixing(weight.to(device), partner.to(device))
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:

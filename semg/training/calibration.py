@@ -22,11 +22,11 @@ from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
 from semg.inference.batch import channel_normalization_of, open_windows, statistics_for, transform_for
 from semg.inference.checkpoint import Checkpoint
-from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
+from semg.training.augmentation import Augmentation, TokenLayout, draw, one_hot
 from semg.training.loop import DivergedError, fit
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 
-AUGMENTATION = Augmentation.parse(["mask=0.1"])  # no rotation: this person's sleeve sits as it sits
+AUGMENTATION = Augmentation.parse(["channel_dropout=0.1"])  # no rotation: this person's sleeve sits as it sits
 _INFERENCE_BATCH = 512
 
 
@@ -157,11 +157,12 @@ class _CalibrationWindows:
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Cross-entropy of augmented windows."""
-        how = self._recipe.augmentation
-        tokens = TokenAugmenter(how, self._layout, generator)(self._tokens[batch])
-        tokens, target = mixed(tokens, self._target[batch], how.mixup, generator)
-        logits = self.module.classify(tokens)
-        return F.cross_entropy(logits.float(), target, label_smoothing=self._recipe.label_smoothing)
+        shape = (len(batch), self._tokens.shape[1])
+        change = draw(self._recipe.augmentation, self._layout, shape, generator, batch.device)
+        logits = self.module.classify(change(self._tokens[batch]))
+        return F.cross_entropy(
+            logits.float(), change.targets(self._target[batch]), label_smoothing=self._recipe.label_smoothing
+        )
 
 
 def adapt(

@@ -24,10 +24,10 @@ from semg.data.batches import Batch, Batches, in_order
 from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
 from semg.evaluation import metrics
-from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout
+from semg.training.augmentation import Augmentation, TokenLayout, draw
 
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
-AUGMENTATION = Augmentation.parse(["roll=0.5", "mask=0.1", "jitter=1"])  # what of train.py's default acts on samples
+AUGMENTATION = Augmentation()  # train.py's default, all of which acts on samples too
 INFERENCE_BATCH = 512
 Progress = Callable[..., Any]  # of an iterable and tqdm's settings
 
@@ -163,7 +163,8 @@ def fit(
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=steps * recipe.epochs, pct_start=recipe.warmup, cycle_momentum=False
     )
-    augment = _augmenter(train.windows.n_channels, recipe)
+    layout = _layout(train.windows.n_channels)
+    generator = torch.Generator().manual_seed(recipe.seed)
     rows: list[dict[str, float]] = []
     best = {name: value.clone() for name, value in model.state_dict().items()}
     for epoch in range(1, recipe.epochs + 1):
@@ -172,7 +173,7 @@ def fit(
         told = f"epoch {epoch}/{recipe.epochs}"
         total = torch.zeros((), device=train.device)
         for batch in progress(train.iterate(order, starts), total=steps, unit="step", desc=told, leave=False):
-            total += _step(model, batch, optimizer, augment, recipe)
+            total += _step(model, batch, optimizer, layout, generator, recipe)
             rate.step()
         if not torch.isfinite(total):
             raise DataError(f"epoch {epoch}: expected a finite loss, found {total:g}; give a smaller --lr")
@@ -192,10 +193,17 @@ def best_epoch(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _step(
-    model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, augment: TokenAugmenter, recipe: Recipe
+    model: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    layout: TokenLayout,
+    generator: torch.Generator,
+    recipe: Recipe,
 ) -> Tensor:
     """One update; returns the loss."""
-    x = augment(batch.x.transpose(1, 2)).transpose(1, 2)  # a sample of all channels is a token of patch 1
+    tokens = batch.x.transpose(1, 2)  # a sample of all channels is a token of patch 1
+    change = draw(recipe.augmentation, layout, (len(tokens), tokens.shape[1]), generator, tokens.device)
+    x = change(tokens).transpose(1, 2)
     loss = nn.functional.cross_entropy(model(x), batch.label, label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -204,10 +212,9 @@ def _step(
     return loss.detach()
 
 
-def _augmenter(channels: int, recipe: Recipe) -> TokenAugmenter:
+def _layout(channels: int) -> TokenLayout:
     ring = 0 if channels % RING_SIZE else RING_SIZE
-    layout = TokenLayout(channels=channels, bands=0, patch=1, ring=ring)
-    return TokenAugmenter(recipe.augmentation, layout, torch.Generator().manual_seed(recipe.seed))
+    return TokenLayout(channels=channels, bands=0, patch=1, ring=ring)
 
 
 def epoch_order(windows: WindowSet, recipe: Recipe, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

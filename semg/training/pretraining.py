@@ -20,7 +20,7 @@ from model import GPT2Classifier
 from semg.common.errors import UsageError
 from semg.data.batches import Batches
 from semg.data.shards import WindowSet
-from semg.training.augmentation import Augmentation, TokenAugmenter, TokenLayout
+from semg.training.augmentation import Augmentation, TokenLayout, draw
 from semg.training.optimization import adamw, optimizer_tensors, reseed, restore_optimizer, schedule, seed_of
 
 
@@ -55,7 +55,7 @@ class NextPatch(nn.Module):
     ) -> Tensor:
         """As GPT2Classifier's, but gives the mean squared error; 1 is that of predicting the session's mean.
 
-        change: turns all tokens (B, T, F) of a window alike, such as rolled rings: what is read and what is predicted.
+        change: turns all tokens (B, T, F) of a window alike, such as turned rings: what is read and what is predicted.
         """
         tokens = change(self.model.tokens(x, statistics, bands))
         hidden = self.model.hidden(tokens)  # (B, T, d)
@@ -132,12 +132,13 @@ class Pretraining:
         args: argparse.Namespace,
         *,
         lr: float,
-        roll: float,
+        rotation: float,
         rank: int = 0,
         size: int = 1,
     ) -> None:
-        """batches, statistics: of the training recordings. args: train.py's flags. roll: probability of turned rings.
+        """batches, statistics: of the training recordings. args: train.py's flags.
 
+        rotation: probability of turned rings.
         rank, size: of this process among those that train together. Raises UsageError as NextPatch does.
         """
         torch.manual_seed(seed_of(args.seed, 4))
@@ -146,7 +147,11 @@ class Pretraining:
         self.optimizer = adamw(self.module, lr, args.weight_decay)
         self.state = PretrainingProgress()
         self._batches, self._statistics, self._layout = batches, statistics, layout
-        self._args, self._lr, self._how = args, lr, Augmentation(roll=roll, mask=0.0, jitter=0.0)
+        self._args, self._lr, self._how = (
+            args,
+            lr,
+            Augmentation(band_rotation=rotation, channel_dropout=0.0, jitter=0.0),
+        )
         self._rank, self._size = rank, size
         self._places = Segments(batches.windows, batches.cached.hop if batches.cached else 1)
         self.steps_per_epoch = max(1, self._places.steps // args.batch_size)
@@ -197,7 +202,8 @@ class Pretraining:
         index, start = self._places.draw(args.batch_size, np.random.default_rng((args.seed, 7, step)))
         batch = self._batches.load(index[self._rank :: self._size], start[self._rank :: self._size])
         statistics = None if self._statistics is None else self._statistics[batch.shard]
-        change = TokenAugmenter(self._how, self._layout, generator)
+        shape = (len(batch.label), self.module.model.config.tokens)
+        change = draw(self._how, self._layout, shape, generator, batch.label.device)
         with autocast or nullcontext():
             loss = self._forward(batch.x, statistics, change, batch.bands)
         self.optimizer.zero_grad(set_to_none=True)

@@ -45,7 +45,7 @@ from semg.inference.batch import (
     statistics_for,
 )
 from semg.inference.checkpoint import Checkpoint, write_checkpoint
-from semg.training.augmentation import OF_BANDS, Augmentation, TokenAugmenter, TokenLayout, mixed, one_hot
+from semg.training.augmentation import OF_BAND_POWERS, Augmentation, TokenLayout, draw, one_hot
 from semg.training.optimization import (
     adamw,
     default_learning_rate,
@@ -334,7 +334,7 @@ class Run:
             self.layout,
             self.args,
             lr=self.lr,
-            roll=self.augmentation.roll,
+            rotation=self.augmentation.band_rotation,
             rank=self.world.rank,
             size=self.world.size,
         )
@@ -462,13 +462,14 @@ class Run:
         generator = torch.Generator().manual_seed(seed_of(args.seed, 3, step, self.world.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr_at(step)
-        target = one_hot(batch.label, len(self.classes))
-        change = _Change(self.augmentation, self.layout, generator, target)
+        shape = (len(batch.label), self.config.tokens)
+        change = draw(self.augmentation, self.layout, shape, generator, self.device)
+        target = change.targets(one_hot(batch.label, len(self.classes)))
         statistics = None if self.train.statistics is None else self.train.statistics[batch.shard]
         with self.autocast or nullcontext():
             logits = self.forward(batch.x, statistics, change, batch.bands)
         weight = self.class_weights if args.balance == "loss" else None
-        loss = F.cross_entropy(logits.float(), change.target, weight, label_smoothing=args.label_smoothing)
+        loss = F.cross_entropy(logits.float(), target, weight, label_smoothing=args.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.trained, args.clip)
@@ -670,25 +671,12 @@ class Run:
             self.state = told[0]
 
 
-class _Change:
-    """Augmentation of one step's tokens; `target` (B, K) is mixed with them."""
-
-    def __init__(self, how: Augmentation, layout: TokenLayout, generator: torch.Generator, target: Tensor) -> None:
-        self._augment = TokenAugmenter(how, layout, generator)
-        self.target = target
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        changed = self._augment(tokens)
-        changed, self.target = mixed(changed, self.target, self._augment.how.mixup, self._augment.generator)
-        return changed
-
-
 def _augmentation(args: argparse.Namespace) -> Augmentation:
     try:
         found = Augmentation.parse(args.augment)
     except ValueError as error:
         raise UsageError(f"--augment: {error}") from None
-    for name in OF_BANDS:
+    for name in OF_BAND_POWERS:
         if args.frontend == "raw" and getattr(found, name):
             raise UsageError(f"--augment {name}: expected band powers to change, found --frontend raw; leave it out")
     return found
