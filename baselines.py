@@ -409,7 +409,7 @@ def run_networks(
             )
             epochs = deep_baselines.fit(model, parts[0], parts[1], recipe, console.progress, console.say)
         except DataError as error:
-            console.error(str(error))
+            console.error(cli.in_words(error))
             continue
         probabilities = deep_baselines.probabilities(model, parts[2])
         best = deep_baselines.best_epoch(epochs)
@@ -510,7 +510,7 @@ def run_classical(
                 found[job.folder.name] = run_job(job, tables, scored, args, console)
                 console.say(f"  {job.folder.name:<28} macro-F1 {found[job.folder.name]:.4f}")
             except DataError as error:
-                console.error(str(error))
+                console.error(cli.in_words(error))
             bar.update()
     return found
 

@@ -97,19 +97,13 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
 
 def recipe_of(args: argparse.Namespace, model: GPT2Classifier, pretrained: bool) -> Calibration:
     """The recipe that the flags ask for. Raises UsageError for what this model cannot have."""
-    try:
-        augmentation = Augmentation.parse(args.augment or ["none"])
-    except ValueError as error:
-        raise UsageError(f"--augment: {error}") from None
+    augmentation = Augmentation.parse(args.augment or ["none"])
     if augmentation.jitter:
         raise UsageError("--augment jitter: expected none, for each window's tokens are computed once; leave it out")
     for name in OF_BAND_POWERS:
         if model.config.frontend == "raw" and getattr(augmentation, name):
             raise UsageError(f"--augment {name}: expected a model of band powers, found one of raw samples")
-    try:
-        replace(model.config, tune=args.tune)
-    except ValueError as error:
-        raise UsageError(f"--{error}") from None
+    replace(model.config, tune=args.tune)  # refuses what cannot be
     return Calibration(
         repetitions=args.repetitions,
         tune=args.tune,

@@ -247,7 +247,7 @@ def _difference(out: Path, folders: Sequence[Path], made: Mapping[str, splits.Sp
         try:
             there = splits.read_split(folder)
         except DataError as error:
-            return str(error)
+            return cli.in_words(error)
         if there.protocol != made[key].protocol or there.seed != made[key].seed:
             return f"{folder.name}: protocol {there.protocol}, seed {there.seed}"
         for subset in splits.SUBSETS:

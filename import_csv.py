@@ -83,8 +83,8 @@ def arguments() -> argparse.ArgumentParser:
         "--notch", type=cli.number(0, above=True), nargs="*", default=[50.0], metavar="HZ", help="bands to take out, Hz"
     )
     signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use")
-    signal.add_argument("--window", type=cli.Length, default="250ms", help="length, samples or time")
-    signal.add_argument("--stride", type=cli.Length, default="125ms", help="window to window, samples or time")
+    signal.add_argument("--window", type=cli.length, default="250ms", help="length, samples or time")
+    signal.add_argument("--stride", type=cli.length, default="125ms", help="window to window, samples or time")
     signal.add_argument(
         "--transition-margin",
         type=cli.number(0),

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semg import backbones
+from semg.common.errors import SettingError
 
 POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a scaled channel's power is about 1
 FRONTENDS = ("raw", "bands", "both")
@@ -62,7 +63,7 @@ class ModelConfig:
     lora_rank: int = 8
 
     def __post_init__(self) -> None:
-        """Raises ValueError, with a message that names the field, for what cannot be built."""
+        """Raises SettingError for what cannot be built."""
         _expect(self.frontend in FRONTENDS, "frontend", " or ".join(FRONTENDS), self.frontend)
         kinds = (*backbones.FAMILIES, *CONTROLS)
         _expect(self.backbone in kinds, "backbone", " or ".join(kinds), self.backbone)
@@ -78,7 +79,7 @@ class ModelConfig:
             "lora_rank",
         ):
             _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _expect(self.samples % self.patch == 0, "patch", f"a divisor of the window's {self.samples}", self.patch)
+        _expect(self.samples % self.patch == 0, "patch", "a divisor of the window's {}", self.patch, self.samples)
         _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
         self._complete_architecture()
         _expect(0 <= self.dropout < 1, "dropout", "within 0 <= dropout < 1", self.dropout)
@@ -93,19 +94,22 @@ class ModelConfig:
             complete = self.family.completed(self.layers, self.width, self.heads, given)
             longest = self.family.longest(complete)
             shortest = math.ceil(self.samples / longest)
-            for_it = f"at least {shortest}, so that a window has at most the {longest} tokens that the backbone takes"
-            _expect(self.patch >= shortest, "patch", for_it, self.patch)
+            few = f"at least {{}}, so that a window has at most the {longest} tokens that the backbone takes"
+            _expect(self.patch >= shortest, "patch", few, self.patch, shortest)
         else:
             _expect(not given, "architecture", f"none for {self.backbone}", given)
         object.__setattr__(self, "architecture", complete)
 
     def _check_bands(self) -> None:
         edges = self.band_edges
-        _expect(self.patch <= self.frame <= self.samples, "frame", "from patch to window", self.frame)
+        spans = (self.patch, self.samples)
+        _expect(spans[0] <= self.frame <= spans[1], "frame", "from a patch's {} to the window's {}", self.frame, *spans)
         rising = len(edges) >= 2 and all(a < b for a, b in pairwise(edges))
-        _expect(rising and edges[0] >= 0 and edges[-1] <= 0.5, "band_edges", "rising from 0 to 0.5", edges)
+        within = rising and edges[0] >= 0 and edges[-1] <= 0.5
+        _expect(within, "band_edges", "at least two frequencies, rising within {} and {}", edges, 0, 0.5)
         narrowest = min(b - a for a, b in pairwise(edges))
-        _expect(narrowest * self.frame >= 0.25, "frame", f"at least {0.25 / narrowest:.0f} for such bands", self.frame)
+        shortest = math.ceil(0.25 / narrowest)
+        _expect(narrowest * self.frame >= 0.25, "frame", "at least {} for such {band_edges}", self.frame, shortest)
 
     @property
     def family(self) -> backbones.Family | None:
@@ -138,7 +142,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
-        """The inverse of `to_dict`. Raises TypeError for unknown fields, ValueError for wrong values."""
+        """The inverse of `to_dict`. Raises TypeError for unknown fields, SettingError for wrong values."""
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         given = _without_former_names(given)
         for field in fields(cls):
@@ -166,13 +170,13 @@ def _without_former_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"architecture": former if values.get("backbone") == "gpt2" else {}}
 
 
-def _expect(holds: bool, name: str, expected: str, found: object) -> None:
+def _expect(holds: bool, name: str, expected: str, actual: object, *limits: float) -> None:
     if not holds:
-        raise ValueError(f"{name}: expected {expected}, found {found}")
+        raise SettingError(name, expected, actual, limits)
 
 
 def tuned_blocks(config: ModelConfig) -> int:
-    """How many of the last blocks train wholly under `tune`. Raises ValueError for an unknown `tune`."""
+    """How many of the last blocks train wholly under `tune`. Raises SettingError for an unknown `tune`."""
     if config.tune == "full":
         return config.layers
     if config.tune in ("fpt", "lora", "frozen"):

@@ -170,10 +170,7 @@ def draw_architecture(args: argparse.Namespace) -> str:
     else:
         edges = tuple(edge / rate for edge in DEFAULT_BANDS)
         seen = 2 * putemg.N_CHANNELS  # every electrode scaled, and whitened
-        try:
-            config = ModelConfig(channels=seen, band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
-        except ValueError as error:
-            raise UsageError(f"--{error}") from None
+        config = ModelConfig(channels=seen, band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
         model = GPT2Classifier(config)
     counts = model.parameter_counts()
     title = _title(args, "How a window of sEMG becomes a gesture")

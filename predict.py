@@ -69,7 +69,7 @@ def arguments() -> argparse.ArgumentParser:
     tables.add_argument("--channels", type=cli.number_ranges, help="columns to take, such as 1-24 (default: all)")
     live = parser.add_argument_group("live")
     live.add_argument("--stream", action="store_true", help="block by block, as from a device")
-    live.add_argument("--block", type=cli.Length, default="25ms", help="length of a block, samples or time")
+    live.add_argument("--block", type=cli.length, default="25ms", help="length of a block, samples or time")
     live.add_argument("--warmup", type=cli.number(0), default=5.0, help="seconds seen before the first decision")
     return parser
 

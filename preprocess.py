@@ -52,8 +52,8 @@ from semg.data.windows import paper_windows, whole_windows, without_gaps
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
-        "window": cli.Length("2500"),
-        "stride": cli.Length("1250"),
+        "window": cli.length("2500"),
+        "stride": cli.length("1250"),
         "order": 5,
         "notch": [30.0, 49.99, 60.0, 90.0, 150.0],
         "label_rule": "last-sample",
@@ -141,8 +141,8 @@ def arguments() -> argparse.ArgumentParser:
     notch.add_argument("--no-notch", dest="notch", action="store_const", const=[], help="take out no narrow band")
     signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use (edges at -3 dB)")
     windows = parser.add_argument_group("windows")
-    windows.add_argument("--window", type=cli.Length, default="250ms", help="length, samples or time")
-    windows.add_argument("--stride", type=cli.Length, default="125ms", help="window to window, samples or time")
+    windows.add_argument("--window", type=cli.length, default="250ms", help="length, samples or time")
+    windows.add_argument("--stride", type=cli.length, default="125ms", help="window to window, samples or time")
     windows.add_argument(
         "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen on video, or as prompted"
     )
@@ -215,7 +215,7 @@ def process(job: Job) -> Outcome:
         with threadpool_limits(1):
             return _process(job, name)
     except (DataError, UsageError) as error:
-        return Outcome(name, "failed", str(error))
+        return Outcome(name, "failed", cli.in_words(error))
     except MemoryError:
         return Outcome(name, "failed", f"{job.source}: found too little memory; use fewer --workers")
     except OSError as error:

@@ -84,8 +84,8 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--heads", type=cli.whole(1), help="of a random GPT-2 (default: 4)")
     group.add_argument("--tune", default="full", help="what trains: full, last:N, fpt, lora or frozen")
     group.add_argument("--frontend", choices=FRONTENDS, default="bands", help="samples, log band powers, or both")
-    group.add_argument("--patch", type=cli.Length, default="128", help="length of a token, samples or time")
-    group.add_argument("--frame", type=cli.Length, default="50ms", help="length over which band powers are taken")
+    group.add_argument("--patch", type=cli.length, default="128", help="length of a token, samples or time")
+    group.add_argument("--frame", type=cli.length, default="50ms", help="length over which band powers are taken")
     group.add_argument(
         "--bands", type=cli.number(0), nargs="+", default=list(DEFAULT_BANDS), metavar="HZ", help="edges of the bands"
     )

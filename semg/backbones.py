@@ -501,8 +501,8 @@ def _file_of(source: str, revision: str, name: str) -> Path | None:
 def _unreachable(source: str, reason: str) -> DataError:
     return DataError(
         f"{source}: expected a folder with {CONFIG} and {WEIGHTS}, or a model on the Hugging Face Hub, found none "
-        f"({reason}); give a local folder with them as --backbone FOLDER, or train without pretrained weights: "
-        "--init random"
+        f"({reason})",
+        hint="give a local folder with them as {backbone} FOLDER, or train without pretrained weights: {init} random",
     )
 
 

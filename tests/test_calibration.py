@@ -200,7 +200,7 @@ def test_the_epochs_in_help_are_those_that_run(calibrated, monkeypatch):
 def test_what_cannot_be_calibrated_is_named(calibrated):
     with pytest.raises(DataError, match="subject 05: expected windows of every gesture to score, found none of idle"):
         calibrated("out", "--repetitions", 3)
-    with pytest.raises(UsageError, match="--tune: expected full, last:1 to last:1"):
+    with pytest.raises(UsageError, match="tune: expected full, last:1 to last:1"):
         calibrated("out", "--tune", "last:2")
 
 

@@ -1,5 +1,6 @@
 """What every script shares at the shell: exit codes, colours, progress, --quiet, --json, any current directory."""
 
+import copy
 import os
 import re
 import select
@@ -11,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from semg.common import cli
+from semg.common.errors import DataError, SettingError
 
 pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")  # Windows has neither
 NO_SCRIPTS = {"model.py", "hatch_build.py"}  # the network; a hook of the build
@@ -19,6 +21,7 @@ SAY = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from semg.common import cli
+from semg.common.errors import DataError, SettingError
 
 def main():
     console = cli.Console(cli.parser("manual").parse_args())
@@ -118,3 +121,36 @@ def test_patterns_that_a_shell_has_left(tmp_path):
     found = [tmp_path / "a-1.hdf5", tmp_path / "a-2.hdf5", *given[1:]]
     assert cli.expanded(given) == found
     assert cli.expanded([Path("x.npy")]) == [Path("x.npy")]
+
+
+def test_an_error_about_a_setting_names_the_flag_and_what_was_typed():
+    parser = cli.parser("manual")
+    parser.add_argument("--bands", type=float, nargs="+", default=[20.0, 700.0])
+    parser.add_argument("--patch", type=cli.length, default="50ms")
+    parser.add_argument("-b", "--batch-size", type=int, default=128)
+    parser.add_argument("--no-notch", dest="notch", action="store_false")
+    parser.add_argument("source", nargs="*")
+    rising = SettingError("bands", "rising to {}", (60.0, 40.0), (640.0,), hint="or a smaller {batch_size}")
+    patch = SettingError("patch", "at least {} where {notch} is given", 1, (2,))
+
+    def said(error, *words):
+        parser.parse_args(words)
+        return cli.in_words(error)
+
+    assert str(rising) == "bands: expected rising to 640, found 60.0 40.0; or a smaller batch_size"
+    assert said(rising, "--bands", "60", "40") == ("--bands 60 40: expected rising to 640; or a smaller --batch-size")
+    assert said(rising) == "--bands 20.0 700.0 (the default): expected rising to 640; or a smaller --batch-size"
+    assert said(patch, "--patch", "1", "a.csv") == "--patch 1: expected at least 2 where --no-notch is given"
+    assert said(patch, "--patch=2", "--patch", "1ms") == "--patch 1ms: expected at least 2 where --no-notch is given"
+    assert said(SettingError("batch_size", "even", 3), "-b", "3", "--no-notch") == "--batch-size 3: expected even"
+    in_time = patch.translated(lambda samples: cli.length("1ms").say(samples, 1000))
+    assert said(in_time, "--patch", "1ms") == "--patch 1ms: expected at least 2 ms where --no-notch is given"
+    assert said(SettingError("classes", "at least {}", 0, (1,))) == "classes: expected at least 1, found 0"
+    assert said(DataError("x.npy: expected finite numbers, found nan", "try {lr}")) == (
+        "x.npy: expected finite numbers, found nan; try --lr"
+    )
+
+
+def test_errors_survive_the_way_from_another_process():
+    for error in (DataError("a: expected b", "see {lr}"), SettingError("lr", "above {}", 0, (1.5,), "or {amp}")):
+        assert str(copy.copy(error)) == str(error)  # as pickle takes it apart

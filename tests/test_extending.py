@@ -130,5 +130,5 @@ def test_prediction_reads_the_same_table_beside_its_labels(study):
     source = read_table(study / "a.csv", 200, "mV", (2, 3), 2)
     assert source.samples.shape == (800, 2)
     assert source.scale == 1000
-    with pytest.raises(DataError, match="--channels 9, found 4"):
+    with pytest.raises(DataError, match="expected a column 9, found 4 columns"):
         read_table(study / "a.csv", 200, "uV", (9,), 1)

@@ -95,10 +95,10 @@ def test_causal_filter_gives_the_same_in_blocks_as_at_once_and_starts_without_a_
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        (FilterSpec(low=0), "--low"),
-        (FilterSpec(low=700, high=20), "--low 700"),
+        (FilterSpec(low=0), "low: expected above 0"),
+        (FilterSpec(low=700, high=20), "low: expected above 0 and below high, 20 Hz, found 700"),
         (FilterSpec(high=2560), "Nyquist"),
-        (FilterSpec(notch=(3000.0,)), "--notch 3000"),
+        (FilterSpec(notch=(3000.0,)), "notch: expected between 0 and 2560 Hz, found 3000"),
     ],
 )
 def test_filters_that_cannot_be_are_refused(spec, told):

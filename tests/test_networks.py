@@ -10,7 +10,7 @@ import small_shards
 import torch
 from torch import nn
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
 from semg.data.normalization import ChannelNormalization, gain_of, transform_of
 from semg.data.shards import WindowSet, open_shard, open_shards, write_shard
 from semg.data.windows import whole_windows
@@ -116,7 +116,7 @@ def test_decimating_by_one_changes_nothing(data):
     same = deep_baselines.decimated(shard, 1)
     np.testing.assert_array_equal(same.signal, shard.signal)
     np.testing.assert_array_equal(same.windows, shard.windows)
-    with pytest.raises(DataError, match="--decimate 321: expected a window to keep a sample"):
+    with pytest.raises(SettingError, match="decimate: expected at most the 320 samples of a window, found 321"):
         deep_baselines.decimated(shard, 321)
 
 
@@ -231,7 +231,7 @@ def test_windows_are_changed_as_in_train_py(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_training(data):
-    with pytest.raises(DataError, match="expected a finite loss, found nan; give a smaller --lr"):
+    with pytest.raises(DataError, match="expected a finite loss, found nan; give a smaller lr"):
         train, val = parts(data)
         model = LogPower()
         nn.init.constant_(model.head.weight, float("nan"))
@@ -341,13 +341,13 @@ def test_the_test_people_have_no_part_in_training(data, score, fake, tmp_path):
             "raise ModuleNotFoundError(\"No module named 'braindecode'\", name='braindecode')",
             ["--networks", "shallow"],
             1,
-            "expected the package braindecode, found none; pip install braindecode",
+            "expected the package braindecode for this network, found none; pip install braindecode",
         ),
         ("import no_such_package", ["--networks", "shallow"], 1, "expected it to load, found No module named"),
         ("raise OSError('libcudart.so.13: cannot open')", ["--networks", "eegnet"], 1, "torchaudio in the same build"),
         ("", ["--networks", "conformer"], 1, "expected it to have EEGConformer"),
         ("", ["--networks", "eegnet", "--decimate", "16"], 1, "expected windows as long as its filters, found 20"),
-        ("", ["--networks", "eegnet", "--decimate", "999"], 1, "expected a window to keep a sample"),
+        ("", ["--networks", "eegnet", "--decimate", "999"], 2, "--decimate 999: expected at most the 320 samples"),
         ("", ["--networks", "eegnet", "--lr", "1e15"], 1, "give a smaller --lr"),
         ("", ["--networks", "eegnet", "--preset", "paper"], 2, "--networks: expected without"),
         ("", ["--networks", "eegnet", "--features", "rms"], 2, "--networks: expected without"),

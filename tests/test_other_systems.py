@@ -122,5 +122,5 @@ def test_a_device_that_is_not_there_is_one_line(script):
     module = __import__(script.removesuffix(".py"))
     words = ["recording.hdf5"] if script == "predict.py" else []
     assert module.arguments().parse_args([*words, "--device", "mps"]).device == "mps"
-    with pytest.raises(UsageError, match="--device mps: expected such a device on this machine, found none"):
+    with pytest.raises(UsageError, match="device: expected one that this machine has, found mps; use device cpu"):
         choose_device("mps")

@@ -12,14 +12,16 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from semg.common.errors import FULL_DISK, DataError, UsageError
+from semg.common.errors import FULL_DISK, DataError, SettingError, UsageError, with_names
+from semg.common.length import LARGEST, Length
 
 T = TypeVar("T")
 
@@ -40,9 +42,73 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: handled like Ctrl-C, but with its own exit code."""
 
 
-def parser(manual: str | None) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose flags `in_words` names once it has read the command line."""
+
+    latest: "ClassVar[CommandLine | None]" = None  # a process has one, as it has one sys.argv
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; remembers the words typed."""
+        read = super().parse_args(args, namespace)
+        Parser.latest = CommandLine(self, list(sys.argv[1:] if args is None else args))
+        return read
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A parser and the words it read: which flag sets what, and what the user typed there."""
+
+    parser: argparse.ArgumentParser
+    words: list[str]
+
+    def flag(self, setting: str) -> str:
+        """`batch_size` -> `--batch-size`; of a setting that this script has no flag for, the flag it has elsewhere."""
+        return (self.own_flags(setting) or ["--" + setting.replace("_", "-")])[0]
+
+    def own_flags(self, setting: str) -> list[str]:
+        """This script's flags that set `setting`, long ones first."""
+        return sorted(self._takes(setting), key=lambda name: not name.startswith("--"))
+
+    def _takes(self, setting: str) -> dict[str, float]:
+        """The flags that set `setting`, and how many words each takes at most."""
+        most = {None: 1, "?": 1, "*": math.inf, "+": math.inf}
+        actions = [action for action in self.parser._actions if action.dest == setting]
+        counts = [action.nargs if isinstance(action.nargs, int) else most[action.nargs] for action in actions]
+        return {name: n for action, n in zip(actions, counts, strict=True) for name in action.option_strings}
+
+    def typed(self, setting: str) -> list[str]:
+        """What the user gave for `setting` last; nothing where it has its default."""
+        takes, typed, left = self._takes(setting), list[str](), 0.0
+        for word in self.words:
+            name, equals, value = word.partition("=")
+            if name in takes:
+                typed, left = ([value], 0) if equals else ([], takes[name])
+            elif word.startswith("-") and not _NUMBER.fullmatch(word):
+                left = 0
+            elif left:
+                typed, left = [*typed, word], left - 1
+        return typed
+
+    def in_words(self, error: SettingError) -> str:
+        """`--patch 1: expected at least 2, ...`: the flag, what was typed, and what would do."""
+        own = self.own_flags(error.field)
+        if not own:
+            return str(error)
+        typed, default = self.typed(error.field), self.parser.get_default(error.field)
+        if not typed and default not in (None, []):
+            typed = [*map(str, default if isinstance(default, list | tuple) else [default]), "(the default)"]
+        several = len(typed) != 1 and not isinstance(error.actual, tuple | list)
+        actual = f", found {error.actual}" if several and error.actual is not None else ""
+        hint = f"; {with_names(error.hint, self.flag)}" if error.hint else ""
+        return f"{' '.join([own[0], *typed])}: {error.requirement(self.flag)}{actual}{hint}"
+
+
+_NUMBER = re.compile(r"-\d+(\.\d*)?(e-?\d+)?")  # a value such as -1, where a flag could stand
+
+
+def parser(manual: str | None) -> Parser:
     """An argument parser that prints a script's docstring as its manual and has the flags all scripts share."""
-    made = argparse.ArgumentParser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
+    made = Parser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
     output = made.add_argument_group("messages")
     output.add_argument("--quiet", action="store_true", help="print errors and the last line only, no progress")
     output.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
@@ -130,8 +196,15 @@ def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
 
 
 def in_words(error: Exception) -> str:
-    """What a person can do something about, in one line; nothing for a mistake in the code, which needs a traceback."""
-    if isinstance(error, (DataError, UsageError)):
+    """What a person can do something about, in one line; nothing for a mistake in the code, which needs a traceback.
+
+    Settings have the names of the script's flags, their values the units in which they were typed.
+    """
+    if isinstance(error, SettingError):
+        return Parser.latest.in_words(error) if Parser.latest else str(error)
+    if isinstance(error, DataError):
+        return error.in_words(Parser.latest.flag) if Parser.latest else str(error)
+    if isinstance(error, UsageError):
         return str(error)
     if isinstance(error, OSError):
         reason = error.strerror or " ".join(map(str, error.args))
@@ -177,9 +250,6 @@ def renamed(group: argparse._ActionsContainer, old: str, new: str) -> None:
 
 
 # --- types of flags; argparse prints the message of an ArgumentTypeError and exits with 2 -----------------
-
-
-LARGEST = 2**53  # of a number given as a flag: what follows from it then fits the machine's integers
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -234,31 +304,12 @@ def renamed_values(**names: str) -> Callable[[str], str]:
     return parse
 
 
-class Length:
-    """A length of signal: samples (`1280`) or time (`250ms`, `0.25s`), turned into samples at a rate."""
-
-    _FORM = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
-
-    def __init__(self, text: str) -> None:
-        match = self._FORM.fullmatch(text.strip())
-        if not match or (match[2] is None and "." in match[1]):
-            raise argparse.ArgumentTypeError(f"expected samples (1280) or time (250ms, 0.25s), found {text!r}")
-        self.text = text.strip()
-        self._value, self._unit = float(match[1]), match[2]
-        if not 0 < self._value <= LARGEST:
-            raise argparse.ArgumentTypeError(f"expected a length {_range(0, LARGEST, True)[2:]}, found {text!r}")
-
-    def samples(self, rate: float) -> int:
-        """Whole samples at `rate` Hz, at least one."""
-        if self._unit is None:
-            return int(self._value)
-        seconds = self._value / 1000 if self._unit == "ms" else self._value
-        return max(1, round(seconds * rate))
-
-    def __str__(self) -> str:
-        return self.text
-
-    __repr__ = __str__
+def length(text: str) -> Length:
+    """A length of signal: samples (`1280`) or time (`250ms`, `0.25s`)."""
+    try:
+        return Length(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def subjects(text: str) -> str:

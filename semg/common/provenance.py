@@ -26,7 +26,7 @@ def commit() -> str:
     """The checkout's git commit, with `+changes` if tracked files differ from it; `unknown` outside git."""
     try:
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        changed = _git("status", "-s", "-uno")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return head + ("+changes" if changed else "")

@@ -26,7 +26,6 @@ class Field:
 
 def check_fields(where: object, told: Mapping[str, Any], fields: Mapping[str, Field], what: str, advice: str) -> None:
     """DataError, beginning with `where`, unless `told` holds the `fields`; `data.rate` is the field rate in data."""
-    advice = f"; {advice}" if advice else ""
     for name, field in fields.items():
         value: Any = told
         for part in name.split("."):
@@ -34,10 +33,10 @@ def check_fields(where: object, told: Mapping[str, Any], fields: Mapping[str, Fi
         if value is None and not field.needed:
             continue
         if value is None:
-            raise DataError(f"{where}: expected {what}, found one without {name}{advice}")
+            raise DataError(f"{where}: expected {what}, found one without {name}", advice)
         if not field.holds(value):
             found = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-            raise DataError(f"{where}: expected {field.words} for {name}, found {found}{advice}")
+            raise DataError(f"{where}: expected {field.words} for {name}, found {found}", advice)
 
 
 def whole(value: Any, low: int = 1) -> bool:

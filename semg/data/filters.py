@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from semg.common.errors import UsageError
+from semg.common.errors import SettingError
 
 NOTCH_QUALITY = 30.0  # centre frequency over -3 dB width: 1.7 Hz wide at 50 Hz
 CACHED = 1 << 14  # frequencies whose responses are computed at once: intermediate results stay in the caches
@@ -30,16 +30,16 @@ class FilterSpec:
     causal: bool = False
 
     def check(self, rate: float) -> None:
-        """Raises UsageError for a filter that cannot be at `rate` Hz."""
+        """Raises SettingError for a filter that cannot be at `rate` Hz."""
         if not 0 < self.low < self.high:
-            raise UsageError(f"--low {self.low:g} --high {self.high:g}: expected 0 < low < high (Hz)")
+            raise SettingError("low", "above 0 and below {high}, {} Hz", self.low, (self.high,))
         if self.high >= rate / 2:
-            raise UsageError(f"--high {self.high:g}: expected below the Nyquist frequency, {rate / 2:g} Hz")
+            raise SettingError("high", "below the Nyquist frequency, {} Hz", self.high, (rate / 2,))
         if wrong := [f for f in self.notch if not 0 < f < rate / 2]:
-            raise UsageError(f"--notch {wrong[0]:g}: expected between 0 and {rate / 2:g} Hz")
+            raise SettingError("notch", "between 0 and {} Hz", wrong[0], (rate / 2,))
 
     def sections(self, rate: float) -> np.ndarray:
-        """Second-order sections (n, 6) at `rate` Hz. Raises UsageError for a filter that cannot be."""
+        """Second-order sections (n, 6) at `rate` Hz. Raises SettingError for a filter that cannot be."""
         from scipy import signal
 
         self.check(rate)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from semg.common.errors import SettingError
 from semg.data.shards import Shard
 
 METHODS = ("session", "train", "none")
@@ -29,7 +30,7 @@ SMALLEST_RMS = 1e-2  # uV; a dead channel stays flat instead of becoming amplifi
 
 @dataclass(frozen=True)
 class ChannelNormalization:
-    """How recordings are brought to one scale; see the module. Raises ValueError for what cannot be."""
+    """How recordings are brought to one scale; see the module. Raises SettingError for what cannot be."""
 
     method: str = "session"
     whitening: str = "none"
@@ -38,13 +39,13 @@ class ChannelNormalization:
     def __post_init__(self) -> None:
         """Check the values against each other."""
         if self.method not in METHODS:
-            raise ValueError(f"normalize: expected one of {', '.join(METHODS)}, found {self.method!r}")
+            raise SettingError("normalize", f"one of {', '.join(METHODS)}", self.method)
         if self.whitening not in WHITENING:
-            raise ValueError(f"whitening: expected one of {', '.join(WHITENING)}, found {self.whitening!r}")
+            raise SettingError("whitening", f"one of {', '.join(WHITENING)}", self.whitening)
         if self.whitening != "none" and self.method != "session":
-            raise ValueError(f"whitening: expected none where normalize is {self.method}, found {self.whitening}")
+            raise SettingError("whitening", f"none where {{normalize}} is {self.method}", self.whitening)
         if not (isinstance(self.ridge, int | float) and 0 < self.ridge <= 10):
-            raise ValueError(f"ridge: expected a number above 0 and at most 10, found {self.ridge!r}")
+            raise SettingError("ridge", "a number above 0 and at most 10", self.ridge)
 
     @property
     def copies(self) -> int:

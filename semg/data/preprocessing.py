@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from semg.common.errors import UsageError
+from semg.common.errors import SettingError
 from semg.data import putemg
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
 
@@ -15,7 +15,7 @@ MONTAGES = ("monopolar", "bipolar", "car")
 def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
     """Names of the re-referenced channels, and the (channels, channels out) matrix that makes them.
 
-    channels: putEMG's numbers, 1 to 24; kind: monopolar, car or bipolar. Raises UsageError where that cannot be.
+    channels: putEMG's numbers, 1 to 24; kind: monopolar, car or bipolar. Raises SettingError where that cannot be.
     """
     names = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
     identity = np.eye(len(channels), dtype=np.float32)
@@ -23,11 +23,13 @@ def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
         return names, identity
     if kind == "car":
         if len(channels) < 2:
-            raise UsageError("--montage car: expected at least two channels, found one")
+            raise SettingError("montage", "monopolar where {channels} is a single one", kind)
         return names, identity - np.float32(1 / len(channels))
     pairs = [(i, channels.index(n + 8)) for i, n in enumerate(channels) if n + putemg.RING_SIZE in channels]
     if not pairs:
-        raise UsageError("--montage bipolar: expected channels of neighbouring rings, such as 1 and 9")
+        raise SettingError(
+            "montage", "monopolar or car unless {channels} has neighbouring rings, such as 1 and 9", kind
+        )
     matrix = np.stack([identity[:, near] - identity[:, far] for near, far in pairs], axis=1)
     return [f"{names[near]}-{names[far]}" for near, far in pairs], matrix
 

@@ -24,6 +24,7 @@ from semg.data.windows import WINDOW_FIELDS
 
 FORMAT_VERSION = 1
 _OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
+REDO = "run preprocess.py {overwrite}"
 _ATTEMPTS = 50  # of opening a shard that is being rewritten; a second in all
 
 
@@ -165,19 +166,19 @@ def read_meta(path: Path) -> dict[str, Any]:
     meta = read_json(path / "shard.json", "a shard's description")
     if meta.get("format_version") != FORMAT_VERSION:
         raise DataError(
-            f"{path}: expected shard format {FORMAT_VERSION}, found {meta.get('format_version')}; "
-            "run preprocess.py --overwrite"
+            f"{path}: expected shard format {FORMAT_VERSION}, found {meta.get('format_version')}",
+            REDO,
         )
     if meta.get("checksum") != meta_checksum(meta):
-        raise DataError(f"{path / 'shard.json'}: expected its checksum, found another; run preprocess.py --overwrite")
-    check_fields(path / "shard.json", meta, _FIELDS, "a shard's description", "run preprocess.py --overwrite")
+        raise DataError(f"{path / 'shard.json'}: expected its checksum, found another", REDO)
+    check_fields(path / "shard.json", meta, _FIELDS, "a shard's description", REDO)
     return meta
 
 
 def open_shard(path: Path, *, verify: bool = False) -> Shard:
     """Open one shard; `verify` also compares the files' checksums. DataError if the three files disagree.
 
-    While preprocess.py --overwrite puts another folder in its place, the old shard or the new one is opened.
+    While preprocess.py puts another folder in its place, the old shard or the new one is opened.
     """
     for attempt in range(_ATTEMPTS):
         folder = _identity(path)
@@ -226,9 +227,9 @@ def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size != facts["bytes"]:
         found = "no such file" if size is None else f"{size} bytes"
-        raise DataError(f"{path}: expected {facts['bytes']} bytes, found {found}; run preprocess.py --overwrite")
+        raise DataError(f"{path}: expected {facts['bytes']} bytes, found {found}", REDO)
     if verify and checksum(path) != facts["sha256"]:
-        raise DataError(f"{path}: expected the checksum in shard.json, found another; run preprocess.py --overwrite")
+        raise DataError(f"{path}: expected the checksum in shard.json, found another", REDO)
 
 
 def _load(path: Path, *, memory_map: bool) -> np.ndarray:
@@ -236,7 +237,7 @@ def _load(path: Path, *, memory_map: bool) -> np.ndarray:
         array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
         return array.view(np.ndarray)  # of a np.memmap, each slice would take microseconds: as long as copying a window
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise DataError(f"{path}: expected a NumPy array, found {error}; run preprocess.py --overwrite") from None
+        raise DataError(f"{path}: expected a NumPy array, found {error}", REDO) from None
 
 
 def _check_arrays(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: np.ndarray) -> None:
@@ -301,7 +302,8 @@ def check_alike(shards: Sequence[Shard]) -> None:
             if shard.meta[key] != shards[0].meta[key]:
                 raise DataError(
                     f"{shard.path}: expected the {difference(shards[0].meta, shard.meta, key)}, as in "
-                    f"{shards[0].record}; run preprocess.py --overwrite"
+                    f"{shards[0].record}",
+                    REDO,
                 )
 
 

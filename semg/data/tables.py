@@ -55,8 +55,8 @@ def read_table(path: Path, rate: float, unit: str, columns: Sequence[int] | None
     values = _read_csv(path, columns) if path.suffix == ".csv" else _chosen(path, _read_npy(path), columns)
     if values.shape[1] != n_channels:
         raise DataError(
-            f"{path}: expected the model's {n_channels} channels, found {values.shape[1]} columns; "
-            "--channels takes some of them"
+            f"{path}: expected the model's {n_channels} channels, found {values.shape[1]} columns",
+            hint="{channels} takes some of them",
         )
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -67,7 +67,7 @@ def read_table(path: Path, rate: float, unit: str, columns: Sequence[int] | None
 
 def _check_columns(path: Path, columns: Sequence[int], width: int) -> None:
     if wrong := [n for n in columns if not 1 <= n <= width]:
-        raise DataError(f"{path}: expected columns up to --channels {wrong[0]}, found {width}")
+        raise DataError(f"{path}: expected a column {wrong[0]}, found {width} columns", hint="see {channels}")
 
 
 def _chosen(path: Path, values: np.ndarray, columns: Sequence[int] | None) -> np.ndarray:

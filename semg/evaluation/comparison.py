@@ -25,8 +25,8 @@ ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
 MOST_CLASSES = 1000
 FEWEST_SUBJECTS = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
 
-_RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of --protocol recording
-# fold0, gpt2-seed1; and a fold of --protocol recording, 03-2018-05-11-sequential
+_RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of the protocol recording
+# fold0, gpt2-seed1; and a fold of that protocol, 03-2018-05-11-sequential
 _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*$")
 
 

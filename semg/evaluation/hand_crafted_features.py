@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semg.common.errors import UsageError
+from semg.common.errors import SettingError
 from semg.data.putemg import MICROVOLTS_PER_COUNT
 
 SETS: dict[str, tuple[str, ...]] = {
@@ -55,11 +55,11 @@ AUTHORS = Thresholds.from_counts(zc=30, ssc=16, wamp=10)
 
 
 def feature_names(feature_sets: str) -> tuple[str, ...]:
-    """`hudgins+logband` -> the features of both, each once, in that order. UsageError for an unknown set."""
+    """`hudgins+logband` -> the features of both, each once, in that order. SettingError for an unknown set."""
     names: dict[str, None] = {}
     for part in feature_sets.split("+"):
         if part not in SETS:
-            raise UsageError(f"expected feature sets of {', '.join(SETS)}, joined by +, found {feature_sets!r}")
+            raise SettingError("features", f"sets of {', '.join(SETS)}, joined by +", feature_sets)
         names.update(dict.fromkeys(SETS[part]))
     return tuple(names)
 

@@ -2,7 +2,7 @@
 
 In a run's folder:
   events.out.tfevents...   SCALARS   train/, val/, val_f1/<gesture>, val_macro_f1_of_subject/<subject>, optimizer/,
-                                     speed/, and pretrain/ with --pretrain
+                                     speed/, and pretrain/ where it was pretrained
                            CUSTOM SCALARS   training and validation in one chart
                            IMAGES    val/confusion, every epoch
                            PR CURVES val_precision_recall/<gesture>, every epoch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier, ModelConfig
-from semg.common.errors import DataError, UsageError
+from semg.common.errors import DataError, SettingError
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
 from semg.data import normalization
 from semg.data.batches import Batches, CachedBands, in_order
@@ -27,12 +27,12 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: a GPU if there is one, else the CPU. Raises UsageError for a device that is not there."""
+    """`auto`: a GPU if there is one, else the CPU. Raises SettingError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present[name]:
-        raise UsageError(f"--device {name}: expected such a device on this machine, found none; use --device cpu")
+        raise SettingError("device", "one that this machine has", name, hint="use {device} cpu")
     return torch.device(name)
 
 
@@ -190,7 +190,7 @@ def cached_bands(
 def statistics_for(
     model: GPT2Classifier, method: str, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
 ) -> Tensor | None:
-    """Token statistics by shard under `--normalize session`; None where the model's own serve."""
+    """Token statistics by shard under normalisation by session; None where the model's own serve."""
     return session_statistics(model, shards, transform, device) if method == "session" else None
 
 

@@ -62,8 +62,8 @@ def write_checkpoint(path: Path, description: Mapping[str, Any], tensors: Mappin
             torch.save(whole, temporary)
         except RuntimeError as error:  # what PyTorch's own writer makes of a full disk
             raise DataError(
-                f"{path}: expected room to write it, found a disk that takes no more ({_short(error)}); free some, "
-                "then the same command with --resume goes on"
+                f"{path}: expected room to write it, found a disk that takes no more ({_short(error)})",
+                hint="free some, then the same command with {resume} goes on",
             ) from None
 
 

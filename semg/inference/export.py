@@ -60,7 +60,8 @@ def check_packages() -> None:
         except ImportError:
             wanted = " ".join(PACKAGES)
             raise DataError(
-                f"{name}: expected this package for ONNX, found none; pip install {wanted}, or give --no-onnx"
+                f"{name}: expected this package for ONNX, found none",
+                hint=f"pip install {wanted}, or give {{onnx}}",
             ) from None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from model import GPT2Classifier
-from semg.common.errors import DataError, UsageError
+from semg.common.errors import DataError, SettingError
 from semg.common.schema import POSITIVE, TEXT, Field, check_fields, flag, numbers, whole
 from semg.data.batches import Batches
 from semg.data.filters import FilterSpec
@@ -76,7 +76,7 @@ class Trained:
                 how["low"], how["high"], how.get("order", 4), tuple(how.get("notch", ())), how.get("causal", False)
             )
             spec.sections(data["rate"])
-        except UsageError as error:  # of flags that the model's training was never given
+        except SettingError as error:  # of flags that the model's training was never given
             raise DataError(f"{path}: expected a filter and montage that can be, found {error}") from None
         if reference.shape[1] != len(data["channels"]):
             found = f"{reference.shape[1]} of {len(data['channels'])}"
@@ -107,7 +107,7 @@ def _montage(channels: Sequence[int], kind: str, names: Sequence[str]) -> tuple[
     if kind == "monopolar":
         return list(names), np.eye(len(channels), dtype=np.float32)
     if max(channels) > N_CHANNELS:
-        raise UsageError(f"channel {max(channels)}: expected at most {N_CHANNELS}")
+        raise SettingError("channels", "at most {}", max(channels), (N_CHANNELS,))
     return montage(channels, kind)
 
 
@@ -163,7 +163,10 @@ def predict_streamed(trained: Trained, source: Source, block: int, warmup: int) 
         delay += [(stream.seen - one.end) / trained.rate + one.computing for one in made]
     if not decisions:
         seconds = len(source.samples) / trained.rate
-        raise DataError(f"{source.name}: expected more than the --warmup of signal, found {seconds:.1f} s")
+        raise DataError(
+            f"{source.name}: expected more signal than the warm-up, found {seconds:.1f} s",
+            hint="give a shorter {warmup}",
+        )
     return Predictions(
         np.array([one.end for one in decisions]),
         np.stack([one.probabilities for one in decisions]),

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semg.common.errors import SettingError
+
 OF_BAND_POWERS = ("gain", "frequency_masking")  # what changes log powers, and leaves samples as they are
 SHARES = ("band_rotation", "channel_dropout", "time_masking", "frequency_masking", "jitter")  # from 0 to 1
 RENAMED = {
@@ -52,7 +54,7 @@ class Augmentation:
     def parse(cls, words: list[str]) -> "Augmentation":
         """`[]`: the default; `["none"]`: nothing; `["band_rotation=0.5", "gain=0.2"]`: these alone.
 
-        Raises ValueError.
+        Raises SettingError.
         """
         if not words:
             return cls()
@@ -62,13 +64,13 @@ class Augmentation:
         for word in words:
             name, equals, value = word.partition("=")
             if name in RENAMED:
-                raise ValueError(f"expected {RENAMED[name]}, which is the name of {name} now, found {word!r}")
+                raise SettingError("augment", f"{RENAMED[name]}, which is the name of {name} now", repr(word))
             if name not in strengths or not equals:
-                raise ValueError(f"expected none, or NAME=VALUE with a name of {', '.join(strengths)}, found {word!r}")
+                raise SettingError("augment", f"none, or NAME=VALUE with a name of {', '.join(strengths)}", repr(word))
             strengths[name] = _strength(name, value)
         names = [word.partition("=")[0] for word in words]
         if again := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"expected each change once, found {again[0]} {names.count(again[0])} times")
+            raise SettingError("augment", "each change once", f"{again[0]} {names.count(again[0])} times")
         return cls(**strengths)
 
     def __str__(self) -> str:
@@ -86,7 +88,7 @@ def _strength(name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= top:
-        raise ValueError(f"expected {name} from 0 to {top:g}, found {text!r}")
+        raise SettingError("augment", f"{name} from 0 to {top:g}", repr(text))
     return value
 
 

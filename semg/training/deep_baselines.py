@@ -18,7 +18,7 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor, nn
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batch, Batches, in_order
 from semg.data.putemg import RING_SIZE
@@ -45,7 +45,7 @@ def network_class(name: str) -> type[nn.Module]:
         if error.name != "braindecode":
             raise _unloadable(error) from None
         raise DataError(
-            f"--networks {name}: expected the package braindecode, found none; pip install braindecode"
+            f"{name}: expected the package braindecode for this network, found none; pip install braindecode"
         ) from None
     except (ImportError, OSError) as error:  # OSError: a shared library, such as that of torchaudio's CUDA build
         raise _unloadable(error) from None
@@ -73,8 +73,8 @@ def build(name: str, *, channels: int, samples: int, classes: int, seed: int) ->
             return made(n_chans=channels, n_outputs=classes, n_times=samples)
     except (RuntimeError, ValueError) as error:
         raise DataError(
-            f"{NETWORKS[name]}: expected windows as long as its filters, found {samples} samples ({error}); "
-            "give a smaller --decimate"
+            f"{NETWORKS[name]}: expected windows as long as its filters, found {samples} samples ({error})",
+            hint="give a smaller {decimate}",
         ) from None
 
 
@@ -89,7 +89,7 @@ def decimated(shard: Shard, factor: int) -> Shard:
     """
     window = shard.window // factor
     if window < 1:
-        raise DataError(f"--decimate {factor}: expected a window to keep a sample, found {shard.window} samples in all")
+        raise SettingError("decimate", "at most the {} samples of a window", factor, (shard.window,))
     signal = np.asarray(shard.signal, np.float32)
     if factor > 1:
         signal = resample_poly(signal, 1, factor, axis=0)
@@ -176,7 +176,7 @@ def fit(
             total += _step(model, batch, optimizer, layout, generator, recipe)
             rate.step()
         if not torch.isfinite(total):
-            raise DataError(f"epoch {epoch}: expected a finite loss, found {total:g}; give a smaller --lr")
+            raise DataError(f"epoch {epoch}: expected a finite loss, found {total:g}", hint="give a smaller {lr}")
         rows.append({"epoch": epoch, "train_loss": float(total) / steps, **_validation(model, val)})
         loss, score = rows[-1]["train_loss"], rows[-1]["val_macro_f1"]
         say(f"    epoch {epoch:3d}  loss {loss:.4f}  macro-F1 val {score:.4f}")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from semg.common.errors import UsageError
+from semg.common.errors import SettingError
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class World:
 
 
 def join_world(batch_size: int, device: str) -> World:
-    """Join the processes that torchrun started, if it did. UsageError if they can't share a batch evenly.
+    """Join the processes that torchrun started, if it did. SettingError if they can't share a batch evenly.
 
     batch_size: windows of a step, over all processes. device: `auto`, `cpu`, `cuda` or `mps`.
     """
@@ -71,7 +71,7 @@ def join_world(batch_size: int, device: str) -> World:
         return World()
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     if batch_size % world.size:
-        raise UsageError(f"--batch-size {batch_size}: expected a multiple of the {world.size} processes")
+        raise SettingError("batch_size", "a multiple of the {} processes", batch_size, (world.size,))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import GPT2Classifier
-from semg.common.errors import UsageError
+from semg.common.errors import SettingError
 from semg.data.batches import Batches
 from semg.data.shards import WindowSet
 from semg.training.augmentation import Augmentation, TokenLayout, draw
@@ -28,17 +28,16 @@ class NextPatch(nn.Module):
     """The model with a head that predicts tokens; its forward pass gives the loss."""
 
     def __init__(self, model: GPT2Classifier) -> None:
-        """Raises UsageError for a model that can't predict: one without a backbone, or with windows of one frame."""
+        """Raises SettingError for a model that can't predict: one without a backbone, or with windows of one frame."""
         super().__init__()
         config = model.config
         if model.backbone is None:
-            raise UsageError("--pretrain: expected a backbone that reads patches in order, found --backbone none")
+            raise SettingError("backbone", "one that reads patches in order, for {pretrain}", config.backbone)
         read, predicted = predictable(*_spans(model))
         if not len(read):
-            raise UsageError(
-                f"--pretrain: expected windows of at least two frames that don't overlap, found {config.samples} "
-                f"samples with frames of {config.frame}; give a shorter --frame"
-            )
+            span = "frame" if config.band_features else "patch"
+            expected = "at most half a window, {}, for {pretrain} predicts the next that does not overlap"
+            raise SettingError(span, expected, getattr(config, span), (config.samples / 2,))
         self.model = model
         self.head = nn.Linear(config.width, config.band_features + config.raw_features)
         self.read: Tensor
@@ -139,7 +138,7 @@ class Pretraining:
         """batches, statistics: of the training recordings. args: train.py's flags.
 
         rotation: probability of turned rings.
-        rank, size: of this process among those that train together. Raises UsageError as NextPatch does.
+        rank, size: of this process among those that train together. Raises SettingError as NextPatch does.
         """
         torch.manual_seed(seed_of(args.seed, 4))
         device = batches.device

@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 from model import CONTROLS, GPT2Classifier, ModelConfig
 from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters
 from semg.common import cli
-from semg.common.errors import DataError, UsageError
+from semg.common.errors import DataError, SettingError
 from semg.common.files import write_text
 from semg.common.provenance import how_made
 from semg.common.schema import OBJECT, TEXT, Field, check_fields, number, whole
@@ -57,7 +57,7 @@ from semg.training.optimization import (
 )
 from semg.training.pretraining import Pretraining, PretrainingProgress
 
-SMALL = {"layers": 2, "width": 64, "heads": 4}  # what --init random builds unless told otherwise
+SMALL = {"layers": 2, "width": 64, "heads": 4}  # what a random GPT-2 has unless told otherwise
 FREE_TO_CHANGE = {"resume", "overwrite", "workers", "device", "out", "compile"}
 # No healthy run comes near these: gradients are of order 1 and the first loss is about log(classes).
 EXPLODED_LOSS = 100.0  # times the first step's loss
@@ -92,7 +92,7 @@ def join_world(args: argparse.Namespace) -> World:
         return World()
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     if args.batch_size % world.size:
-        raise UsageError(f"--batch-size {args.batch_size}: expected a multiple of the {world.size} processes")
+        raise SettingError("batch_size", "a multiple of the {} processes", args.batch_size, (world.size,))
     on_gpu = args.device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(world.local)
@@ -140,28 +140,27 @@ def open_subset(
 
 
 def channel_normalization(args: argparse.Namespace) -> normalization.ChannelNormalization:
-    """How the flags bring recordings to one scale. Raises UsageError for what cannot be."""
+    """How the flags bring recordings to one scale. Raises SettingError for what cannot be."""
     whitening = args.whitening or ("append" if args.normalize == "session" else "none")
-    try:
-        return normalization.ChannelNormalization(args.normalize, whitening, args.ridge)
-    except ValueError as error:
-        raise UsageError(f"--{error}") from None
+    return normalization.ChannelNormalization(args.normalize, whitening, args.ridge)
 
 
 def decoder_of(args: argparse.Namespace) -> Pretrained | None:
-    """The decoder that `--backbone` names, read and checked; None for a control and for a random GPT-2 of any size."""
+    """The decoder that `backbone` names, read and checked; None for a control and for a random GPT-2 of any size."""
     if args.backbone in CONTROLS or (args.backbone == "gpt2" and args.init == "random"):
         return None
     decoder = open_pretrained(args.backbone)
-    if args.width or args.heads:
-        raise UsageError(f"--width, --heads: {args.backbone} has its own; give --backbone gpt2 --init random with them")
+    for own in ("width", "heads"):
+        if getattr(args, own):
+            expected = f"none with {args.backbone}, which has its own"
+            raise SettingError(own, expected, hint="give {backbone} gpt2 {init} random with it")
     if args.layers and args.layers > decoder.layers:
-        raise UsageError(f"--layers {args.layers}: expected at most the {decoder.layers} of {args.backbone}")
+        raise SettingError("layers", f"at most the {decoder.layers} of {args.backbone}", args.layers)
     return decoder
 
 
 def model_config(args: argparse.Namespace, shard: Shard, copies: int, decoder: Pretrained | None) -> ModelConfig:
-    """The network that the flags ask for, on windows as in `shard`. Raises UsageError for what cannot be.
+    """The network that the flags ask for, on windows as in `shard`. Raises SettingError for what cannot be.
 
     copies: how often each electrode is among the model's channels. decoder: as `decoder_of` gives it.
     """
@@ -188,8 +187,19 @@ def model_config(args: argparse.Namespace, shard: Shard, copies: int, decoder: P
             tune=args.tune,
             **shape,
         )
-    except ValueError as error:
-        raise UsageError(f"--{error}") from None
+    except SettingError as error:
+        raise _in_time(error, args, rate) from None
+
+
+def _in_time(error: SettingError, args: argparse.Namespace, rate: float) -> SettingError:
+    """An error of ModelConfig, which counts in samples, in the units of the settings: hertz, and time where given."""
+
+    def say(value: float) -> str:
+        if error.field == "band_edges":
+            return f"{value * rate:g}"
+        return getattr(args, error.field).say(value, rate) if error.field in ("patch", "frame") else f"{value:g}"
+
+    return error.translated(say, {"band_edges": "bands"})
 
 
 def learning_rate(args: argparse.Namespace) -> float:
@@ -327,22 +337,25 @@ class Run:
         return nn.parallel.DistributedDataParallel(self.model) if self.world.size > 1 else self.model
 
     def _pretraining(self) -> Pretraining:
-        made = Pretraining(
-            self.model,
-            self.train.batches,
-            self.train.statistics,
-            self.layout,
-            self.args,
-            lr=self.lr,
-            rotation=self.augmentation.band_rotation,
-            rank=self.world.rank,
-            size=self.world.size,
-        )
+        try:
+            made = Pretraining(
+                self.model,
+                self.train.batches,
+                self.train.statistics,
+                self.layout,
+                self.args,
+                lr=self.lr,
+                rotation=self.augmentation.band_rotation,
+                rank=self.world.rank,
+                size=self.world.size,
+            )
+        except SettingError as error:
+            raise _in_time(error, self.args, self.train.shards[0].rate) from None
         self.state.pretraining = made.state
         return made
 
     def _keep_train_statistics(self) -> None:
-        """Under `--normalize train` the training tokens' mean and standard deviation become part of the model."""
+        """Under normalisation by training data their tokens' mean and standard deviation go into the model."""
         transform = normalization.transform_of(self.train.shards, self.channel_normalization, self.train_gain)
         each = session_statistics(self.model, self.train.shards, transform, self.device)  # (shards, 2, F)
         mean = each[:, 0].mean(0)
@@ -374,7 +387,7 @@ class Run:
     # --- before the first epoch ---
 
     def pretrain(self) -> None:
-        """Do what is left of --pretrain."""
+        """Do what is left of pretraining."""
         own = self.pretraining
         if own is None or own.done:
             return
@@ -500,11 +513,12 @@ class Run:
         if self._dead:
             raise DataError(
                 f"step {state.step}: expected a loss that still moves, {found} for {DEAD_STEPS} steps; nothing is "
-                f"learnt any more: start anew with a smaller --lr than {self.lr:g}"
+                "learnt any more",
+                hint=f"start anew with a smaller {{lr}} than {self.lr:g}",
             )
         raise DataError(
-            f"step {state.step}: expected a finite loss and gradient, {found}; try a smaller --lr than {self.lr:g} "
-            "or --amp fp32; best_model.ckpt keeps the best epoch so far"
+            f"step {state.step}: expected a finite loss and gradient, {found}",
+            hint=f"try a smaller {{lr}} than {self.lr:g} or {{amp}} fp32; best_model.ckpt keeps the best epoch so far",
         )
 
     @torch.no_grad()
@@ -620,7 +634,7 @@ class Run:
     # --- stopping and going on ---
 
     def save(self) -> None:
-        """Write last.ckpt: all that --resume needs."""
+        """Write last.ckpt: all that resuming needs."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for name, value in (self.ema or {}).items():
             tensors[f"ema.{name}"] = value
@@ -635,13 +649,13 @@ class Run:
     def restore(self, last: Checkpoint) -> None:
         """Take up where last.ckpt stands. DataError if it is of another run."""
         fields = _STATE | {"state.confusion": _table_field(len(self.classes))}
-        check_fields(last.path, last.description, fields, "a run to resume", "start it anew with --overwrite")
+        check_fields(last.path, last.description, fields, "a run to resume", "start it anew with {overwrite}")
         kept, asked = last.description["arguments"], settings(self.args)
         for key in asked:
             if kept.get(key) != asked[key]:
                 raise DataError(
-                    f"{last.path}: expected --{key.replace('_', '-')} {asked[key]}, found {kept.get(key)}; "
-                    "resume with the run's own settings, or --overwrite it"
+                    f"{last.path}: expected {key} {asked[key]}, found {kept.get(key)}",
+                    hint=f"resume with the run's own {{{key}}}, or {{overwrite}} it",
                 )
         if last.description.get("split") != self.split.checksum:
             raise DataError(f"{last.path}: expected the split {self.args.split} as it is now, found another")
@@ -672,13 +686,10 @@ class Run:
 
 
 def _augmentation(args: argparse.Namespace) -> Augmentation:
-    try:
-        found = Augmentation.parse(args.augment)
-    except ValueError as error:
-        raise UsageError(f"--augment: {error}") from None
+    found = Augmentation.parse(args.augment)
     for name in OF_BAND_POWERS:
         if args.frontend == "raw" and getattr(found, name):
-            raise UsageError(f"--augment {name}: expected band powers to change, found --frontend raw; leave it out")
+            raise SettingError("augment", f"no {name}, which changes band powers, with {{frontend}} raw")
     return found
 
 
