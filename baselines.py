@@ -451,7 +451,7 @@ def open_subsets(args: argparse.Namespace, split: Split) -> list[WindowSet]:
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     args.train_on = ("train", "val") if args.preset else ("train",)
     if args.networks and (args.features or args.classifiers or args.preset):
         raise UsageError(

@@ -69,7 +69,7 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     """Read, pool, test, write."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     methods = collect(cli.expanded(args.results), args.group, args.metric)
     methods.sort(key=lambda method: (-method.values.mean(), method.name))
     pairs = against(methods, args.reference)

@@ -310,7 +310,7 @@ def tell(made: Mapping[str, splits.Split], left_out: Sequence[str], args: argpar
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     check(args)
     names, windows, source = read_input(args, console)
     try:

@@ -473,7 +473,7 @@ def main() -> int:
     """Fetch, verify, or list."""
     args = arguments().parse_args()
     check_flags(args)
-    console = cli.Console(args)
+    console = cli.console(args)
     from semg.download.verification import Memory
 
     reads_only = args.dry_run or args.verify_only

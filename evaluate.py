@@ -185,7 +185,7 @@ def fill_defaults(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     checkpoint = open_model(args.checkpoint)
     fill_defaults(args, checkpoint)
     split = read_split(args.split)

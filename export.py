@@ -117,7 +117,7 @@ def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     if args.onnx:
         check_packages()
     told = export(args, console)

@@ -230,7 +230,7 @@ def make_shard(entry: Entry, classes: list[str], args: argparse.Namespace) -> tu
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     args.high = args.high or min(HIGHEST, NYQUIST_SHARE * args.rate / 2)
     FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal).check(args.rate)
     if args.classes and len(set(args.classes)) < len(args.classes):

@@ -341,7 +341,7 @@ PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     args.source = cli.expanded(args.source)
     args.out = args.out or Path("results/plots") / f"{args.picture}.png"
     if args.out.suffix != ".png":

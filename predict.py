@@ -258,7 +258,7 @@ def say_what_differs(trained: Trained, args: argparse.Namespace, console: cli.Co
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     args.recordings = cli.expanded(args.recordings)
     check(args)
     trained = Trained.open(args.checkpoint, choose_device(args.device))

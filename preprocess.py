@@ -319,7 +319,7 @@ def _result(future: Future[Outcome], job: Job) -> Outcome:
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = parse(arguments())
-    console = cli.Console(args)
+    console = cli.console(args)
     how = shard_arguments(args)
     files = find_recordings(args.raw, args.subjects)
     with folder_lock(args.shards):

@@ -297,7 +297,7 @@ def warn_of_others(planned: list[Job], entries: dict[str, dict[str, Any]], folde
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    console = cli.Console(args)
+    console = cli.console(args)
     with folder_lock(args.outdir):
         run(args, console)
     return 0

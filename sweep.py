@@ -502,7 +502,7 @@ def as_number(text: str) -> float | str:
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = parse(sys.argv[1:])
-    console = cli.Console(args)
+    console = cli.console(args)
     plan = make_plan(args)
     with folder_lock(args.checkpoints), folder_lock(args.out):
         check_earlier(plan.jobs)

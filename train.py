@@ -276,7 +276,7 @@ def main() -> int:
     check_flags(args)
     world = join_world(args)
     args.quiet = args.quiet or not world.main
-    console = cli.Console(args)
+    console = cli.console(args)
     try:
         with folder_lock(args.out) if world.main else nullcontext():
             return train(args, world, console)

@@ -99,7 +99,7 @@ def one(args: argparse.Namespace, layers: int, tune: str, batch: int, most: floa
     }
     told = f"{layers} blocks, {tune}, batch {batch}"
     waiting = found["reading"] / found["epoch"]
-    cli.Console(args).say(
+    cli.console(args).say(
         f"{told:<28}{rate:9,.0f} windows/s{achieved / 1e12:8.1f} TFLOP/s{found['bytes'] / 1e9:7.1f} GB"
         f"   putEMG's epoch {PUTEMG_WINDOWS / rate:6.0f} s"
     )

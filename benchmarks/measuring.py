@@ -116,7 +116,7 @@ def where() -> dict[str, Any]:
 
 def report(args: argparse.Namespace, rows: Sequence[Row], **facts: Any) -> int:
     """Print the table and write the JSON file."""
-    console = cli.Console(args)
+    console = cli.console(args)
     for row in rows:
         console.say(str(row))
     table = [asdict(row) | {"reached": row.reached} for row in rows]

@@ -29,7 +29,7 @@ def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -
     write_split(folder / "split", split, {})
     given = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "run", "--init", "random"]
     args = train.arguments().parse_args([*map(str, given), "--device", device, "--quiet", *words])
-    return Run(args, World(), cli.Console(args))
+    return Run(args, World(), cli.console(args))
 
 
 def measure(run: Run, repeats: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
 
 pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")  # Windows has neither
@@ -21,10 +22,11 @@ SAY = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
 
 def main():
-    console = cli.Console(cli.parser("manual").parse_args())
+    console = cli.console(cli.parser("manual").parse_args())
     console.say("begun")
     for _ in console.progress(range(3), unit="window", mininterval=0):
         pass
@@ -154,3 +156,48 @@ def test_an_error_about_a_setting_names_the_flag_and_what_was_typed():
 def test_errors_survive_the_way_from_another_process():
     for error in (DataError("a: expected b", "see {lr}"), SettingError("lr", "above {}", 0, (1.5,), "or {amp}")):
         assert str(copy.copy(error)) == str(error)  # as pickle takes it apart
+
+
+def test_without_a_terminal_a_line_a_minute_says_how_far_and_how_long(capsys):
+    now = [0.0]
+    quiet, console = (Console(quiet=quiet, clock=lambda: now[0]) for quiet in (True, False))
+
+    def work(console):
+        for _ in console.progress(range(10), unit="recording", desc="reading"):
+            now[0] += 25
+
+    work(console)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 3 of 10 recordings in 01:15, 02:55 left",
+        "reading: 6 of 10 recordings in 02:30, 01:40 left",
+        "reading: 9 of 10 recordings in 03:45, 00:25 left",
+    ]
+    console.say("a stage")  # what is said counts: nothing is repeated for a minute
+    with console.progress(total=3_000_000, initial=1_000_000, unit="B", unit_scale=True) as bar:
+        now[0] += 50
+        bar.update(1_000_000)
+        assert capsys.readouterr().err == ""
+        now[0] += 50
+        bar.update(500_000)
+    assert capsys.readouterr().err == "2.50M of 3.00MB in 01:40, 00:33 left\n"
+    with console.progress(unit="window") as bar:
+        now[0] += 3600
+        bar.update(2)
+    assert capsys.readouterr().err == "2 windows in 1:00:00\n"
+    work(quiet)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_shell_closed_are_no_error(closed, tmp_path):
+    """The next file opened must not be taken for standard output."""
+    code = SAY.replace(
+        '    console.say("begun")\n', f'    file = open({str(tmp_path / "file")!r}, "w")\n    console.say("begun")\n'
+    )
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "begun\ndone\n")
+    assert ("error: file: expected this, found that" in done.stderr) == ("2>&-" not in closed)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_text() == ""

@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 an input was wrong or something is missing, 2 wrong flags,
 
 import argparse
 import io
-import json
 import math
 import os
 import re
@@ -16,16 +15,14 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn
 
-from tqdm import tqdm
-
+from semg.common.console import Console as Console
+from semg.common.console import counted as counted  # scripts have both from here
+from semg.common.console import marked, one_line
 from semg.common.errors import FULL_DISK, DataError, SettingError, UsageError, with_names
 from semg.common.length import LARGEST, Length
 
-T = TypeVar("T")
-
-_COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
 
 
@@ -126,42 +123,26 @@ def moved(parser: argparse.ArgumentParser, flag: str, instead: str) -> None:
     parser.add_argument(flag, nargs="*", action=_Moved, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-class Console:
-    """Messages to a person, or with --json one object to a program. Progress goes to standard error."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.quiet = bool(args.quiet or args.json)
-        self._json = bool(args.json)
-
-    def say(self, text: str = "") -> None:
-        """A line for a person."""
-        if not self.quiet:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
-
-    def warn(self, text: str) -> None:
-        """Something that a person must know but that stops nothing; shown under --quiet too."""
-        tqdm.write(f"{_marked('warning')} {text}", file=sys.stderr)
-
-    def error(self, text: str) -> None:
-        """One input is wrong; the run goes on with the others."""
-        tqdm.write(f"{_marked('error')} {one_line(text)}", file=sys.stderr)
-
-    def progress(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
-        """A tqdm bar on standard error, silent under --quiet and --json and where nobody watches."""
-        return tqdm(items, disable=self.quiet or not sys.stderr.isatty(), file=sys.stderr, **settings)
-
-    def finish(self, text: str, **facts: Any) -> None:
-        """The last line: what was written and what to run next; with --json the same as an object."""
-        print(json.dumps({"message": text, **facts}, allow_nan=False) if self._json else text, flush=True)
+def console(args: argparse.Namespace) -> Console:
+    """The console that --quiet and --json ask for."""
+    return Console(quiet=args.quiet, as_json=args.json)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main`; turn what went wrong into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _fill_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding can't show
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_exit_code(main))
+
+
+def _fill_closed_streams() -> None:
+    """Open nothing in place of streams that the shell closed (`>&-`): else the next file opened would be taken for one,
+    and what is printed would go into it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  stays open
 
 
 def _exit_code(main: Callable[[], int | None]) -> int:
@@ -178,7 +159,7 @@ def _exit_code(main: Callable[[], int | None]) -> int:
         told = in_words(error)
         if not told or "--debug" in sys.argv:
             raise
-        print(f"{_marked('error')} {one_line(told)}", file=sys.stderr)
+        print(f"{marked('error')} {one_line(told)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -218,23 +199,6 @@ def in_words(error: Exception) -> str:
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
-
-
-def _marked(kind: str) -> str:
-    """The word a message begins with; in colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
-    if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return f"{kind}:"
-    return f"\x1b[{_COLOURS[kind]}m{kind}:\x1b[0m"
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """`1 recording`, `1,200 recordings`; many: where it is not `one` and an s."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
-
-
-def one_line(text: str) -> str:
-    """`text` without line breaks or control characters, so that an error stays one line."""
-    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())
 
 
 class _Renamed(argparse.Action):

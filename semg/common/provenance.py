@@ -1,6 +1,5 @@
 """How an output was made: arguments, versions, commit. No clock: same inputs, same bytes."""
 
-import argparse
 import platform
 import subprocess
 from importlib import metadata
@@ -48,8 +47,8 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-def how_made(script: str, arguments: argparse.Namespace | dict[str, Any]) -> dict[str, Any]:
+def how_made(script: str, arguments: object) -> dict[str, Any]:
     """What every output says of its making: script, arguments, versions, commit."""
-    given = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    given = arguments if isinstance(arguments, dict) else vars(arguments)
     kept = {key: plain(value) for key, value in given.items() if key not in ("quiet", "json", "debug")}
     return {"script": script, "arguments": kept, "versions": versions(), "commit": commit()}

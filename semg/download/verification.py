@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError
 from semg.common.files import checksum, read_json, write_json
 from semg.data.putemg_recording import check_layout
@@ -18,7 +18,7 @@ class Memory:
 
     FORMAT = 1
 
-    def __init__(self, root: Path, console: cli.Console) -> None:
+    def __init__(self, root: Path, console: Console) -> None:
         self.root, self.path = root, root / ".verified.json"
         self._lock = threading.Lock()
         self._files: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from semg.common.cli import counted
+from semg.common.console import counted
 from semg.common.files import atomic_path, write_json, write_text
 from semg.evaluation import score_figures
 from semg.evaluation.metrics import report

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from semg.common.cli import counted
+from semg.common.console import counted
 from semg.common.files import atomic_path
 from semg.evaluation.metrics import bootstrap_interval
 

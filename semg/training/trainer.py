@@ -22,7 +22,7 @@ from torch import Tensor, distributed, nn
 
 from model import CONTROLS, GPT2Classifier, ModelConfig
 from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters
-from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
 from semg.common.files import write_text
 from semg.common.provenance import how_made
@@ -280,7 +280,7 @@ _STATE = {
 class Run:
     """A training run: the model, its optimiser and data, and the loop over epochs."""
 
-    def __init__(self, args: argparse.Namespace, world: World, console: cli.Console) -> None:
+    def __init__(self, args: argparse.Namespace, world: World, console: Console) -> None:
         self.args, self.world, self.console = args, world, console
         self.device = choose_device(args.device)
         self.split = read_split(args.split)

@@ -1,0 +1,169 @@
+"""Messages to a person at a terminal, or one JSON object to a program; progress where somebody watches or logs."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+MINUTE = 60.0  # seconds between lines of progress where there is no terminal
+_COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them
+
+
+class Bar(Protocol[T]):
+    """What `Console.progress` gives: a loop over items, or a count that the caller moves on."""
+
+    def __iter__(self) -> Iterator[T]: ...
+
+    def __enter__(self) -> "Bar[T]": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, n: float = 1) -> Any:
+        """Move on by `n`."""
+
+    def close(self) -> Any:
+        """It ends here."""
+
+
+class Console:
+    """Messages to a person, or with `as_json` one object to a program. Progress goes to standard error.
+
+    A stage of work says in a line what it begins; long work goes through `progress`: a bar on a terminal, elsewhere
+    a line a minute with the time left. quiet: warnings, errors and the last line alone. clock: seconds.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, as_json: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.quiet = quiet or as_json
+        self._json = as_json
+        self._clock = clock
+        self._spoke = clock()  # when it last said something
+
+    def say(self, text: str = "") -> None:
+        """A line for a person."""
+        if not self.quiet:
+            self._spoke = self._clock()
+            _write(text, sys.stdout)
+
+    def warn(self, text: str) -> None:
+        """Something that a person must know but that stops nothing; shown even when quiet."""
+        _write(f"{marked('warning')} {text}", sys.stderr)
+
+    def error(self, text: str) -> None:
+        """One input is wrong; the run goes on with the others."""
+        _write(f"{marked('error')} {one_line(text)}", sys.stderr)
+
+    @overload
+    def progress(self, items: None = None, **settings: Any) -> Bar[None]: ...
+
+    @overload
+    def progress(self, items: Iterable[T], **settings: Any) -> Bar[T]: ...
+
+    def progress(self, items: Any = None, **settings: Any) -> Bar[Any]:
+        """Progress through `items`, or one that the caller moves on with `update`; nothing is shown when quiet.
+
+        settings: as tqdm's total, unit, desc, initial, leave, unit_scale and unit_divisor.
+        """
+        if watched():
+            return tqdm(items, disable=self.quiet, file=sys.stderr, **settings)
+        return _Lines(items, self._now_and_then, self._clock, **settings)
+
+    def _now_and_then(self, line: Callable[[], str]) -> None:
+        """Write a line if for a minute nothing has been said."""
+        now = self._clock()
+        if now - self._spoke >= MINUTE and not self.quiet:
+            self._spoke = now
+            _write(line(), sys.stderr)
+
+    def finish(self, text: str, **facts: Any) -> None:
+        """The last line: what was written and what to run next; as JSON the same as an object."""
+        print(json.dumps({"message": text, **facts}, allow_nan=False) if self._json else text, flush=True)
+
+
+class _Lines(Generic[T]):
+    """Progress for a log: whoever moves it on offers a line, and one a minute is written."""
+
+    def __init__(
+        self,
+        items: Iterable[T] | None,
+        offer: Callable[[Callable[[], str]], None],
+        clock: Callable[[], float],
+        *,
+        total: float | None = None,
+        unit: str = "it",
+        desc: str = "",
+        initial: float = 0,
+        unit_scale: bool = False,
+        **_: Any,
+    ) -> None:
+        self._items, self._offer, self._clock = items, offer, clock
+        self._total = len(items) if total is None and isinstance(items, Sized) else total
+        self._unit, self._desc, self._scaled = unit, desc, unit_scale
+        self._first = self._done = initial
+        self._begun = clock()
+
+    def __iter__(self) -> Iterator[T]:
+        for item in self._items or ():
+            yield item
+            self.update()
+
+    def __enter__(self) -> "_Lines[T]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, n: float = 1) -> None:
+        """Move on by `n`."""
+        self._done += n
+        self._offer(self._line)
+
+    def close(self) -> None:
+        """It ends here."""
+
+    def _line(self) -> str:
+        passed, moved = self._clock() - self._begun, self._done - self._first
+        say = tqdm.format_sizeof if self._scaled else "{:,}".format
+        text = f"{self._desc}: " if self._desc else ""
+        text += f"{say(self._done)} of {say(self._total)}" if self._total else say(self._done)
+        text += self._unit if self._scaled else f" {self._unit}s"
+        text += f" in {tqdm.format_interval(passed)}"
+        if self._total and moved > 0:
+            text += f", {tqdm.format_interval((self._total - self._done) * passed / moved)} left"
+        return text
+
+
+def watched() -> bool:
+    """Whether standard error is a terminal, where somebody may look."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    if stream is not None:
+        tqdm.write(text, file=stream)
+        stream.flush()
+
+
+def marked(kind: str) -> str:
+    """The word a message begins with; in colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    if not watched() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return f"{kind}:"
+    return f"\x1b[{_COLOURS[kind]}m{kind}:\x1b[0m"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 recording`, `1,200 recordings`; many: where it is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks or control characters, so that an error stays one line."""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())
