@@ -460,7 +460,7 @@ def main() -> int:
     if args.subset in args.train_on:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
-    split = read_split(args.split)
+    split = read_split(args.split, args.shards)
     windows = open_subsets(args, split)
     if args.preset and windows[0].shards[0].arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")

@@ -14,12 +14,14 @@ Protocols:
   subject    no person is in two subsets: how well are people read whom the model has never seen? (default)
   kfold      the same --folds times; over all folds each person is tested once. One folder a fold.
   loso       leave one subject out: one folder a person, that person tested.
-  session    trained on each person's first day, tested on the same people's later days, validated on the last
-             recording of the first day (of putEMG: repeats_short). People with a single day are left out.
-  recording  the putEMG authors' folds: within one person's day each recording is tested once. One folder
-             <subject>-<date>-<trajectory> each. Of the two others the earlier trains and the later validates.
+  session    trained on each person's first session, tested on the same people's later sessions, validated on the
+             last recording of the first (of putEMG: repeats_short). People with a single session are left out.
+  recording  the putEMG authors' folds: within one person's session each recording is tested once. One folder
+             <subject>-<session>-<task> each. Of the others the last one validates and the earlier ones train.
              The authors, who chose nothing on validation, trained on both; a method that chooses nothing may be
              fitted on train.txt and val.txt together.
+Who was recorded, in which session and in which order is said by the shards; without shards by the recordings' names,
+which then have to be putEMG's. A session of putEMG is a day.
 
 People are drawn by --seed: the same records and flags give the same files everywhere. --val and --test are
 fractions of all people, rounded, at least one person. A split in which a subset is empty, or windows of a class are
@@ -39,9 +41,10 @@ import numpy as np
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import folder_lock, remove_leftovers, text_checksum
+from semg.common.files import folder_lock, is_system_file, remove_leftovers, text_checksum
 from semg.common.provenance import plain
 from semg.data import putemg, splits
+from semg.data.records import Record, from_name
 from semg.data.shards import Shard, list_records, open_shards
 
 FILES = {*(f"{subset}.txt" for subset in splits.SUBSETS), "split.json"}
@@ -82,9 +85,8 @@ def arguments() -> argparse.ArgumentParser:
     for subset in ("test", "val"):
         parser.add_argument(
             f"--{subset}-subjects",
-            type=cli.subjects,
             nargs="+",
-            metavar="NN",
+            metavar="SUBJECT",
             help=f"subject: these people, in place of --{subset}",
         )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="draws the people")
@@ -101,8 +103,6 @@ def check(args: argparse.Namespace) -> None:
     for subset in ("val", "test"):
         if getattr(args, subset) is not None and getattr(args, f"{subset}_subjects") is not None:
             raise UsageError(f"--{subset} and --{subset}-subjects: expected one of the two")
-    if both := sorted(set(args.test_subjects or ()) & set(args.val_subjects or ())):
-        raise UsageError(f"--test-subjects, --val-subjects: expected no person in both, found {', '.join(both)}")
     if args.out.name in ("", ".."):  # a folder needs a name of its own to be put in place whole
         args.out = args.out.resolve()
     args.val = VAL if args.val is None else args.val
@@ -113,22 +113,31 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"--val, --test: expected less than 1 together, found {sum(drawn):g}")
 
 
-def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[str], Windows | None, Path]:
-    """Record names, their windows if there are shards, and where the names come from."""
+def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[Record], Windows | None, Path]:
+    """The recordings, their windows if there are shards, and where their names come from."""
     if not args.records:
         folder = args.shards or Path("data/shards")
         names = list_records(folder)
         if not names:
             raise DataError(f"{folder}: expected shards, found none; run preprocess.py first")
-        return names, count_windows(open_shards(folder, names)), folder
+        shards = open_shards(folder, names)
+        return [shard.facts for shard in shards], count_windows(shards), folder
     listed = splits.read_names(args.records)
-    names = [name for name in listed if putemg.parse_record(name).experiment == "emg_gestures"]
+    names = [name for name in listed if not putemg.is_record(name) or _holds_gestures(name)]
     if not names:
         raise DataError(f"{args.records}: expected names of gesture recordings, found none")
     if len(names) < len(listed):
         console.say(f"{len(listed) - len(names)} recordings of {args.records} hold no gestures and are left out")
-    shards = open_shards(args.shards, names) if args.shards else []
-    return names, count_windows(shards) if shards else None, args.records
+    if args.shards:
+        shards = open_shards(args.shards, names)
+        return [shard.facts for shard in shards], count_windows(shards), args.records
+    if foreign := [name for name in names if not putemg.is_record(name)]:
+        raise DataError(f"{args.records}: expected putEMG's record names unless --shards is given, found {foreign[0]}")
+    return [from_name(name) for name in names], None, args.records
+
+
+def _holds_gestures(name: str) -> bool:
+    return putemg.parse_record(name).experiment == "emg_gestures"
 
 
 def count_windows(shards: Sequence[Shard]) -> Windows:
@@ -146,9 +155,8 @@ def count_windows(shards: Sequence[Shard]) -> Windows:
     return Windows(classes, {s.record: np.bincount(s.windows["label"], minlength=len(classes)) for s in shards})
 
 
-def make(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, splits.Split], list[str]]:
+def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str, splits.Split], list[str]]:
     """The splits by the folder they go to (`""`: OUT itself), and who is left out."""
-    records = [putemg.parse_record(name) for name in names]
     if args.protocol == "session":
         return splits.by_session(records, seed=args.seed)
     if args.protocol == "recording":
@@ -166,6 +174,18 @@ def make(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, spli
         val_subjects=args.val_subjects or (),
     )
     return made, []
+
+
+def name_subjects(args: argparse.Namespace, records: Sequence[Record]) -> None:
+    """Call the people named on the command line as the recordings do: `3` is 03 where nobody is called 3."""
+    known = {record.subject for record in records}
+    by_number = {subject.lstrip("0"): subject for subject in known if subject.isdigit()}
+    for flag in ("test_subjects", "val_subjects"):
+        if given := getattr(args, flag):
+            as_known = (one if one in known else by_number.get(one.lstrip("0"), one) for one in given)
+            setattr(args, flag, list(dict.fromkeys(as_known)))
+    if both := sorted(set(args.test_subjects or ()) & set(args.val_subjects or ())):
+        raise UsageError(f"--test-subjects, --val-subjects: expected no person in both, found {', '.join(both)}")
 
 
 def refuse_missing_classes(made: Mapping[str, splits.Split], windows: Windows) -> None:
@@ -200,18 +220,21 @@ def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[
 # --- what is there already ---------------------------------------------------------------------------------
 
 
-def already_there(out: Path, made: Mapping[str, splits.Split], overwrite: bool) -> bool:
-    """Whether `out` holds these very splits. DataError if it holds anything that may not be replaced."""
+def already_there(out: Path, made: Mapping[str, splits.Split], shards: Path | None, overwrite: bool) -> bool:
+    """Whether `out` holds these very splits. DataError if it holds anything that may not be replaced.
+
+    shards: whose the recordings are, see `splits.read_split`.
+    """
     if not out.exists():
         return False
     folders = _split_folders_only(out)
-    difference = _difference(out, folders, made)
+    difference = _difference(out, folders, made, shards)
     if not difference:
         return True
     if folders and not overwrite:
         raise DataError(f"{out}: expected no split or the same, found another ({difference}); --overwrite replaces it")
     for folder in folders:
-        if folder != out and not _is_fold_of(out, folder):
+        if folder != out and not _is_fold_of(out, folder, shards):
             raise DataError(
                 f"{out}: expected folds to replace, found {folder.name}, a split of its own; choose a new --out"
             )
@@ -222,30 +245,31 @@ def _split_folders_only(out: Path) -> list[Path]:
     """The splits in `out`; DataError if there is anything else, for it would be lost."""
     if not out.is_dir():
         raise DataError(f"{out}: expected a folder to write, found a file; choose another --out")
-    folders = [out] if (out / "train.txt").exists() else [path for path in sorted(out.iterdir()) if path.is_dir()]
+    inside = [path for path in sorted(out.iterdir()) if not is_system_file(path.name)]
+    folders = [out] if (out / "train.txt").exists() else [path for path in inside if path.is_dir()]
     known = {*folders, *(folder / name for folder in folders for name in FILES)}
-    for path in [*out.iterdir(), *(path for folder in folders for path in folder.iterdir())]:
-        if path not in known:
+    for path in [*inside, *(path for folder in folders for path in folder.iterdir())]:
+        if path not in known and not is_system_file(path.name):
             raise DataError(f"{out}: expected a split and nothing else, found {path.name} in it; choose another --out")
     return folders
 
 
-def _is_fold_of(out: Path, folder: Path) -> bool:
+def _is_fold_of(out: Path, folder: Path, shards: Path | None) -> bool:
     """Whether `folder` was made as a fold of `out`; one that is damaged since counts as such."""
     try:
-        return splits.read_split(folder).name == f"{out.resolve().name}/{folder.name}"
+        return splits.read_split(folder, shards).name == f"{out.resolve().name}/{folder.name}"
     except DataError:
         return (folder / "split.json").exists()
 
 
-def _difference(out: Path, folders: Sequence[Path], made: Mapping[str, splits.Split]) -> str:
+def _difference(out: Path, folders: Sequence[Path], made: Mapping[str, splits.Split], shards: Path | None) -> str:
     """The first thing in which the splits on disk differ from those made; empty if they are the same."""
     found = {"" if folder == out else folder.name: folder for folder in folders}
     if set(found) != set(made):
         return f"{len(found)} folders, not {len(made)}" if len(found) != len(made) else "other folds"
     for key, folder in found.items():
         try:
-            there = splits.read_split(folder)
+            there = splits.read_split(folder, shards)
         except DataError as error:
             return cli.in_words(error)
         if there.protocol != made[key].protocol or there.seed != made[key].seed:
@@ -312,9 +336,11 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.console(args)
     check(args)
-    names, windows, source = read_input(args, console)
+    records, windows, source = read_input(args, console)
+    names = [record.name for record in records]
+    name_subjects(args, records)
     try:
-        made, left_out = make(args, names)
+        made, left_out = make(args, records)
         if windows:
             refuse_missing_classes(made, windows)
     except DataError as error:
@@ -322,7 +348,8 @@ def main() -> int:
     console.say(tell(made, left_out, args))
     console.say("\n" + table(made, windows) + "\n")
     with folder_lock(args.out.resolve().parent):
-        kept = already_there(args.out, made, args.overwrite)
+        shards = args.shards or (None if args.records else source)
+        kept = already_there(args.out, made, shards, args.overwrite)
         if kept:
             remove_leftovers(args.out)
         else:
@@ -335,10 +362,13 @@ def main() -> int:
         }
         for key, split in made.items()
     }
-    shards = f" --shards {args.shards.as_posix()}" if args.shards else ""
+    flags = f" --shards {args.shards.as_posix()}" if args.shards else ""
+    if not cli.has_gpu():
+        flags += " --init random"
     console.finish(
         f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, {len(names)} recordings; "
-        f"next: python train.py --split {example.as_posix()}{shards}",
+        f"next: python train.py --split {example.as_posix()}{flags}"
+        f"{'' if cli.has_gpu() else ' (no GPU is seen here; with one, leave --init random away)'}",
         out=args.out.as_posix(),
         kept=kept,
         protocol=args.protocol,

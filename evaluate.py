@@ -188,7 +188,7 @@ def main() -> int:
     console = cli.console(args)
     checkpoint = open_model(args.checkpoint)
     fill_defaults(args, checkpoint)
-    split = read_split(args.split)
+    split = read_split(args.split, args.shards)
     shards = open_shards(args.shards, split.records(args.subset), verify=True)
     check_same_data(checkpoint, shards[0])
     model = build_model(checkpoint).to(choose_device(args.device))

@@ -2,20 +2,27 @@
 
   python import_csv.py mine/recordings.csv --rate 200 --shards data/shards-mine
 
-Input: a list of recordings, a CSV with the header `file,subject,date,task` and one row a recording:
+Input: a list of recordings, a CSV with the header `file,subject,session,date,task` and one row a recording:
   file      the recording, a CSV; a path from the list's folder
-  subject   the person, 1 to 99: splits are made by it, so one person must have one number
-  date      YYYY-MM-DD: a person's recordings of one day are one session, normalised together
-  task      what was done, small letters, digits and _; may be left out
-Rows of one person and day must stand in the order of recording.
+  subject   the person, such as 7 or P101: splits are made by it, so one person must have one name
+  session   while it lasted the electrodes stayed on: its recordings are normalised together. Left out: the day;
+            without a date either, all of a person's recordings are one session
+  date      YYYY-MM-DD, or with a time 2024-03-01T10:30; may be left out
+  task      what was done; may be left out
+Of rows without a date, or of one date, those of one person must stand in the order of recording.
 
 A recording has a header, one row a sample, and commas between columns: the channels, and one column (--labels) that
 names the gesture made; an empty cell is in no gesture, and such samples are left out of every window. Other columns,
 such as a time, are left out with --channels, which counts columns from 1.
 
 Output: one shard a recording in SHARDS, as preprocess.py makes them; create_dataset_files.py, train.py and all that
-follows take them as they are. Records are named emg_gestures-<subject>-<task>-<date>-00-00-00-<place in the list>,
-for splits are checked on such names.
+follows take them as they are. A shard has the name of its file; folders in the list become a part of it, so that
+P1/day2/fist.csv becomes P1-day2-fist.
+
+Two facts of the device are assumed unless told, and what was assumed is said. --rings names the columns of each ring
+of electrodes in their order around the arm, such as --rings 1-8 9-16, or `none`; by default 4 to 16 channels are one
+ring. Training may turn rings by a place (train.py --augment). --rest names the classes in which no gesture is made,
+which scores tell apart; by default those called idle, rest, relax, neutral or no movement.
 
 The signal is band-passed from --low to --high, by default to 45 % of the rate where that is below 700 Hz, and windows
 lie wholly in one gesture. All recordings of one call have the same --rate, channels and gestures. --unit says what a
@@ -29,8 +36,8 @@ import argparse
 import csv
 import re
 from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -40,27 +47,26 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import checksum, folder_lock
 from semg.common.provenance import commit, plain, versions
 from semg.common.schema import text
+from semg.data import records
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import filtered
+from semg.data.records import Record
 from semg.data.shards import difference, open_shard, read_meta, write_shard
-from semg.data.tables import UNITS, read_table
+from semg.data.tables import UNITS, is_simulated, read_table
 from semg.data.windows import whole_windows
-from semg.evaluation.metrics import INACTIVE
 
 NYQUIST_SHARE = 0.9  # of half the rate: where the band ends unless told otherwise
 HIGHEST = 700.0  # Hz; surface EMG has little above
+REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", "no movement", "nomovement", "no gesture")
+ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told: an armband has so many
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the list. name: the record's."""
+    """A row of the list: the recording and its facts."""
 
     path: Path
-    name: str
-    subject: str
-    date: str
-    time: str
-    task: str
+    facts: Record
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -74,7 +80,12 @@ def arguments() -> argparse.ArgumentParser:
     table.add_argument("--unit", choices=tuple(UNITS), default="uV", help="of the samples")
     table.add_argument("--channels", type=cli.number_ranges, help="columns, such as 1-8 (default: all but the label's)")
     table.add_argument("--labels", default="label", metavar="COLUMN", help="the column that names the gesture")
-    table.add_argument("--classes", nargs="+", metavar="NAME", help="gestures to keep (default: all, idle first)")
+    table.add_argument("--classes", nargs="+", metavar="NAME", help="gestures to keep (default: all, rest first)")
+    table.add_argument("--rest", nargs="*", metavar="NAME", help="classes without a gesture (default: see above)")
+    table.add_argument(
+        "--rings", type=ring, nargs="+", metavar="COLUMNS", help="of each ring of electrodes, or none (see above)"
+    )
+    table.add_argument("--simulated", action="store_true", help="no people were recorded: all that follows says so")
     signal = parser.add_argument_group("signal and windows")
     signal.add_argument("--low", type=cli.number(0, above=True), default=20.0, help="band-pass from, Hz")
     signal.add_argument("--high", type=cli.number(0, above=True), help="band-pass to, Hz (default: 700, or below)")
@@ -96,6 +107,11 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def ring(text: str) -> tuple[int, ...]:
+    """The columns of a ring, `1-8`; `none` is no ring."""
+    return () if text == "none" else cli.number_ranges(text)
+
+
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
@@ -110,28 +126,77 @@ def read_list(path: Path) -> list[Entry]:
         raise DataError(f"{path}: expected a list of recordings, found none ({error})") from None
     if not rows:
         raise DataError(f"{path}: expected a header file,subject,date,task and a row a recording, found no row")
-    return [_entry(path, place, row) for place, row in enumerate(rows)]
+    listed = [_row(path, place, row) for place, row in enumerate(rows)]
+    _check_names(path, listed)
+    return [_entry(path, row, listed) for row in listed]
 
 
-def _entry(path: Path, place: int, row: dict[str, Any]) -> Entry:
-    told = {key: (row.get(key) or "").strip() for key in ("file", "subject", "date", "task")}
+@dataclass(frozen=True)
+class Row:
+    """What a row of the list says. name: the record's; when: the date, if there is one."""
+
+    place: int
+    path: Path
+    name: str
+    subject: str
+    session: str
+    when: datetime | None
+    task: str
+
+
+def _row(path: Path, place: int, row: dict[str, Any]) -> Row:
+    cells = {key: (row.get(key) or "").strip() for key in ("file", "subject", "session", "date", "task")}
     where = f"{path}, recording {place + 1}"
-    task = told["task"] or "task"
-    if not text(told["file"]):
-        raise DataError(f"{where}: expected a file's path, found {told['file']!r}")
-    if not told["file"]:
+    if not text(cells["file"]):
+        raise DataError(f"{where}: expected a file's path, found {cells['file']!r}")
+    if not cells["file"]:
         raise DataError(f"{where}: expected a file, found none")
-    if not re.fullmatch(r"0?[1-9]|[1-9][0-9]", told["subject"]):
-        raise DataError(f"{where}: expected a subject from 1 to 99, found {told['subject']!r}")
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", task):
-        raise DataError(f"{where}: expected a task in small letters, digits and _, found {task!r}")
     try:
-        day = date.fromisoformat(told["date"]).isoformat()
+        when = datetime.fromisoformat(cells["date"]) if cells["date"] else None
     except ValueError:
-        raise DataError(f"{where}: expected a date such as 2024-03-01, found {told['date']!r}") from None
-    subject, time = f"{int(told['subject']):02d}", f"00-00-{place // 1000:02d}-{place % 1000:03d}"
-    name = f"emg_gestures-{subject}-{task}-{day}-{time}"
-    return Entry(path.parent / told["file"], name, subject, day, time, task)
+        raise DataError(f"{where}: expected a date such as 2024-03-01, found {cells['date']!r}") from None
+    session = cells["session"] or (when.date().isoformat() if when else "1")
+    for what, name in (("subject", cells["subject"]), ("session", session), ("task", cells["task"] or "task")):
+        if not records.is_name(name):
+            raise DataError(f"{where}: expected a {what} of {records.NAME_FORM}, found {name!r}")
+    file = path.parent / cells["file"]
+    return Row(place, file, _name(cells["file"]), cells["subject"], session, when, cells["task"])
+
+
+def _name(file: str) -> str:
+    """A recording's name from its path: P1/day 2/fist.csv -> P1-day_2-fist."""
+    path = PurePath(file.replace("\\", "/"))
+    parts = [part for part in (*path.parent.parts, path.stem) if part not in (path.anchor, ".", "..")]
+    return re.sub(r"^\W+", "", re.sub(r"[^\w.+=@~-]", "_", "-".join(parts)))
+
+
+def _check_names(path: Path, rows: list[Row]) -> None:
+    """DataError for two recordings of one name, and for what may be one person under two names."""
+    seen: dict[str, Row] = {}
+    numbered: dict[str, str] = {}
+    for row in rows:
+        where = f"{path}, recording {row.place + 1}"
+        if not records.is_name(row.name):
+            raise DataError(f"{where}: expected a file whose name can be a folder's, found {row.path.name!r}")
+        if other := seen.get(row.name.casefold()):
+            raise DataError(
+                f"{where}: expected recordings of different names, found {row.path.name} after {other.path.name}, "
+                f"which both become {row.name}"
+            )
+        seen[row.name.casefold()] = row
+        number = row.subject.casefold().lstrip("0")
+        if (known := numbered.setdefault(number, row.subject)) != row.subject:
+            raise DataError(f"{where}: expected one name for one person, found {row.subject} after {known}")
+
+
+def _entry(path: Path, row: Row, rows: list[Row]) -> Entry:
+    """With the row's place in time among its subject's. DataError if dates tell only some of those apart."""
+    own = [other for other in rows if other.subject == row.subject]
+    dated = [(other.when, other.place) for other in own if other.when]
+    if dated and len(dated) < len(own):
+        raise DataError(f"{path}: expected a date for all of subject {row.subject}'s recordings or for none of them")
+    order = sorted(dated).index((row.when, row.place)) if row.when else own.index(row)
+    return Entry(row.path, Record(row.name, row.subject, row.session, order + 1, row.task))
 
 
 def read_labels(path: Path, column: str) -> tuple[list[str], np.ndarray]:
@@ -159,7 +224,28 @@ def gestures(entries: list[Entry], column: str, console: cli.Console) -> list[st
             found |= set(read_labels(entry.path, column)[1].tolist())
         except DataError:
             continue
-    return sorted(found - {""}, key=lambda name: (name not in INACTIVE, name))
+    return sorted(found - {""}, key=lambda name: (not is_rest(name), name))
+
+
+def is_rest(name: str) -> bool:
+    """Whether a class of that name is taken for one without a gesture."""
+    return re.sub(r"[\W_]+", " ", name).strip().casefold() in REST_NAMES
+
+
+def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
+    """The classes in which no gesture is made. UsageError for one that is none of the classes."""
+    if unknown := [name for name in named or () if name not in classes]:
+        raise UsageError(f"--rest {unknown[0]}: expected one of the classes {', '.join(classes)}")
+    return [name for name in classes if (is_rest(name) if named is None else name in named)]
+
+
+def ring_places(path: Path, columns: list[int], named: list[tuple[int, ...]] | None) -> list[list[int]]:
+    """The places among the channels that each ring of electrodes has. DataError for columns that are no channels."""
+    if named is None:
+        return [list(range(len(columns)))] if len(columns) in ONE_RING else []
+    if wrong := [column for one in named for column in one if column not in columns]:
+        raise DataError(f"{path}: expected a channel in column {wrong[0]} (--rings), found none there")
+    return [[columns.index(column) for column in one] for one in named if one]
 
 
 # --- one shard -------------------------------------------------------------------------------------------------
@@ -173,7 +259,7 @@ def shard_arguments(args: argparse.Namespace, n_channels: int) -> dict[str, Any]
         "window": args.window.samples(args.rate),
         "stride": args.stride.samples(args.rate),
         **{key: getattr(args, key) for key in ("low", "high", "order", "notch", "causal", "labels")},
-        "guard": args.transition_margin,
+        "transition_margin": args.transition_margin,
         "rest": False,
         "label_rule": "whole-window",
         "unit": args.unit,
@@ -192,8 +278,17 @@ def make_shard(entry: Entry, classes: list[str], args: argparse.Namespace) -> tu
         raise DataError(f"{entry.path}: expected a channel in column {wrong[0]}, found none there (--channels)")
     how = shard_arguments(args, len(columns))
     source = {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)}
-    asked = {"arguments": how, "source": source, "classes": classes, "rate": args.rate}
-    path = args.shards / entry.name
+    asked = {
+        **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
+        "rate": args.rate,
+        "classes": classes,
+        "rest_classes": rest_classes(classes, args.rest),
+        "rings": ring_places(entry.path, list(columns), args.rings),
+        "simulated": args.simulated or is_simulated(entry.path),
+        "arguments": how,
+        "source": source,
+    }
+    path = args.shards / entry.facts.name
     if path.exists() and not args.overwrite:
         meta = read_meta(path)
         for key in asked:
@@ -212,11 +307,7 @@ def make_shard(entry: Entry, classes: list[str], args: argparse.Namespace) -> tu
     if not np.isfinite(signal).all():
         raise DataError(f"{entry.path}: expected amplitudes below 65 mV, found more; is --unit right?")
     meta = {
-        "record": entry.name,
-        "subject": entry.subject,
-        "date": entry.date,
-        "time": entry.time,
-        "trajectory": entry.task,
+        "record": entry.facts.name,
         "unit": "uV",
         "channels": [header[n - 1] for n in columns],
         **asked,
@@ -227,12 +318,32 @@ def make_shard(entry: Entry, classes: list[str], args: argparse.Namespace) -> tu
     return "done", len(windows)
 
 
+def check_rings(rings: list[tuple[int, ...]]) -> None:
+    """UsageError for rings that cannot be."""
+    columns = [column for one in rings for column in one]
+    if () in rings and len(rings) > 1:
+        raise UsageError("--rings none: expected no rings beside it")
+    if any(len(one) == 1 for one in rings) or len(set(columns)) < len(columns):
+        raise UsageError("--rings: expected rings of two columns or more, each column in one ring")
+
+
+def assumptions(args: argparse.Namespace, rest: list[str]) -> str:
+    """What is taken for granted as the flags don't say it; nothing where they do."""
+    said = []
+    if args.rings is None:
+        said.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
+    if args.rest is None:
+        said.append(f"no gesture is made in {', '.join(rest) or 'none of the classes'} (--rest)")
+    return "assumed: " + "; ".join(said) if said else ""
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
     args.high = args.high or min(HIGHEST, NYQUIST_SHARE * args.rate / 2)
     FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal).check(args.rate)
+    check_rings(args.rings or [])
     if args.classes and len(set(args.classes)) < len(args.classes):
         raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
     entries = read_list(args.list)
@@ -243,6 +354,8 @@ def main() -> int:
         f"{cli.counted(len(entries), 'recording')}, {args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, "
         f"{len(classes)} gestures: {', '.join(classes)}"
     )
+    if said := assumptions(args, rest_classes(classes, args.rest)):
+        console.say(said)
     counts, windows = {"done": 0, "kept": 0, "failed": 0}, 0
     with folder_lock(args.shards):
         for entry in console.progress(entries, unit="recording"):

@@ -228,7 +228,7 @@ def draw_electrodes(args: argparse.Namespace) -> str:
 
 def draw_classes(args: argparse.Namespace) -> str:
     """Windows of each gesture in each subset of a split."""
-    split = read_split(_one(args, "the folder of a split"))
+    split = read_split(_one(args, "the folder of a split"), args.shards)
     counts: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
     classes: tuple[str, ...] = ()

@@ -44,8 +44,9 @@ from semg.common.process_pool import WorkersError, submitted
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps, putemg
 from semg.data.filters import FilterSpec
-from semg.data.preprocessing import filtered, montage
+from semg.data.preprocessing import filtered, montage, rings
 from semg.data.putemg_recording import Recording, find_faults
+from semg.data.records import from_name
 from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.tables import is_simulated
 from semg.data.windows import paper_windows, whole_windows, without_gaps
@@ -76,7 +77,7 @@ class Arguments:
     causal: bool
     labels: str
     rest: bool
-    guard: float  # seconds
+    transition_margin: float  # seconds
     label_rule: str
 
     @property
@@ -188,7 +189,7 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
         causal=args.causal,
         labels=args.labels,
         rest=args.rest,
-        guard=args.transition_margin,
+        transition_margin=args.transition_margin,
         label_rule=args.label_rule,
     )
     made.filter.check(putemg.RATE)
@@ -203,7 +204,7 @@ def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndar
         return names, paper_windows(labels, codes, how.window, how.stride, putemg.REST)
     if how.rest:
         codes, names = [*codes, putemg.REST], [*names, "rest"]
-    margin = round(how.guard * putemg.RATE)
+    margin = round(how.transition_margin * putemg.RATE)
     return names, whole_windows(labels, codes, how.window, how.stride, margin)
 
 
@@ -225,7 +226,7 @@ def process(job: Job) -> Outcome:
 
 
 def _process(job: Job, name: str) -> Outcome:
-    record = putemg.parse_record(name)
+    record = from_name(name)
     expect_file(job.source, "a recording")
     source = {"name": job.source.name, "bytes": job.source.stat().st_size, "sha256": checksum(job.source)}
     if job.shard.exists() and not job.overwrite:
@@ -244,15 +245,14 @@ def _process(job: Job, name: str) -> Outcome:
     channels, reference = montage(how.channels, how.montage)
     meta = {
         "record": record.name,
-        "subject": record.subject,
-        "date": record.date,
-        "time": record.time,
-        "trajectory": record.trajectory,
+        **{key: getattr(record, key) for key in ("subject", "session", "order", "task")},
         "rate": putemg.RATE,
         "measured_rate": round(measured, 3),
         "unit": "uV",
         "channels": channels,
+        "rings": rings(how.channels, how.montage),
         "classes": classes,
+        "rest_classes": [one for one in classes if one in putemg.REST_CLASSES],
         "arguments": how.as_json(),
         "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
         "source": source,

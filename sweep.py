@@ -225,7 +225,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UsageError(f"--{twice[0]}: expected it in the grid or after --, found it in both")
     read = [train_settings([*args.train, *setting.flags]) for setting in settings]
     folders = split_folders(args.split) or [args.split]  # read_split says what is wrong with a folder without any
-    folds = {"" if folder == args.split else folder.name: read_split(folder) for folder in folders}
+    folds = {"" if folder == args.split else folder.name: read_split(folder, args.shards) for folder in folders}
     records = sorted({name for split in folds.values() for subset in SUBSETS for name in split.records(subset)})
     shards = open_shards(args.shards, records)
     inputs = checksums(shards, folds)

@@ -8,6 +8,8 @@ import pandas as pd
 
 import simulate_putemg
 from semg.data import putemg
+from semg.data.preprocessing import rings
+from semg.data.records import from_name
 from semg.data.shards import write_shard
 from semg.data.windows import whole_windows
 
@@ -61,16 +63,16 @@ def windows(samples: int) -> np.ndarray:
 
 def meta(record: str) -> dict[str, object]:
     """What such a shard says of itself."""
-    known = putemg.parse_record(record)
+    known = from_name(record)
     return {
         "record": record,
-        "subject": known.subject,
-        "date": known.date,
-        "time": known.time,
-        "trajectory": known.trajectory,
+        **{key: getattr(known, key) for key in ("subject", "session", "order", "task")},
         "rate": putemg.RATE,
         "unit": "uV",
         "channels": list(putemg.CHANNEL_COLUMNS),
+        "rings": rings(range(1, putemg.N_CHANNELS + 1), "monopolar"),
         "classes": list(putemg.GESTURES.values()),
+        "rest_classes": ["idle"],
+        "simulated": True,
         "arguments": {"window": WINDOW, "stride": STRIDE},
     }

@@ -7,9 +7,10 @@ import numpy as np
 from semg.data.shards import write_shard
 from semg.data.windows import whole_windows
 
+RINGS = [[*range(first, first + 8)] for first in (0, 8, 16)]
 CLASSES = ["idle", "fist", "flexion", "extension"]
 WINDOW, STRIDE, RATE = 320, 160, 5120.0
-ARGUMENTS = {"window": WINDOW, "stride": STRIDE, "low": 20.0, "high": 700.0, "causal": False, "guard": 0.0}
+ARGUMENTS = {"window": WINDOW, "stride": STRIDE, "low": 20.0, "high": 700.0, "causal": False, "transition_margin": 0.0}
 
 
 def name(subject: int, trajectory: str = "repeats_long", day: int = 11) -> str:
@@ -32,13 +33,16 @@ def write(
     meta = {
         "record": record,
         "subject": f"{subject:02d}",
-        "date": f"2018-05-{day:02d}",
-        "time": "10-00-00-000",
-        "trajectory": trajectory,
+        "session": f"2018-05-{day:02d}",
+        "order": day,
+        "task": trajectory,
         "rate": RATE,
         "unit": "uV",
         "channels": [f"EMG_{i}" for i in range(1, 25)],
+        "rings": RINGS,
         "classes": CLASSES,
+        "rest_classes": ["idle"],
+        "simulated": False,
         "arguments": ARGUMENTS,
         **changes,
     }

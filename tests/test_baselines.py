@@ -11,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import StandardScaler
 
 import baselines
-from semg.data.putemg import parse_record
+from semg.data.records import from_name
 from semg.data.shards import WindowSet, open_shards, write_shard
 from semg.data.splits import Split, write_split
 from semg.data.windows import whole_windows
@@ -30,8 +30,8 @@ def record_of(subject: str, trajectory: str = "repeats_long") -> str:
 
 def make_shard(folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarray | None = None) -> None:
     """A recording in which each gesture is a little louder on channels of its own; `gain` is the person's strength."""
-    parsed = parse_record(record)
-    rng = np.random.default_rng(int(parsed.subject) + len(parsed.trajectory))
+    parsed = from_name(record)
+    rng = np.random.default_rng(int(parsed.subject) + len(parsed.task))
     code = np.repeat([0, 1, 2, 0, 2, 1, 0], 500)
     loudness = np.array([[6, 6, 6, 6], [8, 6.5, 7.5, 6], [6.5, 8, 6, 7.5]])[code]
     signal = gain * loudness * rng.normal(0, 1, (len(code), CHANNELS))
@@ -39,12 +39,16 @@ def make_shard(folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarr
     meta = {
         "record": record,
         "subject": parsed.subject,
-        "date": parsed.date,
-        "time": parsed.time,
-        "trajectory": parsed.trajectory,
+        "session": parsed.session,
+        "order": parsed.order,
+        "task": parsed.task,
         "rate": RATE,
+        "unit": "uV",
         "channels": [f"EMG_{i}" for i in range(CHANNELS)],
+        "rings": [],
         "classes": list(CLASSES),
+        "rest_classes": ["idle"],
+        "simulated": False,
         "arguments": {"window": WINDOW, "stride": STRIDE, "low": 30.0, "high": 400.0, "label_rule": "whole-window"},
     }
     write_shard(folder / record, meta, signal.astype(np.float16), windows)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from semg.data import splits
-from semg.data.putemg import TRAJECTORIES, parse_record
+from semg.data.putemg import TRAJECTORIES
+from semg.data.records import from_name
 from semg.data.shards import write_shard
 from semg.data.windows import WINDOW_FIELDS
 
@@ -27,9 +28,10 @@ NAMES = [
 
 def write(folder: Path, name: str, labels: tuple[int, ...] = (0, 0, 1, 2), noise: int | None = None) -> None:
     """A shard of a few samples: one window of two samples for each label."""
-    record = parse_record(name)
-    meta = {"record": name, "subject": record.subject, "date": record.date, "time": record.time}
-    meta |= {"trajectory": record.trajectory, "rate": 100.0, "channels": ["EMG_1", "EMG_2"], "classes": CLASSES}
+    record = from_name(name)
+    meta = {"record": name, "subject": record.subject, "session": record.session, "order": record.order}
+    meta |= {"task": record.task, "rate": 100.0, "unit": "uV", "channels": ["EMG_1", "EMG_2"], "rings": []}
+    meta |= {"classes": CLASSES, "rest_classes": ["idle"], "simulated": False}
     seed = NAMES.index(name) if noise is None else noise
     signal = np.random.default_rng(seed).normal(size=(2 * len(labels), 2)).astype(np.float16)
     windows = np.array([(2 * i, label, 0, 2 * i, 2 * i) for i, label in enumerate(labels)], WINDOW_FIELDS)
@@ -143,7 +145,6 @@ def test_a_person_with_one_day_is_left_out_of_session_and_named(run_script, name
         (("--seed", -1), "at least 0"),
         (("--seed", "one"), "expected a whole number"),
         (("--protocol", "person"), "invalid choice"),
-        (("--test-subjects", "abc"), "expected a subject number"),
         (("--test-subjects", 3, "--val-subjects", 4, 3), "no person in both, found 03"),
         (("--test", 0.2, "--test-subjects", 3), "one of the two"),
     ],
@@ -160,9 +161,11 @@ def test_flags_that_make_no_sense_exit_with_2(run_script, names, tmp_path, flags
         ("", (), "expected names of gesture recordings, found none"),
         ("\n".join(NAMES[:6]), (), "expected people left to train, found 1 in all"),
         ("\n".join(NAMES[:12]), ("--protocol", "kfold"), "expected at least as many people as folds (5), found 2"),
-        (NAMES[0], ("--protocol", "session"), "expected people with recordings on two days"),
+        (NAMES[0], ("--protocol", "session"), "expected people with recordings of two sessions"),
         (NAMES[0], ("--protocol", "recording"), "three recordings, found none"),
         ("\n".join(NAMES), ("--test-subjects", "77"), "expected recordings of subject 77, found none"),
+        ("\n".join(NAMES), ("--test-subjects", "abc"), "expected recordings of subject abc, found none"),
+        ("fist-1\nfist-2", (), "expected putEMG's record names unless --shards is given, found fist-1"),
         (f"{NAMES[0]}\n{NAMES[0]}", (), "records.txt:2: expected each record once"),
         ("<html>\n", (), "records.txt:1: expected a record name"),
     ],

@@ -32,9 +32,11 @@ def test_the_worked_example_runs(tmp_path):
         for command in commands:
             done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    shard = open_shard(next(iter((tmp_path / "data/shards-armband").glob("emg_*"))), verify=True)
+    shard = open_shard(next(iter((tmp_path / "data/shards-armband").glob("*"))), verify=True)
     assert (shard.rate, shard.channels) == (200, tuple(f"ch{n}" for n in range(1, 9)))
     assert shard.classes[0] == "idle"
+    assert (shard.rest_classes, shard.rings) == (("idle",), (tuple(range(8)),))
+    assert shard.simulated
     assert len(shard.classes) == 8
     assert shard.window == 50
     assert (tmp_path / "results/predictions/03-repeats_long.png").exists()
@@ -75,8 +77,10 @@ def here(study, monkeypatch, capsys):
 
 def test_a_table_becomes_a_shard_and_is_kept(here, study):
     assert "1 shards written" in here()[1]
-    shard = open_shard(study / "shards" / "emg_gestures-07-task-2024-03-01-00-00-00-000", verify=True)
-    assert (shard.channels, shard.classes, shard.subject) == (("left", "right"), ("rest", "fist"), "07")
+    shard = open_shard(study / "shards" / "a", verify=True)
+    assert (shard.channels, shard.classes, shard.subject) == (("left", "right"), ("rest", "fist"), "7")
+    assert (shard.session, shard.order, shard.task) == ("7/2024-03-01", 1, "")
+    assert (shard.rest_classes, shard.rings, shard.simulated) == (("rest",), (), False)
     assert (shard.arguments["low"], shard.arguments["high"]) == (20, 90)
     assert shard.windows["label"].tolist() == [0] * 7 + [1] * 14
     assert shard.windows["repetition"][-1] == 1
@@ -105,16 +109,19 @@ def test_wrong_recordings_are_named(here, study, change, told):
         code, errors = 1, str(error)
     assert code == 1
     assert re.search(told, errors), errors
-    assert not list((study / "shards").glob("emg_*"))
+    assert not list((study / "shards").glob("[!.]*"))
 
 
 def test_wrong_lists_and_flags_are_named(here, study):
     for row, told in (
         (",7,2024-03-01,", "expected a file"),
-        ("a.csv,0,2024-03-01,", "subject from 1 to 99"),
-        ("a.csv,100,2024-03-01,", "subject from 1 to 99"),
+        ("a.csv,,2024-03-01,", "expected a subject of letters"),
+        ("a.csv,../7,2024-03-01,", "expected a subject of letters"),
         ("a.csv,7,1 March,", "a date such as"),
-        ("a.csv,7,2024-03-01,No Space", "small letters"),
+        ("a.csv,7,2024-03-01,No Space", "expected a task of letters"),
+        ("a.csv,7,2024-03-01,\nA.csv,7,2024-03-01,", "which both become A"),
+        ("a.csv,7,2024-03-01,\nb.csv,07,2024-03-01,", "one name for one person, found 07 after 7"),
+        ("a.csv,7,2024-03-01,\nb.csv,7,,", "a date for all of subject 7's recordings or for none"),
     ):
         (study / "list.csv").write_text(f"file,subject,date,task\n{row}\n")
         with pytest.raises(DataError, match=told):
@@ -124,6 +131,37 @@ def test_wrong_lists_and_flags_are_named(here, study):
         here()
     with pytest.raises(UsageError, match="below the Nyquist frequency, 100 Hz"):
         here("--high", 120)
+
+
+def test_facts_of_the_list_and_the_flags(study, here):
+    """Any subject, sessions by name or by day, an order by time; rings, rest and simulation as told."""
+    (study / "P 1").mkdir()
+    for name in ("b.csv", "c.csv", "P 1/d.csv"):
+        (study / name).write_text((study / "a.csv").read_text())
+    rows = ["a.csv,P101,evening,2024-03-02", "b.csv,P101,,2024-03-01T10:30", "c.csv,P101,,2024-03-01", "P 1/d.csv,2,,"]
+    (study / "list.csv").write_text("\n".join(["file,subject,session,date", *rows]) + "\n")
+    said = here()[1]
+    assert "assumed: 4 to 16 channels are one ring" in said
+    assert "no gesture is made in rest (--rest)" in said
+    facts = {shard.name: open_shard(shard).facts for shard in (study / "shards").iterdir()}
+    assert {name: (one.session_key, one.order) for name, one in facts.items()} == {
+        "a": ("P101/evening", 3),
+        "b": ("P101/2024-03-01", 2),
+        "c": ("P101/2024-03-01", 1),
+        "P_1-d": ("2/1", 1),
+    }
+    said = here("--rings", "3,2", "--rest", "--simulated", "--overwrite")[1]
+    assert "assumed" not in said
+    shard = open_shard(study / "shards" / "a")
+    assert (shard.rings, shard.rest_classes, shard.simulated) == (((1, 0),), (), True)
+    for flags, message in (
+        (("--rest", "nap"), "--rest nap: expected one of the classes rest, fist"),
+        (("--rings", "none", "2-3"), "--rings none: expected no rings beside it"),
+        (("--rings", "2"), "rings of two columns or more"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            here(*flags)
+    assert "expected a channel in column 1 (--rings)" in here("--rings", "1-2", "--overwrite")[2]
 
 
 def test_prediction_reads_the_same_table_beside_its_labels(study):

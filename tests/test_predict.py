@@ -31,7 +31,7 @@ CLASSES = list(putemg.GESTURES.values())
 def arguments(*, causal):
     """A shard's arguments as preprocess.py makes them."""
     filters = {"low": 20.0, "high": 700.0, "order": 4, "notch": (50.0,), "causal": causal}
-    windows = {"window": WINDOW, "stride": STRIDE, "labels": "TRAJ_GT", "rest": False, "guard": 0.0}
+    windows = {"window": WINDOW, "stride": STRIDE, "labels": "TRAJ_GT", "rest": False, "transition_margin": 0.0}
     return preprocess.Arguments(
         channels=tuple(range(1, 25)), montage="monopolar", label_rule="whole-window", **filters, **windows
     )

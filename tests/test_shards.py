@@ -1,13 +1,16 @@
 """Shards open whole or not at all; windows are what the table says."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import small_shards
+from conftest import ROOT
 
 from semg.common.errors import DataError
-from semg.data.shards import WindowSet, list_records, open_shard, open_shards
+from semg.data.shards import WindowSet, list_records, meta_checksum, open_shard, open_shards
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_a_changed_description_is_found(shard):
 def test_another_format_version_is_refused(shard):
     meta = json.loads((shard / "shard.json").read_text())
     (shard / "shard.json").write_text(json.dumps({**meta, "format_version": 99}))
-    with pytest.raises(DataError, match="expected shard format 1, found 99"):
+    with pytest.raises(DataError, match="expected shard format 2 or 1, found 99"):
         open_shard(shard)
 
 
@@ -83,16 +86,125 @@ def test_shards_made_differently_do_not_mix(tmp_path):
     records = [small_shards.write(tmp_path, 3), small_shards.write(tmp_path, 4, arguments=changed)]
     with pytest.raises(DataError, match=r"low 20\.0, found 30\.0"):
         open_shards(tmp_path, records)
-    with pytest.raises(DataError, match=r"none for 1 of them"):
+    with pytest.raises(DataError, match=r"none for 1 of them.*; shards of 2 subjects are there \(03 04\)"):
         open_shards(tmp_path, [records[0], small_shards.name(9)])
 
 
 def test_records_are_the_folders_without_those_under_way(tmp_path):
     record = small_shards.write(tmp_path, 3)
-    (tmp_path / ".other.tmp").mkdir()
+    for foreign in (".other.tmp", ".ipynb_checkpoints", "lost+found", "@eaDir"):
+        (tmp_path / foreign).mkdir()
     assert list_records(tmp_path) == [record]
     with pytest.raises(DataError, match=r"preprocess\.py"):
         list_records(tmp_path / "none")
+
+
+def rewritten(shard, **changes):
+    """The shard's description with other fields, None for none, and a checksum that is right."""
+    meta = json.loads((shard / "shard.json").read_text()) | changes
+    meta = {key: value for key, value in meta.items() if value is not None and key != "checksum"}
+    (shard / "shard.json").write_text(json.dumps(meta | {"checksum": meta_checksum(meta)}))
+
+
+def test_a_shard_of_version_1_is_read_with_the_facts_it_left_out(shard):
+    arguments = {**small_shards.ARGUMENTS, "guard": 0.25}
+    del arguments["transition_margin"]
+    old = {"date": "2018-05-11", "time": "10-00-00-000", "trajectory": "repeats_long", "arguments": arguments}
+    new = dict.fromkeys(("session", "order", "task", "unit", "rings", "rest_classes", "simulated"))
+    rewritten(shard, format_version=1, **old, **new)
+    opened = open_shard(shard, verify=True)
+    assert (opened.subject, opened.session, opened.task) == ("03", "03/2018-05-11", "repeats_long")
+    assert opened.order == 20180511100000000
+    assert opened.rings == tuple(map(tuple, small_shards.RINGS))
+    assert opened.rest_classes == ("idle",)
+    assert not opened.simulated
+    assert opened.arguments["transition_margin"] == 0.25
+    rewritten(shard, format_version=1, record="fist")
+    with pytest.raises(DataError, match="expected a name of putEMG's form for record, found 'fist'"):
+        open_shard(shard)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("n_samples", 2**63, "for n_samples, found 9223372036854775808"),
+        ("order", 10**400, "for order, found 1000"),
+        ("rate", 10**400, "a number above 0 for rate"),
+        ("second_moment", [[10**400] * 24] * 24, "rows of numbers for second_moment"),
+        ("arguments", {"window": 2**62, "stride": 1}, "windows inside the recording"),
+        ("rings", [[0, 24]], "places below 24, the number of channels, in rings, found 24"),
+        ("rings", [[0, 1], [1, 2]], "each place once for rings"),
+        ("rest_classes", ["nap"], "rest_classes among the classes, found 'nap'"),
+        ("subject", "../03", "expected a name of .* for subject"),
+    ],
+)
+def test_numbers_and_facts_that_cannot_be_are_named(shard, field, value, message):
+    rewritten(shard, **{field: value})
+    with pytest.raises(DataError, match=message):
+        open_shard(shard)
+
+
+@pytest.mark.parametrize("name", ["signal.npy", "windows.npy"])
+def test_a_damaged_numpy_header_is_named(shard, name):
+    """Every byte of it, in several ways: it is refused in one line, or the arrays are as they were."""
+    data, before = (shard / name).read_bytes(), open_shard(shard)
+    signal = np.array(before.signal)
+    for place in range(128):
+        for byte in (0, 10, 40, 57, 255):
+            (shard / name).write_bytes(data[:place] + bytes([byte]) + data[place + 1 :])
+            try:
+                opened = open_shard(shard)
+            except DataError as error:
+                assert "\n" not in str(error)
+            else:
+                assert np.array_equal(opened.signal, signal)
+                assert np.array_equal(opened.windows, before.windows)
+
+
+SMALL_LIMIT = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from semg.data.shards import WindowSet, list_records, open_shards
+folder = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+shards = open_shards(folder, list_records(folder), verify=True)
+windows = WindowSet(shards)
+places = np.random.default_rng(0).permutation(len(windows))
+batch = windows.gather(places)
+for row, place in zip(batch, places):
+    start = windows.start[place]
+    assert np.array_equal(row, shards[windows.shard[place]].signal[start : start + windows.window])
+taken = []
+try:
+    while True:
+        taken.append(open("/dev/null"))
+except OSError:
+    pass
+try:
+    [shard.signal for shard in shards]
+except OSError as error:
+    print(len(shards), error.strerror)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_more_shards_than_files_may_be_open(tmp_path):
+    """And where no file may be opened at all, that is said, not that a shard is damaged."""
+    for subject in range(1, 61):
+        small_shards.write(tmp_path, subject, repetitions=1)
+    done = subprocess.run([sys.executable, "-c", SMALL_LIMIT, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "60 Too many open files\n", done.stderr
+
+
+def test_a_shard_replaced_while_it_is_in_use_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("semg.data.shards._most_mapped", lambda: 1)
+    one, other = (tmp_path / small_shards.write(tmp_path, subject) for subject in (3, 4))
+    shards = open_shards(tmp_path, [one.name, other.name])
+    assert len(shards[0].signal) == len(shards[1].signal)
+    small_shards.write(tmp_path, 3, arguments={**small_shards.ARGUMENTS, "low": 30.0})
+    with pytest.raises(DataError, match=r"signal\.npy: expected the file as it was, found it replaced"):
+        _ = shards[0].signal
 
 
 def test_windows_of_many_shards(tmp_path):

@@ -1,15 +1,20 @@
 """Splits: what each protocol promises, over random sets of recordings; and every wrong way to write one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semg.common.errors import DataError
 from semg.data import splits
-from semg.data.putemg import TRAJECTORIES, Record, parse_record
+from semg.data.putemg import TRAJECTORIES, RecordName, parse_record
+from semg.data.records import Record, from_name
+from semg.data.shards import write_shard
+from semg.data.windows import WINDOW_FIELDS
 
 COMMITTED = Path(__file__).resolve().parent.parent / "splits"
 TIMES = ("11-00-00-000", "11-10-00-000", "11-20-00-000")
@@ -17,7 +22,7 @@ TIMES = ("11-00-00-000", "11-10-00-000", "11-20-00-000")
 
 def recordings(*people: int, days: int = 2, trajectories: tuple[str, ...] = TRAJECTORIES) -> list[Record]:
     return [
-        Record("emg_gestures", f"{person:02d}", f"2018-05-{1 + day:02d}", time, trajectory)
+        from_name(RecordName("emg_gestures", f"{person:02d}", f"2018-05-{1 + day:02d}", time, trajectory).name)
         for person in people
         for day in range(days)
         for time, trajectory in zip(TIMES, trajectories, strict=False)
@@ -113,7 +118,7 @@ def test_session_trains_on_the_first_day_and_tests_on_later_ones_of_the_same_peo
     day = {subset: {parse_record(name).date for name in split.records(subset)} for subset in splits.SUBSETS}
     assert day == {"train": {"2018-05-01"}, "val": {"2018-05-01"}, "test": {"2018-05-02"}}
     assert {parse_record(name).trajectory for name in split.val} == {"repeats_short"}
-    with pytest.raises(DataError, match="two days"):
+    with pytest.raises(DataError, match="two sessions"):
         splits.by_session(recordings(3, days=1), seed=0)
 
 
@@ -128,7 +133,7 @@ def test_recording_tests_each_recording_of_a_day_once():
         parse_record(made["03-2018-05-01-repeats_short"].records(subset)[0]).trajectory for subset in splits.SUBSETS
     ]
     assert kinds == ["repeats_long", "sequential", "repeats_short"]
-    assert len({parse_record(name).session for name in together(split)}) == 1
+    assert len({from_name(name).session_key for name in together(split)}) == 1
     assert sorted(split.test[0] for split in made.values()) == sorted(r.name for r in recordings(3, 4))
 
 
@@ -176,7 +181,8 @@ BAD = {
     "in two subsets": ({"val": NAMES[0]}, "no recording in two subsets.*train and val"),
     "empty": ({"test": ""}, "found none in test"),
     "only comments": ({"val": "# nobody\n\n"}, "found none in val"),
-    "no record": ({"train": f"{NAMES[0]}\nhello"}, r"train.txt:2: expected a record name.*'hello'"),
+    "no record": ({"train": f"{NAMES[0]}\nhello you"}, r"train.txt:2: expected a record name.*'hello you'"),
+    "whose": ({"train": f"{NAMES[0]}\nhello"}, "expected a record name .*, or shards that say whose .* found 'hello'"),
     "two on a line": ({"train": f"{NAMES[0]} {NAMES[1]}"}, "train.txt:1: expected a record name"),
     "path": ({"train": f"../{NAMES[0]}"}, "expected a record name"),
     "other digits": ({"train": NAMES[0].replace("03", "٠٣")}, "expected a record name"),
@@ -227,9 +233,9 @@ def test_a_planted_leak_is_refused_even_where_split_json_vouches_for_it(tmp_path
     leaks = [
         (planted(subject, subject.test[0], "test", "train"), "no person in two subsets"),
         (planted(subject, subject.val[0], "val", "train"), "no person in two subsets"),
-        (planted(session, session.test[0], "test", "train"), "on one day"),
+        (planted(session, session.test[0], "test", "train"), "on one session"),
         (planted(session, session.train[0], "train", "test"), "on later ones"),
-        (foreign, "one person's day"),
+        (foreign, "one person's session"),
         (splits.Split("l", "loso", subject.train, subject.val, subject.test), "one person to test"),
         (splits.Split("s", "session", session.train, session.val, session.test[6:]), "every person in every subset"),
     ]
@@ -273,6 +279,50 @@ def test_folds_are_listed_in_counting_order_and_not_read_as_one_split(tmp_path):
     with pytest.raises(DataError, match="one split, found 11 folds; name one"):
         splits.read_split(tmp_path / "k")
     assert splits.read_split(tmp_path / "k" / "fold10").name == "k/fold10"
+
+
+# --- recordings of other devices ---------------------------------------------------------------------------
+
+
+def shard(folder: Path, subject: str, session: str, order: int, task: str = "") -> str:
+    """A shard whose name says nothing of whose it is."""
+    name = f"r{len(list(folder.iterdir())) if folder.exists() else 0}"
+    one, n = np.zeros(1, WINDOW_FIELDS), 4
+    facts = {"record": name, "subject": subject, "session": session, "order": order, "task": task, "rate": 200.0}
+    facts |= {"unit": "uV", "channels": ["a"], "rings": [], "classes": ["b"], "rest_classes": [], "simulated": False}
+    write_shard(folder / name, {**facts, "arguments": {"window": n, "stride": n}}, np.zeros((n, 1), np.float16), one)
+    return name
+
+
+def test_names_that_say_nothing_are_split_by_what_their_shards_say(tmp_path):
+    shards = tmp_path / "shards"
+    names = [shard(shards, subject, "1", 1) for subject in ("P101", "P9", "P10")]
+    folder = by_hand(tmp_path / "s", **dict(zip(splits.SUBSETS, names, strict=True)))
+    found = splits.read_split(folder, shards)
+    assert [found.subjects(subset) for subset in splits.SUBSETS] == [("P101",), ("P9",), ("P10",)]
+    with pytest.raises(DataError, match=r"s: expected a record name such as .*, or shards that say whose"):
+        splits.read_split(folder)
+    twice = shard(shards, "P9", "1", 2)
+    leak = splits.Split("", "subject", (names[0], twice), (names[1],), (names[2],), seed=0)
+    splits.write_split(tmp_path / "leak", replace(leak, facts=splits.facts_by_name([*names, twice], shards)), {})
+    with pytest.raises(DataError, match=r"no person in two subsets .*, found P9 in train and val"):
+        splits.read_split(tmp_path / "leak", shards)
+    with pytest.raises(DataError, match=r"found none for 1 of them, such as gone; shards of 3 subjects .*P9 P10 P101"):
+        splits.read_split(by_hand(tmp_path / "s", train=f"{names[0]}\ngone", val=names[1], test=names[2]), shards)
+
+
+def test_sessions_have_an_order_and_need_no_date():
+    """Sessions by name would be evening, morning: what was recorded first trains."""
+    people = [
+        Record(f"{who}{n}", who, session, n) for who in "ab" for n, session in enumerate(["morning"] * 2 + ["evening"])
+    ]
+    split = splits.by_session(people, seed=0)[0][""]
+    assert (split.train, split.val, split.test) == (("a0", "b0"), ("a1", "b1"), ("a2", "b2"))
+
+
+def test_recordings_without_tasks_are_tested_under_their_names():
+    session = [Record(name, "a", "1", order) for order, name in enumerate(("x", "y", "z"))]
+    assert list(splits.by_recording(session, seed=0)[0]) == ["x", "y", "z"]
 
 
 # --- what is committed -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -211,6 +212,13 @@ class _Renamed(argparse.Action):
 def renamed(group: argparse._ActionsContainer, old: str, new: str) -> None:
     """Refuse the flag `old` with the name it has now."""
     group.add_argument(old, action=_Renamed, nargs="?", dest=new, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def has_gpu() -> bool:
+    """Whether train.py would likely find a GPU here: from what the system shows, without waiting for PyTorch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return shutil.which("nvidia-smi") is not None or any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd")))
 
 
 # --- types of flags; argparse prints the message of an ArgumentTypeError and exits with 2 -----------------

@@ -15,6 +15,13 @@ from filelock import FileLock, Timeout
 from semg.common.errors import DataError
 
 _BLOCK = 1 << 22  # bytes read at once when hashing
+# what desktops, network drives and notebooks put into folders; names that begin with a dot are hidden anyway
+_SYSTEM_FILES = ("lost+found", "@eadir", "thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "#recycle")
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder of that name is the system's or hidden, and nobody's data."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def temporary_name(path: Path) -> Path:

@@ -40,13 +40,15 @@ def check_fields(where: object, told: Mapping[str, Any], fields: Mapping[str, Fi
 
 
 def whole(value: Any, low: int = 1) -> bool:
-    """A whole number of at least `low`; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    """A whole number of at least `low` that fits 64 bits; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
 
 
 def number(value: Any, above: float = -math.inf) -> bool:
-    """A finite number above `above`."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > above
+    """A finite number above `above`; a whole one has to fit 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return above < value < 2**63 if isinstance(value, int) else math.isfinite(value) and value > above
 
 
 def text(value: Any) -> bool:

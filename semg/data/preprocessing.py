@@ -25,13 +25,31 @@ def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
         if len(channels) < 2:
             raise SettingError("montage", "monopolar where {channels} is a single one", kind)
         return names, identity - np.float32(1 / len(channels))
-    pairs = [(i, channels.index(n + 8)) for i, n in enumerate(channels) if n + putemg.RING_SIZE in channels]
+    pairs = _pairs(channels)
     if not pairs:
         raise SettingError(
             "montage", "monopolar or car unless {channels} has neighbouring rings, such as 1 and 9", kind
         )
     matrix = np.stack([identity[:, near] - identity[:, far] for near, far in pairs], axis=1)
     return [f"{names[near]}-{names[far]}" for near, far in pairs], matrix
+
+
+def _pairs(channels: Sequence[int]) -> list[tuple[int, int]]:
+    """Places of electrodes that have a neighbour in the next ring towards the wrist, and that neighbour's."""
+    step = putemg.RING_SIZE
+    return [
+        (place, channels.index(number + step)) for place, number in enumerate(channels) if number + step in channels
+    ]
+
+
+def rings(channels: Sequence[int], kind: str) -> list[list[int]]:
+    """The whole rings among the re-referenced channels: their places, counted from 0, in their order around the arm.
+
+    channels, kind: as in `montage`. A ring of which an electrode is missing is left out.
+    """
+    numbers = [channels[near] for near, _ in _pairs(channels)] if kind == "bipolar" else list(channels)
+    around = [range(first, first + putemg.RING_SIZE) for first in range(1, putemg.N_CHANNELS, putemg.RING_SIZE)]
+    return [[numbers.index(n) for n in ring] for ring in around if set(ring) <= set(numbers)]
 
 
 def filtered(

@@ -33,6 +33,7 @@ GESTURES = {
     8: "pinch ring",
     9: "pinch small",
 }  # 4 and 5 do not exist
+REST_CLASSES = ("idle", "rest")  # in which no gesture is made; `rest` is the class that samples labelled -1 may become
 CHANNEL_COLUMNS = tuple(f"EMG_{number}" for number in range(1, N_CHANNELS + 1))
 COLUMNS = (
     *CHANNEL_COLUMNS,
@@ -47,7 +48,7 @@ _NAME = re.compile(
 
 
 @dataclass(frozen=True, order=True)
-class Record:
+class RecordName:
     """A recording's name, taken apart. Sorts by experiment, subject, then time of recording."""
 
     experiment: str
@@ -61,13 +62,8 @@ class Record:
         """The name that the files bear, without an ending."""
         return f"{self.experiment}-{self.subject}-{self.trajectory}-{self.date}-{self.time}"
 
-    @property
-    def session(self) -> str:
-        """One person on one day, without the electrodes taken off: subject and date."""
-        return f"{self.subject}/{self.date}"
 
-
-def parse_record(name: str) -> Record:
+def parse_record(name: str) -> RecordName:
     """Take a record name apart. Raises DataError if it is not of putEMG's form."""
     match = _NAME.fullmatch(name)
     if not match:
@@ -75,7 +71,7 @@ def parse_record(name: str) -> Record:
             f"{name!r}: expected a record name such as emg_gestures-03-sequential-2018-05-11-11-10-50-475, "
             "found another form"
         )
-    return Record(**match.groupdict())
+    return RecordName(**match.groupdict())
 
 
 def is_record(name: str) -> bool:

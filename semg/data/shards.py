@@ -1,44 +1,135 @@
 """Shards: one filtered recording each, with its table of windows; and the windows of many shards together.
 
 A shard is a folder of three files that must agree:
-  signal.npy    (time, channels) float16, microvolts, memory-mapped when read
-  windows.npy   one row a window, see WINDOW_FIELDS
-  shard.json    how it was made, what it holds, the checksums of the other two
+  signal.npy    (time, channels) float16, microvolts, memory-mapped while it is read
+  windows.npy   one row a window, see WINDOW_FIELDS in semg/data/windows.py
+  shard.json    what it holds, whose it is, how it was made, the checksums of the other two
+
+Facts of the data set lie in shard.json, written by whoever made the shard: subject, session, order and task of the
+recording (semg/data/records.py); `rings`, the rings of electrodes, each a list of channel places counted from 0, in
+their order around the arm; `rest_classes`, the classes in which no gesture is made; `unit`; `simulated`.
 """
 
 import hashlib
 import json
 import os
-import time
-from collections.abc import Sequence
+import sys
+import threading
+import tokenize
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from semg.common.errors import DataError
-from semg.common.files import atomic_folder, checksum, read_json, write_json
-from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, number, text, whole
+from semg.common.files import atomic_folder, checksum, is_system_file, read_json, write_json
+from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, flag, number, text, whole
+from semg.data import putemg, records
+from semg.data.records import Record
 from semg.data.windows import WINDOW_FIELDS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+REDO = "run preprocess.py or import_csv.py {overwrite}"
 _OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
-REDO = "run preprocess.py {overwrite}"
-_ATTEMPTS = 50  # of opening a shard that is being rewritten; a second in all
+_REST_OF_VERSION_1 = ("idle", "rest")  # which shards of version 1 did not say
+_RING_OF_VERSION_1 = 8  # electrodes
+_MOST_MAPPED = 4096  # signals at once, where the system would let more files be open
+_SUBJECTS_SHOWN = 20  # in a message
 
 
 # --- one shard ---------------------------------------------------------------------------------------------
 
 
+class SignalFile:
+    """A shard's signal.npy, opened when it is read, not before: a data set may have more files than may be open.
+
+    At most half of the files that the process may have open are mapped signals; the one mapped longest ago makes room.
+    """
+
+    _mapped: ClassVar["deque[weakref.ref[SignalFile]]"] = deque()  # in the order of mapping
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        """Read the file's header. DataError if it is damaged or no float16 signal (time, channels)."""
+        self.path = path
+        with path.open("rb") as file, _npy_errors(path):
+            np.lib.format.read_magic(file)
+            self.shape, fortran_order, self.dtype = np.lib.format.read_array_header_1_0(file)
+            self._offset = file.tell()
+        if len(self.shape) != 2 or self.dtype != np.float16 or fortran_order:
+            raise DataError(f"{path}: expected a float16 signal (time, channels), found {self.dtype} {self.shape}")
+        expected = self._offset + 2 * self.shape[0] * self.shape[1]
+        self._identity = _identity(path)
+        if path.stat().st_size != expected:
+            raise DataError(f"{path}: expected {expected} bytes, found {path.stat().st_size}", REDO)
+        self._array: np.ndarray | None = None
+
+    def array(self) -> np.ndarray:
+        """(T, C) float16, memory-mapped. DataError if the file was replaced since it was opened first."""
+        array = self._array
+        if array is not None:
+            return array
+        with self._lock:
+            while len(self._mapped) >= _most_mapped():
+                if oldest := self._mapped.popleft()():
+                    oldest._array = None
+            self._check_unchanged()
+            mapped = np.memmap(self.path, np.float16, "r", self._offset, self.shape)
+            self._check_unchanged()  # nor meanwhile
+            # of a np.memmap, each slice would take microseconds: as long as copying a window
+            self._array = array = mapped.view(np.ndarray)
+            self._mapped.append(weakref.ref(self))
+        return array
+
+    def _check_unchanged(self) -> None:
+        if _identity(self.path) != self._identity:
+            raise DataError(f"{self.path}: expected the file as it was, found it replaced; start this run again")
+
+
+def _most_mapped() -> int:
+    """How many signals may be mapped at once: each holds a file open."""
+    if sys.platform == "win32":
+        return _MOST_MAPPED
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_MAPPED if limit == resource.RLIM_INFINITY else max(8, min(_MOST_MAPPED, limit // 2))
+
+
+_OF_DAMAGED_NPY = (  # what NumPy's readers raise: the header is parsed as Python
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError),
+    *(SyntaxError, tokenize.TokenError, RecursionError, MemoryError),
+)
+
+
+@contextmanager
+def _npy_errors(path: Path) -> Iterator[None]:
+    """DataError for whatever NumPy makes of a damaged file; an OSError says nothing about the file and passes."""
+    try:
+        yield
+    except _OF_DAMAGED_NPY as error:
+        actual = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: expected a NumPy array, found {actual}", REDO) from None
+
+
 @dataclass(frozen=True)
 class Shard:
-    """One opened shard. `signal` (T, C) is memory-mapped, float16 microvolts; `windows` of WINDOW_FIELDS."""
+    """One opened shard. `windows`: of WINDOW_FIELDS; `source`: where the signal comes from, a file or an array."""
 
     path: Path
     meta: dict[str, Any]
-    signal: np.ndarray
+    source: np.ndarray | SignalFile
     windows: np.ndarray
+
+    @property
+    def signal(self) -> np.ndarray:
+        """(T, C) float16, microvolts; of a shard on disk memory-mapped, so hold it no longer than it is read."""
+        return self.source.array() if isinstance(self.source, SignalFile) else self.source
 
     @property
     def record(self) -> str:
@@ -46,24 +137,29 @@ class Shard:
         return self.meta["record"]
 
     @property
+    def facts(self) -> Record:
+        """Whose the recording is, of which session, and when it was made."""
+        return records.from_meta(self.meta)
+
+    @property
     def subject(self) -> str:
-        """The person, two digits."""
+        """Who was recorded."""
         return self.meta["subject"]
 
     @property
-    def date(self) -> str:
-        """The day of recording, YYYY-MM-DD."""
-        return self.meta["date"]
-
-    @property
     def session(self) -> str:
-        """One person on one day: the electrodes stayed on."""
-        return f"{self.subject}/{self.date}"
+        """Subject and session: while it lasted, the electrodes stayed on."""
+        return self.facts.session_key
 
     @property
-    def trajectory(self) -> str:
-        """What the person was asked to do: repeats_long, sequential or repeats_short."""
-        return self.meta["trajectory"]
+    def order(self) -> int:
+        """Rises with time over a subject's recordings."""
+        return self.meta["order"]
+
+    @property
+    def task(self) -> str:
+        """What the subject was asked to do; of putEMG the trajectory, such as repeats_long."""
+        return self.meta["task"]
 
     @property
     def rate(self) -> float:
@@ -72,8 +168,8 @@ class Shard:
 
     @property
     def simulated(self) -> bool:
-        """Whether simulate_putemg.py made the recording: whatever comes of it has to say so."""
-        return self.meta.get("simulated", False)
+        """Whether the recording was made by a simulation: whatever comes of it has to say so."""
+        return self.meta["simulated"]
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -81,9 +177,19 @@ class Shard:
         return tuple(self.meta["channels"])
 
     @property
+    def rings(self) -> tuple[tuple[int, ...], ...]:
+        """Rings of electrodes: places among the channels, in their order around the arm. Empty: no whole ring."""
+        return tuple(tuple(ring) for ring in self.meta["rings"])
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Gesture names; a window's label is an index into them."""
         return tuple(self.meta["classes"])
+
+    @property
+    def rest_classes(self) -> tuple[str, ...]:
+        """Those of the classes in which no gesture is made; perhaps none."""
+        return tuple(self.meta["rest_classes"])
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -104,14 +210,16 @@ class Shard:
 def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: np.ndarray) -> None:
     """Write a shard in place of whatever is at `path`.
 
-    meta: at least record, subject, date, time, trajectory, rate, channels, classes, arguments; counts, statistics and
-    checksums are added here. signal: (T, C) float16 microvolts. windows: WINDOW_FIELDS.
+    meta: at least record, subject, session, order, task, rate, unit, channels, rings, classes, rest_classes, simulated
+    and arguments; counts, statistics and checksums are added here. signal: (T, C) float16 microvolts. windows: of
+    WINDOW_FIELDS. DataError if a fact is missing or cannot be.
     """
+    _check_facts(path, meta, "")
     counts = np.bincount(windows["label"], minlength=len(meta["classes"]))
     with atomic_folder(path) as folder:
         np.save(folder / "signal.npy", signal, allow_pickle=False)
         np.save(folder / "windows.npy", windows, allow_pickle=False)
-        whole = {
+        description = {
             "format_version": FORMAT_VERSION,
             **meta,
             "n_samples": len(signal),
@@ -120,8 +228,8 @@ def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: n
             "second_moment": _second_moment(signal).tolist(),
             "files": {name: _file_facts(folder / name) for name in ("signal.npy", "windows.npy")},
         }
-        whole["checksum"] = meta_checksum(whole)
-        write_json(folder / "shard.json", whole)
+        description["checksum"] = meta_checksum(description)
+        write_json(folder / "shard.json", description)
 
 
 def _second_moment(signal: np.ndarray) -> np.ndarray:
@@ -137,76 +245,112 @@ def _file_facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": checksum(path)}
 
 
-def meta_checksum(meta: dict[str, Any]) -> str:
+def meta_checksum(meta: Mapping[str, Any]) -> str:
     """Checksum of shard.json's content but for the checksum itself."""
     rest = {key: value for key, value in meta.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+# --- reading -----------------------------------------------------------------------------------------------
+
+
 def list_records(folder: Path) -> list[str]:
-    """Names of the shards in a folder, sorted."""
+    """Names of the shards in a folder, sorted. DataError if there is no such folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of shards, found none; run preprocess.py first")
-    found = _shard_names(folder)
-    while (again := _shard_names(folder)) != found:  # a folder may be renamed while its neighbours' names are read
-        found = again
-    return sorted(found)
-
-
-def _shard_names(folder: Path) -> set[str]:
     with os.scandir(folder) as entries:
-        found = {entry.name for entry in entries if entry.is_dir()}
+        names = {entry.name for entry in entries if entry.is_dir()}
     # a shard that is being rewritten has for a moment only the name its old folder was put under
-    moved = {name[1:].removesuffix(_OLD) for name in found if name.startswith(".") and name.endswith(_OLD)}
-    return {name for name in found if not name.startswith(".")} | moved
+    moved = {name[1:].removesuffix(_OLD) for name in names if name.startswith(".") and name.endswith(_OLD)}
+    return sorted({name for name in names if not is_system_file(name)} | moved)
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """A shard's shard.json, checked against its own checksum and this code's format version."""
-    meta = read_json(path / "shard.json", "a shard's description")
-    if meta.get("format_version") != FORMAT_VERSION:
-        raise DataError(
-            f"{path}: expected shard format {FORMAT_VERSION}, found {meta.get('format_version')}",
-            REDO,
-        )
+    """A shard's shard.json as of this format version, checked against its own checksum. Older ones are brought up."""
+    where = path / "shard.json"
+    meta = read_json(where, "a shard's description")
+    version = meta.get("format_version")
+    if version not in (1, FORMAT_VERSION):
+        raise DataError(f"{path}: expected shard format {FORMAT_VERSION} or 1, found {version}", REDO)
     if meta.get("checksum") != meta_checksum(meta):
-        raise DataError(f"{path / 'shard.json'}: expected its checksum, found another", REDO)
-    check_fields(path / "shard.json", meta, _FIELDS, "a shard's description", REDO)
+        raise DataError(f"{where}: expected its checksum, found another", REDO)
+    if version == 1:
+        check_fields(where, meta, _FIELDS_OF_VERSION_1, "a shard's description", REDO)
+        meta = _from_version_1(meta)
+    _check_facts(where, meta, REDO)
+    check_fields(where, meta, _FIELDS, "a shard's description", REDO)
     return meta
+
+
+def _check_facts(where: Path, meta: Mapping[str, Any], advice: str) -> None:
+    """DataError, beginning with `where`, unless the facts are there and fit each other."""
+    check_fields(where, meta, _FACTS, "a shard's description", advice)
+    if beyond := [place for ring in meta["rings"] for place in ring if place >= len(meta["channels"])]:
+        channels = f"places below {len(meta['channels'])}, the number of channels"
+        raise DataError(f"{where}: expected {channels}, in rings, found {beyond[0]}", advice)
+    if unknown := [name for name in meta["rest_classes"] if name not in meta["classes"]]:
+        raise DataError(f"{where}: expected rest_classes among the classes, found {unknown[0]!r}", advice)
+
+
+def current_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A shard's arguments, as a file of any version says them, under today's names."""
+    return {_RENAMED.get(key, key): value for key, value in arguments.items()}
+
+
+def _from_version_1(meta: dict[str, Any]) -> dict[str, Any]:
+    """The facts that shards of version 1 left to their readers, derived as those did.
+
+    Their records are named as putEMG's are; electrodes lie in rings of eight where the channels are whole rings.
+    """
+    facts = records.from_name(meta["record"])
+    n = len(meta["channels"])
+    whole_rings = n % _RING_OF_VERSION_1 == 0
+    return {
+        **meta,
+        "subject": facts.subject,
+        "session": facts.session,
+        "order": facts.order,
+        "task": facts.task,
+        "unit": "uV",
+        "rings": np.arange(n).reshape(-1, _RING_OF_VERSION_1).tolist() if whole_rings else [],
+        "rest_classes": [name for name in meta["classes"] if name in _REST_OF_VERSION_1],
+        "simulated": meta.get("simulated", False),
+        "arguments": current_arguments(meta["arguments"]),
+    }
 
 
 def open_shard(path: Path, *, verify: bool = False) -> Shard:
     """Open one shard; `verify` also compares the files' checksums. DataError if the three files disagree.
 
-    While preprocess.py puts another folder in its place, the old shard or the new one is opened.
+    A shard that is rewritten meanwhile is refused: the files read may be the old one's and the new one's.
     """
-    for attempt in range(_ATTEMPTS):
-        folder = _identity(path)
-        try:
-            shard = _open_once(path, verify)
-        except (DataError, OSError):
-            swapped = _identity(path) != folder or _being_rewritten(path)
-            if attempt == _ATTEMPTS - 1 or not swapped:
-                raise
-            time.sleep(0.02)
-        else:
-            if _identity(path) == folder:  # else some files may be the old folder's and some the new one's
-                return shard
-    raise DataError(f"{path}: expected a shard at rest, found one that is rewritten all the time; try later")
+    folder = _identity(path)
+    try:
+        shard = _open_once(path, verify)
+    except (DataError, FileNotFoundError):
+        if _identity(path) == folder and not _is_moved(path):
+            raise
+    else:
+        if _identity(path) == folder:
+            return shard
+    raise DataError(
+        f"{path}: expected a shard at rest, found one that is being rewritten; run this again when preprocess.py is "
+        "done, or run preprocess.py again if it was stopped"
+    )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which folder bears the name `path` now."""
+    """Which folder or file bears the name `path` now."""
     try:
-        found = path.stat()
-    except OSError:
+        there = path.stat()
+    except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return there.st_ino, there.st_mtime_ns
 
 
-def _being_rewritten(path: Path) -> bool:
-    """Whether preprocess.py is at it, between its two renames perhaps."""
-    return any(path.with_name(f".{path.name}{end}").exists() for end in (".tmp", _OLD))
+def _is_moved(path: Path) -> bool:
+    """Whether the shard's writer is, or was stopped, between its two renames."""
+    return not path.exists() and path.with_name(f".{path.name}{_OLD}").exists()
 
 
 def _open_once(path: Path, verify: bool) -> Shard:
@@ -217,8 +361,9 @@ def _open_once(path: Path, verify: bool) -> Shard:
         raise DataError(f"{path}: expected the shard of {path.name}, found that of {meta['record']}")
     for name, facts in meta["files"].items():
         _check_file(path / name, facts, verify)
-    signal = _load(path / "signal.npy", memory_map=True)
-    windows = _load(path / "windows.npy", memory_map=False)
+    signal = SignalFile(path / "signal.npy")
+    with _npy_errors(path / "windows.npy"):
+        windows = np.load(path / "windows.npy", allow_pickle=False)
     _check_arrays(path, meta, signal, windows)
     return Shard(path, meta, signal, windows)
 
@@ -226,38 +371,31 @@ def _open_once(path: Path, verify: bool) -> Shard:
 def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size != facts["bytes"]:
-        found = "no such file" if size is None else f"{size} bytes"
-        raise DataError(f"{path}: expected {facts['bytes']} bytes, found {found}", REDO)
+        actual = "no such file" if size is None else f"{size} bytes"
+        raise DataError(f"{path}: expected {facts['bytes']} bytes, found {actual}", REDO)
     if verify and checksum(path) != facts["sha256"]:
         raise DataError(f"{path}: expected the checksum in shard.json, found another", REDO)
 
 
-def _load(path: Path, *, memory_map: bool) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
-        return array.view(np.ndarray)  # of a np.memmap, each slice would take microseconds: as long as copying a window
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise DataError(f"{path}: expected a NumPy array, found {error}", REDO) from None
-
-
-def _check_arrays(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: np.ndarray) -> None:
+def _check_arrays(path: Path, meta: dict[str, Any], signal: SignalFile, windows: np.ndarray) -> None:
     shape = (meta["n_samples"], len(meta["channels"]))
-    if signal.shape != shape or signal.dtype != np.float16:
-        raise DataError(f"{path}: expected a float16 signal of shape {shape}, found {signal.dtype} {signal.shape}")
+    if signal.shape != shape:
+        raise DataError(f"{path}: expected a signal of shape {shape}, found {signal.shape}", REDO)
     if [len(row) for row in meta["second_moment"]] != [shape[1]] * shape[1]:
         raise DataError(f"{path}: expected a second_moment of {shape[1]} x {shape[1]} numbers, found another shape")
-    if windows.dtype != WINDOW_FIELDS or len(windows) != meta["n_windows"]:
-        raise DataError(f"{path}: expected {meta['n_windows']} windows, found another table; run preprocess.py")
+    if windows.dtype != WINDOW_FIELDS or windows.ndim != 1 or len(windows) != meta["n_windows"]:
+        raise DataError(f"{path}: expected {meta['n_windows']} windows, found another table", REDO)
     if len(windows) == 0:
         return
-    inside = windows["low"].min() >= 0 and windows["high"].max() + meta["arguments"]["window"] <= shape[0]
+    last = shape[0] - meta["arguments"]["window"]  # where a window may start
+    inside = windows["low"].min() >= 0 and windows["high"].max() <= last
     ordered = np.all((windows["low"] <= windows["start"]) & (windows["start"] <= windows["high"]))
     known = windows["label"].min() >= 0 and windows["label"].max() < len(meta["classes"])
     if not (inside and ordered and known):
         raise DataError(f"{path}: expected windows inside the recording with known labels, found others")
 
 
-def _are_facts(files: Any) -> bool:
+def _are_files(files: Any) -> bool:
     """Whether shard.json's `files` names both files, and no other that would be read for it."""
     if not isinstance(files, dict) or set(files) != {"signal.npy", "windows.npy"}:
         return False
@@ -268,31 +406,78 @@ def _are_numbers(row: Any) -> bool:
     return isinstance(row, list) and all(map(number, row))
 
 
-_FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
-    **dict.fromkeys(("record", "subject", "date", "time", "trajectory"), TEXT),
-    **dict.fromkeys(("channels", "classes"), TEXTS),
-    **dict.fromkeys(("arguments.window", "arguments.stride"), COUNT),
+def _are_rings(rings: Any) -> bool:
+    """Whether `rings` are lists of places, no place twice."""
+    if not isinstance(rings, list) or not all(isinstance(ring, list) and len(ring) > 1 for ring in rings):
+        return False
+    places = [place for ring in rings for place in ring]
+    return all(whole(place, 0) for place in places) and len(set(places)) == len(places)
+
+
+_NAME = Field(f"a name of {records.NAME_FORM}", records.is_name)
+_ARGUMENTS = dict.fromkeys(("arguments.window", "arguments.stride"), COUNT)
+_RENAMED = {"guard": "transition_margin"}  # arguments of version 1
+_FACTS = {  # that whoever makes a shard has to say
+    **dict.fromkeys(("record", "subject", "session"), _NAME),
+    "order": Field("a whole number", lambda value: whole(value, 0)),
+    **dict.fromkeys(("task", "unit"), TEXT),
     "rate": POSITIVE,
-    "simulated": Field("true or false", lambda value: isinstance(value, bool), needed=False),
+    **dict.fromkeys(("channels", "classes"), TEXTS),
+    "rings": Field("lists of the channels' places, counted from 0, each place once", _are_rings),
+    "rest_classes": Field("a list of classes", lambda names: isinstance(names, list) and all(map(text, names))),
+    "simulated": Field("true or false", flag),
+    **_ARGUMENTS,
+}
+_FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
     "n_samples": COUNT,
     "n_windows": Field("a whole number", lambda value: whole(value, 0)),
-    "files": Field("sizes and checksums of signal.npy and windows.npy", _are_facts),
+    "files": Field("sizes and checksums of signal.npy and windows.npy", _are_files),
     "second_moment": Field("rows of numbers", lambda rows: isinstance(rows, list) and all(map(_are_numbers, rows))),
 }
-_MUST_AGREE = ("rate", "channels", "classes", "arguments")
+_FIELDS_OF_VERSION_1 = {
+    "record": Field("a name of putEMG's form", lambda name: isinstance(name, str) and putemg.is_record(name)),
+    "classes": TEXTS,
+    "channels": TEXTS,
+    "simulated": Field("true or false", flag, needed=False),
+    **_ARGUMENTS,
+}
+_MUST_AGREE = ("rate", "unit", "channels", "rings", "classes", "rest_classes", "arguments")
 
 
-def open_shards(folder: Path, records: Sequence[str], *, verify: bool = False) -> list[Shard]:
-    """Open the shards of `records` in that order. DataError if one is missing or was made differently."""
-    missing = [name for name in records if not (folder / name).is_dir() and not _being_rewritten(folder / name)]
-    if missing:
-        raise DataError(
-            f"{folder}: expected a shard for each of {len(records)} records, "
-            f"found none for {len(missing)} of them, such as {missing[0]}; run preprocess.py"
-        )
-    opened = [open_shard(folder / name, verify=verify) for name in records]
+def open_shards(folder: Path, names: Sequence[str], *, verify: bool = False) -> list[Shard]:
+    """Open the shards of the recordings `names` in that order. DataError if one is missing or was made differently."""
+    check_all_there(folder, names)
+    opened = [open_shard(folder / name, verify=verify) for name in names]
     check_alike(opened)
     return opened
+
+
+def check_all_there(folder: Path, names: Sequence[str]) -> None:
+    """DataError unless there is a shard of each recording; says whose shards are there, and what can be done."""
+    missing = [name for name in names if not (folder / name).is_dir() and not _is_moved(folder / name)]
+    if not missing:
+        return
+    expected = (
+        f"{folder}: expected a shard for each of {len(names)} records, found none for {len(missing)} of them, such as "
+        f"{missing[0]}"
+    )
+    subjects = sorted({one.subject for one in facts_in(folder)}, key=records.counting_order)
+    if not subjects:
+        raise DataError(f"{expected}; run preprocess.py first")
+    shown = " ".join(subjects[:_SUBJECTS_SHOWN]) + (" ..." if len(subjects) > _SUBJECTS_SHOWN else "")
+    raise DataError(
+        f"{expected}; shards of {len(subjects)} subjects are there ({shown}): make the others' with preprocess.py, or "
+        "a split of those that are there with create_dataset_files.py"
+    )
+
+
+def facts_in(folder: Path) -> list[Record]:
+    """The facts of every shard in a folder that can be read; an empty list where there is no folder."""
+    found = []
+    for name in list_records(folder) if folder.is_dir() else []:
+        with suppress(DataError, OSError):
+            found.append(records.from_meta(read_meta(folder / name)))
+    return found
 
 
 def check_alike(shards: Sequence[Shard]) -> None:
@@ -302,14 +487,13 @@ def check_alike(shards: Sequence[Shard]) -> None:
             if shard.meta[key] != shards[0].meta[key]:
                 raise DataError(
                     f"{shard.path}: expected the {difference(shards[0].meta, shard.meta, key)}, as in "
-                    f"{shards[0].record}",
-                    REDO,
+                    f"{shards[0].record}; make all shards of a run with the same arguments"
                 )
 
 
-def difference(expected: dict[str, Any], found: dict[str, Any], key: str) -> str:
+def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], key: str) -> str:
     """`window 1280, found 2500`: the first thing in which two descriptions differ under `key`."""
-    left, right = expected.get(key), found.get(key)
+    left, right = expected.get(key), actual.get(key)
     if isinstance(left, dict) and isinstance(right, dict):
         for name in [*left, *right]:
             if left.get(name) != right.get(name):

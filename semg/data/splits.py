@@ -4,8 +4,9 @@ A split is a folder of three text files, train.txt, val.txt and test.txt, one re
 comments (from # to the line's end) are skipped, Windows line ends and a byte order mark are fine. split.json beside
 them says by which rule they were made; without it the split is a person's own ("custom").
 
-What a rule promises is checked on the names in the text files, not taken from split.json. Every split keeps at
-least this: no recording is in two subsets. As windows never leave their recording, no two subsets share a sample.
+What a rule promises is checked on the lists, not taken from split.json: on what the recordings' names say, where they
+are of putEMG's form, and on what their shards say otherwise. Every split keeps at least this: no recording is in two
+subsets. As windows never leave their recording, no two subsets share a sample.
 
 People are drawn by sorting them by a hash of seed and number: the same seed gives the same people on every
 version of Python and NumPy.
@@ -13,15 +14,17 @@ version of Python and NumPy.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from semg.common.errors import DataError
-from semg.common.files import atomic_folder, read_json, text_checksum, write_json, write_text
-from semg.data.putemg import Record, is_record, parse_record
+from semg.common.files import atomic_folder, is_system_file, read_json, text_checksum, write_json, write_text
+from semg.data import records as facts
+from semg.data.putemg import is_record
+from semg.data.records import Record, counting_order, from_name, in_time, is_name
+from semg.data.shards import check_all_there, read_meta
 
 FORMAT_VERSION = 1
 SUBSETS = ("train", "val", "test")
@@ -29,16 +32,20 @@ PROMISES = {
     "subject": "no person is in two subsets",
     "kfold": "no person is in two subsets; over the folds each person is tested once",
     "loso": "no person is in two subsets; one person is tested, over the folds each once",
-    "session": "trained on each person's first day, tested on the same people's later days",
-    "recording": "within one person's day: one recording is tested, the others are not",
+    "session": "trained on each person's first session, tested on the same people's later sessions",
+    "recording": "within one person's session: one recording is tested, the others are not",
     "custom": "no recording is in two subsets",
 }
+_NO_NAME = "expected a record name such as emg_gestures-03-sequential-2018-05-11-11-10-50-475"
 PROTOCOLS = tuple(name for name in PROMISES if name != "custom")
 
 
 @dataclass(frozen=True)
 class Split:
-    """The record names of each subset, sorted. `seed` drew the people; None for a split written by hand."""
+    """The record names of each subset, sorted. `seed` drew the people; None for a split written by hand.
+
+    facts: of the recordings whose names don't say them.
+    """
 
     name: str
     protocol: str
@@ -47,6 +54,7 @@ class Split:
     test: tuple[str, ...]
     seed: int | None = None
     folder: Path | None = None  # where it was read from
+    facts: Mapping[str, Record] = field(default_factory=dict, compare=False)
 
     def records(self, subset: str) -> tuple[str, ...]:
         """The record names of `subset`: train, val or test."""
@@ -54,13 +62,18 @@ class Split:
             raise ValueError(f"expected one of {', '.join(SUBSETS)}, found {subset!r}")
         return getattr(self, subset)
 
+    def facts_of(self, subset: str) -> list[Record]:
+        """Whose the recordings of `subset` are, of which sessions, and when they were made."""
+        return [self.facts.get(name) or from_name(name) for name in self.records(subset)]
+
     def subjects(self, subset: str) -> tuple[str, ...]:
         """The people of `subset`, sorted."""
-        return _subjects(map(parse_record, self.records(subset)))
+        return _subjects(self.facts_of(subset))
 
     def shared_subjects(self, subset: str, other: str) -> tuple[str, ...]:
         """The people who are in both subsets, sorted. None of them is a person the model has not seen."""
-        return tuple(sorted(set(self.subjects(subset)) & set(self.subjects(other))))
+        others = set(self.subjects(other))
+        return tuple(subject for subject in self.subjects(subset) if subject in others)
 
     @property
     def checksum(self) -> str:
@@ -69,14 +82,14 @@ class Split:
 
 
 def _subjects(records: Iterable[Record]) -> tuple[str, ...]:
-    return tuple(sorted({record.subject for record in records}))
+    return tuple(sorted({record.subject for record in records}, key=counting_order))
 
 
 # --- reading -----------------------------------------------------------------------------------------------
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Record names from a text file, sorted. DataError for anything that is no name, or is there twice."""
+    """Record names from a text file, sorted. DataError for what cannot be one, or is there twice."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -88,30 +101,45 @@ def read_names(path: Path) -> tuple[str, ...]:
         name = line.partition("#")[0].strip()
         if not name:
             continue
-        if not is_record(name):
-            raise DataError(
-                f"{path}:{number}: expected a record name such as "
-                f"emg_gestures-03-sequential-2018-05-11-11-10-50-475, found {name[:80]!r}"
-            )
+        if not is_name(name):
+            raise DataError(f"{path}:{number}: {_NO_NAME}, found {name[:80]!r}")
         if name in lines:
             raise DataError(f"{path}:{number}: expected each record once, found {name} again, as in line {lines[name]}")
         lines[name] = number
     return tuple(sorted(lines))
 
 
-def read_split(folder: Path) -> Split:
-    """Read a split's folder and check that it keeps what its protocol promises. Raises DataError."""
+def facts_by_name(names: Sequence[str], shards: Path | None) -> dict[str, Record]:
+    """The facts of the recordings whose names don't say them, from their shards. DataError if there are none."""
+    others = [name for name in names if not is_record(name)]
+    if not others:
+        return {}
+    if shards is None:
+        raise DataError(f"{_NO_NAME}, or shards that say whose a recording is, found {others[0][:80]!r}")
+    check_all_there(shards, names)
+    return {name: facts.from_meta(read_meta(shards / name)) for name in others}
+
+
+def read_split(folder: Path, shards: Path | None = None) -> Split:
+    """Read a split's folder and check that it keeps what its protocol promises. Raises DataError.
+
+    shards: the folder of shards, which say whose a recording is; not needed for names of putEMG's form.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a split's folder, found none; create_dataset_files.py makes one")
     if not (folder / "train.txt").exists() and (folds := split_folders(folder)):
         raise DataError(f"{folder}: expected one split, found {len(folds)} folds; name one, such as {folds[0]}")
     train, val, test = (read_names(folder / f"{subset}.txt") for subset in SUBSETS)
+    try:
+        known = facts_by_name((*train, *val, *test), shards)
+    except DataError as error:
+        raise DataError(f"{folder}: {error}") from None
     path = folder / "split.json"
     if not path.exists():
-        split = Split(folder.resolve().name, "custom", train, val, test, folder=folder)
+        split = Split(folder.resolve().name, "custom", train, val, test, None, folder, known)
     else:
         meta = _read_meta(path)
-        split = Split(meta["name"], meta["protocol"], train, val, test, meta["seed"], folder)
+        split = Split(meta["name"], meta["protocol"], train, val, test, meta["seed"], folder, known)
         if meta["lists_sha256"] != split.checksum:
             raise DataError(
                 f"{path}: expected the lists it was made with, found train.txt, val.txt or test.txt changed; "
@@ -125,13 +153,8 @@ def split_folders(folder: Path) -> list[Path]:
     """The folders of splits in `folder`: itself, or its folds in counting order; empty if there are none."""
     if (folder / "train.txt").exists():
         return [folder]
-    found = [path.parent for path in folder.glob("*/train.txt") if not path.parent.name.startswith(".")]
-    return sorted(found, key=_in_counting_order)
-
-
-def _in_counting_order(path: Path) -> list[tuple[int, str]]:
-    """fold2 before fold10."""
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"([0-9]+)", path.name)]
+    found = [path.parent for path in folder.glob("*/train.txt") if not is_system_file(path.parent.name)]
+    return sorted(found, key=lambda path: counting_order(path.name))
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -178,7 +201,7 @@ def check_split(split: Split, where: Path | str) -> None:
 
 
 def _check_sessions(split: Split, where: Path | str) -> None:
-    """Everyone is trained on, validated and tested; all testing is on later days than all training."""
+    """Everyone is trained on, validated and tested; all testing is on later sessions than all training."""
     subjects = {subset: split.subjects(subset) for subset in SUBSETS}
     if not subjects["train"] == subjects["val"] == subjects["test"]:
         odd = sorted(
@@ -186,19 +209,20 @@ def _check_sessions(split: Split, where: Path | str) -> None:
         )
         raise DataError(f"{where}: expected every person in every subset (session), found {odd[0]} not in all")
     for subject in subjects["test"]:
-        known = {r.date for r in map(parse_record, split.train + split.val) if r.subject == subject}
-        tested = {r.date for r in map(parse_record, split.test) if r.subject == subject}
-        if len(known) > 1 or min(tested) <= max(known):
+        known = [r for r in (*split.facts_of("train"), *split.facts_of("val")) if r.subject == subject]
+        tested = [r for r in split.facts_of("test") if r.subject == subject]
+        sessions, later = {r.session for r in known}, {r.session for r in tested}
+        if len(sessions) > 1 or sessions & later or min(r.order for r in tested) <= max(r.order for r in known):
             raise DataError(
-                f"{where}: expected subject {subject} trained on one day and tested on later ones (session), "
-                f"found {', '.join(sorted(known))} and {', '.join(sorted(tested))}"
+                f"{where}: expected subject {subject} trained on one session and tested on later ones (session), "
+                f"found {', '.join(sorted(sessions))} and {', '.join(sorted(later))}"
             )
 
 
 def _check_one_session(split: Split, where: Path | str) -> None:
-    sessions = sorted({parse_record(name).session for subset in SUBSETS for name in split.records(subset)})
+    sessions = sorted({record.session_key for subset in SUBSETS for record in split.facts_of(subset)})
     if len(sessions) > 1:
-        raise DataError(f"{where}: expected one person's day (recording), found {' and '.join(sessions[:2])}")
+        raise DataError(f"{where}: expected one person's session (recording), found {' and '.join(sessions[:2])}")
     if len(split.test) > 1:
         raise DataError(f"{where}: expected one recording to test (recording), found {len(split.test)}")
 
@@ -277,32 +301,33 @@ def _subject_split(
             f"expected people left to train, found {n_subjects} in all, of whom {len(tested)} test and "
             f"{len(validated)} validate; at least 3 people are needed"
         )
-    subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
+    subsets: dict[str, list[Record]] = {subset: [] for subset in SUBSETS}
     for record in records:
         subset = "test" if record.subject in tested else "val" if record.subject in validated else "train"
-        subsets[subset].append(record.name)
+        subsets[subset].append(record)
     return _split(protocol, subsets, seed)
 
 
-def _split(protocol: str, subsets: Mapping[str, Iterable[str]], seed: int) -> Split:
-    train, val, test = (tuple(sorted(subsets[subset])) for subset in SUBSETS)
-    split = Split("", protocol, train, val, test, seed)
+def _split(protocol: str, subsets: Mapping[str, Iterable[Record]], seed: int) -> Split:
+    train, val, test = (tuple(sorted(record.name for record in subsets[subset])) for subset in SUBSETS)
+    known = {record.name: record for subset in SUBSETS for record in subsets[subset]}
+    split = Split("", protocol, train, val, test, seed, facts=known)
     check_split(split, protocol)
     return split
 
 
 def by_session(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split], list[str]]:
-    """One split, under the key "", across days; and the people left out.
+    """One split, under the key "", across sessions; and the people left out.
 
-    Each person's first day trains but for its last recording (of putEMG: repeats_short), which validates; all
-    later days test. Left out: people with a single day, or a single recording on the first.
+    Each person's first session trains but for its last recording (of putEMG: repeats_short), which validates; all
+    later sessions test. Left out: people with a single session, or a single recording in the first.
     """
-    subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
+    subsets: dict[str, list[Record]] = {subset: [] for subset in SUBSETS}
     left_out = []
     for subject in _subjects(records):
-        own = _in_time([record for record in records if record.subject == subject])
-        first = [record.name for record in own if record.date == own[0].date]
-        later = [record.name for record in own if record.date != own[0].date]
+        own = in_time(record for record in records if record.subject == subject)
+        first = [record for record in own if record.session == own[0].session]
+        later = [record for record in own if record.session != own[0].session]
         if not later or len(first) < 2:
             left_out.append(subject)
             continue
@@ -310,39 +335,37 @@ def by_session(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split
         subsets["val"] += first[-1:]
         subsets["test"] += later
     if not subsets["train"]:
-        raise DataError("expected people with recordings on two days, two of them on the first; found nobody")
+        raise DataError("expected people with recordings of two sessions, two of them in the first; found nobody")
     return {"": _split("session", subsets, seed)}, left_out
 
 
 def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split], list[str]]:
-    """One split for each recording to test, under `<subject>-<date>-<trajectory>`; and the sessions left out.
+    """One split for each recording to test, under `<subject>-<session>-<task>`; and the sessions left out.
 
-    Each of a session's recordings is tested once, as the putEMG authors do. Of the others the last one in time
-    validates and the rest train. The authors chose nothing on validation and trained on both others; whoever
-    chooses nothing either may fit on train.txt and val.txt together. Left out: sessions of fewer than three.
+    Where a session has a task twice, the key is the recording's name. Each of a session's recordings is tested once,
+    as the putEMG authors do. Of the others the last one in time validates and the rest train. The authors chose
+    nothing on validation and trained on both others; whoever chooses nothing either may fit on train.txt and val.txt
+    together. Left out: sessions of fewer than three.
     """
     sessions: dict[str, list[Record]] = {}
-    for record in _in_time(records):
-        sessions.setdefault(record.session, []).append(record)
+    for record in in_time(records):
+        sessions.setdefault(record.session_key, []).append(record)
     made: dict[str, Split] = {}
     left_out = []
-    for session, own in sorted(sessions.items()):
+    for session, own in sorted(sessions.items(), key=lambda item: counting_order(item[0])):
         if len(own) < 3:
             left_out.append(session)
             continue
+        distinct = len({record.task for record in own}) == len(own) and all(record.task for record in own)
         for tested in own:
-            others = [record.name for record in own if record != tested]
-            key = f"{tested.subject}-{tested.date}-{tested.trajectory}"
+            others = [record for record in own if record != tested]
+            key = f"{tested.subject}-{tested.session}-{tested.task}" if distinct else tested.name
             if key in made:
-                raise DataError(f"expected each trajectory once in session {session}, found {tested.trajectory} again")
-            made[key] = _split("recording", {"train": others[:-1], "val": others[-1:], "test": [tested.name]}, seed)
+                raise DataError(f"expected folders of different names, found {key} twice; rename a subject or session")
+            made[key] = _split("recording", {"train": others[:-1], "val": others[-1:], "test": [tested]}, seed)
     if not made:
-        raise DataError("expected a person's day with three recordings, found none")
+        raise DataError("expected a person's session with three recordings, found none")
     return made, left_out
-
-
-def _in_time(records: Iterable[Record]) -> list[Record]:
-    return sorted(records, key=lambda record: (record.subject, record.date, record.time, record.trajectory))
 
 
 # --- writing -----------------------------------------------------------------------------------------------

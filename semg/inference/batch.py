@@ -17,7 +17,7 @@ from semg.common.errors import DataError, SettingError
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
 from semg.data import normalization
 from semg.data.batches import Batches, CachedBands, in_order
-from semg.data.shards import Shard, WindowSet, difference
+from semg.data.shards import Shard, WindowSet, current_arguments, difference
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
@@ -127,7 +127,8 @@ def _check_shape(checkpoint: Checkpoint, config: ModelConfig) -> None:
 
 def check_same_data(checkpoint: Checkpoint, shard: Shard) -> None:
     """DataError, naming the field, unless the shard was made as the checkpoint's training data was."""
-    trained = checkpoint.description["data"]
+    data = checkpoint.description["data"]
+    trained = {**data, "arguments": current_arguments(data["arguments"])}
     for key in DATA_FIELDS:
         if shard.meta[key] != trained[key]:
             what = difference(trained, shard.meta, key)

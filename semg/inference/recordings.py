@@ -131,7 +131,8 @@ def _as_shard(trained: Trained, source: Source, signal: np.ndarray) -> Shard:
         block = signal[at : at + _BLOCK].astype(np.float32)
         moment += block.T @ block
     meta = {
-        **dict.fromkeys(("subject", "date", "time", "trajectory"), ""),
+        **dict.fromkeys(("subject", "session", "task"), ""),
+        "order": 0,
         "record": source.name,
         **{key: trained.checkpoint.description["data"][key] for key in ("rate", "channels", "classes")},
         "arguments": {"window": trained.window},

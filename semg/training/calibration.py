@@ -76,7 +76,7 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
     shards = windows.shards
     repetition = np.zeros(len(windows), np.int64)
     made: dict[tuple[str, int], int] = {}
-    for place in sorted(range(len(shards)), key=lambda i: (shards[i].subject, shards[i].date, shards[i].meta["time"])):
+    for place in sorted(range(len(shards)), key=lambda i: (shards[i].subject, shards[i].order)):
         own = np.flatnonzero(windows.shard == place)
         for label in np.unique(windows.label[own]):
             these = own[windows.label[own] == label]

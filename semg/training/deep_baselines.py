@@ -99,7 +99,7 @@ def decimated(shard: Shard, factor: int) -> Shard:
     windows["high"] //= factor
     lengths = {"window": window, "stride": shard.arguments["stride"] // factor}
     meta = {**shard.meta, "rate": shard.rate / factor, "arguments": {**shard.arguments, **lengths}}
-    return replace(shard, meta=meta, signal=signal.astype(np.float16), windows=windows)
+    return replace(shard, meta=meta, source=signal.astype(np.float16), windows=windows)
 
 
 def prepare(

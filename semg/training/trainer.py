@@ -283,7 +283,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, world: World, console: Console) -> None:
         self.args, self.world, self.console = args, world, console
         self.device = choose_device(args.device)
-        self.split = read_split(args.split)
+        self.split = read_split(args.split, args.shards)
         train_shards = open_shards(args.shards, self.split.train, verify=world.main)
         val_shards = open_shards(args.shards, self.split.val, verify=world.main)
         check_alike([train_shards[0], val_shards[0]])

@@ -3,7 +3,6 @@
 import os
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -37,49 +36,39 @@ def test_preprocess_twice_on_one_folder(tmp_path: Path) -> None:
     assert tree(tmp_path / "both") == tree(tmp_path / "alone")
 
 
-def rewritten(folder: Path, seconds: float, verify: bool) -> tuple[int, set[float], list[str]]:
-    """Read a shard while it is rewritten in turns with two contents: how often, which contents, what went wrong."""
-    record, over = small_shards.write(folder, 3, repetitions=1), threading.Event()
-    faster = {**small_shards.ARGUMENTS, "low": 30.0}
+def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, record_property, monkeypatch) -> None:
+    """The old shard, the new one, or a line that says to wait: never a mix. A hundred rewrites, read all the while."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    record, over = small_shards.write(tmp_path, 3, repetitions=1), threading.Event()
+    other = {**small_shards.ARGUMENTS, "low": 30.0}
 
     def write() -> None:
-        while not over.is_set():
-            small_shards.write(folder, 3, repetitions=2, arguments=faster)
-            small_shards.write(folder, 3, repetitions=1)
+        for _ in range(50):
+            small_shards.write(tmp_path, 3, repetitions=2, arguments=other)
+            small_shards.write(tmp_path, 3, repetitions=1)
+        over.set()
 
     writer = threading.Thread(target=write)
     writer.start()
-    read, seen, wrong, end = 0, set(), [], time.monotonic() + seconds
-    try:
-        while time.monotonic() < end:
-            read += 1
-            if list_records(folder) != [record]:
-                wrong.append("not in the list")
-            (shard,) = open_shards(folder, [record], verify=verify)
-            low, repetitions = shard.arguments["low"], len(shard.signal) // len(small_shards.labels(1))
-            if (low, repetitions, int(shard.windows["repetition"].max()) + 1) not in ((20.0, 1, 1), (30.0, 2, 2)):
-                wrong.append(f"a mix: {low}, {repetitions}")
-            seen.add(low)
-    except DataError as error:
-        wrong.append(str(error))
-    finally:
-        over.set()
-        writer.join()
-    return read, seen, wrong
+    read, told = 0, 0
+    while not over.is_set():
+        assert list_records(tmp_path) == [record]
+        try:
+            (shard,) = open_shards(tmp_path, [record], verify=True)
+            seen = (shard.arguments["low"], len(shard.signal), int(shard.windows["repetition"].max()) + 1)
+        except DataError as error:
+            assert "being rewritten" in str(error) or "found it replaced" in str(error)
+            told += 1
+            continue
+        assert seen in [(low, len(small_shards.labels(n)), n) for low, n in ((20.0, 1), (30.0, 2))]
+        read += 1
+    writer.join()
+    record_property("readings of a shard under rewrite", read + told)
+    (shard,) = open_shards(tmp_path, [record], verify=True)
+    assert len(shard.signal) == len(small_shards.labels(1))
 
 
-@pytest.mark.parametrize("verify", [True, False])
-def test_a_reader_during_a_rewrite_sees_the_old_shard_or_the_new_one(
-    tmp_path: Path, record_property, monkeypatch: pytest.MonkeyPatch, verify: bool
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # more rewrites in the same time
-    read, seen, wrong = rewritten(tmp_path, 2.0, verify)
-    record_property("readings of a shard under rewrite", read)
-    assert wrong == []
-    assert seen == {20.0, 30.0}
-
-
-def test_a_shard_swapped_while_it_is_opened_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_swapped_while_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The swap falls between the description and the signal: alone, each file looks right."""
     import semg.data.shards
 
@@ -94,4 +83,14 @@ def test_a_shard_swapped_while_it_is_opened_is_opened_anew(tmp_path: Path, monke
         return meta
 
     monkeypatch.setattr(semg.data.shards, "read_meta", swap_after)
+    with pytest.raises(DataError, match="expected a shard at rest, found one that is being rewritten"):
+        open_shard(tmp_path / record)
     assert open_shard(tmp_path / record).arguments["low"] == 30.0
+
+
+def test_a_writer_stopped_between_its_renames_is_named(tmp_path: Path) -> None:
+    record = small_shards.write(tmp_path, 3)
+    (tmp_path / record).rename(tmp_path / f".{record}.old.tmp")
+    assert list_records(tmp_path) == [record]
+    with pytest.raises(DataError, match=r"run preprocess\.py again if it was stopped"):
+        open_shards(tmp_path, [record])
