@@ -2,11 +2,12 @@
 
   python predict.py data/raw/Data-HDF5/emg_gestures-03-*.hdf5 --checkpoint checkpoints/RUN/best_model.ckpt --plot
   python predict.py recording.hdf5 --stream                  # block by block, nothing looks ahead
-  python predict.py mine.csv --rate 2000 --channels 1-24     # one row a sample, microvolts; or a .npy (time, channels)
+  python predict.py mine.csv --rate 2000                     # a row a sample, microvolts; or a .npy (time, channels)
 
-Input: recordings in putEMG's layout, or tables (.csv with or without a header, .npy) with --rate and --unit. A table's
-columns, or those of them that --channels names, must be the model's channels in the model's order; another rate is
-resampled to the model's. Output, in OUT, for each recording:
+Input: recordings in putEMG's layout, or tables (.csv, .txt or .tsv with or without a header, .npy) with --rate and
+--unit. Of a table, the columns are taken that --channels names; else those with the names of the model's channels; else
+all that are channels, as docs/data.md says. They must be the model's in the model's order; another rate is resampled to
+the model's. Output, in OUT, for each recording:
   <recording>.csv   time of the decision in seconds (the window's end), gesture, probability of each class; with --vote
                     the majority over the last K decisions; the true gesture where the recording has labels and
                     one of them covers the whole window; with --stream the delay
@@ -43,7 +44,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import write_text
 from semg.data import putemg
 from semg.data.preprocessing import filtered
-from semg.data.tables import TABLES, UNITS, Source, is_simulated, read_recording, read_table, resampled
+from semg.data.tables import UNITS, Source, is_simulated, is_table, read_recording, read_table, resampled
 from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
 from semg.inference.batch import choose_device
@@ -55,7 +56,7 @@ PLOTTED = 4  # channels of a timeline: the loudest
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
-    parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, .csv or .npy")
+    parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, or a table")
     parser.add_argument(
         "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
     )
@@ -63,10 +64,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
     parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also the majority of the last K")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    tables = parser.add_argument_group(".csv and .npy")
+    tables = parser.add_argument_group("tables (.csv, .txt, .tsv, .npy)")
     tables.add_argument("--rate", type=cli.number(0, above=True), metavar="HZ", help="their sampling rate")
     tables.add_argument("--unit", choices=tuple(UNITS), default="uV", help="of their samples; counts: putEMG's")
-    tables.add_argument("--channels", type=cli.number_ranges, help="columns to take, such as 1-24 (default: all)")
+    tables.add_argument(
+        "--channels", type=cli.number_ranges, help="columns to take, such as 2-9 (default: all channels)"
+    )
     live = parser.add_argument_group("live")
     live.add_argument("--stream", action="store_true", help="block by block, as from a device")
     live.add_argument("--block", type=cli.length, default="25ms", help="length of a block, samples or time")
@@ -79,10 +82,10 @@ def arguments() -> argparse.ArgumentParser:
 
 def read(path: Path, trained: Trained, args: argparse.Namespace, console: cli.Console) -> Source:
     """The recording's samples at the model's rate."""
-    if path.suffix not in TABLES:
+    if not is_table(path):
         source = read_recording(path, trained.channels, trained.labels)
     else:
-        source = read_table(path, args.rate, args.unit, args.channels, len(trained.channels))
+        source = read_table(path, args.rate, args.unit, args.channels, len(trained.channels), trained.names)
     if source.rate != trained.rate:
         if args.stream:
             raise DataError(
@@ -237,7 +240,7 @@ def in_words(told: dict[str, Any]) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
-    if args.rate is None and (tables := [path for path in args.recordings if path.suffix in TABLES]):
+    if args.rate is None and (tables := [path for path in args.recordings if is_table(path)]):
         raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
     names = [path.stem for path in args.recordings]
     if twice := [name for name in names if names.count(name) > 1]:

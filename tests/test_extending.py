@@ -95,7 +95,7 @@ def test_a_table_becomes_a_shard_and_is_kept(here, study):
     ("change", "told"),
     [
         (lambda t: t.replace(",what\n", ",that\n"), "expected recordings with a column 'what'"),
-        (lambda t: t.replace("0.005,", "0.005,x", 1), "expected a table of numbers"),
+        (lambda t: t.replace("0.005,", "0.005,x", 1), "a.csv:3: expected a number in column 2"),
         (lambda t: "\n".join(t.splitlines()[:30]), "at least a window"),
         (lambda t: t.replace(",rest", ""), "a cell for 'what' in every row|expected recordings with a column"),
     ],

@@ -313,8 +313,8 @@ def test_another_rate_is_resampled_and_said(here, data, tmp_path):
     ("name", "content", "told"),
     [
         ("a.csv", b"1,2\n3,4\n", "24 channels, found 2 columns"),
-        ("a.csv", b"", "24 channels"),
-        ("a.csv", b"x\ny\n", "table of numbers"),
+        ("a.csv", b"", "found no row"),
+        ("a.csv", b"x\ny\n", "no column of samples"),
         ("a.csv", (b"1," * 23 + b"nan\n") * 2000, "finite numbers, found nan at sample 0"),
         ("a.csv", (b"1," * 23 + b"1\n") * 1279, "at least a window, 1280 samples, found 1279"),
         ("a.csv", ((b"1," * 23 + b"1\n") + (b"9e9," * 23 + b"9e9\n")) * 1000, "--unit"),

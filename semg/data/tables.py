@@ -1,20 +1,32 @@
-"""Samples to predict from: a recording in putEMG's layout, or a table of numbers in a .csv or .npy file."""
+"""Samples of any device: tables of numbers as text or as NumPy arrays, and recordings in putEMG's layout.
 
-import warnings
-from collections.abc import Sequence
+A table's columns are told apart by semg/data/columns.py: the channels, a time or counter, labels, the rest.
+"""
+
+import math
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from semg.common.errors import DataError
-from semg.data import putemg
+from semg.common.files import expect_file
+from semg.data import gaps, putemg
+from semg.data.columns import Roles, told_apart, unit_of_time, unwrapped
+from semg.data.delimited_text import DelimitedText, is_number, number
+from semg.data.gaps import Gap
 from semg.data.putemg_recording import Recording
 
-TABLES = (".csv", ".npy")
+TABLES = (".csv", ".txt", ".tsv", ".npy")  # endings, in small or capital letters
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts of one unit
 SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
+RATE_TOLERANCE = 0.02  # by which the steps of a time column may differ from the rate
+_RATE_SEARCH = 12.0  # a time column whose steps are further off is in another unit, and says nothing about the rate
+_HEAD = 1000  # rows from which it is told which columns hold numbers
 _LARGEST_STEP = 1000  # of a resampling ratio's numerator and denominator
 _LARGEST_RATIO = 100  # of two rates: beyond, one of them is a mistake, and resampling takes all memory
 
@@ -30,6 +42,11 @@ class Source:
     codes: np.ndarray | None = None
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file's name is that of a table: text or a NumPy array."""
+    return path.suffix.lower() in TABLES
+
+
 def is_simulated(path: Path) -> bool:
     """Whether a recording lies beside the list that simulate_putemg.py writes."""
     return (path.parent / SIMULATED).exists()
@@ -38,79 +55,228 @@ def is_simulated(path: Path) -> bool:
 def read_recording(path: Path, channels: Sequence[int], labels: str) -> Source:
     """A recording in putEMG's layout, under any name: `channels` by number, truth from the column `labels`."""
     if labels not in putemg.LABEL_COLUMNS or max(channels) > putemg.N_CHANNELS:
-        raise DataError(f"{path}: expected a .csv or .npy, as the model is of another device, found putEMG's layout")
+        raise DataError(f"{path}: expected a table, as the model is of another device, found putEMG's layout")
     with Recording(path, check_name=False) as recording:
         samples, codes = recording.read(tuple(channels), labels)
     return Source(path.stem, samples, putemg.RATE, putemg.MICROVOLTS_PER_COUNT, codes)
 
 
-def read_table(path: Path, rate: float, unit: str, columns: Sequence[int] | None, n_channels: int) -> Source:
-    """A .csv (one row a sample, a header or none) or .npy (time, channels) file.
+class Table:
+    """A table of one recording: a row a sample, and columns by name. All of it comes from one pass over the file.
 
-    columns: which to take, counted from 1, in the model's order of channels (None: all); n_channels: how many the
-    model needs. Raises DataError for anything but finite numbers of that shape.
+    Attributes: `path`; `names` of the columns, which without a header are their numbers from 1; `n_samples`.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: expected samples, found no such file")
-    values = _read_csv(path, columns) if path.suffix == ".csv" else _chosen(path, _read_npy(path), columns)
-    if values.shape[1] != n_channels:
-        raise DataError(
-            f"{path}: expected the model's {n_channels} channels, found {values.shape[1]} columns",
-            hint="{channels} takes some of them",
-        )
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
-        raise DataError(f"{path}: expected finite numbers, found {values[row, column]} at sample {row}")
-    with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
-        return Source(path.stem, values.astype(np.float32), rate, UNITS[unit])
 
+    def __init__(self, path: Path, *, header: bool | None = None, texts: Sequence[str] = ()) -> None:
+        """Read a .npy (time, columns), or text in rows and columns, whatever its name ends in.
 
-def _check_columns(path: Path, columns: Sequence[int], width: int) -> None:
-    if wrong := [n for n in columns if not 1 <= n <= width]:
-        raise DataError(f"{path}: expected a column {wrong[0]}, found {width} columns", hint="see {channels}")
+        header: whether the first row names the columns (None: to be told from it); texts: names of columns that are
+        read as text, such as labels. Raises DataError for what is no table.
+        """
+        self.path = path
+        self._numbers: dict[int, np.ndarray] = {}  # (T,) of a column; NaN where a cell holds no number
+        self._texts: dict[int, list[str]] = {}
+        self._wrong: dict[int, tuple[int, str]] = {}  # line and text of a column's first cell that holds no number
+        self._decimal = "."
+        if path.suffix.lower() == ".npy":
+            values = _read_npy(path)
+            self.names = tuple(str(place + 1) for place in range(values.shape[1]))
+            self._numbers = dict(enumerate(values.T))
+            self.n_samples = len(values)
+            return
+        text = DelimitedText(path, "a table of samples", header=header)
+        self._decimal = text.decimal
+        self.names = text.names or tuple(str(place + 1) for place in range(text.width))
+        self.n_samples = self._read(text, [place for name in texts if (place := self.find(name)) is not None])
 
+    def find(self, name: str) -> int | None:
+        """The place of the column `name`, also in other capitals if only one is called so. DataError if two are."""
+        places = [place for place, own in enumerate(self.names) if own == name]
+        places = places or [place for place, own in enumerate(self.names) if own.casefold() == name.casefold()]
+        if len(places) > 1:
+            both = " and ".join(str(place + 1) for place in places[:2])
+            raise DataError(f"{self.path}: expected one column {name!r}, found columns {both}")
+        return places[0] if places else None
 
-def _chosen(path: Path, values: np.ndarray, columns: Sequence[int] | None) -> np.ndarray:
-    if columns is None:
+    def roles(self, channels: Sequence[int] | None = None, labels: int | None = None) -> Roles:
+        """What each column is, see `told_apart`.
+
+        channels: numbers, counted from 1, of those that somebody chose; labels: the labels' place.
+        """
+        if channels and (wrong := [one for one in channels if not 1 <= one <= len(self.names)]):
+            found = f"{len(self.names)} columns"
+            raise DataError(f"{self.path}: expected a column {wrong[0]}, found {found}", hint="see {channels}")
+        chosen = None if channels is None else [one - 1 for one in channels]
+        numbers = [self._numbers.get(place) for place in range(len(self.names))]
+        return told_apart(self.path, self.names, numbers, chosen, labels)
+
+    def samples(self, places: Sequence[int]) -> np.ndarray:
+        """(T, len(places)) float64. DataError, naming line or sample, where a cell holds no finite number."""
+        for place in places:
+            if place in self._wrong:
+                line, cell = self._wrong[place]
+                where = f"column {place + 1} ({self.names[place]})"
+                raise DataError(f"{self.path}:{line}: expected a number in {where}, found {cell!r}")
+        values = np.stack([self._numbers[place] for place in places], axis=1).astype(np.float64)
+        if not np.isfinite(values).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            raise DataError(f"{self.path}: expected finite numbers, found {values[row, column]} at sample {row}")
         return values
-    _check_columns(path, columns, values.shape[1])
-    return values[:, [n - 1 for n in columns]]
 
+    def labels(self, place: int) -> np.ndarray:
+        """(T,) the labels of a column as `label` writes them, empty where there is none."""
+        cells = self._texts.get(place)
+        if cells is None:
+            cells = [repr(value) for value in self._numbers[place].tolist()]
+        known = {cell: label(cell, self._decimal) for cell in set(cells)}
+        return np.array([known[cell] for cell in cells], dtype=str)
 
-def _read_csv(path: Path, columns: Sequence[int] | None) -> np.ndarray:
-    """(T, columns); the other columns, such as labels, need not be numbers."""
-    places = None if columns is None else [n - 1 for n in columns]
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            first = file.readline().split(",")
-        if columns is not None:
-            _check_columns(path, columns, len(first))
-        header = not _are_numbers(first if places is None else [first[n] for n in places])
-        with warnings.catch_warnings():  # of a file without a row; the number of columns tells
-            warnings.simplefilter("ignore")
-            return np.loadtxt(
-                path, delimiter=",", skiprows=int(header), ndmin=2, encoding="utf-8-sig", usecols=places, comments=None
+    def gaps(self, roles: Roles, rate: float) -> list[Gap]:
+        """Where samples are missing by the time or counter that `roles` names; rate: Hz, as it should be.
+
+        DataError where a time's steps are another rate's.
+        """
+        if roles.time is None or self.n_samples < 2:
+            return []
+        times = self._times(roles.time)
+        if times is None:
+            return []
+        times = unwrapped(times)
+        interval = gaps.sampling_interval(times, rate)
+        if interval <= 0:
+            return []
+        if not roles.counter:
+            unit = 1.0 if roles.time in self._texts else unit_of_time(self.names[roles.time])
+            self._check_rate(roles.time, _measured_rate(interval, rate, unit), rate)
+        return gaps.find_gaps(times, interval, rate)
+
+    def _check_rate(self, place: int, measured: float, rate: float) -> None:
+        known = 1 / _RATE_SEARCH < measured / rate < _RATE_SEARCH
+        if known and abs(measured / rate - 1) > RATE_TOLERANCE:
+            raise DataError(
+                f"{self.path}: expected {rate:g} Hz, found {measured:.5g} Hz by the times in column {place + 1} "
+                f"({self.names[place]})",
+                hint="{rate} is another, or they are in another unit than seconds, ms, us or ns: then call it counter",
             )
-    except (OSError, ValueError) as error:
-        told = str(error).splitlines()[0]
-        raise DataError(f"{path}: expected a table of numbers, comma between columns, found {told}") from None
+
+    def _times(self, place: int) -> np.ndarray | None:
+        """(T,) the numbers of a time or counter, or seconds where it is written as a date or a time of day."""
+        if place in self._numbers:
+            times = self._numbers[place].astype(np.float64)
+            return times if np.isfinite(times).all() else None
+        cells = self._texts[place]
+        day = "1970-01-01T" if ":" in cells[0][:3] else ""
+        try:
+            return np.array([day + cell.rstrip("Z") for cell in cells], "datetime64[us]").astype(np.float64) / 1e6
+        except ValueError:
+            return None
+
+    def _read(self, text: DelimitedText, as_text: Sequence[int]) -> int:
+        """Read all rows; returns how many. Columns whose first cells are mostly no numbers are read as text."""
+        head = [row for _, row in islice(text.rows(), _HEAD)]
+        numeric = [
+            place
+            for place in range(text.width)
+            if place not in as_text and _mostly_numbers([row[place] for row in head], text.decimal)
+        ]
+        self._texts = {place: [] for place in range(text.width) if place not in numeric}
+        flat, n_samples = array("d"), 0
+        for line, row in text.rows():
+            cells = [row[place] for place in numeric]
+            flat.extend(self._converted(text, line, numeric, cells))
+            for place, column in self._texts.items():
+                column.append(row[place])
+            n_samples += 1
+        self._numbers = dict(zip(numeric, np.array(flat).reshape(n_samples, len(numeric)).T, strict=True))
+        return n_samples
+
+    def _converted(self, text: DelimitedText, line: int, places: Sequence[int], cells: Sequence[str]) -> list[float]:
+        """The cells' numbers, NaN where there is none; that is an error only if the column is asked for."""
+        try:
+            if text.decimal == "." and "_" not in "".join(cells):
+                return list(map(float, cells))
+            return list(map(text.number, cells))
+        except ValueError:
+            for place, cell in zip(places, cells, strict=True):
+                if not is_number(cell, text.decimal):
+                    self._wrong.setdefault(place, (line, cell))
+            return [text.number(cell) if is_number(cell, text.decimal) else float("nan") for cell in cells]
 
 
-def _are_numbers(cells: Sequence[str]) -> bool:
-    try:
-        return bool([float(cell) for cell in cells])
-    except ValueError:
-        return False
+def label(cell: str, decimal: str = ".") -> str:
+    """A label as it is compared with others: `1`, `1.0` and `01` are one class; NaN is no label."""
+    cell = cell.strip()
+    if not is_number(cell, decimal):
+        return cell
+    value = number(cell, decimal)
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Distinct labels, sorted; those that are numbers by their value, before the others."""
+    return sorted(set(labels), key=lambda one: (0, float(one), one) if is_number(one) else (1, 0.0, one))
+
+
+def read_table(
+    path: Path, rate: float, unit: str, columns: Sequence[int] | None, n_channels: int, names: Sequence[str] = ()
+) -> Source:
+    """The channels of a table.
+
+    columns: which to take, counted from 1, in the model's order of channels (None: those with the model's own `names`,
+    or else all channels); n_channels: how many the model needs.
+    Raises DataError for anything but finite numbers of that shape.
+    """
+    table = Table(path)
+    if columns is None and names and set(names) <= set(table.names):
+        columns = [table.names.index(name) + 1 for name in names]
+    roles = table.roles(columns)
+    if len(roles.channels) != n_channels:
+        found = f"{len(roles.channels)} columns"
+        raise DataError(
+            f"{path}: expected the model's {n_channels} channels, found {found}", hint="{channels} names the columns"
+        )
+    with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
+        samples = _exact(table.samples(roles.channels)).astype(np.float32)
+    return Source(path.stem, samples, rate, UNITS[unit])
+
+
+def _exact(values: np.ndarray) -> np.ndarray:
+    """Channels that lie so far from 0 that float32 would round their signal, counted from their first sample on.
+
+    What a channel is constantly shifted by is filtered out anyway.
+    """
+    if len(values) == 0:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = np.ptp(values, axis=0)
+        coarse = np.abs(values).max(axis=0) * np.finfo(np.float32).eps > 1e-4 * span
+    return values - np.where(coarse & (span > 0), values[0], 0.0)
+
+
+def _measured_rate(interval: float, rate: float, unit: float | None) -> float:
+    """Hz by the step of a time; where its unit is not known, in that of seconds, ms, us and ns which is nearest."""
+    rates = [1 / (interval * seconds) for seconds in ([unit] if unit else [1.0, 1e-3, 1e-6, 1e-9])]
+    return min(rates, key=lambda one: abs(math.log(one / rate)))
+
+
+def _mostly_numbers(cells: Sequence[str], decimal: str) -> bool:
+    filled = [cell for cell in cells if cell]
+    return 2 * sum(is_number(cell, decimal) for cell in filled) > len(filled)
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    """(T, columns) numbers. Headers can lie and be damaged in ways that NumPy meets with all kinds of errors."""
+    expect_file(path, "a NumPy array")
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:  # a shape can lie
-        raise DataError(f"{path}: expected a NumPy array, found {error}") from None
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # no more than the file holds takes memory
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: expected a NumPy array, found {reason}") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
         raise DataError(f"{path}: expected numbers of shape (time, channels), found another array")
-    return values
+    return np.array(values)
 
 
 def resampled(source: Source, rate: float) -> Source:

@@ -1,0 +1,211 @@
+"""What the columns of a table of samples are: channels, a time or counter, labels, or something else.
+
+Told from their names, and where a name says nothing, from their numbers: no electrode's signal rises from sample to
+sample as a time does. What stays ambiguous is an error that says how to tell.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from semg.common.errors import DataError
+
+_FEW = 16  # rows from which on numbers that rise all along are no coincidence
+_EVENLY = 0.95  # of a counter's steps are the same
+_UNITS = {
+    1.0: "s|secs?|seconds?",
+    1e-3: "ms|msecs?|millis|milliseconds?",
+    1e-6: "us|µs|μs|microseconds?",
+    1e-9: "ns|nanoseconds?",
+}
+_UNIT = "|".join(_UNITS.values())
+_WORDS = {  # that name what is no channel
+    "fact": "label class gesture stimulus restimulus relabel target marker event trigger annotation subject "
+    "participant person user patient session day date block run trial repetition rerepetition rep task movement phase",
+    "sensor": "acc accel accelerometer acceleration gyr gyro gyroscope mag magnetometer quat quaternion imu euler roll "
+    "pitch yaw temp temperature batt battery force torque angle pressure ecg ekg eeg ppg",
+}
+_ANY = {kind: "|".join(words.split()) for kind, words in _WORDS.items()}
+_NUMBERED = "( ?(no|nr|number|index|id|count|counter))?"
+_FORMS = {  # of a name in small letters, with blanks for all but letters and digits
+    "time": rf"(t|time|times|time ?stamps?|date ?time|clock|elapsed( time)?|.*[ a-z]time( ?stamp)?)( ({_UNIT}))?"
+    rf"|{_UNIT}|x ({_UNIT})",
+    "counter": rf"|unnamed( \d+)?|index|idx|i|n|no|nr|row|count(er)?|cnt|(sample|packet|frame|seq)s?{_NUMBERED}",
+    "fact": rf"({_ANY['fact']})(s|es)?{_NUMBERED}",
+    "sensor": rf"({_ANY['sensor']})( ?[xyzw])?( ?\d+)?( ?[xyzw])?",
+}
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Places of columns, counted from 0. time: of a time or `counter`, if there is one; left_out: name -> why."""
+
+    channels: tuple[int, ...]
+    time: int | None
+    counter: bool
+    left_out: dict[str, str]
+
+
+def told_apart(
+    path: object,
+    names: Sequence[str],
+    numbers: Sequence[np.ndarray | None],
+    chosen: Sequence[int] | None = None,
+    labels: int | None = None,
+) -> Roles:
+    """Tell what each column is.
+
+    names: the columns' names, numbers without a header; numbers: (T,) of each column, None where it holds text or
+    nothing; chosen: the channels' places where somebody said them; labels: place of the labels' column.
+    Raises DataError, with what to do, for columns that could be either, and for a time among the channels chosen.
+    """
+    kinds = [_kind(name, values) for name, values in zip(names, numbers, strict=True)]
+    if labels is not None:
+        kinds[labels] = "label"
+    times = [place for place, kind in enumerate(kinds) if kind in ("time", "counter")]
+    # a time says more than a counter, which may begin anew with each packet
+    time = next((place for place in times if kinds[place] == "time"), times[0] if times else None)
+    counter = time is not None and kinds[time] == "counter"
+    if chosen is not None:
+        wrong = [place for place in chosen if kinds[place] in ("time", "counter", "text", "label")]
+        if wrong:
+            others = _ranges([place for place, kind in enumerate(kinds) if kind in ("channel", "ambiguous")])
+            raise DataError(
+                f"{path}: expected a channel in column {wrong[0] + 1}, "
+                f"found {names[wrong[0]]!r}, which holds {_HOLDS[kinds[wrong[0]]]}",
+                hint=f"the channels are {{channels}} {others}" if others else "",
+            )
+        return Roles(tuple(chosen), time, counter, _left_out(names, kinds, chosen, labels))
+    if unclear := [place for place, kind in enumerate(kinds) if kind == "ambiguous"]:
+        others = _ranges([place for place, kind in enumerate(kinds) if kind == "channel"])
+        raise DataError(
+            f"{path}: expected columns that can be told apart, found {names[unclear[0]]!r} in column {unclear[0] + 1}, "
+            f"which by its {_AMBIGUOUS[_named(names[unclear[0]])]}",
+            hint=f"say which columns are channels, such as {{channels}} {others or '1-8'}",
+        )
+    channels = [place for place, kind in enumerate(kinds) if kind == "channel"]
+    numbered = Counter(_stem(names[place]) for place in channels if _stem(names[place]) is not None)
+    stem, count = numbered.most_common(1)[0] if numbered else (None, 0)
+    odd = [place for place in channels if _stem(names[place]) != stem]
+    if count > 1 and odd:
+        same = [place for place in channels if place not in odd]
+        raise DataError(
+            f"{path}: expected channels alone beside {names[same[0]]} to {names[same[-1]]}, found {names[odd[0]]!r} in "
+            f"column {odd[0] + 1}",
+            hint=f"say which columns are channels, such as {{channels}} {_ranges(same)}",
+        )
+    if not channels:
+        raise DataError(f"{path}: expected channels, found no column of samples among {', '.join(names)}")
+    return Roles(tuple(channels), time, counter, _left_out(names, kinds, channels, labels))
+
+
+_AMBIGUOUS = {
+    "time": "name is a time and by its numbers none",
+    "counter": "name is a counter and by its numbers none",
+    "fact": "name is no channel and by its numbers one",
+    "": "name is a channel and by its numbers a time or counter",
+}
+
+
+def _kind(name: str, values: np.ndarray | None) -> str:
+    """channel, time, counter, fact, sensor, text or ambiguous."""
+    named = _named(name)
+    if values is None:
+        return "time" if named == "time" else "text"
+    if named == "sensor":
+        return named
+    if named in ("time", "counter"):
+        return named if _goes_on(values) else "ambiguous"
+    if rises(values):  # a name such as ch1 promises a channel; without one the numbers decide
+        return "ambiguous" if _stem(name) is not None else "counter"
+    if named == "fact":
+        known = values[np.isfinite(values)]
+        return named if bool((known == np.round(known)).all()) else "ambiguous"
+    return "channel"
+
+
+def _named(name: str) -> str:
+    """What a column's name says it is: time, counter, fact or sensor; nothing for a channel's."""
+    plain = _plain(name)
+    return next((kind for kind, form in _FORMS.items() if re.fullmatch(form, plain)), "")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+
+
+def unit_of_time(name: str) -> float | None:
+    """Seconds of one unit of a time column, as its name says: `time (ms)` 0.001; None where it says nothing."""
+    last = _plain(name).split(" ")[-1]
+    return next((seconds for seconds, form in _UNITS.items() if re.fullmatch(form, last)), None)
+
+
+def rises(values: np.ndarray) -> bool:
+    """Whether numbers rise from sample to sample as no signal does.
+
+    values: (T,). A time never falls, however unevenly it rises; a counter steps evenly, and may begin anew.
+    """
+    if len(values) < _FEW or not np.isfinite(values).all():
+        return False
+    steps = np.diff(values)
+    if steps.min() >= 0:
+        return bool(np.count_nonzero(steps) >= max(_FEW - 1, len(values) / 1000))  # whole packets may bear one time
+    usual = np.median(steps)
+    return bool(usual > 0 and np.mean(np.abs(steps - usual) <= 0.01 * usual) >= _EVENLY)
+
+
+def _goes_on(values: np.ndarray) -> bool:
+    """Whether numbers that are called a time may be one: they rise, but for a fall here and there."""
+    if len(values) < _FEW:
+        return True
+    steps = np.diff(values)
+    return bool(np.isfinite(values).all() and values.max() > values.min() and np.mean(steps < 0) < 1 - _EVENLY)
+
+
+def unwrapped(counter: np.ndarray) -> np.ndarray:
+    """A counter of some bits as it would be if it never began anew: (T,) -> (T,)."""
+    if len(counter) < 2:
+        return counter
+    span = float(np.ptp(counter)) + 1
+    wraps = np.diff(counter) < -0.5 * span
+    if not (wraps.any() and span.is_integer() and math.log2(span).is_integer()):
+        return counter
+    return counter + np.concatenate([[0.0], np.cumsum(wraps * span)])
+
+
+def _stem(name: str) -> str | None:
+    """`ch1` -> `ch`, `EMG 2 (mV)` -> `emg`; None for a name without a number at its end, or of a number alone."""
+    match = re.fullmatch(r"(.*[^\W\d_])[\W_]*\d+([\W_]+(uv|µv|μv|mv|v)\W*)?", name.strip().casefold())
+    return match[1] if match else None
+
+
+def _left_out(
+    names: Sequence[str], kinds: Sequence[str], channels: Sequence[int], labels: int | None
+) -> dict[str, str]:
+    others = [place for place in range(len(names)) if place not in channels and place != labels]
+    return {names[place] or f"column {place + 1}": _HOLDS.get(kinds[place], "not chosen") for place in others}
+
+
+_HOLDS = {
+    "time": "a time",
+    "counter": "a counter",
+    "fact": "no signal",
+    "sensor": "another sensor's signal",
+    "text": "text",
+    "label": "the labels",
+}
+
+
+def _ranges(places: Sequence[int]) -> str:
+    """Places counted from 0 as numbers counted from 1: `2-9`, `1,3-5`."""
+    parts: list[list[int]] = []
+    for place in places:
+        if parts and place == parts[-1][-1] + 1:
+            parts[-1].append(place)
+        else:
+            parts.append([place])
+    return ",".join(str(part[0] + 1) if len(part) == 1 else f"{part[0] + 1}-{part[-1] + 1}" for part in parts)

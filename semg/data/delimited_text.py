@@ -1,0 +1,224 @@
+"""Text in rows and columns as programs write it: any usual delimiter, decimal mark and encoding.
+
+Nothing here knows what the columns mean. One parser, Python's csv, reads a file, so that everything taken from it is
+counted by the same rows; what it cannot be sure of is an error that names the line.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from semg.common.errors import DataError
+from semg.common.files import expect_file
+
+_SAMPLE = 200  # rows from which delimiter, decimal mark and header are told
+_DELIMITERS = ("\t", ";", ",", " ")  # in this order: a decimal comma stands in a file of the first two, or of spaces
+_COMMENTS = ("#", "%")  # begin lines above the table
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?|[+-]?\d+,")
+_DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?|[+-]?\d+\.")
+_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's own first line
+_BINARY = {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
+_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+class DelimitedText:
+    """A file of rows and columns, read and understood.
+
+    Attributes: `path`; `names` of the columns as the header gives them, or None without a header; `width`, the number
+    of columns; `delimiter`; `decimal`, the decimal mark.
+    """
+
+    def __init__(self, path: Path, what: str, *, header: bool | None = None) -> None:
+        """Read `path`; `what` it holds is named in errors. header: whether there is one (None: to be told from it).
+
+        Raises DataError for anything that is no text in rows and columns.
+        """
+        self.path = path
+        lines = io.StringIO(decoded(path, what), newline="").readlines()
+        self._lines, self._skipped, forced, comment = _table_lines(lines)
+        if not self._lines:
+            raise DataError(f"{path}: expected {what}, found no row")
+        self.delimiter = forced or _delimiter(self._lines[:_SAMPLE])
+        (line, first), *below = islice(self._parsed(), _SAMPLE)
+        self.decimal = "." if self.delimiter == "," else self._decimal_mark([first, *(row for _, row in below)])
+        self.width = self._usual_width(first, [row for _, row in below])
+        self.names: tuple[str, ...] | None = None
+        self._header_rows = 0
+        above = tuple(next(_reader([comment or ""], self.delimiter), []))
+        if len(above) == self.width and header is not False:
+            self.names = above  # numpy.savetxt writes a header as a comment
+        elif header or (header is None and is_header(first, [row for _, row in below], self.decimal)):
+            self.names, self._header_rows = tuple(_without_tail(first, self.width)), 1
+            if len(self.names) != self.width:
+                found = f"expected {self.width} names, as many as the rows below have cells, found {len(self.names)}"
+                raise DataError(f"{path}:{line}: {found}")
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line in the file, counted from 1; the cells, without blanks around them) of each row below the header.
+
+        Blank lines are skipped, and so are rows of nothing but delimiters at the end. DataError, naming the line, for
+        a row of another width or without a cell in the middle of the others.
+        """
+        width, blank = self.width, 0
+        for line, row in islice(self._parsed(), self._header_rows, None):
+            if not any(row):
+                blank = blank or line
+                continue
+            if blank:
+                raise DataError(f"{self.path}:{blank}: expected a sample, found a row without one")
+            kept = row if len(row) == width else _without_tail(row, width)
+            if len(kept) != width:
+                found = f"expected {width} cells as in the other rows, found {len(row)}"
+                raise DataError(f"{self.path}:{line}: {found}")
+            yield line, kept
+
+    def number(self, cell: str) -> float:
+        """The number that a cell holds. Raises ValueError for anything else."""
+        return number(cell, self.decimal)
+
+    def _parsed(self) -> Iterator[tuple[int, list[str]]]:
+        """Every row that is not blank, with its line. DataError where a quote does not end on its line."""
+        reader = _reader(self._lines, self.delimiter)
+        last = 0
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise DataError(f"{self.path}:{last + 1 + self._skipped}: expected cells, found {error}") from None
+            if row is None:
+                return
+            if reader.line_num > last + 1:
+                found = "expected a quote to end on its line, found one left open"
+                raise DataError(f"{self.path}:{last + 1 + self._skipped}: {found}")
+            last = reader.line_num
+            if row and row != [""]:
+                yield last + self._skipped, [cell.strip() for cell in row]
+
+    @staticmethod
+    def _usual_width(first: Sequence[str], below: Sequence[Sequence[str]]) -> int:
+        """How many cells most rows have, leaving out empty ones at their ends that the first row has not either."""
+        least = len(_without_tail(first))
+        widths = [len(_without_tail(row, least)) for row in below if any(row)] or [least]
+        return max(set(widths), key=widths.count)
+
+    def _decimal_mark(self, rows: Sequence[Sequence[str]]) -> str:
+        commas = next((cell for row in rows for cell in row if _DECIMAL_COMMA.fullmatch(cell)), None)
+        points = next((cell for row in rows for cell in row if _DECIMAL_POINT.fullmatch(cell)), None)
+        if commas and points:
+            raise DataError(f"{self.path}: expected one decimal mark, found {commas} and {points}")
+        return "," if commas else "."
+
+
+def decoded(path: Path, what: str) -> str:
+    """The text in `path`: UTF-8, UTF-16, or the Windows code page of western languages. DataError for anything else."""
+    expect_file(path, what)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: expected {what}, found: {error.strerror}") from None
+    if binary := next((kind for mark, kind in _BINARY.items() if raw.startswith(mark)), None):
+        raise DataError(f"{path}: expected {what} as text, found {binary}; save the sheet as CSV")
+    marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
+    try:
+        text = raw.decode(marked or _unmarked(raw))
+    except UnicodeDecodeError:
+        if marked:
+            raise DataError(f"{path}: expected {what} in {marked}, as it begins, found other bytes") from None
+        text = raw.decode("cp1252", "replace")  # a header such as `EMG (µV)` from Windows; digits are the same in all
+    if "\0" in text:
+        raise DataError(f"{path}: expected {what} as text, found binary data")
+    return text
+
+
+def _unmarked(raw: bytes) -> str:
+    """UTF-8, or UTF-16 without a byte order mark: then every other byte of plain text is nought."""
+    head = raw[:400]
+    if len(head) > 3 and head[1::2].count(0) > len(head) * 0.4:
+        return "utf-16-le"
+    if len(head) > 3 and head[0::2].count(0) > len(head) * 0.4:
+        return "utf-16-be"
+    return "utf-8"
+
+
+def number(cell: str, decimal: str = ".") -> float:
+    """The number that a cell holds, without digits grouped in any way. Raises ValueError for anything else."""
+    if "_" in cell or (decimal == "," and "." in cell):
+        raise ValueError(cell)
+    return float(cell.replace(",", ".") if decimal == "," else cell)
+
+
+def is_number(cell: str, decimal: str = ".") -> bool:
+    """Whether a cell holds a number; an empty one holds none."""
+    try:
+        number(cell, decimal)
+    except ValueError:
+        return False
+    return True
+
+
+def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str) -> bool:
+    """Whether the first row names the columns: a text stands above numbers, or the columns are numbered in order.
+
+    pandas numbers columns from 0, others from 1; such a row of whole numbers in order is no sample.
+    """
+    columns = list(zip(*[row for row in below if len(row) >= len(first)], strict=False))
+    if not columns:
+        return any(cell and not is_number(cell, decimal) for cell in first)
+    numeric = [_is_numeric(column, decimal) for column in columns[: len(first)]]
+    if any(cell and not is_number(cell, decimal) for cell, holds in zip(first, numeric, strict=False) if holds):
+        return True
+    numbers = [number(cell, decimal) for cell in first if is_number(cell, decimal)]
+    if len(numbers) < 3 or numbers[0] not in (0, 1) or any(b - a != 1 for a, b in pairwise(numbers)):
+        return False
+    cells = zip(first, columns, strict=False)
+    return all(cell not in column for cell, column in cells if cell and not is_number(cell, decimal))
+
+
+def _is_numeric(column: Iterable[str], decimal: str) -> bool:
+    filled = [cell for cell in column if cell]
+    return bool(filled) and all(is_number(cell, decimal) for cell in filled)
+
+
+def _table_lines(lines: list[str]) -> tuple[list[str], int, str | None, str | None]:
+    """The table's lines; how many stand above them; the delimiter that Excel's own line names; the last comment."""
+    forced = comment = None
+    for place, line in enumerate(lines):
+        bare = line.strip()
+        if bare.startswith(_COMMENTS):
+            comment = bare.lstrip("".join(_COMMENTS)).strip()
+        elif place == 0 and (match := _SEPARATOR_LINE.fullmatch(bare)):
+            forced = match[1]
+        elif bare:
+            return lines[place:], place, forced, comment
+    return [], len(lines), forced, comment
+
+
+def _reader(lines: Iterable[str], delimiter: str) -> Any:  # csv.reader, whose type has no public name
+    if delimiter == " ":  # of blanks around a line's cells no column is made
+        lines = (line.strip() for line in lines)
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """What stands between the cells: that by which the rows are of one width."""
+    for delimiter in _DELIMITERS:
+        try:
+            rows = [row for row in _reader(lines, delimiter) if any(map(str.strip, row))]
+        except csv.Error:
+            continue
+        width = len(_without_tail(rows[0])) if rows else 0
+        if width > 1 and sum(len(_without_tail(row, width)) == width for row in rows) >= 0.9 * len(rows):
+            return delimiter
+    return max(_DELIMITERS[:3], key=lines[0].count) if any(mark in lines[0] for mark in _DELIMITERS[:3]) else ","
+
+
+def _without_tail(row: Sequence[str], width: int = 0) -> list[str]:
+    """The row without empty cells at its end, but at least `width` cells of it."""
+    end = len(row)
+    while end > width and not row[end - 1].strip():
+        end -= 1
+    return list(row[:end])

@@ -1,0 +1,257 @@
+"""Tables of samples: samples and labels of the same rows, channels told apart, gaps and rates judged by times."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semg.common.errors import DataError
+from semg.data.gaps import Gap
+from semg.data.tables import Table, in_order, is_table, label, read_table
+
+N, RATE = 800, 200.0
+SIGNAL = np.random.default_rng(0).normal(0, 30, (N, 3)).round(3)
+LABELS = np.repeat(["rest", "fist", "", "fist"], N // 4)
+
+
+def frame(**columns) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"time": np.arange(N) / RATE, **{f"ch{i + 1}": SIGNAL[:, i] for i in range(3)}, "label": LABELS, **columns}
+    )
+
+
+def written(path: Path, table: pd.DataFrame | None = None, **settings) -> Path:
+    (frame() if table is None else table).to_csv(path, **{"index": False, **settings})
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.csv", "A.CSV", "a.txt", "a.tsv", "a"])
+def test_samples_and_labels_are_of_the_same_rows(tmp_path, name):
+    table = Table(written(tmp_path / name), texts=["label"])
+    place = table.find("Label")
+    roles = table.roles(labels=place)
+    assert (roles.channels, roles.time, table.n_samples) == ((1, 2, 3), 0, N)
+    np.testing.assert_array_equal(table.samples(roles.channels), SIGNAL)
+    np.testing.assert_array_equal(table.labels(place), LABELS)
+    assert table.gaps(roles, RATE) == []
+
+
+def test_which_files_are_tables():
+    assert [is_table(Path(name)) for name in ("a.csv", "A.CSV", "a.Txt", "a.tsv", "a.npy", "a.hdf5", "a.CSV.hdf5")] == [
+        *[True] * 5,
+        *[False] * 2,
+    ]
+
+
+@pytest.mark.parametrize("header", [True, None], ids=["said", "told from the file"])
+def test_a_header_of_numbers_is_no_sample(tmp_path, header):
+    table = frame().drop(columns="time").rename(columns={"ch1": 0, "ch2": 1, "ch3": 2})
+    found = Table(written(tmp_path / "a.csv", table), header=header)
+    assert (found.names, found.n_samples) == (("0", "1", "2", "label"), N)
+    found = Table(written(tmp_path / "b.csv", table.drop(columns="label")), header=header)
+    assert found.n_samples == N
+
+
+def test_an_open_quote_is_an_error_with_its_line_and_an_inch_mark_is_none(tmp_path):
+    note = np.full(N, "", object)
+    path = written(tmp_path / "a.csv", frame(note=note))
+    lines = path.read_text().splitlines()
+    lines[100] += '"slipped'
+    lines[300] += '"again'
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"a\.csv:101: expected a quote to end on its line"):
+        Table(path)
+    path.write_text("\n".join(lines).replace('"slipped', 'moved 1" up').replace('"again', ""))
+    table = Table(path)
+    assert table.n_samples == N
+    assert table.roles().left_out["note"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "1.0", "01", " 1 ", "1e0"], "1"),
+        (["0", "-0", "0.0"], "0"),
+        (["1.5", "1.50"], "1.5"),
+        (["", " ", "nan", "NaN"], ""),
+        (["fist"], "fist"),
+        (["1_0"], "1_0"),
+        (["-1", "-1.0"], "-1"),
+    ],
+)
+def test_labels_that_are_one_class(cells, expected):
+    assert {label(cell) for cell in cells} == {expected}
+
+
+def test_numeric_labels_sort_as_numbers():
+    assert in_order(["10", "2", "fist", "-1", "1.5", "2", "Fist"]) == ["-1", "1.5", "2", "10", "Fist", "fist"]
+
+
+def test_numbers_as_labels_with_and_without_a_point_and_with_gaps(tmp_path):
+    for column in (np.repeat([1, 2], N // 2), np.repeat([1.0, 2.0], N // 2)):
+        table = Table(written(tmp_path / "a.csv", frame(label=column)), texts=["label"])
+        np.testing.assert_array_equal(table.labels(table.find("label")), np.repeat(["1", "2"], N // 2))
+    part = np.where(np.arange(N) < 100, np.nan, 3.0)
+    table = Table(written(tmp_path / "a.csv", frame(label=part), sep=";", decimal=","), texts=["label"])
+    assert np.unique(table.labels(table.find("label"))).tolist() == ["", "3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.replace("\n0.005,", "\n0.005,x", 1), r":3: expected a number in column 2 \(ch1\), found 'x"),
+        (
+            lambda t: t.replace("\n0.005,", "\n0.005,nan,1,2,rest\n0.0051,", 1),
+            "expected finite numbers, found nan at sample 1",
+        ),
+        (
+            lambda t: t.replace("\n0.005,", "\n0.005,inf,1,2,rest\n0.0051,", 1),
+            "expected finite numbers, found inf at sample 1",
+        ),
+        (lambda t: t.replace("\n0.005,", "\n0.005,1_0,1,2,rest\n0.0051,", 1), "found '1_0'"),
+        (lambda t: t.replace("\n0.005,", "\n0.005,,1,2,rest\n0.0051,", 1), "found ''"),
+        (lambda t: t.replace("ch2", "label"), "expected one column 'label', found columns 3 and 5"),
+    ],
+)
+def test_wrong_cells_are_named(tmp_path, change, told):
+    path = written(tmp_path / "a.csv")
+    path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=told):
+        table = Table(path, texts=["label"])
+        table.samples(table.roles(labels=table.find("label")).channels)
+
+
+def test_a_wrong_cell_in_a_column_that_nobody_asks_for_is_none(tmp_path):
+    path = written(tmp_path / "a.csv", frame(aux=np.where(np.arange(N) == 700, "?", "1.5")))
+    assert read_table(path, RATE, "uV", (2, 3, 4), 3).samples.shape == (N, 3)
+
+
+# --- time --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        {"time": np.arange(N) / RATE},
+        {"time_ms": np.arange(N) * 5},
+        {"Timestamp": 17e8 + np.arange(N) / RATE},
+        {"": np.arange(N)},
+        {"counter": np.arange(N) % 256},
+        {"time": pd.Timestamp("2024-03-01 10:00") + pd.to_timedelta(np.arange(N) / RATE, unit="s")},
+        {"time": (pd.Timestamp(0) + pd.to_timedelta(np.arange(N) / RATE, unit="s")).strftime("%H:%M:%S.%f")},
+    ],
+    ids=["s", "ms", "epoch", "pandas index", "a byte", "dates", "time of day"],
+)
+def test_missing_samples_are_found_by_whatever_counts_them(tmp_path, time):
+    ((name, values),) = time.items()
+    table = frame().drop(columns="time")
+    table.insert(0, name, values)
+    found = Table(written(tmp_path / "a.csv", table.drop(index=table.index[300:420])))
+    roles = found.roles(labels=found.find("label"))
+    assert roles.time == 0
+    assert found.gaps(roles, RATE) == [Gap(300, 120)]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "rate"),
+    [("time", np.arange(N) / 1000, 1000), ("t_ms", np.arange(N) * 1.0, 1000), ("t", np.arange(N) / 210, 210)],
+)
+def test_a_rate_that_the_time_contradicts_is_an_error(tmp_path, column, values, rate):
+    table = Table(written(tmp_path / "a.csv", frame().rename(columns={"time": column}).assign(**{column: values})))
+    with pytest.raises(DataError, match=f"expected 200 Hz, found {rate} Hz by the times in column 1"):
+        table.gaps(table.roles(), RATE)
+    assert table.gaps(table.roles(), rate) == []
+
+
+def test_a_time_in_ticks_of_its_own_and_a_rate_a_little_off_say_nothing_against_it(tmp_path):
+    for values in (np.arange(N) * 7.3e4, np.arange(N) / 198.5):
+        table = Table(written(tmp_path / "a.csv", frame(time=values)))
+        assert table.gaps(table.roles(), RATE) == []
+
+
+# --- predicting --------------------------------------------------------------------------------------------
+
+
+def test_the_models_own_names_are_found_in_any_order_else_all_channels_are_taken(tmp_path):
+    table = frame(label=1.0)[["label", "ch3", "time", "ch1", "ch2"]]
+    path = written(tmp_path / "a.csv", table)
+    found = read_table(path, RATE, "mV", None, 3, ("ch1", "ch2", "ch3"))
+    np.testing.assert_array_equal(found.samples, SIGNAL.astype(np.float32))
+    assert (found.rate, found.scale) == (RATE, 1000.0)
+    found = read_table(path, RATE, "mV", None, 3, ("EMG_1", "EMG_2", "EMG_3"))
+    np.testing.assert_array_equal(found.samples, SIGNAL[:, [2, 0, 1]].astype(np.float32))
+
+
+def test_a_time_is_no_channel_with_or_without_a_header(tmp_path):
+    columns = frame().drop(columns="label")
+    for name, header in (("a.csv", True), ("b.csv", False)):
+        path = written(tmp_path / name, columns, header=header)
+        np.testing.assert_array_equal(read_table(path, RATE, "uV", None, 3).samples, SIGNAL.astype(np.float32))
+        with pytest.raises(DataError, match=r"expected a channel in column 1.*; the channels are channels 2-4"):
+            read_table(path, RATE, "uV", (1, 2, 3), 3)
+    np.save(tmp_path / "a.npy", columns.to_numpy())
+    np.testing.assert_array_equal(
+        read_table(tmp_path / "a.npy", RATE, "uV", None, 3).samples, SIGNAL.astype(np.float32)
+    )
+    with pytest.raises(DataError, match="expected a channel in column 1"):
+        read_table(tmp_path / "a.npy", RATE, "uV", (1, 2, 3), 3)
+
+
+def test_a_large_offset_costs_no_digits(tmp_path):
+    np.save(tmp_path / "a.npy", SIGNAL * 1e-3 + [0, 2**23, -(2**31)])
+    found = read_table(tmp_path / "a.npy", RATE, "uV", None, 3).samples
+    np.testing.assert_allclose(found - found[0], (SIGNAL - SIGNAL[0]) * 1e-3, atol=1e-6)
+
+
+def header_of(shape: str, descr: str = "'<f8'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"no",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x01\x00\xff\xff{",
+        header_of("(10, 3)"),
+        header_of("(10**12, 8)") + bytes(80),
+        header_of("(1000000000000, 8)") + bytes(80),
+        header_of("(-1, 8)") + bytes(80),
+        header_of("(2, 2, 2)") + bytes(64),
+        header_of("(8,)") + bytes(64),
+        header_of("(8, 0)"),
+        header_of("(2, 2)", "'|O'") + bytes(64),
+        header_of("(2, 2)", "'<M8[s]'") + bytes(64),
+        header_of("(2, 2)", "'nonsense'") + bytes(64),
+        header_of("(2, 2)", "[('a', '<f8'") + bytes(64),
+        header_of("((2), 'x')") + bytes(64),
+        header_of("(" * 150 + ")" * 150) + bytes(64),
+        b"PK\x03\x04" + bytes(60),
+        b"\x80\x04K\x01.",
+    ],
+)
+def test_damaged_and_lying_numpy_files_are_refused(tmp_path, raw):
+    (tmp_path / "a.npy").write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.npy: expected") as caught:
+        Table(tmp_path / "a.npy")
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_damaged_numpy_header_is_refused_or_of_another_table(tmp_path_factory, changes):
+    raw = bytearray(header_of("(8, 3)") + SIGNAL[:8].tobytes())
+    for place, value in changes:
+        raw[place % len(raw)] = value
+    path = tmp_path_factory.getbasetemp() / "fuzz.npy"
+    path.write_bytes(raw)
+    try:
+        table = Table(path)
+        table.samples(table.roles().channels)
+    except DataError as error:
+        assert "\n" not in str(error)
