@@ -26,7 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
 from semg.common.files import read_json
 
 HUB_NAMES = {  # short names, and the commit on the Hub that was looked at
@@ -109,14 +109,14 @@ class Family:
     def made(
         self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float = 0.0
     ) -> PreTrainedConfig:
-        """The family's own configuration. Raises ValueError for what cannot be.
+        """The family's own configuration. Raises ValueError (SettingError: a field is to blame) for what cannot be.
 
         architecture: values of `carried` fields; those left out have the family's defaults.
         """
         if unknown := sorted(set(architecture) - set(self.carried)):
-            raise ValueError(f"architecture: expected fields of {self.config}, found {unknown[0]!r}")
+            raise SettingError("architecture", f"fields of {self.config}", unknown[0])
         if not 1 <= layers <= MOST_BLOCKS:
-            raise ValueError(f"layers: expected 1 to {MOST_BLOCKS}, found {layers}")
+            raise SettingError("layers", f"1 to {MOST_BLOCKS}", layers)
         given = json.loads(json.dumps(architecture))  # a copy: transformers completes rope_parameters in place
         if isinstance(given.get("layer_types"), list):
             given["layer_types"] = given["layer_types"][:layers]
@@ -125,7 +125,7 @@ class Family:
         config = _quietly_configured(self, words | given)
         activation = getattr(config, self.activation)
         if activation not in ACT2FN:
-            raise ValueError(f"{self.activation}: expected an activation that transformers has, found {activation!r}")
+            raise SettingError(self.activation, "an activation that transformers has", repr(activation))
         return config
 
     def completed(self, layers: int, width: int, heads: int, architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Family:
         config = self.made(layers, width, heads, architecture)
         plain = json.loads(json.dumps({name: getattr(config, name) for name in self.carried}))
         if wrong := [path for path, value in _numbers(plain) if not math.isfinite(value)]:
-            raise ValueError(f"{wrong[0]}: expected a finite number, found NaN or infinity")
+            raise SettingError(wrong[0], "a finite number", "NaN or infinity")
         return plain
 
     def longest(self, architecture: Mapping[str, Any]) -> int:
@@ -266,6 +266,20 @@ def _check_shapes(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, 
             raise ValueError(f"expected {name} of shape {shape}, found {tuple(actual[name])}")
 
 
+def shuffled(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Weights whose matrices hold the same numbers in random places: a control that has their statistics alone.
+
+    Vectors (biases, norms) stay as they are.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(values: Tensor) -> Tensor:
+        places = torch.randperm(values.numel(), generator=generator)
+        return values.flatten()[places].view_as(values)
+
+    return {name: moved(weights[name]) if weights[name].dim() > 1 else weights[name] for name in sorted(weights)}
+
+
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 over the tensors in the order of their names: name, shape and float32 values of each."""
     digest = hashlib.sha256()
@@ -308,6 +322,21 @@ class Pretrained:
         except ValueError as error:
             raise DataError(f"{self.source}: {error}; these are not the weights of its {CONFIG}") from None
         return {name: in_file[name].read() for name in expected}
+
+    def embedding_std(self, tokens: int) -> float:
+        """The standard deviation of what the blocks were fed with: words, and the first `tokens` learned positions.
+
+        Raises DataError if the file has no embedding of words.
+        """
+        in_file = _headers(self._weights_files())
+        words = in_file.get(f"{self.family.words}.weight")
+        if words is None:
+            raise DataError(f"{self.source}: expected an embedding of words to take the scale from, found none")
+        variance = float(words.read().var())
+        if self.family.positions:
+            table = in_file[f"{self.family.positions}.weight"].read()
+            variance += float(table[self.family.offset : self.family.offset + tokens].var())
+        return math.sqrt(variance)
 
     def _expected(self, layers: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the weights needed; takes no memory for them."""

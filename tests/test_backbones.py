@@ -16,6 +16,8 @@ from model import GPT2Classifier, ModelConfig
 from semg import backbones
 from semg.backbones import FAMILIES, Family, fingerprint, open_pretrained, own_parameters
 from semg.common.errors import DataError
+from semg.inference.checkpoint import Checkpoint, open_checkpoint, write_folder
+from semg.inference.export import write_onnx
 
 D, INNER, BLOCKS, RANK = 16, 24, 3, 2
 SMALL = {"channels": 8, "samples": 256, "patch": 32, "frame": 128, "band_edges": (0.01, 0.05, 0.14)}
@@ -237,6 +239,24 @@ def test_another_family_is_one_more_entry(tmp_path, monkeypatch):
     embedded = torch.randn(2, 8, D)
     expected = theirs(inputs_embeds=embedded).last_hidden_state
     torch.testing.assert_close(backbones.forward(model.backbone, embedded), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "gpt2"])  # tests/test_export.py has GPT-2
+def test_every_family_is_exported_as_a_folder_and_as_a_graph(tmp_path, kind):
+    window = {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 0} if kind == "qwen2" else {}
+    saved(tmp_path / "decoder", kind, **window)
+    model = built(open_pretrained(str(tmp_path / "decoder")), 1)
+    description = {
+        "model": model.config.to_dict(),
+        "data": {"rate": 1000.0, "channels": ["a"] * 8, "classes": ["b"] * 8, "arguments": {}},
+        "normalize": {"method": "session", "whitening": "none", "ridge": 0.1},
+    }
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    write_folder(tmp_path, Checkpoint(tmp_path, description, tensors))
+    again = open_checkpoint(tmp_path)
+    assert ModelConfig.from_dict(again.description["model"]) == model.config
+    assert all(torch.equal(again.tensors[name], value) for name, value in tensors.items())
+    assert write_onnx(tmp_path / "model.onnx", model, again) < 1e-5
 
 
 # --- weights that are what they claim to be -----------------------------------------------------------------------
