@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from model import GPT2Classifier
+from semg import frontends
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import checksum, folder_lock
@@ -101,8 +102,9 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier, pretrained: bool)
     if augmentation.jitter:
         raise UsageError("--augment jitter: expected none, for each window's tokens are computed once; leave it out")
     for name in OF_BAND_POWERS:
-        if model.config.frontend == "raw" and getattr(augmentation, name):
-            raise UsageError(f"--augment {name}: expected a model of band powers, found one of raw samples")
+        if getattr(augmentation, name) and not frontends.has_log_powers(model.config.frontend):
+            found = f"found one of {model.config.frontend}"
+            raise UsageError(f"--augment {name}: expected a model of band powers, {found}")
     replace(model.config, tune=args.tune)  # refuses what cannot be
     return Calibration(
         repetitions=args.repetitions,

@@ -1,7 +1,7 @@
 """The network: sEMG windows -> patches -> GPT-2 -> gesture scores.
 
     x (B, C, N) microvolts, or already scaled
-      -> front-end: T tokens of F features each        raw samples and / or log band powers of a patch
+      -> front-end: T tokens of F features each        log band powers of a frame, samples of a patch, see frontends
       -> normalised by `statistics`, or by the mean and standard deviation kept in the model
       -> one linear map                                (B, T, d)
       -> GPT-2, fed with embeddings                    (B, T, d); or one attention layer; or nothing
@@ -11,24 +11,19 @@ It knows tensors only: no file, gesture, frequency in Hz, device or network. Fre
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semg import backbones
+from semg import backbones, frontends
 from semg.common.errors import SettingError
 
-POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a scaled channel's power is about 1
-FRONTENDS = ("raw", "bands", "both")
 CONTROLS = ("attention", "none")  # in place of a backbone
 POOLINGS = ("mean", "last")
-FRAME_BYTES = 1 << 21  # of frames whose spectra a CPU takes at once: its caches hold so much, more takes twice as long
-RECORDING_FRAMES = 4096  # of a recording taken at once on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +59,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raises SettingError for what cannot be built."""
-        _expect(self.frontend in FRONTENDS, "frontend", " or ".join(FRONTENDS), self.frontend)
         kinds = (*backbones.FAMILIES, *CONTROLS)
         _expect(self.backbone in kinds, "backbone", " or ".join(kinds), self.backbone)
         _expect(self.pooling in POOLINGS, "pooling", " or ".join(POOLINGS), self.pooling)
@@ -83,8 +77,7 @@ class ModelConfig:
         _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
         self._complete_architecture()
         _expect(0 <= self.dropout < 1, "dropout", "within 0 <= dropout < 1", self.dropout)
-        if self.frontend != "raw":
-            self._check_bands()
+        frontends.check(self)
         tuned_blocks(self)
 
     def _complete_architecture(self) -> None:
@@ -100,17 +93,6 @@ class ModelConfig:
             _expect(not given, "architecture", f"none for {self.backbone}", given)
         object.__setattr__(self, "architecture", complete)
 
-    def _check_bands(self) -> None:
-        edges = self.band_edges
-        spans = (self.patch, self.samples)
-        _expect(spans[0] <= self.frame <= spans[1], "frame", "from a patch's {} to the window's {}", self.frame, *spans)
-        rising = len(edges) >= 2 and all(a < b for a, b in pairwise(edges))
-        within = rising and edges[0] >= 0 and edges[-1] <= 0.5
-        _expect(within, "band_edges", "at least two frequencies, rising within {} and {}", edges, 0, 0.5)
-        narrowest = min(b - a for a, b in pairwise(edges))
-        shortest = math.ceil(0.25 / narrowest)
-        _expect(narrowest * self.frame >= 0.25, "frame", "at least {} for such {band_edges}", self.frame, shortest)
-
     @property
     def family(self) -> backbones.Family | None:
         """The backbone's family; None for a control."""
@@ -120,21 +102,6 @@ class ModelConfig:
     def tokens(self) -> int:
         """Patches in a window."""
         return self.samples // self.patch
-
-    @property
-    def bands(self) -> int:
-        """Frequency bands."""
-        return len(self.band_edges) - 1
-
-    @property
-    def band_features(self) -> int:
-        """Band powers of one token, all channels."""
-        return 0 if self.frontend == "raw" else self.channels * self.bands
-
-    @property
-    def raw_features(self) -> int:
-        """Samples of one token, all channels."""
-        return 0 if self.frontend == "bands" else self.channels * self.patch
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON and checkpoints."""
@@ -187,123 +154,9 @@ def tuned_blocks(config: ModelConfig) -> int:
     return int(count)
 
 
-class BandPowers(nn.Module):
-    """(B, C, N) -> (B, T, C * bands): log power in frequency bands, over a Hann frame centred on each patch.
-
-    Frames that would leave the window are moved inside it. A bin that lies across an edge counts for both bands by
-    its share. The scale is that of a power spectral density: white noise of unit variance gives 0 in every band.
-
-    The spectrum is one matrix product with the windowed Fourier vectors of the bins that a band needs, which are a
-    quarter of all bins for sEMG: this takes less time than an FFT of everything.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        last, half = config.samples - config.frame, config.patch // 2 - config.frame // 2
-        starts = [min(max(0, at + half), last) for at in range(0, config.samples, config.patch)]
-        distinct = sorted(set(starts))
-        self.distinct, self.frame = distinct, config.frame  # where a window's frames begin, how long one is; samples
-        frame_of_token = torch.tensor([distinct.index(at) for at in starts])
-        fourier, bank = _fourier(config.band_edges, config.frame)
-        self.frame_of_token: Tensor
-        self.fourier: Tensor
-        self.bank: Tensor
-        self.register_buffer("frame_of_token", frame_of_token, persistent=False)  # (T,)
-        self.register_buffer("fourier", fourier, persistent=False)  # (frame, 2 * bins)
-        self.register_buffer("bank", bank, persistent=False)  # (2 * bins, bands)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, N) -> (B, T, C * bands)."""
-        few = self._at_once(x, x.shape[1] * len(self.distinct))
-        whole = few is None or torch.compiler.is_exporting()  # an exported graph is one for any batch
-        parts = [x] if whole else x.split(few)
-        return torch.cat([self.at_starts(part, self.distinct) for part in parts])[:, self.frame_of_token]
-
-    def at_starts(self, x: Tensor, starts: Sequence[int]) -> Tensor:
-        """(B, C, n) -> (B, len(starts), C * bands): of the frames that begin at these samples."""
-        # by slices: half the time of an index of every sample
-        return self._log_powers(torch.stack([x[..., start : start + self.frame] for start in starts], dim=2))
-
-    def _log_powers(self, frames: Tensor) -> Tensor:
-        """(B, C, frames, frame) -> (B, frames, C * bands)."""
-        spectrum = frames @ self.fourier  # (B, C, frames, 2 * bins)
-        power = spectrum.square_() @ self.bank  # (B, C, frames, bands)
-        return power.add_(POWER_FLOOR).log_().transpose(1, 2).flatten(2)
-
-    def _at_once(self, x: Tensor, frames: int) -> int | None:
-        """How many times `frames` frames are worth taking together; None: all, as on a GPU."""
-        return max(1, FRAME_BYTES // (4 * frames * self.frame)) if x.device.type == "cpu" else None
-
-    @property
-    def hop(self) -> int:
-        """The largest step, samples, such that every frame of a window that starts on a multiple of it does too."""
-        return math.gcd(*self.distinct)
-
-    @torch.no_grad()
-    def of_recording(self, signal: Tensor, transform: Tensor) -> Tensor:
-        """(time, C) of a whole recording, (C, C') transform -> (n, C' * bands): log powers of the frames at 0, hop, ...
-
-        Windows of a recording overlap, and training visits them again and again; what their frames hold can be
-        computed once. `at` says where among these frames a window's tokens lie. The transformed signal exists in
-        parts only.
-        """
-        hop, frame = self.hop, self.frame
-        count = (len(signal) - frame) // hop + 1
-        few = self._at_once(signal, transform.shape[1]) or RECORDING_FRAMES
-        parts = []
-        for first in range(0, count, few):
-            last = min(first + few, count) - 1
-            part = transform.T @ signal[first * hop : last * hop + frame].float().T  # (C', time), frames lie in a row
-            parts.append(self._log_powers(part.unfold(1, frame, hop)[None])[0])
-        return torch.cat(parts)
-
-    @property
-    def starts(self) -> Tensor:
-        """(T,) first sample of each token's frame, counted from the window's start."""
-        return torch.tensor(self.distinct, device=self.frame_of_token.device)[self.frame_of_token]
-
-    @property
-    def at(self) -> Tensor:
-        """(T,) places, among a recording's frames, of a window's tokens, counted from the window's start."""
-        return self.starts // self.hop
-
-
 def widest(device: torch.device) -> torch.dtype:
     """The type for sums over many tokens: float64, which Apple's GPUs have not."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _fourier(edges: tuple[float, ...], frame: int) -> tuple[Tensor, Tensor]:
-    """Windowed cosines and sines of the bins that lie in a band, (frame, 2 * bins), and the (2 * bins, bands) that
-    sums their squares into bands: each bin's share in each band, a band's shares summing to 1."""
-    half = 0.5 / frame
-    bins = torch.fft.rfftfreq(frame, dtype=torch.float64)
-    low, high = torch.tensor(edges[:-1]).double(), torch.tensor(edges[1:]).double()
-    overlap = (torch.minimum(bins[:, None] + half, high) - torch.maximum(bins[:, None] - half, low)).clamp(min=0)
-    needed = overlap.sum(1) > 0
-    shares = (overlap / overlap.sum(0))[needed]
-    window = torch.hann_window(frame, periodic=False, dtype=torch.float64)
-    phase = 2 * torch.pi * torch.arange(frame, dtype=torch.float64)[:, None] * bins[needed]
-    waves = torch.cat([phase.cos(), phase.sin()], dim=1) * (window / window.square().sum().sqrt())[:, None]
-    return waves.float(), torch.cat([shares, shares]).float()
-
-
-class FrontEnd(nn.Module):
-    """(B, C, N) -> (B, T, F): band powers of a patch's channels, its samples, or both side by side."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.patch = config.patch
-        self.raw = config.frontend != "bands"
-        self.bands = BandPowers(config) if config.frontend != "raw" else None
-
-    def forward(self, x: Tensor, bands: Tensor | None = None) -> Tensor:
-        """(B, C, N) -> (B, T, F). bands: (B, T, C * bands) log powers known already; `x` is not read for them."""
-        parts = [] if self.bands is None else [self.bands(x) if bands is None else bands]
-        if self.raw:
-            by_time = x.transpose(1, 2)  # (B, N, C), as batches lie in memory: then the next line copies nothing
-            parts.append(by_time.reshape(x.shape[0], x.shape[2] // self.patch, -1))  # (B, T, patch * C)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 class AttentionLayer(nn.Module):
@@ -334,8 +187,8 @@ class GPT2Classifier(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.frontend = FrontEnd(config)
-        features = config.band_features + config.raw_features
+        self.frontend = frontends.FrontEnd(config)
+        features = self.frontend.n_features
         self.token_mean: Tensor
         self.token_std: Tensor
         self.register_buffer("token_mean", torch.zeros(features))
@@ -353,26 +206,26 @@ class GPT2Classifier(nn.Module):
         x: Tensor,
         statistics: Tensor | None = None,
         change: Callable[[Tensor], Tensor] | None = None,
-        bands: Tensor | None = None,
+        cached: Tensor | None = None,
     ) -> Tensor:
         """(B, C, N) -> (B, classes) logits.
 
         statistics: (B, 2, F) mean and standard deviation of each window's session's tokens, as `token_statistics` gives
         them; without it the model's own `token_mean` and `token_std` are used.
         change: applied to the normalised tokens (B, T, F); augmentation in training.
-        bands: (B, T, C * bands) log powers, where they are known already.
+        cached: (B, T, F) cacheable features, as `frontend` takes them, where they are known already.
         """
-        tokens = self.tokens(x, statistics, bands)
+        tokens = self.tokens(x, statistics, cached)
         return self.classify(tokens if change is None else change(tokens))
 
-    def tokens(self, x: Tensor, statistics: Tensor | None = None, bands: Tensor | None = None) -> Tensor:
+    def tokens(self, x: Tensor, statistics: Tensor | None = None, cached: Tensor | None = None) -> Tensor:
         """(B, C, N) -> (B, T, F) normalised tokens."""
-        return self.normalized(self.features(x, bands), statistics)
+        return self.normalized(self.features(x, cached), statistics)
 
-    def features(self, x: Tensor, bands: Tensor | None = None) -> Tensor:
+    def features(self, x: Tensor, cached: Tensor | None = None) -> Tensor:
         """(B, C, N) -> (B, T, F) tokens as the front-end gives them."""
         with torch.autocast(x.device.type, enabled=False):  # powers span too many decades for bf16
-            return self.frontend(x.float(), bands)
+            return self.frontend(x.float(), cached)
 
     def normalized(self, features: Tensor, statistics: Tensor | None = None) -> Tensor:
         """(B, T, F) tokens as the front-end gives them -> (B, T, F) normalised tokens."""
@@ -412,15 +265,10 @@ class GPT2Classifier(nn.Module):
         return torch.stack([each.sum(0), each.square().sum(0), torch.full_like(each[0], len(each))])
 
     def finish_statistics(self, sums: Tensor) -> Tensor:
-        """(3, F) sums -> (2, F) mean and standard deviation.
-
-        Raw samples keep mean 0 and standard deviation 1: the signal's scale already normalises them, and a patch's
-        samples have no mean of their own.
-        """
+        """(3, F) sums -> (2, F) mean and standard deviation: 0 and 1 for features that the front-end leaves alone."""
         mean = sums[0] / sums[2]
         std = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
-        bands = self.config.band_features
-        mean[bands:], std[bands:] = 0.0, 1.0
+        mean[~self.frontend.normalized], std[~self.frontend.normalized] = 0.0, 1.0
         return torch.stack([mean, std]).float()
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:

@@ -24,6 +24,7 @@ the title. Each picture takes seconds.
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,8 @@ def draw_architecture(args: argparse.Namespace) -> str:
         model = GPT2Classifier(config)
     counts = model.parameter_counts()
     title = _title(args, "How a window of sEMG becomes a gesture")
-    architecture(args.out, model.config.to_dict(), rate, classes, counts, title)
+    groups = [asdict(group) for group in model.frontend.groups]
+    architecture(args.out, model.config.to_dict(), groups, rate, classes, counts, title)
     return f"{counts['trainable']:,} of {counts['total']:,} parameters train"
 
 

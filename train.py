@@ -30,7 +30,7 @@ from typing import Any
 
 from torch import distributed
 
-from model import FRONTENDS, POOLINGS
+from model import POOLINGS
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, write_json
@@ -83,7 +83,12 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--width", type=cli.whole(1), help="of a random GPT-2 (default: 64)")
     group.add_argument("--heads", type=cli.whole(1), help="of a random GPT-2 (default: 4)")
     group.add_argument("--tune", default="full", help="what trains: full, last:N, fpt, lora or frozen")
-    group.add_argument("--frontend", choices=FRONTENDS, default="bands", help="samples, log band powers, or both")
+    group.add_argument(
+        "--frontend",
+        default="bands",
+        metavar="FEATURES",
+        help="what tokens are made of: bands (log band powers), raw (samples), or both, which is bands+raw",
+    )
     group.add_argument("--patch", type=cli.length, default="128", help="length of a token, samples or time")
     group.add_argument("--frame", type=cli.length, default="50ms", help="length over which band powers are taken")
     group.add_argument(

@@ -63,7 +63,7 @@ def measure(name: str, config: ModelConfig, batch: int, repeats: int) -> list[Ro
     torch.manual_seed(0)
     ours = GPT2Classifier(config)
     theirs = {"bare": bare(config, "gelu_new"), "bare_fused": bare(config, FUSED["gelu_new"])}
-    tokens = torch.randn(batch, config.tokens, config.band_features)
+    tokens = torch.randn(batch, config.tokens, ours.frontend.n_features)
     embedded = torch.randn(batch, config.tokens, config.width)
 
     def classify() -> Tensor:

@@ -24,6 +24,7 @@ from training_step import a_run
 from model import ModelConfig
 from semg.common import cli
 from semg.common.errors import DataError
+from semg.frontends import FrontEnd
 from semg.training.trainer import Run
 
 PUTEMG_WINDOWS = 600_000
@@ -36,7 +37,7 @@ def flops(config: ModelConfig) -> float:
     """Multiplications and additions of a window's matrix products, forwards and backwards, by what trains."""
     tokens, width = config.tokens, config.width
     inner = (config.architecture or {}).get("n_inner") or 4 * width
-    embedding = 2 * tokens * (config.band_features + config.raw_features) * width
+    embedding = 2 * tokens * FrontEnd(config).n_features * width
     weights = 2 * tokens * width * (4 * width + 2 * inner)  # of one block: attention's four, the two of its MLP
     attention = 4 * tokens**2 * width  # of one block: scores, and their mean of values
     head = 2 * width * config.classes

@@ -43,7 +43,7 @@ def measure(run: Run, repeats: int) -> dict[str, float]:
 
     def bare() -> None:
         for _ in range(run.steps_per_epoch):
-            loss = F.cross_entropy(run.model(batch.x, statistics, None, batch.bands), batch.label)
+            loss = F.cross_entropy(run.model(batch.x, statistics, None, batch.cached), batch.label)
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             run.optimizer.step()

@@ -15,16 +15,17 @@ SCRIPTS = sorted({path.name for path in ROOT.glob("*.py")} - HOOKS)
 SHELL = "semg/common/cli.py"  # what scripts share at the shell; all else below them knows no flags
 
 # What the modules of a room may import of this project, beside their own room.
-BELOW = {"data", "model", "backbones", "common"}
+BELOW = {"data", "model", "backbones", "frontends", "common"}
 ROOMS = {
-    "scripts": {"training", "inference", "evaluation", "data", "download", "model", "backbones", "common"},
+    "scripts": {"training", "inference", "evaluation", "data", "download", "model", "backbones", "frontends", "common"},
     "training": {"inference", "evaluation", *BELOW},
     "inference": {"evaluation", *BELOW},
     "evaluation": {"data", "common"},
     "data": {"common"},
     "download": {"data", "common"},  # it checks recordings as they come, and names the data set's files
-    "model": {"backbones", "common"},
+    "model": {"backbones", "frontends", "common"},
     "backbones": {"common"},
+    "frontends": {"common"},
     "common": set(),
 }
 # What a room must not import of others' packages.

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from semg.frontends import Group
 from semg.training.augmentation import RENAMED, Augmentation, TokenChange, TokenLayout, draw
 
-LAYOUT = TokenLayout(channels=24, bands=2, patch=3, ring=8)
+BANDS = Group("bands", 0, 24, 2, log_power=True)
+RAW = Group("raw", 48, 24, 3, channels_last=True)
+LAYOUT = TokenLayout((BANDS, RAW), ring=8)
 
 
 def tokens(batch: int = 6) -> torch.Tensor:
@@ -45,7 +48,7 @@ def test_band_rotation_turns_all_rings_together_and_takes_bands_and_samples_alon
 
 
 def test_band_rotation_needs_whole_rings():
-    layout = TokenLayout(channels=24, bands=2, patch=3, ring=0)
+    layout = TokenLayout((BANDS, RAW), ring=0)
     assert torch.equal(changed(tokens(), layout=layout, band_rotation=1.0), tokens())
 
 
@@ -64,7 +67,7 @@ def test_masking_hides_whole_channels_times_and_bands():
 
 
 def test_an_electrode_is_dropped_and_rotated_in_both_of_its_copies():
-    layout = TokenLayout(channels=48, bands=1, patch=0, ring=8, copies=2)
+    layout = TokenLayout((Group("bands", 0, 48, 1),), ring=8, copies=2)
     both = torch.arange(24.0).repeat(2).expand(300, 5, 48) + 1
     hidden = changed(both, layout=layout, channel_dropout=0.3) == 0
     assert torch.equal(hidden[..., :24], hidden[..., 24:])

@@ -24,7 +24,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("checksums", "gr
 def test_the_arithmetic_counted_is_what_pytorch_counts(layers, tune):
     config = ModelConfig(layers=layers, width=96, heads=4, tune=tune, dropout=0.0)
     model = GPT2Classifier(config)
-    tokens = torch.randn(5, config.tokens, config.band_features)
+    tokens = torch.randn(5, config.tokens, model.frontend.n_features)
     with FlopCounterMode(display=False) as counter:
         model.classify(tokens).sum().backward()
     # PyTorch counts attention's recomputed scores in the backward pass; attention is a small part here

@@ -95,7 +95,10 @@ def test_other_networks_come_out_of_onnxruntime_the_same(tmp_path):
         tmp_path, {"data": data, "normalize": {"method": "train"}}, {**tensors, "train_gain": torch.rand(24)}
     )
     assert onnx_export.write_onnx(tmp_path / "m.onnx", model, checkpoint) < 1e-4
-    assert np.shape(onnx_export.contract(checkpoint)["transform"]) == (24, 24)
+    known = onnx_export.contract(checkpoint, model)
+    assert np.shape(known["transform"]) == (24, 24)
+    told = [(one["name"], one["start"], one["normalized"]) for one in known["features"]]
+    assert told == [("bands", 0, True), ("raw", 24 * 6, False)]
 
 
 def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ import plot
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.evaluation import architecture_figure, signal_figures
+from semg.frontends import FrontEnd
 
 TINY = {"patch": 64, "layers": 1, "width": 16, "heads": 2}
 
@@ -212,7 +214,8 @@ def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch
     )
     config = ModelConfig(**{**TINY, **changes})
     counts = {"trainable": 1_234_567, "total": 2_000}
-    architecture_figure.architecture(tmp_path / "a.png", config.to_dict(), 5120.0, ["idle", "fist"], counts, "title")
+    groups, classes = [asdict(group) for group in FrontEnd(config).groups], ["idle", "fist"]
+    architecture_figure.architecture(tmp_path / "a.png", config.to_dict(), groups, 5120.0, classes, counts, "title")
     texts = [text.get_text() for text in figures_made[0].axes[0].texts]
     for words in [*told, "idle", "fist", "2 scores", "1.2 M of 2 k parameters train"]:
         assert words in texts, words

@@ -34,9 +34,9 @@ def test_what_comes_later_than_the_predicted_patch_or_between_is_not_read(fronte
     own = NextPatch(GPT2Classifier(ModelConfig(**SMALL, frontend=frontend))).eval()
     x = torch.randn(2, 24, 320)
     place = len(own.read) // 2
-    seen_until = {"raw": (int(own.read[place]) + 1) * 32}.get(frontend)
-    if seen_until is None:
-        seen_until = int(own.model.frontend.bands.starts[own.read[place]]) + 96
+    token = int(own.read[place])
+    frames = own.model.frontend.frames
+    seen_until = (token + 1) * 32 if frontend == "raw" else frames.starts[frames.of_token[token]] + 96
     changed = x.clone()
     changed[:, :, seen_until:] = 9.0
     guesses = [own.head(own.model.hidden(own.model.tokens(each))[:, own.read[: place + 1]]) for each in (x, changed)]

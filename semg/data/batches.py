@@ -20,21 +20,21 @@ TRANSFORMED_AT_ONCE = 4
 class Batch:
     """x (B, C, N) float32 scaled; label (B,); shard (B,) places of the windows' shards; all on one device.
 
-    bands: (B, T, F) cached band powers, where there are some; else nothing.
+    cached: (B, T, F) cached features, where there are some; else nothing.
     """
 
     x: Tensor
     label: Tensor
     shard: Tensor
-    bands: Tensor | None = None
+    cached: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class CachedBands:
-    """Band powers of whole recordings, computed once: frames (n, F) float16 of all shards end to end.
+class CachedFrames:
+    """What a front-end takes from frames of whole recordings, computed once: (n, F) float16, all shards end to end.
 
     offset: (n_shards,) where each shard's frames begin; hop: samples between frames; at: (T,) places of a window's
-    tokens counted from its start. needs_signal: whether the model also reads raw samples.
+    tokens counted from its start. needs_signal: whether the model also reads the windows themselves.
     """
 
     frames: Tensor
@@ -69,7 +69,7 @@ class Batches:
         self._labels = torch.from_numpy(windows.label).to(device)
         self._shards = torch.from_numpy(windows.shard).to(device)
         self._workers = workers
-        self.cached: CachedBands | None = None
+        self.cached: CachedFrames | None = None
         self._signal, self._offset = self._resident() if device.type == "cuda" else (None, None)
 
     def _resident(self) -> tuple[Tensor | None, Tensor | None]:
@@ -94,12 +94,12 @@ class Batches:
         places = torch.from_numpy(index).to(self.device, non_blocking=True)
         shard = self._shards[places]
         starts = self.windows.start[index] if start is None else start
-        bands = None
+        cached = None
         if self.cached is not None:
-            bands = self.cached.tokens(shard, torch.from_numpy(starts).to(self.device, non_blocking=True))
+            cached = self.cached.tokens(shard, torch.from_numpy(starts).to(self.device, non_blocking=True))
             if not self.cached.needs_signal:
                 nothing = torch.empty(len(index), 0, 0, device=self.device)
-                return Batch(nothing, self._labels[places], shard, bands)
+                return Batch(nothing, self._labels[places], shard, cached)
         if self._signal is None:
             x = torch.from_numpy(self.windows.gather(index, start))
             if self.device.type == "cuda":
@@ -108,7 +108,7 @@ class Batches:
         else:
             x = self._gather_resident(shard, starts)
         # the result is laid out (B, N, C) in memory, seen as (B, C, N)
-        return Batch(self._scaled(x, shard).transpose(1, 2), self._labels[places], shard, bands)
+        return Batch(self._scaled(x, shard).transpose(1, 2), self._labels[places], shard, cached)
 
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
         """(B, N, C) float16 microvolts -> (B, N, C') float32."""

@@ -14,6 +14,7 @@ from semg.evaluation.score_figures import save, usual_style
 
 FIXED, TRAINED, FROZEN = "#F0F0F0", "#BBDDF5", "#FFFFFF"  # box colours; frozen boxes are also hatched
 EDGE = "#333333"
+_NAMES, _UNITS = {"bands": "log powers", "raw": "raw samples"}, {"bands": "bands", "raw": "samples"}
 WIDTH, HEIGHT = 15.3, 5.6  # inches, which are the drawing's units too
 
 
@@ -36,6 +37,7 @@ class Box:
 def architecture(
     path: Path,
     config: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
     rate: float,
     classes: Sequence[str],
     parameters: Mapping[str, int],
@@ -43,8 +45,8 @@ def architecture(
 ) -> None:
     """Draw the network from left to right, with the shapes of what goes from box to box.
 
-    config: the fields of a ModelConfig; rate: Hz; parameters: numbers of parameters, all and trained, see
-    `GPT2Classifier.parameter_counts`.
+    config: the fields of a ModelConfig; groups: of the front-end's features; rate: Hz; parameters: numbers of
+    parameters, all and trained, see `GPT2Classifier.parameter_counts`.
     """
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -54,8 +56,8 @@ def architecture(
     tokens = config["samples"] // config["patch"]
     middle = 2.85
     window = _window(axes, Box(0.45, middle - 1.05, 1.9, 2.1), config, rate)
-    parts = _front_end(axes, window, config, rate, middle)
-    features = _features(config)
+    parts = _front_end(axes, window, groups, config, rate)
+    features = sum(group["channels"] * group["per_channel"] for group in groups)
     embed = Box(6.85, middle - 0.95, 1.85, 1.9)
     told = "\nin place of\nword embeddings" if config["backbone"] not in ("attention", "none") else ""
     _draw(axes, embed, TRAINED, "linear map", f"{features} → {config['width']}{told}")
@@ -73,11 +75,6 @@ def architecture(
     _legend(axes, parameters)
     axes.text(0.3, HEIGHT - 0.42, title, fontsize=17, weight="bold", va="center")
     save(figure, path)
-
-
-def _features(config: Mapping[str, Any]) -> int:
-    bands = 0 if config["frontend"] == "raw" else config["channels"] * (len(config["band_edges"]) - 1)
-    return bands + (0 if config["frontend"] == "bands" else config["channels"] * config["patch"])
 
 
 def _draw(axes: Axes, box: Box, colour: str, name: str, told: str) -> Box:
@@ -147,26 +144,24 @@ def _window(axes: Axes, box: Box, config: Mapping[str, Any], rate: float) -> Box
     return box
 
 
-def _front_end(axes: Axes, window: Box, config: Mapping[str, Any], rate: float, middle: float) -> list[Box]:
-    """The boxes that make a token's features of a patch, one above the other."""
-    channels, frame, patch = (config[key] for key in ("channels", "frame", "patch"))
-    bands = len(config["band_edges"]) - 1
+def _front_end(
+    axes: Axes, window: Box, groups: Sequence[Mapping[str, Any]], config: Mapping[str, Any], rate: float
+) -> list[Box]:
+    """The boxes that make a token's features, one above the other."""
     low, high = (edge * rate for edge in (config["band_edges"][0], config["band_edges"][-1]))
     wanted = []
-    if config["frontend"] != "raw":
-        told = (
-            f"{channels} channels × {bands} bands\n{low:.0f}-{high:.0f} Hz, over {1000 * frame / rate:g} ms\n"
-            f"minus mean, over std\n= {channels * bands} features"
-        )
-        wanted.append(("log powers", told))
-    if config["frontend"] != "bands":
-        told = f"{channels} channels × {patch} samples\n= {channels * patch} features"
-        wanted.append(("raw samples", told))
-    heights = [1.85 if name == "log powers" else 1.2 for name, _ in wanted]
-    top = middle + (sum(heights) + 0.3 * (len(wanted) - 1)) / 2
+    for group in groups:
+        name, channels, numbers = (group[key] for key in ("name", "channels", "per_channel"))
+        lines = [f"{channels} channels × {numbers} {_UNITS.get(name, 'numbers')}"]
+        if group["log_power"]:
+            lines.append(f"{low:.0f}-{high:.0f} Hz, over {1000 * config['frame'] / rate:g} ms")
+        lines += ["minus mean, over std"] if group["normalized"] else []
+        wanted.append((_NAMES.get(name, name), [*lines, f"= {channels * numbers} features"]))
+    heights = [0.55 + 0.325 * len(lines) for _, lines in wanted]
+    top = window.middle + (sum(heights) + 0.3 * (len(wanted) - 1)) / 2
     boxes = []
-    for (name, told), height in zip(wanted, heights, strict=True):
-        box = _draw(axes, Box(3.0, top - height, 2.95, height), FIXED, name, told)
+    for (name, lines), height in zip(wanted, heights, strict=True):
+        box = _draw(axes, Box(3.0, top - height, 2.95, height), FIXED, name, "\n".join(lines))
         _arrow(axes, window, box)
         boxes.append(box)
         top -= height + 0.3

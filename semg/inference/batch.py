@@ -16,7 +16,7 @@ from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, SettingError
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
 from semg.data import normalization
-from semg.data.batches import Batches, CachedBands, in_order
+from semg.data.batches import Batches, CachedFrames, in_order
 from semg.data.shards import Shard, WindowSet, current_arguments, difference
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 
@@ -172,20 +172,22 @@ def _token_sums(model: GPT2Classifier, shard: Shard, transform: np.ndarray, devi
 
 
 @torch.no_grad()
-def cached_bands(
+def cached_frames(
     model: GPT2Classifier, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
-) -> CachedBands:
-    """The band powers of whole recordings, so that training need not compute those of overlapping windows anew."""
-    bands = model.frontend.bands
-    if bands is None:
-        raise ValueError("frontend: expected bands or both to compute band powers, found raw")
+) -> CachedFrames:
+    """The front-end's features of all frames, so that training need not compute those of overlapping windows anew."""
+    frontend = model.frontend
+    if frontend.frames is None:
+        raise ValueError("frontend: expected features of frames to compute them beforehand, found none")
     parts = []
     for shard, own in zip(shards, transform, strict=True):
         signal = torch.from_numpy(np.array(shard.signal)).to(device)
-        parts.append(bands.of_recording(signal, torch.from_numpy(own).to(device)).half())
+        parts.append(frontend.of_recording(signal, torch.from_numpy(own).to(device)).half())
     lengths = np.array([len(part) for part in parts])
     offset = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device)
-    return CachedBands(torch.cat(parts), offset, bands.hop, bands.at, model.frontend.raw)
+    return CachedFrames(
+        torch.cat(parts), offset, frontend.frames.hop, frontend.frames.at.to(device), not frontend.all_cacheable
+    )
 
 
 def statistics_for(
@@ -201,8 +203,7 @@ def ready_tokens(
 ) -> Tensor | None:
     """(n_windows, T, F) normalised tokens of all windows, for one who asks for them every epoch: they don't depend on
     what trains. None where they would take more than READY_BYTES of memory."""
-    config = model.config
-    shape = (len(batches.windows), config.tokens, config.band_features + config.raw_features)
+    shape = (len(batches.windows), model.config.tokens, model.frontend.n_features)
     if 4 * math.prod(shape) > READY_BYTES:
         return None
     tokens = torch.empty(shape, device=batches.device)

@@ -8,12 +8,14 @@ classes):
   features    (B, T, F) the tokens before they are normalised
 
 A session's statistics are the mean over windows and tokens of its `features`, and their standard deviation: run its
-windows once with a mean of 0 and a standard deviation of 1, then again. `contract` says what else a program must know.
+windows once with a mean of 0 and a standard deviation of 1, then again. What the contract's `features` call not
+normalized, such as raw samples, keeps 0 and 1. `contract` says what else a program must know.
 """
 
 import json
 import logging
 import warnings
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,13 +67,14 @@ def check_packages() -> None:
             ) from None
 
 
-def contract(checkpoint: Checkpoint) -> dict[str, Any]:
+def contract(checkpoint: Checkpoint, model: GPT2Classifier) -> dict[str, Any]:
     """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
     data, channel_normalization = checkpoint.description["data"], channel_normalization_of(checkpoint)
     told: dict[str, Any] = {
         key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
     }
     told["normalize"] = channel_normalization.to_dict()
+    told["features"] = [asdict(group) for group in model.frontend.groups]
     if channel_normalization.method == "session":
         told["transform"] = _SESSION_TRANSFORM[channel_normalization.whitening]
         told["statistics"] = "mean and standard deviation of the features over the session's windows and tokens"
@@ -102,7 +105,7 @@ def write_onnx(path: Path, model: GPT2Classifier, checkpoint: Checkpoint) -> flo
             verbose=False,
         )
     assert program is not None  # noqa: S101  for the type checker: with dynamo there is one
-    program.model.metadata_props[_KEY] = json.dumps(contract(checkpoint), allow_nan=False)
+    program.model.metadata_props[_KEY] = json.dumps(contract(checkpoint, model), allow_nan=False)
     with atomic_path(path) as temporary:
         program.save(temporary)
         apart = largest_difference(temporary, graph)
@@ -131,7 +134,7 @@ def _example(model: Any, count: int) -> tuple[Tensor, Tensor]:
     """Windows as they are once scaled, and statistics near those of noise; the same at each call."""
     generator = torch.Generator().manual_seed(count)
     config = model.config
-    features = config.band_features + config.raw_features
+    features = model.frontend.n_features
     x = torch.randn(count, config.channels, config.samples, generator=generator)
     mean = 0.1 * torch.randn(count, features, generator=generator)
     std = 0.5 + torch.rand(count, features, generator=generator)

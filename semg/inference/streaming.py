@@ -86,13 +86,12 @@ class OnlineNormalization:
         config = model.config
         self._model, self._channel_normalization, self._device = model, channel_normalization, device
         self._electrodes = config.channels // channel_normalization.copies
-        self._bands = config.band_features // config.channels  # features a channel has, which lie side by side
         self._products = np.zeros((self._electrodes, self._electrodes))
         self._samples = 0
         self._transform = np.empty((0, 0), np.float32)
         self._transformed_at = 0  # samples seen when the transform was computed
         # (F,) how much higher the transform's gains make the log powers than they are in microvolts
-        self._offset = torch.zeros(config.band_features + config.raw_features, dtype=torch.float64)
+        self._offset = torch.zeros(model.frontend.n_features, dtype=torch.float64)
         self._sums = torch.zeros(3, len(self._offset), dtype=torch.float64)
 
     def see(self, block: np.ndarray) -> None:
@@ -120,7 +119,9 @@ class OnlineNormalization:
         self._transformed_at = self._samples
         if self._channel_normalization.whitening != "replace":
             logarithm = torch.from_numpy(2 * np.log(gains_from(np.diag(moment)).astype(np.float64)))
-            self._offset[: self._bands * len(logarithm)] = logarithm.repeat_interleave(self._bands)
+            for group in filter(lambda group: group.log_power, self._model.frontend.groups):
+                every = logarithm.repeat_interleave(group.per_channel)
+                self._offset[group.start : group.start + len(every)] = every
 
     def normalized(self, features: Tensor) -> Tensor:
         """See `Normalization`; the window itself is part of what has been seen."""
@@ -151,23 +152,23 @@ def _transformed(window: np.ndarray, transform: Tensor) -> Tensor:
 class Ahead:
     """The front-end's features of the window that is coming in.
 
-    Each frame's band powers are computed as soon as its samples are there, so that little is left to do when the
+    Each frame's features are computed as soon as its samples are there, so that little is left to do when the
     window is whole and somebody waits for the decision.
     """
 
     def __init__(self, model: GPT2Classifier, device: torch.device) -> None:
         self._model = model
-        self._bands = model.frontend.bands
+        self._frontend = model.frontend
         self.transform: np.ndarray | None = None  # (C, C') of this window; none before the first `begin`
         self._by = torch.empty(0, device=device)  # the same as a tensor
         self._x = torch.empty(1, model.config.channels, model.config.samples, device=device)
         self._have = 0  # samples of the window
-        self._powers: list[Tensor] = []  # (1, frames, F) each
+        self._computed: list[Tensor] = []  # (1, frames, F) each
 
     def begin(self, transform: np.ndarray, known: np.ndarray) -> None:
         """Begin a window of which the first (n, C) filtered microvolts are known."""
         self.transform, self._by = transform, torch.from_numpy(transform).to(self._x.device)
-        self._have, self._powers = 0, []
+        self._have, self._computed = 0, []
         self.add(known)
 
     def add(self, block: np.ndarray) -> None:
@@ -176,16 +177,15 @@ class Ahead:
             return
         end = self._have + len(block)
         self._x[0, :, self._have : end] = _transformed(block, self._by)
-        if self._bands is not None:
-            begins = [at for at in self._bands.distinct if self._have < at + self._bands.frame <= end]
+        if (frames := self._frontend.frames) is not None:
+            begins = [at for at in frames.starts if self._have < at + frames.length <= end]
             if begins:
-                self._powers.append(self._bands.at_starts(self._x, begins))
+                self._computed.append(self._frontend.at_starts(self._x, begins))
         self._have = end
 
     def features(self) -> Tensor:
         """(1, T, F), once the window is whole."""
-        bands = self._bands
-        known = None if bands is None else torch.cat(self._powers, 1)[:, bands.frame_of_token]
+        known = self._frontend.tokens_of(torch.cat(self._computed, 1)) if self._computed else None
         return self._model.features(self._x, known)
 
 

@@ -1,13 +1,12 @@
 """Augmentation of normalised tokens, in ways that another person or another day could change them.
 
-Tokens are (B, T, F) with F = channels * bands log powers, then patch * channels samples; zero means "as usual for
-this session" for every feature, so masking with zeros hides a channel, a band or a time without saying anything
-false. Every draw comes from one generator, so the same seed gives the same augmentation.
+Tokens are (B, T, F), and the front-end's groups say what the F features are. Zero means "as usual for this session" for
+every feature, so masking with zeros hides a channel, a band or a time without saying anything false. Every draw comes
+from one generator, so the same seed gives the same augmentation.
 """
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semg.common.errors import SettingError
+from semg.frontends import Group
 
 OF_BAND_POWERS = ("gain", "frequency_masking")  # what changes log powers, and leaves samples as they are
 SHARES = ("band_rotation", "channel_dropout", "time_masking", "frequency_masking", "jitter")  # from 0 to 1
@@ -94,24 +94,26 @@ def _strength(name: str, text: str) -> float:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """What the features of a token are: (channels, bands) log powers, then (patch, channels) samples.
+    """What the features of a token are, and how the electrodes that they belong to sit.
 
-    ring: electrodes of one ring; 0 where the channels are no whole rings. copies: how often each electrode is among
-    the channels, all electrodes once before any of them again.
+    groups: a front-end's. ring: electrodes of one ring; 0 where the channels are no whole rings. copies: how often each
+    electrode is among the channels, all electrodes once before any of them again.
     """
 
-    channels: int
-    bands: int
-    patch: int
+    groups: tuple[Group, ...]
     ring: int
     copies: int = 1
 
     @classmethod
-    def of(cls, config: Any, ring: int, copies: int = 1) -> "TokenLayout":
-        """The layout of a ModelConfig's tokens, for electrodes in rings of `ring`, each seen `copies` times."""
-        channels = config.channels
-        whole = ring if (channels // copies) % ring == 0 else 0
-        return cls(channels, config.band_features // channels, config.raw_features // channels, whole, copies)
+    def of(cls, groups: tuple[Group, ...], ring: int, copies: int = 1) -> "TokenLayout":
+        """The layout for electrodes in rings of `ring`, each seen `copies` times; ring 0 where that cannot be."""
+        whole = ring if (groups[0].channels // copies) % ring == 0 else 0
+        return cls(groups, whole, copies)
+
+    @property
+    def channels(self) -> int:
+        """Of a window."""
+        return self.groups[0].channels
 
 
 def draw(
@@ -125,71 +127,76 @@ def draw(
 
     shape: (B, T) of the batch. generator: on the CPU, so that the same is drawn whatever the device of the tokens.
     """
-    B, T = shape
-    C, K, P = layout.channels, layout.bands, layout.patch
-
-    def normal(strength: float, *size: int) -> Tensor | None:
-        return (strength * torch.randn(size, generator=generator)).to(device) if strength and math.prod(size) else None
-
     moves = _draw_moves(how, layout, shape, generator, device)
-    gain = normal(how.gain if K else 0.0, B, 1, C, 1)
-    band_noise = normal(how.noise, B, T, C, K)
-    shown = None
-    if how.frequency_masking and K:
-        shown = (torch.rand(B, 1, 1, K, generator=generator) >= how.frequency_masking).float().to(device)
-    sample_noise = normal(how.noise, B, T, P, C)
-    mixing = _draw_mixing(how.mixup, B, generator, device) if how.mixup else None
-    return TokenChange(layout, moves, gain, band_noise, shown, sample_noise, mixing)
+    changes = tuple(_draw_group(how, group, shape, generator, device) for group in layout.groups)
+    mixing = _draw_mixing(how.mixup, shape[0], generator, device) if how.mixup else None
+    return TokenChange(layout, moves, changes, mixing)
 
 
 @dataclass(frozen=True)
 class TokenChange:
     """A change that is drawn: `change(tokens)` (B, T, F) and `change.targets(target)` (B, K) apply it, any number of
-    times. What is None is left out.
+    times.
 
-    moves: what takes whose place. gain (B, 1, C, 1), band_noise (B, T, C, K), shown (B, 1, 1, K): for band powers.
-    sample_noise (B, T, patch, C): for samples. mixing: which windows are mixed.
+    moves: what takes whose place, if anything does. groups: what else changes, for each of the layout's groups.
+    mixing: which windows are mixed, if any are.
     """
 
     layout: TokenLayout
     moves: "_Moves | None"
-    gain: Tensor | None
-    band_noise: Tensor | None
-    shown: Tensor | None
-    sample_noise: Tensor | None
+    groups: "tuple[_GroupChange, ...]"
     mixing: "_Mixing | None"
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, T, F) -> (B, T, F)."""
-        layout, split, shape = self.layout, self.layout.channels * self.layout.bands, tokens.shape[:2]
         parts = []
-        if layout.bands:
-            parts.append(self._bands(tokens[..., :split].view(*shape, layout.channels, layout.bands)))
-        if layout.patch:
-            parts.append(self._samples(tokens[..., split:].view(*shape, layout.patch, layout.channels)))
-        flat = [part.flatten(2) for part in parts]
-        changed = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
+        for group, change in zip(self.layout.groups, self.groups, strict=True):
+            features = group.of(tokens)
+            if self.moves is not None:
+                features = self.moves.of_columns(features) if group.channels_last else self.moves.of_rows(features)
+            parts.append(change(features).flatten(2))
+        changed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return changed if self.mixing is None else self.mixing(changed)
 
     def targets(self, target: Tensor) -> Tensor:
         """(B, K) shares of the classes -> (B, K)."""
         return target if self.mixing is None else self.mixing(target)
 
-    def _bands(self, bands: Tensor) -> Tensor:
-        """(B, T, C, K) -> the same shape."""
-        if self.moves is not None:
-            bands = self.moves.of_bands(bands)
-        if self.gain is not None:
-            bands = bands + self.gain
-        if self.band_noise is not None:
-            bands = bands + self.band_noise
-        return bands if self.shown is None else bands * self.shown
 
-    def _samples(self, raw: Tensor) -> Tensor:
-        """(B, T, patch, C) -> the same shape."""
-        if self.moves is not None:
-            raw = self.moves.of_samples(raw)
-        return raw if self.sample_noise is None else raw + self.sample_noise
+@dataclass(frozen=True)
+class _GroupChange:
+    """gain (B, 1, C, 1) and noise (B, T, C, K) are added, shown (B, 1, 1, K) is multiplied, where they are drawn; the
+    last two axes the other way round where a group has its channels last."""
+
+    gain: Tensor | None
+    noise: Tensor | None
+    shown: Tensor | None
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(B, T, C, K) -> the same shape."""
+        if self.gain is not None:
+            features = features + self.gain
+        if self.noise is not None:
+            features = features + self.noise
+        return features if self.shown is None else features * self.shown
+
+
+def _draw_group(
+    how: Augmentation, group: Group, shape: tuple[int, int], generator: torch.Generator, device: torch.device | None
+) -> _GroupChange:
+    def size(times: int, channels: int, numbers: int) -> tuple[int, ...]:
+        return (shape[0], times, *((numbers, channels) if group.channels_last else (channels, numbers)))
+
+    def normal(strength: float, size: tuple[int, ...]) -> Tensor | None:
+        return (strength * torch.randn(size, generator=generator)).to(device) if strength else None
+
+    gain = normal(how.gain if group.log_power else 0.0, size(1, group.channels, 1))
+    noise = normal(how.noise, size(shape[1], group.channels, group.per_channel))
+    shown = None
+    if how.frequency_masking and group.log_power:
+        chance = torch.rand(size(1, 1, group.per_channel), generator=generator)
+        shown = (chance >= how.frequency_masking).float().to(device)
+    return _GroupChange(gain, noise, shown)
 
 
 def _draw_moves(
@@ -225,23 +232,23 @@ class _Moves:
     hidden: Tensor | None
     times: Tensor | None
 
-    def of_bands(self, bands: Tensor) -> Tensor:
+    def of_rows(self, features: Tensor) -> Tensor:
         """(B, T, C, K) -> the same shape. Rows of K are taken by one index: a fifth of the time of `gather`."""
-        B, T, C, K = bands.shape
+        B, T, C, K = features.shape
         behind = B * T * C  # a row of zeros behind the last
-        token = torch.arange(0, behind, C, dtype=torch.int32, device=bands.device).view(B, T, 1)
+        token = torch.arange(0, behind, C, dtype=torch.int32, device=features.device).view(B, T, 1)
         channel = self.channel
         if self.hidden is not None:
             channel = channel.masked_fill(self.hidden, behind)
         if self.times is not None:
             token = token.masked_fill(self.times[:, :, None], behind)
         origin = (token + channel[:, None]).flatten().clamp_(max=behind)
-        rows = torch.cat([bands.reshape(-1, K), bands.new_zeros(1, K)])
-        return rows.index_select(0, origin).view(bands.shape)
+        rows = torch.cat([features.reshape(-1, K), features.new_zeros(1, K)])
+        return rows.index_select(0, origin).view(features.shape)
 
-    def of_samples(self, raw: Tensor) -> Tensor:
-        """(B, T, patch, C) -> the same shape. As they lie, by `gather`: rows would have to be turned round, twice."""
-        moved = raw.gather(3, self.channel.long()[:, None, None].expand(raw.shape))
+    def of_columns(self, features: Tensor) -> Tensor:
+        """(B, T, K, C) -> the same shape. As they lie, by `gather`: rows would have to be turned round, twice."""
+        moved = features.gather(3, self.channel.long()[:, None, None].expand(features.shape))
         if self.hidden is not None:
             moved.masked_fill_(self.hidden[:, None, None], 0)
         if self.times is not None:

@@ -218,7 +218,7 @@ def calibrate_subject(
     chosen, rest = np.flatnonzero(first), np.flatnonzero(~first)
     tokens = torch.cat(list(_tokens(model, batches, statistics, chosen)))
     label = torch.from_numpy(windows.label[chosen]).to(device)
-    layout = TokenLayout.of(model.config, RING_SIZE, channel_normalization.copies)
+    layout = TokenLayout.of(model.frontend.groups, RING_SIZE, channel_normalization.copies)
     try:
         adapted = adapt(model, tokens, label, recipe, layout, autocast)
     except DivergedError as error:

@@ -24,6 +24,7 @@ from semg.data.batches import Batch, Batches, in_order
 from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
 from semg.evaluation import metrics
+from semg.frontends import Group
 from semg.training.augmentation import Augmentation, TokenLayout, draw
 
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
@@ -213,8 +214,8 @@ def _step(
 
 
 def _layout(channels: int) -> TokenLayout:
-    ring = 0 if channels % RING_SIZE else RING_SIZE
-    return TokenLayout(channels=channels, bands=0, patch=1, ring=ring)
+    samples = Group("raw", 0, channels, per_channel=1, channels_last=True)
+    return TokenLayout.of((samples,), RING_SIZE)
 
 
 def epoch_order(windows: WindowSet, recipe: Recipe, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -33,13 +33,13 @@ class NextPatch(nn.Module):
         config = model.config
         if model.backbone is None:
             raise SettingError("backbone", "one that reads patches in order, for {pretrain}", config.backbone)
-        read, predicted = predictable(*_spans(model))
+        read, predicted = predictable(*model.frontend.spans())
         if not len(read):
-            span = "frame" if config.band_features else "patch"
+            span = "frame" if model.frontend.frames else "patch"
             expected = "at most half a window, {}, for {pretrain} predicts the next that does not overlap"
             raise SettingError(span, expected, getattr(config, span), (config.samples / 2,))
         self.model = model
-        self.head = nn.Linear(config.width, config.band_features + config.raw_features)
+        self.head = nn.Linear(config.width, model.frontend.n_features)
         self.read: Tensor
         self.predicted: Tensor
         self.register_buffer("read", read, persistent=False)
@@ -50,27 +50,15 @@ class NextPatch(nn.Module):
         x: Tensor,
         statistics: Tensor | None,
         change: Callable[[Tensor], Tensor],
-        bands: Tensor | None = None,
+        cached: Tensor | None = None,
     ) -> Tensor:
         """As GPT2Classifier's, but gives the mean squared error; 1 is that of predicting the session's mean.
 
         change: turns all tokens (B, T, F) of a window alike, such as turned rings: what is read and what is predicted.
         """
-        tokens = change(self.model.tokens(x, statistics, bands))
+        tokens = change(self.model.tokens(x, statistics, cached))
         hidden = self.model.hidden(tokens)  # (B, T, d)
         return F.mse_loss(self.head(hidden[:, self.read]).float(), tokens[:, self.predicted])
-
-
-def _spans(model: GPT2Classifier) -> tuple[Tensor, Tensor]:
-    """(T,) first sample that each token is made of, and (T,) the sample after its last."""
-    config = model.config
-    first = torch.arange(config.tokens) * config.patch
-    last = first + config.patch
-    bands = model.frontend.bands
-    if bands is not None:
-        start = bands.starts.cpu()
-        first, last = torch.minimum(first, start), torch.maximum(last, start + config.frame)
-    return first, last
 
 
 def predictable(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +192,7 @@ class Pretraining:
         shape = (len(batch.label), self.module.model.config.tokens)
         change = draw(self._how, self._layout, shape, generator, batch.label.device)
         with autocast or nullcontext():
-            loss = self._forward(batch.x, statistics, change, batch.bands)
+            loss = self._forward(batch.x, statistics, change, batch.cached)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), args.clip)

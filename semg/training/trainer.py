@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from model import CONTROLS, GPT2Classifier, ModelConfig
+from semg import frontends
 from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters
 from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
@@ -35,7 +36,7 @@ from semg.data.splits import read_split
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, projected
 from semg.inference.batch import (
-    cached_bands,
+    cached_frames,
     choose_device,
     open_windows,
     pooled_features,
@@ -294,7 +295,7 @@ class Run:
         self.model = build(args, self.config, decoder)
         self.first_weights = first_weights(args, self.model, decoder)
         self.model.to(self.device)
-        self.layout = TokenLayout.of(self.config, RING_SIZE, self.channel_normalization.copies)
+        self.layout = TokenLayout.of(self.model.frontend.groups, RING_SIZE, self.channel_normalization.copies)
         self.train_gain = normalization.gain_of(train_shards)
         made = [
             open_subset(shards, self.model, self.channel_normalization, self.train_gain, self.device, args.workers)
@@ -303,7 +304,7 @@ class Run:
         self.train, self.val = made
         if self.precomputes:
             transform = normalization.transform_of(train_shards, self.channel_normalization, self.train_gain)
-            self.train.batches.cached = cached_bands(self.model, train_shards, transform, self.device)
+            self.train.batches.cached = cached_frames(self.model, train_shards, transform, self.device)
         if args.normalize == "train":
             self._keep_train_statistics()
         self.classes = train_shards[0].classes
@@ -325,10 +326,10 @@ class Run:
 
     @property
     def precomputes(self) -> bool:
-        """Whether training reads band powers computed once: windows then start on multiples of the frames' hop."""
-        bands = self.model.frontend.bands
+        """Whether training reads frames' features computed once: windows then start on multiples of the frames' hop."""
+        frames = self.model.frontend.frames
         jitters = self.augmentation.jitter == 1
-        return self.args.precompute and jitters and bands is not None and 4 * bands.hop >= self.config.patch
+        return self.args.precompute and jitters and frames is not None and 4 * frames.hop >= self.config.patch
 
     def _wrapped(self) -> nn.Module:
         """The model as the training step calls it."""
@@ -480,7 +481,7 @@ class Run:
         target = change.targets(one_hot(batch.label, len(self.classes)))
         statistics = None if self.train.statistics is None else self.train.statistics[batch.shard]
         with self.autocast or nullcontext():
-            logits = self.forward(batch.x, statistics, change, batch.bands)
+            logits = self.forward(batch.x, statistics, change, batch.cached)
         weight = self.class_weights if args.balance == "loss" else None
         loss = F.cross_entropy(logits.float(), target, weight, label_smoothing=args.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -688,8 +689,8 @@ class Run:
 def _augmentation(args: argparse.Namespace) -> Augmentation:
     found = Augmentation.parse(args.augment)
     for name in OF_BAND_POWERS:
-        if args.frontend == "raw" and getattr(found, name):
-            raise SettingError("augment", f"no {name}, which changes band powers, with {{frontend}} raw")
+        if getattr(found, name) and not frontends.has_log_powers(args.frontend):
+            raise SettingError("augment", f"no {name}, which changes band powers, with {{frontend}} {args.frontend}")
     return found
 
 
