@@ -195,7 +195,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no table": (not_a_table, "expected a pandas table .* found another kind of object"),
     "another key": (other_key, "a pandas table under the key 'data', found other"),
     "the fixed format": (fixed_format, "a pandas table under the key 'data'"),
-    "a link to another file": (pointing_out, "a pandas table under the key 'data'"),
+    "a link to another file": (pointing_out, "own pandas table under the key 'data', found a link"),
 }
 
 
@@ -310,7 +310,7 @@ SHARDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "text for a description": (lambda own, _: (own / "shard.json").write_text("{"), "found unreadable JSON"),
     "a list for a description": (lambda own, _: (own / "shard.json").write_text("[]"), "found JSON that is no object"),
     "deep brackets": (lambda own, _: (own / "shard.json").write_text("[" * 100_000), "found unreadable JSON"),
-    "another format": (lambda own, _: described(own / "shard.json", format_version=9), "shard format 1, found 9"),
+    "another format": (lambda own, _: described(own / "shard.json", format_version=9), "shard format 2 or 1, found 9"),
     "another person": (lambda own, _: described(own / "shard.json", subject="01"), "expected its checksum"),
     "another's signal": (lambda own, other: shutil.copy(other / "signal.npy", own), r"signal\.npy: expected the check"),
     "another's folder": (
@@ -539,7 +539,7 @@ DESCRIPTIONS: list[tuple[str, str, object, str]] = [
     ("predict", "data.arguments.channels", [1] * 16, "expected a recording's channels to become the model's"),
     ("predict", "data.arguments.channels", list(range(80, 104)), "as the model is of another device"),
     ("predict", "data.arguments.labels", "gesture", "as the model is of another device"),
-    ("evaluate", "model.layers", 10**6, "expected weights of 1000000 blocks, found"),
+    ("evaluate", "model.layers", 10**6, "found layers: expected 1 to 1000, found 1000000"),
     ("evaluate", "model.layers", 1.5, "layers: expected a value such as 2, found 1.5"),
     ("evaluate", "model.tune", 5, "tune: expected a value such as full, found 5"),
     ("evaluate", "model.band_edges", ["a", "b"], "band_edges: expected a value such as"),
