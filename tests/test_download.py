@@ -119,7 +119,7 @@ def test_one_missing_file_does_not_stop_the_others(share: ShareServer, tmp_path:
 
 def test_several_files_at_once_but_no_more_than_jobs(share: ShareServer, tmp_path: Path) -> None:
     stock(share)
-    running, most, lock = 0, 0, threading.Lock()
+    running, most, wanted, lock, met = 0, 0, 2, threading.Lock(), threading.Event()
 
     def counted(_: object, answer: object) -> None:
         def pieces(to: object, body: bytes) -> None:
@@ -127,7 +127,9 @@ def test_several_files_at_once_but_no_more_than_jobs(share: ShareServer, tmp_pat
             with lock:
                 running += 1
                 most = max(most, running)
-            time.sleep(0.15)
+                if running == wanted:
+                    met.set()
+            assert met.wait(60)
             with lock:
                 running -= 1
             to.write(body)
@@ -141,7 +143,8 @@ def test_several_files_at_once_but_no_more_than_jobs(share: ShareServer, tmp_pat
         share.misbehave(path, "counted")
     assert from_mirror(share, tmp_path / "two", "--jobs", "2").code == 0
     assert most == 2
-    most = 0
+    most, wanted = 0, 1
+    met.clear()
     assert from_mirror(share, tmp_path / "one", "--jobs", "1").code == 0
     assert most == 1
 

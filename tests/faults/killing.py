@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,70 @@ def start(
     arguments: list[object],
     *,
     die_at: int = 0,
-    wait_at: int = 0,
     folder: Path | None = None,
+    hold: "Hold | None" = None,
     errors: Path | None = None,
 ) -> BaseProcess:
     """Run a script; `die_at`: it kills itself just before it changes something under `folder` for that time.
 
-    wait_at: there it waits for a signal instead, so that a script that is over in no time gets it in its midst.
+    hold: where it waits for a signal, so that it cannot be over before that comes.
     errors: where its standard error goes; it then leads a process group of its own, as a shell's jobs do.
     """
     words = [f"{script}.py", *map(str, arguments)]
-    process = _context().Process(target=_run, args=(script, words, die_at, wait_at, str(folder), errors))
+    process = _context().Process(target=_run, args=(script, words, die_at, str(folder), hold, errors))
     process.start()
     return process
 
 
-def _run(script: str, words: list[str], die_at: int, wait_at: int, folder: str, errors: Path | None) -> None:
+@dataclass(frozen=True)
+class Hold:
+    """Once `begun` is there, the script changes nothing more under `folder` until `release` is called.
+
+    workers: how many of its workers shall wait there, instead of the script's own process.
+    """
+
+    begun: Path
+    folder: Path
+    workers: int = 0
+
+    def release(self) -> None:
+        """Let workers go on; a signal that ends the script's own process needs no such leave."""
+        self._released.touch()
+
+    def reached(self) -> bool:
+        """Whether the work has begun, and the workers wait."""
+        return self.begun.exists() and len(list(self._notes.glob("worker*"))) >= self.workers
+
+    @property
+    def _notes(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}-held")
+
+    @property
+    def _released(self) -> Path:
+        return self._notes / "released"
+
+    def install(self) -> None:
+        """In the script's process, whose workers inherit it."""
+        self._notes.mkdir(exist_ok=True)
+        script, waiting = os.getpid(), False
+
+        def look(event: str, arguments: tuple) -> None:
+            nonlocal waiting
+            if waiting or not _changes(event, arguments, str(self.folder)) or not self.begun.exists():
+                return
+            is_worker = os.getpid() != script
+            if is_worker != bool(self.workers):
+                return
+            waiting = True
+            if is_worker:
+                (self._notes / f"worker{os.getpid()}").touch()
+            while not self._released.exists():
+                time.sleep(0.002)
+
+        sys.addaudithook(look)
+
+
+def _run(script: str, words: list[str], die_at: int, folder: str, hold: Hold | None, errors: Path | None) -> None:
     """In the forked process."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -64,8 +113,8 @@ def _run(script: str, words: list[str], die_at: int, wait_at: int, folder: str, 
     os.environ["GIT_DIR"] = os.devnull  # outputs name the commit, which somebody may make meanwhile
     if die_at:
         _before_change(die_at, folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    if wait_at:
-        _before_change(wait_at, folder, lambda: time.sleep(60))
+    if hold:
+        hold.install()
     from semg.common import cli
 
     cli.run(__import__(script).main)
@@ -76,17 +125,22 @@ def _before_change(number: int, folder: str, act: Callable[[], None]) -> None:
 
     def look(event: str, arguments: tuple) -> None:
         nonlocal changes
-        if event not in CHANGES or not isinstance(arguments[0], (str, os.PathLike)):
-            return
-        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            return
-        path = os.fspath(arguments[0])
-        if path.startswith(folder) or (event != "open" and not path.startswith("/")):  # rmtree says names alone
+        if _changes(event, arguments, folder):
             changes += 1
             if changes == number:
                 act()
 
     sys.addaudithook(look)
+
+
+def _changes(event: str, arguments: tuple, folder: str) -> bool:
+    """Whether an audited event is about to change something under `folder`."""
+    if event not in CHANGES or not isinstance(arguments[0], (str, os.PathLike)):
+        return False
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        return False
+    path = os.fspath(arguments[0])
+    return path.startswith(f"{folder}/") or (event != "open" and not path.startswith("/"))  # rmtree says names alone
 
 
 def finished(process: BaseProcess, seconds: float = 120) -> int:

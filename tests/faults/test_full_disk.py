@@ -137,7 +137,9 @@ def test_a_log_that_finds_no_room_while_it_is_being_opened_does_not_stop_the_run
     class Slow(event_file.SummaryWriter):
         def __init__(self, *arguments: object, **settings: object) -> None:
             super().__init__(*arguments, **settings)
-            time.sleep(0.3)  # the thread has begun
+            log = self.file_writer.event_writer
+            while not log._event_queue.empty() and log._worker.is_alive():  # its thread has what was written at once
+                time.sleep(0.001)
 
     written = []
 

@@ -23,7 +23,7 @@ import recordings
 import small_shards
 from conftest import ROOT
 from downloading import tree
-from killing import finished, start, until
+from killing import Hold, finished, start, until
 
 from semg.common.errors import DataError
 from semg.common.files import folder_lock
@@ -317,13 +317,14 @@ def test_a_signal_ends_it_with_its_code_and_one_line(
         for place in range(3):
             np.save(tmp_path / f"{place}.npy", np.zeros((100_000, 24), np.float32) + 30)
     if name == "import_csv":
-        (tmp_path / "a.csv").write_text("a,b,label\n" + "1,2,fist\n-3,1,idle\n" * 100_000)
-        (tmp_path / "list.csv").write_text("file,subject,date,task\n" + "a.csv,7,2024-03-01,\n" * 9)
-    wait_at = 8 if name == "create_dataset_files" else 0
-    process = start(name.split()[0], flags, wait_at=wait_at, folder=tmp_path, errors=tmp_path / "errors")
-    until(begun.exists, process)
-    time.sleep(1.0 if "--workers 2" in name else 0.02)  # workers are starting
+        for place in range(2):
+            (tmp_path / f"{place}.csv").write_text("a,b,label\n" + "1,2,fist\n" * 2000 + "-3,1,idle\n" * 2000)
+        (tmp_path / "list.csv").write_text("file,subject,date,task\n0.csv,7,2024-03-01,\n1.csv,7,2024-03-01,\n")
+    hold = Hold(begun, tmp_path, workers=2 if "--workers 2" in name else 0)
+    process = start(name.split()[0], flags, hold=hold, errors=tmp_path / "errors")
+    until(hold.reached, process)
     os.killpg(process.pid, number)
+    hold.release()
     ended, told = finished(process), (tmp_path / "errors").read_text()
     lines = [line for line in told.splitlines() if line]
     assert (ended, len(lines), told.lstrip()[:9]) == (code, 1, "stopped: "), told
@@ -341,7 +342,7 @@ def test_workers_end_with_a_killed_preprocess(inputs: dict[str, Path], tmp_path:
     while len(children) < 3 and process.poll() is None and time.monotonic() < end:  # two and the resource tracker
         for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
             children |= set(map(int, task.read_text().split()))
-    time.sleep(0.3)
+        time.sleep(0.002)
     process.kill()
     process.wait()
     assert len(children) >= 2
