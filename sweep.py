@@ -32,7 +32,6 @@ Takes the time of its runs, one after another, plus about 10 s each. A run of GP
 import argparse
 import hashlib
 import itertools
-import json
 import re
 import signal
 import subprocess
@@ -153,7 +152,10 @@ def train_settings(flags: Sequence[str]) -> tuple[argparse.Namespace, dict[str, 
         raise UsageError(f"train.py: {error}") from None
     if unknown:
         raise UsageError(f"train.py: expected flags with their values, found {unknown[0]}; see python train.py --help")
-    return args, json.loads(json.dumps(train.settings(args)))
+    try:
+        return args, train.config_of(args).to_dict()
+    except UsageError as error:
+        raise UsageError(f"train.py: {error}") from None
 
 
 # --- the runs --------------------------------------------------------------------------------------------------

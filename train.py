@@ -24,14 +24,14 @@ epoch; GPT-2 small wants a GPU.
 import argparse
 import signal
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch import distributed
-
-from model import POOLINGS
+from model import CONTROLS, POOLINGS
 from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, write_json
 from semg.common.provenance import how_made
@@ -40,9 +40,10 @@ from semg.data import normalization
 from semg.evaluation.tensorboard import Board, remove_old
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.training.augmentation import NAMES, Augmentation
-from semg.training.trainer import Run, World, join_world, settings
-
-DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz; even steps on a logarithmic scale
+from semg.training.config import BANDS, PATCH, TrainConfig
+from semg.training.distributed import World, join_world
+from semg.training.optimization import default_learning_rate
+from semg.training.trainer import Machine, Trainer, facts_of
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -53,9 +54,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder to write (default: checkpoints/ and the split's name)")
     for flag in ("--calibrate", "--init-from"):
         cli.moved(parser, flag, "python calibrate.py --checkpoint CKPT --repetitions N")
-    parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
+    parser.add_argument("--seed", type=cli.whole(0), default=TrainConfig.seed, help="same seed, same result")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="auto: bf16 on CUDA")
+    parser.add_argument(
+        "--amp", choices=("auto", "bf16", "fp32"), default=TrainConfig.amp, help="precision; auto: bf16 on CUDA"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument(
         "--no-precompute",
@@ -74,29 +77,50 @@ def arguments() -> argparse.ArgumentParser:
 def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--backbone",
-        default="gpt2",
+        default=TrainConfig.backbone,
         help="gpt2, a folder in Hugging Face layout, OWNER/NAME[@REVISION] on the Hub, none, or attention; see "
         "docs/backbones.md",
     )
-    group.add_argument("--init", choices=("pretrained", "random"), default="pretrained", help="the backbone's weights")
+    group.add_argument(
+        "--init", choices=("pretrained", "random"), default=TrainConfig.init, help="the backbone's first weights"
+    )
     group.add_argument("--layers", type=cli.whole(1), help="first N blocks kept (default: all; random: 2)")
     group.add_argument("--width", type=cli.whole(1), help="of a random GPT-2 (default: 64)")
     group.add_argument("--heads", type=cli.whole(1), help="of a random GPT-2 (default: 4)")
-    group.add_argument("--tune", default="full", help="what trains: full, last:N, fpt, lora or frozen")
+    group.add_argument("--tune", default=TrainConfig.tune, help="what trains: full, last:N, fpt, lora or frozen")
     group.add_argument(
         "--frontend",
-        default="bands",
+        default=TrainConfig.frontend,
         metavar="FEATURES",
         help="what tokens are made of: bands (log band powers), raw (samples), or both, which is bands+raw",
     )
-    group.add_argument("--patch", type=cli.length, default="128", help="length of a token, samples or time")
-    group.add_argument("--frame", type=cli.length, default="50ms", help="length over which band powers are taken")
     group.add_argument(
-        "--bands", type=cli.number(0), nargs="+", default=list(DEFAULT_BANDS), metavar="HZ", help="edges of the bands"
+        "--patch",
+        type=cli.length,
+        help=f"length of a token, samples or time; divides the window (default: the divisor nearest to {PATCH})",
     )
-    group.add_argument("--pooling", choices=POOLINGS, default="mean", help="of the tokens")
     group.add_argument(
-        "--normalize", choices=normalization.METHODS, default="session", help="label-free, by session; by training data"
+        "--frame",
+        type=cli.length,
+        default=TrainConfig.frame,
+        help="length over which a token's band powers are taken, samples or time",
+    )
+    group.add_argument(
+        "--bands",
+        type=cli.number(0),
+        nargs="+",
+        metavar="HZ",
+        help=f"edges of the bands (default: {' '.join(f'{edge:g}' for edge in BANDS)}, up to half the sampling rate)",
+    )
+    group.add_argument(
+        "--pooling", choices=POOLINGS, default=TrainConfig.pooling, help="the head sees the tokens' mean, or the last"
+    )
+    group.add_argument(
+        "--normalize",
+        choices=normalization.METHODS,
+        default=TrainConfig.normalize,
+        help="channels and tokens are scaled by each session's own statistics (no label is looked at), by those of the "
+        "training data, or not at all",
     )
     group.add_argument(
         "--whitening",
@@ -106,28 +130,60 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
         "(replace) or after them (append) (default: append with --normalize session, else none)",
     )
     group.add_argument(
-        "--ridge", type=cli.number(0, 10, above=True), default=normalization.RIDGE, help="added to those correlations"
+        "--ridge",
+        type=cli.number(0, 10, above=True),
+        default=TrainConfig.ridge,
+        help="share of a channel's power that whitening adds to its own, so that weak directions stay weak",
     )
 
 
 def _training_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--epochs", type=cli.whole(1), default=8, help="passes over the training windows")
+    group.add_argument(
+        "--epochs", type=cli.whole(1), default=TrainConfig.epochs, help="passes over the training windows"
+    )
     group.add_argument(
         "--pretrain",
         type=cli.whole(0),
-        default=0,
+        default=TrainConfig.pretrain,
         metavar="N",
         help="before that, passes over the training people's whole recordings in which the next patch is predicted "
         "(self-supervised: no label is looked at); 0: none",
     )
-    group.add_argument("--batch-size", type=cli.whole(1), default=128, help="windows a step, over all processes")
-    group.add_argument("--lr", type=cli.number(0, above=True), help="(default: 1e-3; pretrained full or last:N 1e-4)")
-    group.add_argument("--weight-decay", type=cli.number(0), default=0.05, help="of matrices, not of biases or norms")
-    group.add_argument("--warmup", type=cli.number(0, 1), default=0.1, help="share of the steps; then a cosine to 0")
-    group.add_argument("--clip", type=cli.number(0, above=True), default=1.0, help="largest gradient norm")
-    group.add_argument("--label-smoothing", type=cli.number(0, 0.9), default=0.1, help="share given to all classes")
-    group.add_argument("--dropout", type=cli.number(0, 0.9), default=0.1, help="in the backbone and before the head")
-    group.add_argument("--ema", type=cli.number(0, 0.99999), default=0.0, help="decay of a mean of weights; 0: none")
+    group.add_argument(
+        "--batch-size", type=cli.whole(1), default=TrainConfig.batch_size, help="windows a step, over all processes"
+    )
+    group.add_argument(
+        "--lr",
+        type=cli.number(0, above=True),
+        help="highest learning rate (default: 1e-4 where pretrained blocks train as a whole, else 1e-3)",
+    )
+    group.add_argument(
+        "--weight-decay",
+        type=cli.number(0),
+        default=TrainConfig.weight_decay,
+        help="of matrices, not of biases or norms",
+    )
+    group.add_argument(
+        "--warmup", type=cli.number(0, 1), default=TrainConfig.warmup, help="share of the steps; then a cosine to 0"
+    )
+    group.add_argument(
+        "--clip", type=cli.number(0, above=True), default=TrainConfig.clip, help="largest norm of the gradient"
+    )
+    group.add_argument(
+        "--label-smoothing",
+        type=cli.number(0, 0.9),
+        default=TrainConfig.label_smoothing,
+        help="share of the target that is spread over all classes",
+    )
+    group.add_argument(
+        "--dropout", type=cli.number(0, 0.9), default=TrainConfig.dropout, help="in the backbone and before the head"
+    )
+    group.add_argument(
+        "--ema",
+        type=cli.number(0, 0.99999),
+        default=TrainConfig.ema,
+        help="decay of a moving average of the weights, which is validated and kept in their place; 0: none",
+    )
     group.add_argument(
         "--augment",
         nargs="*",
@@ -136,17 +192,42 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         help=f"none, or changes and their strength (default: {Augmentation()}); names: {', '.join(NAMES)}; "
         "see docs/model.md",
     )
-    group.add_argument("--balance", choices=("none", "loss", "sampler"), default="none", help="classes, by what")
+    group.add_argument(
+        "--balance",
+        choices=("none", "loss", "sampler"),
+        default=TrainConfig.balance,
+        help="give rare classes the weight of common ones, in the loss or by drawing their windows more often",
+    )
     group.add_argument(
         "--select",
         choices=("macro_f1", "accuracy", "loss"),
-        default="macro_f1",
-        help="what makes an epoch the best on the validation people (mean over people)",
+        default=TrainConfig.select,
+        help="score on the validation people (mean over people) by which the best epoch is chosen",
     )
-    group.add_argument("--patience", type=cli.whole(0), default=0, help="epochs without a better one; 0: no stop")
+    group.add_argument(
+        "--patience",
+        type=cli.whole(0),
+        default=TrainConfig.patience,
+        help="stop after so many epochs in a row that were not better than the best; 0: never",
+    )
 
 
 # --- from the shell ----------------------------------------------------------------------------------------------
+
+
+def config_of(args: argparse.Namespace) -> TrainConfig:
+    """The run's settings, made from the flags once: each has its flag's name."""
+    given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
+    pretrained = args.init == "pretrained" and args.backbone not in CONTROLS
+    return TrainConfig(
+        **given
+        | {
+            "augment": Augmentation.parse(args.augment),
+            "bands": tuple(args.bands) if args.bands else None,
+            "lr": args.lr or default_learning_rate(args.tune, pretrained=pretrained),
+            "whitening": args.whitening or ("append" if args.normalize == "session" else "none"),
+        }
+    )
 
 
 def to_resume(args: argparse.Namespace) -> Checkpoint | None:
@@ -171,20 +252,20 @@ def remove_old_run(out: Path) -> None:
     remove_old(out)
 
 
-def open_board(run: Run, facts: dict[str, Any]) -> Board:
+def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
     """What TensorBoard shows of this run."""
     return Board(
-        run.args.out,
+        run.out,
         run.classes,
-        settings=settings(run.args),
-        facts=facts | {"model": run.config.to_dict()},
+        settings=run.config.to_dict(),
+        facts=facts | {"model": run.model.config.to_dict()},
         split=run.split,
         warn=run.console.warn,
-        purge_from=run.state.epoch + 1,
+        purge_from=run.state.training.epoch + 1,
     )
 
 
-def catch_signals(run: Run) -> list[int]:
+def catch_signals(run: Trainer) -> list[int]:
     """Let Ctrl-C and SIGTERM end training after the step under way; a second one ends it at once."""
     caught: list[int] = []
 
@@ -199,16 +280,16 @@ def catch_signals(run: Run) -> list[int]:
     return caught
 
 
-def describe(run: Run, facts: dict[str, Any]) -> None:
+def describe(run: Trainer, facts: dict[str, Any]) -> None:
     """What a person wants to know before a long run."""
-    counts, say = facts["parameters"], run.console.say
+    config, model, counts, say = run.config, run.model.config, facts["parameters"], run.console.say
     for subset in ("train", "val"):
         f = facts[subset]
-        told = f"{subset:6s}{f['subjects']:4d} people {f['recordings']:5d} recordings {f['windows']:8d} windows"
-        say(told + ("   SIMULATED" if f["simulated"] else ""))
+        line = f"{subset:6s}{f['subjects']:4d} people {f['recordings']:5d} recordings {f['windows']:8d} windows"
+        say(line + ("   SIMULATED" if f["simulated"] else ""))
     say(
-        f"model  {run.config.frontend} front-end, {run.config.tokens} tokens, backbone {run.args.backbone} "
-        f"({run.args.init}), tune {run.config.tune}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
+        f"model  {model.frontend} front-end, {model.tokens} tokens, backbone {config.backbone} "
+        f"({config.init}), tune {model.tune}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
         f"({counts['backbone_trainable']:,} of {counts['backbone']:,} in the backbone)"
     )
     if counts["positions_reached"] < counts["positions_trainable"]:
@@ -218,76 +299,81 @@ def describe(run: Run, facts: dict[str, Any]) -> None:
         )
     if (weights := facts["backbone"].get("weights_sha256")) is not None:
         say(f"       the backbone's first weights: SHA-256 {weights[:16]}")
+    if config.augment.band_rotation and not run.layout.ring:
+        say(f"       no band rotation: the {len(run.data.train.shards[0].channels)} channels are no whole rings")
     say(
-        f"steps  {run.args.epochs} epochs x {run.steps_per_epoch} steps of {run.args.batch_size} windows, "
-        f"lr {run.lr:g}, augment {facts['augment']}, {facts['device']} {facts['dtype']}, seed {run.args.seed}"
+        f"steps  {config.epochs} epochs x {run.task.steps_per_epoch} steps of {config.batch_size} windows, "
+        f"lr {config.lr:g}, augment {config.augment}, {facts['device']} {facts['dtype']}, seed {config.seed}"
     )
 
 
-def train(args: argparse.Namespace, world: World, console: cli.Console) -> int:
+def begin(run: Trainer, last: Checkpoint | None) -> None:
+    """Write down what this run is, in place of a run that was there before, or go on from `last`."""
+    facts = facts_of(run)
+    describe(run, facts)
+    made = how_made("train.py", run.config.to_dict()) | {"model": run.model.config.to_dict(), "derived": facts}
+    if last is None:  # not before: wrong inputs must not cost the run that is there
+        remove_old_run(run.out)
+    write_json(run.out / "config.json", made)
+    if last is None:
+        run.save()
+    else:
+        run.write_rows()
+    run.board = open_board(run, facts)
+
+
+def train(args: argparse.Namespace, config: TrainConfig, world: World, console: Console) -> int:
     """Prepare and train one run."""
     last = to_resume(args) if world.main or args.resume else None
-    run = Run(args, world, console)
+    run = Trainer(config, args.out, Machine(args.device, args.workers, args.compile), world, console)
     if last is not None:
         run.restore(last)
-    elif world.main:  # not before: wrong inputs must not cost the run that is there
-        remove_old_run(args.out)
     caught = catch_signals(run) if world.size == 1 else []
     if world.main:
-        facts = run.facts()
-        describe(run, facts)
-        write_json(
-            args.out / "config.json",
-            how_made("train.py", settings(args)) | {"model": run.config.to_dict(), "derived": facts},
-        )
-        if last is None:
-            run.save()
-        else:
-            run.write_rows()
-        run.board = open_board(run, facts)
+        begin(run, last)
     try:
-        run.epochs()
+        run.run()
     finally:
         if run.board is not None:
             run.board.close()
     if run.stop_asked:
         run.save()
-        told = f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on"
-        raise cli.Terminated(told) if caught[0] == signal.SIGTERM else KeyboardInterrupt(told)
+        message = f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on"
+        raise cli.Terminated(message) if caught[0] == signal.SIGTERM else KeyboardInterrupt(message)
     if world.main:
-        best = args.out / "best_model.ckpt"
-        console.finish(
-            f"{best}: best epoch {run.state.best_epoch} of {run.state.epoch}, validation {args.select} "
-            f"{abs(run.state.best):.4f} (mean over people); next: python evaluate.py --checkpoint {best} "
-            f"--shards {args.shards} --split {args.split}",
-            checkpoint=best.as_posix(),
-            best_epoch=run.state.best_epoch,
-            epochs=run.state.epoch,
-            score=run.state.best,
-        )
+        finish(run)
     return 0
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Fill in where to write; UsageError for a folder without a name."""
-    args.out = args.out or Path("checkpoints") / args.split.resolve().name
-    if not folder_name(args.out.resolve().name):  # the checkpoint says it, and evaluate.py writes under it
-        raise UsageError(f"--out {args.out}: expected a folder with a name of its own, such as checkpoints/RUN")
+def finish(run: Trainer) -> None:
+    """The last line."""
+    best, state, config = run.out / "best_model.ckpt", run.state, run.config
+    score = state.best or 0.0
+    run.console.finish(
+        f"{best}: best epoch {state.best_epoch} of {state.training.epoch}, validation {config.select} "
+        f"{abs(score):.4f} (mean over people); next: python evaluate.py --checkpoint {best} "
+        f"--shards {config.shards} --split {config.split}",
+        checkpoint=best.as_posix(),
+        best_epoch=state.best_epoch,
+        epochs=state.training.epoch,
+        score=score,
+    )
 
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    check_flags(args)
-    world = join_world(args)
+    args.out = args.out or Path("checkpoints") / args.split.resolve().name
+    if not folder_name(args.out.resolve().name):  # the checkpoint says it, and evaluate.py writes under it
+        raise UsageError(f"--out {args.out}: expected a folder with a name of its own, such as checkpoints/RUN")
+    config = config_of(args)
+    world = join_world(config.batch_size, args.device)
     args.quiet = args.quiet or not world.main
-    console = cli.console(args)
     try:
         with folder_lock(args.out) if world.main else nullcontext():
-            return train(args, world, console)
+            return train(args, config, world, cli.console(args))
     finally:
-        if world.size > 1:
-            distributed.destroy_process_group()
+        world.leave()
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 from measuring import Row, arguments, report
-from training_step import a_run
+from training_step import a_run, epoch
 
 from model import ModelConfig
 from semg.common import cli
 from semg.common.errors import DataError
 from semg.frontends import FrontEnd
-from semg.training.trainer import Run
+from semg.training.trainer import Trainer
 
 PUTEMG_WINDOWS = 600_000
 BATCHES = (256, 1024, 4096)
@@ -62,23 +62,17 @@ def peak() -> float:
     return 2 * SIDE**3 / seconds
 
 
-def read_all(run: Run) -> None:
+def read_all(run: Trainer) -> None:
     """Read an epoch's batches, and do nothing with them."""
-    order, starts = run.epoch_order(0)
-    for _ in run.train.batches.iterate(order, starts):
+    for _ in run.task.batches(0, 0):
         pass
 
 
-def measure(run: Run, repeats: int) -> dict[str, float]:
+def measure(run: Trainer, repeats: int) -> dict[str, float]:
     """An epoch's seconds, its reading's seconds and its peak memory, after one that does not count."""
-
-    def epoch() -> None:
-        run.state.in_epoch = 0
-        run.train_epoch()
-
-    epoch()
+    epoch(run)
     torch.cuda.reset_peak_memory_stats()
-    whole = sorted(synchronized(epoch) for _ in range(repeats))[repeats // 2]
+    whole = sorted(synchronized(lambda: epoch(run)) for _ in range(repeats))[repeats // 2]
     reading = sorted(synchronized(lambda: read_all(run)) for _ in range(repeats))[repeats // 2]
     return {"epoch": whole, "reading": reading, "bytes": torch.cuda.max_memory_allocated()}
 
@@ -89,14 +83,14 @@ def one(args: argparse.Namespace, layers: int, tune: str, batch: int, most: floa
     with tempfile.TemporaryDirectory() as name:
         run = a_run(Path(name), 150, list(map(str, words)), device="cuda")
         found = measure(run, args.repeats)
-    rate = run.steps_per_epoch * batch / found["epoch"]
-    achieved = rate * flops(run.config)
+    rate = run.task.steps_per_epoch * batch / found["epoch"]
+    achieved = rate * flops(run.model.config)
     facts = {
         **found,
         "windows_per_second": rate,
         "teraflops": achieved / 1e12,
         "putemg_epoch_seconds": PUTEMG_WINDOWS / rate,
-        "resident": run.train.batches.resident,
+        "resident": run.data.train.batches.resident,
     }
     told = f"{layers} blocks, {tune}, batch {batch}"
     waiting = found["reading"] / found["epoch"]

@@ -19,40 +19,46 @@ from measuring import Row, arguments, in_turns, report
 import train
 from semg.common import cli
 from semg.data.splits import Split, write_split
-from semg.training.trainer import Run, World
+from semg.training.distributed import World
+from semg.training.loop import LoopState
+from semg.training.trainer import Machine, Trainer
 
 
-def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -> Run:
+def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -> Trainer:
     """A run of train.py on noise: four people train, one validates, one would be tested."""
     records = [material.shard(folder / "shards", seconds, subject).name for subject in range(1, 7)]
     split = Split("noise", "subject", tuple(records[:4]), (records[4],), (records[5],))
     write_split(folder / "split", split, {})
     given = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "run", "--init", "random"]
     args = train.arguments().parse_args([*map(str, given), "--device", device, "--quiet", *words])
-    return Run(args, World(), cli.console(args))
+    machine = Machine(args.device, args.workers, args.compile)
+    return Trainer(train.config_of(args), args.out, machine, World(), cli.console(args))
 
 
-def measure(run: Run, repeats: int) -> dict[str, float]:
+def epoch(run: Trainer) -> None:
+    """An epoch of the run, its first, again and again."""
+    run.state.training = LoopState()
+    next(run.epochs())
+
+
+def measure(run: Trainer, repeats: int) -> dict[str, float]:
     """Seconds of an epoch, train.py's and bare."""
     run.model.train()
-    index = np.arange(run.args.batch_size)
-    hop = run.train.batches.cached.hop if run.train.batches.cached else 1
-    starts = run.train.windows.start[index] // hop * hop  # cached frames lie on a grid
-    batch = run.train.batches.load(index, starts)
-    statistics = None if run.train.statistics is None else run.train.statistics[batch.shard]
+    train_set, optimizer = run.data.train, run.optimizer.adamw
+    index = np.arange(run.config.batch_size)
+    hop = train_set.batches.cached.hop if train_set.batches.cached else 1
+    starts = train_set.windows.start[index] // hop * hop  # cached frames lie on a grid
+    batch = train_set.batches.load(index, starts)
+    statistics = train_set.statistics_of(batch)
 
     def bare() -> None:
-        for _ in range(run.steps_per_epoch):
+        for _ in range(run.task.steps_per_epoch):
             loss = F.cross_entropy(run.model(batch.x, statistics, None, batch.cached), batch.label)
-            run.optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            run.optimizer.step()
+            optimizer.step()
 
-    def whole() -> None:
-        run.state.in_epoch = 0
-        run.train_epoch()
-
-    return in_turns({"train.py": whole, "bare": bare}, repeats)
+    return in_turns({"train.py": lambda: epoch(run), "bare": bare}, repeats)
 
 
 def main() -> int:
@@ -66,7 +72,7 @@ def main() -> int:
             run = a_run(Path(name), 30 if args.quick else 150, words)
             taken = measure(run, args.repeats)
         reach = 1.10 if not words else None
-        facts = {"steps": run.steps_per_epoch, "batch": run.args.batch_size}
+        facts = {"steps": run.task.steps_per_epoch, "batch": run.config.batch_size}
         rows.append(Row(f"a training step, {what}", "the bare loop", taken["train.py"] / taken["bare"], reach,
                         seconds=taken, facts=facts))  # fmt: skip
     return report(args, rows, threads=1)

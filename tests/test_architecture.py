@@ -35,7 +35,6 @@ FORBIDDEN = {
     "evaluation": {"transformers"},
     "data": {"transformers"},
 }
-WITH_NAMESPACES = {"semg/training/trainer.py", "semg/training/pretraining.py"}  # to go
 READS_ANOTHERS_FLAGS = {("sweep.py", "train")}  # it refuses before the first run what train.py would refuse later
 
 
@@ -93,7 +92,7 @@ def test_no_flag_is_known_below_the_scripts(path):
     """A flag's name there is wrong as soon as another script, or a notebook, calls the function."""
     named = [f"{path}:{line}: {text}" for line, text in texts(path) if re.search(r"(?<![\w-])--[a-z]", text)]
     assert named == []
-    known = {"argparse", "semg.common.cli"} if path not in WITH_NAMESPACES else set()
+    known = {"argparse", "semg.common.cli"}
     assert [f"{path}:{line}: {module}" for line, module in imports(path) if module in known] == []
 
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import small_shards
 import torch
-from test_train import RANDOM, data, here, same, weights  # noqa: F401  fixtures
+from test_train import RANDOM, data, here, same, stop_in_step, weights  # noqa: F401  fixtures
 
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import UsageError
+from semg.data.batches import Batches
 from semg.data.shards import WindowSet, open_shards
 from semg.inference.checkpoint import open_checkpoint
-from semg.training import trainer
-from semg.training.pretraining import NextPatch, Segments, predictable
+from semg.training.classification import Classification
+from semg.training.pretraining import NextPatch, NextPatchTask, Segments, predictable
 
 SMALL = {"samples": 320, "patch": 32, "frame": 96, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
 
@@ -90,24 +91,13 @@ def test_pretrained_weights_go_into_training_and_differ(here, tmp_path):  # noqa
     assert len(told) == 2 and told[1] < told[0]
 
 
-@pytest.mark.parametrize("stop_after", [2, 4, 9])
-def test_stopped_pretraining_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch, stop_after):  # noqa: F811
+@pytest.mark.parametrize(("task", "stop_after"), [(NextPatchTask, 2), (NextPatchTask, 4), (Classification, 3)])
+def test_stopped_pretraining_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch, task, stop_after):  # noqa: F811
     flags = [*RANDOM, "--pretrain", 2, "--ema", 0.9]
     assert here(tmp_path / "whole", *flags) == 0
-    checked = 0
-    health = trainer.Run._check_health
-
-    def check(self, loss, norm):
-        nonlocal checked
-        checked += 1
-        self.stop_asked = self.stop_asked or checked == stop_after
-        health(self, loss, norm)
-
-    monkeypatch.setattr(trainer.Run, "_check_health", check)
-    monkeypatch.setattr("train.catch_signals", lambda _run: [2])
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in_step(patch, task, stop_after)
         here(tmp_path / "stopped", *flags)
-    monkeypatch.setattr(trainer.Run, "_check_health", health)
     assert here(tmp_path / "stopped", *flags, "--resume") == 0
     for name in ("best_model.ckpt", "last.ckpt"):
         assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "stopped" / name))
@@ -117,7 +107,7 @@ def test_no_label_is_looked_at(tmp_path, monkeypatch):
     """Shuffled labels change nothing that pretraining leaves."""
     shards, split = small_shards.write_all(tmp_path)
     losses = []
-    load = trainer.Batches.load
+    load = Batches.load
 
     def shuffled(self, index, start=None):
         batch = load(self, index, start)
@@ -125,7 +115,7 @@ def test_no_label_is_looked_at(tmp_path, monkeypatch):
         return batch
 
     for change in (load, shuffled):
-        monkeypatch.setattr(trainer.Batches, "load", change)
+        monkeypatch.setattr(Batches, "load", change)
         out = tmp_path / f"run{len(losses)}"
         words = ["--shards", str(shards), "--split", str(split), "--out", str(out), "--pretrain", "1", *RANDOM]
         monkeypatch.setattr(sys, "argv", ["train.py", *words])

@@ -325,6 +325,7 @@ def test_the_grid_is_every_combination_and_names_depend_on_the_setting_alone():
         ("colour=red", "", "train.py: .*--colour"),
         ("lr=fast", "", "--lr: expected a number"),
         ("lr=-1", "", "--lr: expected a number above 0"),
+        ("augment=colour=3", "", "train.py: augment: expected none, or NAME=VALUE"),
         ("balance=some", "", "--balance: invalid choice"),
         ("lr", "", "expected FLAG=VALUE"),
         ("lr=1e-3,", "", "expected FLAG=VALUE"),
@@ -356,6 +357,6 @@ def test_wrong_folders_are_refused_in_one_line(run, data, tmp_path):
 def test_train_settings_are_what_train_py_writes_itself(data):
     words = ["--shards", str(data / "shards"), "--split", str(data / "split"), *TINY]
     args, settings = sweep.train_settings(words)
-    assert settings == json.loads(json.dumps(train.settings(args)))
+    assert settings == json.loads(json.dumps(train.config_of(args).to_dict()))
     assert settings["layers"] == 1
     assert "device" not in settings

@@ -22,7 +22,8 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.inference.batch import build_model, open_model
 from semg.inference.checkpoint import open_checkpoint
-from semg.training import trainer
+from semg.training import subsets
+from semg.training.classification import Classification
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet".split()  # noqa: SIM905
 RANDOM = [*TINY, "--init", "random"]
@@ -118,22 +119,26 @@ def test_same_seed_same_weights_and_another_seed_others(here, tmp_path):
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
+def stop_in_step(monkeypatch, task, number):
+    """Let the run be asked to stop, as by Ctrl-C, in the number-th step of such a task."""
+    running, steps, loss = [], [], task.loss
+
+    def counted(self, batch, generator):
+        steps.append(batch)
+        running[0].stop_asked = len(steps) == number
+        return loss(self, batch, generator)
+
+    monkeypatch.setattr(task, "loss", counted)
+    monkeypatch.setattr(train, "catch_signals", lambda run: running.append(run) or [signal.SIGINT])
+
+
 @pytest.mark.parametrize("stop_after", [2, 5, 8])
 def test_a_stopped_run_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch, stop_after):
     flags = [*RANDOM, "--ema", "0.9", "--epochs", "2", "--batch-size", "40"]  # four steps an epoch
     here(tmp_path / "whole", *flags)
-    step = train.Run._step
-
-    def stopping(run, batch):
-        told = step(run, batch)
-        run.stop_asked = run.state.step + 1 == stop_after
-        return told
-
-    monkeypatch.setattr(train.Run, "_step", stopping)
-    monkeypatch.setattr(train, "catch_signals", lambda _run: [signal.SIGINT])
-    with pytest.raises(KeyboardInterrupt, match="--resume"):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="--resume"):
+        stop_in_step(patch, Classification, stop_after)
         here(tmp_path / "parts", *flags)
-    monkeypatch.setattr(train.Run, "_step", step)
     here(tmp_path / "parts", *flags, "--resume")
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     for name in ("best_model.ckpt", "last.ckpt"):
@@ -154,7 +159,7 @@ def test_signals_leave_last_ckpt_and_say_how_to_go_on(data, tmp_path, number, co
     assert process.returncode == code, told
     assert "--resume" in told
     assert "Traceback" not in told
-    assert open_checkpoint(tmp_path / "run" / "last.ckpt").description["state"]["epoch"] >= 1
+    assert open_checkpoint(tmp_path / "run" / "last.ckpt").description["state"]["training"]["epoch"] >= 1
 
 
 def test_two_processes_train_as_one(here, data, tmp_path):
@@ -344,14 +349,14 @@ def test_wrong_flags_are_refused_before_anything_is_written(here, tmp_path, flag
 
 def test_labels_drawn_at_random_are_not_learnt(here, tmp_path, monkeypatch):
     """A leak anywhere between parts would show here as more than chance."""
-    original = trainer.open_windows
+    original = subsets.open_windows
 
     def shuffled(shards):
         windows = original(shards)
         windows.label = np.random.default_rng(len(windows)).permutation(windows.label)
         return windows
 
-    monkeypatch.setattr(trainer, "open_windows", shuffled)
+    monkeypatch.setattr(subsets, "open_windows", shuffled)
     here(tmp_path, *RANDOM, "--epochs", 4)
     assert rows(tmp_path)[-1]["val/accuracy"] == pytest.approx(0.25, abs=0.2)
 
@@ -367,14 +372,15 @@ def test_a_run_killed_before_it_wrote_its_last_row_has_it_after_resuming(here, t
 def planted(monkeypatch, loss):
     """Make the training loss what `loss` makes of the true one."""
     true = torch.nn.functional.cross_entropy
-    monkeypatch.setattr("semg.training.trainer.F.cross_entropy", lambda *a, **k: loss(true(*a, **k)))
+    monkeypatch.setattr("semg.training.classification.F.cross_entropy", lambda *a, **k: loss(true(*a, **k)))
 
 
 def test_a_loss_that_no_longer_moves_stops_the_run(here, tmp_path, monkeypatch):
     planted(monkeypatch, lambda loss: loss * 0 + 1.4)
     with pytest.raises(DataError, match=r"step 19: expected a loss that still moves, found loss 1.4 .* for 20 steps"):
         here(tmp_path, *RANDOM, "--epochs", 50)
-    assert open_checkpoint(tmp_path / "last.ckpt").description["state"]["step"] == 15, "three epochs of five steps"
+    state = open_checkpoint(tmp_path / "last.ckpt").description["state"]["training"]
+    assert (state["epoch"], state["in_epoch"]) == (3, 0), "three epochs of five steps"
 
 
 @pytest.mark.parametrize("factor", [1e4, 1e7, float("nan"), float("inf")])

@@ -117,7 +117,7 @@ def fit(
             with autocast or nullcontext():
                 loss = task.loss(batch, generator)
             norm = optimizer.backward(loss)
-            _check_and_count(state, step, *world.mean(torch.stack([loss.detach(), norm.detach()])))
+            _count(state, step, *world.mean(torch.stack([loss.detach(), norm.detach()])))
             optimizer.step(step)
             if average is not None:
                 average.follow(step)
@@ -132,7 +132,7 @@ def _seeded(module: nn.Module, seed: int, stream: Stream, step: int, rank: int) 
     return torch.Generator().manual_seed(seed_of(seed, stream + 1, step, rank))
 
 
-def _check_and_count(state: LoopState, step: int, loss: float, norm: float) -> None:
+def _count(state: LoopState, step: int, loss: float, norm: float) -> None:
     """Note a step down. DivergedError if the run is lost: no finite numbers, an explosion, or no gradient at all."""
     state.first_loss = state.first_loss or loss
     exploded = loss > EXPLODED_LOSS * max(1.0, state.first_loss) or norm > EXPLODED_NORM

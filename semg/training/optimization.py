@@ -106,7 +106,17 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay = module, decay
-        self.weights = {name: value.clone() for name, value in module.state_dict().items()}
+        self.weights: dict[str, Tensor] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, from the weights as they are now."""
+        self.weights = {name: value.clone() for name, value in self._module.state_dict().items()}
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from an average that was kept. KeyError, RuntimeError for another module's."""
+        for name, average in self.weights.items():
+            average.copy_(weights[name])
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
@@ -154,25 +164,3 @@ def reseed(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
     if device.type == "mps":
         torch.mps.manual_seed(seed)
-
-
-# --- until the trainer uses `Optimizer` --------------------------------------------------------------------------
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors, for a checkpoint."""
-    return {
-        f"{prefix}{place}.{key}": torch.as_tensor(value)
-        for place, values in optimizer.state_dict()["state"].items()
-        for key, value in values.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, from names without the prefix."""
-    whole = optimizer.state_dict()
-    whole["state"] = {}
-    for name, value in tensors.items():
-        place, key = name.split(".")
-        whole["state"].setdefault(int(place), {})[key] = value
-    optimizer.load_state_dict(whole)

@@ -6,10 +6,8 @@ language model predicts the next word. The prediction's linear head is thrown aw
 into training. The people validated and tested on have no part in it.
 """
 
-import argparse
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,10 +16,13 @@ from torch import Tensor, nn
 
 from model import GPT2Classifier
 from semg.common.errors import SettingError
-from semg.data.batches import Batches
+from semg.data.batches import Batch
 from semg.data.shards import WindowSet
 from semg.training.augmentation import Augmentation, TokenLayout, draw
-from semg.training.optimization import adamw, optimizer_tensors, reseed, restore_optimizer, schedule, seed_of
+from semg.training.config import TrainConfig
+from semg.training.distributed import World
+from semg.training.optimization import Stream, seed_of
+from semg.training.subsets import Subset
 
 
 class NextPatch(nn.Module):
@@ -98,117 +99,37 @@ class Segments:
         return any_window[shard], random.integers(0, places) * self.hop
 
 
-@dataclass
-class PretrainingProgress:
-    """How far pretraining is."""
+class NextPatchTask:
+    """A `loop.Task`: next-patch prediction on windows from anywhere in the training recordings, turned as in training.
 
-    step: int = 0  # steps done
-    loss_sum: float = 0.0  # over the steps of the epoch that is under way
-    losses: list[float] = field(default_factory=list)  # mean of each epoch that is done
-
-
-class Pretraining:
-    """Epochs of next-patch prediction. Everything random in a step follows from the seed and the step."""
+    What classifies, the last LayerNorm and the head, has no part in its loss.
+    """
 
     def __init__(
-        self,
-        model: GPT2Classifier,
-        batches: Batches,
-        statistics: Tensor | None,
-        layout: TokenLayout,
-        args: argparse.Namespace,
-        *,
-        lr: float,
-        rotation: float,
-        rank: int = 0,
-        size: int = 1,
+        self, model: GPT2Classifier, train: Subset, layout: TokenLayout, config: TrainConfig, world: World
     ) -> None:
-        """batches, statistics: of the training recordings. args: train.py's flags.
+        """Raises SettingError as NextPatch does."""
+        torch.manual_seed(seed_of(config.seed, Stream.PRETRAINING_HEAD))
+        self.module = NextPatch(model).to(train.batches.device)
+        self._train, self._layout, self._world = train, layout, world
+        self._seed, self._batch_size = config.seed, config.batch_size
+        self._how = Augmentation(band_rotation=config.augment.band_rotation, channel_dropout=0.0, jitter=0.0)
+        self._segments = Segments(train.windows, train.batches.cached.hop if train.batches.cached else 1)
+        self.steps_per_epoch = max(1, self._segments.steps // config.batch_size)
+        self._forward = world.parallel(self.module, unused=True)
 
-        rotation: probability of turned rings.
-        rank, size: of this process among those that train together. Raises SettingError as NextPatch does.
-        """
-        torch.manual_seed(seed_of(args.seed, 4))
-        device = batches.device
-        self.module = NextPatch(model).to(device)
-        self.optimizer = adamw(self.module, lr, args.weight_decay)
-        self.state = PretrainingProgress()
-        self._batches, self._statistics, self._layout = batches, statistics, layout
-        self._args, self._lr, self._how = (
-            args,
-            lr,
-            Augmentation(band_rotation=rotation, channel_dropout=0.0, jitter=0.0),
-        )
-        self._rank, self._size = rank, size
-        self._places = Segments(batches.windows, batches.cached.hop if batches.cached else 1)
-        self.steps_per_epoch = max(1, self._places.steps // args.batch_size)
-        # what classifies, the last LayerNorm and the head, has no part in this loss
-        parallel = nn.parallel.DistributedDataParallel
-        self._forward = parallel(self.module, find_unused_parameters=True) if size > 1 else self.module
+    def batches(self, epoch: int, first: int) -> Iterable[Batch]:
+        """The epoch's batches from its step `first` on."""
+        begin, end = epoch * self.steps_per_epoch + first, (epoch + 1) * self.steps_per_epoch
+        drawn = [self._segments.draw(self._batch_size, self._random(step)) for step in range(begin, end)]
+        share = self._world.share
+        return self._train.batches.iterate([share(index) for index, _ in drawn], [share(start) for _, start in drawn])
 
-    @property
-    def done(self) -> bool:
-        """Whether all epochs are done."""
-        return len(self.state.losses) >= self._args.pretrain
+    def _random(self, step: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, Stream.PRETRAINING_WINDOWS, step))
 
-    def epoch(
-        self,
-        autocast: AbstractContextManager[None] | None,
-        agreed: Callable[[Tensor], list[float]],
-        check: Callable[[float, float], None],
-        progress: Callable[[Iterable[int]], Iterable[int]],
-        stop_asked: Callable[[], bool],
-    ) -> None:
-        """Do an epoch, or the rest of one.
-
-        agreed: mean over the processes; check: raises for a loss and gradient norm that can't be; stop_asked: looked
-        at after each step.
-        """
-        self.module.train()
-        state = self.state
-        for _ in progress(range(state.step - len(state.losses) * self.steps_per_epoch, self.steps_per_epoch)):
-            loss, norm = agreed(self._step(autocast))
-            check(loss, norm)
-            self.optimizer.step()
-            state.step += 1
-            state.loss_sum += loss
-            if stop_asked():
-                break
-        if state.step == (len(state.losses) + 1) * self.steps_per_epoch:
-            state.losses.append(state.loss_sum / self.steps_per_epoch)
-            state.loss_sum = 0.0
-
-    def _step(self, autocast: AbstractContextManager[None] | None) -> Tensor:
-        """(2,) loss and gradient norm of a step, with the gradients in place."""
-        args, step = self._args, self.state.step
-        reseed(self._batches.device, seed_of(args.seed, 5, step, self._rank))
-        generator = torch.Generator().manual_seed(seed_of(args.seed, 6, step, self._rank))
-        share = schedule(step, self.steps_per_epoch * args.pretrain, args.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._lr * share
-        index, start = self._places.draw(args.batch_size, np.random.default_rng((args.seed, 7, step)))
-        batch = self._batches.load(index[self._rank :: self._size], start[self._rank :: self._size])
-        statistics = None if self._statistics is None else self._statistics[batch.shard]
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """() mean squared error of the predicted tokens; 1 is that of predicting the session's mean."""
         shape = (len(batch.label), self.module.model.config.tokens)
         change = draw(self._how, self._layout, shape, generator, batch.label.device)
-        with autocast or nullcontext():
-            loss = self._forward(batch.x, statistics, change, batch.cached)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), args.clip)
-        return torch.stack([loss.detach(), norm.detach()])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What resuming needs beside the model and `state`."""
-        head = {f"pretraining.head.{name}": value for name, value in self.module.head.state_dict().items()}
-        return head | optimizer_tensors(self.optimizer, "pretraining.optimizer.")
-
-    def restore(self, state: PretrainingProgress, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a `state` and the `tensors` of its moment, named without `pretraining.`."""
-        self.state = state
-        head = {k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")}
-        if not head:  # pretraining was over
-            return
-        self.module.head.load_state_dict(head)
-        moments = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
-        restore_optimizer(self.optimizer, moments)
+        return self._forward(batch.x, self._train.statistics_of(batch), change, batch.cached)

@@ -24,7 +24,7 @@ from test_bad_inputs import TINY, script, table
 
 from semg.evaluation import event_file
 from semg.inference.checkpoint import open_checkpoint
-from semg.training.trainer import Run
+from semg.training.classification import Classification
 
 
 @contextmanager
@@ -107,20 +107,19 @@ def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
 ) -> None:
     """The epochs before are kept; with room again, --resume ends where an undisturbed run does."""
     flags = ["--shards", data / "shards", "--split", data / "split", *TINY.split(), "--epochs", 3]
-    train_epoch = Run.train_epoch
-    with ExitStack() as full:
+    batches = Classification.batches
+    with ExitStack() as full, monkeypatch.context() as patch:
 
-        def fill_up_in_the_second(run: Run) -> None:
-            if run.state.epoch == 1:
+        def fill_up_in_the_second(task: Classification, epoch: int, first: int) -> object:
+            if epoch == 1:
                 full.enter_context(files_of_at_most(20_000))
-            train_epoch(run)
+            return batches(task, epoch, first)
 
-        monkeypatch.setattr(Run, "train_epoch", fill_up_in_the_second)
+        patch.setattr(Classification, "batches", fill_up_in_the_second)
         done = script("train", *flags, "--out", tmp_path / "run")
-    monkeypatch.setattr(Run, "train_epoch", train_epoch)
     assert (done.code, done.err.count("error: ")) == (1, 1)
     assert "free some" in done.err and "resume" in done.err
-    assert open_checkpoint(tmp_path / "run/last.ckpt").description["state"]["epoch"] == 1
+    assert open_checkpoint(tmp_path / "run/last.ckpt").description["state"]["training"]["epoch"] == 1
     assert open_checkpoint(tmp_path / "run/best_model.ckpt").description["epoch"] == 1
     assert script("train", *flags, "--out", tmp_path / "run", "--resume").code == 0
     assert script("train", *flags, "--out", tmp_path / "right").code == 0

@@ -1,0 +1,135 @@
+"""What a training run learns: to classify the windows of the training people; and how well it does so on others."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import GPT2Classifier
+from semg.data.batches import Batch
+from semg.data.shards import WindowSet
+from semg.evaluation import metrics
+from semg.inference.batch import pooled_features, probabilities, ready_tokens
+from semg.training.augmentation import TokenLayout, draw, one_hot
+from semg.training.config import TrainConfig
+from semg.training.distributed import World
+from semg.training.optimization import Stream
+from semg.training.subsets import Subset
+
+INFERENCE_BATCH = 512
+
+
+class Classification:
+    """A `loop.Task`: to classify the windows of the training subset, augmented as the settings say."""
+
+    def __init__(
+        self, model: GPT2Classifier, train: Subset, layout: TokenLayout, config: TrainConfig, world: World
+    ) -> None:
+        self.module = model
+        self.classes = model.config.classes
+        self.steps_per_epoch = max(1, len(train.windows) // config.batch_size)
+        self._train, self._layout, self._config, self._world = train, layout, config, world
+        self._forward = world.parallel(model)
+        device = train.batches.device
+        self._class_weights = class_weights(train.windows, self.classes).to(device)
+        # (K, K) label by decision, of this process's windows since the last `take_confusion`
+        self.confusion = torch.zeros(self.classes, self.classes, dtype=torch.int64, device=device)
+
+    def order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """This process's windows of each step, and where each window starts; a function of seed and epoch alone."""
+        config, windows, batches = self._config, self._train.windows, self._train.batches
+        random = np.random.default_rng((config.seed, Stream.ORDER, epoch))
+        if config.balance == "sampler":
+            weights = self._class_weights.cpu().numpy()[windows.label]
+            order = random.choice(len(windows), len(windows), p=weights / weights.sum())
+        else:
+            order = random.permutation(len(windows))
+        starts = windows.jittered(order, config.augment.jitter, random, batches.cached.hop if batches.cached else 1)
+        size = config.batch_size
+        cuts = [slice(step * size, (step + 1) * size) for step in range(self.steps_per_epoch)]
+        return [self._world.share(order[cut]) for cut in cuts], [self._world.share(starts[cut]) for cut in cuts]
+
+    def batches(self, epoch: int, first: int) -> Iterable[Batch]:
+        """The epoch's batches from its step `first` on."""
+        order, starts = self.order(epoch)
+        return self._train.batches.iterate(order[first:], starts[first:])
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """() cross-entropy of a batch, augmented; counts what was decided."""
+        config = self._config
+        shape = (len(batch.label), self.module.config.tokens)
+        change = draw(config.augment, self._layout, shape, generator, batch.label.device)
+        target = change.targets(one_hot(batch.label, self.classes))
+        logits = self._forward(batch.x, self._train.statistics_of(batch), change, batch.cached)
+        pairs = batch.label * self.classes + logits.detach().argmax(1)
+        self.confusion += torch.bincount(pairs, minlength=self.classes**2).view_as(self.confusion)
+        weight = self._class_weights if config.balance == "loss" else None
+        return F.cross_entropy(logits.float(), target, weight, label_smoothing=config.label_smoothing)
+
+    def take_confusion(self) -> np.ndarray:
+        """(K, K) counts over all processes since it was last asked."""
+        counts = self._world.sum(self.confusion).cpu().numpy()
+        self.confusion = torch.zeros_like(self.confusion)
+        return counts
+
+
+def class_weights(windows: WindowSet, classes: int) -> Tensor:
+    """(classes,) inverse frequencies, 1 on average over the windows."""
+    counts = np.bincount(windows.label, minlength=classes)
+    present = max(1, int(np.count_nonzero(counts)))
+    weights = np.where(counts > 0, len(windows) / np.maximum(counts, 1) / present, 0.0)
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+# --- validation --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Validation:
+    """scores: by name, as rows of metrics.jsonl have them; per_subject: subject -> metrics; probabilities: (n, K)."""
+
+    scores: dict[str, float]
+    per_subject: dict[str, Any]
+    probabilities: np.ndarray
+
+
+class Validator:
+    """Scores a model on the validation people."""
+
+    def __init__(self, model: GPT2Classifier, val: Subset, autocast: torch.autocast | None) -> None:
+        self._model, self._val, self._autocast = model, val, autocast
+        self._ready: Tensor | None = None  # tokens don't depend on what trains: computed once, if they fit into memory
+
+    def validate(self) -> Validation:
+        """Score the model as it is now; leaves it in evaluation mode."""
+        self._model.eval()
+        val = self._val
+        if self._ready is None:
+            self._ready = ready_tokens(self._model, val.batches, val.statistics)
+        decided = probabilities(
+            self._model, val.batches, val.statistics, INFERENCE_BATCH, self._autocast, ready=self._ready
+        )
+        label, subject, classes = val.windows.label, val.windows.subject, decided.shape[1]
+        scores = validation_scores(decided, label, subject, classes)
+        return Validation(scores, metrics.per_subject(label, decided.argmax(1), subject, classes), decided)
+
+    def features(self, index: np.ndarray) -> np.ndarray:
+        """(len(index), d) what the head sees of the windows at these places."""
+        val = self._val
+        return pooled_features(self._model, val.batches, val.statistics, index, ready=self._ready)
+
+
+def validation_scores(decided: np.ndarray, label: np.ndarray, subject: np.ndarray, classes: int) -> dict[str, float]:
+    """Loss over windows; accuracy and macro-F1 as means over people, so that each person counts the same."""
+    picked = np.maximum(decided[np.arange(len(label)), label], 1e-12)
+    predicted = decided.argmax(1)
+    tables = [metrics.confusion(label[subject == s], predicted[subject == s], classes) for s in np.unique(subject)]
+    return {
+        "loss": float(-np.log(picked).mean()),
+        "accuracy": float(np.mean([metrics.accuracy(table) for table in tables])),
+        "macro_f1": float(np.mean([metrics.macro_f1(table) for table in tables])),
+    }

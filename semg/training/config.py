@@ -1,0 +1,119 @@
+"""A training run's settings, made by train.py from its flags once, saved beside the model, read back to go on.
+
+A setting has its flag's name. What a result does not depend on, such as where it is
+written and on which device, is not among them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from semg.common.errors import SettingError
+from semg.common.length import Length
+from semg.common.provenance import plain
+from semg.data.normalization import RIDGE, ChannelNormalization
+from semg.frontends import has_log_powers
+from semg.training.augmentation import OF_BAND_POWERS, Augmentation
+from semg.training.optimization import OptimizerConfig
+
+BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz, edges; even steps on a logarithmic scale
+PATCH, FRAME = Length("25ms"), Length("50ms")
+CLOSE = 1.25  # two edges nearer to each other than by this factor make no band of their own
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that a training run's result depends on, beside code, data and kind of device.
+
+    patch, bands: None for PATCH and BANDS, fitted to the windows and their rate. bands: edges in Hz.
+    layers, width, heads: None for the backbone's own. pretrain: epochs of next-patch prediction before the others.
+    batch_size: over all processes. warmup, label_smoothing: shares. ema: decay of the mean of weights, 0 for none.
+    patience: epochs without a better one, then training ends; 0: never. precompute: band powers once, not each step.
+    """
+
+    shards: Path
+    split: Path
+    seed: int = 0
+    # the network
+    backbone: str = "gpt2"
+    init: str = "pretrained"
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    tune: str = "full"
+    frontend: str = "bands"
+    patch: Length | None = None
+    frame: Length = FRAME
+    bands: tuple[float, ...] | None = None
+    pooling: str = "mean"
+    normalize: str = "session"
+    whitening: str = "append"
+    ridge: float = RIDGE
+    # the training
+    epochs: int = 8
+    pretrain: int = 0
+    batch_size: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    clip: float = 1.0
+    label_smoothing: float = 0.1
+    dropout: float = 0.1
+    ema: float = 0.0
+    augment: Augmentation = field(default_factory=Augmentation)
+    balance: str = "none"
+    select: str = "macro_f1"
+    patience: int = 0
+    amp: str = "auto"
+    precompute: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for settings that do not go together."""
+        _ = self.normalization
+        for name in OF_BAND_POWERS:
+            if getattr(self.augment, name) and not has_log_powers(self.frontend):
+                expected = f"no {name}, which changes band powers, with {{frontend}} {self.frontend}"
+                raise SettingError("augment", expected)
+
+    @property
+    def normalization(self) -> ChannelNormalization:
+        """How recordings are brought to one scale."""
+        return ChannelNormalization(self.normalize, self.whitening, self.ridge)
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """How weights are moved."""
+        return OptimizerConfig(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON and checkpoints."""
+        return {one.name: plain(getattr(self, one.name)) for one in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`. TypeError, ValueError or AttributeError for what `to_dict` did not make."""
+        read = dict(values)
+        read |= {name: Path(read[name]) for name in ("shards", "split")}
+        read |= {name: Length(read[name]) for name in ("patch", "frame") if read[name] is not None}
+        read["bands"] = None if read["bands"] is None else tuple(map(float, read["bands"]))
+        read["augment"] = Augmentation.parse(read["augment"].split())
+        return cls(**read)
+
+
+def bands_at(rate: float) -> tuple[float, ...]:
+    """BANDS as far as a sampling rate (Hz) allows: the highest band ends at half the rate."""
+    half = rate / 2
+    below = [edge for edge in BANDS if edge < half]
+    if len(below) == len(BANDS):
+        return BANDS
+    while below and half < CLOSE * below[-1]:
+        below.pop()
+    return (*below, half)
+
+
+def patch_of(window: int, rate: float) -> int:
+    """The length of a patch, samples, that divides a window (samples) and is nearest to PATCH, as a ratio."""
+    wanted = PATCH.samples(rate)
+    divisors = [length for length in range(1, window + 1) if window % length == 0]
+    return min(divisors, key=lambda length: max(length, wanted) / min(length, wanted))

@@ -1,0 +1,90 @@
+"""The network that a training run begins with: its shape, by settings and data, and its first weights."""
+
+from typing import Any
+
+import torch
+
+from model import CONTROLS, GPT2Classifier, ModelConfig
+from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters
+from semg.common.errors import SettingError
+from semg.data.shards import Shard
+from semg.training.config import TrainConfig, bands_at, patch_of
+
+SMALL = {"layers": 2, "width": 64, "heads": 4}  # what a random GPT-2 has unless told otherwise
+
+
+def decoder_of(config: TrainConfig) -> Pretrained | None:
+    """The decoder that `backbone` names, read and checked; None for a control and for a random GPT-2 of any size."""
+    if config.backbone in CONTROLS or (config.backbone == "gpt2" and config.init == "random"):
+        return None
+    decoder = open_pretrained(config.backbone)
+    for name in ("width", "heads"):
+        if getattr(config, name):
+            hint = "give {backbone} gpt2 {init} random with it"
+            raise SettingError(name, f"none with {config.backbone}, which has its own", hint=hint)
+    if config.layers and config.layers > decoder.layers:
+        raise SettingError("layers", f"at most the {decoder.layers} of {config.backbone}", config.layers)
+    return decoder
+
+
+def model_config(config: TrainConfig, shard: Shard, decoder: Pretrained | None) -> ModelConfig:
+    """The network that the settings ask for, on windows as in `shard`. Raises SettingError for what cannot be.
+
+    decoder: as `decoder_of` gives it. Lengths become samples here, and frequencies cycles a sample.
+    """
+    rate, window = shard.rate, shard.window
+    shape: dict[str, Any] = dict(SMALL)
+    if decoder is not None:
+        own = ("layers", "width", "heads", "architecture")
+        shape = {"backbone": decoder.family.name} | {name: getattr(decoder, name) for name in own}
+    elif config.backbone in CONTROLS:
+        shape |= {"backbone": config.backbone}
+    given = {"layers": config.layers, "width": config.width, "heads": config.heads}
+    shape |= {name: value for name, value in given.items() if value}
+    try:
+        return ModelConfig(
+            channels=len(shard.channels) * config.normalization.copies,
+            samples=window,
+            classes=len(shard.classes),
+            frontend=config.frontend,
+            patch=patch_of(window, rate) if config.patch is None else config.patch.samples(rate),
+            frame=config.frame.samples(rate),
+            band_edges=tuple(edge / rate for edge in config.bands or bands_at(rate)),
+            pooling=config.pooling,
+            dropout=config.dropout,
+            tune=config.tune,
+            **shape,
+        )
+    except SettingError as error:
+        raise in_own_units(error, config, rate) from None
+
+
+def in_own_units(error: SettingError, config: TrainConfig, rate: float) -> SettingError:
+    """An error of ModelConfig, which counts in samples, in the units of the settings: hertz, and time where given."""
+
+    def say(value: float) -> str:
+        if error.field == "band_edges":
+            return f"{value * rate:g}"
+        length = getattr(config, error.field) if error.field in ("patch", "frame") else None
+        return f"{value:g}" if length is None else length.say(value, rate)
+
+    return error.translated(say, {"band_edges": "bands"})
+
+
+def build(config: TrainConfig, shape: ModelConfig, decoder: Pretrained | None) -> GPT2Classifier:
+    """The network with its first weights."""
+    torch.manual_seed(config.seed)
+    model = GPT2Classifier(shape)
+    if decoder is not None and config.init == "pretrained":
+        model.load_backbone(decoder.weights(shape.layers))
+    return model
+
+
+def first_weights(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> dict[str, Any]:
+    """Which weights the backbone has before training: what results say of themselves."""
+    facts: dict[str, Any] = {"source": config.backbone, "init": config.init}
+    if decoder is not None and decoder.revision:
+        facts["revision"] = decoder.revision
+    if model.backbone is not None:
+        facts["weights_sha256"] = fingerprint(own_parameters(model.backbone))
+    return facts

@@ -1,0 +1,121 @@
+"""The training and validation people's data, ready to be read: windows, batches, statistics, cached band powers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import GPT2Classifier
+from semg.data import normalization
+from semg.data.batches import Batch, Batches
+from semg.data.shards import Shard, WindowSet, check_alike, open_shards
+from semg.data.splits import Split, read_split
+from semg.inference.batch import cached_frames, open_windows, session_statistics, statistics_for
+from semg.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What a split names, opened; the test people's recordings are not touched."""
+
+    split: Split
+    train: list[Shard]
+    val: list[Shard]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One subset of the split. transform: (n_shards, C, C') its channels' normalisation; statistics: (n_shards, 2, F)
+    of each shard's session's tokens, None where the model's own serve."""
+
+    shards: list[Shard]
+    windows: WindowSet
+    batches: Batches
+    transform: np.ndarray
+    statistics: Tensor | None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether some recording was."""
+        return any(shard.simulated for shard in self.shards)
+
+    def statistics_of(self, batch: Batch) -> Tensor | None:
+        """(B, 2, F) statistics of each window's session."""
+        return None if self.statistics is None else self.statistics[batch.shard]
+
+    def facts(self) -> dict[str, int | bool]:
+        """Counts of people, recordings and windows, and whether some recording was simulated."""
+        subjects = len({shard.subject for shard in self.shards})
+        counts = {"subjects": subjects, "recordings": len(self.shards), "windows": len(self.windows)}
+        return {**counts, "simulated": self.simulated}
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """train_gain: (C,) by which channels are scaled under `normalize` train; travels with the model."""
+
+    train: Subset
+    val: Subset
+    train_gain: np.ndarray
+
+
+def open_split(config: TrainConfig, *, verify: bool) -> Shards:
+    """Open the shards of the training and validation people; verify: compare their files' checksums too."""
+    split = read_split(config.split, config.shards)
+    train, val = (open_shards(config.shards, records, verify=verify) for records in (split.train, split.val))
+    check_alike([train[0], val[0]])
+    return Shards(split, train, val)
+
+
+def prepare(
+    config: TrainConfig,
+    shards: Shards,
+    model: GPT2Classifier,
+    device: torch.device,
+    workers: int,
+    stage: Callable[[str], None],
+) -> Subsets:
+    """Bring both subsets to one scale, for `model` to read on `device`; stage: is told what is under way.
+
+    Under `normalize train` the training tokens' mean and standard deviation become part of the model.
+    """
+    gain = normalization.gain_of(shards.train)
+    stage(f"statistics of {len(shards.train) + len(shards.val)} recordings' tokens")
+    train, val = (_subset(config, some, model, gain, device, workers) for some in (shards.train, shards.val))
+    if precomputes(config, model):
+        stage(f"band powers of {len(shards.train)} recordings, once for all epochs")
+        train.batches.cached = cached_frames(model, train.shards, train.transform, device)
+    if config.normalize == "train":
+        _keep_statistics(model, session_statistics(model, train.shards, train.transform, device))
+    return Subsets(train, val, gain)
+
+
+def precomputes(config: TrainConfig, model: GPT2Classifier) -> bool:
+    """Whether training reads frames' features computed once: windows then start on multiples of the frames' hop."""
+    frames = model.frontend.frames
+    jitters = config.augment.jitter == 1
+    return config.precompute and jitters and frames is not None and 4 * frames.hop >= model.config.patch
+
+
+def _subset(
+    config: TrainConfig,
+    shards: list[Shard],
+    model: GPT2Classifier,
+    gain: np.ndarray,
+    device: torch.device,
+    workers: int,
+) -> Subset:
+    windows = open_windows(shards)
+    transform = normalization.transform_of(shards, config.normalization, gain)
+    statistics = statistics_for(model, config.normalize, shards, transform, device)
+    return Subset(shards, windows, Batches(windows, transform, device, workers), transform, statistics)
+
+
+def _keep_statistics(model: GPT2Classifier, each: Tensor) -> None:
+    """Put the mean and standard deviation of all sessions' tokens into the model; each: (n_shards, 2, F)."""
+    mean = each[:, 0].mean(0)
+    spread = (each[:, 1].square() + (each[:, 0] - mean).square()).mean(0).sqrt()
+    model.token_mean.copy_(mean)
+    model.token_std.copy_(spread)
