@@ -299,8 +299,8 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         )
     if (weights := facts["backbone"].get("weights_sha256")) is not None:
         say(f"       the backbone's first weights: SHA-256 {weights[:16]}")
-    if config.augment.band_rotation and not run.layout.ring:
-        say(f"       no band rotation: the {len(run.data.train.shards[0].channels)} channels are no whole rings")
+    if config.augment.band_rotation and not run.layout.rings:
+        say("       band rotation changes nothing here: the recordings' channels lie in no rings of electrodes")
     say(
         f"steps  {config.epochs} epochs x {run.task.steps_per_epoch} steps of {config.batch_size} windows, "
         f"lr {config.lr:g}, augment {config.augment}, {facts['device']} {facts['dtype']}, seed {config.seed}"

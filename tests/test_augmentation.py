@@ -8,7 +8,8 @@ from semg.training.augmentation import RENAMED, Augmentation, TokenChange, Token
 
 BANDS = Group("bands", 0, 24, 2, log_power=True)
 RAW = Group("raw", 48, 24, 3, channels_last=True)
-LAYOUT = TokenLayout((BANDS, RAW), ring=8)
+RINGS = tuple(tuple(range(first, first + 8)) for first in (0, 8, 16))
+LAYOUT = TokenLayout((BANDS, RAW), RINGS)
 
 
 def tokens(batch: int = 6) -> torch.Tensor:
@@ -47,8 +48,21 @@ def test_band_rotation_turns_all_rings_together_and_takes_bands_and_samples_alon
     assert shifts == {-1, 1}
 
 
-def test_band_rotation_needs_whole_rings():
-    layout = TokenLayout((BANDS, RAW), ring=0)
+def test_rings_of_other_sizes_and_orders_turn_by_a_place_and_what_is_in_none_stays():
+    layout = TokenLayout((BANDS, RAW), rings=((5, 2, 9), (20, 21, 22, 23)))
+    assert layout.turned[2, [5, 2, 9]].tolist() == [9, 5, 2]
+    assert layout.turned[0, [5, 2, 9]].tolist() == [2, 9, 5]
+    assert layout.turned[2, 20:].tolist() == [23, 20, 21, 22]
+    assert layout.turned[:, :2].tolist() == [[0, 1]] * 3
+    sources = {
+        tuple((window[0, :48:2] / 100).long().tolist())
+        for window in changed(tokens(64), layout=layout, band_rotation=1.0)
+    }
+    assert sources == {tuple(layout.turned[row].tolist()) for row in (0, 2)}
+
+
+def test_band_rotation_needs_rings():
+    layout = TokenLayout((BANDS, RAW), rings=())
     assert torch.equal(changed(tokens(), layout=layout, band_rotation=1.0), tokens())
 
 
@@ -67,7 +81,7 @@ def test_masking_hides_whole_channels_times_and_bands():
 
 
 def test_an_electrode_is_dropped_and_rotated_in_both_of_its_copies():
-    layout = TokenLayout((Group("bands", 0, 48, 1),), ring=8, copies=2)
+    layout = TokenLayout((Group("bands", 0, 48, 1),), RINGS, copies=2)
     both = torch.arange(24.0).repeat(2).expand(300, 5, 48) + 1
     hidden = changed(both, layout=layout, channel_dropout=0.3) == 0
     assert torch.equal(hidden[..., :24], hidden[..., 24:])

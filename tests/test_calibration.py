@@ -65,7 +65,7 @@ def adapted(model, recipe, seed=0):
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randn(40, SMALL.tokens, SMALL.channels, generator=random)
     label = torch.arange(40) % SMALL.classes
-    return adapt(model, tokens, label, recipe, TokenLayout.of(model.frontend.groups, 8))
+    return adapt(model, tokens, label, recipe, TokenLayout(model.frontend.groups, (tuple(range(8)),)))
 
 
 def recipe(**changes) -> Calibration:

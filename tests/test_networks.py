@@ -75,7 +75,7 @@ def made_of(folder: Path, signal: np.ndarray, label: np.ndarray, **arguments) ->
         "task": "repeats_long",
         "rate": small_shards.RATE,
         "unit": "uV",
-        "rings": [],
+        "rings": small_shards.RINGS if signal.shape[1] == CHANNELS else [],
         "rest_classes": [],
         "simulated": False,
         "channels": [f"EMG_{i}" for i in range(1, signal.shape[1] + 1)],

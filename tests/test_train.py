@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +299,32 @@ def test_a_compiled_run_computes_what_a_plain_one_does(here, tmp_path):
     here(tmp_path / "plain", *flags)
     here(tmp_path / "compiled", *flags, "--compile")
     assert rows(tmp_path / "compiled")[0] == pytest.approx(rows(tmp_path / "plain")[0], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rings", "augment", "told"), [([], [], True), (None, [], False), ([], ["gain=0.1"], False)])
+def test_a_band_rotation_that_changes_nothing_is_told(tmp_path, monkeypatch, capsys, rings, augment, told):
+    changes = {} if rings is None else {"rings": rings}
+    records = [small_shards.write(tmp_path / "shards", subject, **changes) for subject in (1, 2, 3)]
+    split = small_shards.write_split(tmp_path / "split", train=records[:1], val=records[1:2], test=records[2:])
+    words = ["--shards", tmp_path / "shards", "--split", split, "--out", tmp_path / "run", *RANDOM, "--epochs", 1]
+    words = [str(word) for word in [*words, "--augment", *augment] if word != "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    monkeypatch.setattr(train, "catch_signals", lambda _run: [])
+    assert train.main() == 0
+    assert ("band rotation changes nothing here" in capsys.readouterr().out) == told
+
+
+def test_the_test_peoples_recordings_are_not_touched(here, data, tmp_path):
+    """They need not even be there."""
+    shards, split = (data[place] for place in (1, 3))
+    test = (Path(split) / "test.txt").read_text().split()
+    moved = small_shards.write_all(tmp_path / "own")[0]
+    for record in test:
+        shutil.rmtree(moved / record)
+    here(tmp_path / "with", *RANDOM)
+    here(tmp_path / "without", *RANDOM, "--shards", moved)
+    assert shards != str(moved)
+    assert same(weights(tmp_path / "with" / "best_model.ckpt"), weights(tmp_path / "without" / "best_model.ckpt"))
 
 
 def test_patience_ends_a_run_that_gets_no_better(here, tmp_path):

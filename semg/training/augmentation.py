@@ -7,6 +7,7 @@ from one generator, so the same seed gives the same augmentation.
 
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -96,19 +97,25 @@ def _strength(name: str, text: str) -> float:
 class TokenLayout:
     """What the features of a token are, and how the electrodes that they belong to sit.
 
-    groups: a front-end's. ring: electrodes of one ring; 0 where the channels are no whole rings. copies: how often each
-    electrode is among the channels, all electrodes once before any of them again.
+    groups: a front-end's. rings: of electrodes, each their places in the order around the arm; electrodes of no ring
+    stay where they are. copies: how often each electrode is among the channels, all electrodes once before any of them
+    again.
     """
 
     groups: tuple[Group, ...]
-    ring: int
+    rings: tuple[tuple[int, ...], ...]
     copies: int = 1
 
-    @classmethod
-    def of(cls, groups: tuple[Group, ...], ring: int, copies: int = 1) -> "TokenLayout":
-        """The layout for electrodes in rings of `ring`, each seen `copies` times; ring 0 where that cannot be."""
-        whole = ring if (groups[0].channels // copies) % ring == 0 else 0
-        return cls(groups, whole, copies)
+    @cached_property
+    def turned(self) -> Tensor:
+        """(3, C) the channels whose features each channel gets when every ring turns by -1, 0 and 1 places."""
+        electrodes = self.channels // self.copies
+        origin = torch.arange(electrodes, dtype=torch.int32).repeat(3, 1)
+        for ring in self.rings:
+            places = torch.tensor(ring)
+            for row, step in enumerate((-1, 0, 1)):
+                origin[row, places] = places.roll(step).int()
+        return torch.cat([origin + copy * electrodes for copy in range(self.copies)], dim=1)
 
     @property
     def channels(self) -> int:
@@ -207,15 +214,14 @@ def _draw_moves(
     device: torch.device | None,
 ) -> "_Moves | None":
     """What takes whose place in as many windows and tokens; None: nothing does."""
-    rotates = how.band_rotation and layout.ring
+    rotates = how.band_rotation and layout.rings
     if not (rotates or how.channel_dropout or how.time_masking):
         return None
     channel = torch.arange(layout.channels, dtype=torch.int32).expand(shape[0], -1)
     if rotates:
         chance = torch.rand(shape[0], generator=generator)
         step = (chance < how.band_rotation / 2).int() - (chance > 1 - how.band_rotation / 2).int()  # -1, 0 or 1
-        place = channel % layout.ring
-        channel = (channel - place) + (place - step[:, None]) % layout.ring
+        channel = layout.turned[step + 1]
     hidden = None
     if how.channel_dropout:
         chance = torch.rand(shape[0], layout.channels // layout.copies, generator=generator)

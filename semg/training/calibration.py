@@ -18,7 +18,6 @@ from torch import Tensor
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.data.batches import Batches, in_order
-from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
 from semg.inference.batch import channel_normalization_of, open_windows, statistics_for, transform_for
 from semg.inference.checkpoint import Checkpoint
@@ -218,7 +217,7 @@ def calibrate_subject(
     chosen, rest = np.flatnonzero(first), np.flatnonzero(~first)
     tokens = torch.cat(list(_tokens(model, batches, statistics, chosen)))
     label = torch.from_numpy(windows.label[chosen]).to(device)
-    layout = TokenLayout.of(model.frontend.groups, RING_SIZE, channel_normalization.copies)
+    layout = TokenLayout(model.frontend.groups, shards[0].rings, channel_normalization.copies)
     try:
         adapted = adapt(model, tokens, label, recipe, layout, autocast)
     except DivergedError as error:

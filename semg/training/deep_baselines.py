@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batch, Batches, in_order
-from semg.data.putemg import RING_SIZE
 from semg.data.shards import Shard, WindowSet
 from semg.evaluation import metrics
 from semg.frontends import Group
@@ -164,7 +163,7 @@ def fit(
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=steps * recipe.epochs, pct_start=recipe.warmup, cycle_momentum=False
     )
-    layout = _layout(train.windows.n_channels)
+    layout = _layout(train.windows)
     generator = torch.Generator().manual_seed(recipe.seed)
     rows: list[dict[str, float]] = []
     best = {name: value.clone() for name, value in model.state_dict().items()}
@@ -213,9 +212,9 @@ def _step(
     return loss.detach()
 
 
-def _layout(channels: int) -> TokenLayout:
-    samples = Group("raw", 0, channels, per_channel=1, channels_last=True)
-    return TokenLayout.of((samples,), RING_SIZE)
+def _layout(windows: WindowSet) -> TokenLayout:
+    samples = Group("raw", 0, windows.n_channels, per_channel=1, channels_last=True)
+    return TokenLayout((samples,), windows.shards[0].rings)
 
 
 def epoch_order(windows: WindowSet, recipe: Recipe, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -20,7 +20,6 @@ from semg.common.errors import DataError, SettingError
 from semg.common.files import write_text
 from semg.common.provenance import how_made
 from semg.common.schema import check_fields
-from semg.data.putemg import RING_SIZE
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, projected
 from semg.inference.batch import choose_device
@@ -61,7 +60,7 @@ class Trainer:
         self.model.to(device)
         self.split, self.classes = shards.split, shards.train[0].classes
         self.data = prepare(config, shards, self.model, device, machine.workers, console.say)
-        self.layout = TokenLayout.of(self.model.frontend.groups, RING_SIZE, config.normalization.copies)
+        self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)
         if machine.compile and self.model.backbone is not None:
             self.model.backbone.compile()
         self.autocast = autocast(config.amp, device)
