@@ -67,6 +67,12 @@ def arguments() -> argparse.ArgumentParser:
         help="compute band powers in every step; else once, and windows start on a grid of some ms",
     )
     parser.add_argument("--workers", type=cli.whole(0), default=1, help="threads that read windows ahead")
+    parser.add_argument(
+        "--threads",
+        type=cli.whole(1),
+        help="threads that compute on the CPU; another number may change the last digits of a result (default: 1 for "
+        "small models, else the cores that the job may use)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
     parser.add_argument("--overwrite", action="store_true", help="start anew over a run that is there")
     _model_flags(parser.add_argument_group("model"))
@@ -303,7 +309,8 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         say("       band rotation changes nothing here: the recordings' channels lie in no rings of electrodes")
     say(
         f"steps  {config.epochs} epochs x {run.task.steps_per_epoch} steps of {config.batch_size} windows, "
-        f"lr {config.lr:g}, augment {config.augment}, {facts['device']} {facts['dtype']}, seed {config.seed}"
+        f"lr {config.lr:g}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
+        f"{cli.counted(facts['threads'], 'thread')}, seed {config.seed}"
     )
 
 
@@ -325,7 +332,7 @@ def begin(run: Trainer, last: Checkpoint | None) -> None:
 def train(args: argparse.Namespace, config: TrainConfig, world: World, console: Console) -> int:
     """Prepare and train one run."""
     last = to_resume(args) if world.main or args.resume else None
-    run = Trainer(config, args.out, Machine(args.device, args.workers, args.compile), world, console)
+    run = Trainer(config, args.out, Machine(args.device, args.workers, args.compile, args.threads), world, console)
     if last is not None:
         run.restore(last)
     caught = catch_signals(run) if world.size == 1 else []

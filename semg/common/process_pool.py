@@ -9,6 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TypeVar
 
 from semg.common.errors import DataError
@@ -87,3 +88,45 @@ def _begin() -> None:
 
     with suppress(RuntimeError):  # a limit on threads: the work goes on without the watch
         threading.Thread(target=watch, daemon=True).start()
+
+
+# --- how many ------------------------------------------------------------------------------------------------------
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: those it is bound to, and what its container or job gets of their time.
+
+    root: where /proc and /sys lie. On a share of a machine, more threads or processes than this wait for each other.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(bound, _share_of_time(root))))
+
+
+def _share_of_time(root: Path) -> float:
+    """Seconds of processor time a second that this process's control groups (Linux), and those above them, allow."""
+    share = float("inf")
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return share
+    for line in lines:  # "0::/a/b" of version 2, "3:cpu,cpuacct:/a/b" of version 1
+        _, controllers, name = [*line.split(":", 2), "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        below = Path(name.lstrip("/"))
+        for group in (below, *below.parents):  # in a container, the names above its own are not there
+            share = min(share, _quota(mount / group))
+    return share
+
+
+def _quota(group: Path) -> float:
+    """What one control group allows."""
+    for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((group / name).read_text(encoding="utf-8") for name in files).split()
+            if float(quota) > 0:  # -1 and, as a word, max: no limit
+                return float(quota) / float(period)
+        except (OSError, ValueError):
+            continue
+    return float("inf")

@@ -34,15 +34,21 @@ from semg.training.optimization import Optimizer, Stream, WeightAverage, autocas
 from semg.training.pretraining import NextPatchTask
 from semg.training.run_state import RunState, expected_fields
 from semg.training.subsets import open_split, prepare
+from semg.training.threads import careful_threads
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute: the device's name or `auto`, threads that read ahead, torch.compile."""
+    """Where and how to compute.
+
+    device: its name, or `auto`. workers: threads that read windows ahead. compile: by torch.compile. threads: that
+    compute on the CPU; None for `careful_threads`.
+    """
 
     device: str = "auto"
     workers: int = 1
     compile: bool = False
+    threads: int | None = None
 
 
 class Trainer:
@@ -58,6 +64,7 @@ class Trainer:
         self.model = build(config, model_config(config, shards.train[0], decoder), decoder)
         self.first_weights = first_weights(config, self.model, decoder)
         self.model.to(device)
+        torch.set_num_threads(machine.threads or careful_threads(self.model, config.batch_size))
         self.split, self.classes = shards.split, shards.train[0].classes
         self.data = prepare(config, shards, self.model, device, machine.workers, console.say)
         self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)
@@ -287,6 +294,7 @@ def facts_of(run: Trainer) -> dict[str, Any]:
         "normalize": run.config.normalization.to_dict(),
         "device": next(run.model.parameters()).device.type,
         "processes": run.world.size,
+        "threads": torch.get_num_threads(),
         "dtype": "bf16" if run.autocast else "fp32",
         "resident": run.data.train.batches.resident,
         "band_powers_precomputed": run.data.train.batches.cached is not None,

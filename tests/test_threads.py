@@ -1,0 +1,77 @@
+"""Cores that a process may use, and threads that train.py computes with."""
+
+import json
+import os
+
+import pytest
+from test_train import RANDOM, data, here  # noqa: F401  fixtures
+
+from model import GPT2Classifier, ModelConfig
+from semg.common import process_pool
+from semg.common.process_pool import usable_cores
+from semg.training import threads
+
+BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.fixture
+def many_cores(monkeypatch):
+    monkeypatch.setattr(process_pool.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+
+
+def machine(root, cgroup, **files):
+    """/proc and /sys of a machine, as far as they are read; files: path under /sys/fs/cgroup -> text."""
+    for path, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return root
+
+
+def test_without_control_groups_it_is_the_cores_that_the_process_is_bound_to(tmp_path):
+    assert usable_cores(tmp_path) == BOUND
+    assert 1 <= usable_cores() <= BOUND
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "cores"),
+    [
+        ("0::/job/step\n", {"job/step/cpu.max": "max 100000\n", "job/cpu.max": "400000 100000\n"}, 4),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/not/there\n", {"cpu.max": "1600000 100000\n"}, 16),
+        ("0::/job\n", {"job/cpu.max": "max 100000\n"}, 64),
+        (
+            "4:memory:/x\n3:cpu,cpuacct:/job\n",
+            {"cpu/job/cpu.cfs_quota_us": "800000\n", "cpu/job/cpu.cfs_period_us": "100000\n"},
+            8,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ("nonsense\n", {"cpu.max": "nonsense\n"}, 64),
+    ],
+)
+@pytest.mark.usefixtures("many_cores")
+def test_what_a_job_or_container_gets_of_the_cores_time_counts(tmp_path, cgroup, files, cores):
+    assert usable_cores(machine(tmp_path, cgroup, **files)) == cores
+
+
+def test_a_small_model_has_one_thread_and_a_large_one_what_there_is(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 16)
+    small = GPT2Classifier(ModelConfig())
+    assert threads.careful_threads(small, batch_size=128) == 1
+    assert threads.careful_threads(small, batch_size=128_000) == 16
+    assert threads.careful_threads(GPT2Classifier(ModelConfig(layers=2, width=768, heads=12)), batch_size=128) == 16
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads.careful_threads(small, batch_size=128_000) == 3
+
+
+def test_train_py_says_and_keeps_how_many_threads_it_computes_with(here, tmp_path):  # noqa: F811
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        here(tmp_path, *RANDOM, "--epochs", 1, "--threads", 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert json.loads((tmp_path / "config.json").read_text())["derived"]["threads"] == 2
