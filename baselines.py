@@ -355,6 +355,7 @@ def write(
         record=scored.record,
         start=scored.start,
         classes=shard.classes,
+        rest_classes=shard.rest_classes,
         simulated=any(shard.simulated for shard in scored.shards),
         rate=shard.rate,
         window_seconds=scored.window / shard.rate,

@@ -152,7 +152,8 @@ def write(
     """Score the decisions before and after and write the results; returns what metrics.json holds."""
     first = shards[0]
     scored: dict[str, Any] = {key: found[key] for key in ("label", "subject", "record", "start")} | {
-        "classes": first.classes
+        "classes": first.classes,
+        "rest_classes": first.rest_classes,
     }
     lengths: dict[str, Any] = {
         "rate": first.rate,

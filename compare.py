@@ -30,9 +30,9 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import write_json, write_text
 from semg.common.provenance import how_made
+from semg.evaluation import metrics
 from semg.evaluation.comparison import (
     FEWEST_SUBJECTS,
-    METRICS,
     Method,
     Paired,
     differences_between,
@@ -43,9 +43,7 @@ from semg.evaluation.comparison import (
     pool,
     read_run,
 )
-from semg.evaluation.metrics import bootstrap_interval
-
-METRIC_NAMES = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -61,7 +59,9 @@ def arguments() -> argparse.ArgumentParser:
         help="the results that patterns (** allowed) match are one method with this name; may be given again",
     )
     p.add_argument("--reference", metavar="NAME", help="test every other method against this one")
-    p.add_argument("--metric", choices=METRICS, default="macro_f1", help="what is compared")
+    p.add_argument(
+        "--metric", choices=[one.name for one in metrics.METRICS], default="macro_f1", help="what is compared"
+    )
     p.add_argument("--out", type=Path, default=Path("results/compare"), help="folder for the tables and the picture")
     return p
 
@@ -71,12 +71,13 @@ def main() -> None:
     args = arguments().parse_args()
     console = cli.console(args)
     methods = collect(cli.expanded(args.results), args.group, args.metric)
-    methods.sort(key=lambda method: (-method.values.mean(), method.name))
+    metric = metrics.metric(args.metric)
+    methods.sort(key=lambda method: (-metric.rank(method.values.mean()), method.name))
     pairs = against(methods, args.reference)
     notes = [*simulated(methods), *differences_between(methods), *too_few(methods, pairs)]
     for note in notes:
         console.warn(note)
-    markdown = markdown_table(methods, pairs, args.metric, args.reference, notes)
+    markdown = markdown_table(methods, pairs, metric, args.reference, notes)
     console.say(markdown)
     write(args, methods, pairs, markdown)
     console.finish(
@@ -143,8 +144,7 @@ def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -
     if fewest >= FEWEST_SUBJECTS:
         return []
     return [
-        f"only {cli.counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_SUBJECTS}, "
-        "and intervals over so few are too narrow"
+        f"only {cli.counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_SUBJECTS}"
     ]
 
 
@@ -154,12 +154,12 @@ def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -
 def markdown_table(
     methods: Sequence[Method],
     pairs: dict[str, tuple[Paired, float]],
-    metric: str,
+    metric: Metric,
     reference: str | None,
     notes: Sequence[str],
 ) -> str:
     """The table for a reader, in percent, best first, with what it means below."""
-    head = ["method", "subjects", "runs each", f"{METRIC_NAMES[metric]} (%)", "sd", "95 % interval"]
+    head = ["method", "subjects", "runs each", metric.head, "sd", "95 % interval"]
     if reference is not None:
         head += [f"minus {reference}", "95 % interval", "n", "p", "p (Holm)"]
     rows = []
@@ -169,13 +169,13 @@ def markdown_table(
             method.name,
             str(len(method.subjects)),
             str(most) if fewest == most else f"{fewest}-{most}",
-            f"{100 * method.values.mean():.1f}",
-            f"{100 * method.values.std(ddof=1):.1f}" if len(method.subjects) > 1 else "",
-            percent_range(bootstrap_interval(method.values)),
+            metric.text(method.values.mean()),
+            metric.text(method.values.std(ddof=1)) if len(method.subjects) > 1 else "",
+            interval_text(metric, bootstrap_interval(method.values)),
         ]
         if method.name in pairs:
             pair, p = pairs[method.name]
-            row += [f"{100 * pair.difference:+.1f}", percent_range(pair.interval, "+"), str(pair.n)]
+            row += [metric.text(pair.difference, "+"), interval_text(metric, pair.interval, "+"), str(pair.n)]
             row += [p_text(pair.p), p_text(p)]
         elif reference is not None:
             row += ["reference", "", "", "", ""]
@@ -188,9 +188,11 @@ def markdown_table(
     return "\n".join([*lines, below, *(f"\nNote: {note}." for note in notes)]) + "\n"
 
 
-def percent_range(interval: tuple[float, float], sign: str = "") -> str:
-    """`40.1 to 52.3`."""
-    return " to ".join(f"{100 * end:{sign}.1f}" for end in interval)
+def interval_text(metric: Metric, interval: tuple[float, float] | None, sign: str = "") -> str:
+    """`40.1 to 52.3`, or why there is none."""
+    if interval is None:
+        return f"under {FEWEST_FOR_INTERVAL} people"
+    return " to ".join(metric.text(end, sign) for end in interval)
 
 
 def p_text(p: float) -> str:
@@ -199,7 +201,7 @@ def p_text(p: float) -> str:
 
 
 def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], reference: str | None) -> str:
-    """The same for a program, as fractions and with all digits; empty cells where nothing was tested."""
+    """The same for a program, as fractions and with all digits; empty cells where there is nothing."""
     head: list[object] = ["method", "subjects", "runs_fewest", "runs_most", "mean", "sd", "ci95_low", "ci95_high"]
     head += ["reference", "n", "difference", "difference_ci95_low", "difference_ci95_high", "p", "p_holm"]
     rows: list[list[object]] = [head]
@@ -212,10 +214,10 @@ def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]],
             float(method.values.mean()),
             sd,
         ]
-        row += bootstrap_interval(method.values)
+        row += bootstrap_interval(method.values) or ("", "")
         if method.name in pairs:
             pair, p = pairs[method.name]
-            row += [reference, pair.n, pair.difference, *pair.interval, pair.p, p]
+            row += [reference, pair.n, pair.difference, *(pair.interval or ("", "")), pair.p, p]
         else:
             row += [""] * 7
         rows.append(row)
@@ -241,17 +243,20 @@ def write(
     args: argparse.Namespace, methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], markdown: str
 ) -> None:
     """All output files."""
-    from semg.evaluation.score_figures import compare  # matplotlib takes a second, which --help need not wait for
+    from semg.evaluation.score_figures import (  # matplotlib takes a second, which --help need not wait for
+        SIMULATED,
+        compare,
+    )
 
     write_text(args.out / "compare.md", markdown)
     write_text(args.out / "compare.csv", csv_table(methods, pairs, args.reference))
     write_text(args.out / "subjects.csv", subjects_table(methods))
     compare(
         args.out / "compare.png",
-        {method.name: method.values for method in methods},
-        {method.name: bootstrap_interval(method.values) for method in methods},
-        METRIC_NAMES[args.metric],
+        {method.name: method.subjects for method in methods},
+        metrics.metric(args.metric),
         args.reference,
+        "Methods over people" + (SIMULATED if simulated(methods) else ""),
     )
     runs = {method.name: [run.path.as_posix() for run in method.runs] for method in methods}
     write_json(args.out / "compare.json", {"runs": runs, "made": how_made("compare.py", args)})

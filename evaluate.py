@@ -150,6 +150,7 @@ def score(
         record=windows.record,
         start=windows.start,
         classes=shards[0].classes,
+        rest_classes=shards[0].rest_classes,
         simulated=any(shard.simulated for shard in shards),
         vote=args.vote,
         rate=shards[0].rate,

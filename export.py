@@ -16,7 +16,8 @@ ONNX file is run in onnxruntime and must give the same numbers to 1e-3 of a logi
 and none is run on opening. The folder opens where a checkpoint does, in Python too:
 
   from pathlib import Path
-  from semg.inference.batch import build_model, open_model
+  from semg.evaluation import metrics
+from semg.inference.batch import build_model, open_model
   model = build_model(open_model(Path("exports/RUN")))
 
 The filter and the normalisation of channels are not part of the network; predict.py does both from such a folder.
@@ -33,6 +34,7 @@ import torch
 from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import folder_lock, write_text
+from semg.evaluation import metrics
 from semg.inference.batch import build_model, open_model
 from semg.inference.checkpoint import CONFIG, WEIGHTS, Checkpoint, write_folder
 from semg.inference.export import check_packages, write_onnx
@@ -55,7 +57,7 @@ def card(checkpoint: Checkpoint) -> str:
     data, split = told["data"], told["split"]
     seconds = data["arguments"]["window"] / data["rate"]
     scores = told.get("validation", {})
-    shown = {"macro-F1": scores.get("val/macro_f1"), "accuracy": scores.get("val/accuracy")}
+    shown = {one.label: scores.get(f"val/{one.name}") for one in metrics.headlines()}
     reached = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
     lines = [
         "---",

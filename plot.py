@@ -42,9 +42,8 @@ from semg.data.shards import Shard, open_shard, open_shards
 from semg.data.splits import SUBSETS, read_split
 from semg.data.tables import is_simulated
 from semg.data.windows import segments
-from semg.evaluation import score_figures, signal_figures
+from semg.evaluation import metrics, score_figures, signal_figures
 
-METRICS = ("macro_f1", "accuracy")
 NOTCH = (30.0, 50.0, 60.0, 90.0, 150.0)
 DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz
 ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
@@ -276,27 +275,29 @@ def _run_was_simulated(run: Path) -> bool:
     return isinstance(train, dict) and train.get("simulated") is True
 
 
-def _calibrated(folder: Path) -> tuple[int, bool, int, dict[str, dict[str, Any]]]:
-    """Of one results folder: repetitions, whether recordings were simulated, number of classes, each person's scores
-    adapted and unadapted."""
+def _calibrated(folder: Path) -> tuple[int, bool, np.ndarray, dict[str, dict[str, Any]]]:
+    """Of one results folder: repetitions, whether recordings were simulated, (K,) windows of each class, each person's
+    scores adapted and unadapted."""
     path, what = folder / "metrics.json", "results of calibrate.py"
     told = read_json(path, what)
     some = Field("an object with something in it", lambda value: isinstance(value, dict) and bool(value))
     plain = "zero_shot_on_the_same_windows.per_subject"
     check_fields(path, told, {"calibrate": COUNT, **dict.fromkeys(("per_class", "per_subject", plain), some)}, what, "")
     pair = {"adapted": told["per_subject"], "unadapted": told["zero_shot_on_the_same_windows"]["per_subject"]}
+    names = [metric.name for metric in metrics.headlines()]
     try:
         scores = {
-            which: {who: {name: float(one[name]) for name in METRICS} for who, one in subjects.items()}
+            which: {who: {name: float(one[name]) for name in names} for who, one in subjects.items()}
             for which, subjects in pair.items()
         }
+        support = np.array([int(one["support"]) for one in told["per_class"].values()])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: expected {what}, found no {error}") from None
     if not all(0 <= value <= 1 for subjects in scores.values() for one in subjects.values() for value in one.values()):
         raise DataError(f"{path}: expected scores from 0 to 1, found others")  # NaN too
     if scores["adapted"].keys() != scores["unadapted"].keys():
         raise DataError(f"{path}: expected the same people with and without calibration, found others")
-    return told["calibrate"], told.get("simulated") is True, len(told["per_class"]), scores
+    return told["calibrate"], told.get("simulated") is True, support, scores
 
 
 def draw_calibration(args: argparse.Namespace) -> str:
@@ -304,9 +305,10 @@ def draw_calibration(args: argparse.Namespace) -> str:
     if not args.source:
         raise UsageError("plot.py calibration: expected at least one SOURCE, found none; calibrate.py makes it")
     subjects: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
-    classes, simulated = 0, False
+    support, simulated = np.zeros(1, int), False
     for folder in args.source:
-        count, marked, classes, scores = _calibrated(folder)
+        count, marked, windows, scores = _calibrated(folder)
+        support = support + windows if len(support) == len(windows) else windows
         simulated |= marked
         kept = subjects.setdefault(count, {"adapted": {}, "unadapted": {}})
         if twice := kept["adapted"].keys() & scores["adapted"].keys():
@@ -319,13 +321,15 @@ def draw_calibration(args: argparse.Namespace) -> str:
         raise DataError(f"{other[0]} repetitions: expected the same people as with {first}; is a fold missing?")
     table = {
         count: {
-            which: {name: np.array([scores[who][name] for who in everybody]) for name in METRICS}
+            which: {
+                metric.name: np.array([scores[who][metric.name] for who in everybody]) for metric in metrics.headlines()
+            }
             for which, scores in one.items()
         }
         for count, one in subjects.items()
     }
     title = _title(args, "What a new person's first repetitions gain", simulated)
-    score_figures.calibration(args.out, table, classes, title)
+    score_figures.calibration(args.out, table, metrics.chance(support), title)
     return f"{cli.counted(len(everybody), 'person', 'people')}, repetitions {', '.join(map(str, sorted(table)))}"
 
 

@@ -49,7 +49,8 @@ from semg.common.files import atomic_folder, checksum, folder_lock, read_json, t
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, open_shards
 from semg.data.splits import SUBSETS, Split, read_split, split_folders
-from semg.evaluation.sweep_table import METRICS, Row, by_validation, csv_table, markdown, over_subjects
+from semg.evaluation.metrics import headlines
+from semg.evaluation.sweep_table import PICKED_BY, Row, by_validation, csv_table, markdown, over_subjects
 
 ROOT = Path(__file__).resolve().parent
 PRESETS = {"seed": ["tune=last:3,last:6,last:9,last:12", "lr=1e-5,5e-5,1e-4"]}
@@ -404,7 +405,7 @@ def pick(plan: Plan, how: str) -> dict[str, Setting]:
         runs = {setting.name: plan.of(setting, folds) for setting in plan.settings}
         whole = [setting for setting in plan.settings if all(job.trained for job in runs[setting.name])]
         if whole:
-            best = max(whole, key=lambda setting: validation(runs[setting.name])["macro_f1"])
+            best = max(whole, key=lambda setting: PICKED_BY.rank(validation(runs[setting.name])[PICKED_BY.name]))
             picked |= dict.fromkeys(folds, best)
     return picked
 
@@ -487,7 +488,7 @@ def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
     with atomic_folder(folder) as new:
         for row in rows:
             subsets = (("val", row.val), ("test", row.test))
-            scores = {f"{subset}/{key}": told[key] for subset, told in subsets if told for key in METRICS}
+            scores = {f"{subset}/{one.name}": told[one.name] for subset, told in subsets if told for one in headlines()}
             if row.values and scores:
                 with SummaryWriter(str(new)) as writer:
                     writer.add_hparams({key: as_number(value) for key, value in row.values.items()}, scores, row.name)

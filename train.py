@@ -37,6 +37,7 @@ from semg.common.files import folder_lock, write_json
 from semg.common.provenance import how_made
 from semg.common.schema import folder_name
 from semg.data import normalization
+from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, remove_old
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.training.augmentation import NAMES, Augmentation
@@ -206,7 +207,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--select",
-        choices=("macro_f1", "accuracy", "loss"),
+        choices=list(metrics.criteria()),
         default=TrainConfig.select,
         help="score on the validation people (mean over people) by which the best epoch is chosen",
     )
@@ -266,6 +267,7 @@ def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
         settings=run.config.to_dict(),
         facts=facts | {"model": run.model.config.to_dict()},
         split=run.split,
+        simulated=run.data.train.simulated or run.data.val.simulated,
         warn=run.console.warn,
         purge_from=run.state.training.epoch + 1,
     )

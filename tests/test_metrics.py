@@ -15,7 +15,7 @@ from semg.evaluation import metrics
 
 CLASSES = ("idle", "fist", "flexion", "extension", "pinch")
 K = len(CLASSES)
-TIMES = {"rate": 100.0, "window_seconds": 0.2, "stride_seconds": 0.1}
+TIMES = {"rest_classes": ["idle"], "rate": 100.0, "window_seconds": 0.2, "stride_seconds": 0.1}
 
 pairs = st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=60)
 
@@ -56,11 +56,12 @@ def test_each_person_is_scored_on_their_own_windows(rows):
         assert values["macro_f1"] == pytest.approx(f1)
 
 
-def test_active_accuracy_leaves_out_windows_whose_truth_is_idle_or_rest():
-    classes = ("idle", "fist", "rest")
+def test_active_accuracy_leaves_out_windows_whose_truth_is_one_of_the_datas_rest_classes():
+    rest = metrics.is_rest(("still", "fist", "relaxed"), ["relaxed", "still"])
     counts = metrics.confusion(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 0, 1]), 3)
-    assert metrics.active_accuracy(counts, classes) == 0.5
-    assert metrics.active_accuracy(counts, ("idle", "rest", "idle")) is None
+    assert metrics.active_accuracy(counts, rest) == 0.5
+    assert metrics.active_accuracy(counts, ~rest | rest) is None
+    assert metrics.active_accuracy(counts, None) is None  # nobody said which classes are rest
 
 
 def test_wrong_input_is_refused_not_counted():
@@ -177,7 +178,7 @@ def test_report_has_the_promised_keys_in_jsons_types():
     found = metrics.report(label, prediction, subject, subject, np.arange(4), CLASSES, vote=3, **TIMES)
     keys = "accuracy balanced_accuracy macro_f1 active_accuracy per_class per_subject confusion classes n_windows"
     assert {*keys.split(), "n_subjects", "mean_over_subjects", "sd_over_subjects", "ci95"} <= set(found)
-    person = {"accuracy", "balanced_accuracy", "macro_f1", "n_windows"}
+    person = {"accuracy", "balanced_accuracy", "macro_f1", "active_accuracy", "n_windows"}
     assert set(found["per_subject"]["03"]) == person
     assert all(set(found[key]) == person for key in ("mean_over_subjects", "sd_over_subjects", "ci95"))
     assert found["mean_over_subjects"]["accuracy"] == 0.75
@@ -186,10 +187,55 @@ def test_report_has_the_promised_keys_in_jsons_types():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_one_person_has_no_standard_deviation_and_no_interval():
-    found = metrics.report(*[np.zeros(3, int)] * 2, *[np.full(3, "03")] * 2, np.arange(3), CLASSES, **TIMES)
-    assert found["sd_over_subjects"]["accuracy"] is None
-    assert found["ci95"]["accuracy"] is None
+@pytest.mark.parametrize("people", [1, 2, 4, 5])
+def test_below_five_people_there_is_no_interval_and_for_one_no_standard_deviation(people):
+    who = np.repeat([f"{n:02d}" for n in range(people)], 3)
+    truth = np.tile([0, 1, 1], people)
+    found = metrics.report(truth, np.tile([0, 1, 2], people), who, who, np.arange(3 * people), CLASSES, **TIMES)
+    for name in ("accuracy", "macro_f1", "n_windows"):
+        assert (found["sd_over_subjects"][name] is None) == (people == 1)
+        assert (found["ci95"][name] is None) == (people < 5)
+    assert (metrics.bootstrap_interval(np.linspace(0, 1, people)) is None) == (people < 5)
+
+
+def test_a_person_without_a_value_counts_in_no_mean():
+    subjects = metrics.per_subject(np.array([0, 1]), np.array([0, 1]), np.array(["a", "b"]), 2, np.array([True, False]))
+    assert [one["active_accuracy"] for one in subjects.values()] == [None, 1.0]
+    assert metrics.over_subjects(subjects)["mean_over_subjects"]["active_accuracy"] == 1.0
+    assert metrics.mean_over_subjects({"a": subjects["a"]})["active_accuracy"] is None
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_way_to_decide_without_the_signal_is_expected_to_beat_chance(support, data):
+    """Many windows alike: how often each class is decided is all that such a way can choose."""
+    support = np.array(support)
+    often = np.array(data.draw(st.lists(st.integers(0, 9), min_size=len(support), max_size=len(support)).filter(any)))
+    expected = np.outer(support, often)  # windows decided as each class, whatever their truth
+    rest = np.arange(len(support)) == 0
+    best = metrics.chance(support, rest)
+    for name, value in metrics.scores_of(expected, rest).items():
+        assert value <= best[name] + 1e-12, name
+    in_proportion = metrics.scores_of(np.outer(support, support), rest)
+    assert in_proportion["macro_f1"] == pytest.approx(best["macro_f1"])
+    always_one = np.outer(support, support == support.max())
+    assert metrics.accuracy(always_one) >= best["accuracy"] - 1e-12
+
+
+def test_chance_is_the_commonest_classs_share_for_accuracy_alone():
+    found = metrics.chance(np.array([60, 20, 20, 0]), np.array([True, False, False, False]))
+    assert found == pytest.approx(
+        {"accuracy": 0.6, "macro_f1": 1 / 3, "balanced_accuracy": 1 / 3, "active_accuracy": 0.5}
+    )
+    assert metrics.chance(np.array([6, 4]))["active_accuracy"] is None
+
+
+def test_a_lower_loss_is_a_better_one():
+    ranks = {name: one.rank(0.5) > one.rank(0.4) for name, one in metrics.criteria().items()}
+    assert ranks == {"macro_f1": True, "accuracy": True, "balanced_accuracy": True, "active_accuracy": True} | {
+        "loss": False
+    }
+    assert metrics.LOSS.rank(9.0) > metrics.LOSS.rank(None)
 
 
 def test_six_hundred_thousand_windows_take_about_a_second():

@@ -161,7 +161,9 @@ def calibrated(folder, repetitions, people, *, gain=0.2):
     after = {who: one | {"macro_f1": one["macro_f1"] + gain} for who, one in before.items()}
     folder.mkdir(parents=True)
     told = {"calibrate": repetitions, "per_subject": after, "zero_shot_on_the_same_windows": {"per_subject": before}}
-    (folder / "metrics.json").write_text(json.dumps(told | {"per_class": {"idle": {}, "fist": {}}}))
+    (folder / "metrics.json").write_text(
+        json.dumps(told | {"per_class": {"idle": {"support": 6}, "fist": {"support": 2}}})
+    )
     return folder
 
 
@@ -176,8 +178,8 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     ]
     told = draw("calibration", *folders, "--out", tmp_path / "c.png")
     assert "2 people, repetitions 1, 2" in told
-    _, table, classes, _ = calls[-1]
-    assert classes == 2
+    _, table, chance, _ = calls[-1]
+    assert (chance["accuracy"], chance["macro_f1"]) == (0.75, 0.5)
     assert table[2]["unadapted"]["macro_f1"].tolist() == pytest.approx([0.5, 0.5])
     assert table[2]["adapted"]["macro_f1"].tolist() == pytest.approx([0.7, 0.7])
     for sources, error, words in (
@@ -198,7 +200,7 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     [
         (
             {"tune": "fpt", "frontend": "both"},
-            ["GPT-2", "LayerNorms and\npositions train", "20 ×\n1680", "log powers", "raw samples"],
+            ["GPT-2", "norms and\npositions train", "20 ×\n1680", "log powers", "raw samples"],
         ),
         ({"tune": "last:1"}, ["last 1 blocks train"]),
         ({"frontend": "bands", "samples": 320}, ["24 channels ×\n320 samples (62.5 ms)\n5 patches", "5 ×\n144"]),
@@ -241,7 +243,7 @@ def test_the_architecture_of_a_checkpoint(draw, tmp_path):
 @pytest.mark.parametrize(
     ("words", "error", "told"),
     [
-        (["architecture", "--tune", "last:13"], UsageError, "--tune.*last:12"),
+        (["architecture", "--tune", "last:13"], UsageError, "tune.*last:12"),
         (["recording"], UsageError, "expected one SOURCE"),
         (["recording", "none.hdf5"], DataError, "no such file"),
         (["electrodes"], UsageError, "at least one SOURCE"),

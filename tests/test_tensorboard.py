@@ -13,7 +13,7 @@ from tensorboard.plugins.projector import projector_config_pb2
 from tensorboard.util import tensor_util
 
 import train
-from semg.evaluation import tensorboard
+from semg.evaluation import metrics, tensorboard
 from semg.inference.checkpoint import open_checkpoint
 
 CLASSES = small_shards.CLASSES
@@ -48,7 +48,10 @@ def row(out, epoch):
 
 def test_every_tag_is_there_at_every_epoch(events):
     tags = events.Tags()
-    scores = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy", "macro_f1")]
+    scores = [f"{part}/{name}" for part in ("train", "val") for name in metrics.criteria()]
+    chosen = {f"chosen/{name}" for name in metrics.criteria()}
+    assert chosen <= set(tags["scalars"])
+    tags["scalars"] = [name for name in tags["scalars"] if name not in chosen]
     scalars = [*scores, "optimizer/lr", "optimizer/gradient_norm", "speed/windows_per_second"]
     scalars += [*(f"val_f1/{name}" for name in CLASSES), "val_macro_f1_of_subject/04"]
     assert sorted(tags["scalars"]) == sorted(scalars)
@@ -104,8 +107,37 @@ def test_settings_are_hyperparameters_with_validation_scores(events):
     given = content("session_start_info").session_start_info.hparams
     assert given["batch_size"].number_value == 32
     assert given["tune"].string_value == "full"
-    metrics = [info.name.tag for info in content("experiment").experiment.metric_infos]
-    assert metrics == ["val/macro_f1", "val/accuracy", "val/loss"]
+    shown = [info.name.tag for info in content("experiment").experiment.metric_infos]
+    assert shown == [f"chosen/{name}" for name in metrics.criteria()]
+
+
+def test_the_scores_beside_the_settings_are_those_of_the_epoch_chosen(tmp_path):
+    """Not the last epoch's, which TensorBoard would show of val/."""
+    split = tensorboard.Split("hand", "custom", (), (), ())
+    board = tensorboard.Board(tmp_path, ["a", "b"], settings={"lr": 0.1}, facts={}, split=split)
+    for epoch, (score, chosen) in enumerate([(0.5, True), (0.8, True), (0.6, False)], 1):
+        values = {f"val/{name}": score for name in metrics.criteria()}
+        found = np.array([[0.9, 0.1], [0.4, 0.6]])
+        board.epoch({"epoch": epoch, "step": epoch, **values}, {}, np.array([0, 1]), found, chosen=chosen)
+    board.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for name in metrics.criteria():
+        assert events.Scalars(f"val/{name}")[-1].value == pytest.approx(0.6)
+        assert events.Scalars(f"chosen/{name}")[-1].value == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_the_confusion_picture_says_where_recordings_were_simulated(tmp_path, monkeypatch, simulated):
+    titles = []
+    draw = tensorboard.score_figures.confusion_figure
+    monkeypatch.setattr(
+        tensorboard.score_figures, "confusion_figure", lambda *given: titles.append(given[2]) or draw(*given)
+    )
+    split = tensorboard.Split("hand", "custom", (), (), ())
+    board = tensorboard.Board(tmp_path, ["a", "b"], settings={}, facts={}, split=split, simulated=simulated)
+    board.epoch({"epoch": 1, "step": 1}, {}, np.array([0, 1]), np.eye(2))
+    board.close()
+    assert ["SIMULATED" in title for title in titles] == [simulated]
 
 
 def test_the_projector_shows_features_of_the_best_epoch(out):

@@ -535,6 +535,11 @@ class WindowSet:
         return np.array([shard.subject for shard in self.shards])[self.shard]
 
     @property
+    def rest(self) -> np.ndarray:
+        """(K,) which classes are rest."""
+        return np.array([name in self.shards[0].rest_classes for name in self.shards[0].classes], bool)
+
+    @property
     def record(self) -> np.ndarray:
         """(n,) the recording of each window."""
         return np.array([shard.record for shard in self.shards])[self.shard]

@@ -16,11 +16,10 @@ from scipy.stats import wilcoxon
 
 from semg.common.errors import DataError
 from semg.common.files import read_json
-from semg.common.schema import text
+from semg.common.schema import number, text
 from semg.data.putemg import parse_record
-from semg.evaluation.metrics import bootstrap_interval, per_subject
+from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
 
-METRICS = ("macro_f1", "balanced_accuracy", "accuracy")
 ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
 MOST_CLASSES = 1000
 FEWEST_SUBJECTS = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
@@ -75,11 +74,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Paired:
-    """A method minus the reference, over the people that both have scored."""
+    """A method minus the reference, over the n people that both have scored; no interval for few people."""
 
     n: int
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p: float
 
 
@@ -111,7 +110,7 @@ def method_names(runs: Sequence[Path]) -> list[str]:
     return ["/".join(parts[shared:]) for parts in kept]
 
 
-def read_run(path: Path, metric: str) -> Run:
+def read_run(path: Path, name: str) -> Run:
     """Read a metrics.json, or score a predictions.npz. DataError if it is not as evaluate.py writes them."""
     whole: dict[str, Any]
     if path.suffix == ".npz":
@@ -119,16 +118,24 @@ def read_run(path: Path, metric: str) -> Run:
     else:
         whole = read_json(path, "metrics as evaluate.py or baselines.py write them")
     try:
-        subjects = {subject: float(one[metric]) for subject, one in whole["per_subject"].items()}
+        scored = {subject: one[name] for subject, one in whole["per_subject"].items()}
+        subjects = {subject: _number(value) for subject, value in scored.items() if value is not None}
         windows = {subject: int(one["n_windows"]) for subject, one in whole["per_subject"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path}: expected per_subject with {metric} and n_windows, found {error!r}") from None
-    if not subjects or not all(0 <= value <= 1 + ROUNDING for value in subjects.values()):  # NaN is not
-        raise DataError(f"{path}: expected a {metric} from 0 to 1 for at least one person, found {subjects}")
+        raise DataError(f"{path}: expected per_subject with {name} and n_windows, found {error!r}") from None
+    if not subjects or (metric(name).share and not all(0 <= value <= 1 + ROUNDING for value in subjects.values())):
+        raise DataError(f"{path}: expected a {name} from 0 to 1 for at least one person, found {subjects}")
     subset = whole.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
     return Run(path, subset, subjects, windows, whole.get("simulated") is True)
+
+
+def _number(value: object) -> float:
+    """`value` if it is a finite number; a text or True that could pass for one is none."""
+    if not number(value):
+        raise ValueError(f"{value!r} in place of a number")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,42 +1,54 @@
-"""TensorBoard's event file, without its power over the run that writes it."""
+"""TensorBoard's event file, written at once by whoever has something to show, and allowed to fail."""
 
+import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 
-def open_events(folder: str, warn: Callable[[str], None], purge_step: int) -> SummaryWriter:
-    """A SummaryWriter whose file may fail: `warn` is told once, and nothing more is written.
+class EventFile:
+    """A new event file in a folder. `warn` is told once if it can't be written any more, and the run goes on.
 
-    purge_step: from there on, what an earlier process wrote is void.
-
-    Its events are written by a thread of its own, out of a short queue. An error, such as of a full disk, would end
-    that thread, and the run would then wait forever for room in the queue.
+    tensorboardX's SummaryWriter writes in a thread of its own, which an error such as of a full disk ends; the run
+    would then wait forever for room in its queue.
     """
-    writer = SummaryWriter(folder)  # not with purge_step: its thread would write at once, before errors are caught
-    events = writer.file_writer.event_writer._ev_writer
-    failed = False
 
-    def spared(change: Callable[..., Any]) -> Callable[..., Any]:
-        def attempt(*values: Any) -> Any:
-            nonlocal failed
-            if failed:
-                return None
-            try:
-                return change(*values)
-            except OSError as error:
-                failed = True
-                warn(
-                    f"{folder}: TensorBoard's log ends here ({error.strerror or error}); metrics.jsonl has all numbers"
-                )
-                return None
+    def __init__(self, folder: Path, warn: Callable[[str], None], purge_step: int) -> None:
+        """purge_step: from there on, what an earlier process wrote is void."""
+        self._folder, self._warn = folder, warn
+        self._writer: EventsWriter | None = None
+        self._attempt(lambda: self._open(purge_step))
 
-        return attempt
+    def _open(self, purge_step: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(self._folder / "events"))
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
-    for name in ("write_event", "flush", "close"):
-        setattr(events, name, spared(getattr(events, name)))
-    writer.file_writer.add_event(Event(step=purge_step, file_version="brain.Event:2"))
-    writer.file_writer.add_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-    return writer
+    def add(self, summary: Summary, step: int = 0) -> None:
+        """Write what is to be shown at a step."""
+        self._attempt(lambda: self._write(Event(step=step, summary=summary)))
+
+    def _write(self, event: Event) -> None:
+        if self._writer is not None:
+            event.wall_time = time.time()
+            self._writer.write_event(event)
+
+    def flush(self) -> None:
+        """Let a reader see what was written."""
+        self._attempt(lambda: self._writer and self._writer.flush())
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._attempt(lambda: self._writer and self._writer.close())
+        self._writer = None
+
+    def _attempt(self, change: Callable[[], object]) -> None:
+        try:
+            change()
+        except OSError as error:
+            self._writer = None
+            told = error.strerror or error
+            self._warn(f"{self._folder}: TensorBoard's log ends here ({told}); metrics.jsonl has all numbers")

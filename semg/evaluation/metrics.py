@@ -7,15 +7,18 @@ that did neither are None (JSON null), never 0. The mean recall (balanced accura
 in the truth; the mean F1 (macro-F1) over those that occur in the truth or among the predictions. Both are what
 scikit-learn computes when it is not told any labels. A person's values follow the same rule on that person's
 windows alone, so a class that a person never showed counts against them only if it was predicted.
+
+METRICS is the registry that all files, tables, pictures and TensorBoard read: a new metric is one entry there.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-INACTIVE = ("idle", "rest")  # the classes in which the hand does nothing; most windows are of these
-SUBJECT_KEYS = ("accuracy", "balanced_accuracy", "macro_f1", "n_windows")
+FEWEST_FOR_INTERVAL = 5  # people; a bootstrap over fewer draws from so few values that its ends say nothing
 RESAMPLES = 10_000  # of the bootstrap; the 2.5 % quantile then rests on 250 of them
 MAX_PAUSE = 1.0  # seconds between two windows above which the later one begins a new segment of voting
 
@@ -73,12 +76,16 @@ def macro_f1(counts: np.ndarray) -> float:
     return float(np.mean(2 * np.diag(counts)[either > 0] / either[either > 0]))
 
 
-def active_accuracy(counts: np.ndarray, classes: Sequence[str]) -> float | None:
-    """Accuracy over the windows whose true class is a gesture, neither idle nor rest; None without such windows."""
+def active_accuracy(counts: np.ndarray, rest: np.ndarray | None) -> float | None:
+    """Accuracy over the windows whose true class is a gesture, not rest; None without such windows.
+
+    rest: (K,) which classes are rest; None where that is not known, and then this is None too.
+    """
     _check(counts)
-    active = np.array([name not in INACTIVE for name in classes], bool)
-    total = int(counts[active].sum())
-    return float(np.diag(counts)[active].sum() / total) if total else None
+    if rest is None:
+        return None
+    total = int(counts[~rest].sum())
+    return float(np.diag(counts)[~rest].sum() / total) if total else None
 
 
 def per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -95,8 +102,8 @@ def per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str,
     }
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return float(part / whole) if whole else None
+def _ratio(count: int, total: int) -> float | None:
+    return float(count / total) if total else None
 
 
 def _check(counts: np.ndarray) -> None:
@@ -104,25 +111,144 @@ def _check(counts: np.ndarray) -> None:
         raise ValueError("expected at least one window, found none")
 
 
+# --- the registry ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """A number that says how good decisions are.
+
+    name: its key in files, columns and TensorBoard's tags. label: for a reader. share: from 0 to 1, shown in percent.
+    """
+
+    name: str
+    label: str
+    better: Literal["higher", "lower"] = "higher"
+    share: bool = True
+
+    def rank(self, value: float | None) -> float:
+        """`value` such that larger is better, whatever `better` says; below all others where there is none."""
+        if value is None:
+            return -math.inf
+        return value if self.better == "higher" else -value
+
+    @property
+    def head(self) -> str:
+        """A column's head: `macro-F1 (%)`."""
+        return f"{self.label} (%)" if self.share else self.label
+
+    def text(self, value: float | None, sign: str = "") -> str:
+        """`value` under `head`, `-` where there is none; sign: `+` to show it."""
+        if value is None:
+            return "-"
+        return f"{100 * value:{sign}.1f}" if self.share else f"{value:{sign}.3f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Criterion):
+    """A criterion that follows from a confusion matrix.
+
+    score: (K, K) counts, and (K,) which classes are rest or None -> its value, None where undefined.
+    chance: (K,) windows of each class, and rest as above -> the best that deciding without the signal can be expected
+    to reach. headline: whether it is among the few that summaries of many runs and pictures have room for.
+    """
+
+    score: Callable[[np.ndarray, np.ndarray | None], float | None]
+    chance: Callable[[np.ndarray, np.ndarray | None], float | None]
+    headline: bool = False
+
+
+def _commonest(support: np.ndarray, _rest: np.ndarray | None) -> float | None:
+    """What always deciding the commonest class reaches; no other way to decide blindly reaches more."""
+    return _ratio(support.max(), support.sum())
+
+
+def _commonest_gesture(support: np.ndarray, rest: np.ndarray | None) -> float | None:
+    return None if rest is None or rest.all() else _ratio(support[~rest].max(), support[~rest].sum())
+
+
+def _one_of_those_that_occur(support: np.ndarray, _rest: np.ndarray | None) -> float | None:
+    """1 / K. Deciding class k in a share q of the windows, blindly, gives it recall q and precision p, its share of
+    the truth: an F1 of 2pq / (p + q), which is at most (p + q) / 2. Over all classes that sums to at most 1, and to 1
+    where q = p."""
+    return _ratio(1, int(np.count_nonzero(support)))
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        name="macro_f1",
+        label="macro-F1",
+        score=lambda counts, _rest: macro_f1(counts),
+        chance=_one_of_those_that_occur,
+        headline=True,
+    ),
+    Metric(
+        name="accuracy",
+        label="accuracy",
+        score=lambda counts, _rest: accuracy(counts),
+        chance=_commonest,
+        headline=True,
+    ),
+    Metric(
+        name="balanced_accuracy",
+        label="balanced accuracy",
+        score=lambda counts, _rest: balanced_accuracy(counts),
+        chance=_one_of_those_that_occur,
+    ),
+    Metric(
+        name="active_accuracy",
+        label="accuracy without rest",
+        score=active_accuracy,
+        chance=_commonest_gesture,
+    ),
+)
+LOSS = Criterion(name="loss", label="loss, nats", better="lower", share=False)  # of probabilities, not of counts
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name."""
+    return next(one for one in METRICS if one.name == name)
+
+
+def headlines() -> tuple[Metric, ...]:
+    """The metrics that summaries have room for."""
+    return tuple(one for one in METRICS if one.headline)
+
+
+def criteria() -> dict[str, Criterion]:
+    """By name, all that an epoch can be chosen by."""
+    return {one.name: one for one in (*METRICS, LOSS)}
+
+
+def scores_of(counts: np.ndarray, rest: np.ndarray | None = None) -> dict[str, float | None]:
+    """Every metric by name. counts: (K, K); rest: (K,) which classes are rest, None where that is not known."""
+    return {one.name: one.score(counts, rest) for one in METRICS}
+
+
+def chance(support: np.ndarray, rest: np.ndarray | None = None) -> dict[str, float | None]:
+    """What each metric can be expected to be without looking at the signal. support: (K,) windows of each class."""
+    return {one.name: one.chance(support, rest) for one in METRICS}
+
+
+def is_rest(classes: Sequence[str], rest_classes: Collection[str]) -> np.ndarray:
+    """(K,) which of the classes are rest."""
+    return np.array([name in rest_classes for name in classes], bool)
+
+
 # --- over people -------------------------------------------------------------------------------------------
 
 
 def per_subject(
-    label: np.ndarray, prediction: np.ndarray, subject: np.ndarray, n_classes: int
+    label: np.ndarray, prediction: np.ndarray, subject: np.ndarray, n_classes: int, rest: np.ndarray | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Subject -> accuracy, balanced_accuracy, macro_f1, n_windows of that person's windows; sorted by subject.
+    """Subject -> every metric and n_windows of that person's windows; sorted by subject.
 
-    label, prediction: (n,) class indices; subject: (n,) whose window.
+    label, prediction: (n,) class indices; subject: (n,) whose window; rest: as in `scores_of`.
     """
     names, code = _codes(subject)
     tables = _confusions(code, label, prediction, len(names), n_classes)
     return {
-        str(name): {
-            "accuracy": accuracy(table),
-            "balanced_accuracy": balanced_accuracy(table),
-            "macro_f1": macro_f1(table),
-            "n_windows": int(table.sum()),
-        }
+        str(name): {**scores_of(table, rest), "n_windows": int(table.sum())}
         for name, table in zip(names, tables, strict=True)
     }
 
@@ -139,32 +265,44 @@ def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return names, np.repeat(code, np.diff([*heads, len(values)]))
 
 
-def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of `values` (n,), one value a person.
+def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of the mean of `values` (n,), one value a person; None for few people.
 
-    People are the unit: windows of one person resemble each other, so resampling windows would flatter. With few
-    people (below about ten) the interval is too narrow, as every percentile bootstrap is; with one it is that
-    value, which says nothing.
+    People are the unit: windows of one person resemble each other, so resampling windows would flatter. Below about
+    ten people the interval is too narrow, as every percentile bootstrap is; below FEWEST_FOR_INTERVAL there is none.
     """
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"expected values (n,) of at least one person, found shape {array.shape}")
+    if len(array) < FEWEST_FOR_INTERVAL:
+        return None
     draws = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
     low, high = np.percentile(array[draws].mean(1), [2.5, 97.5])
     return float(low), float(high)
 
 
+def mean_over_subjects(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Each metric's mean over the people for whom it is defined. subjects: as `per_subject` gives them."""
+    return {key: float(v.mean()) if len(v) else None for key, v in _columns(subjects).items()}
+
+
+def _columns(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Metric -> (n,) values of the people who have one."""
+    keys = [*(one.name for one in METRICS), "n_windows"]
+    return {key: np.array([one[key] for one in subjects.values() if one[key] is not None], np.float64) for key in keys}
+
+
 def over_subjects(subjects: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, dict[str, Any]]:
     """mean_over_subjects, sd_over_subjects and ci95 of what `per_subject` gives, each with the same keys.
 
-    The standard deviation is that of a sample (n - 1); it and interval are None for a single person.
+    The standard deviation is that of a sample (n - 1), None for a single person; the interval is None for few people.
     """
-    values = {key: np.array([subject[key] for subject in subjects.values()], np.float64) for key in SUBJECT_KEYS}
-    several = len(subjects) > 1
+    values = _columns(subjects)
+    intervals = {key: bootstrap_interval(v, seed=seed) if len(v) else None for key, v in values.items()}
     return {
-        "mean_over_subjects": {key: float(v.mean()) for key, v in values.items()},
-        "sd_over_subjects": {key: float(v.std(ddof=1)) if several else None for key, v in values.items()},
-        "ci95": {key: list(bootstrap_interval(v, seed=seed)) if several else None for key, v in values.items()},
+        "mean_over_subjects": mean_over_subjects(subjects),
+        "sd_over_subjects": {key: float(v.std(ddof=1)) if len(v) > 1 else None for key, v in values.items()},
+        "ci95": {key: None if ends is None else list(ends) for key, ends in intervals.items()},
     }
 
 
@@ -222,16 +360,20 @@ def added_delay(k: int, stride: float) -> float:
 
 
 def scores(
-    label: np.ndarray, prediction: np.ndarray, subject: np.ndarray, classes: Sequence[str], *, seed: int = 0
+    label: np.ndarray,
+    prediction: np.ndarray,
+    subject: np.ndarray,
+    classes: Sequence[str],
+    rest_classes: Collection[str],
+    *,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """All metrics of one set of predictions, in JSON's types; see `report`."""
+    rest = is_rest(classes, rest_classes)
     counts = confusion(label, prediction, len(classes))
-    subjects = per_subject(label, prediction, subject, len(classes))
+    subjects = per_subject(label, prediction, subject, len(classes), rest)
     return {
-        "accuracy": accuracy(counts),
-        "balanced_accuracy": balanced_accuracy(counts),
-        "macro_f1": macro_f1(counts),
-        "active_accuracy": active_accuracy(counts, classes),
+        **scores_of(counts, rest),
         **over_subjects(subjects, seed=seed),
         "per_class": per_class(counts, classes),
         "per_subject": subjects,
@@ -247,6 +389,7 @@ def report(
     start: np.ndarray,
     classes: Sequence[str],
     *,
+    rest_classes: Collection[str],
     rate: float,
     window_seconds: float,
     stride_seconds: float,
@@ -256,18 +399,22 @@ def report(
     """What metrics.json says of some predictions, in JSON's types; deterministic.
 
     label, prediction: (n,) indices into classes; subject, record, start: (n,) whose window, of which recording,
-    from which sample on; rate: Hz. With `vote` above 1 the key `vote` holds the same metrics for the majority over
-    the last `vote` windows, apart from the others because it changes what a decision is, with the delay it adds.
+    from which sample on; rest_classes: those of classes in which no gesture is made; rate: Hz. With `vote` above 1 the
+    key `vote` holds the same metrics for the majority over the last `vote` windows, apart from the others because it
+    changes what a decision is, with the delay it adds.
 
-    Keys: accuracy, balanced_accuracy, macro_f1, active_accuracy over all windows; mean_over_subjects,
-    sd_over_subjects, ci95; per_class, per_subject; confusion (row = true class); classes; n_windows; n_subjects.
+    Keys: every metric over all windows, by name; chance, the same by deciding without the signal; mean_over_subjects,
+    sd_over_subjects, ci95 (None below FEWEST_FOR_INTERVAL people); per_class, per_subject; confusion (row = true
+    class); classes, rest_classes; n_windows; n_subjects.
     """
-    whole = scores(label, prediction, subject, classes, seed=seed)
+    result = scores(label, prediction, subject, classes, rest_classes, seed=seed)
     made = {
-        **whole,
+        **result,
+        "chance": chance(np.array(result["confusion"]).sum(1), is_rest(classes, rest_classes)),
         "classes": list(classes),
+        "rest_classes": list(rest_classes),
         "n_windows": len(label),
-        "n_subjects": len(whole["per_subject"]),
+        "n_subjects": len(result["per_subject"]),
     }
     if vote > 1:
         max_step = (window_seconds + MAX_PAUSE) * rate
@@ -275,6 +422,6 @@ def report(
         made["vote"] = {
             "k": vote,
             "added_delay_ms": round(1000 * added_delay(vote, stride_seconds), 3),
-            **scores(label, voted, subject, classes, seed=seed),
+            **scores(label, voted, subject, classes, rest_classes, seed=seed),
         }
     return made

@@ -8,7 +8,7 @@ FOLDER/metrics.json      written last: where it is, the others are whole and bel
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from semg.common.console import counted
 from semg.common.files import atomic_path, write_json, write_text
-from semg.evaluation import score_figures
-from semg.evaluation.metrics import report
+from semg.evaluation import metrics, score_figures
+from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, report
 
 
 def write_results(
@@ -31,6 +31,7 @@ def write_results(
     start: np.ndarray,
     classes: Sequence[str],
     extra: dict[str, Any],
+    rest_classes: Collection[str],
     rate: float,
     window_seconds: float,
     stride_seconds: float,
@@ -40,11 +41,12 @@ def write_results(
     """Score predictions and write the five files into `folder`; returns what metrics.json holds.
 
     label, prediction: (n,) indices into classes; probabilities: (n, classes) or None; subject, record, start: (n,)
-    whose window, of which recording, from which sample on; rate: Hz. extra: what to say beside the metrics (subset,
-    checkpoint, split, how made). simulated: whether some recording was; the pictures then say so too. vote: above 1,
-    the majority over the last `vote` windows is scored beside.
+    whose window, of which recording, from which sample on; rest_classes: those of classes in which no gesture is made;
+    rate: Hz. extra: what to say beside the metrics (subset, checkpoint, split, how made). simulated: whether some
+    recording was; the pictures then say so too. vote: above 1, the majority over the last `vote` windows is scored
+    beside.
     """
-    metrics = report(
+    scored = report(
         label,
         prediction,
         subject,
@@ -52,12 +54,13 @@ def write_results(
         start,
         classes,
         vote=vote,
+        rest_classes=rest_classes,
         rate=rate,
         window_seconds=window_seconds,
         stride_seconds=stride_seconds,
     )
-    whole = {**metrics, "simulated": simulated, **extra}
-    mark = " (SIMULATED)" if simulated else ""
+    content = {**scored, "simulated": simulated, **extra}
+    mark = score_figures.SIMULATED if simulated else ""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     arrays = {"record": record, "start": start, "label": label, "prediction": prediction}
@@ -65,18 +68,19 @@ def write_results(
         arrays["probabilities"] = np.asarray(probabilities, np.float32)
     with atomic_path(folder / "predictions.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    write_text(folder / "per_subject.csv", per_subject_csv(metrics["per_subject"]))
-    confusion, subjects = np.array(metrics["confusion"]), metrics["per_subject"]
+    write_text(folder / "per_subject.csv", per_subject_csv(scored["per_subject"]))
+    confusion = np.array(scored["confusion"])
     score_figures.confusion_matrix(folder / "confusion_matrix.png", confusion, classes, score_figures.CONFUSION + mark)
+    title = score_figures.SUBJECTS + mark
     score_figures.per_subject(
-        folder / "per_subject.png", subjects, len(classes), metrics["ci95"], score_figures.SUBJECTS + mark
+        folder / "per_subject.png", scored["per_subject"], scored["chance"], scored["ci95"], title
     )
-    write_json(folder / "metrics.json", whole)
-    return whole
+    write_json(folder / "metrics.json", content)
+    return content
 
 
 def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:
-    """One row a person: subject and that person's metrics, as fractions."""
+    """One row a person: subject and that person's metrics, as fractions; empty where undefined."""
     keys = list(next(iter(subjects.values())))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -85,37 +89,41 @@ def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-SUMMARY_KEYS = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
-
-
-def summary(metrics: dict[str, Any]) -> str:
-    """What metrics.json says, for a person to read in the terminal; percentages."""
-    told = f"{metrics['n_windows']} windows of {counted(metrics['n_subjects'], 'person', 'people')}"
-    simulated = ", SIMULATED recordings" if metrics.get("simulated") else ""
-    lines = [f"{told} ({metrics.get('subset', '')}), in %{simulated}"]
-    lines += ["", *_over_subjects(metrics)]
-    if "vote" in metrics:
-        vote = metrics["vote"]
+def summary(scored: dict[str, Any]) -> str:
+    """What metrics.json says, for a person to read in the terminal; shares in percent."""
+    told = f"{scored['n_windows']} windows of {counted(scored['n_subjects'], 'person', 'people')}"
+    simulated = ", SIMULATED recordings" if scored.get("simulated") else ""
+    lines = [f"{told} ({scored.get('subset', '')}), in %{simulated}"]
+    lines += ["", *_over_subjects(scored, scored["chance"])]
+    if "vote" in scored:
+        vote = scored["vote"]
         lines += ["", f"majority over the last {vote['k']} windows, {vote['added_delay_ms']:g} ms later:"]
-        lines += _over_subjects(vote)
-    lines += ["", f"{'class':<18}{'precision':>10}{'recall':>10}{'F1':>10}{'windows':>10}"]
-    for name, one in metrics["per_class"].items():
+        lines += _over_subjects(vote, scored["chance"])
+    lines += ["", f"{'class':<22}{'precision':>10}{'recall':>10}{'F1':>10}{'windows':>10}"]
+    for name, one in scored["per_class"].items():
         cells = "".join(f"{_percent(one[key]):>10}" for key in ("precision", "recall", "f1"))
-        lines.append(f"{name:<18}{cells}{one['support']:>10}")
-    lines += ["", f"{'person':<18}{'macro-F1':>10}{'accuracy':>10}{'windows':>20}"]
-    for name, one in metrics["per_subject"].items():
-        lines.append(f"{name:<18}{_percent(one['macro_f1']):>10}{_percent(one['accuracy']):>10}{one['n_windows']:>20}")
+        lines.append(f"{name:<22}{cells}{one['support']:>10}")
+    shown = metrics.headlines()
+    lines += ["", f"{'person':<22}" + "".join(f"{one.label:>10}" for one in shown) + f"{'windows':>20}"]
+    for name, one in scored["per_subject"].items():
+        cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in shown)
+        lines.append(f"{name:<22}{cells}{one['n_windows']:>20}")
     return "\n".join(lines)
 
 
-def _over_subjects(metrics: dict[str, Any]) -> list[str]:
-    """Each metric's mean over people, standard deviation and interval, and its value over all windows."""
-    lines = [f"{'':<18}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}"]
-    for key, name in SUMMARY_KEYS.items():
-        mean, sd, ends = (metrics[part][key] for part in ("mean_over_subjects", "sd_over_subjects", "ci95"))
-        interval = f"{_percent(ends[0])} to {_percent(ends[1])}" if ends else "one person"
-        lines.append(f"{name:<18}{_percent(mean):>10}{_percent(sd):>10}{interval:>20}{_percent(metrics[key]):>13}")
+def _over_subjects(scored: dict[str, Any], chance: dict[str, float | None]) -> list[str]:
+    """Each metric's mean over people, standard deviation and interval, its value over all windows, and by chance."""
+    lines = [f"{'':<22}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}{'by chance':>11}"]
+    for metric in metrics.METRICS:
+        mean, sd, ends = (scored[part][metric.name] for part in ("mean_over_subjects", "sd_over_subjects", "ci95"))
+        cells = f"{metric.text(mean):>10}{metric.text(sd):>10}{_interval(metric, ends):>20}"
+        cells += f"{metric.text(scored[metric.name]):>13}{metric.text(chance[metric.name]):>11}"
+        lines.append(f"{metric.label:<22}{cells}")
     return lines
+
+
+def _interval(metric: Metric, ends: list[float] | None) -> str:
+    return f"{metric.text(ends[0])} to {metric.text(ends[1])}" if ends else f"under {FEWEST_FOR_INTERVAL} people"
 
 
 def _percent(share: float | None) -> str:

@@ -10,15 +10,20 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from semg.common.console import counted
 from semg.common.files import atomic_path
-from semg.evaluation.metrics import bootstrap_interval
+from semg.evaluation import metrics
+from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
+COLOURS, MARKERS = (BLUE, ORANGE, "#009E73", "#CC79A7"), "os^v"  # of metrics, in the registry's order
+SIMULATED = " (SIMULATED)"  # ends a title
+NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
 # a decorator, so that nobody's matplotlibrc changes a picture
@@ -71,27 +76,33 @@ def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str], tit
 def per_subject(
     path: Path,
     subjects: Mapping[str, Mapping[str, Any]],
-    classes: int,
-    ci95: Mapping[str, Sequence[float] | None] | None = None,
+    chance: Mapping[str, float | None],
+    ci95: Mapping[str, Sequence[float] | None],
     title: str = SUBJECTS,
 ) -> None:
-    """A dot for every person, accuracy and macro-F1, sorted by macro-F1, with the means and chance.
+    """A dot for every person and each headline metric, sorted by the first one, with the means and chance.
 
-    subjects: person -> fractions by name; ci95: ends of the means' 95 % intervals by name, drawn as bands.
+    subjects: person -> fractions by name; chance: by name; ci95: ends of the means' 95 % intervals by name, drawn as
+    bands, None where there are too few people for one.
     """
-    order = sorted(subjects, key=lambda subject: (subjects[subject]["macro_f1"], subject))
+    shown = metrics.headlines()
+    first = shown[0]
+    order = sorted(subjects, key=lambda subject: (first.rank(subjects[subject][first.name]), subject))
     places = np.arange(len(order))
-    figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 5.0)
+    figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 5.4)
     axes = figure.add_subplot()
-    for key, colour, marker, name in (("accuracy", ORANGE, "s", "accuracy"), ("macro_f1", BLUE, "o", "macro-F1")):
-        values = np.array([subjects[subject][key] for subject in order], float)
-        told = f"{name}, mean {values.mean():.3f}"
-        axes.axhline(values.mean(), color=colour, linewidth=1.2, linestyle="--")
-        if interval := (ci95 or {}).get(key):
+    for metric, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
+        values = np.array([subjects[subject][metric.name] for subject in order], float)
+        mean = np.nanmean(values)
+        told = f"{metric.label}, mean {mean:.3f}"
+        axes.axhline(mean, color=colour, linewidth=1.2, linestyle="--")
+        if interval := ci95[metric.name]:
             axes.axhspan(*interval, color=colour, alpha=0.13, linewidth=0)
             told += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        else:
+            told += f" ({NO_INTERVAL})"
         axes.plot(places, values, marker, color=colour, markersize=8, label=told)
-    axes.axhline(1 / classes, color=GREY, linewidth=1.2, linestyle=":", label=f"accuracy by chance, 1/{classes}")
+        draw_chance(axes, metric, chance[metric.name], colour)
     axes.set_xticks(places, order, fontsize=10, rotation=90 if len(order) > 24 else 0)
     axes.set_xlabel("person", fontsize=12)
     axes.set_ylabel("share of windows, F1", fontsize=12)
@@ -104,22 +115,31 @@ def per_subject(
     save(figure, path)
 
 
+def draw_chance(axes: Axes, metric: Metric, chance: float | None, colour: str) -> None:
+    """A dotted line at what `metric` can be without looking at the signal."""
+    if chance is not None:
+        axes.axhline(
+            chance, color=colour, linewidth=1.4, linestyle=":", label=f"{metric.label} by chance, {chance:.3f}"
+        )
+
+
 @usual_style
 def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str = "Learning curves") -> None:
-    """Loss and macro-F1 by epoch, training and validation; rows as in metrics.jsonl."""
+    """Loss and the first metric by epoch, training and validation; rows as in metrics.jsonl."""
     epochs = [row["epoch"] for row in rows]
-    best = max(rows, key=lambda row: row["val/macro_f1"])["epoch"]  # the first of equals, as training keeps it
+    first = metrics.METRICS[0]
+    best = max(rows, key=lambda row: first.rank(row[f"val/{first.name}"]))["epoch"]  # first of equals
     figure = new_figure(9, 4.2)
-    for place, (key, name) in enumerate((("loss", "loss, nats"), ("macro_f1", "macro-F1"))):
-        axes = figure.add_subplot(1, 2, place + 1)
+    for place, criterion in enumerate((metrics.LOSS, first)):
+        key, axes = criterion.name, figure.add_subplot(1, 2, place + 1)
         for subset, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
             values = [row[f"{subset}/{key}"] for row in rows]
             told = "training" if subset == "train" else "validation"
             axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=told)
-        axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label="highest validation macro-F1")
+        axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label=f"best validation {first.label}")
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.set_xlabel("epoch", fontsize=12)
-        axes.set_ylabel(name, fontsize=12)
+        axes.set_ylabel(criterion.label, fontsize=12)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#dddddd")
         axes.set_axisbelow(True)
@@ -132,72 +152,109 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
 @usual_style
 def compare(
     path: Path,
-    subjects: Mapping[str, np.ndarray],
-    intervals: Mapping[str, tuple[float, float]],
-    metric: str,
+    subjects: Mapping[str, Mapping[str, float]],
+    metric: Metric,
     reference: str | None = None,
+    title: str = "",
 ) -> None:
     """Methods from top to bottom in the order given: every person a dot, the mean and its interval.
 
-    subjects: method -> (n_people,) fractions; intervals: method -> ends of the mean's 95 % interval.
+    subjects: method -> person -> fraction. With a reference, a second panel has each person's difference to it.
     """
-    figure = new_figure(8.5, 1.6 + 0.45 * len(subjects))
-    axes = figure.add_subplot()
-    for row, (name, values) in enumerate(subjects.items()):
-        colour = ORANGE if name == reference else BLUE
-        beside = row + 0.25 * np.sin(2.4 * np.arange(len(values)))  # so that equal values show as two dots
-        axes.plot(values, beside, "o", color=colour, alpha=0.45, markersize=5.5, markeredgewidth=0)
-        axes.plot(intervals[name], [row, row], color="black", linewidth=1.8, solid_capstyle="butt")
-        axes.plot([values.mean()], [row], "D", color="black", markersize=6)
-    names = [f"{name} (reference)" if name == reference else name for name in subjects]
-    axes.set_yticks(range(len(subjects)), names, fontsize=11)
-    axes.set_ylim(len(subjects) - 0.5, -0.5)
-    axes.margins(x=0.06)
-    axes.set_xlabel(f"{metric}: every person a dot,\nblack the mean over people and its 95 % interval", fontsize=11)
-    axes.grid(axis="x", color="#dddddd")
-    axes.set_axisbelow(True)
+    panels: list[tuple[str, dict[str, np.ndarray]]] = [
+        (f"{metric.label}: every person a dot", {name: np.array(list(one.values())) for name, one in subjects.items()})
+    ]
+    if reference is not None:
+        base = subjects[reference]
+        differences = {
+            name: np.array([one[who] - base[who] for who in one if who in base])
+            for name, one in subjects.items()
+            if name != reference
+        }
+        panels.append((f"minus {reference}, person by person", {reference: np.empty(0)} | differences))
+    figure = new_figure(3.2 + 4.6 * len(panels), 1.9 + 0.45 * len(subjects))
+    few = False
+    for place, (label, values) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        for row, name in enumerate(subjects):
+            few |= _draw_people(axes, row, values[name], ORANGE if name == reference else BLUE)
+        names = [f"{name} (reference)" if name == reference else name for name in subjects]
+        axes.set_yticks(range(len(subjects)), names if place == 0 else [], fontsize=11)
+        axes.set_ylim(len(subjects) - 0.5, -0.5)
+        axes.margins(x=0.06)
+        axes.set_xlabel(label, fontsize=11)
+        axes.grid(axis="x", color="#dddddd")
+        axes.set_axisbelow(True)
+        if place:
+            axes.axvline(0, color=ORANGE, linewidth=1.2)
+    below = "black: the mean over people" + ("" if few else " and its 95 % interval")
+    figure.supxlabel(f"{below}; {NO_INTERVAL}" if few else below, fontsize=10)
+    figure.suptitle(title, fontsize=13)
     save(figure, path)
+
+
+def _draw_people(axes: Axes, row: int, values: np.ndarray, colour: str) -> bool:
+    """Dots, mean and interval on a line of their own; whether there were too few people for an interval."""
+    if not len(values):
+        return False
+    beside = row + 0.25 * np.sin(2.4 * np.arange(len(values)))  # so that equal values show as two dots
+    axes.plot(values, beside, "o", color=colour, alpha=0.45, markersize=5.5, markeredgewidth=0)
+    interval = bootstrap_interval(values)
+    if interval is not None:
+        axes.plot(interval, [row, row], color="black", linewidth=1.8, solid_capstyle="butt")
+    axes.plot([values.mean()], [row], "D", color="black", markersize=6)
+    return interval is None
 
 
 @usual_style
 def calibration(
     path: Path,
     subjects: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]],
-    classes: int,
+    chance: Mapping[str, float | None],
     title: str,
 ) -> None:
     """Scores against the repetitions of each gesture that a model was adapted with; every person a thin line.
 
     subjects: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, people in one order. Both are
-    scored on the same windows at each number of repetitions, on other windows at another number.
+    scored on the same windows at each number of repetitions, on other windows at another number. chance: by name.
     """
     counts = sorted(subjects)
+    shown = metrics.headlines()
     figure = new_figure(9.5, 4.6)
-    for place, (metric, name) in enumerate((("macro_f1", "macro-F1"), ("accuracy", "accuracy"))):
-        axes = figure.add_subplot(1, 2, place + 1)
+    lowest = min(one.min() for pair in subjects.values() for scores in pair.values() for one in scores.values())
+    for place, metric in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), place + 1)
         for which, colour, marker, aside, told in (
             ("unadapted", ORANGE, "s", -0.03, "the model as it was, on the same windows"),
             ("adapted", BLUE, "o", 0.03, "adapted to the person"),
         ):  # aside: two intervals at one place would hide each other
-            values = np.stack([subjects[count][which][metric] for count in counts])  # (counts, people)
+            values = np.stack([subjects[count][which][metric.name] for count in counts])  # (counts, people)
             places = np.array(counts) + aside
             axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.9)
-            means = values.mean(axis=1)
-            ends = np.array([bootstrap_interval(row) for row in values])
-            errors = np.abs(ends.T - means)
-            label = f"{told}: mean over {counted(values.shape[1], 'person', 'people')}, 95 % interval"
+            people = counted(values.shape[1], "person", "people")
+            means, errors = values.mean(axis=1), _errors(values)
+            label = f"{told}: mean over {people}, {NO_INTERVAL if errors is None else '95 % interval'}"
             axes.errorbar(
                 places, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
             )
-        axes.axhline(1 / classes, color=GREY, linewidth=1.2, linestyle=":", label="accuracy by chance")
+        by_chance = chance[metric.name]
+        draw_chance(axes, metric, by_chance, GREY)
         axes.set_xticks(counts)
         axes.set_xlim(counts[0] - 0.5, counts[-1] + 0.5)
-        axes.set_ylim(0, 1)
+        axes.set_ylim(max(0.0, min(lowest, by_chance or 0.0) - 0.05), 1)
         axes.set_xlabel("repetitions of each gesture to adapt with", fontsize=12)
-        axes.set_ylabel(f"{name}, share" if metric == "accuracy" else name, fontsize=12)
+        axes.set_ylabel(metric.label, fontsize=12)
         axes.grid(color="#dddddd")
         axes.set_axisbelow(True)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", fontsize=10)
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", fontsize=10)
     figure.suptitle(title, fontsize=13)
     save(figure, path)
+
+
+def _errors(values: np.ndarray) -> np.ndarray | None:
+    """(2, counts) from the means of (counts, people) to their intervals' ends; None for too few people."""
+    ends = [bootstrap_interval(row) for row in values]
+    return None if None in ends else np.abs(np.array(ends).T - values.mean(axis=1))

@@ -5,6 +5,7 @@ A person is the unit, as in comparison.py: a person's runs (folds, seeds) are av
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from semg.evaluation import metrics
 from semg.evaluation.comparison import pool, read_run
+from semg.evaluation.metrics import headlines
 
-METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
+PICKED_BY = metrics.metric("macro_f1")  # on validation
 SUBSETS = {"val": "validation", "test": "test"}
 
 
@@ -43,13 +46,13 @@ def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
     `subjects`: how many.
     """
     told: dict[str, Any] = {}
-    for metric in METRICS:
-        by_seed = [pool(str(seed), [read_run(path, metric) for path in paths]) for seed, paths in files.items()]
+    for name in (metric.name for metric in headlines()):
+        by_seed = [pool(str(seed), [read_run(path, name) for path in paths]) for seed, paths in files.items()]
         values = pool("all seeds", [run for method in by_seed for run in method.runs]).values
         told["subjects"] = len(values)
-        told[metric] = float(values.mean())
-        told[f"{metric}_sd"] = standard_deviation(values)
-        told[f"{metric}_sd_seeds"] = standard_deviation([method.values.mean() for method in by_seed])
+        told[name] = float(values.mean())
+        told[f"{name}_sd"] = standard_deviation(values)
+        told[f"{name}_sd_seeds"] = standard_deviation([method.values.mean() for method in by_seed])
     return told
 
 
@@ -60,7 +63,7 @@ def standard_deviation(values: Sequence[float] | np.ndarray) -> float | None:
 
 def by_validation(rows: Sequence[Row]) -> list[Row]:
     """Best validation macro-F1 first; rows without one last."""
-    return sorted(rows, key=lambda row: -row.val["macro_f1"] if row.val else np.inf)
+    return sorted(rows, key=lambda row: -PICKED_BY.rank(row.val[PICKED_BY.name]) if row.val else math.inf)
 
 
 # --- for a reader ----------------------------------------------------------------------------------------------
@@ -87,15 +90,15 @@ def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
 
 def _metric_heads(subset: str, seeds: bool) -> list[str]:
     more = ["sd over seeds"] if seeds else []
-    return [head for name in METRICS.values() for head in (f"{subset} {name} (%)", "sd", *more)]
+    return [head for metric in headlines() for head in (f"{subset} {metric.head}", "sd", *more)]
 
 
 def _cells(scores: Mapping[str, Any] | None, seeds: bool) -> list[str]:
     endings = ["", "_sd", "_sd_seeds"] if seeds else ["", "_sd"]
-    keys = [f"{metric}{ending}" for metric in METRICS for ending in endings]
     if scores is None:
-        return [""] * (1 + len(keys))
-    return [str(scores["subjects"]), *("" if scores[key] is None else f"{100 * scores[key]:.1f}" for key in keys)]
+        return [""] * (1 + len(headlines()) * len(endings))
+    values = [(metric, scores[f"{metric.name}{ending}"]) for metric in headlines() for ending in endings]
+    return [str(scores["subjects"]), *("" if value is None else metric.text(value) for metric, value in values)]
 
 
 # --- for a program ---------------------------------------------------------------------------------------------
@@ -104,7 +107,7 @@ def _cells(scores: Mapping[str, Any] | None, seeds: bool) -> list[str]:
 def csv_table(rows: Sequence[Row]) -> str:
     """The same as fractions with all digits; empty cells where there is nothing."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
-    keys = ["subjects", *(f"{metric}{ending}" for metric in METRICS for ending in ("", "_sd", "_sd_seeds"))]
+    keys = ["subjects", *(f"{metric.name}{ending}" for metric in headlines() for ending in ("", "_sd", "_sd_seeds"))]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(

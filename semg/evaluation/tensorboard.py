@@ -1,13 +1,13 @@
 """What a training run shows in TensorBoard; arrays and plain values in, event files out. `train.py` only calls it.
 
 In a run's folder:
-  events.out.tfevents...   SCALARS   train/, val/, val_f1/<gesture>, val_macro_f1_of_subject/<subject>, optimizer/,
-                                     speed/, and pretrain/ where it was pretrained
+  events.out.tfevents...   SCALARS   train/, val/, chosen/, val_f1/<gesture>, val_macro_f1_of_subject/<subject>,
+                                     optimizer/, speed/, and pretrain/ where it was pretrained
                            CUSTOM SCALARS   training and validation in one chart
                            IMAGES    val/confusion, every epoch
                            PR CURVES val_precision_recall/<gesture>, every epoch
                            TEXT      configuration, split
-                           HPARAMS   the settings beside the last epoch's validation scores
+                           HPARAMS   the settings beside the validation scores of the epoch chosen (chosen/)
   projector/               PROJECTOR pooled features of validation windows at the best epoch, by gesture and by person
   projector_config.pbtxt   tells TensorBoard about projector/
 
@@ -19,20 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX.summary import hparams
+from tensorboardX import summary
+from tensorboardX.utils import figure_to_image
 
 from semg.common.files import write_text
 from semg.data.splits import SUBSETS, Split
 from semg.evaluation import metrics, score_figures
-from semg.evaluation.event_file import open_events
+from semg.evaluation.event_file import EventFile
 
 PROJECTED = 1000  # windows in the projector; a browser turns that many fluently
 _PROJECTOR = "projector"
 _CONFIG = "projector_config.pbtxt"
-_SCORES = ("val/macro_f1", "val/accuracy", "val/loss")
-_TOGETHER = {
-    "learning": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "macro_f1", "accuracy")}
-}
 
 
 class Board:
@@ -46,27 +43,32 @@ class Board:
         settings: Mapping[str, Any],
         facts: Mapping[str, Any],
         split: Split,
+        simulated: bool = False,
         warn: Callable[[str], None] = print,
         purge_from: int = 1,
     ) -> None:
         """Open it and write what holds for the whole run.
 
         warn: told once if the file can't be written any more; settings: train.py's flags; facts: what followed from
-        them, may be nested; purge_from: the first epoch that this process will write, for what an earlier process wrote
-        of it is void.
+        them, may be nested; simulated: whether recordings were, the picture then says so; purge_from: the first epoch
+        that this process will write, for what an earlier process wrote of it is void.
         """
         self.folder, self.classes = folder, list(classes)
-        self._writer = open_events(str(folder), warn, purge_step=purge_from)
-        self._writer.add_text("configuration", configuration_text(settings, facts), 0)
-        self._writer.add_text("split", split_text(split), 0)
-        self._writer.add_custom_scalars(_TOGETHER)
+        self._title = score_figures.CONFUSION + (score_figures.SIMULATED if simulated else "")
+        self._events = EventFile(folder, warn, purge_step=purge_from)
+        self._events.add(summary.text("configuration", configuration_text(settings, facts)))
+        self._events.add(summary.text("split", split_text(split)))
+        shown = [metrics.LOSS, *metrics.METRICS]
+        together = {one.label: ["Multiline", [f"train/{one.name}", f"val/{one.name}"]] for one in shown}
+        self._events.add(summary.custom_scalars({"learning": together}))
         self._hparams(settings)
 
     def _hparams(self, settings: Mapping[str, Any]) -> None:
         """Settings for the HPARAMS page, whose scores are the scalars of the same run."""
         values = {name: _one_value(value) for name, value in settings.items()}
-        for summary in hparams(values, dict.fromkeys(_SCORES, 0.0)):
-            self._writer.file_writer.add_summary(summary)
+        scores = [f"chosen/{one.name}" for one in (*metrics.METRICS, metrics.LOSS)]
+        for part in summary.hparams(values, dict.fromkeys(scores, 0.0)):
+            self._events.add(part)
 
     def epoch(
         self,
@@ -74,28 +76,35 @@ class Board:
         subjects: Mapping[str, Mapping[str, Any]],
         label: np.ndarray,
         found: np.ndarray,
+        *,
+        chosen: bool = False,
     ) -> None:
-        """Show an epoch. row: as in metrics.jsonl; people: validation person -> metrics.
+        """Show an epoch. row: as in metrics.jsonl; subjects: validation person -> metrics.
 
-        label: (n,) class indices of the validation windows; found: (n, K) probabilities.
+        label: (n,) class indices of the validation windows; found: (n, K) probabilities; chosen: whether this epoch
+        is the best so far, whose model is kept.
         """
         step = row["epoch"]
         confusion = metrics.confusion(label, found.argmax(1), len(self.classes))
         scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        if chosen:
+            scalars |= {f"chosen/{name}": row.get(f"val/{name}") for name in metrics.criteria()}
         scalars |= {f"val_f1/{name}": one["f1"] for name, one in metrics.per_class(confusion, self.classes).items()}
         scalars |= {f"val_macro_f1_of_subject/{name}": one["macro_f1"] for name, one in subjects.items()}
         for name, value in scalars.items():
             if value is not None:  # the F1 of a class that is neither there nor decided
-                self._writer.add_scalar(name, value, step)
+                self._events.add(summary.scalar(name, value), step)
         for place, name in enumerate(self.classes):
-            self._writer.add_pr_curve(f"val_precision_recall/{name}", label == place, found[:, place], step)
-        self._writer.add_figure("val/confusion", score_figures.confusion_figure(confusion, self.classes), step)
-        self._writer.flush()
+            curve = summary.pr_curve(f"val_precision_recall/{name}", label == place, found[:, place])
+            self._events.add(curve, step)
+        figure = score_figures.confusion_figure(confusion, self.classes, self._title)
+        self._events.add(summary.image("val/confusion", figure_to_image(figure)), step)
+        self._events.flush()
 
     def pretrained(self, losses: Sequence[float]) -> None:
         """Show how pretraining went; losses: one an epoch of it."""
         for epoch, loss in enumerate(losses, 1):
-            self._writer.add_scalar("pretrain/loss", loss, epoch)
+            self._events.add(summary.scalar("pretrain/loss", loss), epoch)
 
     def project(self, features: np.ndarray, label: np.ndarray, subject: np.ndarray, epoch: int) -> None:
         """Show (n, d) features in the projector, in place of an earlier epoch's; label: (n,), subject: (n,) whose."""
@@ -114,7 +123,7 @@ class Board:
 
     def close(self) -> None:
         """Write what is left and close the file."""
-        self._writer.close()
+        self._events.close()
 
 
 def projected(label: np.ndarray, classes: int) -> np.ndarray:

@@ -90,9 +90,10 @@ def class_weights(windows: WindowSet, classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Validation:
-    """scores: by name, as rows of metrics.jsonl have them; per_subject: subject -> metrics; probabilities: (n, K)."""
+    """scores: by name, metrics as means over people, so that each counts the same; per_subject: subject -> metrics;
+    probabilities: (n, K)."""
 
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     per_subject: dict[str, Any]
     probabilities: np.ndarray
 
@@ -113,9 +114,11 @@ class Validator:
         decided = probabilities(
             self._model, val.batches, val.statistics, INFERENCE_BATCH, self._autocast, ready=self._ready
         )
-        label, subject, classes = val.windows.label, val.windows.subject, decided.shape[1]
-        scores = validation_scores(decided, label, subject, classes)
-        return Validation(scores, metrics.per_subject(label, decided.argmax(1), subject, classes), decided)
+        label, subject = val.windows.label, val.windows.subject
+        per_subject = metrics.per_subject(label, decided.argmax(1), subject, decided.shape[1], val.windows.rest)
+        means = metrics.mean_over_subjects(per_subject)
+        scores = {"loss": log_loss(decided, label)} | {one.name: means[one.name] for one in metrics.METRICS}
+        return Validation(scores, per_subject, decided)
 
     def features(self, index: np.ndarray) -> np.ndarray:
         """(len(index), d) what the head sees of the windows at these places."""
@@ -123,13 +126,6 @@ class Validator:
         return pooled_features(self._model, val.batches, val.statistics, index, ready=self._ready)
 
 
-def validation_scores(decided: np.ndarray, label: np.ndarray, subject: np.ndarray, classes: int) -> dict[str, float]:
-    """Loss over windows; accuracy and macro-F1 as means over people, so that each person counts the same."""
-    picked = np.maximum(decided[np.arange(len(label)), label], 1e-12)
-    predicted = decided.argmax(1)
-    tables = [metrics.confusion(label[subject == s], predicted[subject == s], classes) for s in np.unique(subject)]
-    return {
-        "loss": float(-np.log(picked).mean()),
-        "accuracy": float(np.mean([metrics.accuracy(table) for table in tables])),
-        "macro_f1": float(np.mean([metrics.macro_f1(table) for table in tables])),
-    }
+def log_loss(decided: np.ndarray, label: np.ndarray) -> float:
+    """Mean over windows of the truth's negative log probability. decided: (n, K) probabilities; label: (n,)."""
+    return float(-np.log(np.maximum(decided[np.arange(len(label)), label], 1e-12)).mean())

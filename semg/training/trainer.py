@@ -158,7 +158,7 @@ class Trainer:
         with self.average.in_place() if self.average is not None else nullcontext():
             validation = self.validator.validate()
             row = self._row(epoch, confusion, validation)
-            score = -row["val/loss"] if self.config.select == "loss" else row[f"val/{self.config.select}"]
+            score = metrics.criteria()[self.config.select].rank(row[f"val/{self.config.select}"])
             better = state.best is None or score > state.best
             state.rows.append(row)
             if better:
@@ -168,7 +168,8 @@ class Trainer:
         self.save()
         self.write_rows()
         if self.board is not None:
-            self.board.epoch(row, validation.per_subject, self.data.val.windows.label, validation.probabilities)
+            label = self.data.val.windows.label
+            self.board.epoch(row, validation.per_subject, label, validation.probabilities, chosen=better)
         self.console.say(
             f"epoch {epoch.number:3d}  loss {row['train/loss']:.4f} -> val {row['val/loss']:.4f}   "
             f"macro-F1 {row['train/macro_f1']:.3f} -> val {row['val/macro_f1']:.3f}   "
@@ -179,12 +180,12 @@ class Trainer:
     def _row(self, epoch: Epoch, confusion: np.ndarray, validation: Validation) -> dict[str, Any]:
         """An epoch's row of metrics.jsonl."""
         steps = epoch.number * self.task.steps_per_epoch
+        rest = self.data.train.windows.rest
         return {
             "epoch": epoch.number,
             "step": steps,
             "train/loss": epoch.loss,
-            "train/accuracy": float(np.trace(confusion) / confusion.sum()),
-            "train/macro_f1": metrics.macro_f1(confusion),
+            **{f"train/{name}": value for name, value in metrics.scores_of(confusion, rest).items()},
             **{f"val/{name}": value for name, value in validation.scores.items()},
             "optimizer/lr": self.optimizer.lr(steps - 1),
             "optimizer/gradient_norm": epoch.norm,
