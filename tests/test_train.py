@@ -1,6 +1,7 @@
 """train.py: what it writes, that it repeats itself, goes on where it was, and says what is wrong."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -427,3 +428,29 @@ def test_a_model_that_has_learnt_everything_is_not_taken_for_dead(here, tmp_path
     planted(monkeypatch, lambda loss: loss * 0)
     here(tmp_path, *RANDOM, "--epochs", 5)
     assert len(rows(tmp_path)) == 5
+
+
+def test_a_line_says_what_each_stage_begins_and_without_a_terminal_a_line_a_minute_how_far_it_is(
+    data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("semg.common.console.MINUTE", 0.0)
+    words = [word for word in [*data, "--out", str(tmp_path / "run"), *RANDOM] if word != "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, "--pretrain", "1"])
+    monkeypatch.setattr(train, "catch_signals", lambda _run: [])
+    assert train.main() == 0
+    said = capsys.readouterr()
+    stages = [
+        "opening 4 shards",
+        "statistics of",
+        "features of 3 recordings",
+        "train ",
+        "model ",
+        "steps ",
+        "pretraining",
+    ]
+    places = [said.out.index(stage) for stage in [*stages, "epoch   1"]]
+    assert places == sorted(places)
+    for line in ("opened: 1 of 3 shards", "statistics: 2 of 3 recordings", "features: 3 of 3 recordings"):
+        assert line in said.err
+    assert re.search(r"pretraining 1/1: 2 of 3 steps in \S+, \S+ left", said.err)
+    assert re.search(r"epoch 2/2: 4 of 5 steps in \S+, \S+ left", said.err)

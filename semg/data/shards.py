@@ -18,7 +18,7 @@ import threading
 import tokenize
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -444,10 +444,19 @@ _FIELDS_OF_VERSION_1 = {
 _MUST_AGREE = ("rate", "unit", "channels", "rings", "classes", "rest_classes", "arguments")
 
 
-def open_shards(folder: Path, names: Sequence[str], *, verify: bool = False) -> list[Shard]:
-    """Open the shards of the recordings `names` in that order. DataError if one is missing or was made differently."""
+def open_shards(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    verify: bool = False,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> list[Shard]:
+    """Open the shards of the recordings `names` in that order. DataError if one is missing or was made differently.
+
+    verify: whether checksums are compared, which reads all files; progress: shows how far that is.
+    """
     check_all_there(folder, names)
-    opened = [open_shard(folder / name, verify=verify) for name in names]
+    opened = [open_shard(folder / name, verify=verify) for name in progress(names)]
     check_alike(opened)
     return opened
 

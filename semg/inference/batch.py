@@ -144,13 +144,18 @@ def transform_for(checkpoint: Checkpoint, shards: Sequence[Shard]) -> np.ndarray
 
 @torch.inference_mode()
 def session_statistics(
-    model: GPT2Classifier, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
+    model: GPT2Classifier,
+    shards: Sequence[Shard],
+    transform: np.ndarray,
+    device: torch.device,
+    progress: Progress = iter,
 ) -> Tensor:
     """(n_shards, 2, F) mean and standard deviation of each shard's session's tokens; no label is looked at.
 
     A session's statistics are taken over all its shards given, from windows evenly spaced over the recordings.
     """
-    sums = torch.stack([_token_sums(model, shard, own, device) for shard, own in zip(shards, transform, strict=True)])
+    each = zip(progress(shards), transform, strict=True)
+    sums = torch.stack([_token_sums(model, shard, own, device) for shard, own in each])
     statistics = torch.empty(len(shards), 2, sums.shape[2], device=device)
     for places in normalization.sessions(shards).values():
         statistics[places] = model.finish_statistics(sums[places].sum(0))
@@ -173,14 +178,18 @@ def _token_sums(model: GPT2Classifier, shard: Shard, transform: np.ndarray, devi
 
 @torch.no_grad()
 def cached_frames(
-    model: GPT2Classifier, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
+    model: GPT2Classifier,
+    shards: Sequence[Shard],
+    transform: np.ndarray,
+    device: torch.device,
+    progress: Progress = iter,
 ) -> CachedFrames:
     """The front-end's features of all frames, so that training need not compute those of overlapping windows anew."""
     frontend = model.frontend
     if frontend.frames is None:
         raise ValueError("frontend: expected features of frames to compute them beforehand, found none")
     parts = []
-    for shard, own in zip(shards, transform, strict=True):
+    for shard, own in zip(progress(shards), transform, strict=True):
         signal = torch.from_numpy(np.array(shard.signal)).to(device)
         parts.append(frontend.of_recording(signal, torch.from_numpy(own).to(device)).half())
     lengths = np.array([len(part) for part in parts])
@@ -191,10 +200,15 @@ def cached_frames(
 
 
 def statistics_for(
-    model: GPT2Classifier, method: str, shards: Sequence[Shard], transform: np.ndarray, device: torch.device
+    model: GPT2Classifier,
+    method: str,
+    shards: Sequence[Shard],
+    transform: np.ndarray,
+    device: torch.device,
+    progress: Progress = iter,
 ) -> Tensor | None:
     """Token statistics by shard under normalisation by session; None where the model's own serve."""
-    return session_statistics(model, shards, transform, device) if method == "session" else None
+    return session_statistics(model, shards, transform, device, progress) if method == "session" else None
 
 
 @torch.inference_mode()

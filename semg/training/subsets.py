@@ -1,18 +1,20 @@
 """The training and validation people's data, ready to be read: windows, batches, statistics, cached band powers."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model import GPT2Classifier
+from semg.common.console import Console, counted
 from semg.data import normalization
 from semg.data.batches import Batch, Batches
 from semg.data.shards import Shard, WindowSet, check_alike, open_shards
 from semg.data.splits import Split, read_split
-from semg.inference.batch import cached_frames, open_windows, session_statistics, statistics_for
+from semg.inference.batch import Progress, cached_frames, open_windows, session_statistics, statistics_for
 from semg.training.config import TrainConfig
 
 
@@ -61,10 +63,12 @@ class Subsets:
     train_gain: np.ndarray
 
 
-def open_split(config: TrainConfig, *, verify: bool) -> Shards:
+def open_split(config: TrainConfig, console: Console, *, verify: bool) -> Shards:
     """Open the shards of the training and validation people; verify: compare their files' checksums too."""
     split = read_split(config.split, config.shards)
-    train, val = (open_shards(config.shards, records, verify=verify) for records in (split.train, split.val))
+    console.say(f"opening {counted(len(split.train) + len(split.val), 'shard')}")
+    bar = _bar(console, "opened", "shard")
+    train, val = (open_shards(config.shards, names, verify=verify, progress=bar) for names in (split.train, split.val))
     check_alike([train[0], val[0]])
     return Shards(split, train, val)
 
@@ -75,21 +79,33 @@ def prepare(
     model: GPT2Classifier,
     device: torch.device,
     workers: int,
-    stage: Callable[[str], None],
+    console: Console,
 ) -> Subsets:
-    """Bring both subsets to one scale, for `model` to read on `device`; stage: is told what is under way.
+    """Bring both subsets to one scale, for `model` to read on `device`; workers: threads that read ahead.
 
     Under `normalize train` the training tokens' mean and standard deviation become part of the model.
     """
     gain = normalization.gain_of(shards.train)
-    stage(f"statistics of {len(shards.train) + len(shards.val)} recordings' tokens")
-    train, val = (_subset(config, some, model, gain, device, workers) for some in (shards.train, shards.val))
+    bar = _bar(console, "statistics", "recording")
+    console.say("statistics of the sessions' tokens" if config.normalize == "session" else "reading windows")
+    train, val = (_subset(config, some, model, gain, device, workers, bar) for some in (shards.train, shards.val))
     if precomputes(config, model):
-        stage(f"band powers of {len(shards.train)} recordings, once for all epochs")
-        train.batches.cached = cached_frames(model, train.shards, train.transform, device)
+        console.say(f"features of {counted(len(shards.train), 'recording')}, once for all epochs")
+        bar = _bar(console, "features", "recording")
+        train.batches.cached = cached_frames(model, train.shards, train.transform, device, bar)
     if config.normalize == "train":
-        _keep_statistics(model, session_statistics(model, train.shards, train.transform, device))
+        console.say("statistics of the training data's tokens")
+        _keep_statistics(model, session_statistics(model, train.shards, train.transform, device, bar))
     return Subsets(train, val, gain)
+
+
+def _bar(console: Console, name: str, unit: str) -> Progress:
+    """Shows how far some work is."""
+
+    def shown(items: Iterable[Any]) -> Iterable[Any]:
+        return console.progress(items, desc=name, unit=unit, leave=False)
+
+    return shown
 
 
 def precomputes(config: TrainConfig, model: GPT2Classifier) -> bool:
@@ -106,10 +122,11 @@ def _subset(
     gain: np.ndarray,
     device: torch.device,
     workers: int,
+    progress: Progress,
 ) -> Subset:
     windows = open_windows(shards)
     transform = normalization.transform_of(shards, config.normalization, gain)
-    statistics = statistics_for(model, config.normalize, shards, transform, device)
+    statistics = statistics_for(model, config.normalize, shards, transform, device, progress)
     return Subset(shards, windows, Batches(windows, transform, device, workers), transform, statistics)
 
 

@@ -58,15 +58,14 @@ class Trainer:
         """Open the data and build the network; nothing is written. DataError or SettingError for what can't be."""
         self.config, self.out, self.world, self.console = config, out, world, console
         device = choose_device(machine.device)
-        console.say("opening shards")
-        shards = open_split(config, verify=world.main)
+        shards = open_split(config, console, verify=world.main)
         decoder = decoder_of(config)
         self.model = build(config, model_config(config, shards.train[0], decoder), decoder)
         self.first_weights = first_weights(config, self.model, decoder)
         self.model.to(device)
         torch.set_num_threads(machine.threads or careful_threads(self.model, config.batch_size))
         self.split, self.classes = shards.split, shards.train[0].classes
-        self.data = prepare(config, shards, self.model, device, machine.workers, console.say)
+        self.data = prepare(config, shards, self.model, device, machine.workers, console)
         self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)
         if machine.compile and self.model.backbone is not None:
             self.model.backbone.compile()
