@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any
 
 from model import CONTROLS, POOLINGS
+from semg import backbones
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
@@ -40,11 +41,12 @@ from semg.data import normalization
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, remove_old
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
+from semg.training import run_files
 from semg.training.augmentation import NAMES, Augmentation
 from semg.training.config import BANDS, PATCH, TrainConfig
 from semg.training.distributed import World, join_world
 from semg.training.optimization import default_learning_rate
-from semg.training.trainer import Machine, Trainer, facts_of
+from semg.training.trainer import Machine, Trainer
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -76,12 +78,14 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
     parser.add_argument("--overwrite", action="store_true", help="start anew over a run that is there")
-    _model_flags(parser.add_argument_group("model"))
+    _network_flags(parser.add_argument_group("network"))
+    _input_flags(parser.add_argument_group("what the network reads"))
     _training_flags(parser.add_argument_group("training"))
+    _choice_flags(parser.add_argument_group("training, further choices"))
     return parser
 
 
-def _model_flags(group: argparse._ArgumentGroup) -> None:
+def _network_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--backbone",
         default=TrainConfig.backbone,
@@ -95,6 +99,12 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--width", type=cli.whole(1), help="of a random GPT-2 (default: 64)")
     group.add_argument("--heads", type=cli.whole(1), help="of a random GPT-2 (default: 4)")
     group.add_argument("--tune", default=TrainConfig.tune, help="what trains: full, last:N, fpt, lora or frozen")
+    group.add_argument(
+        "--pooling", choices=POOLINGS, default=TrainConfig.pooling, help="the head sees the tokens' mean, or the last"
+    )
+
+
+def _input_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--frontend",
         default=TrainConfig.frontend,
@@ -118,9 +128,6 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="HZ",
         help=f"edges of the bands (default: {' '.join(f'{edge:g}' for edge in BANDS)}, up to half the sampling rate)",
-    )
-    group.add_argument(
-        "--pooling", choices=POOLINGS, default=TrainConfig.pooling, help="the head sees the tokens' mean, or the last"
     )
     group.add_argument(
         "--normalize",
@@ -176,6 +183,9 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--clip", type=cli.number(0, above=True), default=TrainConfig.clip, help="largest norm of the gradient"
     )
+
+
+def _choice_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--label-smoothing",
         type=cli.number(0, 0.9),
@@ -318,16 +328,16 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
 
 def begin(run: Trainer, last: Checkpoint | None) -> None:
     """Write down what this run is, in place of a run that was there before, or go on from `last`."""
-    facts = facts_of(run)
+    facts = run_files.facts_of(run)
     describe(run, facts)
     made = how_made("train.py", run.config.to_dict()) | {"model": run.model.config.to_dict(), "derived": facts}
     if last is None:  # not before: wrong inputs must not cost the run that is there
         remove_old_run(run.out)
     write_json(run.out / "config.json", made)
     if last is None:
-        run.save()
+        run_files.save(run)
     else:
-        run.write_rows()
+        run_files.write_rows(run)
     run.board = open_board(run, facts)
 
 
@@ -336,7 +346,7 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
     last = to_resume(args) if world.main or args.resume else None
     run = Trainer(config, args.out, Machine(args.device, args.workers, args.compile, args.threads), world, console)
     if last is not None:
-        run.restore(last)
+        run_files.restore(run, last)
     caught = catch_signals(run) if world.size == 1 else []
     if world.main:
         begin(run, last)
@@ -346,7 +356,7 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
         if run.board is not None:
             run.board.close()
     if run.stop_asked:
-        run.save()
+        run_files.save(run)
         message = f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on"
         raise cli.Terminated(message) if caught[0] == signal.SIGTERM else KeyboardInterrupt(message)
     if world.main:
@@ -375,6 +385,8 @@ def main() -> int:
     args.out = args.out or Path("checkpoints") / args.split.resolve().name
     if not folder_name(args.out.resolve().name):  # the checkpoint says it, and evaluate.py writes under it
         raise UsageError(f"--out {args.out}: expected a folder with a name of its own, such as checkpoints/RUN")
+    if args.quiet or args.json:
+        backbones.hide_progress()
     config = config_of(args)
     world = join_world(config.batch_size, args.device)
     args.quiet = args.quiet or not world.main

@@ -527,6 +527,11 @@ def _file_of(source: str, revision: str, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
+def hide_progress() -> None:
+    """Let transformers' own progress bars be silent from here on, those of fetching from the Hub among them."""
+    transformers.logging.disable_progress_bar()
+
+
 def _unreachable(source: str, reason: str) -> DataError:
     return DataError(
         f"{source}: expected a folder with {CONFIG} and {WEIGHTS}, or a model on the Hugging Face Hub, found none "

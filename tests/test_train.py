@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small_shards
 import torch
+import transformers
 from conftest import ROOT
 from downloading import tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -428,6 +429,16 @@ def test_a_model_that_has_learnt_everything_is_not_taken_for_dead(here, tmp_path
     planted(monkeypatch, lambda loss: loss * 0)
     here(tmp_path, *RANDOM, "--epochs", 5)
     assert len(rows(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "--json"])
+def test_a_quiet_run_hides_the_bars_of_the_hub(data, tmp_path, monkeypatch, flag):
+    transformers.logging.enable_progress_bar()
+    words = [word for word in [*data, "--out", str(tmp_path / "run"), *RANDOM] if word != "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, flag])
+    monkeypatch.setattr(train, "train", lambda *_: 0)
+    assert train.main() == 0
+    assert not transformers.utils.logging.is_progress_bar_enabled()
 
 
 def test_a_line_says_what_each_stage_begins_and_without_a_terminal_a_line_a_minute_how_far_it_is(

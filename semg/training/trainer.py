@@ -4,7 +4,6 @@
 was stopped and goes on is the run that was not.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,17 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
-from semg.common.files import write_text
-from semg.common.provenance import how_made
-from semg.common.schema import check_fields
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, projected
 from semg.inference.batch import choose_device
-from semg.inference.checkpoint import Checkpoint, write_checkpoint
+from semg.training import run_files
 from semg.training.augmentation import TokenLayout
 from semg.training.classification import Classification, Validation, Validator
 from semg.training.config import TrainConfig
@@ -32,7 +27,7 @@ from semg.training.loop import DivergedError, Epoch, fit
 from semg.training.network import build, decoder_of, first_weights, in_own_units, model_config
 from semg.training.optimization import Optimizer, Stream, WeightAverage, autocast
 from semg.training.pretraining import NextPatchTask
-from semg.training.run_state import RunState, expected_fields
+from semg.training.run_state import RunState
 from semg.training.subsets import open_split, prepare
 from semg.training.threads import careful_threads
 
@@ -52,7 +47,7 @@ class Machine:
 
 
 class Trainer:
-    """A training run: build it, `restore` it if it was stopped, `run` it. Files go to `out`."""
+    """A training run: build it, `run_files.restore` it if it was stopped, `run` it. Files go to `out`."""
 
     def __init__(self, config: TrainConfig, out: Path, machine: Machine, world: World, console: Console) -> None:
         """Open the data and build the network; nothing is written. DataError or SettingError for what can't be."""
@@ -140,7 +135,7 @@ class Trainer:
             if self.world.main:
                 told = f"pretraining {epoch.number}/{self.config.pretrain}"
                 self.console.say(f"{told}  loss {epoch.loss:.4f} (1: guessing the session's mean)")
-                self.save()
+                run_files.save(self)
         if self.average is not None and self.state.training.epoch == self.state.training.in_epoch == 0:
             self.average.restart()
         if self.board is not None and self.state.training.epoch == 0:
@@ -162,10 +157,10 @@ class Trainer:
             state.rows.append(row)
             if better:
                 state.best, state.best_epoch = score, epoch.number
-                self._write_best(row, validation.per_subject)
+                run_files.write_best(self, row, validation.per_subject)
                 self._project(epoch.number)
-        self.save()
-        self.write_rows()
+        run_files.save(self)
+        run_files.write_rows(self)
         if self.board is not None:
             label = self.data.val.windows.label
             self.board.epoch(row, validation.per_subject, label, validation.probabilities, chosen=better)
@@ -198,129 +193,3 @@ class Trainer:
         windows = self.data.val.windows
         index = projected(windows.label, len(self.classes))
         self.board.project(self.validator.features(index), windows.label[index], windows.subject[index], epoch)
-
-    # --- what it writes ---
-
-    def write_rows(self) -> None:
-        """Write metrics.jsonl: what last.ckpt knows of each epoch, also after a kill between the two."""
-        rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.state.rows)
-        write_text(self.out / "metrics.jsonl", rows)
-
-    def _write_best(self, row: dict[str, Any], per_subject: dict[str, Any]) -> None:
-        scores = {"validation": row, "validation_per_subject": per_subject}
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors["train_gain"] = torch.from_numpy(self.data.train_gain)
-        write_checkpoint(
-            self.out / "best_model.ckpt", description_of(self) | {"epoch": row["epoch"], **scores}, tensors
-        )
-
-    def save(self) -> None:
-        """Write last.ckpt: all that going on needs."""
-        self.state.confusion = self.task.confusion.tolist() if self.state.training.in_epoch else []
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= self.optimizer.tensors("optimizer.")
-        if self.average is not None:
-            tensors |= {f"ema.{name}": value for name, value in self.average.weights.items()}
-        if self.pretraining is not None and len(self.state.pretraining_losses) < self.config.pretrain:
-            task, optimizer = self.pretraining
-            tensors |= {f"pretraining.head.{name}": value for name, value in task.module.head.state_dict().items()}
-            tensors |= optimizer.tensors("pretraining.optimizer.")
-        told = {"config": self.config.to_dict(), "split": self.split.checksum, "state": self.state.to_dict()}
-        write_checkpoint(self.out / "last.ckpt", told, tensors)
-
-    def restore(self, last: Checkpoint) -> None:
-        """Take up where last.ckpt stands. DataError if it is of another run."""
-        check_fields(
-            last.path,
-            last.description,
-            expected_fields(len(self.classes)),
-            "a run to resume",
-            "start it anew with {overwrite}",
-        )
-        check_same_run(last, self.config, self.split.checksum)
-        self.state = RunState.from_dict(last.description["state"])
-        if self.state.confusion:
-            self.task.confusion += torch.tensor(self.state.confusion, device=self.task.confusion.device)
-        head = tensors_of(last, "pretraining.head.")
-        try:
-            self.model.load_state_dict(tensors_of(last, "model."))
-            self.optimizer.restore(tensors_of(last, "optimizer."))
-            if self.average is not None:
-                self.average.restore(tensors_of(last, "ema."))
-            if self.pretraining is not None and head:  # else it was over
-                task, optimizer = self.pretraining
-                task.module.head.load_state_dict(head)
-                optimizer.restore(tensors_of(last, "pretraining.optimizer."))
-        except (ValueError, RuntimeError, KeyError, IndexError) as error:
-            raise DataError(f"{last.path}: expected this run's weights and optimiser, found others ({error})") from None
-
-
-def tensors_of(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-
-
-def check_same_run(last: Checkpoint, config: TrainConfig, split: str) -> None:
-    """DataError, naming the setting, unless last.ckpt is of a run with this config and the split of this checksum."""
-    try:
-        kept = TrainConfig.from_dict(last.description["config"])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(
-            f"{last.path}: expected a run's settings, found others ({error})", hint="start it anew with {overwrite}"
-        ) from None
-    was = kept.to_dict()
-    for name, value in config.to_dict().items():
-        if was[name] != value:
-            raise DataError(
-                f"{last.path}: expected {name} {value}, found {was[name]}",
-                hint=f"resume with the run's own {{{name}}}, or {{overwrite}} it",
-            )
-    if last.description["split"] != split:
-        raise DataError(f"{last.path}: expected the split {config.split} as it is now, found another")
-
-
-def facts_of(run: Trainer) -> dict[str, Any]:
-    """What follows from the settings, printed at the start and kept in config.json."""
-    return {
-        "train": run.data.train.facts(),
-        "val": run.data.val.facts(),
-        "classes": list(run.classes),
-        "steps_per_epoch": run.task.steps_per_epoch,
-        "tokens_per_window": run.model.config.tokens,
-        "parameters": run.model.parameter_counts(),
-        "backbone": run.first_weights,
-        "lr": run.config.lr,
-        "augment": str(run.config.augment),
-        "normalize": run.config.normalization.to_dict(),
-        "device": next(run.model.parameters()).device.type,
-        "processes": run.world.size,
-        "threads": torch.get_num_threads(),
-        "dtype": "bf16" if run.autocast else "fp32",
-        "resident": run.data.train.batches.resident,
-        "band_powers_precomputed": run.data.train.batches.cached is not None,
-    }
-
-
-def description_of(run: Trainer) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
-    config, shard = run.config, run.data.train.shards[0]
-    return {
-        "run": run.out.resolve().name,
-        "model": run.model.config.to_dict(),
-        "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
-        "normalize": config.normalization.to_dict(),
-        "backbone": run.first_weights,
-        "pretraining_losses": run.state.pretraining_losses,
-        "shards": config.shards.as_posix(),
-        "split": {
-            "name": run.split.name,
-            "folder": config.split.as_posix(),
-            "protocol": run.split.protocol,
-            "checksum": run.split.checksum,
-            "train": list(run.split.train),
-            "val": list(run.split.val),
-        },
-        "trained_on": sorted({shard.subject for shard in run.data.train.shards}),
-        "simulated": run.data.train.simulated or run.data.val.simulated,
-        "made": how_made("train.py", config.to_dict()),
-    }

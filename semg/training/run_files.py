@@ -1,0 +1,145 @@
+"""What a training run writes into its folder, and reads to go on: metrics.jsonl, best_model.ckpt, last.ckpt."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from semg.common.errors import DataError
+from semg.common.files import write_text
+from semg.common.provenance import how_made
+from semg.common.schema import check_fields
+from semg.inference.checkpoint import Checkpoint, write_checkpoint
+from semg.training.config import TrainConfig
+from semg.training.run_state import RunState, expected_fields
+
+if TYPE_CHECKING:
+    from semg.training.trainer import Trainer
+
+
+def write_rows(run: "Trainer") -> None:
+    """Write metrics.jsonl: what last.ckpt knows of each epoch, also after a kill between the two."""
+    rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in run.state.rows)
+    write_text(run.out / "metrics.jsonl", rows)
+
+
+def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any]) -> None:
+    """Write best_model.ckpt: the model as it is now, and how it validated."""
+    scores = {"validation": row, "validation_per_subject": per_subject}
+    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    tensors["train_gain"] = torch.from_numpy(run.data.train_gain)
+    write_checkpoint(run.out / "best_model.ckpt", description_of(run) | {"epoch": row["epoch"], **scores}, tensors)
+
+
+def save(run: "Trainer") -> None:
+    """Write last.ckpt: all that going on needs."""
+    run.state.confusion = run.task.confusion.tolist() if run.state.training.in_epoch else []
+    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    tensors |= run.optimizer.tensors("optimizer.")
+    if run.average is not None:
+        tensors |= {f"ema.{name}": value for name, value in run.average.weights.items()}
+    if run.pretraining is not None and len(run.state.pretraining_losses) < run.config.pretrain:
+        task, optimizer = run.pretraining
+        tensors |= {f"pretraining.head.{name}": value for name, value in task.module.head.state_dict().items()}
+        tensors |= optimizer.tensors("pretraining.optimizer.")
+    told = {"config": run.config.to_dict(), "split": run.split.checksum, "state": run.state.to_dict()}
+    write_checkpoint(run.out / "last.ckpt", told, tensors)
+
+
+def restore(run: "Trainer", last: Checkpoint) -> None:
+    """Take up where last.ckpt stands. DataError if it is of another run."""
+    check_fields(
+        last.path,
+        last.description,
+        expected_fields(len(run.classes)),
+        "a run to resume",
+        "start it anew with {overwrite}",
+    )
+    check_same_run(last, run.config, run.split.checksum)
+    run.state = RunState.from_dict(last.description["state"])
+    if run.state.confusion:
+        run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)
+    head = tensors_of(last, "pretraining.head.")
+    try:
+        run.model.load_state_dict(tensors_of(last, "model."))
+        run.optimizer.restore(tensors_of(last, "optimizer."))
+        if run.average is not None:
+            run.average.restore(tensors_of(last, "ema."))
+        if run.pretraining is not None and head:  # else it was over
+            task, optimizer = run.pretraining
+            task.module.head.load_state_dict(head)
+            optimizer.restore(tensors_of(last, "pretraining.optimizer."))
+    except (ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise DataError(f"{last.path}: expected this run's weights and optimiser, found others ({error})") from None
+
+
+def tensors_of(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+
+
+def check_same_run(last: Checkpoint, config: TrainConfig, split: str) -> None:
+    """DataError, naming the setting, unless last.ckpt is of a run with this config and the split of this checksum."""
+    try:
+        kept = TrainConfig.from_dict(last.description["config"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{last.path}: expected a run's settings, found others ({error})", hint="start it anew with {overwrite}"
+        ) from None
+    was = kept.to_dict()
+    for name, value in config.to_dict().items():
+        if was[name] != value:
+            raise DataError(
+                f"{last.path}: expected {name} {value}, found {was[name]}",
+                hint=f"resume with the run's own {{{name}}}, or {{overwrite}} it",
+            )
+    if last.description["split"] != split:
+        raise DataError(f"{last.path}: expected the split {config.split} as it is now, found another")
+
+
+def facts_of(run: "Trainer") -> dict[str, Any]:
+    """What follows from the settings, printed at the start and kept in config.json."""
+    return {
+        "train": run.data.train.facts(),
+        "val": run.data.val.facts(),
+        "classes": list(run.classes),
+        "steps_per_epoch": run.task.steps_per_epoch,
+        "tokens_per_window": run.model.config.tokens,
+        "parameters": run.model.parameter_counts(),
+        "backbone": run.first_weights,
+        "lr": run.config.lr,
+        "augment": str(run.config.augment),
+        "normalize": run.config.normalization.to_dict(),
+        "device": next(run.model.parameters()).device.type,
+        "processes": run.world.size,
+        "threads": torch.get_num_threads(),
+        "dtype": "bf16" if run.autocast else "fp32",
+        "resident": run.data.train.batches.resident,
+        "band_powers_precomputed": run.data.train.batches.cached is not None,
+    }
+
+
+def description_of(run: "Trainer") -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    config, shard = run.config, run.data.train.shards[0]
+    return {
+        "run": run.out.resolve().name,
+        "model": run.model.config.to_dict(),
+        "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
+        "normalize": config.normalization.to_dict(),
+        "backbone": run.first_weights,
+        "pretraining_losses": run.state.pretraining_losses,
+        "shards": config.shards.as_posix(),
+        "split": {
+            "name": run.split.name,
+            "folder": config.split.as_posix(),
+            "protocol": run.split.protocol,
+            "checksum": run.split.checksum,
+            "train": list(run.split.train),
+            "val": list(run.split.val),
+        },
+        "trained_on": sorted({shard.subject for shard in run.data.train.shards}),
+        "simulated": run.data.train.simulated or run.data.val.simulated,
+        "made": how_made("train.py", config.to_dict()),
+    }
