@@ -56,6 +56,10 @@ FLAGS_OF = {  # which protocols each flag means something to
     "val_subjects": ("subject",),
     "test_subjects": ("subject",),
 }
+PARTED = (
+    "--protocol {} parts the recordings of a session, so each has to hold every class; subject, kfold and loso do not"
+)
+ADVICE = {protocol: PARTED.format(protocol) for protocol in ("session", "recording")}  # where a class is missing
 FOLDS_SHOWN = 10  # of more the table gives the range over folds
 
 
@@ -197,7 +201,7 @@ def refuse_missing_classes(made: Mapping[str, splits.Split], windows: Windows) -
                 where = f"{subset} subset of {key}" if key else f"{subset} subset"
                 raise DataError(
                     f"expected windows of every class in every subset, found none of {', '.join(missing)} in the "
-                    f"{where}; choose another --seed, or more people for it"
+                    f"{where}; {ADVICE.get(split.protocol, 'choose another --seed, or more people for it')}"
                 )
 
 
@@ -368,7 +372,7 @@ def main() -> int:
     console.finish(
         f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, {len(names)} recordings; "
         f"next: python train.py --split {example.as_posix()}{flags}"
-        f"{'' if cli.has_gpu() else ' (no GPU is seen here; with one, leave --init random away)'}",
+        f"{'' if cli.has_gpu() else ' (no GPU is seen here; with one, leave out --init random)'}",
         out=args.out.as_posix(),
         kept=kept,
         protocol=args.protocol,

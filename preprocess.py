@@ -289,10 +289,11 @@ def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
         raise DataError(f"{raw}: expected recordings named emg_gestures-*.hdf5, found none")
     if not subjects:
         return files
-    people = {path: putemg.parse_record(path.stem).subject for path in files if putemg.is_record(path.stem)}
-    if missing := sorted(set(subjects) - set(people.values())):
-        raise DataError(f"{raw}: expected recordings of subject {', '.join(missing)}, found none")
-    return [path for path, subject in people.items() if subject in subjects]
+    subject_of = {path: putemg.parse_record(path.stem).subject for path in files if putemg.is_record(path.stem)}
+    if missing := sorted(set(subjects) - set(subject_of.values())):
+        there = " ".join(sorted(set(subject_of.values())))
+        raise DataError(f"{raw}: expected recordings of subject {', '.join(missing)}, found none; there are {there}")
+    return [path for path, subject in subject_of.items() if subject in subjects]
 
 
 def outcomes(jobs: list[Job], workers: int, console: cli.Console) -> Iterator[Outcome]:

@@ -52,7 +52,7 @@ FIRST_DAY = datetime(2020, 1, 7, 8)  # after putEMG's recordings, so that no nam
 
 
 @dataclass(frozen=True)
-class Job:
+class Planned:
     """One recording to make."""
 
     path: Path
@@ -81,10 +81,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def jobs(args: argparse.Namespace) -> list[Job]:
+def plan(args: argparse.Namespace) -> list[Planned]:
     """All recordings asked for, by subject, then time."""
     return [
-        Job(
+        Planned(
             args.outdir / f"{record_name(subject, day, trajectory)}.hdf5",
             args.seed,
             subject,
@@ -127,9 +127,9 @@ class _Store(pd.HDFStore):
         super().put(key, value, **(settings | {"index": False}))
 
 
-def make(job: Job) -> tuple[str, dict[str, Any]]:
+def make(one: Planned) -> tuple[str, dict[str, Any]]:
     """Simulate and write one recording. Returns its file's name and its entry in the listing."""
-    made = simulate(job.seed, job.subject, job.day, job.trajectory, job.seconds)
+    made = simulate(one.seed, one.subject, one.day, one.trajectory, one.seconds)
     n_samples = len(made.counts)
     frame = pd.DataFrame(
         made.counts.astype(np.float64),
@@ -138,19 +138,19 @@ def make(job: Job) -> tuple[str, dict[str, Any]]:
     )
     frame["TRAJ_1"] = made.prompted.astype(np.float64)
     frame["type"] = pd.Categorical(["emg_gestures"] * n_samples)
-    frame["subject"] = float(job.subject)
-    frame["trajectory"] = pd.Categorical([job.trajectory] * n_samples)
-    frame["date_time"] = pd.Timestamp(started(job.subject, job.day, job.trajectory).replace(microsecond=0))
+    frame["subject"] = float(one.subject)
+    frame["trajectory"] = pd.Categorical([one.trajectory] * n_samples)
+    frame["date_time"] = pd.Timestamp(started(one.subject, one.day, one.trajectory).replace(microsecond=0))
     frame["TRAJ_GT_NO_FILTER"] = made.seen.astype(np.float64)
     frame["VIDEO_STAMP"] = frame.index.to_numpy()
     frame["TRAJ_GT"] = made.truth.astype(np.float64)
     content = hdf5(frame)
     try:
-        with atomic_path(job.path) as temporary:
+        with atomic_path(one.path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise DataError(f"{job.path}: could not be written ({error.strerror}); run the same command again") from None
-    return job.path.name, listed(job, hashlib.sha256(content).hexdigest(), len(content))
+        raise DataError(f"{one.path}: could not be written ({error.strerror}); run the same command again") from None
+    return one.path.name, listed(one, hashlib.sha256(content).hexdigest(), len(content))
 
 
 def hdf5(frame: pd.DataFrame) -> bytes:
@@ -165,9 +165,9 @@ def hdf5(frame: pd.DataFrame) -> bytes:
         return store._handle.get_file_image()  # pandas has no public way to the bytes
 
 
-def listed(job: Job, sha256: str | None = None, size: int | None = None) -> dict[str, Any]:
+def listed(one: Planned, sha256: str | None = None, size: int | None = None) -> dict[str, Any]:
     """A recording's entry in the listing; without a checksum as long as it is not made."""
-    return {"arguments": job.arguments, "bytes": size, "sha256": sha256}
+    return {"arguments": one.arguments, "bytes": size, "sha256": sha256}
 
 
 # --- what is there already ---------------------------------------------------------------------------------
@@ -188,36 +188,38 @@ def read_listing(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: entries[name] for name in there}
 
 
-def difference(job: Job, entry: dict[str, Any]) -> str:
+def difference(one: Planned, entry: dict[str, Any]) -> str:
     """How the file that is there differs from the one asked for: empty if it does not."""
     made_with = entry.get("arguments")
-    for key, value in job.arguments.items():
+    for key, value in one.arguments.items():
         found = made_with.get(key) if isinstance(made_with, dict) else None
         if found != value:
             return f"expected a recording made with {key} {value}, found {found}"
     expected = entry.get("sha256")
     # no checksum: the run ended between the file, which is whole whenever it is there, and its entry
-    if expected is not None and checksum(job.path) != expected:
+    if expected is not None and checksum(one.path) != expected:
         return f"expected the contents that {LISTING} lists, found others"
     return ""
 
 
-def sort_out(planned: list[Job], entries: dict[str, dict[str, Any]], overwrite: bool) -> tuple[list[Job], list[Job]]:
-    """(to make, to keep) of the jobs planned; DataError if a file differs from what is asked."""
-    to_make: list[Job] = []
-    to_keep: list[Job] = []
-    for job in planned:
-        entry = entries.get(job.path.name)
-        differs = difference(job, entry) if entry else ""
+def sort_out(
+    planned: list[Planned], entries: dict[str, dict[str, Any]], overwrite: bool
+) -> tuple[list[Planned], list[Planned]]:
+    """(to make, to keep) of the planned recordings; DataError if a file differs from what is asked."""
+    to_make: list[Planned] = []
+    to_keep: list[Planned] = []
+    for one in planned:
+        entry = entries.get(one.path.name)
+        differs = difference(one, entry) if entry else ""
         if differs and not overwrite:
-            raise DataError(f"{job.path}: {differs}; --overwrite replaces it, or choose another folder")
-        (to_make if differs or not entry else to_keep).append(job)
+            raise DataError(f"{one.path}: {differs}; --overwrite replaces it, or choose another folder")
+        (to_make if differs or not entry else to_keep).append(one)
     return to_make, to_keep
 
 
-def check_disk(folder: Path, to_make: list[Job]) -> None:
+def check_disk(folder: Path, to_make: list[Planned]) -> None:
     """Raise DataError unless the recordings fit."""
-    needed = round(sum(job.seconds for job in to_make) * BYTES_PER_SECOND)
+    needed = round(sum(one.seconds for one in to_make) * BYTES_PER_SECOND)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
@@ -229,7 +231,7 @@ def check_disk(folder: Path, to_make: list[Job]) -> None:
 # --- the run -----------------------------------------------------------------------------------------------
 
 
-def results(to_make: list[Job], workers: int, console: cli.Console) -> Iterator[tuple[str, dict[str, Any]]]:
+def results(to_make: list[Planned], workers: int, console: cli.Console) -> Iterator[tuple[str, dict[str, Any]]]:
     """Make the recordings, in this process or in `workers` others; results come as they are ready."""
     if workers > 1 and len(to_make) > 1:
         try:
@@ -253,7 +255,7 @@ def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) 
 
 def run(args: argparse.Namespace, console: cli.Console) -> None:
     """Make what is missing, list it, tell."""
-    planned = jobs(args)
+    planned = plan(args)
     entries = read_listing(args.outdir)
     to_make, to_keep = sort_out(planned, entries, args.overwrite)
     check_disk(args.outdir, to_make)
@@ -262,12 +264,12 @@ def run(args: argparse.Namespace, console: cli.Console) -> None:
         f"{args.outdir}: {args.subjects} simulated people, {args.days} days, {len(planned)} recordings of "
         f"{args.seconds:g} s, seed {args.seed}; {len(to_keep)} are there already"
     )
-    for job in to_make:  # gone before they are listed anew: what is there is always what the list says
-        job.path.unlink(missing_ok=True)
-    for job in to_keep:
-        if entries[job.path.name].get("sha256") is None:
-            entries[job.path.name] = listed(job, checksum(job.path), job.path.stat().st_size)
-    entries |= {job.path.name: listed(job) for job in to_make}
+    for one in to_make:  # gone before they are listed anew: what is there is always what the list says
+        one.path.unlink(missing_ok=True)
+    for one in to_keep:
+        if entries[one.path.name].get("sha256") is None:
+            entries[one.path.name] = listed(one, checksum(one.path), one.path.stat().st_size)
+    entries |= {one.path.name: listed(one) for one in to_make}
     write_listing(args, entries)
     for name, entry in console.progress(results(to_make, args.workers, console), total=len(to_make), unit="recording"):
         entries[name] = entry
@@ -283,9 +285,11 @@ def run(args: argparse.Namespace, console: cli.Console) -> None:
     )
 
 
-def warn_of_others(planned: list[Job], entries: dict[str, dict[str, Any]], folder: Path, console: cli.Console) -> None:
+def warn_of_others(
+    planned: list[Planned], entries: dict[str, dict[str, Any]], folder: Path, console: cli.Console
+) -> None:
     """Recordings of an earlier run with another seed or length are left alone, but would be mixed in."""
-    names = {job.path.name for job in planned}
+    names = {one.path.name for one in planned}
     others = [n for n, e in entries.items() if n not in names and e.get("arguments") != planned[0].arguments]
     if others:
         console.warn(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semg.common.errors import DataError
-from semg.evaluation.comparison import Run, differences_between, holm, method_names, paired, pool, read_run
+from semg.evaluation.comparison import Run, differences_between, find_runs, holm, method_names, paired, pool, read_run
 
 PEOPLE = [f"{n:02d}" for n in range(3, 11)]  # eight
 
@@ -204,12 +204,23 @@ def write_predictions(folder: Path, wrong: dict[str, int]) -> Path:
     return folder / "predictions.npz"
 
 
+def test_files_of_the_system_are_no_results(tmp_path):
+    run = write_result(tmp_path / "a" / "run", {"03": 0.5})
+    (tmp_path / "a" / "@eaDir" / "metrics.json").mkdir(parents=True)
+    write_result(tmp_path / "a" / ".ipynb_checkpoints", {"03": 0.5})
+    assert find_runs(tmp_path / "a") == [run]
+
+
 def test_predictions_alone_are_scored_by_person(tmp_path, run_script):
     write_result(tmp_path / "a", {"03": 0.5, "04": 0.5}, windows=10)
     path = write_predictions(tmp_path / "b", {"03": 2, "04": 0})
     run_script("compare.py", tmp_path / "a", path, "--metric", "accuracy", "--out", tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "subjects.csv").open()))
     assert [(row["subject"], float(row["b"])) for row in rows] == [("03", 0.8), ("04", 1.0)]
+    named = {"subject": np.repeat(["P101", "P7"], 10), "record": np.repeat(["fist-1", "fist-2"], 10)}
+    with np.load(path) as arrays:
+        np.savez(tmp_path / "c.npz", **{**arrays, **named})
+    assert read_run(tmp_path / "c.npz", "accuracy").subjects == {"P101": 0.8, "P7": 1.0}
     path.write_bytes(path.read_bytes()[:-30])
     done = run_script("compare.py", path, "--out", tmp_path / "out", code=1)
     assert "expected record, label and prediction" in done.stderr

@@ -190,6 +190,8 @@ def test_a_class_missing_from_a_part_is_refused(run_script, shards, tmp_path):
     assert "found none of pinch index in the test subset" in error
     error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "loso", code=1).stderr
     assert re.search(r"found none of pinch index in the (val|test) subset of fold\d;", error)
+    error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "recording", code=1).stderr
+    assert "parts the recordings of a session, so each has to hold every class" in error
     assert not (tmp_path / "s").exists()
 
 

@@ -80,7 +80,7 @@ def adapted(command: str, url: str, recording: str) -> list[str]:
 
 
 def test_the_demos_recording_is_one_that_the_demo_makes():
-    made = {job.path.name for job in simulate_putemg.jobs(simulate_putemg.arguments().parse_args(["raw"]))}
+    made = {one.path.name for one in simulate_putemg.plan(simulate_putemg.arguments().parse_args(["raw"]))}
     named = set(re.findall(r"data/demo/raw/Data-HDF5/(\S+)", TEXT))
     assert named
     assert named <= made

@@ -256,7 +256,9 @@ def by_subject(
     """
     subjects = _subjects(records)
     if unknown := sorted({*test_subjects, *val_subjects} - set(subjects)):
-        raise DataError(f"expected recordings of subject {', '.join(unknown)}, found none")
+        raise DataError(
+            f"expected recordings of subject {', '.join(unknown)}, found none; there are {' '.join(subjects)}"
+        )
     free = [subject for subject in subjects if subject not in {*test_subjects, *val_subjects}]
     tested = list(test_subjects) or drawn(free, seed, "test")[: _count(test, len(subjects))]
     free = [subject for subject in free if subject not in tested]

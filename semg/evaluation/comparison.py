@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from semg.common.errors import DataError
-from semg.common.files import read_json
+from semg.common.files import is_system_file, read_json
 from semg.common.schema import number, text
 from semg.data.putemg import parse_record
 from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
@@ -91,7 +91,8 @@ def find_runs(path: Path) -> list[Path]:
         return [path]
     if (path / "metrics.json").is_file():
         return [path / "metrics.json"]
-    found = sorted(path.rglob("metrics.json")) if path.is_dir() else []
+    below = sorted(path.rglob("metrics.json")) if path.is_dir() else []
+    found = [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
     if not found:
         raise DataError(f"{path}: expected a metrics.json or a folder with one, found none; run evaluate.py")
     return found
@@ -139,20 +140,25 @@ def _number(value: object) -> float:
 
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
-    """Each person's metrics from a predictions.npz; whose a window is follows from its recording's name."""
+    """Each person's metrics from a predictions.npz."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             record, label, prediction = (arrays[name] for name in ("record", "label", "prediction"))
+            subject = arrays["subject"] if "subject" in arrays.files else _subjects_of(record)
         if record.ndim != 1 or any(found.dtype.kind not in "iu" for found in (label, prediction)):
             raise ValueError("other kinds of arrays")
         if max(label.max(), prediction.max()) >= MOST_CLASSES:  # damage: a table of all classes by all is made
             raise ValueError(f"{MOST_CLASSES} classes and more")
-        names, place = np.unique(record, return_inverse=True)
-        subject = np.array([parse_record(str(name)).subject for name in names])[place]
         return per_subject(label, prediction, subject, int(max(label.max(), prediction.max())) + 1)
     except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, DataError) as error:
         told = f"expected record, label and prediction of windows, found {error}"
         raise DataError(f"{path}: {told}; evaluate.py writes such files") from None
+
+
+def _subjects_of(record: np.ndarray) -> np.ndarray:
+    """(n,) whose each window is, by its recording's name; DataError where that does not say it."""
+    names, place = np.unique(record, return_inverse=True)
+    return np.array([parse_record(str(name)).subject for name in names])[place]
 
 
 def pool(name: str, runs: Iterable[Run]) -> Method:

@@ -63,7 +63,7 @@ def write_results(
     mark = score_figures.SIMULATED if simulated else ""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
-    arrays = {"record": record, "start": start, "label": label, "prediction": prediction}
+    arrays = {"subject": subject, "record": record, "start": start, "label": label, "prediction": prediction}
     if probabilities is not None:
         arrays["probabilities"] = np.asarray(probabilities, np.float32)
     with atomic_path(folder / "predictions.npz") as path, path.open("wb") as file:
