@@ -20,8 +20,6 @@ Takes seconds.
 """
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -44,6 +42,7 @@ from semg.evaluation.comparison import (
     read_run,
 )
 from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval
+from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -98,6 +97,8 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
         name, equals, pattern = first.partition("=")
         if not (name and equals and pattern):
             raise UsageError(f"--group: expected NAME=GLOB, found {first!r}")
+        if name != cli.printable(name):
+            raise UsageError(f"--group: expected a NAME of printable characters, found {name!r}")
         if name in files:
             raise UsageError(f"--group: expected each name once, found {name!r} again")
         files[name] = matching(name, [pattern, *more])
@@ -180,12 +181,12 @@ def markdown_table(
         elif reference is not None:
             row += ["reference", "", "", "", ""]
         rows.append(row)
-    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
+    lines = markdown_rows([head, *rows])
     below = "\nMean and standard deviation over people, each the mean of that person's runs; intervals by bootstrap "
     below += "over people."
     if reference is not None:
         below += " p: two-sided Wilcoxon signed-rank test over n people, Holm-corrected in the last column."
-    return "\n".join([*lines, below, *(f"\nNote: {note}." for note in notes)]) + "\n"
+    return "\n".join([*lines, below, *(f"\nNote: {markdown_text(note)}." for note in notes)]) + "\n"
 
 
 def interval_text(metric: Metric, interval: tuple[float, float] | None, sign: str = "") -> str:
@@ -230,13 +231,6 @@ def subjects_table(methods: Sequence[Method]) -> str:
     rows: list[list[object]] = [["subject", *(method.name for method in methods)]]
     rows += [[subject, *(method.subjects.get(subject, "") for method in methods)] for subject in subjects]
     return csv_text(rows)
-
-
-def csv_text(rows: Sequence[Sequence[object]]) -> str:
-    """CSV with Unix line ends."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def write(

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,3 +260,70 @@ def test_wrong_input_is_one_clear_line(tmp_path, run_script, arguments, code, to
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 or code == 2
     assert not (tmp_path / "out").exists()
+
+
+# --- names that others chose -------------------------------------------------------------------------------------
+
+
+def test_names_become_no_formula_markup_or_command(tmp_path, run_script):
+    """A folder's name is a method's; in a terminal, a spreadsheet and a page it is a name and nothing else."""
+    evil = ["=1+1", "@SUM(A1)", "+x", "a|b", "<script>x", "[x](http:", "\x1b[31mred", "new\nline", "$x_{$", "&lt;"]
+    for name in evil:
+        write_result(tmp_path / "r" / name.replace("/", ""), spread(0.5))
+    out = tmp_path / "out"
+    done = run_script("compare.py", tmp_path / "r", "--reference", "=1+1", "--out", out)
+    assert "\x1b" not in done.stdout + done.stderr
+    text = (out / "compare.md").read_text()
+    assert "\x1b" not in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(lines) == 2 + len(evil)
+    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+    assert columns == {12}  # of a table with a reference: none more for a name with a bar
+    assert not re.search(r"(?<!\\)<[a-z]|(?<!\\)\]\(|(?<!\\)(?<!\\)\]\(", text)
+    assert r"\&lt;" in text
+    for name in ("compare.csv", "subjects.csv"):
+        with (out / name).open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in ("=", "@", "+") or (cell[:1] == "-" and not number(cell))]
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"macro_f1": "0.5"}, "'0.5' in place of a number"),
+        ({"macro_f1": True}, "True in place of a number"),
+        ({"macro_f1": 1e999}, "place of a number"),
+        ({"n_windows": "100"}, "'100' in place of a count"),
+        ({"n_windows": 10.5}, "10.5 in place of a count"),
+        ({"n_windows": -1}, "-1 in place of a count"),
+    ],
+)
+def test_what_passes_for_a_number_is_none(tmp_path, change, told):
+    path = write_result(tmp_path, {"03": 0.5})
+    content = json.loads(path.read_text())
+    content["per_subject"]["03"] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=told):
+        read_run(path, "macro_f1")
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[2J", "a\nb", "x" * 65])
+def test_people_have_names_that_can_be_shown(tmp_path, name):
+    with pytest.raises(DataError, match="expected people's names of 1 to 64 printable characters"):
+        read_run(write_result(tmp_path, {name: 0.5}), "macro_f1")
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    path = write_result(tmp_path, {"03": 0.5})
+    path.write_text(path.read_text().replace('"macro_f1": 0.5', '"macro_f1": 0.1, "macro_f1": 0.9'))
+    with pytest.raises(DataError, match="the key 'macro_f1' is there twice"):
+        read_run(path, "macro_f1")

@@ -55,11 +55,11 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Something that a person must know but that stops nothing; shown even when quiet."""
-        _write(f"{marked('warning')} {text}", sys.stderr)
+        _write(one_line(text), sys.stderr, f"{marked('warning')} ")
 
     def error(self, text: str) -> None:
         """One input is wrong; the run goes on with the others."""
-        _write(f"{marked('error')} {one_line(text)}", sys.stderr)
+        _write(one_line(text), sys.stderr, f"{marked('error')} ")
 
     @overload
     def progress(self, items: None = None, **settings: Any) -> Bar[None]: ...
@@ -85,7 +85,8 @@ class Console:
 
     def finish(self, text: str, **facts: Any) -> None:
         """The last line: what was written and what to run next; as JSON the same as an object."""
-        print(json.dumps({"message": text, **facts}, allow_nan=False) if self._json else text, flush=True)
+        line = json.dumps({"message": text, **facts}, allow_nan=False) if self._json else visible(text)
+        print(line, flush=True)
 
 
 class _Lines(Generic[T]):
@@ -146,9 +147,9 @@ def watched() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _write(text: str, stream: TextIO | None) -> None:
+def _write(text: str, stream: TextIO | None, mark: str = "") -> None:
     if stream is not None:
-        tqdm.write(text, file=stream)
+        tqdm.write(mark + visible(text), file=stream)
         stream.flush()
 
 
@@ -166,4 +167,15 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def one_line(text: str) -> str:
     """`text` without line breaks or control characters, so that an error stays one line."""
-    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+
+
+def visible(text: str) -> str:
+    """`text` with control characters but for line breaks and tabs written out: names of files and of what they hold
+    could else move the cursor, change colours or give a terminal commands."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def printable(text: str) -> str:
+    """`text` with all control characters written out, for a name that shall stay on its line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -133,7 +133,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     expect_file(path, what)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_twins)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers too long
         raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
     if not isinstance(value, dict):
@@ -143,6 +143,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise DataError(f"{path}: expected {what}, found half a character in a text") from None
+    return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; ValueError if a key is there twice, of which programs would take the one or the other."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
     return value
 
 

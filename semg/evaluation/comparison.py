@@ -14,14 +14,16 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy.stats import wilcoxon
 
+from semg.common.console import printable
 from semg.common.errors import DataError
 from semg.common.files import is_system_file, read_json
-from semg.common.schema import number, text
+from semg.common.schema import number, text, whole
 from semg.data.putemg import parse_record
 from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
 
 ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
 MOST_CLASSES = 1000
+LONGEST = 64  # characters of a person's name
 FEWEST_SUBJECTS = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
 
 _RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of the protocol recording
@@ -108,28 +110,32 @@ def method_names(runs: Sequence[Path]) -> list[str]:
     shared = 0
     while kept and all(len(parts) > shared + 1 and parts[shared] == kept[0][shared] for parts in kept):
         shared += 1
-    return ["/".join(parts[shared:]) for parts in kept]
+    return [printable("/".join(parts[shared:])) for parts in kept]
 
 
 def read_run(path: Path, name: str) -> Run:
     """Read a metrics.json, or score a predictions.npz. DataError if it is not as evaluate.py writes them."""
-    whole: dict[str, Any]
+    content: dict[str, Any]
     if path.suffix == ".npz":
-        whole = {"per_subject": _score_predictions(path)}
+        content = {"per_subject": _score_predictions(path)}
     else:
-        whole = read_json(path, "metrics as evaluate.py or baselines.py write them")
+        content = read_json(path, "metrics as evaluate.py or baselines.py write them")
     try:
-        scored = {subject: one[name] for subject, one in whole["per_subject"].items()}
+        scored = {subject: one[name] for subject, one in content["per_subject"].items()}
         subjects = {subject: _number(value) for subject, value in scored.items() if value is not None}
-        windows = {subject: int(one["n_windows"]) for subject, one in whole["per_subject"].items()}
+        windows = {subject: _count(one["n_windows"]) for subject, one in content["per_subject"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: expected per_subject with {name} and n_windows, found {error!r}") from None
     if not subjects or (metric(name).share and not all(0 <= value <= 1 + ROUNDING for value in subjects.values())):
         raise DataError(f"{path}: expected a {name} from 0 to 1 for at least one person, found {subjects}")
-    subset = whole.get("subset")
+    if wrong := [subject for subject in content["per_subject"] if not text(subject) or not 0 < len(subject) <= LONGEST]:
+        raise DataError(
+            f"{path}: expected people's names of 1 to {LONGEST} printable characters, found {wrong[0][:99]!r}"
+        )
+    subset = content.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
-    return Run(path, subset, subjects, windows, whole.get("simulated") is True)
+    return Run(path, subset, subjects, windows, content.get("simulated") is True)
 
 
 def _number(value: object) -> float:
@@ -137,6 +143,12 @@ def _number(value: object) -> float:
     if not number(value):
         raise ValueError(f"{value!r} in place of a number")
     return float(value)  # type: ignore[arg-type]
+
+
+def _count(value: object) -> int:
+    if not whole(value, 0):
+        raise ValueError(f"{value!r} in place of a count")
+    return int(value)  # type: ignore[call-overload]
 
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,6 @@ FOLDER/confusion_matrix.png, FOLDER/per_subject.png
 FOLDER/metrics.json      written last: where it is, the others are whole and belong to it
 """
 
-import csv
-import io
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from semg.common.console import counted
 from semg.common.files import atomic_path, write_json, write_text
 from semg.evaluation import metrics, score_figures
 from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, report
+from semg.evaluation.table_text import csv_text
 
 
 def write_results(
@@ -82,11 +81,8 @@ def write_results(
 def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:
     """One row a person: subject and that person's metrics, as fractions; empty where undefined."""
     keys = list(next(iter(subjects.values())))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["subject", *keys])
-    table.writerows([subject, *(one[key] for key in keys)] for subject, one in subjects.items())
-    return text.getvalue()
+    rows = [[subject, *(one[key] for key in keys)] for subject, one in subjects.items()]
+    return csv_text([["subject", *keys], *rows])
 
 
 def summary(scored: dict[str, Any]) -> str:

@@ -27,7 +27,8 @@ NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
 # a decorator, so that nobody's matplotlibrc changes a picture
-usual_style = matplotlib.rc_context(matplotlib.rcParamsDefault)
+# and `$` in a name is a letter, not mathematics
+usual_style = matplotlib.rc_context({**matplotlib.rcParamsDefault, "text.parse_math": False})
 
 
 @usual_style

@@ -3,8 +3,6 @@
 A person is the unit, as in comparison.py: a person's runs (folds, seeds) are averaged before anything else.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy as np
 from semg.evaluation import metrics
 from semg.evaluation.comparison import pool, read_run
 from semg.evaluation.metrics import headlines
+from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
 PICKED_BY = metrics.metric("macro_f1")  # on validation
 SUBSETS = {"val": "validation", "test": "test"}
@@ -77,15 +76,14 @@ def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     head = ["picked", *(flags or ["setting"]), "runs"]
     for subset in subsets:
         head += [f"{SUBSETS[subset]} people", *_metric_heads(SUBSETS[subset], seeds)]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for row in rows:
         named = [row.values.get(flag, "") for flag in flags] if row.values else [row.name, *[""] * (len(flags) - 1)]
         line = [row.picked, *named, f"{row.done}/{row.expected}"]
         lines.append(line + [cell for subset in subsets for cell in _cells(getattr(row, subset), seeds)])
     below = "Mean and standard deviation (sd) over people, each the mean of that person's runs"
     below += "; sd over seeds: of the mean over people." if seeds else "."
-    table = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([*table, "", below, *(f"\nNote: {note}." for note in notes)]) + "\n"
+    return "\n".join([*markdown_rows(lines), "", below, *(f"\nNote: {markdown_text(note)}." for note in notes)]) + "\n"
 
 
 def _metric_heads(subset: str, seeds: bool) -> list[str]:
@@ -108,13 +106,10 @@ def csv_table(rows: Sequence[Row]) -> str:
     """The same as fractions with all digits; empty cells where there is nothing."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
     keys = ["subjects", *(f"{metric.name}{ending}" for metric in headlines() for ending in ("", "_sd", "_sd_seeds"))]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["setting", *flags, "picked", "runs", "runs_expected", *(f"{p}_{key}" for p in SUBSETS for key in keys)]
-    )
+    head = ["setting", *flags, "picked", "runs", "runs_expected", *(f"{p}_{key}" for p in SUBSETS for key in keys)]
+    table: list[list[object]] = [list(head)]
     for row in rows:
         found = [(scores or {}).get(key) for scores in (row.val, row.test) for key in keys]
         cells = ["" if value is None else value for value in found]
-        table.writerow([row.name, *(row.values.get(f, "") for f in flags), row.picked, row.done, row.expected, *cells])
-    return text.getvalue()
+        table.append([row.name, *(row.values.get(f, "") for f in flags), row.picked, row.done, row.expected, *cells])
+    return csv_text(table)

@@ -1,0 +1,32 @@
+"""Tables as text whose cells come from others: a name must not become a formula, markup or a command of a terminal."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from semg.common.console import one_line
+
+_MARKUP = re.compile(r"[\\`|]|<(?=[A-Za-z/!?])|(?<=\])\(|&(?=[#\w]+;)")  # code, cells, HTML, links, entities
+
+
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """CSV with Unix line ends. A text that a spreadsheet would compute (`=1+1`, `@SUM(A1)`) gets an apostrophe."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_inert(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _inert(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, the first row its head."""
+    head, *others = rows
+    return ["| " + " | ".join(map(markdown_text, row)) + " |" for row in (head, ["---"] * len(head), *others)]
+
+
+def markdown_text(text: str) -> str:
+    """`text` as Markdown shows it as it is, on one line: no HTML, link or further column comes of it."""
+    return _MARKUP.sub(lambda match: f"\\{match[0]}", one_line(text))
