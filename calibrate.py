@@ -36,14 +36,8 @@ from semg.data.shards import Shard, open_shards
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
-from semg.inference.batch import (
-    build_model,
-    channel_normalization_of,
-    check_same_data,
-    choose_device,
-    open_model,
-)
-from semg.inference.checkpoint import Checkpoint, weights_file
+from semg.inference.checkpoint import weights_file
+from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject
 from semg.training.loop import DivergedError
@@ -123,18 +117,19 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier, pretrained: bool)
     )
 
 
-def fill_defaults(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     """Take what was not given from the checkpoint's own training."""
-    trained = checkpoint.description
-    args.shards = args.shards or Path(trained["shards"])
-    args.split = args.split or Path(trained["split"]["folder"])
-    args.out = args.out or Path("results") / f"{trained['run']}-calibrated-{args.repetitions}"
+    origin = model.origin
+    made = "preprocess.py makes it, and `make demo` that of the shipped example; {shards} names another"
+    args.shards = args.shards or model.folder_of_training(origin.shards, made)
+    args.split = args.split or model.folder_of_training(origin.split, "{split} names another")
+    args.out = args.out or Path("results") / f"{origin.run}-calibrated-{args.repetitions}"
     cli.existing_folder(args.shards, "--shards", "preprocess.py makes it, and `make demo` that of the shipped example")
 
 
-def warn_of_leaks(checkpoint: Checkpoint, shards: list[Shard], console: cli.Console) -> list[str]:
+def warn_of_leaks(model: TrainedModel, shards: list[Shard], console: cli.Console) -> list[str]:
     """Say which of the people scored were trained on; returns them."""
-    seen = sorted(set(checkpoint.description["trained_on"]) & {shard.subject for shard in shards})
+    seen = sorted(model.origin.subjects & {shard.subject for shard in shards})
     if seen:
         console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
     return seen
@@ -142,7 +137,7 @@ def warn_of_leaks(checkpoint: Checkpoint, shards: list[Shard], console: cli.Cons
 
 def write(
     found: dict[str, np.ndarray],
-    checkpoint: Checkpoint,
+    model: TrainedModel,
     shards: list[Shard],
     split: Split,
     recipe: Calibration,
@@ -170,8 +165,8 @@ def write(
         "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
         "split": args.split.as_posix(),
         "split_sha256": split.checksum,
-        "normalize": channel_normalization_of(checkpoint).method,
-        "whitening": channel_normalization_of(checkpoint).whitening,
+        "normalize": model.channel_normalization.method,
+        "whitening": model.channel_normalization.whitening,
         "trained_on_subjects_scored": seen,
         "made": how_made("calibrate.py", args),
     }
@@ -190,19 +185,18 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
-    checkpoint = open_model(args.checkpoint)
-    fill_defaults(args, checkpoint)
+    model = TrainedModel.open(args.checkpoint, args.device)
+    fill_defaults(args, model)
     split = read_split(args.split, args.shards)
     shards = open_shards(args.shards, split.records(args.subset), verify=True)
-    check_same_data(checkpoint, shards[0])
-    model = build_model(checkpoint).to(choose_device(args.device))
-    backbone = checkpoint.description.get("backbone", {})
-    pretrained = model.config.family is not None and backbone.get("init") == "pretrained"
-    recipe = recipe_of(args, model, pretrained)
-    precision = autocast(args.amp, next(model.parameters()).device)
+    model.check_same_data(shards[0])
+    backbone = model.description.get("backbone", {})
+    pretrained = model.network.config.family is not None and backbone.get("init") == "pretrained"
+    recipe = recipe_of(args, model.network, pretrained)
+    precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)
     with folder_lock(args.out):
-        seen = warn_of_leaks(checkpoint, shards, console)
+        seen = warn_of_leaks(model, shards, console)
         console.say(
             f"calibrating to {cli.counted(len(subjects), 'person', 'people')} ({args.subset}) with "
             f"{cli.counted(args.repetitions, 'repetition')} of each gesture: tune {recipe.tune}, "
@@ -210,11 +204,11 @@ def main() -> int:
         )
         bar = console.progress(subjects.values(), total=len(subjects), unit="person")
         try:
-            parts = [calibrate_subject(model, checkpoint, own, recipe, precision) for own in bar]
+            parts = [calibrate_subject(model, own, recipe, precision) for own in bar]
         except DivergedError as error:
             raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g} or --amp fp32") from None
         found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        report = write(found, checkpoint, shards, split, recipe, seen, args)
+        report = write(found, model, shards, split, recipe, seen, args)
     console.say(summary(report))
     after = report["mean_over_subjects"]["macro_f1"]
     before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"]["macro_f1"]

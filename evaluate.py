@@ -22,35 +22,22 @@ Takes about 10 s for 10,000 windows of a small model on two CPU cores.
 """
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from model import GPT2Classifier
 from semg.common import cli
-from semg.common.errors import DataError, UsageError
+from semg.common.console import Console
 from semg.common.files import checksum, folder_lock
 from semg.common.provenance import how_made
-from semg.data.batches import Batches
 from semg.data.shards import Shard, WindowSet, open_shards
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation.report import summary, write_results
-from semg.inference.batch import (
-    build_model,
-    channel_normalization_of,
-    check_same_data,
-    choose_device,
-    open_model,
-    open_windows,
-    probabilities,
-    statistics_for,
-    transform_for,
-)
-from semg.inference.checkpoint import Checkpoint, weights_file
-from semg.inference.online_evaluation import online_probabilities
+from semg.inference.batch import open_windows
+from semg.inference.checkpoint import weights_file
+from semg.inference.trained_model import Scores, TrainedModel
+from semg.training.optimization import autocast
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -80,121 +67,78 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def warn_of_leaks(checkpoint: Checkpoint, shards: list[Shard], subset: str, console: cli.Console) -> list[str]:
+def warn_of_leaks(model: TrainedModel, shards: list[Shard], subset: str, console: Console) -> list[str]:
     """Say loudly which of the people scored were trained on; returns them."""
-    seen = sorted(set(checkpoint.description["trained_on"]) & {shard.subject for shard in shards})
+    seen = sorted(model.origin.subjects & {shard.subject for shard in shards})
     if seen:
         console.warn(
             f"PEOPLE OF THE {subset.upper()} SET WERE TRAINED ON: {', '.join(seen)}. "
             "This result says nothing about people the model has not seen."
         )
-    records = set(checkpoint.description["split"]["train"])
-    if same := sorted(shard.record for shard in shards if shard.record in records):
+    if same := sorted(shard.record for shard in shards if shard.record in model.origin.records):
         console.warn(f"RECORDINGS OF THE {subset.upper()} SET WERE TRAINED ON: {len(same)}, such as {same[0]}.")
     return seen
 
 
-def decide(
-    model: GPT2Classifier, checkpoint: Checkpoint, windows: WindowSet, args: argparse.Namespace, console: cli.Console
-) -> np.ndarray:
+def decide(model: TrainedModel, windows: WindowSet, args: argparse.Namespace, console: Console) -> np.ndarray:
     """(n, K) probabilities of the windows, normalised as --normalize says."""
-    channel_normalization, device = channel_normalization_of(checkpoint), next(model.parameters()).device
-    bf16 = args.amp == "bf16" or (args.amp == "auto" and device.type == "cuda")
-    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else None
+    how: dict[str, Any] = {"batch_size": args.batch_size, "autocast": autocast(args.amp, model.device)}
     if args.normalize == "online":
-        stride = windows.shards[0].arguments["stride"]
-
-        def bar(sessions: Iterable[Any]) -> Iterable[Any]:
-            return console.progress(sessions, unit="session")
-
-        return online_probabilities(
-            model, channel_normalization, windows, stride, device, args.batch_size, autocast, bar
-        )
-    transform = transform_for(checkpoint, windows.shards)
-    statistics = statistics_for(model, channel_normalization.method, windows.shards, transform, device)
+        return model.decide_online(windows, **how, progress=lambda steps: console.progress(steps, unit="session"))
     total = -(-len(windows) // args.batch_size)
-    return probabilities(
-        model,
-        Batches(windows, transform, device, args.workers),
-        statistics,
-        args.batch_size,
-        autocast,
-        lambda steps: console.progress(steps, total=total, unit="batch"),
-    )
+    how["progress"] = lambda steps: console.progress(steps, total=total, unit="batch")
+    return model.decide(windows, **how, workers=args.workers)
 
 
 def score(
-    model: GPT2Classifier,
-    checkpoint: Checkpoint,
-    shards: list[Shard],
-    split: Split,
-    args: argparse.Namespace,
-    console: cli.Console,
+    model: TrainedModel, shards: list[Shard], split: Split, args: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     """Run the model over all windows of the shards and write the results."""
-    channel_normalization = channel_normalization_of(checkpoint)
-    online = args.normalize == "online"
-    if online and channel_normalization.method != "session":
-        raise UsageError(
-            f"--normalize online: expected a model trained by session, found {channel_normalization.method}"
-        )
     windows = open_windows(shards)
-    found = decide(model, checkpoint, windows, args, console)
-    seen = warn_of_leaks(checkpoint, shards, args.subset, console)
+    scores = Scores(windows, decide(model, windows, args, console))
+    seen = warn_of_leaks(model, shards, args.subset, console)
+    normalization = model.channel_normalization
     return write_results(
         args.out,
-        label=windows.label,
-        prediction=found.argmax(1),
-        probabilities=found,
-        subject=windows.subject,
-        record=windows.record,
-        start=windows.start,
-        classes=shards[0].classes,
-        rest_classes=shards[0].rest_classes,
+        **scores.columns(),
+        probabilities=scores.probabilities,
         simulated=any(shard.simulated for shard in shards),
         vote=args.vote,
-        rate=shards[0].rate,
-        window_seconds=windows.window / shards[0].rate,
-        stride_seconds=shards[0].arguments["stride"] / shards[0].rate,
         extra={
             "subset": args.subset,
             "checkpoint": args.checkpoint.as_posix(),
             "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
-            "normalize": "online" if online else channel_normalization.method,
-            "whitening": channel_normalization.whitening,
+            "normalize": "online" if args.normalize == "online" else normalization.method,
+            "whitening": normalization.whitening,
             "trained_on_subjects_scored": seen,
             "made": how_made("evaluate.py", args),
         },
     )
 
 
-def fill_defaults(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     """Take what was not given from the checkpoint's own training."""
-    trained = checkpoint.description
-    args.shards = args.shards or Path(trained["shards"])
-    args.split = args.split or Path(trained["split"]["folder"])
-    args.out = args.out or Path("results") / trained["run"]
-    if not args.shards.is_dir():
-        raise DataError(
-            f"{args.shards}: expected a folder of shards (--shards), found none; preprocess.py makes "
-            "it, and `make demo` that of the shipped example"
-        )
+    origin = model.origin
+    made = "preprocess.py makes it, and `make demo` that of the shipped example; {shards} names another"
+    args.shards = args.shards or model.folder_of_training(origin.shards, made)
+    args.split = args.split or model.folder_of_training(origin.split, "{split} names another")
+    args.out = args.out or Path("results") / origin.run
+    cli.existing_folder(args.shards, "--shards", "preprocess.py makes it, and `make demo` that of the shipped example")
 
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
-    checkpoint = open_model(args.checkpoint)
-    fill_defaults(args, checkpoint)
+    model = TrainedModel.open(args.checkpoint, args.device)
+    fill_defaults(args, model)
     split = read_split(args.split, args.shards)
     shards = open_shards(args.shards, split.records(args.subset), verify=True)
-    check_same_data(checkpoint, shards[0])
-    model = build_model(checkpoint).to(choose_device(args.device))
+    model.check_same_data(shards[0])
     with folder_lock(args.out):
-        report = score(model, checkpoint, shards, split, args, console)
+        report = score(model, shards, split, args, console)
     console.say(summary(report))
     means = report["mean_over_subjects"]
     subjects = cli.counted(report["n_subjects"], "person", "people")

@@ -15,12 +15,10 @@ Both are checked before they are there: the folder is opened again and must hold
 ONNX file is run in onnxruntime and must give the same numbers to 1e-3 of a logit (seen: about 1e-6). No code is stored
 and none is run on opening. The folder opens where a checkpoint does, in Python too:
 
-  from pathlib import Path
-  from semg.evaluation import metrics
-from semg.inference.batch import build_model, open_model
-  model = build_model(open_model(Path("exports/RUN")))
+  from semg.inference.trained_model import TrainedModel
+  model = TrainedModel.open("exports/RUN")
 
-The filter and the normalisation of channels are not part of the network; predict.py does both from such a folder.
+The filter and the normalisation of channels are not part of the ONNX network; such a folder knows both.
 
 ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. Takes half a minute.
 """
@@ -35,9 +33,9 @@ from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import folder_lock, write_text
 from semg.evaluation import metrics
-from semg.inference.batch import build_model, open_model
-from semg.inference.checkpoint import CONFIG, WEIGHTS, Checkpoint, write_folder
+from semg.inference.checkpoint import CONFIG, WEIGHTS, write_folder
 from semg.inference.export import check_packages, write_onnx
+from semg.inference.trained_model import TrainedModel
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -51,9 +49,9 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def card(checkpoint: Checkpoint) -> str:
+def card(model: TrainedModel) -> str:
     """The model card: only what the checkpoint knows."""
-    told = checkpoint.description
+    told = model.description
     data, split = told["data"], told["split"]
     seconds = data["arguments"]["window"] / data["rate"]
     scores = told.get("validation", {})
@@ -76,9 +74,9 @@ def card(checkpoint: Checkpoint) -> str:
         "Made by semg-gpt2's export.py. From a checkout of semg-gpt2:",
         "",
         "```python",
-        "from pathlib import Path",
-        "from semg.inference.batch import build_model, open_model",
-        'model = build_model(open_model(Path("this/folder")))',
+        "from semg.inference.trained_model import TrainedModel",
+        'model = TrainedModel.open("this/folder")',
+        f"table = model.predict(signal, rate={data['rate']:g})  # (time, channels) microvolts as recorded",
         "```",
         "",
         "The data that it was trained on has a licence of its own; putEMG's is CC BY-NC 4.0.",
@@ -86,10 +84,9 @@ def card(checkpoint: Checkpoint) -> str:
     return "\n".join(lines) + "\n"
 
 
-def check_copy(folder: Path, checkpoint: Checkpoint) -> None:
+def check_copy(folder: Path, model: TrainedModel) -> None:
     """DataError unless the folder opens as the very same model."""
-    copy = open_model(folder)
-    build_model(copy)
+    copy, checkpoint = TrainedModel.open(folder, "cpu").checkpoint, model.checkpoint
     same = copy.description == checkpoint.description and copy.tensors.keys() == checkpoint.tensors.keys()
     if not same or any(not torch.equal(copy.tensors[name], value) for name, value in checkpoint.tensors.items()):
         raise DataError(f"{folder}: expected the checkpoint's own weights when opened again, found others")
@@ -97,19 +94,20 @@ def check_copy(folder: Path, checkpoint: Checkpoint) -> None:
 
 def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
     """Write what was asked for; returns what to tell of it."""
-    checkpoint = open_model(args.checkpoint)
-    model = build_model(checkpoint)
-    args.out = args.out or Path("exports") / checkpoint.description["run"]
+    model = TrainedModel.open(args.checkpoint, "cpu")
+    args.out = args.out or Path("exports") / model.origin.run
     if args.out.resolve() == args.checkpoint.resolve():
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
     with folder_lock(args.out):
-        write_folder(args.out, checkpoint)
-        check_copy(args.out, checkpoint)
-        write_text(args.out / "README.md", card(checkpoint))
+        write_folder(args.out, model.checkpoint)
+        check_copy(args.out, model)
+        write_text(args.out / "README.md", card(model))
         told: dict[str, Any] = {"out": args.out.as_posix(), "files": [CONFIG, WEIGHTS, "README.md"]}
-        console.say(f"{args.out / WEIGHTS}: {len(checkpoint.tensors)} tensors, opened again, the same bit for bit")
+        console.say(
+            f"{args.out / WEIGHTS}: {len(model.checkpoint.tensors)} tensors, opened again, the same bit for bit"
+        )
         if args.onnx:
-            apart = write_onnx(args.out / "model.onnx", model, checkpoint)
+            apart = write_onnx(args.out / "model.onnx", model)
             told["files"].append("model.onnx")
             told["onnx_largest_difference"] = apart
             console.say(f"{args.out / 'model.onnx'}: run in onnxruntime, largest difference {apart:.1e}")

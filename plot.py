@@ -160,13 +160,12 @@ def draw_architecture(args: argparse.Namespace) -> str:
     """The network, from a checkpoint or of GPT-2 small."""
     from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
     from semg.evaluation.architecture_figure import architecture
-    from semg.inference.batch import build_model, open_model
+    from semg.inference.trained_model import TrainedModel
 
     rate, classes = putemg.RATE, list(putemg.GESTURES.values())
     if args.source:
-        checkpoint = open_model(_one(args, "a checkpoint"), origin=False)
-        model, data = build_model(checkpoint), checkpoint.description["data"]
-        rate, classes = data["rate"], data["classes"]
+        trained = TrainedModel.open(_one(args, "a checkpoint"), "cpu")
+        model, rate, classes = trained.network, trained.rate, list(trained.classes)
     else:
         edges = tuple(edge / rate for edge in DEFAULT_BANDS)
         seen = 2 * putemg.N_CHANNELS  # every electrode scaled, and whitened

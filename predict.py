@@ -33,7 +33,6 @@ import csv
 import io
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,11 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import write_text
 from semg.data import putemg
-from semg.data.preprocessing import filtered
 from semg.data.tables import UNITS, Source, is_simulated, is_table, read_recording, read_table, resampled
 from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
-from semg.inference.batch import choose_device
-from semg.inference.recordings import Predictions, Trained, predict_offline, predict_streamed
+from semg.inference.streaming import Predictions, replay
+from semg.inference.trained_model import TrainedModel
 
 PLOTTED = 4  # channels of a timeline: the loudest
 
@@ -80,36 +78,27 @@ def arguments() -> argparse.ArgumentParser:
 # --- one recording ---------------------------------------------------------------------------------------------
 
 
-def read(path: Path, trained: Trained, args: argparse.Namespace, console: cli.Console) -> Source:
+def read(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> Source:
     """The recording's samples at the model's rate."""
+    signals = model.signal_path
     if not is_table(path):
-        source = read_recording(path, trained.channels, trained.labels)
+        source = read_recording(path, signals.electrodes, signals.labels)
     else:
-        source = read_table(path, args.rate, args.unit, args.channels, len(trained.channels), trained.names)
-    if source.rate != trained.rate:
+        source = read_table(path, args.rate, args.unit, args.channels, len(signals.electrodes), signals.channels)
+    if source.rate != model.rate:
         if args.stream:
             raise DataError(
-                f"{path}: expected the model's {trained.rate:g} Hz under --stream, found {source.rate:g} Hz: "
+                f"{path}: expected the model's {model.rate:g} Hz under --stream, found {source.rate:g} Hz: "
                 "resampling looks ahead"
             )
-        console.warn(f"{path}: resampled from {source.rate:g} Hz to the model's {trained.rate:g} Hz")
-        if source.rate / 2 < trained.spec.high:
-            top = f"nothing above {source.rate / 2:g} Hz, where the model expects signal to {trained.spec.high:g} Hz"
+        console.warn(f"{path}: resampled from {source.rate:g} Hz to the model's {model.rate:g} Hz")
+        if source.rate / 2 < signals.filter.high:
+            top = f"nothing above {source.rate / 2:g} Hz, where the model expects signal to {signals.filter.high:g} Hz"
             console.warn(f"{path}: {top}")
-        source = resampled(source, trained.rate)
-    if len(source.samples) < trained.window:
-        raise DataError(f"{path}: expected at least a window, {trained.window} samples, found {len(source.samples)}")
+        source = resampled(source, model.rate)
+    if len(source.samples) < model.window:
+        raise DataError(f"{path}: expected at least a window, {model.window} samples, found {len(source.samples)}")
     return source
-
-
-def in_microvolts(path: Path, trained: Trained, source: Source, *, causal: bool) -> np.ndarray:
-    """(T, C) float16, re-referenced and filtered."""
-    spec = replace(trained.spec, causal=causal)
-    with np.errstate(over="ignore", invalid="ignore"):
-        signal = filtered(source.samples, trained.reference, spec, trained.rate, source.scale)
-    if not np.isfinite(signal).all():
-        raise DataError(f"{path}: expected amplitudes below 65 mV, found more; is --unit right?")
-    return signal
 
 
 def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, window: int) -> np.ndarray:
@@ -137,16 +126,16 @@ def voted(prediction: np.ndarray, k: int) -> np.ndarray:
     return np.array(made)
 
 
-def as_csv(trained: Trained, made: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool) -> str:
+def as_csv(model: TrainedModel, made: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool) -> str:
     """One row a decision."""
-    classes = trained.classes
+    classes = model.classes
     columns: dict[str, list[Any]] = {
-        "time_s": [f"{end / trained.rate:.6f}" for end in made.end],
-        "gesture": [classes[one] for one in made.found.argmax(1)],
+        "time_s": [f"{end / model.rate:.6f}" for end in made.end],
+        "gesture": [classes[one] for one in made.probabilities.argmax(1)],
     }
     if votes is not None:
         columns["voted"] = [classes[one] for one in votes]
-    columns |= {f"p_{name}": [f"{p:.6f}" for p in made.found[:, k]] for k, name in enumerate(classes)}
+    columns |= {f"p_{name}": [f"{p:.6f}" for p in made.probabilities[:, k]] for k, name in enumerate(classes)}
     if labelled:
         columns["truth"] = [classes[one] if one >= 0 else "" for one in truth]
     if made.delay is not None:
@@ -160,7 +149,7 @@ def as_csv(trained: Trained, made: Predictions, truth: np.ndarray, votes: np.nda
 
 def draw(
     path: Path,
-    trained: Trained,
+    model: TrainedModel,
     source: Source,
     signal: np.ndarray,
     made: Predictions,
@@ -169,22 +158,22 @@ def draw(
     simulated: bool,
 ) -> None:
     """The timeline of one recording."""
-    rate = trained.rate
+    rate = model.rate
     loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
-    ends = np.append(made.end[1:], min(len(signal), made.end[-1] + trained.stride))
+    ends = np.append(made.end[1:], min(len(signal), made.end[-1] + model.stride))
     decided = [(a / rate, b / rate, int(one)) for a, b, one in zip(made.end, ends, said, strict=True)]
     truth = []
     if source.codes is not None:
         each = np.arange(1, len(source.codes) + 1)
-        known = truth_of(source.codes, trained.classes, each, 1)
+        known = truth_of(source.codes, model.classes, each, 1)
         truth = [(a / rate, b / rate, int(k)) for a, b, k in zip(*segments(known), strict=True) if k >= 0]
-    names = [trained.names[place] for place in loud]
-    confidence = made.found[np.arange(len(said)), said]
+    names = [model.channels[place] for place in loud]
+    confidence = made.probabilities[np.arange(len(said)), said]
     times = made.end / rate
     title = f"{source.name}: decisions {'streamed' if made.delay is not None else 'offline'}"
     title += " (SIMULATED)" if simulated else ""
     signal_figures.timeline(
-        path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, trained.classes, title
+        path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, model.classes, title
     )
 
 
@@ -199,24 +188,28 @@ def _joined(decided: list[signal_figures.Segment]) -> list[signal_figures.Segmen
     return whole
 
 
-def predict(path: Path, trained: Trained, args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
+def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
     """Decide for one recording and write what came out; returns what to tell of it."""
-    source = read(path, trained, args, console)
-    signal = in_microvolts(path, trained, source, causal=args.stream or trained.spec.causal)
-    if args.stream:
-        made = predict_streamed(trained, source, args.block.samples(trained.rate), round(args.warmup * trained.rate))
-    else:
-        made = predict_offline(trained, source, signal)
-    truth = truth_of(source.codes, trained.classes, made.end, trained.window)
-    prediction = made.found.argmax(1)
+    source = read(path, model, args, console)
+    try:
+        signal = model.signal_path.apply(source.samples, source.scale, causal=args.stream)
+        if args.stream:
+            stream = model.stream(warmup=args.warmup, scale=source.scale)
+            made = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
+        else:
+            made = model.predict_filtered(signal)
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}", error.hint) from None
+    truth = truth_of(source.codes, model.classes, made.end, model.window)
+    prediction = made.probabilities.argmax(1)
     votes = voted(prediction, args.vote) if args.vote > 1 else None
-    write_text(args.out / f"{path.stem}.csv", as_csv(trained, made, truth, votes, source.codes is not None))
+    write_text(args.out / f"{path.stem}.csv", as_csv(model, made, truth, votes, source.codes is not None))
     if args.plot:
         said = prediction if votes is None else votes
-        draw(args.out / f"{path.stem}.png", trained, source, signal, made, said, simulated=is_simulated(path))
+        draw(args.out / f"{path.stem}.png", model, source, signal, made, said, simulated=is_simulated(path))
     told: dict[str, Any] = {"decisions": len(made.end)}
     if (known := truth >= 0).any():
-        counts = metrics.confusion(truth[known], prediction[known], len(trained.classes))
+        counts = metrics.confusion(truth[known], prediction[known], len(model.classes))
         told |= {"with_truth": int(known.sum()), "accuracy": metrics.accuracy(counts)}
         told["macro_f1"] = metrics.macro_f1(counts)
     if made.delay is not None and made.computing is not None:
@@ -247,10 +240,11 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"{twice[0]}: expected recordings of different names, found two: they would share a file")
 
 
-def say_what_differs(trained: Trained, args: argparse.Namespace, console: cli.Console) -> None:
-    """How signals here are treated otherwise than in training."""
-    session = trained.channel_normalization.method == "session"
-    if args.stream and not trained.spec.causal:
+def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
+    """How signals here are treated otherwise than in training; DataError if the checkpoint does not know how."""
+    filter_of_training = model.signal_path.filter
+    session = model.channel_normalization.method == "session"
+    if args.stream and not filter_of_training.causal:
         console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
     if args.stream and session:
         console.say(f"normalised by what the stream has seen so far; no decision in the first {args.warmup:g} s")
@@ -264,13 +258,13 @@ def main() -> int:
     console = cli.console(args)
     args.recordings = cli.expanded(args.recordings)
     check(args)
-    trained = Trained.open(args.checkpoint, choose_device(args.device))
-    say_what_differs(trained, args, console)
+    model = TrainedModel.open(args.checkpoint, args.device)
+    say_what_differs(model, args, console)
     done: dict[str, dict[str, Any]] = {}
     failed = 0
     for path in console.progress(args.recordings, unit="recording"):
         try:
-            done[path.stem] = predict(path, trained, args, console)
+            done[path.stem] = predict(path, model, args, console)
             console.say(f"{path.stem}: {in_words(done[path.stem])}")
         except (DataError, OSError, MemoryError) as error:
             failed += 1

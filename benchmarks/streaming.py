@@ -11,7 +11,6 @@ after 100 that do not count.
 """
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from measuring import ROOT, Row, arguments, report
 
 from semg.common import cli
 from semg.data.putemg import MICROVOLTS_PER_COUNT
-from semg.inference.recordings import Trained
-from semg.inference.streaming import OnlineNormalization, Stream
+from semg.inference.trained_model import TrainedModel
 
 DEMO_SECONDS = 0.005  # a decision of the demo's model at most
 BLOCK = 0.025  # seconds
@@ -29,17 +27,9 @@ BLOCK = 0.025  # seconds
 
 def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
     """Seconds of each decision and of each forward pass."""
-    trained = Trained.open(path, torch.device("cpu"))
-    model, random = trained.model, np.random.default_rng(0)
-    sections = replace(trained.spec, causal=True).sections(trained.rate)
-    reference = trained.reference * np.float32(MICROVOLTS_PER_COUNT)
-    stream = Stream(
-        model,
-        OnlineNormalization(model, trained.channel_normalization, trained.device),
-        sections,
-        reference,
-        trained.stride,
-    )
+    trained = TrainedModel.open(path, "cpu")
+    model, random = trained.network, np.random.default_rng(0)
+    stream = trained.stream(scale=MICROVOLTS_PER_COUNT)
     x = torch.randn(1, model.config.channels, trained.window)
     statistics = model.finish_statistics(model.token_statistics(x))[None]
     taken: dict[str, list[float]] = {"decision": [], "forward": []}
@@ -55,7 +45,7 @@ def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
             model(x, statistics).softmax(1)
         taken["forward"].append(time.perf_counter() - began)
 
-    shape = round(BLOCK * trained.rate), len(trained.channels)
+    shape = round(BLOCK * trained.rate), len(trained.signal_path.electrodes)
     while len(taken["decision"]) < count + skipped:
         for work in (decide, forward, forward, decide):
             work()

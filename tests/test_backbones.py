@@ -18,6 +18,7 @@ from semg.backbones import FAMILIES, Family, fingerprint, open_pretrained, own_p
 from semg.common.errors import DataError
 from semg.inference.checkpoint import Checkpoint, open_checkpoint, write_folder
 from semg.inference.export import write_onnx
+from semg.inference.trained_model import TrainedModel
 
 D, INNER, BLOCKS, RANK = 16, 24, 3, 2
 SMALL = {"channels": 8, "samples": 256, "patch": 32, "frame": 128, "band_edges": (0.01, 0.05, 0.14)}
@@ -246,17 +247,19 @@ def test_every_family_is_exported_as_a_folder_and_as_a_graph(tmp_path, kind):
     window = {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 0} if kind == "qwen2" else {}
     saved(tmp_path / "decoder", kind, **window)
     model = built(open_pretrained(str(tmp_path / "decoder")), 1)
+    how = {"window": model.config.samples, "stride": 100}
     description = {
         "model": model.config.to_dict(),
-        "data": {"rate": 1000.0, "channels": ["a"] * 8, "classes": ["b"] * 8, "arguments": {}},
+        "data": {"rate": 1000.0, "channels": ["a"] * 8, "classes": ["b"] * model.config.classes, "arguments": how},
         "normalize": {"method": "session", "whitening": "none", "ridge": 0.1},
     }
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors["train_gain"] = torch.ones(8)
     write_folder(tmp_path, Checkpoint(tmp_path, description, tensors))
     again = open_checkpoint(tmp_path)
     assert ModelConfig.from_dict(again.description["model"]) == model.config
     assert all(torch.equal(again.tensors[name], value) for name, value in tensors.items())
-    assert write_onnx(tmp_path / "model.onnx", model, again) < 1e-5
+    assert write_onnx(tmp_path / "model.onnx", TrainedModel(again, torch.device("cpu"))) < 1e-5
 
 
 # --- weights that are what they claim to be -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError
 from semg.data.normalization import ChannelNormalization, transform_from
 from semg.inference import export as onnx_export
-from semg.inference.batch import build_model, open_model
 from semg.inference.checkpoint import Checkpoint
+from semg.inference.trained_model import TrainedModel
 
 SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
 
@@ -42,13 +43,14 @@ def test_the_folder_is_the_checkpoint(exported):
     out, told = exported
     assert told["files"] == ["config.json", "model.safetensors", "README.md", "model.onnx"]
     assert sorted(path.name for path in out.iterdir()) == sorted(told["files"])
-    ours, theirs = open_model(SHIPPED), open_model(out)
+    models = [TrainedModel.open(path, "cpu") for path in (SHIPPED, out)]
+    ours, theirs = (model.checkpoint for model in models)
     assert theirs.description == ours.description
     assert theirs.tensors.keys() == ours.tensors.keys()
     assert all(torch.equal(value, theirs.tensors[name]) for name, value in ours.tensors.items())
     x = torch.randn(2, 48, 1280)
     with torch.inference_mode():
-        assert torch.equal(build_model(ours)(x), build_model(theirs)(x))
+        assert torch.equal(*(model.network(x) for model in models))
     assert json.loads((out / "config.json").read_text())["model_type"] == "semg-gpt2"
     assert "fist" in (out / "README.md").read_text()
 
@@ -63,7 +65,7 @@ def test_a_session_is_normalised_with_the_graph_alone(exported):
     known = json.loads(session.get_modelmeta().custom_metadata_map["semg-gpt2"])
     assert known["classes"][1] == "fist"
     assert known["rate"] == 5120
-    model = build_model(open_model(SHIPPED))
+    model = TrainedModel.open(SHIPPED, "cpu").network
     signal = np.random.default_rng(0).normal(0, 30, (16 * 1280, 24))
     assert known["normalize"]["whitening"] == "append"
     scale = np.diag(1 / np.sqrt(np.square(signal).mean(0)))  # what `transform` says, word by word
@@ -87,28 +89,31 @@ def test_a_session_is_normalised_with_the_graph_alone(exported):
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
 
 
+def small(**changes) -> TrainedModel:
+    """A small network with random weights, as if it had been trained."""
+    network = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, **changes))
+    how = {"window": network.config.samples, "stride": 640}
+    data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": how}
+    description = {"model": network.config.to_dict(), "data": data, "normalize": {"method": "train"}}
+    tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
+    tensors["train_gain"] = torch.rand(24)
+    return TrainedModel(Checkpoint(Path("small.ckpt"), description, tensors), torch.device("cpu"))
+
+
 def test_other_networks_come_out_of_onnxruntime_the_same(tmp_path):
-    model = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, frontend="both", tune="lora"))
-    data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": {}}
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    checkpoint = Checkpoint(
-        tmp_path, {"data": data, "normalize": {"method": "train"}}, {**tensors, "train_gain": torch.rand(24)}
-    )
-    assert onnx_export.write_onnx(tmp_path / "m.onnx", model, checkpoint) < 1e-4
-    known = onnx_export.contract(checkpoint, model)
+    model = small(frontend="both", tune="lora")
+    assert onnx_export.write_onnx(tmp_path / "m.onnx", model) < 1e-4
+    known = onnx_export.contract(model)
     assert np.shape(known["transform"]) == (24, 24)
     told = [(one["name"], one["start"], one["normalized"]) for one in known["features"]]
     assert told == [("bands", 0, True), ("raw", 24 * 6, False)]
 
 
 def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch):
-    model = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, frontend="raw", backbone="none"))
-    data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": {}}
+    model = small(frontend="raw", backbone="none")
     monkeypatch.setattr(onnx_export, "largest_difference", lambda *_: 0.5)
     with pytest.raises(DataError, match=r"differ by at most 0\.001, found 0\.5"):
-        onnx_export.write_onnx(
-            tmp_path / "m.onnx", model, Checkpoint(tmp_path, {"data": data, "normalize": {"method": "session"}}, {})
-        )
+        onnx_export.write_onnx(tmp_path / "m.onnx", model)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,19 +132,19 @@ def test_damaged_folders_are_named(copied):
     name = next(iter(whole))
     save_file({**whole, name: whole[name] + 1}, copied / "model.safetensors")
     with pytest.raises(DataError, match=r"model\.safetensors: expected the checksum"):
-        open_model(copied)
+        TrainedModel.open(copied, "cpu")
     (copied / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(DataError, match=r"model\.safetensors: expected an exported model's weights"):
-        open_model(copied)
+        TrainedModel.open(copied, "cpu")
     (copied / "model.safetensors").unlink()
     with pytest.raises(DataError, match=r"model\.safetensors"):
-        open_model(copied)
+        TrainedModel.open(copied, "cpu")
     (copied / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(DataError, match="expected model_type semg-gpt2, found gpt2"):
-        open_model(copied)
+        TrainedModel.open(copied, "cpu")
     (copied / "config.json").unlink()
     with pytest.raises(DataError, match=r"config\.json"):
-        open_model(copied)
+        TrainedModel.open(copied, "cpu")
 
 
 def test_without_the_packages_one_line_says_what_to_do(copied, monkeypatch):

@@ -6,37 +6,22 @@ import small_shards
 import torch
 from test_evaluate import here, trained  # noqa: F401  fixtures
 
-from semg.data.batches import Batches
 from semg.data.shards import WindowSet, open_shards
-from semg.inference.batch import (
-    build_model,
-    channel_normalization_of,
-    open_model,
-    probabilities,
-    statistics_for,
-    transform_for,
-)
-from semg.inference.online_evaluation import online_probabilities
-from semg.inference.streaming import OnlineNormalization
+from semg.inference.trained_model import TrainedModel
 
-CPU = torch.device("cpu")
 STRIDE = small_shards.STRIDE
 
 
 @pytest.fixture(scope="module")
 def opened(trained):  # noqa: F811
-    """The trained model's checkpoint, and two recordings of one session of a person it has not seen."""
-    checkpoint = open_model(trained / "run" / "best_model.ckpt")
+    """The trained model, and two recordings of one session of a person it has not seen."""
     folder = trained / "more"
     records = [small_shards.write(folder, 7, name, repetitions=4) for name in ("repeats_long", "repeats_short")]
-    return checkpoint, build_model(checkpoint), open_shards(folder, records)
+    return TrainedModel.open(trained / "run" / "best_model.ckpt", "cpu"), open_shards(folder, records)
 
 
 def online(opened, shards):
-    checkpoint, model, _ = opened
-    return online_probabilities(
-        model, channel_normalization_of(checkpoint), WindowSet(shards), STRIDE, CPU, batch_size=7
-    )
+    return opened[0].decide_online(WindowSet(shards), batch_size=7)
 
 
 class Changed:
@@ -52,7 +37,7 @@ class Changed:
 
 
 def test_no_window_is_decided_by_what_comes_after_it(opened):
-    shards = opened[2]
+    shards = opened[1]
     since = 6000
     first, second = online(opened, shards), online(opened, [Changed(shards[0], since), shards[1]])
     windows = WindowSet(shards)
@@ -63,14 +48,14 @@ def test_no_window_is_decided_by_what_comes_after_it(opened):
 
 
 def test_on_the_grid_it_is_what_a_stream_computes(opened):
-    checkpoint, model, shards = opened
-    stream = OnlineNormalization(model, channel_normalization_of(checkpoint), CPU)
+    model, shards = opened
+    stream = model.online()
     windows, signal, expected = WindowSet(shards[:1]), shards[0].signal, {}
     for at in range(0, len(signal) - windows.window + 1, STRIDE):
         stream.see(signal[0 if at == 0 else at + windows.window - STRIDE : at + windows.window])
         with torch.inference_mode():
             tokens = stream.normalized(stream.features(np.array(signal[at : at + windows.window])))
-            expected[at] = model.classify(tokens).softmax(1)[0].numpy()
+            expected[at] = model.network.classify(tokens).softmax(1)[0].numpy()
         stream.prepare()
     found = online(opened, shards[:1])
     places = [place for place, at in enumerate(windows.start) if at in expected]
@@ -81,11 +66,8 @@ def test_on_the_grid_it_is_what_a_stream_computes(opened):
 
 
 def test_late_in_a_session_it_comes_to_whole_session_normalisation(opened):
-    checkpoint, model, shards = opened
-    windows = WindowSet(shards)
-    transform = transform_for(checkpoint, shards)
-    statistics = statistics_for(model, "session", shards, transform, CPU)
-    whole = probabilities(model, Batches(windows, transform, CPU), statistics, 64)
+    model, shards = opened
+    whole = model.score(shards).probabilities
     apart = np.abs(online(opened, shards) - whole).max(1)
     assert apart[-30:].mean() < 0.1
     assert apart[-30:].mean() < apart[:30].mean()
@@ -104,4 +86,4 @@ def test_a_model_that_is_not_normalised_by_session_is_not_normalised_online(run_
     run_script("train.py", *data, "--out", tmp_path / "run", *flags, "--device", "cpu")
     words = ["--checkpoint", tmp_path / "run" / "best_model.ckpt", "--normalize", "online", "--out", tmp_path / "r"]
     done = run_script("evaluate.py", *words, code=2)
-    assert "expected a model trained by session, found train" in done.stderr
+    assert "expected a model that is normalised by session, not by train" in done.stderr

@@ -15,13 +15,13 @@ from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data import putemg
 from semg.data.normalization import ChannelNormalization, transform_from
-from semg.data.shards import WindowSet, open_shard
+from semg.data.shards import open_shard
 from semg.data.tables import read_recording
 from semg.evaluation import metrics
 from semg.inference import batch
 from semg.inference.checkpoint import write_checkpoint
-from semg.inference.recordings import Trained, predict_offline
-from semg.inference.streaming import Given, OnlineNormalization, Stream
+from semg.inference.streaming import Given, OnlineNormalization
+from semg.inference.trained_model import TrainedModel
 
 SECONDS, WINDOW, STRIDE = 4, 1280, 640
 CPU = torch.device("cpu")
@@ -103,11 +103,9 @@ def numbers(path):
     )
 
 
-def streamed(trained, samples, normalization, block=128, warmup=0):
+def streamed(trained, samples, normalization, block=128):
     """(n,) ends and (n, K) probabilities of a stream fed with counts."""
-    sections = trained.spec.sections(trained.rate)
-    reference = trained.reference * np.float32(putemg.MICROVOLTS_PER_COUNT)
-    stream = Stream(trained.model, normalization, sections, reference, trained.stride, warmup)
+    stream = trained.stream(scale=putemg.MICROVOLTS_PER_COUNT, normalization=normalization)
     made = [one for at in range(0, len(samples), block) for one in stream.push(samples[at : at + block])]
     return np.array([one.end for one in made]), np.stack([one.probabilities for one in made])
 
@@ -144,11 +142,9 @@ def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
     job = preprocess.Job(recording, tmp_path / recording.stem, arguments(causal=False), False)
     assert preprocess.process(job).state == "done"
     shard = open_shard(tmp_path / recording.stem)
-    trained = Trained.open(data / "session.ckpt", CPU)
-    transform = batch.transform_for(trained.checkpoint, [shard])
-    statistics = batch.statistics_for(trained.model, "session", [shard], transform, CPU)
-    windows = WindowSet([shard])
-    expected = batch.probabilities(trained.model, batch.Batches(windows, transform, CPU), statistics, 64)
+    trained = TrainedModel.open(data / "session.ckpt", CPU)
+    scores = trained.score([shard])
+    windows, expected = scores.windows, scores.probabilities
     place = {round(t, 6): i for i, t in enumerate(time)}
     both = [(i, place[t]) for i, s in enumerate(windows.start) if (t := round((s + WINDOW) / 5120, 6)) in place]
     assert len(both) >= 9
@@ -174,35 +170,37 @@ def test_streamed_and_offline_agree_where_the_settings_are_the_same(here, data, 
 
 
 def test_streamed_and_offline_agree_with_the_same_session_statistics(data, recording):
-    trained = Trained.open(data / "live.ckpt", CPU)
-    source = read_recording(recording, trained.channels, trained.labels)
-    signal = predict.in_microvolts(recording, trained, source, causal=True)
-    offline = predict_offline(trained, source, signal)
+    trained = TrainedModel.open(data / "live.ckpt", CPU)
+    source = read_recording(recording, trained.signal_path.electrodes, trained.signal_path.labels)
+    signal = trained.signal_path.apply(source.samples, source.scale, causal=True)
+    offline = trained.predict_filtered(signal)
     wide = signal.astype(np.float64)
     transform = transform_from(wide.T @ wide / len(wide), trained.channel_normalization)
     starts = np.linspace(0, len(signal) - WINDOW, batch.STATISTICS_WINDOWS).astype(np.int64)
     x = torch.from_numpy(
         np.stack([signal[at : at + WINDOW] for at in np.unique(starts)]).astype(np.float32) @ transform
     )
-    statistics = trained.model.finish_statistics(trained.model.token_statistics(x.transpose(1, 2)))
-    end, found = streamed(trained, source.samples, Given(trained.model, transform, statistics, CPU))
+    statistics = trained.network.finish_statistics(trained.network.token_statistics(x.transpose(1, 2)))
+    end, found = streamed(trained, source.samples, Given(trained.network, transform, statistics, CPU))
     assert np.array_equal(end, offline.end)
-    np.testing.assert_allclose(found, offline.found, atol=1e-3)
+    np.testing.assert_allclose(found, offline.probabilities, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def live(data):
     """The live model, and the recording's counts."""
-    trained = Trained.open(data / "live.ckpt", CPU)
-    return trained, read_recording(data / f"{recordings.record_name()}.hdf5", trained.channels, "TRAJ_GT").samples
+    trained = TrainedModel.open(data / "live.ckpt", CPU)
+    return trained, read_recording(
+        data / f"{recordings.record_name()}.hdf5", trained.signal_path.electrodes, "TRAJ_GT"
+    ).samples
 
 
 def test_online_normalisation_never_looks_ahead(live):
     trained, samples = live
     changed = samples.copy()
     changed[10_000:] = changed[10_000:] * 5 + 100
-    end, first = streamed(trained, samples, OnlineNormalization(trained.model, trained.channel_normalization, CPU))
-    _, second = streamed(trained, changed, OnlineNormalization(trained.model, trained.channel_normalization, CPU))
+    end, first = streamed(trained, samples, OnlineNormalization(trained.network, trained.channel_normalization, CPU))
+    _, second = streamed(trained, changed, OnlineNormalization(trained.network, trained.channel_normalization, CPU))
     before = end <= 10_000
     assert 0 < before.sum() < len(end)
     assert np.array_equal(first[before], second[before])
@@ -211,11 +209,11 @@ def test_online_normalisation_never_looks_ahead(live):
 
 def test_the_length_of_blocks_changes_nothing(live):
     trained, samples = live
-    end, found = streamed(trained, samples, OnlineNormalization(trained.model, trained.channel_normalization, CPU))
+    end, found = streamed(trained, samples, OnlineNormalization(trained.network, trained.channel_normalization, CPU))
     for block in (1, 1000, len(samples)):
         part = samples if block > 1 else samples[:2600]
         other_end, other = streamed(
-            trained, part, OnlineNormalization(trained.model, trained.channel_normalization, CPU), block=block
+            trained, part, OnlineNormalization(trained.network, trained.channel_normalization, CPU), block=block
         )
         assert np.array_equal(other_end, end[: len(other_end)])
         np.testing.assert_allclose(other, found[: len(other)], atol=1e-3)
@@ -224,11 +222,11 @@ def test_the_length_of_blocks_changes_nothing(live):
 @pytest.mark.parametrize("frontend", ["bands", "both", "raw"])
 def test_online_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     """The loudness changes on the way: early tokens, summed under early gains, must count as under the last one."""
-    trained = Trained.open(checkpoint(tmp_path / "m.ckpt", frontend=frontend), CPU)
+    trained = TrainedModel.open(checkpoint(tmp_path / "m.ckpt", frontend=frontend), CPU)
     random = np.random.default_rng(0)
     loud = np.repeat([20.0, 40.0, 80.0], 2560)[:, None] * random.uniform(0.5, 2, 24)
     signal = (random.normal(size=(7680, 24)) * loud).astype(np.float16)
-    online = OnlineNormalization(trained.model, trained.channel_normalization, CPU)
+    online = OnlineNormalization(trained.network, trained.channel_normalization, CPU)
     for at in range(0, 7680, WINDOW):
         online.see(signal[at : at + WINDOW])
         online.normalized(online.features(signal[at : at + WINDOW]))
@@ -237,17 +235,17 @@ def test_online_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     np.testing.assert_allclose(np.diag(online.transform), gain, rtol=1e-5)
     np.testing.assert_allclose(x[0].numpy().T, signal[-WINDOW:].astype(np.float64) * gain, rtol=1e-4, atol=1e-5)
     whole = torch.from_numpy(signal.reshape(6, WINDOW, 24) * gain.astype(np.float32)).transpose(1, 2)
-    expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
+    expected = trained.network.finish_statistics(trained.network.token_statistics(whole))
     # the floor under powers is the one thing that does not scale with the gain
     np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.05)
 
 
 def test_online_whitening_comes_to_that_of_the_whole(tmp_path):
-    trained = Trained.open(checkpoint(tmp_path / "m.ckpt", frontend="bands", whitening="append"), CPU)
+    trained = TrainedModel.open(checkpoint(tmp_path / "m.ckpt", frontend="bands", whitening="append"), CPU)
     random = np.random.default_rng(0)
     skin = np.eye(24) + 0.4 * np.eye(24, k=1)
     signal = (random.normal(size=(30 * WINDOW, 24)) @ skin * 20).astype(np.float16)
-    online = OnlineNormalization(trained.model, trained.channel_normalization, CPU)
+    online = OnlineNormalization(trained.network, trained.channel_normalization, CPU)
     for at in range(0, len(signal), WINDOW):
         online.see(signal[at : at + WINDOW])
         online.normalized(online.features(signal[at : at + WINDOW]))
@@ -256,7 +254,7 @@ def test_online_whitening_comes_to_that_of_the_whole(tmp_path):
     transform = transform_from(wide.T @ wide / len(wide), trained.channel_normalization)
     np.testing.assert_allclose(online.transform, transform, atol=0.01 * np.abs(transform).max())
     whole = torch.from_numpy(signal.reshape(30, WINDOW, 24).astype(np.float32) @ transform).transpose(1, 2)
-    expected = trained.model.finish_statistics(trained.model.token_statistics(whole))
+    expected = trained.network.finish_statistics(trained.network.token_statistics(whole))
     np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.1)
 
 

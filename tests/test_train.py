@@ -23,8 +23,8 @@ import train
 from semg.backbones import fingerprint
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.inference.batch import build_model, open_model
 from semg.inference.checkpoint import open_checkpoint
+from semg.inference.trained_model import TrainedModel
 from semg.training import subsets
 from semg.training.classification import Classification
 
@@ -257,7 +257,7 @@ def test_a_run_says_which_weights_it_began_with_and_a_random_control_has_the_sam
     told = {}
     for init in ("pretrained", "random"):
         here(tmp_path / init, *flags, "--backbone", tmp_path / "llama", "--init", init, "--tune", "frozen")
-        best = open_model(tmp_path / init / "best_model.ckpt")
+        best = open_checkpoint(tmp_path / init / "best_model.ckpt")
         told[init] = json.loads((tmp_path / init / "config.json").read_text())["derived"]["backbone"]
         assert best.description["backbone"] == told[init]
         assert told[init]["weights_sha256"][:16] in capsys.readouterr().out
@@ -267,7 +267,7 @@ def test_a_run_says_which_weights_it_began_with_and_a_random_control_has_the_sam
     assert torch.equal(frozen["norm.weight"], saved.norm.weight)  # ones, drawn anew
     assert told["pretrained"]["weights_sha256"] != told["random"]["weights_sha256"]
     shutil.rmtree(tmp_path / "llama")
-    build_model(best)  # without the folder
+    TrainedModel.open(tmp_path / init / "best_model.ckpt", "cpu")  # without the folder
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,16 @@ def transform_of(
         for places in sessions(shards).values():
             transform[places] = transform_from(moment_of([shards[place] for place in places]), channel_normalization)
         return transform
-    gain = np.ones(channels, np.float32)
-    if channel_normalization.method == "train":
-        if train_gain is None:
-            raise ValueError("train_gain: expected the training shards' gain for the method train")
-        gain = train_gain
-    return np.broadcast_to(np.diag(gain), (len(shards), channels, channels)).astype(np.float32)
+    fixed = fixed_transform(channel_normalization, channels, train_gain)
+    return np.broadcast_to(fixed, (len(shards), channels, channels)).copy()
+
+
+def fixed_transform(
+    channel_normalization: ChannelNormalization, channels: int, train_gain: np.ndarray | None
+) -> np.ndarray:
+    """(C, C) float32: the transform under the methods `train` and `none`, which look at no session."""
+    if channel_normalization.method != "train":
+        return np.eye(channels, dtype=np.float32)
+    if train_gain is None:
+        raise ValueError("train_gain: expected the training shards' gain for the method train")
+    return np.diag(train_gain).astype(np.float32)

@@ -225,14 +225,14 @@ def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: n
             "n_samples": len(signal),
             "n_windows": len(windows),
             "class_counts": {name: int(n) for name, n in zip(meta["classes"], counts, strict=True)},
-            "second_moment": _second_moment(signal).tolist(),
+            "second_moment": second_moment(signal).tolist(),
             "files": {name: _file_facts(folder / name) for name in ("signal.npy", "windows.npy")},
         }
         description["checksum"] = meta_checksum(description)
         write_json(folder / "shard.json", description)
 
 
-def _second_moment(signal: np.ndarray) -> np.ndarray:
+def second_moment(signal: np.ndarray) -> np.ndarray:
     """(C, C) mean of x x^T, summed in blocks so that no float64 copy of the signal is made."""
     total = np.zeros((signal.shape[1], signal.shape[1]))
     for start in range(0, len(signal), 1 << 16):

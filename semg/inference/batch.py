@@ -1,24 +1,21 @@
-"""A trained model on windows: opening it, its sessions' statistics, its probabilities."""
+"""A network on many windows: its sessions' statistics, its tokens, its probabilities."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model import GPT2Classifier, ModelConfig
+from model import GPT2Classifier
 from semg.common.errors import DataError, SettingError
-from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
 from semg.data import normalization
 from semg.data.batches import Batches, CachedFrames, in_order
-from semg.data.shards import Shard, WindowSet, current_arguments, difference
-from semg.inference.checkpoint import Checkpoint, open_checkpoint
+from semg.data.shards import Shard, WindowSet
+from semg.inference.streaming import Given
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
 PIECE = 64  # windows whose tokens a CPU computes at once: its caches hold most of that
@@ -31,115 +28,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present[name]:
+    if not present.get(name):
         raise SettingError("device", "one that this machine has", name, hint="use {device} cpu")
     return torch.device(name)
-
-
-DATA_FIELDS = ("rate", "channels", "classes", "arguments")
-_NETWORK = {
-    "model": OBJECT,
-    "data.rate": POSITIVE,
-    "data.channels": TEXTS,
-    "data.classes": TEXTS,
-    "data.arguments": OBJECT,
-    "data.arguments.window": COUNT,
-    "data.arguments.stride": COUNT,
-    "normalize": OBJECT,
-}
-_ORIGIN = {
-    "run": Field("the name of a folder", folder_name),  # results are written under it
-    "shards": TEXT,
-    "split.folder": TEXT,
-    "split.name": TEXT,
-    "split.train": TEXTS,
-    "trained_on": TEXTS,
-    "validation": replace(OBJECT, needed=False),
-    "validation.val/macro_f1": Field("a number", number, needed=False),
-    "validation.val/accuracy": Field("a number", number, needed=False),
-}
-
-
-def open_model(path: Path, *, origin: bool = True) -> Checkpoint:
-    """Open a checkpoint that a trained model can be built from. DataError for any other, such as a last.ckpt.
-
-    origin: whether it must also say by which run and on whom it was trained.
-    """
-    checkpoint = open_checkpoint(path)
-    told = checkpoint.description
-    fields = _NETWORK | (_ORIGIN if origin else {})
-    check_fields(path, told, fields, "a trained model, best_model.ckpt", "train.py writes one")
-    gain, shape = checkpoint.tensors.get("train_gain"), (len(told["data"]["channels"]),)
-    if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
-        found = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
-        raise DataError(f"{path}: expected train_gain of shape {shape}, found {found}")
-    channel_normalization_of(checkpoint)
-    return checkpoint
-
-
-def channel_normalization_of(checkpoint: Checkpoint) -> normalization.ChannelNormalization:
-    """How the checkpoint's training brought recordings to one scale. DataError for what cannot be."""
-    try:
-        return normalization.ChannelNormalization.from_dict(checkpoint.description["normalize"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{checkpoint.path}: expected how signals were normalised, found {error}") from None
-
-
-def build_model(checkpoint: Checkpoint) -> GPT2Classifier:
-    """The checkpoint's network with its weights, in evaluation mode. DataError if they do not fit each other."""
-    try:
-        config = ModelConfig.from_dict(checkpoint.description["model"])
-        _check_shape(checkpoint, config)
-        model = GPT2Classifier(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for name in sorted(set(expected) ^ set(weights)):
-        found = "none" if name in expected else f"{name}, which the model has no place for"
-        raise DataError(f"{checkpoint.path}: expected the weights of the model ({name}), found {found}")
-    for name, shape in expected.items():
-        if weights[name].shape != shape:
-            shapes = f"{tuple(shape)}, found {tuple(weights[name].shape)}"
-            raise DataError(f"{checkpoint.path}: expected {name} of shape {shapes}")
-    model.load_state_dict(weights)
-    return model.eval()
-
-
-def _check_shape(checkpoint: Checkpoint, config: ModelConfig) -> None:
-    """DataError unless such a network fits the data, and the weights that are there: building it may take long."""
-    data = checkpoint.description["data"]
-    fitting = {
-        "channels": (config.channels, len(data["channels"]) * channel_normalization_of(checkpoint).copies),
-        "classes": (config.classes, len(data["classes"])),
-        "samples": (config.samples, data["arguments"]["window"]),
-    }
-    for name, (found, expected) in fitting.items():
-        if found != expected:
-            raise DataError(
-                f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {found}"
-            )
-    if config.family is not None and config.layers > len(checkpoint.tensors):
-        found_blocks = f"{len(checkpoint.tensors)} tensors in all"
-        raise DataError(f"{checkpoint.path}: expected weights of {config.layers} blocks, found {found_blocks}")
-
-
-def check_same_data(checkpoint: Checkpoint, shard: Shard) -> None:
-    """DataError, naming the field, unless the shard was made as the checkpoint's training data was."""
-    data = checkpoint.description["data"]
-    trained = {**data, "arguments": current_arguments(data["arguments"])}
-    for key in DATA_FIELDS:
-        if shard.meta[key] != trained[key]:
-            what = difference(trained, shard.meta, key)
-            raise DataError(f"{shard.path}: expected data as in {checkpoint.path}: {what}; preprocess.py makes such")
-
-
-def transform_for(checkpoint: Checkpoint, shards: Sequence[Shard]) -> np.ndarray:
-    """(n_shards, C, C') what the shards' samples are multiplied by, as the checkpoint's training did it."""
-    return normalization.transform_of(
-        shards, channel_normalization_of(checkpoint), checkpoint.tensors["train_gain"].numpy()
-    )
 
 
 @torch.inference_mode()
@@ -155,20 +46,24 @@ def session_statistics(
     A session's statistics are taken over all its shards given, from windows evenly spaced over the recordings.
     """
     each = zip(progress(shards), transform, strict=True)
-    sums = torch.stack([_token_sums(model, shard, own, device) for shard, own in each])
+    sums = torch.stack([token_sums(model, shard.signal, own, device) for shard, own in each])
     statistics = torch.empty(len(shards), 2, sums.shape[2], device=device)
     for places in normalization.sessions(shards).values():
         statistics[places] = model.finish_statistics(sums[places].sum(0))
     return statistics
 
 
-def _token_sums(model: GPT2Classifier, shard: Shard, transform: np.ndarray, device: torch.device) -> Tensor:
-    """(3, F) sums over evenly spaced windows of one recording."""
-    last = len(shard.signal) - shard.window
-    starts = np.unique(np.linspace(0, last, STATISTICS_WINDOWS).astype(np.int64))
+@torch.inference_mode()
+def token_sums(model: GPT2Classifier, signal: np.ndarray, transform: np.ndarray, device: torch.device) -> Tensor:
+    """(T, C) filtered microvolts of at least a window, (C, C') -> (3, F) sums over evenly spaced windows.
+
+    `finish_statistics` makes mean and standard deviation of them.
+    """
+    window = model.config.samples
+    starts = np.unique(np.linspace(0, len(signal) - window, STATISTICS_WINDOWS).astype(np.int64))
     total: Tensor | None = None
     for part in np.array_split(starts, 4):
-        x = np.stack([shard.signal[at : at + shard.window] for at in part])
+        x = np.stack([signal[at : at + window] for at in part])
         scaled = torch.from_numpy(x).to(device).float() @ torch.from_numpy(transform).to(device)
         sums = model.token_statistics(scaled.transpose(1, 2))
         total = sums if total is None else total + sums
@@ -290,3 +185,20 @@ def open_windows(shards: Sequence[Shard]) -> WindowSet:
     if len(windows) == 0:
         raise DataError(f"{shards[0].path.parent}: expected windows in {len(shards)} shards, found none")
     return windows
+
+
+@torch.inference_mode()
+def signal_probabilities(
+    model: GPT2Classifier, signal: np.ndarray, starts: np.ndarray, session: Given, batch_size: int = 512
+) -> np.ndarray:
+    """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, normalised alike."""
+    transform = torch.from_numpy(session.transform).to(model.token_mean.device)
+    found = []
+    for index in in_order(len(starts), batch_size):
+        tokens = []
+        for piece in in_order(len(index), PIECE):
+            cut = np.stack([signal[at : at + model.config.samples] for at in starts[index[piece]]])
+            x = torch.from_numpy(cut).to(transform.device).float() @ transform
+            tokens.append(session.normalized(model.features(x.transpose(1, 2))))
+        found.append(model.classify(torch.cat(tokens)).float().softmax(1).cpu())
+    return torch.cat(found).numpy()

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.common.files import atomic_path
-from semg.inference.batch import channel_normalization_of
-from semg.inference.checkpoint import Checkpoint
+from semg.inference.trained_model import TrainedModel
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUTS, OUTPUTS = ("x", "statistics"), ("logits", "features")
@@ -67,37 +66,39 @@ def check_packages() -> None:
             ) from None
 
 
-def contract(checkpoint: Checkpoint, model: GPT2Classifier) -> dict[str, Any]:
+def contract(model: TrainedModel) -> dict[str, Any]:
     """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
-    data, channel_normalization = checkpoint.description["data"], channel_normalization_of(checkpoint)
+    data, channel_normalization = model.description["data"], model.channel_normalization
     told: dict[str, Any] = {
         key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
     }
     told["normalize"] = channel_normalization.to_dict()
-    told["features"] = [asdict(group) for group in model.frontend.groups]
+    told["features"] = [asdict(group) for group in model.network.frontend.groups]
     if channel_normalization.method == "session":
         told["transform"] = _SESSION_TRANSFORM[channel_normalization.whitening]
         told["statistics"] = "mean and standard deviation of the features over the session's windows and tokens"
         return told
-    gain = checkpoint.tensors["train_gain"]
+    tensors = model.checkpoint.tensors
+    gain = tensors["train_gain"]
     told["transform"] = torch.diag(gain if channel_normalization.method == "train" else torch.ones_like(gain)).tolist()
-    told["statistics"] = [checkpoint.tensors[f"model.token_{name}"].tolist() for name in ("mean", "std")]
+    told["statistics"] = [tensors[f"model.token_{name}"].tolist() for name in ("mean", "std")]
     return told
 
 
-def write_onnx(path: Path, model: GPT2Classifier, checkpoint: Checkpoint) -> float:
+def write_onnx(path: Path, model: TrainedModel) -> float:
     """Write the graph, run it, and return the largest difference from the model's own outputs.
 
     The file gets its name only if onnxruntime computes the same to TOLERANCE, else DataError.
     """
     check_packages()
-    graph = _Graph(model.cpu().eval()).eval()
+    network = model.network.cpu()
+    graph = _Graph(network).eval()
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
             graph,
-            _example(model, 2),
+            _example(network, 2),
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             dynamic_shapes=({0: batch}, {0: batch}),
@@ -105,7 +106,7 @@ def write_onnx(path: Path, model: GPT2Classifier, checkpoint: Checkpoint) -> flo
             verbose=False,
         )
     assert program is not None  # noqa: S101  for the type checker: with dynamo there is one
-    program.model.metadata_props[_KEY] = json.dumps(contract(checkpoint, model), allow_nan=False)
+    program.model.metadata_props[_KEY] = json.dumps(contract(model), allow_nan=False)
     with atomic_path(path) as temporary:
         program.save(temporary)
         apart = largest_difference(temporary, graph)

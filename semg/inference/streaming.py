@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
+from semg.common.errors import DataError
 from semg.data.filters import CausalFilter
 from semg.data.normalization import ChannelNormalization, gains_from, transform_from
 
@@ -28,6 +29,20 @@ class Decision:
     end: int
     probabilities: np.ndarray  # (K,) float32
     computing: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of one recording. end: (n,) samples after the windows' last; probabilities: (n, K).
+
+    Of a stream also delay: (n,) seconds from a window's last sample to its decision, and computing: (n,) how many of
+    them were spent on computing.
+    """
+
+    end: np.ndarray
+    probabilities: np.ndarray
+    delay: np.ndarray | None = None
+    computing: np.ndarray | None = None
 
 
 class Normalization(Protocol):
@@ -244,3 +259,22 @@ class Stream:
             self._ahead.begin(transform, self._window)
         tokens = self._normalization.normalized(self._ahead.features())
         return self._model.classify(tokens).float().softmax(1)[0].cpu().numpy()
+
+
+def replay(stream: Stream, samples: np.ndarray, block: int, rate: float) -> Predictions:
+    """Push a recording, (T, channels in) at `rate` Hz, in blocks of `block` samples, as a device would give them."""
+    decisions: list[Decision] = []
+    delay: list[float] = []
+    for at in range(0, len(samples), block):
+        made = stream.push(samples[at : at + block])
+        decisions += made
+        delay += [(stream.seen - one.end) / rate + one.computing for one in made]
+    if not decisions:
+        found = f"{len(samples) / rate:.1f} s"
+        raise DataError(f"expected more signal than the warm-up, found {found}", hint="give a shorter {warmup}")
+    return Predictions(
+        np.array([one.end for one in decisions]),
+        np.stack([one.probabilities for one in decisions]),
+        np.array(delay),
+        np.array([one.computing for one in decisions]),
+    )

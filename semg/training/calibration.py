@@ -19,8 +19,8 @@ from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
-from semg.inference.batch import channel_normalization_of, open_windows, statistics_for, transform_for
-from semg.inference.checkpoint import Checkpoint
+from semg.inference.batch import open_windows
+from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout, draw, one_hot
 from semg.training.loop import DivergedError, fit
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
@@ -197,8 +197,7 @@ def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, 
 
 
 def calibrate_subject(
-    model: GPT2Classifier,
-    checkpoint: Checkpoint,
+    model: TrainedModel,
     shards: Sequence[Shard],
     recipe: Calibration,
     autocast: torch.autocast | None = None,
@@ -208,23 +207,22 @@ def calibrate_subject(
     Returns for each such window label, subject, record and start, and (n, classes) probabilities: `before` by the
     model as it is, `after` by the calibrated one. DataError, which names the person, if that cannot be done.
     """
-    device = next(model.parameters()).device
-    channel_normalization, transform = channel_normalization_of(checkpoint), transform_for(checkpoint, shards)
+    network, device, transforms = model.network, model.device, model.transforms(shards)
     windows = open_windows(shards)
-    batches = Batches(windows, transform, device)
-    statistics = statistics_for(model, channel_normalization.method, shards, transform, device)
+    batches = Batches(windows, transforms, device)
+    statistics = model.statistics(shards, transforms)
     first = first_repetitions(windows, recipe.repetitions)
     chosen, rest = np.flatnonzero(first), np.flatnonzero(~first)
-    tokens = torch.cat(list(_tokens(model, batches, statistics, chosen)))
+    tokens = torch.cat(list(_tokens(network, batches, statistics, chosen)))
     label = torch.from_numpy(windows.label[chosen]).to(device)
-    layout = TokenLayout(model.frontend.groups, shards[0].rings, channel_normalization.copies)
+    layout = TokenLayout(network.frontend.groups, shards[0].rings, model.channel_normalization.copies)
     try:
-        adapted = adapt(model, tokens, label, recipe, layout, autocast)
+        adapted = adapt(network, tokens, label, recipe, layout, autocast)
     except DivergedError as error:
         raise DivergedError(f"subject {shards[0].subject}: {error}") from None
     found: dict[str, list[Tensor]] = {"before": [], "after": []}
-    for piece in _tokens(model, batches, statistics, rest):
-        for name, one in (("before", model), ("after", adapted)):
+    for piece in _tokens(network, batches, statistics, rest):
+        for name, one in (("before", network), ("after", adapted)):
             with torch.no_grad(), autocast or nullcontext():
                 found[name].append(one.classify(piece).float().softmax(1).cpu())
     columns = {key: getattr(windows, key)[rest] for key in ("label", "subject", "record", "start")}

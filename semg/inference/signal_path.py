@@ -1,0 +1,83 @@
+"""From a recording as it comes to the signal that a trained model reads: re-referencing and filter, as in training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from semg.common.errors import DataError, SettingError
+from semg.common.schema import POSITIVE, TEXT, Field, check_fields, flag, numbers, whole
+from semg.data.filters import FilterSpec
+from semg.data.preprocessing import MONTAGES, filtered, montage
+from semg.data.putemg import N_CHANNELS
+from semg.inference.checkpoint import Checkpoint
+
+_SIGNAL = {  # how recordings became the model's signals; other devices' models know fewer of these
+    "data.arguments.low": POSITIVE,
+    "data.arguments.high": POSITIVE,
+    "data.arguments.order": Field("a whole number from 1 to 12", lambda n: whole(n) and n <= 12, needed=False),
+    "data.arguments.notch": Field("frequencies", numbers, needed=False),
+    "data.arguments.causal": Field("true or false", flag, needed=False),
+    "data.arguments.labels": replace(TEXT, needed=False),
+    "data.arguments.montage": Field("monopolar, car or bipolar", lambda kind: kind in list(MONTAGES), needed=False),
+    "data.arguments.channels": Field(
+        "numbers of channels", lambda found: isinstance(found, list) and bool(found) and all(map(whole, found)), False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SignalPath:
+    """How a recording's samples become the model's signal.
+
+    electrodes: putEMG's numbers of the channels before re-referencing; channels: names after it.
+    reference: (electrodes, C) float32. labels: putEMG's column that labels were taken from.
+    """
+
+    electrodes: tuple[int, ...]
+    channels: tuple[str, ...]
+    reference: np.ndarray
+    filter: FilterSpec
+    rate: float
+    labels: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "SignalPath":
+        """As the checkpoint's training data was made. DataError if it does not say so."""
+        path, data = checkpoint.path, checkpoint.description["data"]
+        check_fields(path, checkpoint.description, _SIGNAL, "what the model was trained on", "train.py writes it")
+        how = data["arguments"]
+        electrodes = tuple(how.get("channels", range(1, len(data["channels"]) + 1)))
+        try:
+            names, reference = _montage(electrodes, how.get("montage", "monopolar"), data["channels"])
+            notch, causal = tuple(how.get("notch", ())), how.get("causal", False)
+            spec = FilterSpec(how["low"], how["high"], how.get("order", 4), notch, causal)
+            spec.sections(data["rate"])
+        except SettingError as error:  # of flags that the model's training was never given
+            raise DataError(f"{path}: expected a filter and montage that can be, found {error}") from None
+        if reference.shape[1] != len(data["channels"]):
+            found = f"{reference.shape[1]} of {len(data['channels'])}"
+            raise DataError(f"{path}: expected a recording's channels to become the model's, found {found}")
+        return cls(electrodes, tuple(names), reference, spec, data["rate"], how.get("labels", "TRAJ_GT"))
+
+    def apply(self, samples: np.ndarray, scale: float = 1.0, *, causal: bool = False) -> np.ndarray:
+        """(T, electrodes) in units of `scale` microvolts, at the model's rate -> (T, C) float16 microvolts.
+
+        causal: filter without looking ahead, even if the model's training did. DataError for amplitudes that no
+        float16 holds.
+        """
+        spec = replace(self.filter, causal=causal or self.filter.causal)
+        with np.errstate(over="ignore", invalid="ignore"):
+            signal = filtered(samples, self.reference, spec, self.rate, scale)
+        if not np.isfinite(signal).all():
+            raise DataError("expected amplitudes below 65 mV, found more", hint="is {unit} right?")
+        return signal
+
+
+def _montage(channels: Sequence[int], kind: str, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """As `montage`; monopolar channels may be any device's, under their own names."""
+    if kind == "monopolar":
+        return list(names), np.eye(len(channels), dtype=np.float32)
+    if max(channels) > N_CHANNELS:
+        raise SettingError("channels", "at most {}", max(channels), (N_CHANNELS,))
+    return montage(channels, kind)

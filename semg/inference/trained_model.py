@@ -1,0 +1,380 @@
+"""A trained model: a checkpoint's network, and all that signals need on their way to it.
+
+model = TrainedModel.open("checkpoints/best_model.ckpt")
+table = model.predict(signal, rate=2000)  # (time, channels) microvolts as recorded -> one row a decision
+stream = model.stream()                   # or block by block, as from a device
+decisions = stream.push(block)
+
+scores = model.score(shards)              # windows cut and labelled beforehand, see semg/data/shards.py
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from model import GPT2Classifier, ModelConfig
+from semg.common.errors import DataError, SettingError
+from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
+from semg.data import normalization, tables
+from semg.data.batches import Batches
+from semg.data.shards import Shard, WindowSet, current_arguments, difference, second_moment
+from semg.evaluation import metrics
+from semg.inference.batch import (
+    Progress,
+    choose_device,
+    open_windows,
+    probabilities,
+    session_statistics,
+    signal_probabilities,
+    token_sums,
+)
+from semg.inference.checkpoint import Checkpoint, open_checkpoint
+from semg.inference.online_evaluation import online_probabilities
+from semg.inference.signal_path import SignalPath
+from semg.inference.streaming import Given, Normalization, OnlineNormalization, Predictions, Stream
+
+_LEVELS = 3  # above a checkpoint, where the folders of its training are looked for
+DATA_FIELDS = ("rate", "channels", "classes", "arguments")
+_NETWORK = {
+    "model": OBJECT,
+    "data.rate": POSITIVE,
+    "data.channels": TEXTS,
+    "data.classes": TEXTS,
+    "data.arguments": OBJECT,
+    "data.arguments.window": COUNT,
+    "data.arguments.stride": COUNT,
+    "normalize": OBJECT,
+}
+_ORIGIN = {
+    "run": Field("the name of a folder", folder_name),  # results are written under it
+    "shards": TEXT,
+    "split.folder": TEXT,
+    "split.name": TEXT,
+    "split.train": TEXTS,
+    "trained_on": TEXTS,
+    "validation": replace(OBJECT, needed=False),
+    **{f"validation.val/{one.name}": Field("a number", number, needed=False) for one in metrics.headlines()},
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """By which run, and on whom, a model was trained. shards, split: folders, as train.py was given them."""
+
+    run: str
+    shards: Path
+    split: Path
+    records: frozenset[str]
+    subjects: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model made of labelled windows: (n, K) probabilities."""
+
+    windows: WindowSet
+    probabilities: np.ndarray
+
+    def columns(self) -> dict[str, Any]:
+        """What `write_results` and `metrics.report` want to know of each window, and of all."""
+        windows, first = self.windows, self.windows.shards[0]
+        return {
+            "label": windows.label,
+            "prediction": self.probabilities.argmax(1),
+            "subject": windows.subject,
+            "record": windows.record,
+            "start": windows.start,
+            "classes": first.classes,
+            "rest_classes": first.rest_classes,
+            "rate": first.rate,
+            "window_seconds": windows.window / first.rate,
+            "stride_seconds": first.arguments["stride"] / first.rate,
+        }
+
+
+class TrainedModel:
+    """A network with its weights, and how signals are brought to it. `open` makes one of a checkpoint.
+
+    network: in evaluation mode, on `device`. classes: gestures, in the order of probabilities. rate: Hz.
+    channels: names of the network's input channels. window, stride: samples.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        """DataError unless the checkpoint holds a network and weights that fit each other and the data."""
+        self.checkpoint = checkpoint
+        _check_network(checkpoint)
+        self.channel_normalization = _channel_normalization(checkpoint)
+        data = checkpoint.description["data"]
+        self.classes = tuple(data["classes"])
+        self.channels = tuple(data["channels"])
+        self.rate: float = data["rate"]
+        self.window: int = data["arguments"]["window"]
+        self.stride: int = data["arguments"]["stride"]
+        self.device = device
+        self.network = _network(checkpoint, len(self.channels) * self.channel_normalization.copies).to(device)
+
+    @classmethod
+    def open(cls, path: str | Path, device: str | torch.device = "auto") -> "TrainedModel":
+        """Open a best_model.ckpt of train.py, or a folder of export.py.
+
+        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`. Raises DataError, which names the file, for
+        anything that is no trained model, such as a last.ckpt.
+        """
+        where = choose_device(device) if isinstance(device, str) else device
+        return cls(open_checkpoint(Path(path)), where)
+
+    def with_network(self, network: GPT2Classifier) -> "TrainedModel":
+        """The same with other weights, such as those of a copy that was adapted."""
+        made = copy(self)
+        made.network = network.to(self.device).eval()
+        return made
+
+    @property
+    def path(self) -> Path:
+        """Of the checkpoint."""
+        return self.checkpoint.path
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """All that the checkpoint says of itself, in plain types."""
+        return self.checkpoint.description
+
+    @cached_property
+    def signal_path(self) -> SignalPath:
+        """How recordings become the network's signals. DataError if the checkpoint does not say it."""
+        return SignalPath.of(self.checkpoint)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """How it came about. DataError if the checkpoint does not say it."""
+        told = self.description
+        check_fields(self.path, told, _ORIGIN, "a trained model, best_model.ckpt", "train.py writes one")
+        split = told["split"]
+        shards, folder = Path(told["shards"]), Path(split["folder"])
+        return Origin(told["run"], shards, folder, frozenset(split["train"]), frozenset(told["trained_on"]))
+
+    def folder_of_training(self, folder: Path, hint: str) -> Path:
+        """A folder as training was given it: from here, or if it is relative, from a folder above the checkpoint.
+
+        DataError, which ends with the hint, if it is in none of these places.
+        """
+        above = [parent / folder for parent in self.path.resolve().parents[:_LEVELS]]
+        for place in [folder, *above]:
+            if place.is_dir():
+                return place
+        tried = "" if folder.is_absolute() else f" here, nor in {', '.join(str(place.parent) for place in above)}"
+        raise DataError(f"{folder}: expected this folder, with which {self.path} was trained, found none{tried}", hint)
+
+    # --- normalisation ---
+
+    def transforms(self, shards: Sequence[Shard]) -> np.ndarray:
+        """(n_shards, C, C') what the shards' samples are multiplied by, as in training."""
+        return normalization.transform_of(shards, self.channel_normalization, self._train_gain)
+
+    def statistics(self, shards: Sequence[Shard], transforms: np.ndarray) -> Tensor | None:
+        """(n_shards, 2, F) of each shard's session's tokens; None where the network's own serve."""
+        if self.channel_normalization.method != "session":
+            return None
+        return session_statistics(self.network, shards, transforms, self.device)
+
+    @property
+    def _train_gain(self) -> np.ndarray:
+        return self.checkpoint.tensors["train_gain"].numpy()
+
+    def session_of(self, signal: np.ndarray) -> Given:
+        """How windows of a recording, (T, C) filtered microvolts, are normalised once all of it is known."""
+        if self.channel_normalization.method != "session":
+            return Given(self.network, self._fixed_transform(), None, self.device)
+        transform = normalization.transform_from(second_moment(signal), self.channel_normalization)
+        sums = token_sums(self.network, signal, transform, self.device)
+        return Given(self.network, transform, self.network.finish_statistics(sums), self.device)
+
+    def _fixed_transform(self) -> np.ndarray:
+        return normalization.fixed_transform(self.channel_normalization, len(self.channels), self._train_gain)
+
+    # --- labelled windows ---
+
+    def check_same_data(self, shard: Shard) -> None:
+        """DataError, naming the field, unless the shard was made as the training data was."""
+        data = self.description["data"]
+        trained = {**data, "arguments": current_arguments(data["arguments"])}
+        for key in DATA_FIELDS:
+            if shard.meta[key] != trained[key]:
+                what = difference(trained, shard.meta, key)
+                raise DataError(f"{shard.path}: expected data as in {self.path}: {what}; preprocess.py makes such")
+
+    def decide(
+        self,
+        windows: WindowSet,
+        *,
+        batch_size: int = 512,
+        autocast: torch.autocast | None = None,
+        workers: int = 0,
+        progress: Progress = iter,
+    ) -> np.ndarray:
+        """(n_windows, K) probabilities of all windows in order, normalised as in training.
+
+        progress: goes over the batches.
+        """
+        transforms = self.transforms(windows.shards)
+        batches = Batches(windows, transforms, self.device, workers)
+        statistics = self.statistics(windows.shards, transforms)
+        return probabilities(self.network, batches, statistics, batch_size, autocast, progress)
+
+    def decide_online(
+        self,
+        windows: WindowSet,
+        *,
+        batch_size: int = 512,
+        autocast: torch.autocast | None = None,
+        progress: Progress = iter,
+    ) -> np.ndarray:
+        """The same as a live device would: each window by what had been heard of its session until then.
+
+        progress: goes over the sessions. Raises SettingError for a model that is not normalised by session.
+        """
+        method = self.channel_normalization.method
+        if method != "session":
+            raise SettingError("normalize", f"a model that is normalised by session, not by {method}")
+        how = (self.network, self.channel_normalization, windows, self.stride, self.device)
+        return online_probabilities(*how, batch_size, autocast, progress)
+
+    def score(self, shards: Sequence[Shard]) -> Scores:
+        """Decide for all labelled windows of some shards. DataError unless they were made as the training data was."""
+        self.check_same_data(shards[0])
+        windows = open_windows(shards)
+        return Scores(windows, self.decide(windows))
+
+    # --- recordings ---
+
+    def predict(self, signal: np.ndarray, rate: float | None = None) -> pd.DataFrame:
+        """Decide over a whole recording, as recorded: window by window, normalised by all of it.
+
+        signal: (time, channels) microvolts, unfiltered, the model's channels in the model's order. rate: Hz, if it is
+        not the model's; the signal is then resampled. Returns a row a decision: `time_s` (the window's end), `gesture`,
+        and the probability of each class, `p_idle` and so on. Raises DataError for anything but such a signal.
+        """
+        samples = self._checked(signal)
+        source = tables.Source("signal", samples, self.rate if rate is None else rate, 1.0)
+        if source.rate != self.rate:
+            source = tables.resampled(source, self.rate)
+        made = self.predict_filtered(self.signal_path.apply(source.samples))
+        table: dict[str, Any] = {
+            "time_s": made.end / self.rate,
+            "gesture": np.array(self.classes)[made.probabilities.argmax(1)],
+        }
+        return pd.DataFrame(table | {f"p_{name}": made.probabilities[:, k] for k, name in enumerate(self.classes)})
+
+    def predict_filtered(self, signal: np.ndarray) -> Predictions:
+        """The same from (T, C) filtered microvolts at the model's rate, as `signal_path.apply` gives them."""
+        if len(signal) < self.window:
+            raise DataError(f"expected at least a window, {self.window} samples, found {len(signal)}")
+        starts = np.arange(0, len(signal) - self.window + 1, self.stride)
+        found = signal_probabilities(self.network, signal, starts, self.session_of(signal))
+        return Predictions(starts + self.window, found)
+
+    def stream(self, *, warmup: float = 0.0, scale: float = 1.0, normalization: Normalization | None = None) -> Stream:
+        """A stream at its beginning: `push` blocks of (n, channels), unfiltered, at the model's rate.
+
+        Nothing looks ahead, so the filter is causal whatever the training's was. warmup: seconds before whose end
+        nothing is decided; scale: microvolts of one unit of the samples pushed. normalization: what windows are
+        normalised by, if not by what has been heard.
+        """
+        path = self.signal_path
+        how = normalization or self.online()
+        warmup = 0.0 if isinstance(how, Given) else warmup  # there is nothing to wait for
+        with torch.inference_mode():  # the first call takes long; a live device must not wait for it
+            self.network(torch.zeros(1, self.network.config.channels, self.window, device=self.device))
+        return Stream(
+            self.network,
+            how,
+            replace(path.filter, causal=True).sections(self.rate),
+            path.reference * np.float32(scale),
+            self.stride,
+            round(warmup * self.rate),
+        )
+
+    def online(self) -> Normalization:
+        """Normalisation by what has been heard of a session; under other methods, the training's."""
+        if self.channel_normalization.method != "session":
+            return Given(self.network, self._fixed_transform(), None, self.device)
+        return OnlineNormalization(self.network, self.channel_normalization, self.device)
+
+    def _checked(self, signal: np.ndarray) -> np.ndarray:
+        """(time, channels) float32. DataError for anything else."""
+        values = np.asarray(signal)
+        wanted = len(self.signal_path.electrodes)
+        if values.ndim != 2 or values.shape[1] != wanted or values.dtype.kind not in "fiu":
+            found = f"{values.dtype} of shape {values.shape}"
+            raise DataError(f"expected numbers of shape (time, {wanted}), the model's channels, found {found}")
+        if not np.isfinite(values).all():
+            raise DataError("expected finite numbers, found NaN or infinity")
+        return values.astype(np.float32)
+
+
+# --- from a checkpoint -----------------------------------------------------------------------------------------
+
+
+def _check_network(checkpoint: Checkpoint) -> None:
+    """DataError unless the checkpoint says what a network needs, and keeps a gain for each channel."""
+    told = checkpoint.description
+    check_fields(checkpoint.path, told, _NETWORK, "a trained model, best_model.ckpt", "train.py writes one")
+    gain, shape = checkpoint.tensors.get("train_gain"), (len(told["data"]["channels"]),)
+    if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
+        found = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
+        raise DataError(f"{checkpoint.path}: expected train_gain of shape {shape}, found {found}")
+
+
+def _channel_normalization(checkpoint: Checkpoint) -> normalization.ChannelNormalization:
+    try:
+        return normalization.ChannelNormalization.from_dict(checkpoint.description["normalize"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{checkpoint.path}: expected how signals were normalised, found {error}") from None
+
+
+def _network(checkpoint: Checkpoint, channels: int) -> GPT2Classifier:
+    """The network with its weights, in evaluation mode. DataError if they do not fit each other."""
+    try:
+        config = ModelConfig.from_dict(checkpoint.description["model"])
+        _check_shape(checkpoint, config, channels)
+        model = GPT2Classifier(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
+    prefix = "model."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name in sorted(set(expected) ^ set(weights)):
+        found = "none" if name in expected else f"{name}, which the model has no place for"
+        raise DataError(f"{checkpoint.path}: expected the weights of the model ({name}), found {found}")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            shapes = f"{tuple(shape)}, found {tuple(weights[name].shape)}"
+            raise DataError(f"{checkpoint.path}: expected {name} of shape {shapes}")
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _check_shape(checkpoint: Checkpoint, config: ModelConfig, channels: int) -> None:
+    """DataError unless such a network fits the data, and the weights that are there: building it may take long."""
+    data = checkpoint.description["data"]
+    fitting = {
+        "channels": (config.channels, channels),
+        "classes": (config.classes, len(data["classes"])),
+        "samples": (config.samples, data["arguments"]["window"]),
+    }
+    for name, (found, expected) in fitting.items():
+        if found != expected:
+            raise DataError(
+                f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {found}"
+            )
+    if config.family is not None and config.layers > len(checkpoint.tensors):
+        found_blocks = f"{len(checkpoint.tensors)} tensors in all"
+        raise DataError(f"{checkpoint.path}: expected weights of {config.layers} blocks, found {found_blocks}")
