@@ -1,14 +1,15 @@
-"""Score classical methods, or braindecode's networks, on exactly the windows that evaluate.py scores.
+"""Score classical methods on exactly the windows that evaluate.py scores.
 
-Input: shards (preprocess.py) and a split (create_dataset_files.py). For every pair of a classifier and a feature set
-the folder OUT/<classifier>-<features>/ gets the same files as evaluate.py writes: metrics.json, per_subject.csv,
-predictions.npz, confusion_matrix.png, per_subject.png. A network's folder is OUT/<network>-raw/.
+Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_files.py). For every pair of a
+classifier and a feature set the folder OUT/<classifier>-<features>/, with folds OUT/<classifier>-<features>/<fold>/,
+gets the same files as evaluate.py writes: metrics.json, per_subject.csv, predictions.npz, confusion_matrix.png,
+per_subject.png. deep_baselines.py trains networks.
 
   python baselines.py                                     # data/shards, splits/default
   python baselines.py --split splits/putemg-unseen-users
   python baselines.py --split splits/NAME --features du hudgins+logband --classifiers lda svm --normalize none
   python baselines.py --split splits/NAME --preset paper --shards data/shards-paper
-  python baselines.py --split splits/NAME --networks shallow eegnet conformer    # needs: pip install braindecode
+  python baselines.py --split splits/putemg-kfold5                                  # all folds, each person tested once
 
 Features (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL,
 ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
@@ -28,55 +29,44 @@ svm and knn grow with the training windows squared; beyond --max-train-windows t
 same share of every class, and the result says so. A result that is there already is kept if it was made from the same
 windows with the same arguments, and named otherwise; --overwrite redoes it.
 
---networks trains ShallowFBCSPNet, EEGNet or EEGConformer of braindecode, with its own settings, on the raw windows
-instead (semg/training/deep_baselines.py, docs/baselines.md): recordings decimated, each channel scaled by its root mean
-square over the session (--normalize none: over the training recordings), the same augmentation as train.py's default,
-the epoch chosen by macro-F1 over the validation people. A network that was stopped starts anew; finished ones are kept.
-
 Takes about 1 s per 1,000 windows for the features of all sets; 20,000 training windows then take seconds with lda,
 qda and knn, about half a minute with svm. Signals are streamed; features need up to 1.5 kB of memory a window.
-Networks need 48 / DECIMATE bytes of memory a sample of signal, and a GPU for all of putEMG.
 """
 
 import argparse
-import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
-from semg.common.files import folder_lock, read_json
-from semg.common.provenance import how_made, versions
+from semg.common.files import folder_lock
+from semg.common.provenance import how_made
 from semg.data.normalization import sessions
-from semg.data.shards import Shard, WindowSet, open_shard, open_shards
-from semg.data.splits import SUBSETS, Split, read_split
+from semg.data.shards import Shard, WindowSet, open_shard
+from semg.data.splits import SUBSETS, read_folds
+from semg.evaluation import baseline_results
+from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
 
 CLASSIFIERS = ("lda", "qda", "knn", "svm")
 SUBSAMPLED = ("knn", "svm")
-NETWORKS = (
-    "shallow",
-    "eegnet",
-    "conformer",
-)  # semg.training.deep_baselines imports torch, for which --help need not wait
 FEATURES = ("rms", "hudgins", "du", "logband")
 NORMALIZE = ("session", "none")
 GATHERED = 256  # windows read at once
 STATISTICS_WINDOWS = 256  # of each recording, for the mean and standard deviation of its session
 SMALLEST_STD = 1e-6  # a feature that does not vary in a session is left at 0
-OUTPUT_FILES = ("per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png")
 
 
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     p = cli.parser(__doc__)
     p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
-    p.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of the split")
+    p.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of a split, or of folds")
     p.add_argument("--out", type=Path, default=Path("results/baselines"), help="folder to write")
     p.add_argument(
         "--features",
@@ -91,108 +81,43 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
     p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
-    p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows, networks' weights")
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows")
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
     )
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
-    nets = p.add_argument_group("deep networks")
-    nets.add_argument(
-        "--networks", nargs="+", choices=NETWORKS, default=[], help="train these instead of the classical methods"
-    )
-    nets.add_argument("--epochs", type=cli.whole(1), default=8, help="passes over the training windows")
-    nets.add_argument("--lr", type=cli.number(0, above=True), default=1e-3, help="highest learning rate")
-    nets.add_argument("--decimate", type=cli.whole(1), default=4, metavar="N", help="keep every N-th sample, filtered")
-    nets.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    cli.moved(p, "--networks", "python deep_baselines.py --networks ...")
     return p
 
 
 # --- which results ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Job:
-    """One result: a classifier on a feature set or a network on raw windows, and all that its numbers depend on."""
-
-    classifier: str
-    features: str
-    folder: Path
-    settings: dict[str, Any]
-
-
-def plan(args: argparse.Namespace, split: Split, shards: Sequence[Shard]) -> list[Job]:
-    """All results that the flags ask for, each once."""
-    data = hashlib.sha256("".join(shard.meta["checksum"] for shard in shards).encode()).hexdigest()
-    return plan_networks(args, split, data) if args.networks else plan_classical(args, split, data)
-
-
-def plan_classical(args: argparse.Namespace, split: Split, data: str) -> list[Job]:
-    """The classical results asked for; data: the shards' checksum."""
+def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], splits: dict[str, str]) -> list[Baseline]:
+    """All results that the flags ask for, each once, fold by fold. splits: fold -> checksum."""
     limits = AUTHORS if args.preset else USUAL
-    jobs = []
-    for features in dict.fromkeys(args.features or FEATURES):
-        feature_names(features)  # refuses an unknown set before any work
-        for classifier in dict.fromkeys(args.classifiers or CLASSIFIERS):
-            settings = {
-                "classifier": classifier,
-                "features": features,
-                "definitions": "authors" if args.preset else "usual",
-                "thresholds": {"zc_uv": limits.zc, "ssc_uv2": limits.ssc, "wamp_uv": limits.wamp},
-                "normalize": args.normalize,
-                "train_on": list(args.train_on),
-                "subset": args.subset,
-                "seed": args.seed if classifier in SUBSAMPLED else None,
-                "max_train_windows": args.max_train_windows if classifier in SUBSAMPLED else None,
-                "split_sha256": split.checksum,
-                "shards_sha256": data,
-            }
-            jobs.append(Job(classifier, features, args.out / f"{classifier}-{features}", settings))
-    return jobs
-
-
-def plan_networks(args: argparse.Namespace, split: Split, data: str) -> list[Job]:
-    """The networks' results asked for. DataError if braindecode does not have them."""
-    from semg.training import deep_baselines
-
-    jobs = []
-    for name in dict.fromkeys(args.networks):
-        deep_baselines.network_class(name)  # before any work
-        settings = {
-            "classifier": name,
-            "features": "raw",
-            "network": deep_baselines.NETWORKS[name],
-            "braindecode": versions("braindecode")["braindecode"],
-            "recipe": deep_baselines.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed).told(),
-            "decimate": args.decimate,
-            "normalize": args.normalize,
-            "train_on": list(args.train_on),
-            "subset": args.subset,
-            "split_sha256": split.checksum,
-            "shards_sha256": data,
-        }
-        jobs.append(Job(name, "raw", args.out / f"{name}-raw", settings))
-    return jobs
-
-
-def to_do(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
-    """The jobs without a result. DataError for a result that was made otherwise, unless it may be overwritten."""
-    left = []
-    for job in jobs:
-        path = job.folder / "metrics.json"
-        if overwrite or not path.is_file():
-            left.append(job)
-            continue
-        found = read_json(path, "metrics of an earlier run").get("baseline")
-        if found != job.settings:
-            old = found if isinstance(found, dict) else {}
-            key = next(name for name, value in job.settings.items() if old.get(name) != value)
-            raise DataError(
-                f"{job.folder}: expected a result with {key} {job.settings[key]}, found {old.get(key)}; "
-                "choose another --out or give --overwrite"
-            )
-        if not all((job.folder / name).is_file() for name in OUTPUT_FILES):
-            left.append(job)
-    return left
+    baselines = []
+    for fold, own in windows.items():
+        data = baseline_results.data_checksum(own.values())
+        for features in dict.fromkeys(args.features or FEATURES):
+            feature_names(features)  # refuses an unknown set before any work
+            for classifier in dict.fromkeys(args.classifiers or CLASSIFIERS):
+                settings = {
+                    "classifier": classifier,
+                    "features": features,
+                    "definitions": "authors" if args.preset else "usual",
+                    "thresholds": {"zc_uv": limits.zc, "ssc_uv2": limits.ssc, "wamp_uv": limits.wamp},
+                    "normalize": args.normalize,
+                    "train_on": list(args.train_on),
+                    "subset": args.subset,
+                    "seed": args.seed if classifier in SUBSAMPLED else None,
+                    "max_train_windows": args.max_train_windows if classifier in SUBSAMPLED else None,
+                    "split_sha256": splits[fold],
+                    "shards_sha256": data,
+                }
+                method = f"{classifier}-{features}"
+                baselines.append(Baseline(method, fold, args.out / method / fold, settings))
+    return baselines
 
 
 # --- features --------------------------------------------------------------------------------------------------
@@ -267,13 +192,13 @@ def subsample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 
 def predict(
-    job: Job, train: np.ndarray, train_label: np.ndarray, scored: np.ndarray
+    baseline: Baseline, train: np.ndarray, train_label: np.ndarray, scored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Train and apply: (n,) labels and (n, classes) probabilities; svm gives none.
 
     train, scored: (n, features) float32.
     """
-    model = build_classifier(job.classifier)
+    model = build_classifier(baseline.settings["classifier"])
     with warnings.catch_warnings():
         # IAV is MAV times the window's length; LDA by SVD and regularised QDA cope with such pairs
         warnings.filterwarnings("ignore", message=".*collinear.*")
@@ -281,10 +206,10 @@ def predict(
             model.fit(train, train_label)
         except np.linalg.LinAlgError as error:
             raise DataError(
-                f"{job.folder.name}: expected more training windows of each class than its {train.shape[1]} "
+                f"{baseline.name}: expected more training windows of each class than its {train.shape[1]} "
                 f"features, found too few ({error}); take fewer features or more recordings"
             ) from None
-    if job.classifier == "svm":  # its probabilities would take a second, cross-validated training
+    if baseline.settings["classifier"] == "svm":  # its probabilities would take a second, cross-validated training
         return model.predict(scored), None
     found = model.predict_proba(scored)
     return model.classes_[found.argmax(1)], found.astype(np.float32)
@@ -294,22 +219,22 @@ def predict(
 
 
 class Tables:
-    """The features of both subsets of the split, for all jobs of a run."""
+    """The features of the windows to train on and to score, for all results of a fold."""
 
-    def __init__(self, train: WindowSet, scored: WindowSet, jobs: Sequence[Job], console: cli.Console) -> None:
+    def __init__(self, train: WindowSet, scored: WindowSet, baselines: Sequence[Baseline], console: Console) -> None:
         args = train.shards[0].arguments
-        names = tuple(dict.fromkeys(name for job in jobs for name in feature_names(job.features)))
+        names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
         self.train_label = train.label
         self.extract = FeatureExtractor(
             names=names,
             rate=train.shards[0].rate,
-            authors=jobs[0].settings["definitions"] == "authors",
+            authors=baselines[0].settings["definitions"] == "authors",
             low=args["low"],
             high=args["high"],
         )
         with console.progress(total=len(train) + len(scored), unit="window", desc="features") as bar:
             self.train, self.scored = (feature_table(part, self.extract, bar) for part in (train, scored))
-        if jobs[0].settings["normalize"] == "session":
+        if baselines[0].settings["normalize"] == "session":
             z_score_sessions(self.train, train, self.extract)
             z_score_sessions(self.scored, scored, self.extract)
 
@@ -319,134 +244,45 @@ class Tables:
         return [i for i, column in enumerate(self.extract.columns) if column.partition("_")[0] in names]
 
 
-def run_job(job: Job, tables: Tables, scored: WindowSet, args: argparse.Namespace, console: cli.Console) -> float:
+def run_one(baseline: Baseline, tables: Tables, scored: WindowSet, args: argparse.Namespace, console: Console) -> float:
     """Train one classifier, write its result, return its macro-F1 averaged over people."""
     rows = np.arange(len(tables.train_label))
-    if job.classifier in SUBSAMPLED:
+    if baseline.settings["classifier"] in SUBSAMPLED:
         rows = subsample(tables.train_label, args.max_train_windows, args.seed)
         if len(rows) < len(tables.train_label):
-            console.warn(f"{job.folder.name}: trained on {len(rows)} of {len(tables.train_label)} windows, drawn")
-    columns = tables.columns(job.features)
+            console.warn(f"{baseline.name}: trained on {len(rows)} of {len(tables.train_label)} windows, drawn")
+    columns = tables.columns(baseline.settings["features"])
     train = tables.train[rows[:, None], columns].reshape(len(rows), -1)  # one copy, of what is needed alone
     flat = tables.scored[:, columns].reshape(len(tables.scored), -1)
-    prediction, probabilities = predict(job, train, tables.train_label[rows], flat)
-    counts = {"n_train_windows": len(rows), "n_train_windows_available": len(tables.train_label)}
-    return write(job, scored, prediction, probabilities, counts, args)
-
-
-def write(
-    job: Job,
-    scored: WindowSet,
-    prediction: np.ndarray,
-    probabilities: np.ndarray | None,
-    facts: dict[str, Any],
-    args: argparse.Namespace,
-) -> float:
-    """Write a result with `facts` about its training; returns its macro-F1 averaged over people."""
-    from semg.evaluation.report import write_results  # with matplotlib, for which --help need not wait
-
-    shard = scored.shards[0]
-    report = write_results(
-        job.folder,
-        label=scored.label,
-        prediction=prediction,
-        probabilities=probabilities,
-        subject=scored.subject,
-        record=scored.record,
-        start=scored.start,
-        classes=shard.classes,
-        rest_classes=shard.rest_classes,
-        simulated=any(shard.simulated for shard in scored.shards),
-        rate=shard.rate,
-        window_seconds=scored.window / shard.rate,
-        stride_seconds=shard.arguments["stride"] / shard.rate,
-        extra={
-            "subset": args.subset,
-            "checkpoint": None,
-            "split": args.split.as_posix(),
-            "split_sha256": job.settings["split_sha256"],
-            "normalize": args.normalize,
-            **facts,
-            "baseline": job.settings,
-            "made": how_made("baselines.py", args),
-        },
-    )
+    prediction, probabilities = predict(baseline, train, tables.train_label[rows], flat)
+    facts = {
+        "subset": args.subset,
+        "split": (args.split / baseline.fold).as_posix(),
+        "split_sha256": baseline.settings["split_sha256"],
+        "normalize": args.normalize,
+        "n_train_windows": len(rows),
+        "n_train_windows_available": len(tables.train_label),
+        "made": how_made("baselines.py", args),
+    }
+    report = baseline_results.write(baseline, scored, prediction, probabilities, facts)
     return report["mean_over_subjects"]["macro_f1"]
 
 
-def run_networks(
-    jobs: Sequence[Job],
-    train: WindowSet,
-    val: WindowSet,
-    scored: WindowSet,
-    args: argparse.Namespace,
-    console: cli.Console,
+def run_fold(
+    baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
-    """Train and score the networks; macro-F1 by result. One that cannot be trained is named, the others are done."""
-    from semg.inference.batch import choose_device
-    from semg.training import deep_baselines
-
-    device = choose_device(args.device)
-    parts = [
-        deep_baselines.prepare(
-            part.shards,
-            args.decimate,
-            deep_baselines.scaled_by(part.shards, args.normalize, train.shards),
-            device,
-            console.progress,
-        )
-        for part in (train, val, scored)
-    ]
-    recipe = deep_baselines.Recipe(epochs=args.epochs, lr=args.lr, seed=args.seed)
-    found: dict[str, float] = {}
-    for job in jobs:
-        try:
-            model = deep_baselines.build(
-                job.classifier,
-                channels=train.n_channels,
-                samples=parts[0].windows.window,
-                classes=len(train.shards[0].classes),
-                seed=args.seed,
-            )
-            epochs = deep_baselines.fit(model, parts[0], parts[1], recipe, console.progress, console.say)
-        except DataError as error:
-            console.error(cli.in_words(error))
-            continue
-        probabilities = deep_baselines.probabilities(model, parts[2])
-        best = deep_baselines.best_epoch(epochs)
-        facts = {
-            "n_train_windows": len(train),
-            "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "best_epoch": best["epoch"],
-            "epochs": epochs,
-        }
-        name = job.folder.name
-        found[name] = write(job, scored, probabilities.argmax(1), probabilities, facts, args)
-        chosen = f"epoch {best['epoch']}, validation {best['val_macro_f1']:.4f}"
-        console.say(f"  {name:<28} macro-F1 {found[name]:.4f} ({chosen})")
-    return found
-
-
-def open_subsets(args: argparse.Namespace, split: Split) -> list[WindowSet]:
-    """The windows to train on, to score and, for networks, to choose the epoch on: [train, scored] or with val.
-
-    DataError if windows are missing or a class is never trained.
-    """
-    subsets = {" and ".join(args.train_on): [name for subset in args.train_on for name in split.records(subset)]}
-    for subset in (args.subset, "val") if args.networks else (args.subset,):
-        subsets[subset] = list(split.records(subset))
-    names = list(dict.fromkeys(name for records in subsets.values() for name in records))
-    opened = dict(zip(names, open_shards(args.shards, names, verify=True), strict=True))  # together: they must agree
-    made = {subset: [opened[name] for name in records] for subset, records in subsets.items()}
-    for subset, shards in made.items():
-        if not sum(len(shard.windows) for shard in shards):
-            raise DataError(f"{args.split}: expected windows in its {subset} subset, found none")
-    train = next(iter(made.values()))
-    present = {int(label) for shard in train for label in np.unique(shard.windows["label"])}
-    if missing := [name for place, name in enumerate(train[0].classes) if place not in present]:
-        raise DataError(f"{args.split}: expected training windows of every class, found none of {missing[0]}")
-    wanted = [train, made[args.subset], *([made["val"]] if args.networks else [])]
-    return [WindowSet(shards) for shards in wanted]
+    """Train and score the classifiers on one fold; macro-F1 by result. One that fails is named, the others are done."""
+    tables = Tables(windows["train"], windows["scored"], baselines, console)
+    done: dict[str, float] = {}
+    with console.progress(total=len(baselines), unit="result", desc="classifiers") as bar:
+        for baseline in baselines:
+            try:
+                done[baseline.name] = run_one(baseline, tables, windows["scored"], args, console)
+                console.say(f"  {baseline.name:<28} macro-F1 {done[baseline.name]:.4f}")
+            except DataError as error:
+                console.error(cli.in_words(error))
+            bar.update()
+    return done
 
 
 def main() -> int:
@@ -454,66 +290,25 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.console(args)
     args.train_on = ("train", "val") if args.preset else ("train",)
-    if args.networks and (args.features or args.classifiers or args.preset):
-        raise UsageError(
-            "--networks: expected without --features, --classifiers and --preset, which are for the others"
-        )
     if args.subset in args.train_on:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
-    split = read_split(args.split, args.shards)
-    windows = open_subsets(args, split)
-    if args.preset and windows[0].shards[0].arguments.get("label_rule") != "last-sample":
+    folds = read_folds(args.split, args.shards)
+    windows = baseline_results.open_folds(args.shards, folds, {"train": args.train_on, "scored": (args.subset,)})
+    shard = next(iter(windows.values()))["train"].shards[0]
+    if args.preset and shard.arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")
-    jobs = plan(args, split, [shard for part in windows for shard in part.shards])
+    baselines = plan(args, windows, {fold: split.checksum for fold, split in folds.items()})
+    done: dict[str, float] = {}
     with folder_lock(args.out):
-        left = to_do(jobs, args.overwrite)
-        if len(left) < len(jobs):
-            console.say(f"{len(jobs) - len(left)} of {len(jobs)} results are there already and kept")
-        found = run(left, windows, args, console) if left else {}
-    failed = len(left) - len(found)
-    best = max(found, key=lambda name: found[name], default=None)
-    told = f"; best macro-F1 {found[best]:.4f} ({best})" if best else ""
-    console.finish(
-        f"{args.out}: {len(found)} results written{told}; next: python compare.py {args.out}",
-        out=args.out.as_posix(),
-        macro_f1=found,
-        kept=len(jobs) - len(left),
-        failed=failed,
-    )
-    return 1 if failed else 0
-
-
-def run(
-    jobs: Sequence[Job], windows: Sequence[WindowSet], args: argparse.Namespace, console: cli.Console
-) -> dict[str, float]:
-    """Do the jobs; windows as `open_subsets` gives them. Returns macro-F1 by result."""
-    train, scored = windows[:2]
-    subjects = [len({shard.subject for shard in part.shards}) for part in windows]
-    console.say(
-        f"training on {len(train)} windows of {subjects[0]} people, scoring {len(scored)} windows of {subjects[1]} "
-        f"({args.subset}), normalisation: {args.normalize}"
-    )
-    if args.networks:
-        return run_networks(jobs, train, windows[2], scored, args, console)
-    return run_classical(jobs, train, scored, args, console)
-
-
-def run_classical(
-    jobs: Sequence[Job], train: WindowSet, scored: WindowSet, args: argparse.Namespace, console: cli.Console
-) -> dict[str, float]:
-    """Train and score the classifiers; one that cannot be trained is named, and the others are done."""
-    tables = Tables(train, scored, jobs, console)
-    found: dict[str, float] = {}
-    with console.progress(total=len(jobs), unit="result", desc="classifiers") as bar:
-        for job in jobs:
-            try:
-                found[job.folder.name] = run_job(job, tables, scored, args, console)
-                console.say(f"  {job.folder.name:<28} macro-F1 {found[job.folder.name]:.4f}")
-            except DataError as error:
-                console.error(cli.in_words(error))
-            bar.update()
-    return found
+        left = baseline_results.unfinished(baselines, args.overwrite)
+        if len(left) < len(baselines):
+            console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")
+        for fold, own in windows.items():
+            if now := [baseline for baseline in left if baseline.fold == fold]:
+                console.say(baseline_results.describe(fold, own, args.subset, args.normalize))
+                done |= run_fold(now, own, args, console)
+    return baseline_results.finish(console, args.out, baselines, left, done)
 
 
 if __name__ == "__main__":

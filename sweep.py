@@ -48,7 +48,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, open_shards
-from semg.data.splits import SUBSETS, Split, read_split, split_folders
+from semg.data.splits import SUBSETS, Split, read_folds
 from semg.evaluation.metrics import headlines
 from semg.evaluation.sweep_table import PICKED_BY, Row, by_validation, csv_table, markdown, over_subjects
 
@@ -227,8 +227,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if twice := [flag for flag, _ in settings[0].values if flag in given]:
         raise UsageError(f"--{twice[0]}: expected it in the grid or after --, found it in both")
     read = [train_settings([*args.train, *setting.flags]) for setting in settings]
-    folders = split_folders(args.split) or [args.split]  # read_split says what is wrong with a folder without any
-    folds = {"" if folder == args.split else folder.name: read_split(folder, args.shards) for folder in folders}
+    folds = read_folds(args.split, args.shards)
     records = sorted({name for split in folds.values() for subset in SUBSETS for name in split.records(subset)})
     shards = open_shards(args.shards, records)
     inputs = checksums(shards, folds)

@@ -289,9 +289,43 @@ def test_results_are_kept_made_whole_or_refused(score, tmp_path):
     assert (tmp_path / "lda-rms" / "predictions.npz").is_file()
 
 
+def test_a_folder_of_folds_is_one_run(data, run_script, tmp_path):
+    """Each fold is what it would be alone; all folds' people count together; what is done is kept."""
+    folds = tmp_path / "folds"
+    for number, (test, val) in enumerate((("07", "08"), ("08", "07"))):
+        named = {"train": SUBSETS["train"], "val": (val,), "test": (test,)}
+        lists = {
+            subset: tuple(sorted(record_of(who, t) for who in people for t in ("repeats_long", "repeats_short")))
+            for subset, people in named.items()
+        }
+        write_split(folds / f"fold{number}", Split(f"fold{number}", "subject", **lists, seed=0), {})
+    flags = ("--shards", data / "shards", "--features", "rms", "--classifiers", "lda", "qda")
+    done = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")
+    for method in ("lda-rms", "qda-rms"):
+        scores = {}
+        for fold, who in (("fold0", "07"), ("fold1", "08")):
+            metrics, _ = result(tmp_path / "all" / method / fold)
+            assert list(metrics["per_subject"]) == [who]
+            scores[who] = metrics["per_subject"][who]["macro_f1"]
+        mean, sd = np.mean(list(scores.values())), np.std(list(scores.values()), ddof=1)
+        assert f"all folds  {method:<28} macro-F1 {mean:.4f} +- {sd:.4f} over 2 people" in done.stdout
+    run_script("baselines.py", *flags, "--split", folds / "fold1", "--out", tmp_path / "one")
+    for name in FILES - {"metrics.json"}:
+        one, same = tmp_path / "one" / "lda-rms" / name, tmp_path / "all" / "lda-rms" / "fold1" / name
+        assert one.read_bytes() == same.read_bytes()
+
+    (tmp_path / "all/qda-rms/fold0/metrics.json").unlink()
+    done = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")
+    assert "3 of 4 results are there already" in done.stdout
+    table = run_script("compare.py", tmp_path / "all", "--out", tmp_path / "table").stdout
+    assert "lda-rms" in table
+    assert (tmp_path / "all/qda-rms/fold0/metrics.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
+        (["--networks", "eegnet"], 2, "--networks: expected it no longer; instead: python deep_baselines.py"),
         (["--features", "rms", "hudgin"], 2, "rms, hudgins, du, logband"),
         (["--subset", "train"], 2, "not trained on"),
         (["--subset", "val", "--preset", "paper"], 2, "not trained on"),

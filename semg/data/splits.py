@@ -157,6 +157,15 @@ def split_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: counting_order(path.name))
 
 
+def read_folds(folder: Path, shards: Path | None = None) -> dict[str, Split]:
+    """The splits in `folder` by their folds' names, in counting order; {"": split} where it is one split. DataError.
+
+    shards: as for `read_split`.
+    """
+    folders = split_folders(folder) or [folder]  # read_split says what is wrong with a folder without any
+    return {"" if path == folder else path.name: read_split(path, shards) for path in folders}
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
     meta = read_json(path, "a split's description")
     if meta.get("format_version") != FORMAT_VERSION:

@@ -5,11 +5,11 @@ takes any module that maps (B, C, N) scaled samples to (B, classes) logits.
 
 Raw windows are decimated, whole recordings at once, so that the anti-alias filter meets no window's edge. The changes
 during training are those that train.py makes by default, drawn by the same code: the rings of electrodes turned
-together, channels hidden, windows moved within their gesture's segment.
+together, channels hidden, windows moved within their gesture's segment. So are optimiser, learning rate and loop.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,12 +24,14 @@ from semg.data.batches import Batch, Batches, in_order
 from semg.data.shards import Shard, WindowSet
 from semg.evaluation import metrics
 from semg.frontends import Group
+from semg.training import loop
 from semg.training.augmentation import Augmentation, TokenLayout, draw
+from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
 AUGMENTATION = Augmentation()  # train.py's default, all of which acts on samples too
 INFERENCE_BATCH = 512
-Progress = Callable[..., Any]  # of an iterable and tqdm's settings
+Progress = loop.Progress
 
 
 # --- the networks ----------------------------------------------------------------------------------------------
@@ -124,23 +126,58 @@ def scaled_by(shards: Sequence[Shard], how: str, train_shards: Sequence[Shard]) 
 # --- training --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained: AdamW, one cycle of the learning rate, the best epoch of the validation people."""
+    """How a network is trained; the epoch is chosen on the validation people."""
 
+    optimizer: OptimizerConfig
     epochs: int = 8
-    lr: float = 1e-3
-    seed: int = 0
     batch_size: int = 128
-    weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    warmup: float = 0.1  # share of the steps in which the rate rises; then half a cosine down
-    clip: float = 1.0  # largest gradient norm
+    seed: int = 0
     augmentation: Augmentation = AUGMENTATION
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's types."""
         return {**asdict(self), "augmentation": str(self.augmentation)}
+
+
+class RawWindows:
+    """A `loop.Task`: to classify raw windows with a module that maps (B, C, N) to (B, classes)."""
+
+    def __init__(self, module: nn.Module, train: Batches, recipe: Recipe) -> None:
+        self.module = module
+        self._train, self._recipe = train, recipe
+        samples = Group("raw", 0, train.windows.n_channels, per_channel=1, channels_last=True)
+        self._layout = TokenLayout((samples,), train.windows.shards[0].rings)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of the training windows, at least one."""
+        return max(1, len(self._train.windows) // self._recipe.batch_size)
+
+    def order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Places and first samples of the windows of each step; a function of seed and epoch alone."""
+        windows, recipe = self._train.windows, self._recipe
+        random = np.random.default_rng((recipe.seed, Stream.ORDER, epoch))
+        order = random.permutation(len(windows))
+        starts = windows.jittered(order, recipe.augmentation.jitter, random)
+        size = recipe.batch_size
+        cuts = [slice(step * size, (step + 1) * size) for step in range(self.steps_per_epoch)]
+        return [order[cut] for cut in cuts], [starts[cut] for cut in cuts]
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of an epoch from its step `first` on."""
+        order, starts = self.order(epoch)
+        yield from self._train.iterate(order[first:], starts[first:])
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Cross-entropy of augmented windows."""
+        tokens = batch.x.transpose(1, 2)  # a sample of all channels is a token of patch 1
+        shape = len(tokens), tokens.shape[1]
+        change = draw(self._recipe.augmentation, self._layout, shape, generator, tokens.device)
+        x = change(tokens).transpose(1, 2)
+        return nn.functional.cross_entropy(self.module(x), batch.label, label_smoothing=self._recipe.label_smoothing)
 
 
 def fit(
@@ -154,32 +191,15 @@ def fit(
     """Train `model` in place and leave it with the weights of its best epoch, in evaluation mode.
 
     The best epoch has the highest macro-F1 as a mean over the validation people; of equal ones the first. Returns a
-    row an epoch: epoch, train_loss, val_macro_f1, val_accuracy. DataError if the loss leaves the finite numbers.
+    row an epoch: epoch, train_loss, val_macro_f1, val_accuracy. Raises DivergedError as `loop.fit` does.
     """
-    model.to(train.device)
-    torch.manual_seed(recipe.seed)  # dropout
-    steps = max(1, len(train.windows) // recipe.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=steps * recipe.epochs, pct_start=recipe.warmup, cycle_momentum=False
-    )
-    layout = _layout(train.windows)
-    generator = torch.Generator().manual_seed(recipe.seed)
+    task = RawWindows(model.to(train.device), train, recipe)
+    optimizer = Optimizer(model, recipe.optimizer, recipe.epochs * task.steps_per_epoch)
     rows: list[dict[str, float]] = []
-    best = {name: value.clone() for name, value in model.state_dict().items()}
-    for epoch in range(1, recipe.epochs + 1):
-        model.train()
-        order, starts = epoch_order(train.windows, recipe, epoch)
-        told = f"epoch {epoch}/{recipe.epochs}"
-        total = torch.zeros((), device=train.device)
-        for batch in progress(train.iterate(order, starts), total=steps, unit="step", desc=told, leave=False):
-            total += _step(model, batch, optimizer, layout, generator, recipe)
-            rate.step()
-        if not torch.isfinite(total):
-            raise DataError(f"epoch {epoch}: expected a finite loss, found {total:g}", hint="give a smaller {lr}")
-        rows.append({"epoch": epoch, "train_loss": float(total) / steps, **_validation(model, val)})
-        loss, score = rows[-1]["train_loss"], rows[-1]["val_macro_f1"]
-        say(f"    epoch {epoch:3d}  loss {loss:.4f}  macro-F1 val {score:.4f}")
+    best: dict[str, Tensor] = {}
+    for epoch in loop.fit(task, optimizer, epochs=recipe.epochs, seed=recipe.seed, progress=progress):
+        rows.append({"epoch": epoch.number, "train_loss": epoch.loss, **_validation(model, val)})
+        say(f"    epoch {epoch.number:3d}  loss {epoch.loss:.4f}  macro-F1 val {rows[-1]['val_macro_f1']:.4f}")
         if rows[-1] is best_epoch(rows):
             best = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(best)
@@ -190,43 +210,6 @@ def fit(
 def best_epoch(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """The row of the epoch whose weights `fit` leaves."""
     return max(rows, key=lambda row: row["val_macro_f1"])
-
-
-def _step(
-    model: nn.Module,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    layout: TokenLayout,
-    generator: torch.Generator,
-    recipe: Recipe,
-) -> Tensor:
-    """One update; returns the loss."""
-    tokens = batch.x.transpose(1, 2)  # a sample of all channels is a token of patch 1
-    change = draw(recipe.augmentation, layout, (len(tokens), tokens.shape[1]), generator, tokens.device)
-    x = change(tokens).transpose(1, 2)
-    loss = nn.functional.cross_entropy(model(x), batch.label, label_smoothing=recipe.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimizer.step()
-    return loss.detach()
-
-
-def _layout(windows: WindowSet) -> TokenLayout:
-    samples = Group("raw", 0, windows.n_channels, per_channel=1, channels_last=True)
-    return TokenLayout((samples,), windows.shards[0].rings)
-
-
-def epoch_order(windows: WindowSet, recipe: Recipe, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Places and first samples of the windows of each step; a function of seed and epoch alone."""
-    random = np.random.default_rng((recipe.seed, epoch))
-    order = random.permutation(len(windows))
-    starts = windows.jittered(order, recipe.augmentation.jitter, random)
-    cuts = [
-        slice(at, at + recipe.batch_size)
-        for at in range(0, max(1, len(order) - recipe.batch_size + 1), recipe.batch_size)
-    ]
-    return [order[cut] for cut in cuts], [starts[cut] for cut in cuts]
 
 
 def _validation(model: nn.Module, val: Batches) -> dict[str, float]:

@@ -1,0 +1,181 @@
+"""Train braindecode's networks on raw windows and score them on exactly the windows that evaluate.py scores.
+
+Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_files.py). Output, as evaluate.py's:
+OUT/<network>-raw/, or with folds OUT/<network>-raw/<fold>/, with metrics.json, per_subject.csv, predictions.npz,
+confusion_matrix.png and per_subject.png. Needs `pip install braindecode`.
+
+  python deep_baselines.py --split splits/putemg-unseen-users                           # all three networks
+  python deep_baselines.py --split splits/putemg-kfold5 --networks eegnet --epochs 20 --seed 1
+  python compare.py results/gpt2 results/deep-baselines
+
+Networks: ShallowFBCSPNet (shallow), EEGNet (eegnet) and EEGConformer (conformer) with braindecode's own settings. Whole
+recordings are decimated behind an anti-alias filter, each channel is divided by its root mean square over the session
+(--normalize none: over the training recordings), which looks at no label. Optimiser, learning rate over time,
+augmentation and loop are train.py's. The epoch is chosen by macro-F1 over the validation people. See docs/baselines.md.
+
+A network that was stopped starts anew; finished ones are kept if they were made from the same windows with the same
+arguments, and named otherwise; --overwrite redoes them.
+
+Needs 48 / DECIMATE bytes of memory a sample of signal, and a GPU for all of putEMG. On one CPU core with --decimate 8,
+an epoch of 19,000 windows takes about 20 s with ShallowFBCSPNet, 40 s with EEGNet, two minutes with EEGConformer.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from semg.common import cli
+from semg.common.console import Console
+from semg.common.errors import DataError, UsageError
+from semg.common.files import folder_lock
+from semg.common.provenance import how_made, versions
+from semg.data.shards import WindowSet
+from semg.data.splits import SUBSETS, read_folds
+from semg.evaluation import baseline_results
+from semg.evaluation.baseline_results import Baseline
+
+if TYPE_CHECKING:
+    from semg.training.deep_baselines import Recipe
+
+NETWORKS = ("shallow", "eegnet", "conformer")  # semg.training.deep_baselines imports torch; --help need not wait for it
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    p = cli.parser(__doc__)
+    p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
+    p.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of a split, or of folds")
+    p.add_argument("--out", type=Path, default=Path("results/deep-baselines"), help="folder to write")
+    p.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which to train")
+    p.add_argument("--epochs", type=cli.whole(1), default=8, help="passes over the training windows")
+    p.add_argument("--lr", type=cli.number(0, above=True), default=1e-3, help="highest learning rate")
+    p.add_argument("--decimate", type=cli.whole(1), default=4, metavar="N", help="keep every N-th sample, filtered")
+    p.add_argument("--normalize", choices=("session", "none"), default="session", help="what scales the channels")
+    p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
+    return p
+
+
+def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], splits: dict[str, str]) -> list[Baseline]:
+    """The results asked for, fold by fold. splits: fold -> checksum. DataError if braindecode lacks a network."""
+    from semg.training import deep_baselines
+
+    names = list(dict.fromkeys(args.networks))
+    for name in names:
+        deep_baselines.network_class(name)  # before any work
+    return [
+        Baseline(
+            method=f"{name}-raw",
+            fold=fold,
+            folder=args.out / f"{name}-raw" / fold,
+            settings={
+                "classifier": name,
+                "features": "raw",
+                "network": deep_baselines.NETWORKS[name],
+                "braindecode": versions("braindecode")["braindecode"],
+                "recipe": recipe_of(args).to_dict(),
+                "decimate": args.decimate,
+                "normalize": args.normalize,
+                "subset": args.subset,
+                "split_sha256": splits[fold],
+                "shards_sha256": baseline_results.data_checksum(own.values()),
+            },
+        )
+        for fold, own in windows.items()
+        for name in names
+    ]
+
+
+def recipe_of(args: argparse.Namespace) -> "Recipe":
+    """How the flags say to train."""
+    from semg.training import deep_baselines
+    from semg.training.optimization import OptimizerConfig
+
+    return deep_baselines.Recipe(epochs=args.epochs, seed=args.seed, optimizer=OptimizerConfig(lr=args.lr))
+
+
+def run_fold(
+    baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
+) -> dict[str, float]:
+    """Train and score the networks on one fold; macro-F1 by result. One that fails is named, the others are done."""
+    from semg.inference.batch import choose_device
+    from semg.training import deep_baselines
+    from semg.training.loop import DivergedError
+
+    device = choose_device(args.device)
+    train, val, scored = (
+        deep_baselines.prepare(
+            windows[name].shards,
+            args.decimate,
+            deep_baselines.scaled_by(windows[name].shards, args.normalize, windows["train"].shards),
+            device,
+            console.progress,
+        )
+        for name in ("train", "val", "scored")
+    )
+    done: dict[str, float] = {}
+    for baseline in baselines:
+        try:
+            model = deep_baselines.build(
+                baseline.settings["classifier"],
+                channels=windows["train"].n_channels,
+                samples=train.windows.window,
+                classes=len(windows["train"].shards[0].classes),
+                seed=args.seed,
+            )
+            epochs = deep_baselines.fit(model, train, val, recipe_of(args), console.progress, console.say)
+        except DivergedError as error:
+            told = DataError(f"{baseline.name}: {error}", hint=f"give a smaller {{lr}} than {args.lr:g}")
+            console.error(cli.in_words(told))
+            continue
+        except DataError as error:
+            console.error(cli.in_words(error))
+            continue
+        probabilities = deep_baselines.probabilities(model, scored)
+        best = deep_baselines.best_epoch(epochs)
+        facts = {
+            "subset": args.subset,
+            "split": (args.split / baseline.fold).as_posix(),
+            "split_sha256": baseline.settings["split_sha256"],
+            "normalize": args.normalize,
+            "n_train_windows": len(train.windows),
+            "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "best_epoch": best["epoch"],
+            "epochs": epochs,
+            "made": how_made("deep_baselines.py", args),
+        }
+        report = baseline_results.write(baseline, windows["scored"], probabilities.argmax(1), probabilities, facts)
+        done[baseline.name] = report["mean_over_subjects"]["macro_f1"]
+        chosen = f"epoch {best['epoch']}, validation {best['val_macro_f1']:.4f}"
+        console.say(f"  {baseline.name:<28} macro-F1 {done[baseline.name]:.4f} ({chosen})")
+    return done
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.console(args)
+    if args.subset == "train":
+        raise UsageError("--subset train: expected a subset that is not trained on; give test")
+    folds = read_folds(args.split, args.shards)
+    windows = baseline_results.open_folds(
+        args.shards, folds, {"train": ("train",), "val": ("val",), "scored": (args.subset,)}
+    )
+    baselines = plan(args, windows, {fold: split.checksum for fold, split in folds.items()})
+    done: dict[str, float] = {}
+    with folder_lock(args.out):
+        left = baseline_results.unfinished(baselines, args.overwrite)
+        if len(left) < len(baselines):
+            console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")
+        for fold, own in windows.items():
+            if now := [baseline for baseline in left if baseline.fold == fold]:
+                console.say(baseline_results.describe(fold, own, args.subset, args.normalize))
+                done |= run_fold(now, own, args, console)
+    return baseline_results.finish(console, args.out, baselines, left, done)
+
+
+if __name__ == "__main__":
+    cli.run(main)

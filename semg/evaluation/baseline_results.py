@@ -1,0 +1,186 @@
+"""Results of baselines: which are to be made, which are there already, and how one is written.
+
+baselines.py and deep_baselines.py share it. A result has the files that evaluate.py writes; metrics.json says besides,
+under `baseline`, all that its numbers depend on. So a run that goes on knows what is left to do, and refuses to
+mix in a result that was made otherwise.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semg.common.console import Console, counted
+from semg.common.errors import DataError
+from semg.common.files import read_json, text_checksum
+from semg.data.shards import WindowSet, open_shards
+from semg.data.splits import Split
+
+OUTPUT_FILES = ("per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One result: a method on one split, and all that its numbers depend on.
+
+    fold: the split's name in a folder of folds; empty where there is one split.
+    """
+
+    method: str
+    fold: str
+    folder: Path
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For messages: `lda-rms`, or `lda-rms fold0`."""
+        return f"{self.method} {self.fold}".strip()
+
+
+def unfinished(baselines: Iterable[Baseline], overwrite: bool) -> list[Baseline]:
+    """Those without a result. DataError for a result that was made otherwise, unless it may be overwritten."""
+    left = []
+    for baseline in baselines:
+        path = baseline.folder / "metrics.json"
+        if overwrite or not path.is_file():
+            left.append(baseline)
+            continue
+        actual = read_json(path, "metrics of an earlier run").get("baseline")
+        if actual != baseline.settings:
+            old = actual if isinstance(actual, dict) else {}
+            key = next((name for name, value in baseline.settings.items() if old.get(name) != value), "")
+            expected = (
+                f"{key} {baseline.settings[key]}, found {old.get(key)}" if key else "no more settings, found more"
+            )
+            raise DataError(
+                f"{baseline.folder}: expected a result with {expected}", hint="choose another {out} or give {overwrite}"
+            )
+        if not all((baseline.folder / name).is_file() for name in OUTPUT_FILES):
+            left.append(baseline)
+    return left
+
+
+def open_folds(
+    folder: Path, folds: Mapping[str, Split], subsets: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, WindowSet]]:
+    """The windows of each fold: fold -> name -> windows. Every shard is opened and checked once.
+
+    subsets: name -> the subsets of the split that it stands for. DataError for one without windows, or if the
+    windows called `train` lack a class.
+    """
+    records = [name for split in folds.values() for own in subsets.values() for s in own for name in split.records(s)]
+    distinct = list(dict.fromkeys(records))
+    opened = dict(zip(distinct, open_shards(folder, distinct, verify=True), strict=True))  # together: they must agree
+    made: dict[str, dict[str, WindowSet]] = {}
+    for fold, split in folds.items():
+        made[fold] = {}
+        for name, own in subsets.items():
+            shards = [opened[record] for subset in own for record in split.records(subset)]
+            if not sum(len(shard.windows) for shard in shards):
+                raise DataError(f"{split.folder}: expected windows in its {' and '.join(own)} subset, found none")
+            made[fold][name] = WindowSet(shards)
+        _check_classes(split, made[fold]["train"])
+    return made
+
+
+def _check_classes(split: Split, train: WindowSet) -> None:
+    present = set(train.label.tolist())
+    if missing := [name for place, name in enumerate(train.shards[0].classes) if place not in present]:
+        raise DataError(f"{split.folder}: expected training windows of every class, found none of {missing[0]}")
+
+
+def data_checksum(windows: Iterable[WindowSet]) -> str:
+    """One checksum over the shards of several sets of windows."""
+    return text_checksum("".join(shard.meta["checksum"] for one in windows for shard in one.shards))
+
+
+def write(
+    baseline: Baseline,
+    windows: WindowSet,
+    prediction: np.ndarray,
+    probabilities: np.ndarray | None,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a result with `facts` about how it was made; returns what metrics.json holds.
+
+    prediction: (n,) class indices; probabilities: (n, classes) or None; both of `windows`, in their order.
+    """
+    from semg.evaluation.report import write_results  # with matplotlib, for which --help need not wait
+
+    shard = windows.shards[0]
+    return write_results(
+        baseline.folder,
+        label=windows.label,
+        prediction=prediction,
+        probabilities=probabilities,
+        subject=windows.subject,
+        record=windows.record,
+        start=windows.start,
+        classes=shard.classes,
+        rest_classes=shard.rest_classes,
+        simulated=any(one.simulated for one in windows.shards),
+        rate=shard.rate,
+        window_seconds=windows.window / shard.rate,
+        stride_seconds=shard.arguments["stride"] / shard.rate,
+        extra={"checkpoint": None, **facts, "baseline": baseline.settings},
+    )
+
+
+def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None, int]]:
+    """Of each method that has a result in every fold: macro-F1 as mean and standard deviation over all folds' people,
+    and how many people they are."""
+    people: dict[str, dict[str, float]] = {}
+    whole = {baseline.method for baseline in baselines}
+    for baseline in baselines:
+        path = baseline.folder / "metrics.json"
+        if not path.is_file():
+            whole.discard(baseline.method)
+            continue
+        scores = read_json(path, "metrics of this run")["per_subject"]
+        people.setdefault(baseline.method, {}).update({who: one["macro_f1"] for who, one in scores.items()})
+    found = {}
+    for method in dict.fromkeys(baseline.method for baseline in baselines):
+        if method in whole:
+            values = np.array(list(people[method].values()))
+            found[method] = (float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
+    return found
+
+
+# --- what is said ------------------------------------------------------------------------------------------------
+
+
+def describe(fold: str, windows: Mapping[str, WindowSet], subset: str, normalize: str) -> str:
+    """A line before a fold's work: how many windows of how many people."""
+    counts = {name: (len(one), len({shard.subject for shard in one.shards})) for name, one in windows.items()}
+    told = {name: f"{n} windows of {counted(people, 'person', 'people')}" for name, (n, people) in counts.items()}
+    where = f"{fold}: " if fold else ""
+    return f"{where}training on {told['train']}, scoring {told['scored']} ({subset}), normalisation: {normalize}"
+
+
+def finish(
+    console: Console,
+    out: Path,
+    baselines: Sequence[Baseline],
+    left: Sequence[Baseline],
+    done: Mapping[str, float],
+) -> int:
+    """Say what was made, over all folds where there are several; returns the exit code."""
+    if len({baseline.fold for baseline in baselines}) > 1:
+        for method, (mean, sd, people) in pooled(baselines).items():
+            spread = f" +- {sd:.4f}" if sd is not None else ""
+            console.say(
+                f"all folds  {method:<28} macro-F1 {mean:.4f}{spread} over {counted(people, 'person', 'people')}"
+            )
+    best = max(done, key=lambda name: done[name], default=None)
+    told = f"; best macro-F1 {done[best]:.4f} ({best})" if best else ""
+    failed = len(left) - len(done)
+    console.finish(
+        f"{out}: {len(done)} results written{told}; next: python compare.py {out}",
+        out=out.as_posix(),
+        macro_f1=dict(done),
+        kept=len(baselines) - len(left),
+        failed=failed,
+    )
+    return 1 if failed else 0
