@@ -11,9 +11,10 @@ Input: a list of recordings, a CSV with the header `file,subject,session,date,ta
   task      what was done; may be left out
 Of rows without a date, or of one date, those of one person must stand in the order of recording.
 
-A recording has a header, one row a sample, and commas between columns: the channels, and one column (--labels) that
-names the gesture made; an empty cell is in no gesture, and such samples are left out of every window. Other columns,
-such as a time, are left out with --channels, which counts columns from 1.
+A recording is a text table with a header and a row a sample: the channels, and one column (--labels) that names the
+gesture made; an empty cell is in no gesture, and such samples are left out of every window. Delimiter, decimal mark and
+encoding are told from the file; columns that are no channels, such as a time, are recognised and named, and what could
+be either is asked: --channels counts columns from 1. docs/data.md says how.
 
 Output: one shard a recording in SHARDS, as preprocess.py makes them; create_dataset_files.py, train.py and all that
 follows take them as they are. A shard has the name of its file; folders in the list become a part of it, so that
@@ -24,49 +25,82 @@ of electrodes in their order around the arm, such as --rings 1-8 9-16, or `none`
 ring. Training may turn rings by a place (train.py --augment). --rest names the classes in which no gesture is made,
 which scores tell apart; by default those called idle, rest, relax, neutral or no movement.
 
-The signal is band-passed from --low to --high, by default to 45 % of the rate where that is below 700 Hz, and windows
-lie wholly in one gesture. All recordings of one call have the same --rate, channels and gestures. --unit says what a
-sample is; where the device does not tell, leave it: normalisation by session takes any scale out again.
+Three more are seen in the recordings, and said: what is not given with --unit, --low and --high, or --notch.
+  unit    without --unit, samples are multiplied by the power of ten that brings the median recording to an RMS of 32 to
+          316. So shards hold signals of the usual size whatever the device counts in; they say that their unit is
+          arbitrary, and by how much they were multiplied. Recordings added later are multiplied by the same.
+  band    20 to 700 Hz, or up to 45 % of the rate
+  mains   50 or 60 Hz where most recordings that hum do so, and those of its multiples that are heard in most of them,
+          are taken out; 50 Hz where none hums
+
+All recordings of one call have the same --rate, channels and gestures; windows lie wholly in one gesture and span no
+missing samples, which a time or counter among the columns shows. --simulated says that no people were recorded.
 
 A recording that is wrong is named and left out, the others are done, and the exit code is 1. What is there already,
 made from the same file in the same way, is kept. Takes about 1 s for each minute of recording.
 """
 
 import argparse
-import csv
 import re
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path, PurePath
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semg.common import cli
-from semg.common.errors import DataError, UsageError
-from semg.common.files import checksum, folder_lock
+from semg.common.errors import DataError, SettingError, UsageError
+from semg.common.files import checksum, expect_file, folder_lock
 from semg.common.provenance import commit, plain, versions
-from semg.common.schema import text
-from semg.data import records
-from semg.data.filters import FilterSpec
-from semg.data.preprocessing import filtered
-from semg.data.records import Record
+from semg.data import gaps
+from semg.data.columns import Roles
+from semg.data.faults import find_faults
+from semg.data.filters import FilterSpec, default_band
+from semg.data.gaps import Gap
+from semg.data.preprocessing import common_scale, exact_in_float32, filtered
+from semg.data.recording_list import Entry, read_list
 from semg.data.shards import difference, open_shard, read_meta, write_shard
-from semg.data.tables import UNITS, is_simulated, read_table
-from semg.data.windows import whole_windows
+from semg.data.spectrum import MAINS, Spectrum
+from semg.data.tables import UNITS, Table, in_order, is_simulated, label
+from semg.data.windows import whole_windows, without_gaps
 
-NYQUIST_SHARE = 0.9  # of half the rate: where the band ends unless told otherwise
-HIGHEST = 700.0  # Hz; surface EMG has little above
 REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", "no movement", "nomovement", "no gesture")
 ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told: an armband has so many
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A row of the list: the recording and its facts."""
+USUAL_RMS = (0.1, 1e4)  # microvolts that a recording of surface EMG has; beyond, the unit is another
+FURTHEST = 1000.0  # times as strong, or as weak, as the others a recording may be
+SHOWN = 3  # errors of one kind
 
-    path: Path
-    facts: Record
+
+@dataclass(frozen=True)
+class Look:
+    """What the first reading of a recording found.
+
+    places: of its channels' columns, counted from 0; time: name of the column that shows missing samples, or nothing.
+    rms: the channels' median, in the table's own unit. lines: frequencies, Hz, of the mains' hum and its multiples.
+    """
+
+    places: tuple[int, ...]
+    channels: tuple[str, ...]
+    left_out: dict[str, str]
+    time: str
+    gestures: frozenset[str]
+    rms: float
+    mains: float | None
+    lines: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What holds for all recordings of one call. scale: what samples are multiplied by; unit: of what comes out."""
+
+    channels: tuple[str, ...]
+    classes: list[str]
+    scale: float
+    unit: str
+    notch: list[float]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -77,8 +111,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="redo shards made with other arguments")
     table = parser.add_argument_group("recordings")
     table.add_argument("--rate", type=cli.number(0, above=True), required=True, metavar="HZ", help="sampling rate")
-    table.add_argument("--unit", choices=tuple(UNITS), default="uV", help="of the samples")
-    table.add_argument("--channels", type=cli.number_ranges, help="columns, such as 1-8 (default: all but the label's)")
+    table.add_argument("--unit", choices=tuple(UNITS), help="of the samples; counts: putEMG's (default: any)")
+    table.add_argument("--channels", type=cli.number_ranges, help="columns, such as 2-9 (default: see above)")
     table.add_argument("--labels", default="label", metavar="COLUMN", help="the column that names the gesture")
     table.add_argument("--classes", nargs="+", metavar="NAME", help="gestures to keep (default: all, rest first)")
     table.add_argument("--rest", nargs="*", metavar="NAME", help="classes without a gesture (default: see above)")
@@ -87,11 +121,15 @@ def arguments() -> argparse.ArgumentParser:
     )
     table.add_argument("--simulated", action="store_true", help="no people were recorded: all that follows says so")
     signal = parser.add_argument_group("signal and windows")
-    signal.add_argument("--low", type=cli.number(0, above=True), default=20.0, help="band-pass from, Hz")
+    signal.add_argument("--low", type=cli.number(0, above=True), help="band-pass from, Hz (default: 20)")
     signal.add_argument("--high", type=cli.number(0, above=True), help="band-pass to, Hz (default: 700, or below)")
     signal.add_argument("--order", type=cli.whole(1, 12), default=4, help="Butterworth order of the band-pass")
     signal.add_argument(
-        "--notch", type=cli.number(0, above=True), nargs="*", default=[50.0], metavar="HZ", help="bands to take out, Hz"
+        "--notch",
+        type=cli.number(0, above=True),
+        nargs="*",
+        metavar="HZ",
+        help="bands to take out, Hz (default: mains, see above)",
     )
     signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use")
     signal.add_argument("--window", type=cli.length, default="250ms", help="length, samples or time")
@@ -115,116 +153,154 @@ def ring(text: str) -> tuple[int, ...]:
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def read_list(path: Path) -> list[Entry]:
-    """The recordings that the list names. DataError, naming the line, for a row that is wrong."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected a list of recordings, found no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: expected a list of recordings, found none ({error})") from None
-    if not rows:
-        raise DataError(f"{path}: expected a header file,subject,date,task and a row a recording, found no row")
-    listed = [_row(path, place, row) for place, row in enumerate(rows)]
-    _check_names(path, listed)
-    return [_entry(path, row, listed) for row in listed]
+def read(path: Path, args: argparse.Namespace) -> tuple[Table, Roles, np.ndarray]:
+    """A recording's table, what its columns are, and (T,) its labels."""
+    table = Table(path, header=True, texts=[args.labels])
+    place = table.find(args.labels)
+    if place is None:
+        found = ", ".join(table.names)
+        raise DataError(f"{path}: expected a column {args.labels!r}, found {found}", "{labels} names another")
+    return table, table.roles(args.channels, place), table.labels(place)
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a row of the list says. name: the record's; when: the date, if there is one."""
-
-    place: int
-    path: Path
-    name: str
-    subject: str
-    session: str
-    when: datetime | None
-    task: str
-
-
-def _row(path: Path, place: int, row: dict[str, Any]) -> Row:
-    cells = {key: (row.get(key) or "").strip() for key in ("file", "subject", "session", "date", "task")}
-    where = f"{path}, recording {place + 1}"
-    if not text(cells["file"]):
-        raise DataError(f"{where}: expected a file's path, found {cells['file']!r}")
-    if not cells["file"]:
-        raise DataError(f"{where}: expected a file, found none")
-    try:
-        when = datetime.fromisoformat(cells["date"]) if cells["date"] else None
-    except ValueError:
-        raise DataError(f"{where}: expected a date such as 2024-03-01, found {cells['date']!r}") from None
-    session = cells["session"] or (when.date().isoformat() if when else "1")
-    for what, name in (("subject", cells["subject"]), ("session", session), ("task", cells["task"] or "task")):
-        if not records.is_name(name):
-            raise DataError(f"{where}: expected a {what} of {records.NAME_FORM}, found {name!r}")
-    file = path.parent / cells["file"]
-    return Row(place, file, _name(cells["file"]), cells["subject"], session, when, cells["task"])
+def look(entry: Entry, args: argparse.Namespace) -> Look:
+    """What all recordings are to agree on, as one of them has it. DataError for one that is wrong."""
+    table, roles, labels = read(entry.path, args)
+    table.gaps(roles, args.rate)  # refuses a time of another rate
+    spectrum = Spectrum.of(table.samples(roles.channels), args.rate)
+    mains = spectrum.mains()
+    return Look(
+        roles.channels,
+        tuple(table.names[place] for place in roles.channels),
+        roles.left_out,
+        "" if roles.time is None else table.names[roles.time] or "the column without a name",
+        frozenset(labels.tolist()) - {""},
+        float(np.median(spectrum.rms(args.low, args.high))),
+        mains,
+        tuple(spectrum.harmonics(mains, args.high)) if mains else (),
+    )
 
 
-def _name(file: str) -> str:
-    """A recording's name from its path: P1/day 2/fist.csv -> P1-day_2-fist."""
-    path = PurePath(file.replace("\\", "/"))
-    parts = [part for part in (*path.parent.parts, path.stem) if part not in (path.anchor, ".", "..")]
-    return re.sub(r"^\W+", "", re.sub(r"[^\w.+=@~-]", "_", "-".join(parts)))
-
-
-def _check_names(path: Path, rows: list[Row]) -> None:
-    """DataError for two recordings of one name, and for what may be one person under two names."""
-    seen: dict[str, Row] = {}
-    numbered: dict[str, str] = {}
-    for row in rows:
-        where = f"{path}, recording {row.place + 1}"
-        if not records.is_name(row.name):
-            raise DataError(f"{where}: expected a file whose name can be a folder's, found {row.path.name!r}")
-        if other := seen.get(row.name.casefold()):
-            raise DataError(
-                f"{where}: expected recordings of different names, found {row.path.name} after {other.path.name}, "
-                f"which both become {row.name}"
-            )
-        seen[row.name.casefold()] = row
-        number = row.subject.casefold().lstrip("0")
-        if (known := numbered.setdefault(number, row.subject)) != row.subject:
-            raise DataError(f"{where}: expected one name for one person, found {row.subject} after {known}")
-
-
-def _entry(path: Path, row: Row, rows: list[Row]) -> Entry:
-    """With the row's place in time among its subject's. DataError if dates tell only some of those apart."""
-    own = [other for other in rows if other.subject == row.subject]
-    dated = [(other.when, other.place) for other in own if other.when]
-    if dated and len(dated) < len(own):
-        raise DataError(f"{path}: expected a date for all of subject {row.subject}'s recordings or for none of them")
-    order = sorted(dated).index((row.when, row.place)) if row.when else own.index(row)
-    return Entry(row.path, Record(row.name, row.subject, row.session, order + 1, row.task))
-
-
-def read_labels(path: Path, column: str) -> tuple[list[str], np.ndarray]:
-    """The table's header, and (T,) the gesture of each sample as text, empty where there is none."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            header = [cell.strip() for cell in next(rows, [])]
-            if column not in header:
-                raise DataError(f"{path}: expected a column {column!r} (--labels), found {', '.join(header) or 'none'}")
-            place = header.index(column)
-            labels = [row[place].strip() for row in rows if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: expected a recording in CSV, found none ({error})") from None
-    except IndexError:
-        raise DataError(f"{path}: expected a cell for {column!r} in every row, found a shorter row") from None
-    return header, np.array(labels, dtype=str)
-
-
-def gestures(entries: list[Entry], column: str, console: cli.Console) -> list[str]:
-    """All gestures that the recordings name, idle ones first. Unreadable recordings are named later."""
-    found: set[str] = set()
-    for entry in console.progress(entries, unit="recording", desc="gestures", leave=False):
+def look_at_all(entries: list[Entry], args: argparse.Namespace, report: "Report") -> dict[Entry, Look]:
+    """The first reading of all recordings; those that are wrong are named and left out."""
+    found: dict[Entry, Look] = {}
+    report.console.say(f"reading {cli.counted(len(entries), 'recording')}")
+    for entry in report.console.progress(entries, unit="recording", desc="reading", leave=False):
         try:
-            found |= set(read_labels(entry.path, column)[1].tolist())
-        except DataError:
-            continue
-    return sorted(found - {""}, key=lambda name: (not is_rest(name), name))
+            found[entry] = look(entry, args)
+        except (DataError, OSError) as error:
+            report.failed(entry, error)
+    if found:
+        usual = Counter(one.channels for one in found.values()).most_common(1)[0][0]
+        for entry in [entry for entry, one in found.items() if one.channels != usual]:
+            names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(found[entry].channels)}"
+            report.failed(entry, DataError(f"{entry.path}: {names}"))
+            del found[entry]
+    return found
+
+
+class Report:
+    """Says which recordings failed and why; of many with one reason the first few, and how many more there are."""
+
+    def __init__(self, console: cli.Console) -> None:
+        self.console = console
+        self.count = 0
+        self._kinds: Counter[str] = Counter()
+
+    def failed(self, entry: Entry, error: Exception) -> None:
+        """Name a recording that is left out."""
+        told = cli.in_words(error)
+        kind = re.sub(r"[\d.]+", "0", told.replace(str(entry.path), ""))
+        self.count += 1
+        self._kinds[kind] += 1
+        if self._kinds[kind] <= SHOWN:
+            self.console.error(told)
+
+    def close(self) -> None:
+        """Say how many more there were of each kind."""
+        for kind, count in self._kinds.items():
+            if count > SHOWN:
+                self.console.error(f"{cli.counted(count - SHOWN, 'more recording')}{kind}"[:200])
+
+
+# --- what holds for all ----------------------------------------------------------------------------------------
+
+
+def settle(found: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> Settled:
+    """What the flags or else the recordings say: classes, unit and notches. UsageError for flags that do not fit."""
+    classes = settled_classes(found, args, console)
+    before = {} if args.overwrite else earlier_arguments(found, args)
+    notch = args.notch
+    if notch is None:
+        notch = before.get("notch") or mains_lines(list(found.values()))
+    if args.unit is not None:
+        return Settled(next(iter(found.values())).channels, classes, UNITS[args.unit], "uV", notch)
+    typical = float(np.median([one.rms for one in found.values() if one.rms > 0] or [100.0]))
+    scale = before.get("scale") or common_scale(typical)
+    return Settled(next(iter(found.values())).channels, classes, scale, "arbitrary", notch)
+
+
+def settled_classes(found: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> list[str]:
+    """The gestures to keep, by name; rest first, numbers by their value."""
+    named = frozenset[str]().union(*(one.gestures for one in found.values()))
+    if args.classes is None:
+        classes = sorted(in_order(named), key=lambda name: not is_rest(name))
+    else:
+        classes = [label(name) for name in args.classes]
+        if len(set(classes)) < len(classes):
+            raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
+        if absent := [name for name in classes if name not in named]:
+            has = ", ".join(in_order(named)) or "none"
+            if absent == classes:
+                raise DataError(f"{args.list}: expected one of the gestures {', '.join(classes)}, found {has}")
+            console.warn(f"no recording has the gesture {', '.join(absent)} (--classes); they have {has}")
+    if not classes:
+        raise DataError(f"{args.list}: expected recordings with gestures in the column {args.labels!r}, found none")
+    folded = Counter(name.casefold() for name in classes)
+    if alike := [name for name in classes if folded[name.casefold()] > 1]:
+        console.warn(f"gestures that differ in capitals alone are classes of their own: {', '.join(alike)}")
+    return classes
+
+
+def mains_lines(looks: list[Look]) -> list[float]:
+    """The mains that most humming recordings have, and those of its multiples that are heard in most of them."""
+    humming = Counter(one.mains for one in looks if one.mains)
+    if not humming:
+        return [MAINS[0]]
+    mains, count = humming.most_common(1)[0]
+    heard = Counter(line for one in looks if one.mains == mains for line in one.lines)
+    return sorted({mains, *(line for line, times in heard.items() if 2 * times > count)})
+
+
+def earlier_arguments(found: dict[Entry, Look], args: argparse.Namespace) -> dict[str, Any]:
+    """How a shard of one of these recordings was made that is there already, if in the same unit."""
+    for entry in found:
+        path = args.shards / entry.facts.name
+        if path.is_dir():
+            try:
+                how = read_meta(path)["arguments"]
+            except DataError:
+                continue
+            return how if how.get("unit") == args.unit else {}
+    return {}
+
+
+def check_strengths(found: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Report) -> None:
+    """Leave out recordings in another unit than the others. SettingError where --unit cannot be the unit of any."""
+    strengths = {entry: one.rms * settled.scale for entry, one in found.items()}
+    typical = float(np.median([rms for rms in strengths.values() if rms > 0] or [100.0]))
+    low, high = USUAL_RMS
+    if args.unit and not low <= typical <= high:
+        expected = "a unit in which surface EMG has an RMS of {} to {} uV"
+        raise SettingError(
+            "unit", f"{expected}, found {typical:.3g} uV", None, (low, high), "without it any scale will do"
+        )
+    for entry, rms in strengths.items():
+        if rms > 0 and not 1 / FURTHEST <= rms / typical <= FURTHEST:
+            unit = "uV" if settled.unit == "uV" else "times the unit"
+            told = f"expected an RMS near the others' {typical:.3g} {unit}, found {rms:.3g}: it is in another unit"
+            report.failed(entry, DataError(f"{entry.path}: {told}"))
+            del found[entry]
 
 
 def is_rest(name: str) -> bool:
@@ -251,18 +327,20 @@ def ring_places(path: Path, columns: list[int], named: list[tuple[int, ...]] | N
 # --- one shard -------------------------------------------------------------------------------------------------
 
 
-def shard_arguments(args: argparse.Namespace, n_channels: int) -> dict[str, Any]:
+def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any]:
     """What a shard's content depends on, as preprocess.py stores it. UsageError for what cannot be."""
     made = {
-        "channels": list(range(1, n_channels + 1)),
+        "channels": list(range(1, len(settled.channels) + 1)),
         "montage": "monopolar",
         "window": args.window.samples(args.rate),
         "stride": args.stride.samples(args.rate),
-        **{key: getattr(args, key) for key in ("low", "high", "order", "notch", "causal", "labels")},
+        **{key: getattr(args, key) for key in ("low", "high", "order", "causal", "labels")},
+        "notch": settled.notch,
         "transition_margin": args.transition_margin,
         "rest": False,
         "label_rule": "whole-window",
         "unit": args.unit,
+        "scale": settled.scale,
         "columns": plain(args.channels),
     }
     if made["stride"] > made["window"]:
@@ -270,52 +348,66 @@ def shard_arguments(args: argparse.Namespace, n_channels: int) -> dict[str, Any]
     return made
 
 
-def make_shard(entry: Entry, classes: list[str], args: argparse.Namespace) -> tuple[str, int]:
-    """Write one recording's shard, or keep it; says which, and how many windows it has."""
-    header, labels = read_labels(entry.path, args.labels)
-    columns = args.channels or [n + 1 for n, name in enumerate(header) if name != args.labels]
-    if wrong := [n for n in columns if n > len(header) or header[n - 1] == args.labels]:
-        raise DataError(f"{entry.path}: expected a channel in column {wrong[0]}, found none there (--channels)")
-    how = shard_arguments(args, len(columns))
+def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namespace) -> tuple[str, int, str]:
+    """Write one recording's shard, or keep it; says which, how many windows it has, and what is wrong with it."""
+    path, how, classes = args.shards / entry.facts.name, shard_arguments(args, settled), settled.classes
+    expect_file(entry.path, "a recording")
     source = {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)}
     asked = {
         **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
         "rate": args.rate,
         "classes": classes,
         "rest_classes": rest_classes(classes, args.rest),
-        "rings": ring_places(entry.path, list(columns), args.rings),
+        "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),
         "simulated": args.simulated or is_simulated(entry.path),
         "arguments": how,
         "source": source,
     }
-    path = args.shards / entry.facts.name
     if path.exists() and not args.overwrite:
         meta = read_meta(path)
         for key in asked:
             if meta.get(key) != asked[key]:
                 raise DataError(f"{path}: expected {difference(asked, meta, key)}; --overwrite redoes it")
-        return "kept", len(open_shard(path, verify=True).windows)
-    table = read_table(entry.path, args.rate, args.unit, columns, len(columns))
-    codes = np.select([labels == name for name in classes], list(range(len(classes))), -1)
-    margin = round(args.transition_margin * args.rate)
-    windows = whole_windows(codes, range(len(classes)), how["window"], how["stride"], margin)
+        return "kept", len(open_shard(path, verify=True).windows), ""
+    table, roles, labels = read(entry.path, args)
+    samples, missing = table.samples(roles.channels), table.gaps(roles, args.rate)
+    windows = windows_of(labels, missing, how, classes, args)
     if len(windows) == 0:
-        raise DataError(f"{entry.path}: expected segments of a gesture of at least a window, found none")
-    spec = FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal)
+        lost = gaps.in_words(missing, args.rate)
+        found = f"found none ({lost})" if lost else "found none"
+        raise DataError(f"{entry.path}: expected segments of a gesture of at least a window, {found}")
+    spec = FilterSpec(args.low, args.high, args.order, tuple(settled.notch), args.causal)
     with np.errstate(over="ignore", invalid="ignore"):
-        signal = filtered(table.samples, np.eye(len(columns), dtype=np.float32), spec, args.rate, table.scale)
+        signal = filtered(
+            exact_in_float32(samples), np.eye(samples.shape[1], dtype=np.float32), spec, args.rate, settled.scale
+        )
     if not np.isfinite(signal).all():
-        raise DataError(f"{entry.path}: expected amplitudes below 65 mV, found more; is --unit right?")
+        raise DataError(
+            f"{entry.path}: expected amplitudes below 65,504 {settled.unit}, found more; is its unit the others'?"
+        )
+    faults = find_faults(samples, how["channels"], ends=None)
     meta = {
         "record": entry.facts.name,
-        "unit": "uV",
-        "channels": [header[n - 1] for n in columns],
+        "unit": settled.unit,
+        "channels": list(settled.channels),
         **asked,
+        "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
+        "mains": seen.mains,
         "versions": versions("numpy", "scipy"),
         "commit": commit(),
     }
     write_shard(path, meta, signal, windows)
-    return "done", len(windows)
+    return "done", len(windows), ", ".join(filter(None, [str(faults), gaps.in_words(missing, args.rate)]))
+
+
+def windows_of(
+    labels: np.ndarray, missing: list[Gap], how: dict[str, Any], classes: list[str], args: argparse.Namespace
+) -> np.ndarray:
+    """The table of windows of (T,) labels, none of which spans missing samples."""
+    codes = np.select([labels == name for name in classes], list(range(len(classes))), -1)
+    margin = round(args.transition_margin * args.rate)
+    windows = whole_windows(codes, range(len(classes)), how["window"], how["stride"], margin)
+    return without_gaps(windows, gaps.breaks(missing, args.rate), how["window"])
 
 
 def check_rings(rings: list[tuple[int, ...]]) -> None:
@@ -327,51 +419,84 @@ def check_rings(rings: list[tuple[int, ...]]) -> None:
         raise UsageError("--rings: expected rings of two columns or more, each column in one ring")
 
 
-def assumptions(args: argparse.Namespace, rest: list[str]) -> str:
-    """What is taken for granted as the flags don't say it; nothing where they do."""
+def in_words(found: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> list[str]:
+    """What is known of the recordings, and what is taken for granted as the flags don't say it: a line each."""
+    looks = list(found.values())
+    said = [f"channels {', '.join(settled.channels)}"]
+    if left_out := {name: why for one in looks for name, why in one.left_out.items()}:
+        said[0] += "; no channels: " + ", ".join(f"{name} ({why})" for name, why in left_out.items())
+    if times := sorted({one.time for one in looks}):
+        judged = ", ".join(filter(None, times))
+        said.append(f"missing samples are judged by {judged}" if judged else "no column shows missing samples")
+    band = (
+        f"{args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, {', '.join(f'{one:g}' for one in settled.notch)} Hz out"
+    )
+    hum = Counter(one.mains for one in looks if one.mains)
+    heard = ", ".join(f"{mains:g} Hz in {count} of {len(looks)}" for mains, count in sorted(hum.items()))
+    said.append(f"{band}; mains hum: {heard or 'not heard'}")
+    if settled.unit != "uV":
+        said.append(f"samples in a unit of their own, multiplied by {settled.scale:g} (--unit)")
+    said.append(f"{len(settled.classes)} gestures: {', '.join(settled.classes)}")
+    return said + assumptions(args, rest_classes(settled.classes, args.rest))
+
+
+def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
+    """What is taken for granted of the device as the flags don't say it: a line, or none where they do."""
     said = []
     if args.rings is None:
         said.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
     if args.rest is None:
         said.append(f"no gesture is made in {', '.join(rest) or 'none of the classes'} (--rest)")
-    return "assumed: " + "; ".join(said) if said else ""
+    return ["assumed: " + "; ".join(said)] if said else []
+
+
+def check(args: argparse.Namespace) -> None:
+    """Fill in the band; UsageError for flags that cannot be."""
+    low, high = default_band(args.rate)
+    args.low, args.high = args.low or low, args.high or high
+    FilterSpec(args.low, args.high, args.order, tuple(args.notch or ()), args.causal).check(args.rate)
+    check_rings(args.rings or [])
+    args.rest = None if args.rest is None else [label(name) for name in args.rest]
 
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
-    args.high = args.high or min(HIGHEST, NYQUIST_SHARE * args.rate / 2)
-    FilterSpec(args.low, args.high, args.order, tuple(args.notch), args.causal).check(args.rate)
-    check_rings(args.rings or [])
-    if args.classes and len(set(args.classes)) < len(args.classes):
-        raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
-    entries = read_list(args.list)
-    classes = args.classes or gestures(entries, args.labels, console)
-    if not classes:
-        raise DataError(f"{args.list}: expected recordings with a column {args.labels!r} (--labels), found none")
-    console.say(
-        f"{cli.counted(len(entries), 'recording')}, {args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, "
-        f"{len(classes)} gestures: {', '.join(classes)}"
-    )
-    if said := assumptions(args, rest_classes(classes, args.rest)):
-        console.say(said)
-    counts, windows = {"done": 0, "kept": 0, "failed": 0}, 0
+    check(args)
+    report = Report(console)
     with folder_lock(args.shards):
-        for entry in console.progress(entries, unit="recording"):
+        return import_all(read_list(args.list), args, report)
+
+
+def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -> int:
+    """Look at the recordings, settle what holds for all, and make their shards."""
+    counts, windows = {"done": 0, "kept": 0}, 0
+    if found := look_at_all(entries, args, report):
+        settled = settle(found, args, report.console)
+        check_strengths(found, settled, args, report)
+        for line in in_words(found, settled, args):
+            report.console.say(line)
+        for entry in report.console.progress(list(found), unit="recording", desc="filtering"):
             try:
-                state, made = make_shard(entry, classes, args)
+                state, made, wrong = make_shard(entry, found[entry], settled, args)
             except (DataError, OSError) as error:
-                state, made = "failed", 0
-                console.error(cli.in_words(error))
+                report.failed(entry, error)
+                continue
             counts[state] += 1
             windows += made
+            if wrong:
+                report.console.warn(f"{entry.facts.name}: {wrong}")
+    report.close()
     told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"
-    failed = f"; {cli.counted(counts['failed'], 'recording')} failed, see above" if counts["failed"] else ""
-    console.finish(
-        f"{told}{failed}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows
+    failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
+    report.console.finish(
+        f"{told}{failed}; next: python create_dataset_files.py --shards {args.shards}",
+        **counts,
+        failed=report.count,
+        windows=windows,
     )
-    return 1 if counts["failed"] else 0
+    return 1 if report.count else 0
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -43,11 +44,13 @@ from semg.common.files import checksum, expect_file, folder_lock, remove_leftove
 from semg.common.process_pool import WorkersError, submitted
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps, putemg
-from semg.data.filters import FilterSpec
+from semg.data.faults import find_faults
+from semg.data.filters import HIGH, LOW, FilterSpec
 from semg.data.preprocessing import filtered, montage, rings
-from semg.data.putemg_recording import Recording, find_faults
+from semg.data.putemg_recording import Recording
 from semg.data.records import from_name
 from semg.data.shards import difference, open_shard, read_meta, write_shard
+from semg.data.spectrum import Spectrum
 from semg.data.tables import is_simulated
 from semg.data.windows import paper_windows, whole_windows, without_gaps
 
@@ -108,6 +111,7 @@ class Outcome:
     state: str
     message: str = ""
     windows: int = 0
+    mains: float | None = None  # Hz of the hum in it
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -127,8 +131,8 @@ def arguments() -> argparse.ArgumentParser:
         default="monopolar",
         help="bipolar: differences along the arm between neighbouring rings; car: minus the channels' mean",
     )
-    signal.add_argument("--low", type=cli.number(0, above=True), default=20.0, help="band-pass from, Hz")
-    signal.add_argument("--high", type=cli.number(0, above=True), default=700.0, help="band-pass to, Hz")
+    signal.add_argument("--low", type=cli.number(0, above=True), default=LOW, help="band-pass from, Hz")
+    signal.add_argument("--high", type=cli.number(0, above=True), default=HIGH, help="band-pass to, Hz")
     signal.add_argument("--order", type=cli.whole(1, 12), default=4, help="Butterworth order of the band-pass")
     notch = signal.add_mutually_exclusive_group()
     notch.add_argument(
@@ -242,6 +246,7 @@ def _process(job: Job, name: str) -> Outcome:
         found = f"found none ({lost})" if lost else "found none"
         raise DataError(f"{job.source}: expected segments of a gesture of at least a window, {found}")
     faults = find_faults(counts, how.channels)
+    mains = Spectrum.of(counts, putemg.RATE).mains()
     channels, reference = montage(how.channels, how.montage)
     meta = {
         "record": record.name,
@@ -255,6 +260,7 @@ def _process(job: Job, name: str) -> Outcome:
         "rest_classes": [one for one in classes if one in putemg.REST_CLASSES],
         "arguments": how.as_json(),
         "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
+        "mains": mains,
         "source": source,
         "simulated": is_simulated(job.source),
         "versions": versions("numpy", "scipy", "h5py"),
@@ -262,7 +268,7 @@ def _process(job: Job, name: str) -> Outcome:
     }
     write_shard(job.shard, meta, filtered(counts, reference, how.filter, putemg.RATE), windows)
     wrong = ", ".join(filter(None, [str(faults), gaps.in_words(missing, putemg.RATE)]))
-    return Outcome(name, "done", f"{name}: {wrong}" if wrong else "", len(windows))
+    return Outcome(name, "done", f"{name}: {wrong}" if wrong else "", len(windows), mains)
 
 
 def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
@@ -274,7 +280,7 @@ def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
             raise DataError(f"{job.shard}: expected {difference(asked, meta, key)}; --overwrite redoes it")
     shard = open_shard(job.shard, verify=True)
     remove_leftovers(job.shard)
-    return Outcome(name, "kept", windows=len(shard.windows))
+    return Outcome(name, "kept", windows=len(shard.windows), mains=meta.get("mains"))
 
 
 def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
@@ -335,14 +341,19 @@ def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, con
     )
     jobs = [Job(path, args.shards / path.stem, how, args.overwrite) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
-    windows = 0
+    windows, hum = 0, Counter[float]()
     for outcome in console.progress(outcomes(jobs, args.workers, console), total=len(jobs), unit="recording"):
         counts[outcome.state] += 1
         windows += outcome.windows
+        hum.update([outcome.mains] if outcome.mains else [])
         if outcome.state == "failed":
             console.error(outcome.message)
         elif outcome.message:
             console.warn(outcome.message)
+    if hum:
+        heard = ", ".join(f"{mains:g} Hz in {cli.counted(n, 'recording')}" for mains, n in sorted(hum.items()))
+        left = [mains for mains in hum if all(abs(mains - notch) > 1 for notch in how.notch)]
+        console.say(f"mains hum: {heard}" + (f", {left[0]:g} Hz is left in (--notch)" if left else "; taken out"))
     told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"
     if counts["failed"]:
         console.finish(

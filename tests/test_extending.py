@@ -94,19 +94,19 @@ def test_a_table_becomes_a_shard_and_is_kept(here, study):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda t: t.replace(",what\n", ",that\n"), "expected recordings with a column 'what'"),
+        (
+            lambda t: t.replace(",what\n", ",that\n"),
+            "expected a column 'what', found t, left, right, that; --labels names",
+        ),
         (lambda t: t.replace("0.005,", "0.005,x", 1), "a.csv:3: expected a number in column 2"),
         (lambda t: "\n".join(t.splitlines()[:30]), "at least a window"),
-        (lambda t: t.replace(",rest", ""), "a cell for 'what' in every row|expected recordings with a column"),
+        (lambda t: t.replace(",rest", ""), ":2: expected 4 cells as in the other rows, found 3|:1: expected"),
     ],
 )
 def test_wrong_recordings_are_named(here, study, change, told):
     whole = (study / "a.csv").read_text()
     (study / "a.csv").write_text(change(whole))
-    try:
-        code, _, errors = here()
-    except DataError as error:
-        code, errors = 1, str(error)
+    code, _, errors = here()
     assert code == 1
     assert re.search(told, errors), errors
     assert not list((study / "shards").glob("[!.]*"))
@@ -127,7 +127,7 @@ def test_wrong_lists_and_flags_are_named(here, study):
         with pytest.raises(DataError, match=told):
             here()
     (study / "list.csv").write_text("")
-    with pytest.raises(DataError, match="header file,subject,date,task"):
+    with pytest.raises(DataError, match="header file,subject,session,date,task"):
         here()
     with pytest.raises(UsageError, match="below the Nyquist frequency, 100 Hz"):
         here("--high", 120)

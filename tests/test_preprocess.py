@@ -199,6 +199,20 @@ def test_missing_samples_are_reported_and_no_window_spans_them(run_script, tmp_p
         assert lengths.max() < (shard.window + 10) / 5120
 
 
+def test_mains_hum_is_said_and_recorded_and_the_default_notches_take_it_out(run_script, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    made = recordings.frame(3, samples=10 * recordings.RATE)
+    hum = np.round(150 * np.sin(2 * np.pi * 60 * made.index.to_numpy()))
+    made[[f"EMG_{n}" for n in range(1, 25)]] += hum[:, None]
+    recordings.write(raw, made, recordings.record_name(3))
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
+    assert "mains hum: 60 Hz in 1 recording; taken out" in done.stdout
+    assert open_shard(tmp_path / "s" / recordings.record_name(3)).meta["mains"] == 60
+    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "t", "--notch", 50)
+    assert "60 Hz is left in (--notch)" in done.stdout
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_among_the_recordings_is_named_and_waited_for_by_nobody(run_script, tmp_path):
     raw = tmp_path / "raw"

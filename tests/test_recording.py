@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from semg.common.errors import DataError
 from semg.data.gaps import Gap
-from semg.data.putemg_recording import Recording, check_layout, find_faults
+from semg.data.putemg_recording import Recording, check_layout
 
 ALL = tuple(range(1, 25))
 SOME = (9, 1, 24)
@@ -508,27 +508,3 @@ def test_a_malicious_pickle_is_never_executed(tmp_path: Path, protocol: int) -> 
     assert not trace.exists()
     pickle.loads(attack)  # noqa: S301  the attack works where somebody unpickles it
     assert trace.exists()
-
-
-def test_channels_that_look_wrong_are_reported() -> None:
-    counts = np.random.default_rng(0).integers(-500, 500, (5000, 5)).astype(np.int16)
-    assert str(find_faults(counts, (1, 2, 3, 4, 5))) == ""
-    counts[:, 1] = 7
-    counts[:60, 2] = 2047
-    counts[:, 4] = counts[:, 0]
-    found = find_faults(counts, (9, 10, 11, 12, 13))
-    assert (found.dead, found.saturated, found.duplicate) == ([10], [11], [(9, 13)])
-    assert str(found) == "dead channels 10, saturated channels 11, equal channels 9=13"
-
-
-def test_a_few_samples_at_the_end_of_the_range_are_no_saturation() -> None:
-    counts = np.random.default_rng(0).integers(-500, 500, (5000, 2)).astype(np.int16)
-    counts[:49, 0], counts[:51, 1] = -2048, -2048
-    assert find_faults(counts, (1, 2)).saturated == [2]
-
-
-def test_channels_equal_in_part_only_are_no_duplicates() -> None:
-    counts = np.random.default_rng(0).integers(-500, 500, (5000, 2)).astype(np.int16)
-    counts[:, 1] = counts[:, 0]
-    counts[4999, 1] += 1
-    assert find_faults(counts, (1, 2)).duplicate == []

@@ -16,7 +16,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from semg.common.errors import DataError
 from semg.common.files import checksum
 from semg.data import putemg, simulation
-from semg.data.putemg_recording import Recording, find_faults
+from semg.data.faults import find_faults
+from semg.data.putemg_recording import Recording
 from semg.data.windows import segments, whole_windows
 from simulate_putemg import Job, make
 

@@ -10,6 +10,8 @@ from scipy import fft
 
 from semg.common.errors import SettingError
 
+LOW, HIGH = 20.0, 700.0  # Hz; surface EMG has little outside
+NYQUIST_SHARE = 0.9  # of half the rate: where the band ends at the latest, as nothing above it was recorded
 NOTCH_QUALITY = 30.0  # centre frequency over -3 dB width: 1.7 Hz wide at 50 Hz
 CACHED = 1 << 14  # frequencies whose responses are computed at once: intermediate results stay in the caches
 PAD_SECONDS = 2.0  # odd extension at both ends: the narrowest notch (1 Hz) has died down by e^-6 after it
@@ -23,8 +25,8 @@ class FilterSpec:
     instead of the causal -3 dB, as in the putEMG authors' code.
     """
 
-    low: float = 20.0
-    high: float = 700.0
+    low: float = LOW
+    high: float = HIGH
     order: int = 4
     notch: tuple[float, ...] = ()
     causal: bool = False
@@ -46,6 +48,12 @@ class FilterSpec:
         band = signal.butter(self.order, (self.low, self.high), "bandpass", fs=rate, output="sos")
         notches = [signal.tf2sos(*signal.iirnotch(f, NOTCH_QUALITY, fs=rate)) for f in self.notch]
         return np.concatenate([band, *notches])
+
+
+def default_band(rate: float) -> tuple[float, float]:
+    """The band to keep at `rate` Hz: 20 to 700 Hz, or what the rate allows of it."""
+    high = min(HIGH, NYQUIST_SHARE * rate / 2)
+    return (LOW if high > LOW else high / 10), high
 
 
 class ZeroPhaseFilter:

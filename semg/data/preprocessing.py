@@ -1,5 +1,6 @@
 """From samples as recorded to the signal that shards hold: re-referenced, in microvolts, filtered, float16."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from semg.common.errors import SettingError
 from semg.data import putemg
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
 
+USUAL_RMS = 100.0  # of a recording in a unit of its own, in that unit times `common_scale`
 CAUSAL_BLOCK = 1 << 16  # samples filtered at once
 MONTAGES = ("monopolar", "bipolar", "car")
 
@@ -87,3 +89,23 @@ def _mixed(samples: np.ndarray, weights: np.ndarray) -> np.ndarray:
     for start in range(0, len(samples), CAUSAL_BLOCK):
         mixed[start : start + CAUSAL_BLOCK] = samples[start : start + CAUSAL_BLOCK].astype(np.float32) @ weights
     return mixed
+
+
+def common_scale(rms: float) -> float:
+    """The power of ten that brings a root mean square nearest to 100, as of surface EMG in microvolts.
+
+    So float16 holds signals of any unit equally well, and what is the same signal in volts and in microvolts becomes
+    the same numbers.
+    """
+    return 10.0 ** round(math.log10(USUAL_RMS / rms)) if rms > 0 else 1.0
+
+
+def exact_in_float32(samples: np.ndarray) -> np.ndarray:
+    """(T, channels) float64 -> float32; channels that lie so far from 0 that it would round their signal are counted
+    from their first sample on. What a channel is constantly shifted by is filtered out anyway."""
+    if len(samples) == 0:
+        return samples.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = np.ptp(samples, axis=0)
+        coarse = np.abs(samples).max(axis=0) * np.finfo(np.float32).eps > 1e-4 * span
+        return (samples - np.where(coarse & (span > 0), samples[0], 0.0)).astype(np.float32)

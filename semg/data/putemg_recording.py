@@ -10,7 +10,6 @@ import errno
 import os
 import pickletools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -397,41 +396,3 @@ def _first_wrong_count(values: np.ndarray, columns: list[str], start: int, limit
 def _listed(names: "list[str] | dict[int, str]") -> str:
     texts = [str(name) for name in names]
     return ", ".join(texts[:8]) + (f" and {len(texts) - 8} more" if len(texts) > 8 else "")
-
-
-@dataclass(frozen=True)
-class ChannelFaults:
-    """Channels (numbers 1-24) that look wrong in a recording. They are reported, not repaired."""
-
-    dead: list[int] = field(default_factory=list)
-    saturated: list[int] = field(default_factory=list)
-    duplicate: list[tuple[int, int]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [f"dead channels {_listed([str(n) for n in self.dead])}"] if self.dead else []
-        if self.saturated:
-            parts.append(f"saturated channels {_listed([str(n) for n in self.saturated])}")
-        if self.duplicate:
-            parts.append("equal channels " + _listed([f"{a}={b}" for a, b in self.duplicate]))
-        return ", ".join(parts)
-
-
-def find_faults(counts: np.ndarray, channels: tuple[int, ...]) -> ChannelFaults:
-    """Dead (never changes), saturated (over 1 % of samples at the converter's ends) and equal channels.
-
-    counts: (n_samples, len(channels)) ADC counts; channels: their numbers.
-    """
-    low, high = counts.min(axis=0), counts.max(axis=0)
-    ends = 2 ** (ADC_BITS - 1)
-    at_end = np.where((low <= -ends) | (high >= ends - 1))[0]
-    saturated = [channels[i] for i in at_end if np.mean((counts[:, i] <= -ends) | (counts[:, i] >= ends - 1)) > 0.01]
-    dead = [channels[i] for i in np.flatnonzero(low == high)]
-    duplicate = []
-    probe = counts[:: max(1, len(counts) // 4096)]
-    for i in range(len(channels)):
-        for j in range(i + 1, len(channels)):
-            if channels[i] in dead or not np.array_equal(probe[:, i], probe[:, j]):
-                continue
-            if np.array_equal(counts[:, i], counts[:, j]):
-                duplicate.append((channels[i], channels[j]))
-    return ChannelFaults(dead, saturated, duplicate)

@@ -422,6 +422,7 @@ _FACTS = {  # that whoever makes a shard has to say
     "order": Field("a whole number", lambda value: whole(value, 0)),
     **dict.fromkeys(("task", "unit"), TEXT),
     "rate": POSITIVE,
+    "mains": Field("a frequency", lambda value: number(value, above=0), needed=False),
     **dict.fromkeys(("channels", "classes"), TEXTS),
     "rings": Field("lists of the channels' places, counted from 0, each place once", _are_rings),
     "rest_classes": Field("a list of classes", lambda names: isinstance(names, list) and all(map(text, names))),

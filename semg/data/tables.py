@@ -19,6 +19,7 @@ from semg.data import gaps, putemg
 from semg.data.columns import Roles, told_apart, unit_of_time, unwrapped
 from semg.data.delimited_text import DelimitedText, is_number, number
 from semg.data.gaps import Gap
+from semg.data.preprocessing import exact_in_float32
 from semg.data.putemg_recording import Recording
 
 TABLES = (".csv", ".txt", ".tsv", ".npy")  # endings, in small or capital letters
@@ -238,21 +239,8 @@ def read_table(
             f"{path}: expected the model's {n_channels} channels, found {found}", hint="{channels} names the columns"
         )
     with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
-        samples = _exact(table.samples(roles.channels)).astype(np.float32)
+        samples = exact_in_float32(table.samples(roles.channels))
     return Source(path.stem, samples, rate, UNITS[unit])
-
-
-def _exact(values: np.ndarray) -> np.ndarray:
-    """Channels that lie so far from 0 that float32 would round their signal, counted from their first sample on.
-
-    What a channel is constantly shifted by is filtered out anyway.
-    """
-    if len(values) == 0:
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        span = np.ptp(values, axis=0)
-        coarse = np.abs(values).max(axis=0) * np.finfo(np.float32).eps > 1e-4 * span
-    return values - np.where(coarse & (span > 0), values[0], 0.0)
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:

@@ -1,0 +1,81 @@
+"""Channels of a recording that look wrong. They are reported, not repaired."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from semg.data.putemg import ADC_BITS
+
+ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # what putEMG's converter can say at most
+SATURATED_SHARE = 0.01  # of the samples at a converter's ends
+_FEW_VALUES = 64  # below so many distinct values a channel is often at its ends without being cut off there
+
+
+@dataclass(frozen=True)
+class ChannelFaults:
+    """Numbers of channels, counted from 1: dead ones never change, saturated ones stay at the converter's ends."""
+
+    dead: list[int] = field(default_factory=list)
+    saturated: list[int] = field(default_factory=list)
+    duplicate: list[tuple[int, int]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"dead channels {_listed(self.dead)}"] if self.dead else []
+        if self.saturated:
+            parts.append(f"saturated channels {_listed(self.saturated)}")
+        if self.duplicate:
+            parts.append("equal channels " + _listed([f"{a}={b}" for a, b in self.duplicate]))
+        return ", ".join(parts)
+
+
+def find_faults(
+    samples: np.ndarray, channels: Sequence[int], ends: tuple[float, float] | None = ADC_ENDS
+) -> ChannelFaults:
+    """Dead, saturated (over 1 % of the samples at the converter's ends) and equal channels.
+
+    samples: (n_samples, len(channels)); channels: their numbers; ends: what the converter can say at most, None where
+    that is not known: then a channel is saturated if it is at its own ends more often than near them.
+    """
+    dead = [number for place, number in enumerate(channels) if samples[:, place].min() == samples[:, place].max()]
+    saturated = [
+        number
+        for place, number in enumerate(channels)
+        if (_is_cut(samples[:, place]) if ends is None else _is_at(samples[:, place], ends))
+    ]
+    duplicate = []
+    probe = samples[:: max(1, len(samples) // 4096)]
+    for i in range(len(channels)):
+        for j in range(i + 1, len(channels)):
+            if channels[i] in dead or not np.array_equal(probe[:, i], probe[:, j]):
+                continue
+            if np.array_equal(samples[:, i], samples[:, j]):
+                duplicate.append((channels[i], channels[j]))
+    return ChannelFaults(dead, saturated, duplicate)
+
+
+def _is_at(channel: np.ndarray, ends: tuple[float, float]) -> bool:
+    low, high = ends
+    if channel.min() > low and channel.max() < high:
+        return False
+    return bool(np.mean((channel <= low) | (channel >= high)) > SATURATED_SHARE)
+
+
+def _is_cut(channel: np.ndarray) -> bool:
+    """Whether values pile up at the channel's own ends."""
+    low, high = channel.min(), channel.max()
+    if low == high:
+        return False
+    near = 0.1 * (high - low)
+    for at_end, beside in (
+        (channel == high, (channel < high) & (channel >= high - near)),
+        (channel == low, (channel > low) & (channel <= low + near)),
+    ):
+        if at_end.mean() > SATURATED_SHARE and np.count_nonzero(at_end) > np.count_nonzero(beside):
+            return len(np.unique(channel)) >= _FEW_VALUES
+    return False
+
+
+def _listed(names: Sequence[object]) -> str:
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:8]) + (f" and {len(texts) - 8} more" if len(texts) > 8 else "")

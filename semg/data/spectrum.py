@@ -1,0 +1,69 @@
+"""The spectrum of a recording as it was made: how strong its channels are, and whether mains hum is in them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+MAINS = (50.0, 60.0)  # Hz
+SEEN = 4.0  # a line of that many times the power around it is no chance where enough spectra are averaged
+_ENOUGH = 8  # averaged spectra, nine seconds: noise reaches 2 then, with 2 of them 3
+_SEGMENT = 2.0  # seconds: lines half a hertz apart are told apart
+_MOST_SEGMENTS = 60  # evenly spaced over the recording: two minutes say enough
+_LINE, _AROUND = 1.0, (3.0, 8.0)  # Hz from a line's frequency: what belongs to it, what it is compared with
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """frequency: (F,) Hz; density: (channels, F) power per hertz, in squares of the samples' unit; count: averaged."""
+
+    frequency: np.ndarray
+    density: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, samples: np.ndarray, rate: float) -> "Spectrum":
+        """Welch's averaged spectrum of (T, channels) samples at `rate` Hz; T may be shorter than a segment."""
+        length = min(round(_SEGMENT * rate), len(samples))
+        if length == 0:
+            return cls(np.empty(0), np.empty((samples.shape[1], 0)), 0)
+        count = min(_MOST_SEGMENTS, len(samples) // length * 2 - 1)
+        window = np.hanning(length + 2)[1:-1].astype(np.float32)
+        total = np.zeros((samples.shape[1], length // 2 + 1))
+        for start in np.linspace(0, len(samples) - length, count).astype(int):
+            segment = samples[start : start + length].T.astype(np.float64)
+            segment -= segment.mean(axis=1, keepdims=True)
+            total += np.abs(fft.rfft((segment * window).astype(np.float32), axis=1)) ** 2
+        scale = 2 / (count * rate * float(np.square(window).sum()))
+        return cls(fft.rfftfreq(length, 1 / rate), total * scale, count)
+
+    def rms(self, low: float, high: float) -> np.ndarray:
+        """(channels,) root mean square of what lies between two frequencies, Hz."""
+        if len(self.frequency) < 2:
+            return np.zeros(len(self.density))
+        inside = (self.frequency >= low) & (self.frequency <= high)
+        return np.sqrt(self.density[:, inside].sum(axis=1) * self.frequency[1])
+
+    def line(self, frequency: float) -> float:
+        """How many times stronger the spectrum is at a frequency than beside it: the channels' median, 1 for noise.
+
+        0 where the recording is too short to tell, or the frequency lies too near to half its rate.
+        """
+        away = np.abs(self.frequency - frequency)
+        near, around = away <= _LINE, (away >= _AROUND[0]) & (away <= _AROUND[1])
+        if self.count < _ENOUGH or self.frequency[-1] < frequency + _AROUND[1]:
+            return 0.0
+        alive = self.density[self.density.any(axis=1)]
+        if not len(alive):
+            return 0.0
+        return float(np.median(alive[:, near].max(axis=1) / np.maximum(np.median(alive[:, around], axis=1), 1e-30)))
+
+    def mains(self) -> float | None:
+        """50 or 60 Hz if hum of that frequency is seen, else None."""
+        strongest = max(MAINS, key=self.line)
+        return strongest if self.line(strongest) >= SEEN else None
+
+    def harmonics(self, mains: float, high: float) -> list[float]:
+        """The mains' frequency and those of its multiples below `high` Hz at which a line is seen."""
+        multiples = [mains * n for n in range(1, int(high / mains) + 1)]
+        return [one for one in multiples if one < high and self.line(one) >= SEEN]

@@ -1,0 +1,336 @@
+"""import_csv.py on tables as they come: what it takes, what it says, and that a unit changes nothing but the unit."""
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import import_csv
+from semg.common.errors import DataError, UsageError
+from semg.data.normalization import ChannelNormalization, transform_of
+from semg.data.shards import Shard, open_shard, open_shards
+
+GESTURES = ["idle", "fist", "open", "pinch"]
+RATE = 200
+
+
+def table(subject: int, rate: float = RATE, channels: int = 8, seconds: float = 3.0) -> pd.DataFrame:
+    """Four gestures twice, each on channels of its own, in microvolts."""
+    random, pattern = np.random.default_rng(subject), np.random.default_rng(7).uniform(0.3, 3, (4, channels))
+    n = int(seconds * rate)
+    signal = np.concatenate([random.normal(size=(n, channels)) * pattern[k] * 20 for _ in range(2) for k in range(4)])
+    made = pd.DataFrame(signal, columns=[f"ch{i + 1}" for i in range(channels)])
+    return made.assign(label=np.repeat(GESTURES * 2, n))
+
+
+class Study:
+    """A folder of recordings with its list, and import_csv.py run on it in this process."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
+        self.list = folder / "recordings.csv"
+
+    def write(self, change=lambda made: made, people: int = 2, name: str = "p{}.csv", **settings) -> "Study":
+        names = [name.format(subject) for subject in range(1, people + 1)]
+        for subject, file in enumerate(names, 1):
+            change(table(subject)).to_csv(self.folder / file, **{"index": False, **settings})
+        rows = "".join(f"{file},{subject}\n" for subject, file in enumerate(names, 1))
+        self.list.write_text(f"file,subject\n{rows}")
+        return self
+
+    def run(self, *words, rate: float = RATE, shards: str = "shards") -> tuple[int, str, str]:
+        flags = ["import_csv.py", self.list, "--rate", rate, "--shards", self.folder / shards, *words]
+        self._monkeypatch.setattr(sys, "argv", list(map(str, flags)))
+        return import_csv.main(), *self._capsys.readouterr()
+
+    def shards(self, name: str = "shards") -> list[Shard]:
+        folder = self.folder / name
+        return open_shards(folder, sorted(path.name for path in folder.iterdir() if path.is_dir()))
+
+
+@pytest.fixture
+def study(tmp_path, capsys, monkeypatch) -> Study:
+    return Study(tmp_path, capsys, monkeypatch)
+
+
+# --- tables as they come -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("P{}.CSV", {}),
+        ("p{}.txt", {"sep": "\t"}),
+        ("p{}.tsv", {"sep": "\t", "decimal": ","}),
+        ("p{}.csv", {"sep": ";", "decimal": ","}),
+        ("p{}.csv", {"quoting": csv.QUOTE_ALL}),
+        ("p{}.csv", {"encoding": "utf-16"}),
+        ("p{}.csv", {"encoding": "utf-8-sig", "lineterminator": "\r\n"}),
+        ("p{}.csv", {"index": True}),
+    ],
+)
+def test_the_same_table_in_another_form_becomes_the_same_shard(study, name, settings):
+    assert study.write().run(shards="plain")[0] == 0
+    assert study.write(name=name, **settings).run(shards="other")[0] == 0
+    for one, other in zip(study.shards("plain"), study.shards("other"), strict=True):
+        np.testing.assert_array_equal(one.signal, other.signal)
+        np.testing.assert_array_equal(one.windows, other.windows)
+        assert (one.channels, one.classes) == (other.channels, other.classes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(",", ", "),
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: text + ",,\n,,\n",
+        lambda text: text.replace("file,subject", "File , SUBJECT"),
+        lambda text: "\ufeff" + text.replace("\n", "\r\n"),
+        lambda text: "# made by hand\n" + text,
+        lambda text: text.replace("p1.csv", '"p1.csv"'),
+    ],
+)
+def test_lists_as_they_come(study, change):
+    study.write()
+    study.list.write_text(change(study.list.read_text()), encoding="utf-8", newline="")
+    assert "2 shards written" in study.run()[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("name,subject\np1.csv,1\n", "expected columns file, subject in a list of recordings, found name, subject"),
+        ("file,subject\n", "expected a row a recording below the header, found no row"),
+        ("file,subject\np1.csv,1\n,2\n", "recordings.csv:3: expected a file, found none"),
+        ("file,subject\np1.csv,1,9\n", ":1: expected 3 names"),
+        (None, "recordings.csv: expected a list of recordings, found no such file"),
+    ],
+)
+def test_wrong_lists_are_named_with_the_line(study, content, told):
+    study.write()
+    study.list.unlink()
+    if content is not None:
+        study.list.write_text(content)
+    with pytest.raises(DataError, match=told):
+        study.run()
+
+
+def test_the_true_reason_is_told_once_for_many_recordings_of_a_kind(study):
+    code, _, errors = study.write(lambda t: t.rename(columns={"label": "gesture"}), people=6).run()
+    assert code == 1
+    lines = errors.splitlines()
+    assert len(lines) == 4
+    assert "p1.csv: expected a column 'label', found ch1" in lines[0]
+    assert "--labels names another" in lines[0]
+    assert "3 more recordings: expected a column 'label'" in lines[3]
+
+
+def test_a_wrong_unit_is_one_error_and_no_shard(study):
+    study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e4)), people=4)
+    with pytest.raises(UsageError, match=r"unit: expected a unit in which surface EMG has an RMS of 0.1 to 10000 uV"):
+        study.run("--unit", "V")
+    assert not (study.folder / "shards").exists()
+    assert study.run()[0] == 0, "without --unit any scale will do"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_no_recording_and_others_are_done(study):
+    study.write()
+    (study.folder / "p2.csv").unlink()
+    os.mkfifo(study.folder / "p2.csv")
+    code, out, errors = study.run()
+    assert code == 1
+    assert "p2.csv: expected a table of samples, found a pipe" in errors
+    assert "1 shards written" in out
+
+
+# --- columns and labels ------------------------------------------------------------------------------------
+
+
+def test_which_columns_are_channels_is_said_and_a_time_is_none_of_them(study):
+    def change(made: pd.DataFrame) -> pd.DataFrame:
+        made.insert(0, "time", np.arange(len(made)) / RATE)
+        return made.assign(note="", acc_x=1.5, trial=3)
+
+    out = study.write(change).run()[1]
+    assert "channels ch1, ch2, ch3, ch4, ch5, ch6, ch7, ch8; no channels: time (a time), note (text)" in out
+    assert "missing samples are judged by time" in out
+    assert study.shards()[0].channels == tuple(f"ch{n}" for n in range(1, 9))
+    code, _, errors = study.run("--channels", "1-8", "--overwrite")
+    assert code == 1
+    assert "expected a channel in column 1, found 'time', which holds a time; the channels are --channels 2-9" in errors
+
+
+def test_what_is_ambiguous_is_asked_for_by_the_flags_name(study):
+    study.write(lambda made: made.assign(reference=made["ch1"]))
+    code, _, errors = study.run()
+    assert code == 1
+    assert "found 'reference' in column 10; say which columns are channels, such as --channels 1-8" in errors
+    assert study.run("--channels", "1-8")[0] == 0
+
+
+def test_recordings_of_other_channels_are_named(study):
+    study.write(people=3)
+    table(2).drop(columns="ch3").to_csv(study.folder / "p2.csv", index=False)
+    code, out, errors = study.run()
+    assert code == 1
+    assert "p2.csv: expected the channels ch1, ch2, ch3" in errors
+    assert "2 shards written" in out
+
+
+def test_numbers_as_labels_are_one_class_however_they_are_written(study):
+    study.write()
+    codes = {"idle": 0, "fist": 2, "open": 10, "pinch": 1}
+    for subject, kind in ((1, int), (2, float)):
+        made = table(subject)
+        made.assign(label=made["label"].map(codes).astype(kind)).to_csv(study.folder / f"p{subject}.csv", index=False)
+    assert "4 gestures: 0, 1, 2, 10" in study.run()[1]
+    assert study.shards()[0].classes == ("0", "1", "2", "10")
+    assert "2 gestures: 10, 0" in study.run("--classes", "10.0", "0", "--overwrite")[1]
+
+
+def test_classes_that_no_recording_has_are_warned_of(study):
+    _, out, errors = study.write().run("--classes", "idle", "fits", "Fist")
+    assert "no recording has the gesture fits, Fist (--classes); they have fist, idle, open, pinch" in errors
+    assert "3 gestures" in out
+    with pytest.raises(DataError, match="expected one of the gestures nap, found fist"):
+        study.run("--classes", "nap", "--overwrite")
+
+
+def test_gestures_that_differ_in_capitals_are_warned_of(study):
+    errors = study.write(lambda t: t.replace({"label": {"open": "Fist"}})).run()[2]
+    assert "differ in capitals alone are classes of their own: Fist, fist" in errors
+
+
+# --- units -------------------------------------------------------------------------------------------------
+
+SCALES = {"uV": 1.0, "mV": 1e-3, "V": 1e-6, "counts": 1e6, "adc": 1 / 0.02235, "nV": 1e3}
+
+
+def test_the_same_signal_in_any_unit_is_the_same_within_float16s_rounding(study):
+    signals, transformed = {}, {}
+    for name, scale in SCALES.items():
+        study.write(lambda t, scale=scale: t.assign(**(t.filter(like="ch") * scale)))
+        assert study.run(shards=name)[0] == 0
+        shards = study.shards(name)
+        assert {shard.meta["unit"] for shard in shards} == {"arbitrary"}
+        signals[name] = np.asarray(shards[0].signal, np.float64) / shards[0].arguments["scale"] / scale
+        transform = transform_of(shards, ChannelNormalization("session"))[0]
+        transformed[name] = np.asarray(shards[0].signal, np.float32) @ transform
+        assert transformed[name].std(axis=0) == pytest.approx(np.ones(8), abs=2e-3)
+    for name in SCALES:
+        np.testing.assert_allclose(signals[name], signals["uV"], rtol=2e-3, atol=2e-4 * signals["uV"].std())
+        np.testing.assert_allclose(transformed[name], transformed["uV"], rtol=2e-3, atol=1e-3)
+    for name in ("mV", "V", "nV", "counts"):  # powers of ten: the same float16s, but for a last digit here and there
+        assert np.isclose(signals[name], signals["uV"], rtol=1e-6, atol=0).mean() > 0.9
+
+
+def test_a_unit_that_is_given_makes_microvolts(study):
+    study.write().run("--unit", "uV", shards="uV")
+    study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e-3))).run("--unit", "mV", shards="mV")
+    one, other = study.shards("uV")[0], study.shards("mV")[0]
+    assert (one.meta["unit"], one.arguments["scale"], other.arguments["scale"]) == ("uV", 1.0, 1000.0)
+    np.testing.assert_allclose(one.signal, other.signal, rtol=2e-3, atol=0.02)
+
+
+def test_a_recording_added_later_is_multiplied_by_the_same(study):
+    study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e-6)), people=2).run()
+    scale = study.shards()[0].arguments["scale"]
+    study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e-6)), people=3)
+    made = table(3)
+    made.assign(**(made.filter(like="ch") * 9e-6)).to_csv(study.folder / "p3.csv", index=False)
+    out = study.run()[1]
+    assert "1 shards written, 2 kept" in out
+    assert {shard.arguments["scale"] for shard in study.shards()} == {scale}
+
+
+def test_a_recording_in_another_unit_than_the_others_is_named(study):
+    study.write(people=3)
+    made = table(2)
+    made.assign(**(made.filter(like="ch") * 1e-6)).to_csv(study.folder / "p2.csv", index=False)
+    code, out, errors = study.run()
+    assert code == 1
+    assert "p2.csv: expected an RMS near the others'" in errors
+    assert "2 shards written" in out
+
+
+# --- faults, gaps, mains, rates ----------------------------------------------------------------------------
+
+
+def test_dead_and_equal_channels_are_reported(study):
+    _, _, errors = study.write(lambda t: t.assign(ch3=0.0, ch6=t["ch5"])).run()
+    assert "p1: dead channels 3, equal channels 5=6" in errors
+    assert study.shards()[0].meta["faults"] == {"dead": [3], "saturated": [], "duplicate": [[5, 6]], "gaps": []}
+
+
+def test_missing_samples_are_reported_and_no_window_spans_them(study):
+    def change(made: pd.DataFrame) -> pd.DataFrame:
+        made.insert(0, "time", np.arange(len(made)) / RATE)
+        return made.drop(index=made.index[700:800])
+
+    errors = study.write(change).run()[2]
+    assert "p1: lost samples: 0.5 s in 1 gap, at 3.5 s" in errors
+    shard = study.shards()[0]
+    assert shard.meta["faults"]["gaps"] == [[700, 100]]
+    start = shard.windows["start"]
+    assert not ((start < 700) & (start + shard.window > 700)).any()
+
+
+def test_a_rate_that_the_time_contradicts_is_named_with_the_flag(study):
+    study.write(lambda t: t.assign(time=np.arange(len(t)) / 1000))
+    code, _, errors = study.run()
+    assert code == 1
+    assert "expected 200 Hz, found 1000 Hz by the times in column 10 (time); --rate is another" in errors
+
+
+@pytest.mark.parametrize("mains", [50, 60])
+def test_hum_is_said_recorded_and_taken_out(study, mains):
+    def change(made: pd.DataFrame) -> pd.DataFrame:
+        hum = 40 * np.sin(2 * np.pi * mains * np.arange(len(made)) / RATE)
+        return made.assign(**made.filter(like="ch").add(hum, axis=0))
+
+    out = study.write(change).run()[1]
+    assert f"{mains} Hz out; mains hum: {mains} Hz in 2 of 2" in out
+    shard = study.shards()[0]
+    assert (shard.meta["mains"], shard.arguments["notch"]) == (mains, [mains])
+    out = study.run("--notch", 30, "--overwrite")[1]
+    assert "30 Hz out; mains hum" in out
+
+
+def test_without_hum_50_hertz_are_taken_out_as_ever(study):
+    assert "50 Hz out; mains hum: not heard" in study.write().run()[1]
+    assert study.shards()[0].meta["mains"] is None
+
+
+@pytest.mark.parametrize(("rate", "high"), [(200, 90), (1000, 450), (2000, 700)])
+def test_no_flag_but_the_rate_is_needed(study, rate, high):
+    study.write()
+    for subject in (1, 2):
+        table(subject, rate, seconds=1.5).to_csv(study.folder / f"p{subject}.csv", index=False)
+    assert study.run(rate=rate)[0] == 0
+    shard = study.shards()[0]
+    assert (shard.arguments["low"], shard.arguments["high"]) == (20, high)
+    assert shard.window == rate // 4
+
+
+def test_what_is_simulated_is_said(study):
+    study.write().run("--simulated")
+    assert study.shards()[0].simulated
+    study.run("--overwrite")
+    assert not study.shards()[0].simulated
+    (study.folder / "simulated.json").write_text(json.dumps({}))
+    study.run("--overwrite")
+    assert study.shards()[0].simulated
+
+
+def test_the_shard_opens_and_says_how_it_was_made(study):
+    study.write().run()
+    shard = open_shard(study.folder / "shards" / "p1", verify=True)
+    assert shard.arguments["unit"] is None
+    assert np.log10(shard.arguments["scale"]).is_integer()
