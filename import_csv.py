@@ -21,9 +21,9 @@ follows take them as they are. A shard has the name of its file; folders in the 
 P1/day2/fist.csv becomes P1-day2-fist.
 
 Two facts of the device are assumed unless told, and what was assumed is said. --rings names the columns of each ring
-of electrodes in their order around the arm, such as --rings 1-8 9-16, or `none`; by default 4 to 16 channels are one
-ring. Training may turn rings by a place (train.py --augment). --rest names the classes in which no gesture is made,
-which scores tell apart; by default those called idle, rest, relax, neutral or no movement.
+of electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`; by
+default 4 to 16 channels are one ring. Training may turn rings by a place (train.py --augment). --rest names the classes
+in which no gesture is made, which scores tell apart; by default those called idle, rest, relax, neutral or no movement.
 
 Three more are seen in the recordings, and said: what is not given with --unit, --low and --high, or --notch.
   unit    without --unit, samples are multiplied by the power of ten that brings the median recording to an RMS of 32 to

@@ -3,7 +3,7 @@
   python plot.py architecture [CKPT]          how does a window become a gesture? GPT-2 small, or a checkpoint's network
   python plot.py recording RECORDING          what was recorded? channels over time, gestures as bands of colour
   python plot.py spectrum RECORDING.hdf5      what does the filter take out? power before and after
-  python plot.py electrodes RECORDING...      where are the muscles? RMS of the 3 x 8 electrodes for each gesture
+  python plot.py electrodes RECORDING...      where are the muscles? RMS of the rings of electrodes for each gesture
   python plot.py classes SPLIT                how many windows of each gesture are in each subset of a split?
   python plot.py curves RUN                   how did training go? loss and macro-F1 by epoch
   python plot.py calibration RESULTS...       what do a new person's first repetitions gain? scores against their number
@@ -37,6 +37,7 @@ from semg.common.schema import COUNT, Field, check_fields
 from semg.data import putemg
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import filtered
+from semg.data.preprocessing import rings as whole_rings
 from semg.data.putemg_recording import Recording
 from semg.data.shards import Shard, open_shard, open_shards
 from semg.data.splits import SUBSETS, read_split
@@ -83,13 +84,14 @@ class Signal:
                 counts, codes = recording.read(ALL_CHANNELS, labels)
             self.values = counts * np.float32(putemg.MICROVOLTS_PER_COUNT)
             self.rate, self.channels = putemg.RATE, putemg.CHANNEL_COLUMNS
+            self.rings = tuple(tuple(ring) for ring in whole_rings(ALL_CHANNELS, "monopolar"))
             self.classes = tuple(putemg.GESTURES.values())
             self.segments = _labelled(codes, list(putemg.GESTURES))
         else:
             shard = open_shard(path)
             self.simulated = shard.simulated
             self.values, self.rate, self.channels = shard.signal, shard.rate, shard.channels
-            self.classes = shard.classes
+            self.classes, self.rings = shard.classes, shard.rings
             self.segments = _windowed(shard)
 
     def part(self, begin: float, seconds: float | None, channels: tuple[int, ...] | None) -> np.ndarray:
@@ -216,13 +218,21 @@ def draw_electrodes(args: argparse.Namespace) -> str:
         raise UsageError("plot.py electrodes: expected at least one SOURCE, a recording or a shard, found none")
     signals = [Signal(path, args.labels) for path in args.source]
     for path, signal in zip(args.source, signals, strict=True):
-        if signal.channels != putemg.CHANNEL_COLUMNS or signal.classes != signals[0].classes:
-            raise DataError(f"{path}: expected 24 monopolar channels and the same gestures everywhere, found others")
+        if (signal.channels, signal.rings, signal.classes) != (
+            signals[0].channels,
+            signals[0].rings,
+            signals[0].classes,
+        ):
+            raise DataError(f"{path}: expected the same channels, rings and gestures everywhere, found others")
+    rings = signals[0].rings
+    if not rings or len({len(ring) for ring in rings}) > 1:
+        raise DataError(f"{args.source[0]}: expected electrodes in rings of one size, found none (rings in shard.json)")
     if not any(signal.segments for signal in signals):
         raise DataError(f"{args.source[0]}: expected some gesture in the recording, found none")
     told = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
     title = _title(args, f"RMS at each electrode, {told}", any(signal.simulated for signal in signals))
-    signal_figures.electrodes(args.out, gesture_rms(signals), signals[0].classes, putemg.RINGS, title)
+    places = [place for ring in rings for place in ring]
+    signal_figures.electrodes(args.out, gesture_rms(signals)[:, places], signals[0].classes, len(rings), title)
     return told
 
 

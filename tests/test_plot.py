@@ -117,6 +117,23 @@ def test_the_spectrum_shows_what_the_filter_takes_out(draw, data, tmp_path, monk
         draw("spectrum", data.shards / small_shards.name(1), "--out", tmp_path / "s.png")
 
 
+def test_electrodes_are_drawn_in_the_rings_that_shards_name(draw, tmp_path, monkeypatch):
+    from semg.data.shards import open_shard
+
+    calls = seen(monkeypatch, "electrodes")
+    around = [[11, *range(11)], [*range(12, 24)]]
+    record = small_shards.write(tmp_path, 1, rings=around)
+    draw("electrodes", tmp_path / record, "--out", tmp_path / "e.png")
+    _, rms, _, rings, _ = calls[-1]
+    assert rings == 2
+    samples = open_shard(tmp_path / record).signal[small_shards.labels() == 0].astype(np.float64)
+    expected = np.sqrt((samples**2).mean(axis=0))[[*around[0], *around[1]]]
+    np.testing.assert_allclose(rms[0], expected, rtol=0.05)
+    record = small_shards.write(tmp_path, 2, rings=[])
+    with pytest.raises(DataError, match="electrodes in rings of one size"):
+        draw("electrodes", tmp_path / record, "--out", tmp_path / "e.png")
+
+
 def test_electrodes_are_loud_where_their_gesture_is(draw, data, tmp_path, monkeypatch):
     calls = seen(monkeypatch, "electrodes")
     draw("electrodes", *[data.shards / small_shards.name(i) for i in (1, 2)], "--out", tmp_path / "e.png")

@@ -1,5 +1,6 @@
 """Files that are whole or absent: write to a temporary name, then rename; checksums; locks."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 from semg.common.errors import DataError
 
 _BLOCK = 1 << 22  # bytes read at once when hashing
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # as some network drives answer
 # what desktops, network drives and notebooks put into folders; names that begin with a dot are hidden anyway
 _SYSTEM_FILES = ("lost+found", "@eadir", "thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "#recycle")
 
@@ -188,6 +190,13 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 lock.acquire()
         except Timeout:
             raise DataError(f"{folder}: another run is writing there; wait for it or choose another folder") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise DataError(
+                f"{path}: expected a drive with locks, without which two runs could write there at once, found: "
+                f"{error.strerror}; write to a folder on another drive"
+            ) from None
         yield
     finally:
         if lock.is_locked:

@@ -1,7 +1,9 @@
 """Two runs on one folder, and readers while it is rewritten: nobody gets a mix."""
 
+import errno
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -94,3 +96,16 @@ def test_a_writer_stopped_between_its_renames_is_named(tmp_path: Path) -> None:
     assert list_records(tmp_path) == [record]
     with pytest.raises(DataError, match=r"run preprocess\.py again if it was stopped"):
         open_shards(tmp_path, [record])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks in another way")
+def test_a_drive_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS answers where its lock service does not run; that nobody else writes there cannot be known then."""
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DataError, match=r"\.lock: expected a drive with locks, .* No locks"), folder_lock(tmp_path):
+        pass
