@@ -24,6 +24,8 @@ from semg.common.errors import SettingError
 
 CONTROLS = ("attention", "none")  # in place of a backbone
 POOLINGS = ("mean", "last")
+MOST_TOKENS = 8192  # of a window: many minutes of signal; whatever a configuration says, more is no window
+MOST_NUMBERS = 1 << 26  # in a window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,12 @@ class ModelConfig:
             _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _expect(self.samples % self.patch == 0, "patch", "a divisor of the window's {}", self.patch, self.samples)
         _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
+        few = f"at most {MOST_NUMBERS // self.channels} with {self.channels} channels"
+        _expect(self.samples * self.channels <= MOST_NUMBERS, "samples", few, self.samples)
         self._complete_architecture()
+        shortest = math.ceil(self.samples / self.longest)
+        few = f"at least {{}}, so that a window has at most the {self.longest} tokens that the backbone takes"
+        _expect(self.patch >= shortest, "patch", few, self.patch, shortest)
         _expect(0 <= self.dropout < 1, "dropout", "within 0 <= dropout < 1", self.dropout)
         frontends.check(self)
         tuned_blocks(self)
@@ -85,10 +92,6 @@ class ModelConfig:
         given, complete = self.architecture or {}, {}
         if self.family is not None:
             complete = self.family.completed(self.layers, self.width, self.heads, given)
-            longest = self.family.longest(complete)
-            shortest = math.ceil(self.samples / longest)
-            few = f"at least {{}}, so that a window has at most the {longest} tokens that the backbone takes"
-            _expect(self.patch >= shortest, "patch", few, self.patch, shortest)
         else:
             _expect(not given, "architecture", f"none for {self.backbone}", given)
         object.__setattr__(self, "architecture", complete)
@@ -97,6 +100,11 @@ class ModelConfig:
     def family(self) -> backbones.Family | None:
         """The backbone's family; None for a control."""
         return backbones.FAMILIES.get(self.backbone)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that the backbone takes."""
+        return min(MOST_TOKENS, self.family.longest(self.architecture or {})) if self.family else MOST_TOKENS
 
     @property
     def tokens(self) -> int:
@@ -183,11 +191,12 @@ class AttentionLayer(nn.Module):
 class GPT2Classifier(nn.Module):
     """The whole network. `GPT2Classifier(config)` has random weights; `load_backbone` puts pretrained ones in."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, frontend: frontends.FrontEnd | None = None) -> None:
+        """frontend: of this configuration, where it is there already."""
         super().__init__()
         self.config = config
         width = config.width
-        self.frontend = frontends.FrontEnd(config)
+        self.frontend = frontend or frontends.FrontEnd(config)
         features = self.frontend.n_features
         self.token_mean: Tensor
         self.token_std: Tensor
@@ -293,6 +302,17 @@ class GPT2Classifier(nn.Module):
             "positions_trainable": positions,
             "positions_reached": min(positions, self.config.tokens),
         }
+
+
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's weights; takes no memory for them. SettingError for what cannot be built."""
+    frontend = frontends.FrontEnd(config)
+    try:
+        with torch.device("meta"):
+            network = GPT2Classifier(config, frontend)
+    except RuntimeError as error:  # a size that overflows
+        raise SettingError("width", "a network that can be built", " ".join(str(error).split())) from None
+    return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
 
 
 def _backbone(config: ModelConfig) -> nn.Module | None:

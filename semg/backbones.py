@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,7 +26,7 @@ from transformers.activations import ACT2FN
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from semg.common.errors import DataError, SettingError
-from semg.common.files import read_json
+from semg.common.files import expect_file, read_json
 
 HUB_NAMES = {  # short names, and the commit on the Hub that was looked at
     "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
@@ -134,6 +133,8 @@ class Family:
         plain = json.loads(json.dumps({name: getattr(config, name) for name in self.carried}))
         if wrong := [path for path, value in _numbers(plain) if not math.isfinite(value)]:
             raise SettingError(wrong[0], "a finite number", "NaN or infinity")
+        if self.longest(plain) < 1:
+            raise SettingError(self.field("max_position_embeddings"), "at least 1", self.longest(plain))
         return plain
 
     def longest(self, architecture: Mapping[str, Any]) -> int:
@@ -145,11 +146,18 @@ class Family:
     def build(
         self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float
     ) -> PreTrainedModel:
-        """The blocks with random weights, drawn as transformers draws them, and no embedding of words."""
+        """The blocks with random weights, drawn as transformers draws them, and no embedding of words.
+
+        Raises SettingError for what cannot be built, or takes more memory than there is.
+        """
         config = self.made(layers, width, heads, architecture, dropout)
         activation = getattr(config, self.activation)
         setattr(config, self.activation, FUSED.get(activation, activation))
-        model = getattr(transformers, self.model)._from_config(config, attn_implementation="sdpa")
+        try:
+            with _no_chatter():
+                model = getattr(transformers, self.model)._from_config(config, attn_implementation="sdpa")
+        except Exception as error:  # sizes that overflow or find no memory, rotations whose settings don't fit
+            raise SettingError("backbone", "a decoder that can be built", _short(error)) from None
         parent, _, name = self.words.rpartition(".")
         setattr(model.get_submodule(parent), name, None)  # words are never looked up: their matrix is not kept
         return model
@@ -340,13 +348,8 @@ class Pretrained:
 
     def _expected(self, layers: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the weights needed; takes no memory for them."""
-        try:
-            with torch.device("meta"), _no_chatter():
-                model = self.family.build(layers, self.width, self.heads, self.architecture, 0.0)
-        except ValueError:
-            raise
-        except Exception as error:  # sizes that overflow, settings of rotations that don't fit each other
-            raise ValueError(f"expected a decoder that can be built, found {_short(error)}") from None
+        with torch.device("meta"):
+            model = self.family.build(layers, self.width, self.heads, self.architecture, 0.0)
         return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
 
     def _check_names(self, expected: Mapping[str, object], in_file: Mapping[str, "_InFile"]) -> None:
@@ -517,9 +520,10 @@ def _file_of(source: str, revision: str, name: str) -> Path | None:
     """A file of a folder or of a model on the Hub, which is fetched if it is not there yet; None if it has none."""
     if not revision:
         path = Path(source) / name
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path}: expected a file, found something else")
-        return path if path.is_file() else None
+        if not path.exists():
+            return None
+        expect_file(path, "a file of a pretrained model")
+        return path
     try:
         found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:

@@ -28,6 +28,7 @@ from semg.common.errors import SettingError
 
 POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a normalised channel's power is about 1
 FRAME_BYTES = 1 << 21  # of frames that a CPU takes at once: its caches hold so much, more takes twice as long
+MOST_WAVES = 1 << 26  # numbers in the Fourier vectors of a frame; those of 3 seconds of sEMG are half as many
 RECORDING_FRAMES = 4096  # of a recording taken at once on a GPU
 
 
@@ -191,6 +192,10 @@ class BandPowers(FrameFeature):
         if narrowest * config.frame < 0.25:
             shortest = math.ceil(0.25 / narrowest)
             raise SettingError("frame", "at least {} for such {band_edges}", config.frame, (shortest,))
+        bins = max(config.frame * (edges[-1] - edges[0]), len(edges))
+        if config.frame * bins > MOST_WAVES:
+            longest = math.floor(min(math.sqrt(MOST_WAVES / (edges[-1] - edges[0])), MOST_WAVES / len(edges)))
+            raise SettingError("frame", "at most {} for such {band_edges}", config.frame, (longest,))
 
     def of_frames(self, frames: Tensor) -> Tensor:
         """(B, C, n, frame) -> (B, C, n, bands)."""

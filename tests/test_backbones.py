@@ -374,7 +374,8 @@ CONFIGURATIONS = [
     ({"n_head": 3}, "n_head|heads|divisible"),
     ({"n_layer": True}, "n_layer: expected a whole number"),
     ({"n_embd": 2 * 10**6}, r"of shape \(.*2000000.*\), found"),
-    ({"n_embd": 10**30}, "expected a decoder that can be built|of shape|at most"),
+    ({"n_embd": 10**30}, "a number beyond 64 bits"),
+    ({"n_embd": 2**62}, "expected a decoder that can be built"),
     ({"n_positions": 10**10}, r"wpe.weight of shape \(10000000000, 16\), found \(64, 16\)"),
     ({"n_positions": 0}, r"n_positions|of shape \(0, 16\)"),
     ({"n_inner": 10**10}, "of shape .*10000000000"),
@@ -384,7 +385,7 @@ CONFIGURATIONS = [
         "activation_function: expected an activation that transformers has, found 'nope'",
     ),
     ({"activation_function": ["gelu"]}, "activation_function"),
-    ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon: expected a finite number"),
+    ({"layer_norm_epsilon": float("nan")}, "not finite: NaN"),
     ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon"),
     ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config: expected none"),
     ({"add_cross_attention": True}, "add_cross_attention: expected none"),
@@ -409,7 +410,7 @@ def test_configurations_that_cannot_be_are_refused_in_one_line(tmp_path, change,
         ({"rope_parameters": {"rope_type": "nope", "rope_theta": 10.0}}, "expected a decoder that can be built"),
         ({"rope_parameters": {"rope_theta": "x", "rope_type": "default"}}, "expected a decoder that can be built"),
         ({"rope_parameters": 3}, "rope_parameters"),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}}, "rope_theta: expected a finite"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}}, "not finite: Infinity"),
         ({"head_dim": 10**9}, "of shape"),
         ({"num_key_value_heads": 0}, "expected"),
         ({"hidden_size": 17}, "multiple"),
@@ -438,7 +439,7 @@ def test_a_config_json_that_is_huge_or_no_file_is_not_read(tmp_path):
         open_pretrained(str(tmp_path))
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(DataError, match="expected a file, found something else"):
+    with pytest.raises(DataError, match="found a pipe"):
         open_pretrained(str(tmp_path))
 
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -130,12 +131,33 @@ def expect_file(path: Path, what: str) -> None:
         raise DataError(f"{path}: expected {what}, found {found}")
 
 
+def json_value(text: str) -> Any:
+    """What a JSON text says.
+
+    ValueError if it is none, has a key twice, or numbers that are not finite or do not fit 64 bits.
+    """
+
+    def whole(digits: str) -> int:
+        value = int(digits)
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"a number beyond 64 bits: {digits[:24]}")
+        return value
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ValueError(f"a number that is not finite: {digits[:24]}")
+        return value
+
+    return json.loads(text, parse_int=whole, parse_float=real, parse_constant=real, object_pairs_hook=_without_twins)
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`. Raises DataError, naming `what` was expected, for anything else."""
     expect_file(path, what)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_without_twins)
+        value = json_value(text)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers too long
         raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
     if not isinstance(value, dict):

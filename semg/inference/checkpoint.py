@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from semg.common.errors import DataError
-from semg.common.files import atomic_path, read_json, write_json
+from semg.common.files import atomic_path, json_value, read_json, write_json
 
 FORMAT = "semg-gpt2 checkpoint"
 VERSION = 2
@@ -106,7 +106,7 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
         raise DataError(f"{path}: expected its checksum, found another: the file is damaged; copy it again")
     _check_finite(path, tensors)
     try:
-        description = json.loads(text)
+        description = json_value(text)
     except (ValueError, RecursionError):
         description = None
     if not isinstance(description, dict):

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from model import GPT2Classifier, ModelConfig
+from model import GPT2Classifier, ModelConfig, weight_shapes
 from semg.common.errors import DataError, SettingError
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
 from semg.data import normalization, tables
@@ -342,24 +342,28 @@ def _channel_normalization(checkpoint: Checkpoint) -> normalization.ChannelNorma
 
 def _network(checkpoint: Checkpoint, channels: int) -> GPT2Classifier:
     """The network with its weights, in evaluation mode. DataError if they do not fit each other."""
+    prefix = "model."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     try:
         config = ModelConfig.from_dict(checkpoint.description["model"])
         _check_shape(checkpoint, config, channels)
+        _check_weights(checkpoint, weight_shapes(config), weights)  # sizes are the file's: now memory may be taken
         model = GPT2Classifier(config)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _check_weights(
+    checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor]
+) -> None:
     for name in sorted(set(expected) ^ set(weights)):
         found = "none" if name in expected else f"{name}, which the model has no place for"
         raise DataError(f"{checkpoint.path}: expected the weights of the model ({name}), found {found}")
     for name, shape in expected.items():
         if weights[name].shape != shape:
-            shapes = f"{tuple(shape)}, found {tuple(weights[name].shape)}"
-            raise DataError(f"{checkpoint.path}: expected {name} of shape {shapes}")
-    model.load_state_dict(weights)
-    return model.eval()
+            raise DataError(f"{checkpoint.path}: expected {name} of shape {shape}, found {tuple(weights[name].shape)}")
 
 
 def _check_shape(checkpoint: Checkpoint, config: ModelConfig, channels: int) -> None:
