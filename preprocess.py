@@ -26,7 +26,6 @@ Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory
 """
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
@@ -41,7 +40,7 @@ from threadpoolctl import threadpool_limits
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import checksum, expect_file, folder_lock, remove_leftovers
-from semg.common.process_pool import WorkersError, submitted
+from semg.common.process_pool import WorkersError, submitted, usable_cores
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps, putemg
 from semg.data.faults import find_faults
@@ -121,7 +120,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder to write")
     parser.add_argument("--subjects", type=cli.subjects, nargs="+", metavar="NN", help="these people only")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="a published protocol's settings")
-    parser.add_argument("--workers", type=cli.whole(1), default=os.cpu_count() or 1, help="recordings at once")
+    parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings at once")
     parser.add_argument("--overwrite", action="store_true", help="redo shards made with other arguments")
     signal = parser.add_argument_group("signal")
     signal.add_argument("--channels", type=cli.number_ranges, default="1-24", help="such as 1-24, 9-16 or 1,3,5")

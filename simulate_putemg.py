@@ -23,7 +23,6 @@ Takes about 1.5 s a recording of a minute on one core, 7.5 MB on disk and 400 MB
 
 import argparse
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import as_completed
@@ -39,7 +38,7 @@ import pandas as pd
 from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import atomic_path, checksum, folder_lock, read_json, write_json
-from semg.common.process_pool import WorkersError, submitted
+from semg.common.process_pool import WorkersError, submitted, usable_cores
 from semg.common.provenance import how_made
 from semg.data import putemg
 from semg.data.simulation import SHORTEST, VERSION, simulate
@@ -76,7 +75,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=cli.whole(1, 12), default=2, metavar="N", help="sessions of each")
     parser.add_argument("--seconds", type=cli.number(SHORTEST, LONGEST), default=60.0, help="length of a recording")
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="other seeds make other people")
-    parser.add_argument("--workers", type=cli.whole(1), default=os.cpu_count() or 1, help="recordings at once")
+    parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings at once")
     parser.add_argument("--overwrite", action="store_true", help="replace recordings made with other arguments")
     return parser
 

@@ -1,11 +1,14 @@
 """TensorBoard: the event files of a run are read back, and every tag is there with what it should hold."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import small_shards
+from conftest import ROOT
 from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -167,3 +170,19 @@ def test_a_new_run_in_the_same_folder_leaves_nothing_of_the_old(data, out, monke
     monkeypatch.setattr(train, "catch_signals", lambda _run: [])
     assert train.main() == 0
     assert not old & {path.name for path in out.glob("events.out.*")}
+
+
+def test_a_notebooks_backend_in_the_environment_is_no_matter(tmp_path):
+    """Where another process asked for a backend that only a notebook has; pyplot would import it."""
+    code = (
+        "import sys, numpy as np; from semg.data.splits import Split\n"
+        "from semg.common import cli; from semg.evaluation import tensorboard as t\n"
+        "b = t.Board(t.Path(sys.argv[1]), 'ab', settings={}, facts={}, split=Split('x', 'custom', (), (), ()))\n"
+        "b.epoch({'epoch': 1, 'step': 1}, {}, np.array([0, 1]), np.eye(2)); b.close()\n"
+        "print(*sorted({'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    for backend in ("module://no_such_module", "nonsense"):
+        environment = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout) == (0, "\n"), done.stderr

@@ -1,5 +1,6 @@
 """Cores that a process may use, and threads that train.py computes with."""
 
+import importlib
 import json
 import os
 
@@ -8,8 +9,10 @@ from test_train import RANDOM, data, here  # noqa: F401  fixtures
 
 from model import GPT2Classifier, ModelConfig
 from semg.common import process_pool
+from semg.common.errors import DataError
 from semg.common.process_pool import usable_cores
 from semg.training import threads
+from semg.training.distributed import join_world
 
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -75,3 +78,21 @@ def test_train_py_says_and_keeps_how_many_threads_it_computes_with(here, tmp_pat
     finally:
         torch.set_num_threads(before)
     assert json.loads((tmp_path / "config.json").read_text())["derived"]["threads"] == 2
+
+
+@pytest.mark.parametrize("given", [{}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "LOCAL_RANK": "x"}])
+def test_a_rank_without_what_torchrun_sets_beside_it_is_told_in_a_line(monkeypatch, given):
+    """Left in the environment by another launcher."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "0", **given}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DataError, match=r"(WORLD_SIZE|LOCAL_RANK): expected a number .* by torchrun, or unset RANK"):
+        join_world(128, "cpu")
+
+
+@pytest.mark.parametrize("script", ["preprocess", "simulate_putemg"])
+def test_as_many_workers_as_the_job_has_cores(monkeypatch, script):
+    module = importlib.import_module(script)
+    monkeypatch.setattr(module, "usable_cores", lambda: 3)
+    assert module.arguments().get_default("workers") == 3

@@ -25,6 +25,7 @@ from semg.common.console import printable as printable
 from semg.common.errors import FULL_DISK, DataError, SettingError, UsageError, with_names
 from semg.common.length import LARGEST, Length
 
+os.environ["MPLBACKEND"] = "agg"  # scripts draw into files; a notebook leaves there what only it can import
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
 
 

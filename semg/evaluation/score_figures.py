@@ -39,6 +39,14 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
+@usual_style
+def pixels(figure: Figure) -> np.ndarray:
+    """(height, width, 3) uint8; without pyplot, which would want a backend such as a notebook leaves in MPLBACKEND."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, inches, with the project's fonts and margins."""
     return Figure(figsize=(width, height), layout="constrained")

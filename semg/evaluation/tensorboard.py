@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.utils import figure_to_image
 
 from semg.common.files import write_text
 from semg.data.splits import SUBSETS, Split
@@ -98,7 +97,7 @@ class Board:
             curve = summary.pr_curve(f"val_precision_recall/{name}", label == place, found[:, place])
             self._events.add(curve, step)
         figure = score_figures.confusion_figure(confusion, self.classes, self._title)
-        self._events.add(summary.image("val/confusion", figure_to_image(figure)), step)
+        self._events.add(summary.image("val/confusion", score_figures.pixels(figure), dataformats="HWC"), step)
         self._events.flush()
 
     def pretrained(self, losses: Sequence[float]) -> None:

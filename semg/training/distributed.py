@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from semg.common.errors import SettingError
+from semg.common.errors import DataError, SettingError
 
 T = TypeVar("T")
 
@@ -69,11 +69,23 @@ def join_world(batch_size: int, device: str) -> World:
     """
     if "RANK" not in os.environ:
         return World()
-    world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    rank, size, local = (_from_launcher(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    world = World(rank, size)
     if batch_size % world.size:
         raise SettingError("batch_size", "a multiple of the {} processes", batch_size, (world.size,))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     return world
+
+
+def _from_launcher(name: str) -> int:
+    """One of the numbers that torchrun gives each process. DataError where RANK stands alone."""
+    value = os.environ.get(name, "")
+    if not value.isdecimal():
+        raise DataError(
+            f"{name}: expected a number in the environment beside RANK, as torchrun sets it, found {value or 'none'}; "
+            "start several processes by torchrun, or unset RANK"
+        )
+    return int(value)
