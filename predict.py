@@ -17,6 +17,9 @@ The signal goes through the checkpoint's own filter, windows and strides. Offlin
 session is normalised by the whole recording's statistics, as evaluate.py does with a whole session's: the first
 decision knows the last sample's loudness.
 
+--adapt adapts a copy of the model to each recording without labels, before it decides, as evaluate.py --adapt session
+does; a recording that it should not be adapted to is decided by the model as it is. adapt.py keeps such a model.
+
 --stream feeds blocks of --block through the causal filter. It normalises by what has been seen so far, which is worth
 little at first: nothing is decided in the first --warmup seconds, and it takes about a minute to come near to what a
 whole recording's statistics reach. A model trained on zero-phase filtered signals gets causally filtered ones, and a
@@ -42,11 +45,14 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import write_text
 from semg.data import putemg
-from semg.data.tables import UNITS, Source, is_simulated, is_table, read_recording, read_table, resampled
+from semg.data.tables import UNITS, Source, is_simulated, is_table
 from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
+from semg.inference.batch import Signal
+from semg.inference.recordings import recording_for
 from semg.inference.streaming import Predictions, replay
 from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import adapt
 
 PLOTTED = 4  # channels of a timeline: the loudest
 
@@ -59,6 +65,7 @@ def arguments() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
     )
     parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
+    parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording first, without labels")
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
     parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also the majority of the last K")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -76,29 +83,6 @@ def arguments() -> argparse.ArgumentParser:
 
 
 # --- one recording ---------------------------------------------------------------------------------------------
-
-
-def read(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> Source:
-    """The recording's samples at the model's rate."""
-    signals = model.signal_path
-    if not is_table(path):
-        source = read_recording(path, signals.electrodes, signals.labels)
-    else:
-        source = read_table(path, args.rate, args.unit, args.channels, len(signals.electrodes), signals.channels)
-    if source.rate != model.rate:
-        if args.stream:
-            raise DataError(
-                f"{path}: expected the model's {model.rate:g} Hz under --stream, found {source.rate:g} Hz: "
-                "resampling looks ahead"
-            )
-        console.warn(f"{path}: resampled from {source.rate:g} Hz to the model's {model.rate:g} Hz")
-        if source.rate / 2 < signals.filter.high:
-            top = f"nothing above {source.rate / 2:g} Hz, where the model expects signal to {signals.filter.high:g} Hz"
-            console.warn(f"{path}: {top}")
-        source = resampled(source, model.rate)
-    if len(source.samples) < model.window:
-        raise DataError(f"{path}: expected at least a window, {model.window} samples, found {len(source.samples)}")
-    return source
 
 
 def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, window: int) -> np.ndarray:
@@ -190,14 +174,14 @@ def _joined(decided: list[signal_figures.Segment]) -> list[signal_figures.Segmen
 
 def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
     """Decide for one recording and write what came out; returns what to tell of it."""
-    source = read(path, model, args, console)
+    source = recording_for(model, path, args.rate, args.unit, args.channels, causal=args.stream, warn=console.warn)
     try:
         signal = model.signal_path.apply(source.samples, source.scale, causal=args.stream)
         if args.stream:
             stream = model.stream(warmup=args.warmup, scale=source.scale)
             made = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
         else:
-            made = model.predict_filtered(signal)
+            made = decider(model, signal, path, args, console).predict_filtered(signal)
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from None
     truth = truth_of(source.codes, model.classes, made.end, model.window)
@@ -219,6 +203,18 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
     return told
 
 
+def decider(
+    model: TrainedModel, signal: np.ndarray, path: Path, args: argparse.Namespace, console: cli.Console
+) -> TrainedModel:
+    """The model, with --adapt adapted to this recording, (T, C) filtered microvolts."""
+    if not args.adapt:
+        return model
+    adapted = adapt(model, [Signal(signal, model.session_of(signal))])
+    if not adapted.accepted:
+        console.warn(f"{path}: the model is kept as it was: {adapted.reason}")
+    return adapted.model
+
+
 def in_words(told: dict[str, Any]) -> str:
     """What `predict` tells, for a person."""
     text = f"{told['decisions']} decisions"
@@ -235,6 +231,8 @@ def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
     if args.rate is None and (tables := [path for path in args.recordings if is_table(path)]):
         raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
+    if args.adapt and args.stream:
+        raise UsageError("--adapt: expected no --stream with it, for it looks at whole recordings; see adapt.py")
     names = [path.stem for path in args.recordings]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]}: expected recordings of different names, found two: they would share a file")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,6 +22,14 @@ STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their label
 PIECE = 64  # windows whose tokens a CPU computes at once: its caches hold most of that
 READY_BYTES = 1 << 30  # of tokens kept in memory at most: some 90,000 windows of the default model
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """samples: (T, C) filtered microvolts of one recording; session: how its windows are normalised."""
+
+    samples: np.ndarray
+    session: Given
 
 
 def choose_device(name: str) -> torch.device:
@@ -147,6 +156,14 @@ def probabilities(
     return torch.cat(parts).numpy()
 
 
+@torch.inference_mode()
+def tokens_of(
+    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = 512
+) -> Iterator[Tensor]:
+    """(at most batch_size, T, F) normalised tokens of all windows in order, batch by batch."""
+    yield from _computed(model, batches, statistics, in_order(len(batches.windows), batch_size))
+
+
 def _computed(
     model: GPT2Classifier, batches: Batches, statistics: Tensor | None, order: Sequence[np.ndarray]
 ) -> Iterator[Tensor]:
@@ -192,13 +209,18 @@ def signal_probabilities(
     model: GPT2Classifier, signal: np.ndarray, starts: np.ndarray, session: Given, batch_size: int = 512
 ) -> np.ndarray:
     """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, normalised alike."""
-    transform = torch.from_numpy(session.transform).to(model.token_mean.device)
-    found = []
+    tokens = signal_tokens(model, Signal(signal, session), starts, batch_size)
+    return torch.cat([model.classify(own).float().softmax(1).cpu() for own in tokens]).numpy()
+
+
+@torch.inference_mode()
+def signal_tokens(model: GPT2Classifier, signal: Signal, starts: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    """(at most batch_size, T, F) normalised tokens of the windows that begin at `starts`, batch by batch."""
+    transform = torch.from_numpy(signal.session.transform).to(model.token_mean.device)
     for index in in_order(len(starts), batch_size):
         tokens = []
         for piece in in_order(len(index), PIECE):
-            cut = np.stack([signal[at : at + model.config.samples] for at in starts[index[piece]]])
+            cut = np.stack([signal.samples[at : at + model.config.samples] for at in starts[index[piece]]])
             x = torch.from_numpy(cut).to(transform.device).float() @ transform
-            tokens.append(session.normalized(model.features(x.transpose(1, 2))))
-        found.append(model.classify(torch.cat(tokens)).float().softmax(1).cpu())
-    return torch.cat(found).numpy()
+            tokens.append(signal.session.normalized(model.features(x.transpose(1, 2))))
+        yield torch.cat(tokens)

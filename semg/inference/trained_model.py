@@ -189,12 +189,14 @@ class TrainedModel:
     def _train_gain(self) -> np.ndarray:
         return self.checkpoint.tensors["train_gain"].numpy()
 
-    def session_of(self, signal: np.ndarray) -> Given:
-        """How windows of a recording, (T, C) filtered microvolts, are normalised once all of it is known."""
+    def session_of(self, *signals: np.ndarray) -> Given:
+        """How windows of a session's recordings, each (T, C) filtered microvolts, are normalised once all are known."""
         if self.channel_normalization.method != "session":
             return Given(self.network, self._fixed_transform(), None, self.device)
-        transform = normalization.transform_from(second_moment(signal), self.channel_normalization)
-        sums = token_sums(self.network, signal, transform, self.device)
+        lengths = [len(signal) for signal in signals]
+        moment = np.average([second_moment(signal) for signal in signals], axis=0, weights=lengths)
+        transform = normalization.transform_from(moment, self.channel_normalization)
+        sums = torch.stack([token_sums(self.network, signal, transform, self.device) for signal in signals]).sum(0)
         return Given(self.network, transform, self.network.finish_statistics(sums), self.device)
 
     def _fixed_transform(self) -> np.ndarray:

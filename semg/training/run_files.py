@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,6 +140,7 @@ def description_of(run: "Trainer") -> dict[str, Any]:
             "train": list(run.split.train),
             "val": list(run.split.val),
         },
+        "class_windows": np.bincount(run.data.train.windows.label, minlength=len(run.classes)).tolist(),
         "trained_on": sorted({shard.subject for shard in run.data.train.shards}),
         "simulated": run.data.train.simulated or run.data.val.simulated,
         "made": how_made("train.py", config.to_dict()),

@@ -1,0 +1,113 @@
+"""Adapt a trained model to one person's session without labels, and keep it as a checkpoint.
+
+  python adapt.py checkpoints/RUN/best_model.ckpt session/*.hdf5 --out checkpoints/person.ckpt
+  python adapt.py checkpoints/RUN/best_model.ckpt morning.csv --rate 2000 --out checkpoints/person.ckpt
+  python predict.py afternoon.csv --rate 2000 --checkpoint checkpoints/person.ckpt
+
+Input: a best_model.ckpt, and recordings of one session: one person, the electrodes left on. They are as predict.py
+takes them, in the order in which they were made. Labels in them are not looked at. Output: OUT, which every script
+takes for a checkpoint; its description says under `adapted` which recordings it was adapted to and how.
+
+What helps: two minutes and more in which all gestures are made, each several times, with the pauses between them. A
+session that the model should not be adapted to (few gestures, one nearly all the time, less than half a minute) is
+refused with the reason: OUT then holds the model as it was, and a warning says so.
+
+Takes a few seconds for a minute of recording with a small model on one CPU core.
+"""
+
+import argparse
+from pathlib import Path
+
+from semg.common import cli
+from semg.common.errors import DataError, UsageError
+from semg.common.provenance import how_made
+from semg.data.tables import UNITS, is_table
+from semg.inference.batch import Signal
+from semg.inference.checkpoint import write_checkpoint
+from semg.inference.recordings import recording_for
+from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import Adaptation, Adapted, adapt
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a best_model.ckpt")
+    parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, or a table")
+    parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="the checkpoint to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    tables = parser.add_argument_group("tables (.csv, .txt, .tsv, .npy)")
+    tables.add_argument("--rate", type=cli.number(0, above=True), metavar="HZ", help="their sampling rate")
+    tables.add_argument("--unit", choices=tuple(UNITS), default="uV", help="of their samples; counts: putEMG's")
+    tables.add_argument(
+        "--channels", type=cli.number_ranges, help="columns to take, such as 2-9 (default: all channels)"
+    )
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for flags that don't go together, DataError for a file that is in the way."""
+    if args.rate is None and (tables := [path for path in args.recordings if is_table(path)]):
+        raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
+    if args.out.resolve() == args.checkpoint.resolve():
+        raise UsageError(f"--out {args.out}: expected another file than the checkpoint that is adapted")
+    if args.out.exists() and not args.overwrite:
+        raise DataError(f"{args.out}: expected no file there, found one; --overwrite replaces it")
+
+
+def signals_of(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[Signal]:
+    """The recordings, filtered, normalised as one session."""
+    samples = []
+    for path in console.progress(args.recordings, unit="recording"):
+        source = recording_for(model, path, args.rate, args.unit, args.channels, warn=console.warn)
+        try:
+            samples.append(model.signal_path.apply(source.samples, source.scale))
+        except DataError as error:
+            raise DataError(f"{path}: {error.message}", error.hint) from None
+    session = model.session_of(*samples)
+    return [Signal(own, session) for own in samples]
+
+
+def write(adapted: Adapted, model: TrainedModel, how: Adaptation, args: argparse.Namespace) -> None:
+    """Write the model as a checkpoint that says what it was adapted to."""
+    told = {
+        "recordings": [path.name for path in args.recordings],
+        "checkpoint": args.checkpoint.as_posix(),
+        "settings": how.to_dict(),
+        **adapted.to_dict(),
+        "made": how_made("adapt.py", args),
+    }
+    weights = {f"model.{name}": value for name, value in adapted.model.network.state_dict().items()}
+    tensors = {name: value for name, value in model.checkpoint.tensors.items() if not name.startswith("model.")}
+    write_checkpoint(args.out, {**model.description, "adapted": told}, tensors | weights)
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.console(args)
+    args.recordings = cli.expanded(args.recordings)
+    check(args)
+    model = TrainedModel.open(args.checkpoint, args.device)
+    signals = signals_of(model, args, console)
+    how = Adaptation(seed=args.seed)
+    console.say(f"adapting to {cli.counted(len(signals), 'recording')}")
+    adapted = adapt(model, signals, how)
+    write(adapted, model, how, args)
+    if not adapted.accepted:
+        console.warn(f"the model is kept as it was: {adapted.reason}")
+    done = "adapted to" if adapted.accepted else "the model as it was, not adapted to"
+    console.finish(
+        f"{args.out}: {done} {adapted.seconds:.0f} s of signal in {adapted.computing:.1f} s; "
+        f"next: python predict.py RECORDING --checkpoint {args.out}",
+        out=args.out.as_posix(),
+        accepted=adapted.accepted,
+        reason=adapted.reason,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,363 @@
+"""Adapting a trained model to one session of a new person, without labels.
+
+Two facts about gestures do the work that labels would do. They are held for seconds, so that windows next to each other
+mostly belong to one gesture; and the windows of one gesture lie together in the features. The session's windows are
+therefore explained by a hidden Markov model. Its states are the classes. It stays in a state for `hold` seconds on
+average, and each state gives Gaussian features with one covariance for all: linear discriminant analysis, fitted by
+expectation maximisation. The trained model's own probabilities are a second emission, which names the states.
+`balance` pulls the share of every class towards the prior, as the KL term of SHOT does (Liang, Hu, Feng 2020, "Do we
+really need to access the source data?"). Deterministic annealing (Ueda and Nakano 1998) keeps early mistakes soft. The
+model then learns the posteriors, window by window, with its head frozen as in SHOT; this is repeated with the adapted
+model's probabilities. Decisions stay decisions on single windows.
+
+The safeguard comes before any training. Where the session is not what the prior says (few gestures, one of them nearly
+all the time, seconds of signal), the model's mean prediction is far from the prior, or the posteriors contradict the
+model in many windows. The model is then kept as it was.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import GPT2Classifier
+from semg.common.errors import DataError
+from semg.inference.batch import Signal, signal_tokens
+from semg.inference.trained_model import TrainedModel
+from semg.training.augmentation import Augmentation, TokenLayout, draw
+from semg.training.loop import DivergedError, LoopState, fit
+from semg.training.optimization import Optimizer, OptimizerConfig
+
+FLOOR = 1e-4  # added to likelihood ratios: a model that rules a class out for a window may be mistaken
+MOST_WINDOWS = 20_000  # of a session: 42 minutes at eight a second; of longer ones, fewer a second are taken
+_INFERENCE_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """How to adapt; chosen on validation people, see docs/results.md.
+
+    rounds, epochs: how often posteriors are computed, and passes over the windows for each. every: one window in so
+    many is learnt from, another part in each epoch. hold: seconds that a gesture lasts on average.
+    temper, anchor: exponents of the features' and of the model's likelihood; overlapping windows are not independent.
+    anneal: shares of both at which annealing begins, a run each; the run that explains the session best is taken.
+    dimensions: principal components of the features. kappa: how many windows' weight pulls a class's mean to the
+    session's. least_agreement, most_divergence, most_divergence_smoothed, least_seconds: the safeguard's limits.
+    """
+
+    rounds: int = 2
+    epochs: int = 3
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=0.12))
+    batch_size: int = 128
+    every: int = 2
+    hold: float = 2.5
+    temper: float = 0.3
+    anchor: float = 1.0
+    balance: float = 0.3
+    anneal: tuple[float, ...] = (0.05, 0.2, 0.5)
+    iterations: int = 30
+    dimensions: int = 32
+    shrinkage: float = 0.1
+    kappa: float = 5.0
+    least_agreement: float = 0.63
+    most_divergence: float = 0.12
+    most_divergence_smoothed: float = 0.25
+    least_seconds: float = 30.0
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation.parse(["channel_dropout=0.1"]))
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in JSON's types."""
+        return {**asdict(self), "anneal": list(self.anneal), "augmentation": str(self.augmentation)}
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """model: adapted, or the one given where the safeguard kept it; `reason` then says why, else it is empty.
+
+    seconds: of signal that was adapted to; computing: seconds that it took. agreement: share of windows in which
+    posteriors and model agreed before; divergence, divergence_smoothed: of the model's mean prediction from the prior,
+    nats.
+    """
+
+    model: TrainedModel
+    reason: str
+    seconds: float
+    computing: float
+    agreement: float
+    divergence: float
+    divergence_smoothed: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the model was adapted."""
+        return not self.reason
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the model, in JSON's types."""
+        told = {key: value for key, value in vars(self).items() if key != "model"}
+        return {"accepted": self.accepted, **told}
+
+
+def adapt(model: TrainedModel, recordings: Sequence[Signal], how: Adaptation | None = None) -> Adapted:
+    """A copy of `model` adapted to one session, or `model` itself where that is not safe.
+
+    recordings: the session's, in order: filtered microvolts (T, C), and how its windows are normalised. No label is
+    looked at: windows are evenly spaced over the whole of them. Raises DataError if no recording holds a window.
+    """
+    how, began = how or Adaptation(), time.perf_counter()
+    prior = class_prior(model)
+    tokens, recording, spacing = _session_tokens(model, recordings)
+    features = _principal_components(tokens.mean(1).double().cpu().numpy(), how.dimensions)
+    stay = math.exp(-spacing / how.hold)
+    before = _decided(model.network, tokens)
+    posterior = explained(before, features, recording, prior, stay, how)
+    agreement = float((before.argmax(1) == posterior.argmax(1)).mean())
+    chained, _ = smoothed(np.exp(0.5 * _ratio(before, prior)), recording, prior, stay)
+    apart, apart_smoothed = divergence(before.mean(0), prior), divergence(chained.mean(0), prior)
+    seconds = sum(len(one.samples) for one in recordings) / model.rate
+    reason = _doubt(seconds, agreement, apart, apart_smoothed, how)
+    adapted = model
+    if not reason:
+        network = _learnt(model, tokens, posterior, features, recording, prior, stay, how)
+        if network is None:
+            reason = "its weights diverged"
+        else:
+            adapted = model.with_network(network)
+    computing = time.perf_counter() - began
+    return Adapted(adapted, reason, seconds, computing, agreement, apart, apart_smoothed)
+
+
+def class_prior(model: TrainedModel) -> np.ndarray:
+    """(K,) shares of the classes among the windows that the model was trained on, all above 0.
+
+    Equal shares for a checkpoint that does not say them.
+    """
+    counts = model.description.get("class_windows")
+    classes = len(model.classes)
+    if counts is None:
+        return np.full(classes, 1 / classes)
+    if not isinstance(counts, list) or len(counts) != classes or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise DataError(f"{model.path}: expected class_windows, a count for each of {classes} classes, found {counts}")
+    shares = np.array(counts, np.float64) + 1
+    return shares / shares.sum()
+
+
+def _session_tokens(model: TrainedModel, recordings: Sequence[Signal]) -> tuple[Tensor, np.ndarray, float]:
+    """(n, T, F) normalised tokens of windows in time order, (n,) the recording of each, and seconds between two."""
+    usable = [one for one in recordings if len(one.samples) >= model.window]
+    if not usable:
+        raise DataError(f"expected a recording of at least a window, {model.window} samples, to adapt to, found none")
+    count = sum((len(one.samples) - model.window) // model.stride + 1 for one in usable)
+    step = model.stride * -(-count // MOST_WINDOWS)
+    starts = [np.arange(0, len(one.samples) - model.window + 1, step) for one in usable]
+    parts = [
+        piece
+        for one, at in zip(usable, starts, strict=True)
+        for piece in signal_tokens(model.network, one, at, _INFERENCE_BATCH)
+    ]
+    return torch.cat(parts), np.repeat(np.arange(len(usable)), [len(at) for at in starts]), step / model.rate
+
+
+# --- what the session's windows are ------------------------------------------------------------------------------
+
+
+def smoothed(likelihood: np.ndarray, recording: np.ndarray, prior: np.ndarray, stay: float) -> tuple[np.ndarray, float]:
+    """(n, K) likelihoods of windows in time order -> (n, K) posteriors by the forward-backward algorithm, and the
+    logarithm of the likelihood of them all.
+
+    recording (n,): which recording each window is of; none goes on into the next. In each step the state stays with
+    probability `stay`, and is drawn anew from `prior` (K,) otherwise. All recordings are run through at once.
+    """
+    places = [np.flatnonzero(recording == one) for one in np.unique(recording)]
+    shape = (max(map(len, places)), len(places), likelihood.shape[1])
+    emitted = np.ones(shape)  # behind a recording's end nothing is observed
+    for i, own in enumerate(places):
+        emitted[: len(own), i] = likelihood[own]
+    forward, posterior = np.empty(shape), np.empty(shape)
+    state, evidence = np.broadcast_to(prior, shape[1:]), 0.0
+    for t in range(shape[0]):
+        state = state * emitted[t]
+        size = state.sum(1, keepdims=True)
+        evidence += float(np.log(size).sum())  # behind a recording's end the logarithm of 1
+        forward[t] = state = state / size
+        state = stay * state + (1 - stay) * prior
+    backward = np.ones(shape[1:])
+    for t in reversed(range(shape[0])):
+        both = forward[t] * backward
+        posterior[t] = both / both.sum(1, keepdims=True)
+        seen = backward * emitted[t]
+        backward = stay * seen + (1 - stay) * (seen @ prior)[:, None]
+        backward = backward / backward.sum(1, keepdims=True)
+    result = np.empty_like(likelihood)
+    for i, own in enumerate(places):
+        result[own] = posterior[: len(own), i]
+    return result, evidence
+
+
+def explained(
+    probability: np.ndarray,
+    features: np.ndarray,
+    recording: np.ndarray,
+    prior: np.ndarray,
+    stay: float,
+    how: Adaptation,
+) -> np.ndarray:
+    """(n, K) the model's probabilities and (n, D) features of a session's windows in time order -> (n, K) posteriors.
+
+    prior (K,): shares of the classes, all above 0: those of the training people, which the probabilities contain.
+    """
+    own = _ratio(probability, prior)
+    runs = [_expectation_maximisation(own, features, recording, prior, stay, how, anneal) for anneal in how.anneal]
+    return max(runs, key=lambda run: run[1])[0]
+
+
+def _expectation_maximisation(
+    own: np.ndarray,
+    features: np.ndarray,
+    recording: np.ndarray,
+    prior: np.ndarray,
+    stay: float,
+    how: Adaptation,
+    anneal: float,
+) -> tuple[np.ndarray, float]:
+    """(n, K) posteriors, and the logarithm of the session's evidence under `prior`."""
+    posterior, _ = smoothed(np.exp(0.5 * own), recording, prior, stay)
+    total, weight = features.T @ features, np.ones(len(prior))
+    for i in range(how.iterations):
+        mean, precision = _gaussians(posterior, features, total, how)
+        scores = features @ (precision @ mean.T) - 0.5 * np.einsum("kd,de,ke->k", mean, precision, mean)
+        heat = anneal + (1 - anneal) * i / max(1, how.iterations - 1)
+        logarithm = heat * (how.temper * scores + how.anchor * own)
+        top = logarithm.max(1, keepdims=True)
+        likelihood = np.exp(np.maximum(logarithm - top, -30))
+        posterior, _ = smoothed(likelihood * weight, recording, prior, stay)
+        weight = weight * ((prior + 0.01) / (posterior.mean(0) + 0.01)) ** how.balance
+    _, evidence = smoothed(likelihood, recording, prior, stay)
+    common = 0.5 * (np.linalg.slogdet(precision)[1] * len(features) - np.sum((features @ precision) * features))
+    return posterior, evidence + float(top.sum()) + how.temper * float(common)
+
+
+def _gaussians(
+    posterior: np.ndarray, features: np.ndarray, total: np.ndarray, how: Adaptation
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K, D) means of the classes and (D, D) the inverse of their common covariance. total: features.T @ features."""
+    count = posterior.sum(0) + 1e-6
+    sums = posterior.T @ features
+    mean = sums / (count[:, None] + how.kappa)
+    cross = sums.T @ mean
+    within = (total - cross - cross.T + (mean * count[:, None]).T @ mean) / len(features)
+    size = np.trace(within) / len(within) + 1e-12
+    return mean, np.linalg.inv((1 - how.shrinkage) * within + how.shrinkage * size * np.eye(len(within)))
+
+
+def divergence(shares: np.ndarray, prior: np.ndarray) -> float:
+    """Kullback-Leibler divergence of (K,) shares from the prior, nats."""
+    shares = (shares + 1e-6) / (shares + 1e-6).sum()
+    return float((shares * np.log(shares / prior)).sum())
+
+
+def _ratio(probability: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """(n, K) logarithms of the likelihoods that the model's probabilities stand for."""
+    return np.log(probability / prior + FLOOR)
+
+
+def _principal_components(features: np.ndarray, count: int) -> np.ndarray:
+    """(n, F) -> (n, at most `count`) principal components, not scaled."""
+    centred = features - features.mean(0)
+    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    return centred @ vectors[:, -min(count, features.shape[1]) :]
+
+
+@torch.inference_mode()
+def _decided(network: GPT2Classifier, tokens: Tensor) -> np.ndarray:
+    """(n, K) probabilities."""
+    parts = [network.classify(piece).float().softmax(1) for piece in tokens.split(_INFERENCE_BATCH)]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def _doubt(seconds: float, agreement: float, apart: float, apart_smoothed: float, how: Adaptation) -> str:
+    """Why the model is to be kept as it was; empty: it is not."""
+    if seconds < how.least_seconds:
+        return f"{seconds:.0f} s of signal, less than {how.least_seconds:g} s"
+    if apart > how.most_divergence:
+        limit = f"more than {how.most_divergence:g}"
+        return f"the mean prediction is {apart:.2f} nats from the training people's shares of gestures, {limit}"
+    if apart_smoothed > how.most_divergence_smoothed:
+        limit = f"more than {how.most_divergence_smoothed:g}"
+        return f"the mean prediction, smoothed, is {apart_smoothed:.2f} nats from the training people's shares, {limit}"
+    if agreement < how.least_agreement:
+        return f"only {agreement:.0%} of the decisions would stay, less than {how.least_agreement:.0%}"
+    return ""
+
+
+# --- learning it --------------------------------------------------------------------------------------------------
+
+
+class _PosteriorTask:
+    """A `loop.Task`: to give a session's windows their posteriors. tokens: (n, T, F); target: (n, K)."""
+
+    def __init__(self, module: GPT2Classifier, tokens: Tensor, layout: TokenLayout, how: Adaptation) -> None:
+        self.module = module
+        self.target = torch.empty(0)
+        self._tokens, self._layout, self._how = tokens, layout, how
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one part of the windows."""
+        return -(-self._count // self._how.batch_size)
+
+    @property
+    def _count(self) -> int:
+        return -(-len(self._tokens) // self._how.every)
+
+    def batches(self, epoch: int, first: int) -> Iterator[Tensor]:
+        """Places of each step's windows: another part of them in each epoch."""
+        order = np.random.default_rng((self._how.seed, epoch)).permutation(len(self._tokens))[: self._count]
+        places = torch.from_numpy(order).to(self._tokens.device)
+        yield from places.split(self._how.batch_size)[first:]
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Cross-entropy of augmented windows with their posteriors."""
+        shape = (len(batch), self._tokens.shape[1])
+        change = draw(self._how.augmentation, self._layout, shape, generator, batch.device)
+        return F.cross_entropy(self.module.classify(change(self._tokens[batch])).float(), self.target[batch])
+
+
+def _learnt(
+    model: TrainedModel,
+    tokens: Tensor,
+    posterior: np.ndarray,
+    features: np.ndarray,
+    recording: np.ndarray,
+    prior: np.ndarray,
+    stay: float,
+    how: Adaptation,
+) -> GPT2Classifier | None:
+    """A copy of the network that has learnt the posteriors, which are computed anew each round; None if it diverged.
+
+    What trained in training learns here, but for the head.
+    """
+    network = copy.deepcopy(model.network)
+    network.head.requires_grad_(False)
+    layout = TokenLayout(network.frontend.groups, (), model.channel_normalization.copies)
+    task, state = _PosteriorTask(network, tokens, layout, how), LoopState()
+    optimizer = Optimizer(network, how.optimizer, how.rounds * how.epochs * task.steps_per_epoch)
+    try:
+        for turn in range(1, how.rounds + 1):
+            task.target = torch.from_numpy(posterior).float().to(tokens.device)
+            for _ in fit(task, optimizer, epochs=turn * how.epochs, seed=how.seed, state=state):
+                pass
+            if turn < how.rounds:
+                probability = _decided(network.eval(), tokens)
+                posterior = explained(probability, features, recording, prior, stay, how)
+    except DivergedError:
+        return None
+    return network.eval()

@@ -1,0 +1,90 @@
+"""Scoring a model that is adapted to each session apart, beside the model as it is, on the same windows."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from semg.common.errors import DataError
+from semg.data import normalization
+from semg.data.batches import Batches
+from semg.data.shards import Shard
+from semg.inference.batch import Signal, open_windows, tokens_of
+from semg.inference.streaming import Given
+from semg.inference.trained_model import Scores, TrainedModel
+from semg.training.adaptation import Adaptation, Adapted, adapt
+
+MODES = ("session", "first")
+
+
+@dataclass(frozen=True)
+class AdaptedScores:
+    """adapted, unadapted: (n, K) of the same windows, as `Scores`. sessions: what became of each session's model, in
+    JSON's types; left_out: sessions of one recording, of which `first` leaves nothing to score."""
+
+    adapted: Scores
+    unadapted: np.ndarray
+    sessions: list[dict[str, Any]]
+    left_out: list[str]
+
+    @property
+    def accepted(self) -> int:
+        """Sessions to which the model was adapted; to the others it was kept as it was."""
+        return sum(one["accepted"] for one in self.sessions)
+
+
+def score_adapted(
+    model: TrainedModel,
+    shards: Sequence[Shard],
+    mode: str,
+    how: Adaptation,
+    *,
+    batch_size: int = 512,
+    autocast: torch.autocast | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> AdaptedScores:
+    """Adapt to each session without labels, and decide for its labelled windows.
+
+    mode: `session` adapts to all of a session's recordings and scores all of them; `first` adapts to its first
+    recording and scores the later ones. Either way windows are normalised by the whole session, as the unadapted
+    model's are. progress: goes over the sessions. DataError if no session has anything to score.
+    """
+    scored: list[Shard] = []
+    before, after, sessions, left_out = [], [], [], []
+    for name, places in progress(list(normalization.sessions(shards).items())):
+        own = [shards[place] for place in places]
+        later = own if mode == "session" else own[1:]
+        if not any(len(shard.windows) for shard in later):
+            left_out.append(name)
+            continue
+        transforms = model.transforms(own)
+        statistics = model.statistics(own, transforms)
+        known = [None] * len(own) if statistics is None else list(statistics)
+        given = [Given(model.network, transforms[i], known[i], model.device) for i in range(len(own))]
+        heard = len(own) if mode == "session" else 1
+        adapted = adapt(model, [Signal(own[i].signal, given[i]) for i in range(heard)], how)
+        first = len(own) - len(later)
+        batches = Batches(open_windows(later), transforms[first:], model.device, workers=0)
+        for tokens in tokens_of(model.network, batches, None if statistics is None else statistics[first:], batch_size):
+            before.append(_decided(model, tokens, autocast))
+            after.append(_decided(adapted.model, tokens, autocast))
+        scored += later
+        sessions.append(_told(name, own[0].subject, adapted))
+    if not scored:
+        raise DataError(f"expected sessions of two recordings, found {len(left_out)} of one: nothing is left to score")
+    result = Scores(open_windows(scored), np.concatenate(after))
+    return AdaptedScores(result, np.concatenate(before), sessions, left_out)
+
+
+def _told(session: str, subject: str, adapted: Adapted) -> dict[str, Any]:
+    return {"session": session, "subject": subject, **adapted.to_dict()}
+
+
+@torch.inference_mode()
+def _decided(model: TrainedModel, tokens: torch.Tensor, autocast: torch.autocast | None) -> np.ndarray:
+    with autocast or nullcontext():
+        logits = model.network.classify(tokens)
+    return logits.float().softmax(1).cpu().numpy()

@@ -1,0 +1,208 @@
+"""Adapting to a session without labels: what it looks at, what it leaves alone, what it writes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+
+from semg.data.shards import open_shards
+from semg.inference.batch import Signal
+from semg.inference.checkpoint import open_checkpoint
+from semg.inference.trained_model import TrainedModel
+from semg.training import adaptation
+from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, smoothed
+from semg.training.adapted_scores import score_adapted
+
+ANYTHING = Adaptation(
+    least_agreement=0, most_divergence=1e9, most_divergence_smoothed=1e9, least_seconds=0, epochs=1, iterations=5
+)
+TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --device cpu".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, run_script):
+    """A folder with shards of three people (the last has two recordings), a split, and a model of the first."""
+    folder = tmp_path_factory.mktemp("adapted")
+    records = [small_shards.write(folder / "shards", subject) for subject in (3, 4, 5)]
+    records.append(small_shards.write(folder / "shards", 5, "repeats_short"))
+    split = folder / "split"
+    run_script(
+        *("create_dataset_files.py", "--shards", folder / "shards", "--out", split),
+        *("--test-subjects", "05", "--val-subjects", "04"),
+    )
+    out = ("--shards", folder / "shards", "--split", split, "--out", folder / "run")
+    run_script("train.py", *out, *TINY, "--quiet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return TrainedModel.open(trained / "run" / "best_model.ckpt", "cpu")
+
+
+@pytest.fixture(scope="module")
+def session(trained):
+    """The test person's two recordings."""
+    names = json.loads((trained / "split" / "split.json").read_text())
+    assert names
+    records = (trained / "split" / "test.txt").read_text().split()
+    return open_shards(trained / "shards", records)
+
+
+def signals(model, shards):
+    own = model.session_of(*(np.array(shard.signal) for shard in shards))
+    return [Signal(np.array(shard.signal), own) for shard in shards]
+
+
+# --- the hidden Markov model ---------------------------------------------------------------------------------------
+
+
+def test_smoothing_is_bayes_rule_over_all_paths():
+    """Against the sum over every path of three windows and two classes."""
+    likelihood = np.array([[0.9, 0.2], [0.4, 0.5], [0.1, 0.7]])
+    prior, stay = np.array([0.3, 0.7]), 0.8
+    move = stay * np.eye(2) + (1 - stay) * prior
+    joint = np.einsum("a,ab,bc->abc", prior, move, move) * np.einsum("a,b,c->abc", *likelihood)
+    expected = [joint.sum((1, 2)), joint.sum((0, 2)), joint.sum((0, 1))] / joint.sum()
+    posterior, evidence = smoothed(likelihood, np.zeros(3, int), prior, stay)
+    np.testing.assert_allclose(posterior, expected)
+    assert evidence == pytest.approx(np.log(joint.sum()))
+
+
+def test_no_recording_goes_on_into_the_next():
+    rng = np.random.default_rng(0)
+    likelihood, prior = rng.uniform(0.1, 1, (7, 3)), np.full(3, 1 / 3)
+    whole, evidence = smoothed(likelihood, np.array([0, 0, 0, 0, 1, 1, 1]), prior, 0.9)
+    first, second = (smoothed(part, np.zeros(len(part), int), prior, 0.9) for part in (likelihood[:4], likelihood[4:]))
+    np.testing.assert_allclose(whole, np.concatenate([first[0], second[0]]))
+    assert evidence == pytest.approx(first[1] + second[1])
+
+
+def test_gestures_that_last_are_told_apart_though_the_model_is_wrong_of_one():
+    """Four classes held for 20 windows each; the model takes half of class 3's windows for class 2."""
+    rng = np.random.default_rng(0)
+    label = np.tile(np.repeat(np.arange(4), 20), 5)
+    features = 4 * rng.normal(size=(4, 6))[label] + rng.normal(size=(len(label), 6))
+    said = np.where((label == 3) & (rng.random(len(label)) < 0.5), 2, label)
+    probability = np.full((len(label), 4), 0.1)
+    probability[np.arange(len(label)), said] = 0.7
+    prior = np.full(4, 0.25)
+    posterior = adaptation.explained(probability, features, np.zeros(len(label), int), prior, 0.95, Adaptation())
+    assert np.mean(said == label) < 0.9
+    assert np.mean(posterior.argmax(1) == label) > 0.98
+
+
+def test_divergence_is_nought_for_the_prior_alone():
+    prior = np.array([0.5, 0.3, 0.2])
+    assert divergence(prior, prior) == pytest.approx(0, abs=1e-5)
+    assert divergence(np.array([0.2, 0.3, 0.5]), prior) > 0.1
+
+
+# --- a session -----------------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_knows_how_often_each_class_was_trained_on(trained, model):
+    (shard,) = open_shards(trained / "shards", (trained / "split" / "train.txt").read_text().split())
+    counts = np.bincount(shard.windows["label"], minlength=len(shard.classes))
+    assert model.description["class_windows"] == counts.tolist()
+    np.testing.assert_allclose(class_prior(model), (counts + 1) / (counts + 1).sum())
+
+
+def test_labels_are_not_looked_at(model, session):
+    """Permuted labels change nothing but the score: the same probabilities for the same windows."""
+    rng = np.random.default_rng(1)
+
+    def shuffled(shard):
+        windows = shard.windows.copy()
+        windows["label"] = rng.permutation(windows["label"])
+        return replace(shard, windows=windows)
+
+    as_it_is = score_adapted(model, session, "session", ANYTHING)
+    permuted = score_adapted(model, [shuffled(shard) for shard in session], "session", ANYTHING)
+    assert as_it_is.accepted == 1
+    assert np.array_equal(as_it_is.adapted.probabilities, permuted.adapted.probabilities)
+    assert not np.array_equal(as_it_is.adapted.probabilities, as_it_is.unadapted)
+    assert not np.array_equal(as_it_is.adapted.windows.label, permuted.adapted.windows.label)
+
+
+def test_the_model_given_is_left_as_it_was_and_the_same_seed_gives_the_same(model, session):
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    first, again = (adapt(model, signals(model, session), ANYTHING).model.network for _ in range(2))
+    other = adapt(model, signals(model, session), replace(ANYTHING, seed=1)).model.network
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    assert not all(torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
+    assert torch.equal(first.head.weight, model.network.head.weight)
+    assert not first.training
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"least_seconds": 1e6}, "s of signal, less than 1e+06 s"),
+        ({"most_divergence": -1}, "nats from the training people's shares of gestures"),
+        ({"most_divergence_smoothed": -1}, "the mean prediction, smoothed, is"),
+        ({"least_agreement": 1.1}, "of the decisions would stay"),
+    ],
+)
+def test_the_safeguard_keeps_the_model_as_it_was_and_says_why(model, session, limit, reason):
+    result = adapt(model, signals(model, session), replace(ANYTHING, **limit))
+    assert not result.accepted
+    assert reason in result.reason
+    assert result.model is model
+
+
+def test_on_the_first_recording_the_later_ones_are_scored(model, session):
+    result = score_adapted(model, session, "first", ANYTHING)
+    assert set(result.adapted.windows.record) == {session[1].record}
+    assert result.sessions[0]["seconds"] == pytest.approx(len(session[0].signal) / model.rate)
+
+
+# --- the scripts ---------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_has_the_same_of_the_model_as_it_was(trained, run_script):
+    common = ("evaluate.py", "--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--quiet")
+    run_script(*common, "--out", trained / "plain")
+    run_script(*common, "--out", trained / "adapted", "--adapt", "session")
+    plain, adapted = (json.loads((trained / name / "metrics.json").read_text()) for name in ("plain", "adapted"))
+    unadapted = adapted["unadapted"]
+    assert set(unadapted) <= set(plain)
+    assert unadapted["confusion"] == plain["confusion"]
+    assert adapted["adaptation"]["mode"] == "session"
+    (one,) = adapted["adaptation"]["sessions"]
+    assert one["subject"] == "05"
+    assert one["accepted"] == (not one["reason"])
+    assert one["seconds"] > 0 and one["computing"] > 0
+
+
+def test_first_of_sessions_of_one_recording_is_an_error(trained, run_script):
+    words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--subset", "val", "--out", trained / "none")
+    done = run_script("evaluate.py", *words, "--adapt", "first", "--device", "cpu", code=1)
+    assert "expected sessions of two recordings, found 1 of one: nothing is left to score" in done.stderr
+    assert not (trained / "none").exists()
+
+
+def test_online_and_adapt_do_not_go_together(trained, run_script):
+    words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--adapt", "session", "--normalize", "online")
+    assert "--adapt: expected --normalize trained" in run_script("evaluate.py", *words, code=2).stderr
+
+
+def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, model):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "session.npy", 50 * rng.normal(size=(int(40 * model.rate), len(model.channels))))
+    out, recording = tmp_path / "person.ckpt", tmp_path / "session.npy"
+    words = ("adapt.py", trained / "run" / "best_model.ckpt", recording, "--rate", model.rate, "--out", out)
+    done = run_script(*words)
+    assert f"{out}: " in done.stdout
+    told = open_checkpoint(out).description["adapted"]
+    assert told["recordings"] == ["session.npy"]
+    assert told["accepted"] or "kept as it was" in done.stderr  # noise: whichever way the safeguard sees it
+    predicted = ("predict.py", recording, "--rate", model.rate, "--checkpoint", out, "--out", tmp_path / "predicted")
+    run_script(*predicted)
+    run_script(*predicted[:-1], tmp_path / "again", "--adapt")
+    assert (tmp_path / "predicted" / "session.csv").exists()
+    assert "expected no file there, found one; --overwrite replaces it" in run_script(*words, code=1).stderr
