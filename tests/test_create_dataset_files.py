@@ -242,6 +242,21 @@ def test_the_same_split_is_kept_another_only_replaced_when_told(run_script, name
     assert contents(out) == before
 
 
+def test_files_of_the_system_are_neither_splits_nor_in_their_way(run_script, names, tmp_path):
+    out = tmp_path / "s"
+    loso = (SCRIPT, "--records", names, "--out", out, "--protocol", "loso")
+    run_script(*loso)
+    (out / ".DS_Store").write_text("x")
+    (out / ".ipynb_checkpoints").mkdir()
+    (out / "fold0" / "Thumbs.db").write_text("x")
+    (out / "@eaDir").mkdir()
+    shutil.copy(out / "fold0" / "train.txt", out / "@eaDir")
+    assert "kept" in run_script(*loso).stdout
+    assert len(splits.split_folders(out)) == len(PEOPLE)
+    run_script(*loso, "--seed", 1, "--overwrite")
+    assert splits.read_split(out / "fold0").seed == 1
+
+
 def test_nothing_else_is_ever_replaced(run_script, names, tmp_path):
     flags = (SCRIPT, "--records", names, "--overwrite", "--out")
     (tmp_path / "notes").mkdir()
