@@ -17,6 +17,16 @@ Classifiers, with the settings of putEMG's authors: lda (SVD), qda (regularised 
 kernel, C = 50), each after scaling the features by the training windows' mean and standard deviation. Trained on the
 split's training subset alone, as train.py does it.
 
+--features tokens gives classifiers the network's own features instead: log band powers of scaled and of whitened
+channels, normalised by session, averaged over the window's tokens, made by the network's own code. More classifiers:
+logistic (regression), boosting (gradient-boosted trees), mlp (one hidden layer of 64). --augment rotation adds every
+training window with the rings of electrodes turned by one place either way, as train.py does by chance. --choose tries
+a few settings of each classifier and keeps the one with the best macro-F1 over the validation people.
+
+--adapt adapts each classifier to each session without its labels, from windows spread over whole recordings: lda and
+qda by expectation-maximisation, the others by self-training. metrics.json then has the adapted scores at its top,
+`unadapted` with those of the same windows before, and `adaptation`. Compare such results with adapted ones alone.
+
 --normalize session first z-scores the features by the mean and standard deviation over each session (one person, one
 day). These are taken from windows evenly spaced over the session's recordings in the same subset, whatever their
 labels: no label is looked at, but some minutes of a new person's signal must have been seen.
@@ -34,10 +44,11 @@ qda and knn, about half a minute with svm. Signals are streamed; features need u
 """
 
 import argparse
-import warnings
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,12 +60,14 @@ from semg.common.provenance import how_made
 from semg.data.normalization import sessions
 from semg.data.shards import Shard, WindowSet, open_shard
 from semg.data.splits import SUBSETS, read_folds
-from semg.evaluation import baseline_results
+from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
+from semg.training import classical
 
-CLASSIFIERS = ("lda", "qda", "knn", "svm")
-SUBSAMPLED = ("knn", "svm")
+USUAL_CLASSIFIERS = ("lda", "qda", "knn", "svm")
+TOKENS = "tokens"  # the network's own features
+ADAPTING_WINDOWS = 1000  # of each recording at most
 FEATURES = ("rms", "hudgins", "du", "logband")
 NORMALIZE = ("session", "none")
 GATHERED = 256  # windows read at once
@@ -73,10 +86,23 @@ def arguments() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="SET",
-        help=f"{', '.join(FEATURES)} (default: each), or several joined by +",
+        help=f"{TOKENS}; {', '.join(FEATURES)} (default: each of these), or several joined by +",
     )
     p.add_argument(
-        "--classifiers", nargs="+", choices=CLASSIFIERS, default=[], help="which to train (default: all of them)"
+        "--classifiers",
+        nargs="+",
+        choices=classical.CLASSIFIERS,
+        default=[],
+        help=f"which to train (default: {' '.join(USUAL_CLASSIFIERS)})",
+    )
+    p.add_argument(
+        "--augment", choices=("none", "rotation"), default="none", help="rotation: rings turned by -1, 0 and 1 places"
+    )
+    p.add_argument("--choose", action="store_true", help="choose each classifier's settings on the validation people")
+    p.add_argument(
+        "--adapt",
+        choices=("session", "first"),
+        help="adapt to each session without its labels: on all its recordings, or on the first to score the later ones",
     )
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
@@ -100,8 +126,9 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
     for fold, own in windows.items():
         data = baseline_results.data_checksum(own.values())
         for features in dict.fromkeys(args.features or FEATURES):
-            feature_names(features)  # refuses an unknown set before any work
-            for classifier in dict.fromkeys(args.classifiers or CLASSIFIERS):
+            if features != TOKENS:
+                feature_names(features)  # refuses an unknown set before any work
+            for classifier in dict.fromkeys(args.classifiers or USUAL_CLASSIFIERS):
                 settings = {
                     "classifier": classifier,
                     "features": features,
@@ -110,8 +137,11 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                     "normalize": args.normalize,
                     "train_on": list(args.train_on),
                     "subset": args.subset,
-                    "seed": args.seed if classifier in SUBSAMPLED else None,
-                    "max_train_windows": args.max_train_windows if classifier in SUBSAMPLED else None,
+                    "augment": args.augment,
+                    "choose": args.choose,
+                    "adapt": args.adapt,
+                    "seed": args.seed if classifier in classical.SEEDED or args.adapt else None,
+                    "max_train_windows": args.max_train_windows if classifier in classical.SUBSAMPLED else None,
                     "split_sha256": splits[fold],
                     "shards_sha256": data,
                 }
@@ -123,148 +153,238 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
 # --- features --------------------------------------------------------------------------------------------------
 
 
-def feature_table(windows: WindowSet, extract: FeatureExtractor, bar: Any) -> np.ndarray:
+class Source(Protocol):
+    """Features of windows anywhere in some shards' recordings, normalised as they are to be."""
+
+    def of(self, place: int, starts: np.ndarray, done: Callable[[int], object]) -> np.ndarray:
+        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
+
+
+class HandCrafted:
+    """Hand-crafted features, z-scored by each session's own mean and standard deviation where `by_session`."""
+
+    def __init__(self, shards: Sequence[Shard], extract: FeatureExtractor, by_session: bool) -> None:
+        self._shards, self._extract = list(shards), extract
+        self._scale: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for places in sessions(shards).values() if by_session else ():
+            seen = [self.of(place, evenly_spaced(shards[place], STATISTICS_WINDOWS)) for place in places]
+            values = np.concatenate(seen)
+            self._scale |= dict.fromkeys(places, (values.mean(0), np.maximum(values.std(0), SMALLEST_STD)))
+
+    def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:
+        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
+        shard = open_shard(self._shards[place].path)  # mapped anew: what is read leaves memory with it
+        table = np.empty((len(starts), self._extract.width, len(shard.channels)), np.float32)
+        for at in range(0, len(starts), GATHERED):
+            few = starts[at : at + GATHERED]
+            batch = np.stack([shard.signal[first : first + shard.window] for first in few])
+            table[at : at + len(few)] = self._extract(batch).reshape(len(few), self._extract.width, -1)
+            done(len(few))
+        if place in self._scale:
+            mean, std = self._scale[place]
+            table = (table - mean) / std
+        return table
+
+
+def feature_table(windows: WindowSet, source: Source, bar: Any) -> np.ndarray:
     """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time."""
-    table = np.empty((len(windows), extract.width, windows.n_channels), np.float32)
-    for place, shard in enumerate(windows.shards):
+    table: np.ndarray | None = None
+    for place in range(len(windows.shards)):
         rows = np.flatnonzero(windows.shard == place)
-        own = WindowSet([reopened(shard)])
-        for at in range(0, len(rows), GATHERED):
-            index = np.arange(at, min(at + GATHERED, len(rows)))
-            table[rows[index]] = extract(own.gather(index)).reshape(len(index), extract.width, -1)
-            bar.update(len(index))
+        if not len(rows):
+            continue
+        found = source.of(place, windows.start[rows], bar.update)
+        if table is None:
+            table = np.empty((len(windows), *found.shape[1:]), np.float32)
+        table[rows] = found
+    assert table is not None  # noqa: S101  sets of windows are not empty
     return table
 
 
-def reopened(shard: Shard) -> Shard:
-    """The same shard mapped anew: what was read of its signal leaves memory with it, not with the whole run."""
-    return open_shard(shard.path)
-
-
-def z_score_sessions(table: np.ndarray, windows: WindowSet, extract: FeatureExtractor) -> None:
-    """Scale a feature table in place by each session's own mean and standard deviation; no label is looked at."""
-    for places in sessions(windows.shards).values():
-        seen = np.concatenate([evenly_spaced(windows.shards[place], extract) for place in places])
-        mean, std = seen.mean(0), np.maximum(seen.std(0), SMALLEST_STD)
-        for place in places:
-            rows = windows.shard == place
-            table[rows] = (table[rows] - mean) / std
-
-
-def evenly_spaced(shard: Shard, extract: FeatureExtractor) -> np.ndarray:
-    """(STATISTICS_WINDOWS at most, k, C) features of windows spread over a recording, whatever their labels."""
-    signal = reopened(shard).signal
-    starts = np.unique(np.linspace(0, len(signal) - shard.window, STATISTICS_WINDOWS).astype(np.int64))
-    found = extract(np.stack([signal[at : at + shard.window] for at in starts]))
-    return found.reshape(len(starts), extract.width, -1)
-
-
-# --- classifiers -----------------------------------------------------------------------------------------------
-
-
-def build_classifier(name: str) -> Any:
-    """A classifier with the settings of putEMG's authors, after scaling by the training windows."""
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-
-    made = {
-        "lda": lambda: LinearDiscriminantAnalysis(solver="svd"),
-        "qda": lambda: QuadraticDiscriminantAnalysis(reg_param=0.3),
-        "knn": lambda: KNeighborsClassifier(n_neighbors=5),
-        "svm": lambda: SVC(kernel="rbf", C=50, cache_size=500),
-    }
-    return make_pipeline(StandardScaler(), made[name]())
-
-
-def subsample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Places of at most about `most` windows, drawn without replacement, the same share of every class; sorted."""
-    if len(label) <= most:
-        return np.arange(len(label))
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for value in np.unique(label):
-        places = np.flatnonzero(label == value)
-        chosen.append(rng.permutation(places)[: max(1, len(places) * most // len(label))])
-    return np.sort(np.concatenate(chosen))
-
-
-def predict(
-    baseline: Baseline, train: np.ndarray, train_label: np.ndarray, scored: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Train and apply: (n,) labels and (n, classes) probabilities; svm gives none.
-
-    train, scored: (n, features) float32.
-    """
-    model = build_classifier(baseline.settings["classifier"])
-    with warnings.catch_warnings():
-        # IAV is MAV times the window's length; LDA by SVD and regularised QDA cope with such pairs
-        warnings.filterwarnings("ignore", message=".*collinear.*")
-        try:
-            model.fit(train, train_label)
-        except np.linalg.LinAlgError as error:
-            raise DataError(
-                f"{baseline.name}: expected more training windows of each class than its {train.shape[1]} "
-                f"features, found too few ({error}); take fewer features or more recordings"
-            ) from None
-    if baseline.settings["classifier"] == "svm":  # its probabilities would take a second, cross-validated training
-        return model.predict(scored), None
-    found = model.predict_proba(scored)
-    return model.classes_[found.argmax(1)], found.astype(np.float32)
-
-
-# --- the run ---------------------------------------------------------------------------------------------------
+def evenly_spaced(shard: Shard, most: int) -> np.ndarray:
+    """First samples of at most so many windows spread over a whole recording, whatever their labels."""
+    return np.unique(np.linspace(0, len(shard.signal) - shard.window, most).astype(np.int64))
 
 
 class Tables:
-    """The features of the windows to train on and to score, for all results of a fold."""
+    """The features of a fold's windows, for all results that need the same kind of features."""
 
-    def __init__(self, train: WindowSet, scored: WindowSet, baselines: Sequence[Baseline], console: Console) -> None:
-        args = train.shards[0].arguments
-        names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
-        self.train_label = train.label
-        self.extract = FeatureExtractor(
-            names=names,
-            rate=train.shards[0].rate,
-            authors=baselines[0].settings["definitions"] == "authors",
-            low=args["low"],
-            high=args["high"],
-        )
-        with console.progress(total=len(train) + len(scored), unit="window", desc="features") as bar:
-            self.train, self.scored = (feature_table(part, self.extract, bar) for part in (train, scored))
-        if baselines[0].settings["normalize"] == "session":
-            z_score_sessions(self.train, train, self.extract)
-            z_score_sessions(self.scored, scored, self.extract)
+    def __init__(self, windows: dict[str, WindowSet], baselines: Sequence[Baseline], console: Console) -> None:
+        self._windows, self._console = windows, console
+        first = windows["train"].shards[0]
+        self.tokens = baselines[0].settings["features"] == TOKENS
+        self._columns: tuple[str, ...] = ()
+        self._sources: dict[str, Any] = {}
+        if self.tokens:
+            from semg.training.token_features import TokenFeatures  # with torch, for which --help need not wait
 
-    def columns(self, features: str) -> list[int]:
-        """Where the columns of a feature set lie among all."""
+            self._sources = {name: TokenFeatures(own.shards) for name, own in windows.items()}
+            self._turned = self._sources["train"].turned
+        else:
+            names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
+            extract = FeatureExtractor(
+                names=names,
+                rate=first.rate,
+                authors=baselines[0].settings["definitions"] == "authors",
+                low=first.arguments["low"],
+                high=first.arguments["high"],
+            )
+            self._columns = extract.columns
+            by_session = baselines[0].settings["normalize"] == "session"
+            self._sources = {name: HandCrafted(own.shards, extract, by_session) for name, own in windows.items()}
+            self._turned = turned(first)
+        with console.progress(total=sum(map(len, windows.values())), unit="window", desc="features") as bar:
+            self._tables = {name: feature_table(own, self._sources[name], bar) for name, own in windows.items()}
+
+    def of(self, name: str, features: str) -> np.ndarray:
+        """(n, k, C) of the windows called `name`: a feature set's columns."""
+        return self._tables[name][:, self._kept(features)]
+
+    def train(self, features: str, rotations: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(n, F) features and (n,) labels to train on."""
+        table, label = self.of("train", features), self._windows["train"].label
+        if rotations:
+            table, label = classical.with_rotations(table, self._turned), np.tile(label, len(self._turned))
+        return table.reshape(len(table), -1), label
+
+    def unlabelled(self, name: str, places: Sequence[int], features: str) -> np.ndarray:
+        """(n, F) of windows spread over whole recordings, whatever their labels."""
+        shards, source = self._windows[name].shards, self._sources[name]
+        found = [source.of(p, evenly_spaced(shards[p], ADAPTING_WINDOWS))[:, self._kept(features)] for p in places]
+        table = np.concatenate(found)
+        return table.reshape(len(table), -1)
+
+    def _kept(self, features: str) -> Any:
+        if self.tokens:
+            return slice(None)
         names = feature_names(features)
-        return [i for i, column in enumerate(self.extract.columns) if column.partition("_")[0] in names]
+        return [i for i, column in enumerate(self._columns) if column.partition("_")[0] in names]
 
 
-def run_one(baseline: Baseline, tables: Tables, scored: WindowSet, args: argparse.Namespace, console: Console) -> float:
+def turned(shard: Shard) -> np.ndarray:
+    """(3, C) the electrode whose features each electrode gets when every ring turns by -1, 0 and 1 places."""
+    origin = np.tile(np.arange(len(shard.channels)), (3, 1))
+    for ring in map(list, shard.rings):
+        for row, step in enumerate((-1, 0, 1)):
+            origin[row, ring] = np.roll(ring, step)
+    return origin
+
+
+# --- one result ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier, the settings that it has, what it was trained on, and what was tried on validation people."""
+
+    name: str
+    settings: dict[str, Any]
+    model: Any
+    x: np.ndarray
+    label: np.ndarray
+    tried: list[dict[str, Any]]
+
+
+def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], seed: int) -> Trained:
+    """Train a classifier, with --choose with the settings that suit the validation people best."""
+    asked = baseline.settings
+    name, features = asked["classifier"], asked["features"]
+    x, label = tables.train(features, asked["augment"] == "rotation")
+    if name in classical.SUBSAMPLED:
+        rows = classical.subsample(label, asked["max_train_windows"], seed)
+        x, label = x[rows], label[rows]
+    tried: list[dict[str, Any]] = []
+    best: tuple[float, dict[str, Any], Any] | None = None
+    for settings in classical.SETTINGS[name] if asked["choose"] else classical.SETTINGS[name][:1]:
+        model = classical.fitted(name, settings, x, label, seed)
+        score = 0.0
+        if asked["choose"]:
+            own, table = windows["val"], tables.of("val", features)
+            prediction, _ = classical.decide(model, table.reshape(len(table), -1))
+            score = mean_macro_f1(own, prediction)
+            tried.append({"settings": settings, "val_macro_f1": score})
+        if best is None or score > best[0]:
+            best = score, settings, model
+    assert best is not None  # noqa: S101  every classifier has settings
+    return Trained(name, best[1], best[2], x, label, tried)
+
+
+def mean_macro_f1(windows: WindowSet, prediction: np.ndarray) -> float:
+    """Mean over people."""
+    people = metrics.per_subject(windows.label, prediction, windows.subject, len(windows.shards[0].classes))
+    return float(np.mean([one["macro_f1"] for one in people.values()]))
+
+
+def adapt_sessions(
+    trained: Trained, tables: Tables, windows: WindowSet, features: str, how: str, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Adapt to each session without its labels; `how` as --adapt.
+
+    Returns places of the windows scored, their predictions, their probabilities (empty if there are none), and facts.
+    """
+    recipe = classical.Adaptation(seed=seed)
+    rows, predictions, probabilities, told = [], [], [], []
+    flat = tables.of("scored", features).reshape(len(windows), -1)
+    for session, places in sessions(windows.shards).items():
+        heard, scored = (places[:1], places[1:]) if how == "first" else (places, places)
+        own = np.flatnonzero(np.isin(windows.shard, scored))
+        if not len(own):
+            continue
+        unlabelled, began = tables.unlabelled("scored", heard, features), time.perf_counter()
+        both = (trained.x, trained.label)
+        model = classical.adapted(trained.name, trained.settings, trained.model, both, unlabelled, recipe)
+        told.append(
+            {
+                "session": session,
+                "accepted": True,
+                "seconds_of_signal": sum(len(windows.shards[p].signal) for p in heard) / windows.shards[0].rate,
+                "seconds_of_computing": round(time.perf_counter() - began, 3),
+            }
+        )
+        prediction, found = classical.decide(model, flat[own])
+        rows.append(own)
+        predictions.append(prediction)
+        probabilities.append(found if found is not None else np.empty((len(own), 0), np.float32))
+    if not rows:
+        raise DataError(f"{trained.name}: expected sessions of several recordings to adapt on the first, found none")
+    method = "expectation-maximisation" if trained.name in classical.GAUSSIAN else "self-training"
+    facts = {"on": how, "method": method, **asdict(recipe), "sessions": told}
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    joined = (np.concatenate(part)[order] for part in (rows, predictions, probabilities))
+    return (*joined, facts)  # type: ignore[return-value]
+
+
+def run_one(
+    baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
+) -> float:
     """Train one classifier, write its result, return its macro-F1 averaged over people."""
-    rows = np.arange(len(tables.train_label))
-    if baseline.settings["classifier"] in SUBSAMPLED:
-        rows = subsample(tables.train_label, args.max_train_windows, args.seed)
-        if len(rows) < len(tables.train_label):
-            console.warn(f"{baseline.name}: trained on {len(rows)} of {len(tables.train_label)} windows, drawn")
-    columns = tables.columns(baseline.settings["features"])
-    train = tables.train[rows[:, None], columns].reshape(len(rows), -1)  # one copy, of what is needed alone
-    flat = tables.scored[:, columns].reshape(len(tables.scored), -1)
-    prediction, probabilities = predict(baseline, train, tables.train_label[rows], flat)
+    features, scored = baseline.settings["features"], windows["scored"]
+    trained = train(baseline, tables, windows, args.seed)
+    available = len(windows["train"]) * (3 if args.augment == "rotation" else 1)
+    if len(trained.label) < available:
+        console.warn(f"{baseline.name}: trained on {len(trained.label)} of {available} windows, drawn")
+    table = tables.of("scored", features)
+    prediction, probabilities = classical.decide(trained.model, table.reshape(len(table), -1))
     facts = {
         "subset": args.subset,
         "split": (args.split / baseline.fold).as_posix(),
         "split_sha256": baseline.settings["split_sha256"],
         "normalize": args.normalize,
-        "n_train_windows": len(rows),
-        "n_train_windows_available": len(tables.train_label),
+        "n_train_windows": len(trained.label),
+        "n_train_windows_available": available,
+        "classifier_settings": trained.settings,
+        "tried_on_validation": trained.tried,
         "made": how_made("baselines.py", args),
     }
-    report = baseline_results.write(baseline, scored, prediction, probabilities, facts)
+    rows = None
+    if args.adapt:
+        before = prediction
+        rows, prediction, probabilities, facts["adaptation"] = adapt_sessions(
+            trained, tables, scored, features, args.adapt, args.seed
+        )
+        facts["unadapted"] = baseline_results.report(scored, before[rows], rows)
+        probabilities = probabilities if probabilities.shape[1] else None
+    report = baseline_results.write(baseline, scored, prediction, probabilities, facts, rows)
     return report["mean_over_subjects"]["macro_f1"]
 
 
@@ -272,16 +392,20 @@ def run_fold(
     baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
     """Train and score the classifiers on one fold; macro-F1 by result. One that fails is named, the others are done."""
-    tables = Tables(windows["train"], windows["scored"], baselines, console)
     done: dict[str, float] = {}
     with console.progress(total=len(baselines), unit="result", desc="classifiers") as bar:
-        for baseline in baselines:
-            try:
-                done[baseline.name] = run_one(baseline, tables, windows["scored"], args, console)
-                console.say(f"  {baseline.name:<28} macro-F1 {done[baseline.name]:.4f}")
-            except DataError as error:
-                console.error(cli.in_words(error))
-            bar.update()
+        for tokens in (False, True):  # the features of one kind at a time
+            own = [baseline for baseline in baselines if (baseline.settings["features"] == TOKENS) == tokens]
+            if not own:
+                continue
+            tables = Tables(windows, own, console)
+            for baseline in own:
+                try:
+                    done[baseline.name] = run_one(baseline, tables, windows, args, console)
+                    console.say(f"  {baseline.name:<28} macro-F1 {done[baseline.name]:.4f}")
+                except DataError as error:
+                    console.error(f"{baseline.name}: {cli.in_words(error)}")
+                bar.update()
     return done
 
 
@@ -293,8 +417,15 @@ def main() -> int:
     if args.subset in args.train_on:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
+    if args.preset and (args.choose or TOKENS in args.features):
+        raise UsageError("--preset paper: expected without --choose and --features tokens, which are not the authors'")
+    if args.normalize == "none" and TOKENS in args.features:
+        raise UsageError("--normalize none: expected session with --features tokens, which are normalised by session")
+    if args.subset == "val" and args.choose:
+        raise UsageError("--subset val: expected a subset on which nothing was chosen with --choose; give test")
     folds = read_folds(args.split, args.shards)
-    windows = baseline_results.open_folds(args.shards, folds, {"train": args.train_on, "scored": (args.subset,)})
+    subsets = {"train": args.train_on, "scored": (args.subset,)} | ({"val": ("val",)} if args.choose else {})
+    windows = baseline_results.open_folds(args.shards, folds, subsets)
     shard = next(iter(windows.values()))["train"].shards[0]
     if args.preset and shard.arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")

@@ -16,6 +16,7 @@ from semg.data.shards import WindowSet, open_shards, write_shard
 from semg.data.splits import Split, write_split
 from semg.data.windows import whole_windows
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
+from semg.training import classical
 
 RATE, WINDOW, STRIDE, CHANNELS = 1000.0, 100, 50, 4
 CLASSES = ("idle", "fist", "flexion")
@@ -198,9 +199,10 @@ def test_memory_beyond_the_table_does_not_grow_with_the_recordings(data):
 
     def beyond(chosen):
         windows = WindowSet(open_shards(data / "shards", chosen))
-        baselines.feature_table(windows, extract, SimpleNamespace(update=lambda _: None))  # caches of NumPy fill
+        source = baselines.HandCrafted(windows.shards, extract, by_session=False)
+        baselines.feature_table(windows, source, SimpleNamespace(update=lambda _: None))  # caches of NumPy fill
         tracemalloc.start()
-        table = baselines.feature_table(windows, extract, SimpleNamespace(update=lambda _: None))
+        table = baselines.feature_table(windows, source, SimpleNamespace(update=lambda _: None))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most - table.nbytes
@@ -225,13 +227,13 @@ def test_kernel_methods_get_a_part_of_the_windows_and_say_so(score, tmp_path):
 
 def test_subsample_keeps_shares_and_every_class():
     label = np.repeat([0, 1, 2], [6000, 3990, 10])
-    kept = baselines.subsample(label, 500, seed=0)
+    kept = classical.subsample(label, 500, seed=0)
     assert np.bincount(label[kept]).tolist() == [300, 199, 1]
     assert len(np.unique(kept)) == len(kept)
     assert np.all(np.diff(kept) > 0)
-    np.testing.assert_array_equal(kept, baselines.subsample(label, 500, seed=0))
-    assert not np.array_equal(kept, baselines.subsample(label, 500, seed=1))
-    np.testing.assert_array_equal(baselines.subsample(label, len(label), seed=0), np.arange(len(label)))
+    np.testing.assert_array_equal(kept, classical.subsample(label, 500, seed=0))
+    assert not np.array_equal(kept, classical.subsample(label, 500, seed=1))
+    np.testing.assert_array_equal(classical.subsample(label, len(label), seed=0), np.arange(len(label)))
 
 
 def test_the_authors_preset(data, score, tmp_path):
@@ -254,7 +256,9 @@ def test_the_authors_preset(data, score, tmp_path):
 
 
 def test_classifiers_have_the_authors_settings():
-    found = {name: baselines.build_classifier(name).steps for name in baselines.CLASSIFIERS}
+    found = {
+        name: classical.build(name, classical.SETTINGS[name][0], seed=0).steps for name in baselines.USUAL_CLASSIFIERS
+    }
     assert all(type(steps[0][1]).__name__ == "StandardScaler" for steps in found.values())
     last = {name: steps[1][1].get_params() for name, steps in found.items()}
     assert last["lda"]["solver"] == "svd"

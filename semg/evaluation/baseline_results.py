@@ -17,6 +17,7 @@ from semg.common.errors import DataError
 from semg.common.files import read_json, text_checksum
 from semg.data.shards import WindowSet, open_shards
 from semg.data.splits import Split
+from semg.evaluation import metrics
 
 OUTPUT_FILES = ("per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png")
 
@@ -102,30 +103,40 @@ def write(
     prediction: np.ndarray,
     probabilities: np.ndarray | None,
     facts: Mapping[str, Any],
+    rows: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Write a result with `facts` about how it was made; returns what metrics.json holds.
 
-    prediction: (n,) class indices; probabilities: (n, classes) or None; both of `windows`, in their order.
+    prediction: (n,) class indices; probabilities: (n, classes) or None; both of `windows`, in their order, or of those
+    at the places `rows` (n,).
     """
     from semg.evaluation.report import write_results  # with matplotlib, for which --help need not wait
 
-    shard = windows.shards[0]
     return write_results(
         baseline.folder,
-        label=windows.label,
         prediction=prediction,
         probabilities=probabilities,
-        subject=windows.subject,
-        record=windows.record,
-        start=windows.start,
-        classes=shard.classes,
-        rest_classes=shard.rest_classes,
         simulated=any(one.simulated for one in windows.shards),
-        rate=shard.rate,
-        window_seconds=windows.window / shard.rate,
-        stride_seconds=shard.arguments["stride"] / shard.rate,
         extra={"checkpoint": None, **facts, "baseline": baseline.settings},
+        **_scored(windows, rows),
     )
+
+
+def report(windows: WindowSet, prediction: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """What metrics.json says of decisions about the windows at the places `rows`."""
+    return metrics.report(prediction=prediction, **_scored(windows, rows))
+
+
+def _scored(windows: WindowSet, rows: np.ndarray | None) -> dict[str, Any]:
+    shard, chosen = windows.shards[0], slice(None) if rows is None else rows
+    columns = {name: getattr(windows, name)[chosen] for name in ("label", "subject", "record", "start")}
+    return columns | {
+        "classes": shard.classes,
+        "rest_classes": shard.rest_classes,
+        "rate": shard.rate,
+        "window_seconds": windows.window / shard.rate,
+        "stride_seconds": shard.arguments["stride"] / shard.rate,
+    }
 
 
 def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None, int]]:

@@ -1,0 +1,138 @@
+"""Fair rivals: the network's features for classical methods, settings chosen on validation people, adapting."""
+
+import json
+
+import numpy as np
+import pytest
+import small_shards
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from semg.data.batches import Batches
+from semg.data.normalization import ChannelNormalization, transform_of
+from semg.data.shards import WindowSet, open_shards
+from semg.inference.batch import ready_tokens, session_statistics
+from semg.training import classical
+from semg.training.token_features import TokenFeatures
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_shards.write_all(tmp_path_factory.mktemp("classical"))
+
+
+def clouds(n=600, shift=0.0, seed=0):
+    """Three classes in four dimensions; `shift` moves all of them."""
+    random = np.random.default_rng(seed)
+    label = random.integers(0, 3, n)
+    centre = np.array([[0, 0, 0, 0], [3, 0, 1, 0], [0, 3, 0, 1]])
+    return random.normal(centre[label] + shift, 1.0), label
+
+
+def test_tokens_are_those_that_the_network_reads(data):
+    """Mean over a window's tokens of the front-end's own output, under the session's own statistics."""
+    shards = open_shards(data[0], [small_shards.name(1), small_shards.name(2)])
+    features = TokenFeatures(shards)
+    windows = WindowSet(shards)
+    normalization = ChannelNormalization("session", "append")
+    transform = transform_of(shards, normalization)
+    model = features._model
+    statistics = session_statistics(model, shards, transform, torch.device("cpu"))
+    tokens = ready_tokens(model, Batches(windows, transform, torch.device("cpu")), statistics)
+    own = windows.shard == 1
+    (group,) = features.layout.groups
+    expected = group.of(tokens[torch.from_numpy(own)]).mean(1).transpose(1, 2)
+    np.testing.assert_allclose(features.of(1, windows.start[own]), expected, atol=1e-4)
+
+
+def test_rotations_turn_every_ring_by_one_place(data):
+    shards = open_shards(data[0], [small_shards.name(1)])
+    turned = TokenFeatures(shards).turned
+    table = np.arange(48, dtype=np.float32)[None, None]  # every channel says which it is
+    back, same, on = classical.with_rotations(table, turned)[:, 0]
+    np.testing.assert_array_equal(same, table[0, 0])
+    for rotated, step in ((back, -1), (on, 1)):
+        expected = [np.roll(ring, step) for ring in table[0, 0].reshape(6, 8)]
+        np.testing.assert_array_equal(rotated.reshape(6, 8), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "peer"),
+    [
+        ("lda", {"solver": "lsqr", "shrinkage": 0.3}, LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3)),
+        ("qda", {"reg_param": 0.3}, QuadraticDiscriminantAnalysis(reg_param=0.3)),
+    ],
+)
+def test_the_gaussians_to_adapt_are_scikit_learns(name, settings, peer):
+    x, label = clouds()
+    model = classical.fitted(name, settings, x, label, 0)
+    own = classical.Gaussians(model, x, label).predict_proba(x)
+    peer = make_pipeline(StandardScaler(), peer).fit(x, label).predict_proba(x)
+    assert np.mean(own.argmax(1) == peer.argmax(1)) > 0.97
+
+
+@pytest.mark.parametrize("name", classical.CLASSIFIERS)
+def test_adapting_follows_a_session_that_is_shifted(name):
+    x, label = clouds()
+    session, truth = clouds(shift=1.0, seed=1)
+    settings = classical.SETTINGS[name][0]
+    model = classical.fitted(name, settings, x, label, 0)
+    before = np.mean(classical.decide(model, session)[0] == truth)
+    how = classical.Adaptation(rounds=4, strength=5.0, sample=60)
+    after = classical.adapted(name, settings, model, (x, label), session, how)
+    again = classical.adapted(name, settings, model, (x, label), session, how)
+    adapted = np.mean(classical.decide(after, session)[0] == truth)
+    if name in classical.GAUSSIAN:  # self-training promises nothing where all decisions drift to one side
+        assert adapted > before + 0.05
+    assert after is not model
+    np.testing.assert_array_equal(classical.decide(after, session)[0], classical.decide(again, session)[0])
+    assert np.mean(classical.decide(model, session)[0] == truth) == before, "the model stays as it was"
+
+
+def test_a_run_with_all_that_the_network_has(data, run_script, tmp_path):
+    shards, split = data
+    flags = ("--shards", shards, "--split", split, "--features", "tokens", "--classifiers", "lda", "logistic")
+    run_script(
+        "baselines.py", *flags, "--augment", "rotation", "--choose", "--adapt", "session", "--out", tmp_path / "a"
+    )
+    for method in ("lda-tokens", "logistic-tokens"):
+        report = json.loads((tmp_path / "a" / method / "metrics.json").read_text())
+        tried = report["tried_on_validation"]
+        best = max(tried, key=lambda one: one["val_macro_f1"])
+        assert report["classifier_settings"] == best["settings"]
+        assert [one["settings"] for one in tried] == classical.SETTINGS[method.partition("-")[0]]
+        assert report["unadapted"]["n_windows"] == report["n_windows"]
+        assert report["unadapted"]["per_subject"].keys() == report["per_subject"].keys()
+        assert report["adaptation"]["on"] == "session"
+        assert [one["accepted"] for one in report["adaptation"]["sessions"]] == [True]
+        assert report["n_train_windows"] % 3 == 0
+    done = run_script("baselines.py", *flags, "--out", tmp_path / "a", code=1)
+    assert "augment none, found rotation" in done.stderr
+    done = run_script("baselines.py", *flags, "--adapt", "first", "--out", tmp_path / "b", code=1)
+    assert "expected sessions of several recordings to adapt on the first" in done.stderr
+
+
+def test_no_label_of_the_scored_people_is_looked_at(data, run_script, tmp_path):
+    """The windows of the scored session have other labels: decisions, adapted, are the same."""
+    from semg.data.shards import open_shard, write_shard
+
+    shards, split = data
+    other = tmp_path / "shards"
+    other.mkdir()
+    for shard in shards.iterdir():
+        (other / shard.name).symlink_to(shard)
+    (record,) = (split / "test.txt").read_text().split()
+    shard = open_shard(shards / record)
+    (other / record).unlink()
+    windows = shard.windows.copy()
+    windows["label"] = np.roll(windows["label"], 7)
+    write_shard(other / record, shard.meta, np.array(shard.signal), windows)
+    found = []
+    for folder, name in ((shards, "a"), (other, "b")):
+        flags = ("--shards", folder, "--split", split, "--features", "tokens", "--classifiers", "qda")
+        run_script("baselines.py", *flags, "--adapt", "session", "--out", tmp_path / name)
+        with np.load(tmp_path / name / "qda-tokens" / "predictions.npz") as arrays:
+            found.append(arrays["probabilities"])
+    np.testing.assert_array_equal(*found)
