@@ -1,7 +1,7 @@
 """Augmentation of normalised tokens, in ways that another person or another day could change them.
 
 Tokens are (B, T, F), and the front-end's groups say what the F features are. Zero means "as usual for this session" for
-every feature, so masking with zeros hides a channel, a band or a time without saying anything false. Every draw comes
+every feature, so a channel, a band or a time that is set to 0 looks ordinary, not silent. Every draw comes
 from one generator, so the same seed gives the same augmentation.
 """
 
@@ -222,20 +222,20 @@ def _draw_moves(
         chance = torch.rand(shape[0], generator=generator)
         step = (chance < how.band_rotation / 2).int() - (chance > 1 - how.band_rotation / 2).int()  # -1, 0 or 1
         channel = layout.turned[step + 1]
-    hidden = None
+    dropped = None
     if how.channel_dropout:
         chance = torch.rand(shape[0], layout.channels // layout.copies, generator=generator)
-        hidden = (chance < how.channel_dropout).repeat(1, layout.copies).to(device)
+        dropped = (chance < how.channel_dropout).repeat(1, layout.copies).to(device)
     times = (torch.rand(shape, generator=generator) < how.time_masking).to(device) if how.time_masking else None
-    return _Moves(channel.to(device), hidden, times)
+    return _Moves(channel.to(device), dropped, times)
 
 
 @dataclass(frozen=True)
 class _Moves:
-    """channel (B, C): the channel whose features each takes; hidden (B, C) and times (B, T): where there are none."""
+    """channel (B, C): the channel whose features each takes; dropped (B, C) and times (B, T): where there are none."""
 
     channel: Tensor
-    hidden: Tensor | None
+    dropped: Tensor | None
     times: Tensor | None
 
     def of_rows(self, features: Tensor) -> Tensor:
@@ -244,8 +244,8 @@ class _Moves:
         behind = B * T * C  # a row of zeros behind the last
         token = torch.arange(0, behind, C, dtype=torch.int32, device=features.device).view(B, T, 1)
         channel = self.channel
-        if self.hidden is not None:
-            channel = channel.masked_fill(self.hidden, behind)
+        if self.dropped is not None:
+            channel = channel.masked_fill(self.dropped, behind)
         if self.times is not None:
             token = token.masked_fill(self.times[:, :, None], behind)
         origin = (token + channel[:, None]).flatten().clamp_(max=behind)
@@ -255,8 +255,8 @@ class _Moves:
     def of_columns(self, features: Tensor) -> Tensor:
         """(B, T, K, C) -> the same shape. As they lie, by `gather`: rows would have to be turned round, twice."""
         moved = features.gather(3, self.channel.long()[:, None, None].expand(features.shape))
-        if self.hidden is not None:
-            moved.masked_fill_(self.hidden[:, None, None], 0)
+        if self.dropped is not None:
+            moved.masked_fill_(self.dropped[:, None, None], 0)
         if self.times is not None:
             moved.masked_fill_(self.times[:, :, None, None], 0)
         return moved

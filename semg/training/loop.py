@@ -1,4 +1,4 @@
-"""The loop that all training here shares: supervised, next-patch prediction, calibration, deep baselines.
+"""The loop that all training here shares: classification, next-patch prediction, calibration.
 
 What is learnt is a `Task`: the batches of an epoch, and the loss of one batch. `fit` does the rest, an epoch at a time,
 and the caller does between epochs what it likes:

@@ -3,7 +3,7 @@
 Windows are drawn from anywhere in the training recordings, gesture or not. From what it has read up to a patch, the
 model predicts the normalised token of the first later patch that shares no sample with any patch read so far, as a
 language model predicts the next word. The prediction's linear head is thrown away; patch embedding and backbone go
-into training. The people validated and tested on have no part in it.
+into training. Validation and test people's recordings are not used.
 """
 
 from collections.abc import Callable, Iterable

@@ -44,8 +44,8 @@ def save(run: "Trainer") -> None:
         task, optimizer = run.pretraining
         tensors |= {f"pretraining.head.{name}": value for name, value in task.module.head.state_dict().items()}
         tensors |= optimizer.tensors("pretraining.optimizer.")
-    told = {"config": run.config.to_dict(), "split": run.split.checksum, "state": run.state.to_dict()}
-    write_checkpoint(run.out / "last.ckpt", told, tensors)
+    description = {"config": run.config.to_dict(), "split": run.split.checksum, "state": run.state.to_dict()}
+    write_checkpoint(run.out / "last.ckpt", description, tensors)
 
 
 def restore(run: "Trainer", last: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""The training and validation people's data, ready to be read: windows, batches, statistics, cached band powers."""
+"""The training and validation people's data, ready to be read: windows, batches, statistics, cached features."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

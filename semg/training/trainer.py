@@ -133,8 +133,10 @@ class Trainer:
         for epoch in epochs:
             self.state.pretraining_losses.append(epoch.loss)
             if self.world.main:
-                told = f"pretraining {epoch.number}/{self.config.pretrain}"
-                self.console.say(f"{told}  loss {epoch.loss:.4f} (1: guessing the session's mean)")
+                self.console.say(
+                    f"pretraining {epoch.number}/{self.config.pretrain}  loss {epoch.loss:.4f} "
+                    "(1: guessing the session's mean)"
+                )
                 run_files.save(self)
         if self.average is not None and self.state.training.epoch == self.state.training.in_epoch == 0:
             self.average.restart()
