@@ -31,6 +31,8 @@ demo: $(STAMP) ## the whole job on simulated recordings, a few minutes on two co
 	$(RUN) train.py --shards $(DEMO)/shards --split splits/demo --out checkpoints/demo --init random --overwrite
 	$(RUN) evaluate.py --checkpoint checkpoints/demo/best_model.ckpt --shards $(DEMO)/shards --split splits/demo \
 	  --out results/demo
+	$(RUN) evaluate.py --checkpoint checkpoints/demo/best_model.ckpt --shards $(DEMO)/shards --split splits/demo \
+	  --adapt session --out results/demo-adapted
 	@echo
 	@echo "The recordings above were SIMULATED (simulate_putemg.py): the numbers say that the pipeline works, and"
 	@echo "nothing about putEMG or any person. Guessing one of 8 classes would give an accuracy of 0.125."
