@@ -70,7 +70,7 @@ def test_results_hold_every_window_and_every_number_follows_from_them(run_script
     assert told["accuracy"] > 0.6
     assert told["per_subject"]["05"]["accuracy"] == told["accuracy"]
     assert told["vote"]["k"] == 3
-    assert (tmp_path / "r" / "per_subject.csv").read_text().startswith("subject,accuracy")
+    assert (tmp_path / "r" / "per_subject.csv").read_text().startswith("subject,macro_f1,accuracy")
     assert told["made"]["arguments"]["vote"] == 3
 
 
