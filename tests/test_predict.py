@@ -219,8 +219,15 @@ def test_the_length_of_blocks_changes_nothing(live):
         np.testing.assert_allclose(other, found[: len(other)], atol=1e-3)
 
 
+def renewed(online, monkeypatch):
+    """Let the transform be that of all that has been heard, and the kept windows' tokens those under it."""
+    monkeypatch.setattr("semg.inference.streaming.RENEWAL_GROWTH", 1.0)
+    for _ in range(10):
+        online.prepare()
+
+
 @pytest.mark.parametrize("frontend", ["bands", "both", "raw"])
-def test_online_statistics_come_to_those_of_the_whole(tmp_path, frontend):
+def test_online_statistics_come_to_those_of_the_whole(tmp_path, monkeypatch, frontend):
     """The loudness changes on the way: early tokens, summed under early gains, must count as under the last one."""
     trained = TrainedModel.open(checkpoint(tmp_path / "m.ckpt", frontend=frontend), CPU)
     random = np.random.default_rng(0)
@@ -230,6 +237,7 @@ def test_online_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     for at in range(0, 7680, WINDOW):
         online.see(signal[at : at + WINDOW])
         online.normalized(online.features(signal[at : at + WINDOW]))
+    renewed(online, monkeypatch)
     x, statistics = online.scaled(signal[-WINDOW:]), online.statistics()
     gain = 1 / np.sqrt(np.square(signal.astype(np.float64)).mean(0))
     np.testing.assert_allclose(np.diag(online.transform), gain, rtol=1e-5)
@@ -240,7 +248,7 @@ def test_online_statistics_come_to_those_of_the_whole(tmp_path, frontend):
     np.testing.assert_allclose(statistics[0].numpy(), expected.numpy(), atol=0.05)
 
 
-def test_online_whitening_comes_to_that_of_the_whole(tmp_path):
+def test_online_whitening_comes_to_that_of_the_whole(tmp_path, monkeypatch):
     trained = TrainedModel.open(checkpoint(tmp_path / "m.ckpt", frontend="bands", whitening="append"), CPU)
     random = np.random.default_rng(0)
     skin = np.eye(24) + 0.4 * np.eye(24, k=1)
@@ -249,6 +257,7 @@ def test_online_whitening_comes_to_that_of_the_whole(tmp_path):
     for at in range(0, len(signal), WINDOW):
         online.see(signal[at : at + WINDOW])
         online.normalized(online.features(signal[at : at + WINDOW]))
+    renewed(online, monkeypatch)
     statistics = online.statistics()
     wide = signal.astype(np.float64)
     transform = transform_from(wide.T @ wide / len(wide), trained.channel_normalization)

@@ -5,7 +5,7 @@ through in the order in which they were made; every stride the online normalisat
 last window, and each labelled window is decided by what is known when it ends.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -13,26 +13,26 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
-from semg.data.normalization import ChannelNormalization, sessions
+from semg.data.normalization import sessions
 from semg.data.shards import WindowSet
 from semg.inference.batch import Progress
-from semg.inference.streaming import OnlineNormalization
+from semg.inference.streaming import Normalization, OnlineNormalization
 
 
 @torch.inference_mode()
 def online_probabilities(
     model: GPT2Classifier,
-    channel_normalization: ChannelNormalization,
+    begin: Callable[[], Normalization],
     windows: WindowSet,
     stride: int,
-    device: torch.device,
     batch_size: int,
     autocast: torch.autocast | None = None,
     progress: Progress = iter,
 ) -> np.ndarray:
     """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode.
 
-    stride: samples from one look at the stream to the next. progress: goes over the sessions.
+    begin: gives the normalisation of a session that begins. stride: samples from one look at the stream to the next.
+    progress: goes over the sessions.
     """
     found = np.empty((len(windows), model.config.classes), np.float32)
     held: list[tuple[int, Tensor, Tensor]] = []
@@ -45,7 +45,8 @@ def online_probabilities(
         held.clear()
 
     for shards in progress(list(sessions(windows.shards).values())):
-        online = OnlineNormalization(model, channel_normalization, device)
+        online = begin()
+        assert isinstance(online, OnlineNormalization)  # noqa: S101  for the type checker
         for shard in shards:
             for place, x in _heard(online, windows, shard, stride):
                 held.append((place, x, online.statistics()))

@@ -15,11 +15,15 @@ from torch import Tensor
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.data.filters import CausalFilter
-from semg.data.normalization import ChannelNormalization, gains_from, transform_from
+from semg.data.normalization import SMALLEST_RMS, ChannelNormalization, transform_from
+from semg.inference.prior import Prior
 
-# by what factor the signal seen may grow until whitening is computed anew
-NEARLY_THE_SAME = 1.01  # in the time between two decisions
-STALE = 1.1  # at once, before the next one
+KEPT_WINDOWS = 64  # past windows whose tokens are computed anew under a new transform
+AT_ONCE = 8  # of them between two decisions
+RENEWAL_GROWTH = 1.1  # by what factor what has been heard grows until the transform is computed anew
+# windows of signal after which the prior and what has been heard count the same: for the tokens' statistics and the
+# channels' correlations, and for the channels' powers. Chosen on validation people.
+PRIOR_WINDOWS, PRIOR_POWER = 100.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -85,63 +89,84 @@ class Given:
 
 
 class OnlineNormalization:
-    """Normalisation by all of this stream so far: the channels' powers and correlations, and the tokens' statistics.
+    """Normalisation by all of this stream so far, and by a prior as long as that is little.
 
-    It is what session normalisation comes to when a session is not over yet. Its first seconds rest on little: a
-    stream should not decide in them (see `Stream`).
+    It is what session normalisation comes to when a session is not over yet. The channel transform follows from the
+    products of all samples heard. Tokens depend on the transform, and an early token cannot be put under a later one;
+    so some past windows are kept as they came, evenly thinned over what has been heard, and when the transform
+    changes, their tokens are computed anew. That happens between decisions, a few windows at a time.
 
-    Log powers of scaled channels depend on the gains, which change as the stream goes on. They are summed up as powers
-    in microvolts (twice the gain's logarithm less), so that sums of early tokens stay true under later gains. Whitened
-    channels have no such rule; their early tokens count as they were.
+    The prior's share falls from 1, at the beginning, to a half after some windows of signal, and soon to nothing.
     """
 
     def __init__(
-        self, model: GPT2Classifier, channel_normalization: ChannelNormalization, device: torch.device
+        self,
+        model: GPT2Classifier,
+        channel_normalization: ChannelNormalization,
+        device: torch.device,
+        prior: Prior | None = None,
     ) -> None:
-        config = model.config
         self._model, self._channel_normalization, self._device = model, channel_normalization, device
-        self._electrodes = config.channels // channel_normalization.copies
-        self._products = np.zeros((self._electrodes, self._electrodes))
+        self._prior, self._window = prior, model.config.samples
+        channels = model.config.channels // channel_normalization.copies
+        self._products = np.zeros((channels, channels))
         self._samples = 0
-        self._transform = np.empty((0, 0), np.float32)
-        self._transformed_at = 0  # samples seen when the transform was computed
-        # (F,) how much higher the transform's gains make the log powers than they are in microvolts
-        self._offset = torch.zeros(model.frontend.n_features, dtype=torch.float64)
-        self._sums = torch.zeros(3, len(self._offset), dtype=torch.float64)
+        self._tail = np.empty((0, channels), np.float16)  # the last window's worth of samples
+        self._kept: list[np.ndarray] = []  # (N, C) past windows
+        self._every, self._decided = 1, 0  # windows from one that is kept to the next; windows seen whole
+        self._renewed_at = 0  # samples heard when the transform was computed
+        self._sums = torch.zeros(3, model.frontend.n_features, dtype=torch.float64)  # of tokens under the transform
+        self._renewal: _Renewal | None = None
+        self._transform: np.ndarray | None = None  # computed when the first window is whole
 
     def see(self, block: np.ndarray) -> None:
-        """Add (n, C) filtered microvolts to the channels' products."""
+        """Add (n, C) filtered microvolts to what has been heard."""
         wide = block.astype(np.float64)
         self._products += wide.T @ wide
         self._samples += len(block)
+        self._tail = np.concatenate([self._tail, block])[-self._window :]
 
     @property
     def transform(self) -> np.ndarray:
         """See `Normalization`."""
-        self._renew(STALE)
+        if self._transform is None:
+            self._transform, self._renewed_at = self._computed_transform(), self._samples
         return self._transform
 
-    def prepare(self) -> None:
-        """See `Normalization`: here, a matrix root, which takes as long as a small model."""
-        self._renew(NEARLY_THE_SAME)
-
-    def _renew(self, growth: float) -> None:
-        """Compute the transform anew if the signal seen has grown by this factor since it was."""
-        if self._samples <= growth * self._transformed_at:
-            return
-        moment = self._products / self._samples
-        self._transform = transform_from(moment, self._channel_normalization)
-        self._transformed_at = self._samples
-        if self._channel_normalization.whitening != "replace":
-            logarithm = torch.from_numpy(2 * np.log(gains_from(np.diag(moment)).astype(np.float64)))
-            for group in filter(lambda group: group.log_power, self._model.frontend.groups):
-                every = logarithm.repeat_interleave(group.per_channel)
-                self._offset[group.start : group.start + len(every)] = every
-
     def normalized(self, features: Tensor) -> Tensor:
-        """See `Normalization`; the window itself is part of what has been seen."""
-        self._sums += self._model.feature_sums(features.cpu() - self._offset)
+        """See `Normalization`; the window itself is part of what has been heard."""
+        self._sums += self._model.feature_sums(features.cpu())
+        if self._decided % self._every == 0:
+            self._kept.append(self._tail)
+            if len(self._kept) > KEPT_WINDOWS:
+                self._kept, self._every = self._kept[::2], 2 * self._every
+        self._decided += 1
         return self._model.normalized(features, self.statistics())
+
+    def prepare(self) -> None:
+        """See `Normalization`: here, to put kept windows under a new transform."""
+        if self._renewal is None and self._samples > RENEWAL_GROWTH * self._renewed_at:
+            self._renewal = _Renewal(self._computed_transform(), list(self._kept), self._decided, self._samples)
+        renewal = self._renewal
+        if renewal is None:
+            return
+        self._add_to(renewal)
+        if not renewal.waiting:
+            self._transform, self._renewed_at = renewal.transform, renewal.samples
+            # the kept windows stand for all that were decided until then
+            self._sums, self._renewal = renewal.sums * (renewal.decided / renewal.count), None
+
+    def _add_to(self, renewal: "_Renewal") -> None:
+        few, renewal.waiting = renewal.waiting[:AT_ONCE], renewal.waiting[AT_ONCE:]
+        transform = torch.from_numpy(renewal.transform).to(self._device)
+        x = torch.stack([_transformed(window, transform) for window in few])
+        renewal.sums = renewal.sums + self._model.feature_sums(self._model.features(x)).cpu()
+
+    def _computed_transform(self) -> np.ndarray:
+        heard = self._products / max(1, self._samples)
+        if self._prior is not None:
+            heard = _blended(self._prior.moment, heard, self._samples / self._window)
+        return transform_from(heard, self._channel_normalization)
 
     def features(self, window: np.ndarray) -> Tensor:
         """(N, C) filtered microvolts -> (1, T, F), what `normalized` takes."""
@@ -153,9 +178,41 @@ class OnlineNormalization:
 
     def statistics(self) -> Tensor:
         """(1, 2, F) mean and standard deviation of the tokens so far, on the device."""
-        statistics = self._model.finish_statistics(self._sums)
-        statistics[0] += self._offset
-        return statistics[None].to(self._device)
+        sums = self._sums
+        if self._prior is not None:
+            mean, std = self._prior.statistics.double()
+            share = _prior_share(PRIOR_WINDOWS, self._samples / self._window)
+            known = torch.stack([mean, std.square() + mean.square(), torch.ones_like(mean)])
+            sums = (1 - share) * sums / sums[2].clamp(min=1) + share * known
+        return self._model.finish_statistics(sums)[None].to(self._device)
+
+
+@dataclass
+class _Renewal:
+    """A transform to come, and the sums of kept windows' tokens under it, as far as they are computed."""
+
+    transform: np.ndarray
+    waiting: list[np.ndarray]
+    decided: int
+    samples: int
+
+    def __post_init__(self) -> None:
+        self.count = len(self.waiting)
+        self.sums: Tensor = torch.zeros(())
+
+
+def _prior_share(half: float, windows: float) -> float:
+    """The prior's share after so many windows: 1 at first, 1/2 after `half`, then soon nothing."""
+    return half**2 / (half**2 + windows**2)
+
+
+def _blended(prior: np.ndarray, heard: np.ndarray, windows: float) -> np.ndarray:
+    """(C, C) moments -> (C, C): correlations and logarithms of power, each with its own share of the prior."""
+    power = [np.maximum(np.diag(moment), SMALLEST_RMS**2) for moment in (prior, heard)]
+    correlation = [m / np.sqrt(p)[:, None] / np.sqrt(p) for m, p in zip((prior, heard), power, strict=True)]
+    share, loud = _prior_share(PRIOR_WINDOWS, windows), _prior_share(PRIOR_POWER, windows)
+    root = np.exp(0.5 * (loud * np.log(power[0]) + (1 - loud) * np.log(power[1])))
+    return (share * correlation[0] + (1 - share) * correlation[1]) * root[:, None] * root
 
 
 def _transformed(window: np.ndarray, transform: Tensor) -> Tensor:
@@ -228,16 +285,19 @@ class Stream:
         self._window = np.empty((0, reference.shape[1]), np.float16)
         self._ahead = Ahead(model, model.token_mean.device)
         self._missing = self._length  # samples until the next window is whole
+        self._due = False  # whether a decision has been made since `prepare`
         self.seen = 0  # samples pushed
 
     @torch.inference_mode()
     def push(self, block: np.ndarray) -> list[Decision]:
         """(n, channels in) the next samples -> what can be decided now, in order."""
         begin = time.perf_counter()
+        self.prepare()
         # float16, as signals are in shards: the model was trained on what is left of them
         new = self._filter(block.astype(np.float32) @ self._reference).astype(np.float16)
         decisions = []
         while len(new):
+            self.prepare()
             part, new = new[: self._missing], new[self._missing :]
             self._normalization.see(part)
             self._ahead.add(part)
@@ -249,9 +309,16 @@ class Stream:
                 decided = self._decide()
                 if self.seen >= self._warmup:
                     decisions.append(Decision(self.seen, decided, time.perf_counter() - begin))
-                self._normalization.prepare()
-                self._ahead.begin(self._normalization.transform, self._window[self._stride :])
+                self._due = True
         return decisions
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Do what a decision need not wait for: call it when there is time, or the next `push` does it."""
+        if self._due:
+            self._due = False
+            self._normalization.prepare()
+            self._ahead.begin(self._normalization.transform, self._window[self._stride :])
 
     def _decide(self) -> np.ndarray:
         transform = self._normalization.transform
@@ -269,6 +336,7 @@ def replay(stream: Stream, samples: np.ndarray, block: int, rate: float) -> Pred
         made = stream.push(samples[at : at + block])
         decisions += made
         delay += [(stream.seen - one.end) / rate + one.computing for one in made]
+        stream.prepare()
     if not decisions:
         found = f"{len(samples) / rate:.1f} s"
         raise DataError(f"expected more signal than the warm-up, found {found}", hint="give a shorter {warmup}")

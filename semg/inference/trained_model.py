@@ -38,6 +38,7 @@ from semg.inference.batch import (
 )
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.inference.online_evaluation import online_probabilities
+from semg.inference.prior import Prior
 from semg.inference.signal_path import SignalPath
 from semg.inference.streaming import Given, Normalization, OnlineNormalization, Predictions, Stream
 
@@ -175,6 +176,15 @@ class TrainedModel:
 
     # --- normalisation ---
 
+    @cached_property
+    def prior(self) -> Prior | None:
+        """What training knew of sessions; None in older checkpoints."""
+        try:
+            shape = (len(self.channels), self.network.frontend.n_features)
+            return Prior.from_tensors(self.checkpoint.tensors, *shape)
+        except ValueError as error:
+            raise DataError(f"{self.path}: {error}") from None
+
     def transforms(self, shards: Sequence[Shard]) -> np.ndarray:
         """(n_shards, C, C') what the shards' samples are multiplied by, as in training."""
         return normalization.transform_of(shards, self.channel_normalization, self._train_gain)
@@ -246,8 +256,7 @@ class TrainedModel:
         method = self.channel_normalization.method
         if method != "session":
             raise SettingError("normalize", f"a model that is normalised by session, not by {method}")
-        how = (self.network, self.channel_normalization, windows, self.stride, self.device)
-        return online_probabilities(*how, batch_size, autocast, progress)
+        return online_probabilities(self.network, self.online, windows, self.stride, batch_size, autocast, progress)
 
     def score(self, shards: Sequence[Shard]) -> Scores:
         """Decide for all labelled windows of some shards. DataError unless they were made as the training data was."""
@@ -308,7 +317,7 @@ class TrainedModel:
         """Normalisation by what has been heard of a session; under other methods, the training's."""
         if self.channel_normalization.method != "session":
             return Given(self.network, self._fixed_transform(), None, self.device)
-        return OnlineNormalization(self.network, self.channel_normalization, self.device)
+        return OnlineNormalization(self.network, self.channel_normalization, self.device, self.prior)
 
     def _checked(self, signal: np.ndarray) -> np.ndarray:
         """(time, channels) float32. DataError for anything else."""

@@ -12,6 +12,7 @@ from semg.common.files import write_text
 from semg.common.provenance import how_made
 from semg.common.schema import check_fields
 from semg.inference.checkpoint import Checkpoint, write_checkpoint
+from semg.inference.prior import Prior
 from semg.training.config import TrainConfig
 from semg.training.run_state import RunState, expected_fields
 
@@ -30,6 +31,9 @@ def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any])
     scores = {"validation": row, "validation_per_subject": per_subject}
     tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors["train_gain"] = torch.from_numpy(run.data.train_gain)
+    train = run.data.train
+    if train.statistics is not None:  # what a stream starts from
+        tensors |= Prior.of(train.shards, train.statistics).tensors()
     write_checkpoint(run.out / "best_model.ckpt", description_of(run) | {"epoch": row["epoch"], **scores}, tensors)
 
 

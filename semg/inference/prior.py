@@ -1,0 +1,53 @@
+"""What is known of a session before any of it has been heard, from the training people or an earlier recording."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semg.data.normalization import moment_of, sessions
+from semg.data.shards import Shard
+
+_MOMENT, _STATISTICS = "prior.moment", "prior.statistics"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """moment: (C, C) float64 mean products of filtered microvolts; statistics: (2, F) of tokens under session
+    normalisation, mean and standard deviation."""
+
+    moment: np.ndarray
+    statistics: Tensor
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard], statistics: Tensor) -> "Prior":
+        """Of training sessions, each counting the same; statistics: (n_shards, 2, F) of each shard's session.
+
+        The moment has the mean correlations and the mean logarithms of power: people's loudness differs by factors.
+        """
+        places = sessions(shards).values()
+        moments = np.stack([moment_of([shards[place] for place in own]) for own in places])
+        mean, std = statistics[[own[0] for own in places]].double().unbind(1)
+        pooled = torch.stack([mean.mean(0), std.square().mean(0).sqrt()]).float().cpu()
+        power = np.maximum(np.diagonal(moments, axis1=1, axis2=2), 1e-12)  # (sessions, C)
+        root = np.sqrt(power)
+        correlation = (moments / root[:, :, None] / root[:, None, :]).mean(0)
+        usual = np.exp(np.log(root).mean(0))
+        return cls(correlation * usual[:, None] * usual, pooled)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a checkpoint keeps it."""
+        return {_MOMENT: torch.from_numpy(self.moment), _STATISTICS: self.statistics}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], channels: int, features: int) -> "Prior | None":
+        """What a checkpoint keeps; None where there is none, as in older ones. Raises ValueError for another shape."""
+        moment, statistics = tensors.get(_MOMENT), tensors.get(_STATISTICS)
+        if moment is None or statistics is None:
+            return None
+        if moment.shape != (channels, channels) or statistics.shape != (2, features):
+            shapes = f"{tuple(moment.shape)} and {tuple(statistics.shape)}"
+            raise ValueError(f"expected a prior of {channels} channels and {features} features, found {shapes}")
+        return cls(moment.double().numpy(), statistics.float())
