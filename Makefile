@@ -35,7 +35,8 @@ demo: $(STAMP) ## the whole job on simulated recordings, a few minutes on two co
 	  --adapt session --out results/demo-adapted
 	@echo
 	@echo "The recordings above were SIMULATED (simulate_putemg.py): the numbers say that the pipeline works, and"
-	@echo "nothing about putEMG or any person. Guessing one of 8 classes would give an accuracy of 0.125."
+	@echo "nothing about putEMG or any person. The column 'by chance' says what deciding without the signal would give."
+	@echo "The first table is of the model as it was trained, the second of it adapted to each session without labels."
 	@echo "Look at: results/demo/confusion_matrix.png, results/demo/per_subject.png, and the curves with"
 	@echo "  $(VENV)/bin/tensorboard --logdir checkpoints"
 

@@ -301,7 +301,7 @@ def number(text):
     [
         ({"macro_f1": "0.5"}, "'0.5' in place of a number"),
         ({"macro_f1": True}, "True in place of a number"),
-        ({"macro_f1": 1e999}, "place of a number"),
+        ({"macro_f1": 1e999}, "a number that is not finite: Infinity"),
         ({"n_windows": "100"}, "'100' in place of a count"),
         ({"n_windows": 10.5}, "10.5 in place of a count"),
         ({"n_windows": -1}, "-1 in place of a count"),

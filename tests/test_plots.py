@@ -10,15 +10,18 @@ from semg.evaluation import score_figures
 CLASSES = ["idle", "fist", "pinch index"]
 COUNTS = np.array([[700, 30, 20], [5, 40, 5], [0, 0, 0]])  # of the last class there are no windows
 PEOPLE = {f"{i:02d}": {"accuracy": 0.5 + i / 100, "macro_f1": 0.4 + i / 100, "n_windows": 9} for i in range(30)}
+CHANCE = {"accuracy": 0.5, "macro_f1": 0.3}
 ROWS = [
     {"epoch": e, "train/loss": 2.0 / e, "val/loss": 2.5 / e, "train/macro_f1": 0.1 * e, "val/macro_f1": 0.09 * e}
     for e in (1, 2, 3)
 ]
 DRAWN = {
     "confusion": lambda path: score_figures.confusion_matrix(path, COUNTS, CLASSES),
-    "people": lambda path: score_figures.per_subject(path, PEOPLE, 3, {"accuracy": [0.6, 0.7], "macro_f1": [0.5, 0.6]}),
+    "people": lambda path: score_figures.per_subject(
+        path, PEOPLE, CHANCE, {"accuracy": [0.6, 0.7], "macro_f1": [0.5, 0.6]}
+    ),
     "one person": lambda path: score_figures.per_subject(
-        path, {"03": PEOPLE["03"]}, 3, {"accuracy": None, "macro_f1": None}
+        path, {"03": PEOPLE["03"]}, CHANCE, {"accuracy": None, "macro_f1": None}
     ),
     "curves": lambda path: score_figures.learning_curves(path, ROWS),
     "one epoch": lambda path: score_figures.learning_curves(path, ROWS[:1]),

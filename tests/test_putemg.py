@@ -25,7 +25,7 @@ def test_facts() -> None:
 
 def test_a_name_is_taken_apart_and_put_together() -> None:
     record = putemg.parse_record(NAME)
-    assert (record.subject, record.trajectory, record.session) == ("03", "repeats_long", "03/2018-05-11")
+    assert (record.subject, record.trajectory, record.date) == ("03", "repeats_long", "2018-05-11")
     assert record.name == NAME
 
 

@@ -127,10 +127,10 @@ def test_a_shard_of_version_1_is_read_with_the_facts_it_left_out(shard):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("n_samples", 2**63, "for n_samples, found 9223372036854775808"),
-        ("order", 10**400, "for order, found 1000"),
-        ("rate", 10**400, "a number above 0 for rate"),
-        ("second_moment", [[10**400] * 24] * 24, "rows of numbers for second_moment"),
+        ("n_samples", 2**63, "a number beyond 64 bits: 9223372036854775808"),
+        ("order", 10**400, "a number beyond 64 bits: 1000"),
+        ("rate", 10**400, "a number beyond 64 bits: 1000"),
+        ("second_moment", [[10**400] * 24] * 24, "a number beyond 64 bits: 1000"),
         ("arguments", {"window": 2**62, "stride": 1}, "windows inside the recording"),
         ("rings", [[0, 24]], "places below 24, the number of channels, in rings, found 24"),
         ("rings", [[0, 1], [1, 2]], "each place once for rings"),

@@ -19,7 +19,7 @@ from semg.data import putemg, simulation
 from semg.data.faults import find_faults
 from semg.data.putemg_recording import Recording
 from semg.data.windows import segments, whole_windows
-from simulate_putemg import Job, make
+from simulate_putemg import Planned, make
 
 CHANNELS = tuple(range(1, 25))
 ACTIVE = [gesture for gesture in putemg.GESTURES if gesture > 0]
@@ -59,7 +59,7 @@ def listing(folder):
 def test_every_person_has_the_three_trajectories_in_putemgs_order(folder):
     records = [putemg.parse_record(path.stem) for path in recordings(folder)]
     assert [(r.subject, r.trajectory) for r in records] == [(s, t) for s in ("01", "02") for t in putemg.TRAJECTORIES]
-    assert len({r.session for r in records}) == 2
+    assert len({(r.subject, r.date) for r in records}) == 2
 
 
 def test_pandas_reads_putemgs_columns_types_and_time(folder):
@@ -167,7 +167,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_recording(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(DataError, match=r"one.hdf5: could not be written"):
-            make(Job(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 20.0))
+            make(Planned(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 20.0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -185,7 +185,7 @@ def test_help_says_that_nothing_is_measured(run_script):
 
 
 def test_a_recording_is_made_twenty_times_faster_than_it_lasts(tmp_path):
-    job = Job(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 40.0)
+    job = Planned(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 40.0)
 
     def cpu_seconds():
         start = time.process_time()

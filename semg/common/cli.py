@@ -220,7 +220,9 @@ def has_gpu() -> bool:
     """Whether train.py would likely find a GPU here: from what the system shows, without waiting for PyTorch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    return shutil.which("nvidia-smi") is not None or any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd")))
+    return shutil.which("nvidia-smi") is not None or any(
+        Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd")
+    )
 
 
 # --- types of flags; argparse prints the message of an ArgumentTypeError and exits with 2 -----------------

@@ -462,9 +462,14 @@ def open_shards(
     return opened
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a shard is at `path`, or on its way there: looked at twice, for it may arrive between the two looks."""
+    return path.is_dir() or _is_moved(path) or path.is_dir()
+
+
 def check_all_there(folder: Path, names: Sequence[str]) -> None:
     """DataError unless there is a shard of each recording; says whose shards are there, and what can be done."""
-    missing = [name for name in names if not (folder / name).is_dir() and not _is_moved(folder / name)]
+    missing = [name for name in names if not _is_there(folder / name)]
     if not missing:
         return
     expected = (

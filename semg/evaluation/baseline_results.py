@@ -110,7 +110,7 @@ def write(
     prediction: (n,) class indices; probabilities: (n, classes) or None; both of `windows`, in their order, or of those
     at the places `rows` (n,).
     """
-    from semg.evaluation.report import write_results  # with matplotlib, for which --help need not wait
+    from semg.evaluation.report import write_results  # with matplotlib, which takes a second to import
 
     return write_results(
         baseline.folder,

@@ -476,7 +476,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other classes": (
         lambda path: changed(path, {"data": open_checkpoint(path).description["data"] | {"classes": ["a", "b"]}}),
-        r"classes \['a', 'b'\], found",
+        "expected a model of 2 classes for such data, found one of 4",
     ),
     "an unknown normalisation": (
         lambda path: changed(path, {"normalize": {"method": "magic"}}),
@@ -639,12 +639,12 @@ RESULTS: list[tuple[dict[str, object], str]] = [
     ({"per_subject": {}}, "expected a macro_f1 from 0 to 1 for at least one person"),
     ({"per_subject": [1]}, "expected per_subject with macro_f1 and n_windows"),
     ({"per_subject": {"05": {}}}, "expected per_subject with macro_f1 and n_windows"),
-    (person(macro_f1=None), "expected per_subject with macro_f1 and n_windows"),
-    (person(macro_f1=float("nan")), "expected a macro_f1 from 0 to 1"),
-    (person(macro_f1=INFINITE), "expected a macro_f1 from 0 to 1"),
+    (person(macro_f1=None), "expected a macro_f1 from 0 to 1 for at least one person"),
+    (person(macro_f1=float("nan")), "a number that is not finite: NaN"),
+    (person(macro_f1=INFINITE), "a number that is not finite: Infinity"),
     (person(macro_f1=70.8), "expected a macro_f1 from 0 to 1"),
     (person(macro_f1=-1), "expected a macro_f1 from 0 to 1"),
-    (person(n_windows=INFINITE), "expected per_subject with macro_f1 and n_windows"),
+    (person(n_windows=INFINITE), "a number that is not finite: Infinity"),
     ({"subset": ["test"]}, "expected train, val or test as subset"),
     ({"subset": 5}, "expected train, val or test as subset"),
     ({"subset": "val"}, "expected results of one subset"),
@@ -691,14 +691,14 @@ def test_predictions_that_are_no_archive(results: Path, tmp_path: Path, content:
 
 
 CALIBRATED: list[tuple[dict[str, object], str]] = [
-    ({"calibrate": INFINITE}, "expected a whole number above 0 for calibrate"),
+    ({"calibrate": INFINITE}, "a number that is not finite: Infinity"),
     ({"calibrate": 0}, "expected a whole number above 0 for calibrate"),
     ({"per_class": {}}, "for per_class"),
     ({"per_subject": [1]}, "for per_subject"),
     ({"per_subject": {}}, "for per_subject"),
     ({"zero_shot_on_the_same_windows": {"per_subject": {}}}, "for zero_shot_on_the_same_windows.per_subject"),
     ({"zero_shot_on_the_same_windows": 5}, "without zero_shot_on_the_same_windows.per_subject"),
-    (person(macro_f1=float("nan")), "expected scores from 0 to 1, found others"),
+    (person(macro_f1=float("nan")), "a number that is not finite: NaN"),
     ({"per_subject": {"09": person()["per_subject"]["05"]}}, "expected the same people with and without"),  # type: ignore[index]
 ]
 
@@ -798,14 +798,14 @@ def test_an_output_that_cannot_be_written_costs_that_recording_alone(data: Path,
 
 STATES: list[tuple[dict[str, object], str]] = [
     ({"state": None}, "without state"),
-    ({"state": {}}, "a state with epoch, step, in_epoch"),
-    ({"state.later": 1}, "a state with epoch, step, in_epoch"),
-    ({"state.epoch": -1}, "expected a whole number for state.epoch, found -1"),
-    ({"state.step": "many"}, "expected a whole number for state.step"),
+    ({"state": {}}, "an object with training, pretraining"),
+    ({"state.later": 1}, "an object with training, pretraining"),
+    ({"state.best_epoch": -1}, "expected a whole number for state.best_epoch, found -1"),
+    ({"state.training": {"epoch": 1}}, "an object with epoch, in_epoch, .* for state.training"),
     ({"state.rows": 5}, "expected rows of metrics for state.rows"),
     ({"state.best": "high"}, "expected a number for state.best"),
     ({"state.confusion": [[1]]}, "expected a table of 4 x 4 counts for state.confusion"),
-    ({"arguments": 5}, "expected an object for arguments"),
+    ({"config": 5}, "expected an object for config"),
     ({"split": "0" * 64}, "expected the split .* as it is now, found another"),
 ]
 
@@ -826,7 +826,7 @@ def test_a_last_ckpt_that_says_what_cannot_be(data: Path, copy: Path, change: di
 def test_a_last_ckpt_with_a_tensor_too_many(data: Path, copy: Path, name: str) -> None:
     changed(copy / "run" / "last.ckpt", **{name: torch.ones(2)})
     flags = ["--shards", data / "shards", "--split", data / "split", "--out", copy / "run", *TINY.split(), "--resume"]
-    told(script("train", *flags), 1, "last.ckpt: expected this run's (weights|optimiser), found (others|another)")
+    told(script("train", *flags), 1, "last.ckpt: expected this run's weights and optimiser, found others")
 
 
 # --- flags ------------------------------------------------------------------------------------------------------
@@ -858,7 +858,6 @@ FLAGS: list[tuple[str, str, str]] = [
     ("create_dataset_files", "--folds 3", "means nothing to --protocol subject"),
     ("create_dataset_files", "--seed -1", "at least 0"),
     ("create_dataset_files", "--test-subjects 03 --val-subjects 03", "no person in both"),
-    ("create_dataset_files", "--test-subjects three", "subject number"),
     ("train", "--patch 77", "expected a divisor"),
     ("train", "--patch 0", "above 0"),
     ("train", "--patch 640", "--patch"),
@@ -898,7 +897,7 @@ FLAGS: list[tuple[str, str, str]] = [
     ("calibrate", "--repetitions 0", "at least 1"),
     ("calibrate", "--tune last:9", "--tune last:9: expected full, last:1 to last:1"),
     ("calibrate", "--augment jitter=1", "--augment jitter: expected none"),
-    ("calibrate", "--augment roll", "--augment roll: expected none, or NAME=VALUE"),
+    ("calibrate", "--augment roll", "--augment roll: expected band_rotation"),
     ("calibrate", "--frontend raw", "unrecognized arguments: --frontend raw"),
     ("calibrate", "--epochs 0", "at least 1"),
     ("train", "--ridge 0", "above 0"),
