@@ -40,7 +40,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     tables = parser.add_argument_group("tables (.csv, .txt, .tsv, .npy)")
     tables.add_argument("--rate", type=cli.number(0, above=True), metavar="HZ", help="their sampling rate")
-    tables.add_argument("--unit", choices=tuple(UNITS), default="uV", help="of their samples; counts: putEMG's")
+    tables.add_argument(
+        "--unit", choices=tuple(UNITS), help="of their samples; counts: putEMG's (default: as in training)"
+    )
     tables.add_argument(
         "--channels", type=cli.number_ranges, help="columns to take, such as 2-9 (default: all channels)"
     )

@@ -58,7 +58,7 @@ from semg.data.columns import Roles
 from semg.data.faults import find_faults
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gaps import Gap
-from semg.data.preprocessing import common_scale, exact_in_float32, filtered
+from semg.data.preprocessing import USUAL_RMS, common_scale, exact_in_float32, filtered
 from semg.data.recording_list import Entry, read_list
 from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import MAINS, Spectrum
@@ -69,7 +69,6 @@ REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", "no move
 ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told: an armband has so many
 
 
-USUAL_RMS = (0.1, 1e4)  # microvolts that a recording of surface EMG has; beyond, the unit is another
 FURTHEST = 1000.0  # times as strong, or as weak, as the others a recording may be
 SHOWN = 3  # errors of one kind
 

@@ -2,7 +2,7 @@
 
   python predict.py data/raw/Data-HDF5/emg_gestures-03-*.hdf5 --checkpoint checkpoints/RUN/best_model.ckpt --plot
   python predict.py recording.hdf5 --stream                  # block by block, nothing looks ahead
-  python predict.py mine.csv --rate 2000                     # a row a sample, microvolts; or a .npy (time, channels)
+  python predict.py mine.csv --rate 2000                     # a row a sample; or a .npy (time, channels)
 
 Input: recordings in putEMG's layout, or tables (.csv, .txt or .tsv with or without a header, .npy) with --rate and
 --unit. Of a table, the columns are taken that --channels names; else those with the names of the model's channels; else
@@ -71,7 +71,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     tables = parser.add_argument_group("tables (.csv, .txt, .tsv, .npy)")
     tables.add_argument("--rate", type=cli.number(0, above=True), metavar="HZ", help="their sampling rate")
-    tables.add_argument("--unit", choices=tuple(UNITS), default="uV", help="of their samples; counts: putEMG's")
+    tables.add_argument(
+        "--unit", choices=tuple(UNITS), help="of their samples; counts: putEMG's (default: as in training)"
+    )
     tables.add_argument(
         "--channels", type=cli.number_ranges, help="columns to take, such as 2-9 (default: all channels)"
     )

@@ -165,8 +165,8 @@ def test_facts_of_the_list_and_the_flags(study, here):
 
 
 def test_prediction_reads_the_same_table_beside_its_labels(study):
-    source = read_table(study / "a.csv", 200, "mV", (2, 3), 2)
+    source = read_table(study / "a.csv", 200, 1000.0, (2, 3), 2)
     assert source.samples.shape == (800, 2)
     assert source.scale == 1000
     with pytest.raises(DataError, match="expected a column 9, found 4 columns"):
-        read_table(study / "a.csv", 200, "uV", (9,), 1)
+        read_table(study / "a.csv", 200, 1.0, (9,), 1)

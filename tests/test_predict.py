@@ -363,3 +363,15 @@ def test_truth_is_known_where_one_label_covers_the_window():
     assert predict.truth_of(codes, CLASSES, np.array([3, 4, 6, 9]), 3).tolist() == [0, -1, 7, -1]
     assert predict.truth_of(codes, [*CLASSES, "rest"], np.array([9]), 3).tolist() == [8]
     assert predict.truth_of(None, CLASSES, np.array([3]), 3).tolist() == [-1]
+
+
+def test_a_table_in_another_unit_is_brought_to_the_usual_range_and_said(here, data, recording, tmp_path):
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path, "--rate", 5120]
+    counts = read_recording(recording, tuple(range(1, 25)), "TRAJ_GT").samples * putemg.MICROVOLTS_PER_COUNT
+    for name, scale in (("micro", 1.0), ("volts", 1e-6), ("adc", 1e5)):
+        np.save(tmp_path / f"{name}.npy", counts * scale)
+        code, _, told = here(tmp_path / f"{name}.npy", *flags, "--quiet")
+        assert code == 0
+        assert ("is of another unit: multiplied by" in told) == (name != "micro")
+    for name in ("volts", "adc"):
+        np.testing.assert_allclose(numbers(tmp_path / f"{name}.csv")[1], numbers(tmp_path / "micro.csv")[1], atol=2e-2)

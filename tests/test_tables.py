@@ -126,7 +126,7 @@ def test_wrong_cells_are_named(tmp_path, change, told):
 
 def test_a_wrong_cell_in_a_column_that_nobody_asks_for_is_none(tmp_path):
     path = written(tmp_path / "a.csv", frame(aux=np.where(np.arange(N) == 700, "?", "1.5")))
-    assert read_table(path, RATE, "uV", (2, 3, 4), 3).samples.shape == (N, 3)
+    assert read_table(path, RATE, 1.0, (2, 3, 4), 3).samples.shape == (N, 3)
 
 
 # --- time --------------------------------------------------------------------------------------------------
@@ -178,10 +178,10 @@ def test_a_time_in_ticks_of_its_own_and_a_rate_a_little_off_say_nothing_against_
 def test_the_models_own_names_are_found_in_any_order_else_all_channels_are_taken(tmp_path):
     table = frame(label=1.0)[["label", "ch3", "time", "ch1", "ch2"]]
     path = written(tmp_path / "a.csv", table)
-    found = read_table(path, RATE, "mV", None, 3, ("ch1", "ch2", "ch3"))
+    found = read_table(path, RATE, 1000.0, None, 3, ("ch1", "ch2", "ch3"))
     np.testing.assert_array_equal(found.samples, SIGNAL.astype(np.float32))
     assert (found.rate, found.scale) == (RATE, 1000.0)
-    found = read_table(path, RATE, "mV", None, 3, ("EMG_1", "EMG_2", "EMG_3"))
+    found = read_table(path, RATE, 1000.0, None, 3, ("EMG_1", "EMG_2", "EMG_3"))
     np.testing.assert_array_equal(found.samples, SIGNAL[:, [2, 0, 1]].astype(np.float32))
 
 
@@ -189,20 +189,18 @@ def test_a_time_is_no_channel_with_or_without_a_header(tmp_path):
     columns = frame().drop(columns="label")
     for name, header in (("a.csv", True), ("b.csv", False)):
         path = written(tmp_path / name, columns, header=header)
-        np.testing.assert_array_equal(read_table(path, RATE, "uV", None, 3).samples, SIGNAL.astype(np.float32))
+        np.testing.assert_array_equal(read_table(path, RATE, 1.0, None, 3).samples, SIGNAL.astype(np.float32))
         with pytest.raises(DataError, match=r"expected a channel in column 1.*; the channels are channels 2-4"):
-            read_table(path, RATE, "uV", (1, 2, 3), 3)
+            read_table(path, RATE, 1.0, (1, 2, 3), 3)
     np.save(tmp_path / "a.npy", columns.to_numpy())
-    np.testing.assert_array_equal(
-        read_table(tmp_path / "a.npy", RATE, "uV", None, 3).samples, SIGNAL.astype(np.float32)
-    )
+    np.testing.assert_array_equal(read_table(tmp_path / "a.npy", RATE, 1.0, None, 3).samples, SIGNAL.astype(np.float32))
     with pytest.raises(DataError, match="expected a channel in column 1"):
-        read_table(tmp_path / "a.npy", RATE, "uV", (1, 2, 3), 3)
+        read_table(tmp_path / "a.npy", RATE, 1.0, (1, 2, 3), 3)
 
 
 def test_a_large_offset_costs_no_digits(tmp_path):
     np.save(tmp_path / "a.npy", SIGNAL * 1e-3 + [0, 2**23, -(2**31)])
-    found = read_table(tmp_path / "a.npy", RATE, "uV", None, 3).samples
+    found = read_table(tmp_path / "a.npy", RATE, 1.0, None, 3).samples
     np.testing.assert_allclose(found - found[0], (SIGNAL - SIGNAL[0]) * 1e-3, atol=1e-6)
 
 

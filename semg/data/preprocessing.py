@@ -9,7 +9,8 @@ from semg.common.errors import SettingError
 from semg.data import putemg
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
 
-USUAL_RMS = 100.0  # of a recording in a unit of its own, in that unit times `common_scale`
+USUAL_RMS = (0.1, 1e4)  # microvolts that a recording of surface EMG has; beyond, its unit is another
+COMMON_RMS = 100.0  # near which `common_scale` brings a recording in a unit of its own
 CAUSAL_BLOCK = 1 << 16  # samples filtered at once
 MONTAGES = ("monopolar", "bipolar", "car")
 
@@ -97,7 +98,7 @@ def common_scale(rms: float) -> float:
     So float16 holds signals of any unit equally well, and what is the same signal in volts and in microvolts becomes
     the same numbers.
     """
-    return 10.0 ** round(math.log10(USUAL_RMS / rms)) if rms > 0 else 1.0
+    return 10.0 ** round(math.log10(COMMON_RMS / rms)) if rms > 0 else 1.0
 
 
 def exact_in_float32(samples: np.ndarray) -> np.ndarray:

@@ -221,9 +221,9 @@ def in_order(labels: Iterable[str]) -> list[str]:
 
 
 def read_table(
-    path: Path, rate: float, unit: str, columns: Sequence[int] | None, n_channels: int, names: Sequence[str] = ()
+    path: Path, rate: float, scale: float, columns: Sequence[int] | None, n_channels: int, names: Sequence[str] = ()
 ) -> Source:
-    """The channels of a table.
+    """The channels of a table at `rate` Hz, in units of `scale` microvolts.
 
     columns: which to take, counted from 1, in the model's order of channels (None: those with the model's own `names`,
     or else all channels); n_channels: how many the model needs.
@@ -240,7 +240,7 @@ def read_table(
         )
     with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
         samples = exact_in_float32(table.samples(roles.channels))
-    return Source(path.stem, samples, rate, UNITS[unit])
+    return Source(path.stem, samples, rate, scale)
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:

@@ -1,18 +1,26 @@
 """Recordings in files, brought to what a trained model takes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from semg.common.errors import DataError
-from semg.data.tables import Source, is_table, read_recording, read_table, resampled
+from semg.data.filters import default_band
+from semg.data.preprocessing import USUAL_RMS, common_scale
+from semg.data.spectrum import Spectrum
+from semg.data.tables import UNITS, Source, is_table, read_recording, read_table, resampled
 from semg.inference.trained_model import TrainedModel
+
+ANOTHER_UNIT = (1e-12, 1e9)  # RMS of recordings in volts, counts of many bits and the like; beyond, it is damage
 
 
 def recording_for(
     model: TrainedModel,
     path: Path,
     rate: float | None,
-    unit: str,
+    unit: str | None,
     columns: Sequence[int] | None,
     *,
     causal: bool = False,
@@ -20,7 +28,8 @@ def recording_for(
 ) -> Source:
     """The samples of a recording in putEMG's layout or of a table, at the model's rate.
 
-    rate (Hz), unit, columns: of a table; columns None: all channels. causal: refuse what looks ahead. warn: told what
+    rate (Hz), unit, columns: of a table; unit None: the training's, or another that is seen and told; columns None: all
+    channels. causal: refuse what looks ahead. warn: told what
     was done to the samples. Raises DataError, which names the file.
     """
     signals = model.signal_path
@@ -29,7 +38,10 @@ def recording_for(
     elif rate is None:
         raise DataError(f"{path}: expected a sampling rate for a table, found none")
     else:
-        source = read_table(path, rate, unit, columns, len(signals.electrodes), signals.channels)
+        scale = signals.scale if unit is None else UNITS[unit]
+        source = read_table(path, rate, scale, columns, len(signals.electrodes), signals.channels)
+        if unit is None:
+            source = _in_usual_range(model, path, source, warn)
     if source.rate != model.rate:
         if causal:
             raise DataError(
@@ -44,3 +56,19 @@ def recording_for(
     if len(source.samples) < model.window:
         raise DataError(f"{path}: expected at least a window, {model.window} samples, found {len(source.samples)}")
     return source
+
+
+def _in_usual_range(model: TrainedModel, path: Path, source: Source, warn: Callable[[str], None]) -> Source:
+    """The source, multiplied by a power of ten where its samples are in another unit than those of the training.
+
+    Only a model that normalises by session takes any scale out again. DataError for another.
+    """
+    own = float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
+    rms, (low, high) = own * source.scale, USUAL_RMS
+    if low <= rms <= high or not ANOTHER_UNIT[0] < rms < ANOTHER_UNIT[1]:
+        return source
+    if model.channel_normalization.method != "session":
+        raise DataError(f"{path}: expected an RMS of {low:g} to {high:g}, found {rms:.3g}", "is {unit} right?")
+    scale = common_scale(own)
+    warn(f"{path}: an RMS of {rms:.3g} is of another unit: multiplied by {scale / source.scale:g}")
+    return replace(source, scale=scale)

@@ -19,6 +19,7 @@ _SIGNAL = {  # how recordings became the model's signals; other devices' models 
     "data.arguments.notch": Field("frequencies", numbers, needed=False),
     "data.arguments.causal": Field("true or false", flag, needed=False),
     "data.arguments.labels": replace(TEXT, needed=False),
+    "data.arguments.scale": replace(POSITIVE, needed=False),
     "data.arguments.montage": Field("monopolar, car or bipolar", lambda kind: kind in list(MONTAGES), needed=False),
     "data.arguments.channels": Field(
         "numbers of channels", lambda found: isinstance(found, list) and bool(found) and all(map(whole, found)), False
@@ -31,7 +32,8 @@ class SignalPath:
     """How a recording's samples become the model's signal.
 
     electrodes: putEMG's numbers of the channels before re-referencing; channels: names after it.
-    reference: (electrodes, C) float32. labels: putEMG's column that labels were taken from.
+    reference: (electrodes, C) float32. labels: putEMG's column that labels were taken from. scale: what a sample is
+    multiplied by where its unit is not given: 1 for microvolts, else what training multiplied its device's unit by.
     """
 
     electrodes: tuple[int, ...]
@@ -40,6 +42,7 @@ class SignalPath:
     filter: FilterSpec
     rate: float
     labels: str
+    scale: float = 1.0
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "SignalPath":
@@ -58,7 +61,8 @@ class SignalPath:
         if reference.shape[1] != len(data["channels"]):
             found = f"{reference.shape[1]} of {len(data['channels'])}"
             raise DataError(f"{path}: expected a recording's channels to become the model's, found {found}")
-        return cls(electrodes, tuple(names), reference, spec, data["rate"], how.get("labels", "TRAJ_GT"))
+        scale = how.get("scale", 1.0) if data.get("unit") == "arbitrary" else 1.0
+        return cls(electrodes, tuple(names), reference, spec, data["rate"], how.get("labels", "TRAJ_GT"), scale)
 
     def apply(self, samples: np.ndarray, scale: float = 1.0, *, causal: bool = False) -> np.ndarray:
         """(T, electrodes) in units of `scale` microvolts, at the model's rate -> (T, C) float16 microvolts.
