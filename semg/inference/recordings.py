@@ -63,7 +63,10 @@ def _in_usual_range(model: TrainedModel, path: Path, source: Source, warn: Calla
 
     Only a model that normalises by session takes any scale out again. DataError for another.
     """
-    own = float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
+    if not np.isfinite(source.samples).all():  # beyond 32 bits: refused behind the filter, as amplitudes that cannot be
+        return source
+    with np.errstate(over="ignore"):  # nearly so: an infinite power is of no unit either
+        own = float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
     rms, (low, high) = own * source.scale, USUAL_RMS
     if low <= rms <= high or not ANOTHER_UNIT[0] < rms < ANOTHER_UNIT[1]:
         return source
