@@ -143,9 +143,9 @@ def read_grid(words: Iterable[str]) -> list[Setting]:
 
 def train_settings(flags: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """train.py's own reading of `flags`, and which of them a result depends on. UsageError for what it refuses."""
-    import train  # with torch, for which --help need not wait
+    from semg.flags import training  # with torch, for which --help need not wait
 
-    parser = train.arguments()
+    parser = training.parser()
     parser.exit_on_error = False
     try:
         args, unknown = parser.parse_known_args(flags)
@@ -154,7 +154,7 @@ def train_settings(flags: Sequence[str]) -> tuple[argparse.Namespace, dict[str, 
     if unknown:
         raise UsageError(f"train.py: expected flags with their values, found {unknown[0]}; see python train.py --help")
     try:
-        return args, train.config_of(args).to_dict()
+        return args, training.config_of(args).to_dict()
     except UsageError as error:
         raise UsageError(f"train.py: {error}") from None
 

@@ -19,6 +19,7 @@ from measuring import Row, arguments, in_turns, report
 import train
 from semg.common import cli
 from semg.data.splits import Split, write_split
+from semg.flags import training
 from semg.training.distributed import World
 from semg.training.loop import LoopState
 from semg.training.trainer import Machine, Trainer
@@ -32,7 +33,7 @@ def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -
     given = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "run", "--init", "random"]
     args = train.arguments().parse_args([*map(str, given), "--device", device, "--quiet", *words])
     machine = Machine(args.device, args.workers, args.compile)
-    return Trainer(train.config_of(args), args.out, machine, World(), cli.console(args))
+    return Trainer(training.config_of(args), args.out, machine, World(), cli.console(args))
 
 
 def epoch(run: Trainer) -> None:

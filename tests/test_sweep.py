@@ -22,6 +22,7 @@ import train
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, read_json, write_json
 from semg.data.splits import SUBSETS, read_split
+from semg.flags import training
 from semg.inference.checkpoint import write_checkpoint
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --batch-size 32 --device cpu --init random".split()  # noqa: SIM905
@@ -357,6 +358,6 @@ def test_wrong_folders_are_refused_in_one_line(run, data, tmp_path):
 def test_train_settings_are_what_train_py_writes_itself(data):
     words = ["--shards", str(data / "shards"), "--split", str(data / "split"), *TINY]
     args, settings = sweep.train_settings(words)
-    assert settings == json.loads(json.dumps(train.config_of(args).to_dict()))
+    assert settings == json.loads(json.dumps(training.config_of(args).to_dict()))
     assert settings["layers"] == 1
     assert "device" not in settings

@@ -8,12 +8,13 @@ import pytest
 import train
 from semg.common.errors import SettingError
 from semg.common.length import Length
+from semg.flags import training
 from semg.training.augmentation import Augmentation
 from semg.training.config import BANDS, TrainConfig, bands_at, patch_of
 
 
 def config(*words):
-    return train.config_of(train.arguments().parse_args(list(words)))
+    return training.config_of(train.arguments().parse_args(list(words)))
 
 
 @pytest.mark.parametrize(

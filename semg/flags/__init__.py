@@ -1,0 +1,1 @@
+"""Flags that more than one script must know."""
