@@ -40,8 +40,9 @@ from semg.inference.checkpoint import weights_file
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject
+from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
-from semg.training.optimization import OptimizerConfig, autocast, default_learning_rate
+from semg.training.optimization import OptimizerConfig, autocast
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -66,12 +67,13 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     add("--tune", default="full", help="what of the backbone trains: full, last:N, fpt, lora or frozen")
     add("--epochs", type=cli.whole(1), default=Calibration.epochs, help="passes over a person's calibration windows")
     add("--batch-size", type=cli.whole(1), default=Calibration.batch_size, help="windows a step")
-    add("--lr", type=cli.number(0, above=True), help="(default: 1e-3; for a pretrained GPT-2 with full or last:N 1e-4)")
+    add("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="highest learning rate")
+    add("--backbone-lr", type=cli.number(0, above=True), help="of the backbone (default: by its size, as in train.py)")
     add(
         "--weight-decay",
         type=cli.number(0),
         default=usual.weight_decay,
-        help="of matrices, not biases or norms",
+        help="of matrices, not of biases, norms or positions",
     )
     add("--warmup", type=cli.number(0, 1), default=usual.warmup, help="share of the steps; then a cosine to 0")
     add("--clip", type=cli.number(0, above=True), default=usual.clip, help="largest gradient norm")
@@ -90,7 +92,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def recipe_of(args: argparse.Namespace, model: GPT2Classifier, pretrained: bool) -> Calibration:
+def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
     """The recipe that the flags ask for. Raises UsageError for what this model cannot have."""
     augmentation = Augmentation.parse(args.augment or ["none"])
     if augmentation.jitter:
@@ -104,7 +106,8 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier, pretrained: bool)
         repetitions=args.repetitions,
         tune=args.tune,
         optimizer=OptimizerConfig(
-            lr=args.lr or default_learning_rate(args.tune, pretrained=pretrained),
+            lr=args.lr,
+            backbone_lr=args.backbone_lr,
             weight_decay=args.weight_decay,
             warmup=args.warmup,
             clip=args.clip,
@@ -190,9 +193,7 @@ def main() -> int:
     split = read_split(args.split, args.shards)
     shards = open_shards(args.shards, split.records(args.subset), verify=True)
     model.check_same_data(shards[0])
-    backbone = model.description.get("backbone", {})
-    pretrained = model.network.config.family is not None and backbone.get("init") == "pretrained"
-    recipe = recipe_of(args, model.network, pretrained)
+    recipe = recipe_of(args, model.network)
     precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)
     with folder_lock(args.out):

@@ -119,11 +119,12 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         )
     if (weights := facts["backbone"].get("weights_sha256")) is not None:
         say(f"       the backbone's first weights: SHA-256 {weights[:16]}")
+    of_backbone = f" ({facts['backbone_lr']:g} in the backbone)" if facts["backbone_lr"] != config.lr else ""
     if config.augment.band_rotation and not run.layout.rings:
         say("       band rotation changes nothing here: the recordings' channels lie in no rings of electrodes")
     say(
         f"steps  {config.epochs} epochs x {run.task.steps_per_epoch} steps of {config.batch_size} windows, "
-        f"lr {config.lr:g}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
+        f"lr {config.lr:g}{of_backbone}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
         f"{cli.counted(facts['threads'], 'thread')}, seed {config.seed}"
     )
 

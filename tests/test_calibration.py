@@ -13,7 +13,6 @@ import train
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, open_shards
-from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 from semg.training import calibration
 from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.calibration import Calibration, adapt, repetition_of_subject, trainable_copy
@@ -68,8 +67,11 @@ def adapted(model, recipe, seed=0):
     return adapt(model, tokens, label, recipe, TokenLayout(model.frontend.groups, (tuple(range(8)),)))
 
 
+OPTIMIZER = ("lr", "backbone_lr", "weight_decay", "warmup", "clip")
+
+
 def recipe(**changes) -> Calibration:
-    optimizer = {name: changes.pop(name) for name in ("lr", "weight_decay", "warmup", "clip") if name in changes}
+    optimizer = {name: changes.pop(name) for name in OPTIMIZER if name in changes}
     usual = {"repetitions": 1, "tune": "full", "epochs": 2, "batch_size": 16}
     return Calibration(optimizer=OptimizerConfig(**{"lr": 1e-3, **optimizer}), **usual | changes)
 
@@ -98,6 +100,7 @@ def test_every_field_of_the_recipe_matters():
     changes = {
         "tune": "frozen",
         "lr": 1e-2,
+        "backbone_lr": 1e-2,
         "epochs": 3,
         "batch_size": 8,
         "weight_decay": 5.0,
@@ -169,20 +172,13 @@ def test_the_people_of_a_subset_are_taken_and_those_trained_on_are_said(calibrat
 
 
 @pytest.mark.parametrize(
-    ("init", "tune", "lr"),
-    [
-        ("random", "full", 1e-3),
-        ("pretrained", "full", 1e-4),
-        ("pretrained", "last:1", 1e-4),
-        ("pretrained", "fpt", 1e-3),
-    ],
+    ("flags", "lr", "backbone_lr"),
+    [((), 1e-3, None), (("--lr", 0.01, "--backbone-lr", 0.002), 0.01, 0.002)],
 )
-def test_the_learning_rate_is_by_trainings_own_rule(run, calibrated, tmp_path, init, tune, lr):
-    original = open_checkpoint(run / "run" / "best_model.ckpt")
-    description = original.description | {"backbone": {"source": "gpt2", "init": init}}
-    write_checkpoint(tmp_path / "model.ckpt", description, original.tensors)
-    report, _ = calibrated("out", "--checkpoint", tmp_path / "model.ckpt", "--tune", tune, "--epochs", 1)
+def test_learning_rates_are_trainings_own(calibrated, flags, lr, backbone_lr):
+    report, _ = calibrated("out", *flags, "--epochs", 1)
     assert report["calibration"]["optimizer"]["lr"] == lr
+    assert report["calibration"]["optimizer"]["backbone_lr"] == backbone_lr
 
 
 def test_the_epochs_in_help_are_those_that_run(calibrated, monkeypatch):

@@ -22,6 +22,7 @@ def config(*words):
     [
         [],
         ["--patch", "64", "--frame", "20ms", "--bands", "20", "100.5", "--augment", "gain=0.1", "--seed", "3"],
+        ["--init", "shuffled", "--backbone-lr", "2e-4", "--embed-init", "orthogonal", "--embed-scale", "backbone"],
         ["--init", "random", "--layers", "3", "--normalize", "none", "--augment", "none", "--no-precompute"],
     ],
 )
@@ -33,15 +34,14 @@ def test_settings_are_read_back_as_they_were(words):
 
 
 def test_what_is_left_out_follows_from_the_rest():
-    assert (config().lr, config().whitening) == (1e-4, "append")
-    assert (config("--init", "random").lr, config("--normalize", "train").whitening) == (1e-3, "none")
-    assert config("--tune", "fpt").lr == 1e-3
-    assert config("--lr", "0.5").lr == 0.5
+    assert (config().lr, config().backbone_lr, config().whitening) == (1e-3, None, "append")
+    assert config("--normalize", "train").whitening == "none"
+    assert (config("--lr", "0.5").lr, config("--backbone-lr", "0.1").backbone_lr) == (0.5, 0.1)
     assert config().augment == Augmentation()
 
 
 def test_flags_have_the_settings_own_defaults():
-    plain, made = TrainConfig(shards=Path("data/shards"), split=Path("splits/default"), lr=1e-4), config()
+    plain, made = TrainConfig(shards=Path("data/shards"), split=Path("splits/default")), config()
     assert plain.to_dict() == made.to_dict()
 
 

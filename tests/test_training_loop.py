@@ -154,6 +154,62 @@ def test_matrices_alone_decay():
         torch.testing.assert_close(value, factor * before[name])
 
 
+class Decoder(nn.Module):
+    """The names that matter to the optimiser: a backbone with learned positions, and a head."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"wpe": nn.Embedding(8, width), "block": nn.Linear(width, width)})
+        self.head = nn.Linear(width, 2)
+
+
+def peaks(module, **config):
+    optimizer = Optimizer(module, OptimizerConfig(**{"lr": 0.1, "weight_decay": 0.5, "warmup": 0.0} | config), 10)
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    optimizer.backward(sum(p.sum() for p in module.parameters()))
+    optimizer.step(0)
+    # Adam's first step is the learning rate itself, and a matrix also decays by it.
+    return optimizer, {name: before[name] - value.detach() for name, value in module.named_parameters()}
+
+
+def test_the_backbone_has_a_learning_rate_of_its_own():
+    optimizer, moved = peaks(Decoder(), backbone_lr=0.01, weight_decay=0.0)
+    assert optimizer.backbone_lr == 0.01
+    for name, change in moved.items():
+        expected = 0.01 if name.startswith("backbone") else 0.1
+        torch.testing.assert_close(change, torch.full_like(change, expected), rtol=1e-4, atol=1e-6)
+
+
+def test_a_large_backbone_takes_smaller_steps_wherever_its_weights_come_from():
+    small, large = Decoder(), Decoder(width=2300)  # 5.3 million numbers
+    assert peaks(small)[0].backbone_lr == 0.1
+    assert peaks(large)[0].backbone_lr == pytest.approx(0.01)
+    large.backbone.requires_grad_(False)
+    assert Optimizer(large, OptimizerConfig(lr=0.1), 10).backbone_lr == 0.1
+
+
+def test_positions_do_not_decay():
+    module = Decoder()
+    with torch.no_grad():
+        module.backbone["wpe"].weight.fill_(100.0)
+        module.backbone["block"].weight.fill_(100.0)
+    _, moved = peaks(module)
+    torch.testing.assert_close(moved["backbone.wpe.weight"], torch.full((8, 4), 0.1), rtol=1e-3, atol=1e-4)
+    assert moved["backbone.block.weight"].min() > 4
+
+
+def test_its_state_goes_by_the_names_of_weights():
+    optimizer, _ = peaks(Decoder(), backbone_lr=0.01)
+    kept = optimizer.tensors("optimizer.")
+    assert "optimizer.backbone.wpe.weight.exp_avg" in kept
+    other = Optimizer(Decoder(), OptimizerConfig(lr=0.1), 10)  # groups in another order
+    other.restore({name.removeprefix("optimizer."): value for name, value in kept.items()})
+    again = other.tensors("optimizer.")
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    with pytest.raises(ValueError):
+        other.restore({"no.such.exp_avg": torch.zeros(1)})
+
+
 def test_what_is_frozen_is_left_alone_and_the_gradient_is_clipped():
     task = Line()
     task.module[0].requires_grad_(False)

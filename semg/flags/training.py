@@ -7,13 +7,13 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from model import CONTROLS, POOLINGS
+from model import POOLINGS
 from semg.common import cli
 from semg.data import normalization
 from semg.evaluation import metrics
 from semg.training.augmentation import NAMES, Augmentation
 from semg.training.config import BANDS, PATCH, TrainConfig
-from semg.training.optimization import default_learning_rate
+from semg.training.optimization import LARGE_BACKBONE
 
 
 def parser(manual: str | None = None) -> argparse.ArgumentParser:
@@ -60,7 +60,24 @@ def _network_flags(group: argparse._ArgumentGroup) -> None:
         "docs/backbones.md",
     )
     group.add_argument(
-        "--init", choices=("pretrained", "random"), default=TrainConfig.init, help="the backbone's first weights"
+        "--init",
+        choices=("pretrained", "random", "shuffled"),
+        default=TrainConfig.init,
+        help="the backbone's first weights; shuffled: each pretrained matrix with its numbers in random places",
+    )
+    group.add_argument(
+        "--embed-init",
+        choices=("uniform", "orthogonal"),
+        default=TrainConfig.embed_init,
+        help="first weights of the map from tokens to the backbone",
+    )
+    group.add_argument(
+        "--embed-scale",
+        type=embed_scale,
+        default=TrainConfig.embed_scale,
+        metavar="FACTOR",
+        help="factor for these first weights; backbone: embedded tokens as large as the pretrained decoder's own "
+        "embeddings",
     )
     group.add_argument("--layers", type=cli.whole(1), help="first N blocks kept (default: all; random: 2)")
     group.add_argument("--width", type=cli.whole(1), help="of a random GPT-2 (default: 64)")
@@ -136,13 +153,20 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--lr",
         type=cli.number(0, above=True),
-        help="highest learning rate (default: 1e-4 where pretrained blocks train as a whole, else 1e-3)",
+        default=TrainConfig.lr,
+        help="highest learning rate",
+    )
+    group.add_argument(
+        "--backbone-lr",
+        type=cli.number(0, above=True),
+        help="highest learning rate of the backbone (default: that of --lr, or a tenth of it where "
+        f"{LARGE_BACKBONE:,} or more of the backbone's numbers train)",
     )
     group.add_argument(
         "--weight-decay",
         type=cli.number(0),
         default=TrainConfig.weight_decay,
-        help="of matrices, not of biases or norms",
+        help="of matrices, not of biases, norms or positions",
     )
     group.add_argument(
         "--warmup", type=cli.number(0, 1), default=TrainConfig.warmup, help="share of the steps; then a cosine to 0"
@@ -196,16 +220,19 @@ def _choice_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def embed_scale(text: str) -> str:
+    """Argument of --embed-scale. argparse.ArgumentTypeError for neither a number above 0 nor `backbone`."""
+    return text if text == "backbone" else f"{cli.number(0, above=True)(text):g}"
+
+
 def config_of(args: argparse.Namespace) -> TrainConfig:
     """The run's settings, made from the flags once: each has its flag's name."""
     given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
-    pretrained = args.init == "pretrained" and args.backbone not in CONTROLS
     return TrainConfig(
         **given
         | {
             "augment": Augmentation.parse(args.augment),
             "bands": tuple(args.bands) if args.bands else None,
-            "lr": args.lr or default_learning_rate(args.tune, pretrained=pretrained),
             "whitening": args.whitening or ("append" if args.normalize == "session" else "none"),
         }
     )

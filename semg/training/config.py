@@ -28,7 +28,10 @@ class TrainConfig:
 
     patch, bands: None for PATCH and BANDS, fitted to the windows and their rate. bands: edges in Hz.
     layers, width, heads: None for the backbone's own. pretrain: epochs of next-patch prediction before the others.
-    batch_size: over all processes. warmup, label_smoothing: shares. ema: decay of the mean of weights, 0 for none.
+    init: the backbone's first weights, `pretrained`, `random` or `shuffled`. embed_init, embed_scale: first weights of
+    the map from tokens to the backbone: `uniform` or `orthogonal`, times a number or as large as `backbone` expects.
+    backbone_lr: None: by its size. batch_size: over all processes. warmup, label_smoothing: shares. ema: decay of the
+    mean of weights, 0 for none.
     patience: epochs without a better one, then training ends; 0: never. precompute: band powers once, not each step.
     """
 
@@ -38,6 +41,8 @@ class TrainConfig:
     # the network
     backbone: str = "gpt2"
     init: str = "pretrained"
+    embed_init: str = "uniform"
+    embed_scale: str = "1"
     layers: int | None = None
     width: int | None = None
     heads: int | None = None
@@ -55,6 +60,7 @@ class TrainConfig:
     pretrain: int = 0
     batch_size: int = 128
     lr: float = 1e-3
+    backbone_lr: float | None = None
     weight_decay: float = 0.05
     warmup: float = 0.1
     clip: float = 1.0
@@ -84,7 +90,9 @@ class TrainConfig:
     @property
     def optimizer(self) -> OptimizerConfig:
         """How weights are moved."""
-        return OptimizerConfig(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip)
+        return OptimizerConfig(
+            lr=self.lr, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON and checkpoints."""

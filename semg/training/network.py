@@ -5,11 +5,12 @@ from typing import Any
 import torch
 
 from model import CONTROLS, GPT2Classifier, ModelConfig
-from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters
+from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters, shuffled
 from semg.common.errors import SettingError
 from semg.data.shards import Shard
 from semg.training.config import TrainConfig, bands_at, patch_of
 
+ORTHOGONAL_GAIN = 1.41  # as in Lu et al. 2021, "Pretrained transformers as universal computation engines"
 SMALL = {"layers": 2, "width": 64, "heads": 4}  # what a random GPT-2 has unless told otherwise
 
 
@@ -75,9 +76,35 @@ def build(config: TrainConfig, shape: ModelConfig, decoder: Pretrained | None) -
     """The network with its first weights."""
     torch.manual_seed(config.seed)
     model = GPT2Classifier(shape)
-    if decoder is not None and config.init == "pretrained":
-        model.load_backbone(decoder.weights(shape.layers))
+    if decoder is not None and config.init != "random":
+        weights = decoder.weights(shape.layers)
+        model.load_backbone(weights if config.init == "pretrained" else shuffled(weights, config.seed))
+    _prepare_embedding(config, model, decoder)
     return model
+
+
+@torch.no_grad()
+def _prepare_embedding(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> None:
+    """The first weights of the map from tokens to the backbone."""
+    weight = model.embed.weight
+    if config.embed_init == "orthogonal":
+        torch.nn.init.orthogonal_(weight, gain=ORTHOGONAL_GAIN)
+    if config.embed_scale == "1":
+        return
+    factor = (
+        _scale_of_backbone(config, model, decoder) if config.embed_scale == "backbone" else float(config.embed_scale)
+    )
+    weight.mul_(factor)
+    model.embed.bias.mul_(factor)
+
+
+def _scale_of_backbone(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> float:
+    """What makes embedded tokens, whose features have a variance of 1, as large as what the backbone was fed with."""
+    if decoder is None:
+        expected = "a number, for there is no pretrained decoder whose own embeddings could be measured"
+        raise SettingError("embed_scale", expected, config.embed_scale)
+    embedded = model.embed.weight.square().sum(1).mean().sqrt()
+    return decoder.embedding_std(model.config.tokens) / float(embedded)
 
 
 def first_weights(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> dict[str, Any]:

@@ -10,16 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+LARGE_BACKBONE = 5_000_000  # trained numbers: less than one block of GPT-2 small, more than all of a small random GPT-2
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW and its learning rate.
 
-    lr: the highest learning rate. weight_decay: of matrices, not of biases or norms. warmup: share of the steps in
-    which the rate rises; it then falls to 0 as half a cosine. clip: largest gradient norm.
+    lr: the highest learning rate. backbone_lr: of the backbone's own weights; None: by their number (`backbone_lr`).
+    weight_decay: of matrices, not of biases, norms or positions. warmup: share of the steps in which the rate rises; it
+    then falls to 0 as half a cosine. clip: largest gradient norm.
     """
 
     lr: float
+    backbone_lr: float | None = None
     weight_decay: float = 0.05
     warmup: float = 0.1
     clip: float = 1.0
@@ -33,12 +37,22 @@ class Optimizer:
 
     def __init__(self, module: nn.Module, config: OptimizerConfig, steps: int) -> None:
         self.config, self.steps = config, steps
-        self.adamw = adamw(module, config.lr, config.weight_decay)
+        self._names, self.adamw = adamw(module, config)
+        self._peaks = [group["lr"] for group in self.adamw.param_groups]
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def lr(self, step: int) -> float:
-        """The learning rate of a step."""
+        """The learning rate of a step, outside the backbone."""
         return self.config.lr * schedule(step, self.steps, self.config.warmup)
+
+    @property
+    def backbone_lr(self) -> float:
+        """The highest learning rate of the backbone's weights; that of all others where none of them train."""
+        places = [place for place, name in enumerate(self._names) if _in_backbone(name)]
+        if not places:
+            return self.config.lr
+        sizes = np.cumsum([len(group["params"]) for group in self.adamw.param_groups])
+        return self._peaks[int(np.searchsorted(sizes, places[0], side="right"))]
 
     def backward(self, loss: Tensor) -> Tensor:
         """Put the loss's gradients in place, clipped; returns their norm before that."""
@@ -48,42 +62,62 @@ class Optimizer:
 
     def step(self, step: int) -> None:
         """Move the weights by the gradients that are in place."""
-        for group in self.adamw.param_groups:
-            group["lr"] = self.lr(step)
+        share = schedule(step, self.steps, self.config.warmup)
+        for group, peak in zip(self.adamw.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * share
         self.adamw.step()
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Its state as named tensors, for a checkpoint."""
         return {
-            f"{prefix}{place}.{key}": torch.as_tensor(value)
+            f"{prefix}{self._names[place]}.{key}": torch.as_tensor(value)
             for place, values in self.adamw.state_dict()["state"].items()
             for key, value in values.items()
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`, from names without the prefix. ValueError, KeyError, ... for another module's."""
+        """The inverse of `tensors`, from names without the prefix. ValueError for another module's."""
         state = self.adamw.state_dict()
         state["state"] = {}
         for name, value in tensors.items():
-            place, key = name.split(".")
-            state["state"].setdefault(int(place), {})[key] = value
+            parameter, _, key = name.rpartition(".")
+            state["state"].setdefault(self._names.index(parameter), {})[key] = value
         self.adamw.load_state_dict(state)
 
 
-def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices alone, as GPT-2's and nanoGPT's training does."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+def adamw(module: nn.Module, config: OptimizerConfig) -> tuple[list[str], torch.optim.AdamW]:
+    """AdamW over the trainable parameters of a module, and their names in its order.
+
+    Matrices decay, as in GPT-2's and nanoGPT's training; biases, norms and learned positions do not. The backbone, the
+    weights under the name `backbone`, has a learning rate of its own.
+    """
+    positions = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    trained = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+    own_lr = config.backbone_lr or backbone_lr(config.lr, sum(w.numel() for name, w in trained if _in_backbone(name)))
+    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    for name, weight in trained:
+        decays = weight.dim() >= 2 and id(weight) not in positions and not name.endswith("positions")
+        kind = (own_lr if _in_backbone(name) else config.lr, config.weight_decay if decays else 0.0)
+        groups.setdefault(kind, []).append((name, weight))
+    made = [
+        {"params": [weight for _, weight in group], "lr": lr, "weight_decay": decay}
+        for (lr, decay), group in groups.items()
     ]
-    fused = trained[0].device.type in ("cuda", "cpu")
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=fused)
+    fused = trained[0][1].device.type in ("cuda", "cpu")
+    names = [name for group in groups.values() for name, _ in group]
+    return names, torch.optim.AdamW(made, lr=config.lr, betas=(0.9, 0.98), fused=fused)
 
 
-def default_learning_rate(tune: str, *, pretrained: bool) -> float:
-    """The highest learning rate that suits what trains: pretrained blocks want small steps. tune: as in ModelConfig."""
-    return 1e-4 if pretrained and (tune == "full" or tune.startswith("last:")) else 1e-3
+def _in_backbone(name: str) -> bool:
+    return "backbone" in name.split(".")
+
+
+def backbone_lr(lr: float, trained: int) -> float:
+    """The highest learning rate of a backbone of which so many numbers train: large ones want small steps.
+
+    It does not depend on where the weights come from, so that random weights and pretrained ones are treated alike.
+    """
+    return lr if trained < LARGE_BACKBONE else lr / 10
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

@@ -114,6 +114,7 @@ def facts_of(run: "Trainer") -> dict[str, Any]:
         "parameters": run.model.parameter_counts(),
         "backbone": run.first_weights,
         "lr": run.config.lr,
+        "backbone_lr": run.optimizer.backbone_lr,
         "augment": str(run.config.augment),
         "normalize": run.config.normalization.to_dict(),
         "device": next(run.model.parameters()).device.type,
