@@ -20,9 +20,11 @@ decision knows the last sample's loudness.
 --adapt adapts a copy of the model to each recording without labels, before it decides, as evaluate.py --adapt session
 does; a recording that it should not be adapted to is decided by the model as it is. adapt.py keeps such a model.
 
---stream feeds blocks of --block through the causal filter. It normalises by what has been seen so far, which is worth
-little at first: nothing is decided in the first --warmup seconds, and it takes about a minute to come near to what a
-whole recording's statistics reach. A model trained on zero-phase filtered signals gets causally filtered ones, and a
+--stream feeds blocks of --block through the causal filter. It normalises by what has been seen so far, and at first by
+the training people's usual statistics; it takes about a minute to come near to what a whole recording's statistics
+reach. --warmup leaves the first seconds undecided. --save-statistics FILE keeps what has been heard when the recording
+ends, and --statistics FILE lets a later recording of the same session, the electrodes left on, go on from there; FILE
+holds some seconds of the person's signal. A model trained on zero-phase filtered signals gets causally filtered ones, and a
 warning says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is how long after its window's
 last sample a decision is ready: the wait for the block's end, and the time of computing. The window itself is the
 larger part of the time that a new gesture takes to show.
@@ -50,7 +52,7 @@ from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
 from semg.inference.batch import Signal
 from semg.inference.recordings import recording_for
-from semg.inference.streaming import Predictions, replay
+from semg.inference.streaming import Predictions, Stream, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
 
@@ -80,7 +82,13 @@ def arguments() -> argparse.ArgumentParser:
     live = parser.add_argument_group("live")
     live.add_argument("--stream", action="store_true", help="block by block, as from a device")
     live.add_argument("--block", type=cli.length, default="25ms", help="length of a block, samples or time")
-    live.add_argument("--warmup", type=cli.number(0), default=5.0, help="seconds seen before the first decision")
+    live.add_argument("--warmup", type=cli.number(0), default=0.0, help="seconds seen before the first decision")
+    live.add_argument(
+        "--statistics", type=Path, metavar="FILE", help="go on from what an earlier recording of the session left"
+    )
+    live.add_argument(
+        "--save-statistics", type=Path, metavar="FILE", help="keep what was heard, a .npz, for a later recording"
+    )
     return parser
 
 
@@ -180,8 +188,10 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
     try:
         signal = model.signal_path.apply(source.samples, source.scale, causal=args.stream)
         if args.stream:
-            stream = model.stream(warmup=args.warmup, scale=source.scale)
+            heard = None if args.statistics is None else model.read_statistics(args.statistics)
+            stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=heard)
             made = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
+            save_statistics(model, stream, args)
         else:
             made = decider(model, signal, path, args, console).predict_filtered(signal)
     except DataError as error:
@@ -203,6 +213,13 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
         told |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
         told["delay_ms_max"] = round(1000 * float(made.delay.max()), 2)
     return told
+
+
+def save_statistics(model: TrainedModel, stream: Stream, args: argparse.Namespace) -> None:
+    """With --save-statistics, keep what the stream has heard."""
+    heard = stream.heard()
+    if args.save_statistics is not None and heard is not None:
+        model.write_statistics(args.save_statistics, heard)
 
 
 def decider(
@@ -235,6 +252,12 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
     if args.adapt and args.stream:
         raise UsageError("--adapt: expected no --stream with it, for it looks at whole recordings; see adapt.py")
+    for flag, given in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
+        if given is not None and not args.stream:
+            raise UsageError(f"{flag}: expected --stream with it, for it is about what a stream has heard")
+    if args.save_statistics is not None and len(args.recordings) > 1:
+        count = len(args.recordings)
+        raise UsageError(f"--save-statistics {args.save_statistics}: expected one recording, found {count}")
     names = [path.stem for path in args.recordings]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]}: expected recordings of different names, found two: they would share a file")
@@ -247,7 +270,9 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
     if args.stream and not filter_of_training.causal:
         console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
     if args.stream and session:
-        console.say(f"normalised by what the stream has seen so far; no decision in the first {args.warmup:g} s")
+        later = f"; no decision in the first {args.warmup:g} s" if args.warmup else ""
+        earlier = "" if args.statistics is None else f", {args.statistics} included"
+        console.say(f"normalised by what the stream has seen so far{earlier}{later}")
     elif session:
         console.say("normalised by each whole recording's own statistics (offline)")
 
@@ -259,6 +284,10 @@ def main() -> int:
     args.recordings = cli.expanded(args.recordings)
     check(args)
     model = TrainedModel.open(args.checkpoint, args.device)
+    if args.statistics is not None:
+        model.read_statistics(args.statistics)  # refused before the first recording, not for each
+    if args.save_statistics is not None and model.channel_normalization.method != "session":
+        raise UsageError("--save-statistics: expected a model that is normalised by session, found another")
     say_what_differs(model, args, console)
     done: dict[str, dict[str, Any]] = {}
     failed = 0
@@ -270,6 +299,8 @@ def main() -> int:
             failed += 1
             console.error(cli.in_words(error))
     told = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
+    if args.save_statistics is not None and done:
+        told += f"; next: --statistics {args.save_statistics} with the session's next recording"
     told += f"; {failed} failed, see above" if failed else ""
     console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done)
     return 1 if failed else 0

@@ -17,8 +17,9 @@ from semg.common.errors import DataError
 from semg.data.filters import CausalFilter
 from semg.data.normalization import SMALLEST_RMS, ChannelNormalization, transform_from
 from semg.inference.prior import Prior
+from semg.inference.session_statistics import MOST_KEPT, SessionStatistics
 
-KEPT_WINDOWS = 64  # past windows whose tokens are computed anew under a new transform
+KEPT_WINDOWS = MOST_KEPT  # past windows whose tokens are computed anew under a new transform
 AT_ONCE = 8  # of them between two decisions
 RENEWAL_GROWTH = 1.1  # by what factor what has been heard grows until the transform is computed anew
 # windows of signal after which the prior and what has been heard count the same: for the tokens' statistics and the
@@ -65,6 +66,9 @@ class Normalization(Protocol):
     def prepare(self) -> None:
         """Do what the next window need not wait for: a decision has been made, and the next block is still to come."""
 
+    def heard(self) -> SessionStatistics | None:
+        """What has been learnt of the session, for a later stream of it to go on from; None: nothing is learnt."""
+
 
 class Given:
     """Normalisation that was known before: from training data, or from an earlier hour."""
@@ -87,6 +91,9 @@ class Given:
     def prepare(self) -> None:
         """All is known."""
 
+    def heard(self) -> None:
+        """See `Normalization`."""
+
 
 class OnlineNormalization:
     """Normalisation by all of this stream so far, and by a prior as long as that is little.
@@ -105,7 +112,9 @@ class OnlineNormalization:
         channel_normalization: ChannelNormalization,
         device: torch.device,
         prior: Prior | None = None,
+        heard: SessionStatistics | None = None,
     ) -> None:
+        """heard: of the same session earlier, to go on from; its shapes are the model's."""
         self._model, self._channel_normalization, self._device = model, channel_normalization, device
         self._prior, self._window = prior, model.config.samples
         channels = model.config.channels // channel_normalization.copies
@@ -118,6 +127,32 @@ class OnlineNormalization:
         self._sums = torch.zeros(3, model.frontend.n_features, dtype=torch.float64)  # of tokens under the transform
         self._renewal: _Renewal | None = None
         self._transform: np.ndarray | None = None  # computed when the first window is whole
+        if heard is not None:
+            self._go_on_from(heard)
+
+    def _go_on_from(self, heard: SessionStatistics) -> None:
+        self._products, self._samples = heard.products.copy(), heard.samples
+        self._kept, self._every, self._decided = list(heard.kept), heard.every, heard.decided
+        self._sums, self._transform = torch.from_numpy(heard.sums.copy()), heard.transform
+        self._renewed_at = heard.renewed_at
+
+    @torch.inference_mode()
+    def heard(self) -> SessionStatistics | None:
+        """See `Normalization`. A transform that is being computed is finished first; None before the first window."""
+        while self._renewal is not None:
+            self.prepare()
+        if not self._decided:
+            return None
+        return SessionStatistics(
+            self._products.copy(),
+            self.transform,
+            self._sums.double().cpu().numpy(),
+            np.stack(self._kept),
+            self._samples,
+            self._renewed_at,
+            self._decided,
+            self._every,
+        )
 
     def see(self, block: np.ndarray) -> None:
         """Add (n, C) filtered microvolts to what has been heard."""
@@ -319,6 +354,13 @@ class Stream:
             self._due = False
             self._normalization.prepare()
             self._ahead.begin(self._normalization.transform, self._window[self._stride :])
+
+    def heard(self) -> SessionStatistics | None:
+        """What the stream has learnt of the session, for a later one to go on from.
+
+        None before the first whole window, and where the model is not normalised by session.
+        """
+        return self._normalization.heard()
 
     def _decide(self) -> np.ndarray:
         transform = self._normalization.transform

@@ -10,7 +10,7 @@ scores = model.score(shards)              # windows cut and labelled beforehand,
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from semg.inference.batch import (
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.inference.online_evaluation import online_probabilities
 from semg.inference.prior import Prior
+from semg.inference.session_statistics import SessionStatistics, read_statistics, write_statistics
 from semg.inference.signal_path import SignalPath
 from semg.inference.streaming import Given, Normalization, OnlineNormalization, Predictions, Stream
 
@@ -253,9 +254,8 @@ class TrainedModel:
 
         progress: goes over the sessions. Raises SettingError for a model that is not normalised by session.
         """
-        method = self.channel_normalization.method
-        if method != "session":
-            raise SettingError("normalize", f"a model that is normalised by session, not by {method}")
+        if self.channel_normalization.method != "session":
+            raise self._not_by_session("normalize")
         return online_probabilities(self.network, self.online, windows, self.stride, batch_size, autocast, progress)
 
     def score(self, shards: Sequence[Shard]) -> Scores:
@@ -292,15 +292,23 @@ class TrainedModel:
         found = signal_probabilities(self.network, signal, starts, self.session_of(signal))
         return Predictions(starts + self.window, found)
 
-    def stream(self, *, warmup: float = 0.0, scale: float = 1.0, normalization: Normalization | None = None) -> Stream:
+    def stream(
+        self,
+        *,
+        warmup: float = 0.0,
+        scale: float = 1.0,
+        normalization: Normalization | None = None,
+        statistics: SessionStatistics | None = None,
+    ) -> Stream:
         """A stream at its beginning: `push` blocks of (n, channels), unfiltered, at the model's rate.
 
         Nothing looks ahead, so the filter is causal whatever the training's was. warmup: seconds before whose end
         nothing is decided; scale: microvolts of one unit of the samples pushed. normalization: what windows are
-        normalised by, if not by what has been heard.
+        normalised by, if not by what has been heard. statistics: what an earlier stream of the same session had heard,
+        `heard` of it or `read_statistics`; this one goes on from there.
         """
         path = self.signal_path
-        how = normalization or self.online()
+        how = normalization or self.online(statistics)
         warmup = 0.0 if isinstance(how, Given) else warmup  # there is nothing to wait for
         with torch.inference_mode():  # the first call takes long; a live device must not wait for it
             self.network(torch.zeros(1, self.network.config.channels, self.window, device=self.device))
@@ -313,11 +321,45 @@ class TrainedModel:
             round(warmup * self.rate),
         )
 
-    def online(self) -> Normalization:
-        """Normalisation by what has been heard of a session; under other methods, the training's."""
+    def online(self, statistics: SessionStatistics | None = None) -> Normalization:
+        """Normalisation by what has been heard of a session; under other methods, the training's.
+
+        statistics: as in `stream`.
+        """
         if self.channel_normalization.method != "session":
+            if statistics is not None:
+                raise self._not_by_session("statistics")
             return Given(self.network, self._fixed_transform(), None, self.device)
-        return OnlineNormalization(self.network, self.channel_normalization, self.device, self.prior)
+        return OnlineNormalization(self.network, self.channel_normalization, self.device, self.prior, statistics)
+
+    def read_statistics(self, path: Path) -> SessionStatistics:
+        """What an earlier stream of the same session had heard. DataError, which names the file, unless it fits."""
+        if self.channel_normalization.method != "session":
+            raise self._not_by_session("statistics")
+        channels, copies = len(self.channels), self.channel_normalization.copies
+        shape = (channels, channels * copies, self.window, self.network.frontend.n_features)
+        return read_statistics(path, self._of_statistics(), shape)
+
+    def write_statistics(self, path: Path, statistics: SessionStatistics) -> None:
+        """Keep what a stream has heard (`Stream.heard`) in a file, for `read_statistics` of this or a like model."""
+        write_statistics(path, statistics, self._of_statistics())
+
+    def _of_statistics(self) -> dict[str, Any]:
+        """All that decides what a session's statistics are; weights don't."""
+        config, path = self.network.config.to_dict(), self.signal_path
+        return {
+            "channels": self.channels,
+            "rate": self.rate,
+            "electrodes": list(path.electrodes),
+            "montage": self.description["data"]["arguments"].get("montage", "monopolar"),
+            "filter": asdict(replace(path.filter, causal=True)),
+            "normalize": self.channel_normalization.to_dict(),
+            **{name: config[name] for name in ("samples", "frontend", "patch", "frame", "band_edges")},
+        }
+
+    def _not_by_session(self, field: str) -> SettingError:
+        method = self.channel_normalization.method
+        return SettingError(field, f"a model that is normalised by session, not by {method}")
 
     def _checked(self, signal: np.ndarray) -> np.ndarray:
         """(time, channels) float32. DataError for anything else."""

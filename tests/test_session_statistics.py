@@ -1,0 +1,172 @@
+"""What a stream has heard, in a file: a later stream goes on from it as the first would have."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import recordings
+import torch
+from test_predict import CPU, checkpoint
+
+import predict
+from semg.common.errors import DataError, UsageError
+from semg.inference.session_statistics import MOST_KEPT
+from semg.inference.trained_model import TrainedModel
+
+RATE, BLOCK = 5120, 640
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return TrainedModel.open(
+        checkpoint(tmp_path_factory.mktemp("m") / "live.ckpt", causal=True, whitening="append"), CPU
+    )
+
+
+@pytest.fixture(scope="module")
+def signal():
+    random = np.random.default_rng(0)
+    loud = np.repeat([20.0, 60.0, 30.0], 3 * RATE)[:, None] * random.uniform(0.5, 2, 24)
+    return (random.normal(size=(9 * RATE, 24)) * loud).astype(np.float32)
+
+
+def decided(stream, signal):
+    made = [one for at in range(0, len(signal), BLOCK) for one in stream.push(signal[at : at + BLOCK])]
+    return np.stack([one.probabilities for one in made])
+
+
+def test_a_later_stream_goes_on_from_the_file_as_the_first_would_have(model, signal, tmp_path):
+    """But for the filter and the window, which begin anew; so the first second is left out."""
+    first, later = signal[: 6 * RATE], signal[6 * RATE :]
+    stream = model.stream()
+    decided(stream, first)
+    model.write_statistics(tmp_path / "heard.npz", stream.heard())
+    expected = decided(stream, later)
+    from_file = decided(model.stream(statistics=model.read_statistics(tmp_path / "heard.npz")), later)
+    anew = decided(model.stream(), later)
+    goes_on, begins = (np.abs(found[-16:] - expected[-16:]).mean() for found in (from_file, anew))
+    assert goes_on < 0.2 * begins
+
+
+def test_what_was_read_is_what_was_written(model, signal, tmp_path):
+    stream = model.stream()
+    decided(stream, signal)
+    heard = stream.heard()
+    model.write_statistics(tmp_path / "heard.npz", heard)
+    again = model.stream(statistics=model.read_statistics(tmp_path / "heard.npz")).heard()
+    for name, value in vars(heard).items():
+        assert np.array_equal(value, getattr(again, name)), name
+    assert len(heard.kept) <= MOST_KEPT
+
+
+def test_saving_changes_no_later_decision(model, signal):
+    one, other = model.stream(), model.stream()
+    decided(one, signal[: 6 * RATE]), decided(other, signal[: 6 * RATE])
+    other.heard()
+    apart = decided(one, signal[6 * RATE :]) - decided(other, signal[6 * RATE :])
+    assert np.abs(apart[-8:]).mean() < 0.02, "a transform that was being computed comes some decisions earlier"
+
+
+@pytest.fixture
+def written(model, signal, tmp_path):
+    stream = model.stream()
+    decided(stream, signal[: 2 * RATE])
+    model.write_statistics(tmp_path / "heard.npz", stream.heard())
+    return tmp_path / "heard.npz"
+
+
+def rewritten(path, **changes):
+    with np.load(path) as file:
+        arrays = {**file, **changes}
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"products": np.full((24, 24), np.nan)}, "finite numbers in products"),
+        ({"products": -np.eye(24)}, "powers that cannot be"),
+        ({"transform": np.eye(24, dtype=np.float32)}, r"transform as float32 of shape \(24, 48\)"),
+        ({"counts": np.array([1, 2, 3, 4])}, "counts or powers"),
+        ({"counts": np.array([0, 0, 0, 0])}, "counts or powers"),
+        ({"kept": np.zeros((65, 1280, 24), np.float16)}, "counts or powers"),
+        ({"kept": np.zeros((1000, 1280, 24), np.float16)}, "at most"),
+        ({"kept": np.array(None)}, "damaged"),
+        ({"about": np.array("no")}, "does not say what it is"),
+        ({"about": np.array(json.dumps({"version": 9, "model": {}}))}, "version 1, found version 9"),
+        ({"about": np.array(json.dumps({"version": 1, "model": {}}))}, "channels"),
+    ],
+)
+def test_damaged_statistics_are_refused_by_name(model, written, changes, told):
+    with pytest.raises(DataError, match=f"heard.npz: .*{told}"):
+        model.read_statistics(rewritten(written, **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"no", b"PK\x03\x04"])
+def test_other_files_are_refused_by_name(model, tmp_path, content):
+    (tmp_path / "heard.npz").write_bytes(content)
+    with pytest.raises(DataError, match="heard.npz: expected statistics"):
+        model.read_statistics(tmp_path / "heard.npz")
+    with pytest.raises(DataError, match="none.npz: expected statistics.*no such file"):
+        model.read_statistics(tmp_path / "none.npz")
+
+
+def test_another_models_statistics_are_refused_with_the_first_difference(model, written, tmp_path):
+    for change, told in (({"whitening": "none"}, "normalize"), ({"frontend": "raw"}, "frontend")):
+        how = {"causal": True, "whitening": "append", **change}
+        other = TrainedModel.open(checkpoint(tmp_path / "other.ckpt", **how), CPU)
+        with pytest.raises(DataError, match=f"heard.npz: expected .* with a model of {told}"):
+            other.read_statistics(written)
+
+
+def test_other_weights_take_the_same_statistics(model, written):
+    network = model.network
+    other = model.with_network(type(network)(network.config))
+    assert other.read_statistics(written).samples == 2 * RATE
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words), "--device", "cpu"])
+        code = predict.main()
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_predict_keeps_what_it_heard_and_goes_on_from_it(here, model, tmp_path):
+    recordings.write(tmp_path, recordings.frame(samples=3 * RATE))
+    recording = tmp_path / f"{recordings.record_name()}.hdf5"
+    flags = [recording, "--checkpoint", model.path, "--stream"]
+    code, said, _ = here(*flags, "--out", tmp_path / "a", "--save-statistics", tmp_path / "heard.npz")
+    assert code == 0
+    assert "--statistics" in said.splitlines()[-1]
+    assert model.read_statistics(tmp_path / "heard.npz").samples == 3 * RATE
+    code, said, _ = here(*flags, "--out", tmp_path / "b", "--statistics", tmp_path / "heard.npz")
+    assert code == 0
+    assert "heard.npz included" in said
+    first, again = ((tmp_path / name / f"{recording.stem}.csv").read_text().splitlines() for name in "ab")
+    assert len(first) == len(again) == 24, "decided from the first window on"
+    assert first[1] != again[1]
+
+
+def test_flags_that_do_not_go_together(here, model, tmp_path):
+    recording, other = tmp_path / "a.hdf5", tmp_path / "b.hdf5"
+    with pytest.raises(UsageError, match="--statistics: expected --stream"):
+        here(recording, "--statistics", tmp_path / "s.npz")
+    with pytest.raises(UsageError, match="expected one recording, found 2"):
+        here(recording, other, "--stream", "--save-statistics", tmp_path / "s.npz")
+    fixed = checkpoint(tmp_path / "train.ckpt", "train", causal=True)
+    for flag in ("--statistics", "--save-statistics"):
+        with pytest.raises(UsageError, match="normalised by session"):
+            here(recording, "--checkpoint", fixed, "--stream", flag, tmp_path / "s.npz")
+
+
+def test_a_stream_without_a_whole_window_has_heard_nothing_to_keep(model):
+    stream = model.stream()
+    stream.push(np.zeros((100, 24), np.float32))
+    assert stream.heard() is None
+    assert torch.is_inference_mode_enabled() is False
