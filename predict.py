@@ -24,10 +24,10 @@ does; a recording that it should not be adapted to is decided by the model as it
 the training people's usual statistics; it takes about a minute to come near to what a whole recording's statistics
 reach. --warmup leaves the first seconds undecided. --save-statistics FILE keeps what has been heard when the recording
 ends, and --statistics FILE lets a later recording of the same session, the electrodes left on, go on from there; FILE
-holds some seconds of the person's signal. A model trained on zero-phase filtered signals gets causally filtered ones, and a
-warning says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is how long after its window's
-last sample a decision is ready: the wait for the block's end, and the time of computing. The window itself is the
-larger part of the time that a new gesture takes to show.
+holds some seconds of the person's signal. A model trained on zero-phase filtered signals gets causally filtered ones,
+and a warning says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is how long after its
+window's last sample a decision is ready: the wait for the block's end, and the time of computing. The window itself is
+the larger part of the time that a new gesture takes to show.
 
 A recording that is wrong is named and left out, and the others are done. With a small model on one CPU core a
 minute of recording takes about 2 s, streamed or not.
