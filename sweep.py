@@ -26,36 +26,42 @@ all opens the test set for every setting: for a table of ablations, never for ch
 validates one fold and is tested in another, so a single pick has seen a little of all test people; --pick fold
 picks for each fold on that fold's own validation people, and the row of picks then is a result with no such leak.
 
-Takes the time of its runs, one after another, plus about 10 s each. A run of GPT-2 small leaves 0.5 GB.
+--launch local has several runs done at once, --parallel of them, each with its share of the cores and, where there are
+GPUs, one (CUDA_VISIBLE_DEVICES). --launch slurm hands them to Slurm as arrays of jobs; one whose time is over, or whose
+machine is wanted, is queued again and goes on from its last.ckpt. Jobs don't need this script: Ctrl-C leaves them, and
+the same command takes them up. Numbers and logs of jobs lie in CHECKPOINTS/.jobs. See docs/many_runs.md.
+
+  python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch local --parallel 8
+  python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch slurm --partition gpu --hours 4 --parallel 30
+
+Takes the time of its runs, without --launch one after another, plus about 10 s each. A run of GPT-2 small leaves
+0.5 GB.
 """
 
 import argparse
-import hashlib
 import itertools
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from semg.common import cli
+from semg.common import cli, launching
 from semg.common.errors import DataError, UsageError
 from semg.common.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
+from semg.common.launching import Launcher
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, open_shards
 from semg.data.splits import SUBSETS, Split, read_folds
 from semg.evaluation.metrics import headlines
 from semg.evaluation.sweep_table import PICKED_BY, Row, by_validation, csv_table, markdown, over_subjects
+from semg.flags.grid import OWN_FLAGS, PRESETS, Setting, read_grid
 
 ROOT = Path(__file__).resolve().parent
-PRESETS = {"seed": ["tune=last:3,last:6,last:9,last:12", "lr=1e-5,5e-5,1e-4"]}
-OWN_FLAGS = ("shards", "split", "out", "seed", "resume", "overwrite", "quiet", "json", "debug", "help")
-LONGEST_NAME = 100  # characters of a setting's folder; file systems end at 255 bytes
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -71,6 +77,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--preset", choices=tuple(PRESETS), help=f"seed: {' '.join(PRESETS['seed'])}")
     p.add_argument("--pick", choices=("all", "fold"), default="all", help="one setting for all folds, or one for each")
     p.add_argument("--evaluate", choices=("picked", "all", "none"), default="picked", help="what to score on test")
+    cli.launch_flags(p, "every run of train.py and evaluate.py", gpus=1)
     return p
 
 
@@ -85,78 +92,6 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if args.out.resolve() == args.checkpoints.resolve():
         raise UsageError(f"--out, --checkpoints: expected two folders, found {args.out} twice")
     return args
-
-
-# --- the grid --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One point of the grid: flags of train.py with their values as text, sorted by flag."""
-
-    values: tuple[tuple[str, str], ...]
-
-    @property
-    def flags(self) -> list[str]:
-        """As train.py gets them."""
-        given = [(flag, value) for flag, value in self.values if value != "default"]
-        return [word for flag, value in given for word in (f"--{flag}", *value.split())]
-
-    @property
-    def name(self) -> str:
-        """A folder's name for the setting. It depends on the setting alone, not on the rest of the grid."""
-        if not self.values:
-            return "default"
-        text = "_".join(f"{flag}-{_file_name(value)}" for flag, value in self.values)
-        return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 7]}-{_short_hash(text)}"
-
-
-def _file_name(value: str) -> str:
-    """`value` in letters that every file system takes; with a hash where that could make two values one."""
-    plain = re.sub(r"[^A-Za-z0-9.+]+", "-", value).strip("-.")
-    return plain if re.fullmatch(r"[A-Za-z0-9.:+-]+", value) else f"{plain}-{_short_hash(value)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
-
-
-def read_grid(words: Iterable[str]) -> list[Setting]:
-    """All combinations of FLAG=VALUE,VALUE,... words, the first flag varying slowest. UsageError for other forms."""
-    axes: dict[str, list[str]] = {}
-    for word in words:
-        flag, equals, text = word.partition("=")
-        flag = flag.strip().removeprefix("--").replace("_", "-")
-        values = [" ".join(value.split()) for value in text.split(",")]
-        if not (flag and equals and all(values)):
-            raise UsageError(f"--grid: expected FLAG=VALUE,VALUE,..., found {word!r}")
-        if flag in OWN_FLAGS:
-            raise UsageError(f"--grid: expected a flag that the sweep does not set itself, found {flag}; see --seeds")
-        if flag in axes:
-            raise UsageError(f"--grid: expected each flag once, found {flag} again")
-        if len(set(values)) < len(values):
-            raise UsageError(f"--grid: expected each value once, found {word!r}")
-        axes[flag] = values
-    combined = itertools.product(*axes.values())
-    return [Setting(tuple(sorted(zip(axes, values, strict=True)))) for values in combined]
-
-
-def train_settings(flags: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """train.py's own reading of `flags`, and which of them a result depends on. UsageError for what it refuses."""
-    from semg.flags import training  # with torch, for which --help need not wait
-
-    parser = training.parser()
-    parser.exit_on_error = False
-    try:
-        args, unknown = parser.parse_known_args(flags)
-    except argparse.ArgumentError as error:
-        raise UsageError(f"train.py: {error}") from None
-    if unknown:
-        raise UsageError(f"train.py: expected flags with their values, found {unknown[0]}; see python train.py --help")
-    try:
-        return args, training.config_of(args).to_dict()
-    except UsageError as error:
-        raise UsageError(f"train.py: {error}") from None
 
 
 # --- the runs --------------------------------------------------------------------------------------------------
@@ -203,6 +138,17 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A script's command line for a job. begun: a file that is there if it has begun; `again` then follows."""
+
+    job: Job
+    script: str
+    flags: tuple[str, ...]
+    begun: Path | None = None
+    again: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """All settings, folds and runs of a sweep."""
 
@@ -223,10 +169,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
     given = [word.partition("=")[0].removeprefix("--") for word in args.train if word.startswith("--")]
     if own := [flag for flag in given if flag in OWN_FLAGS]:
         raise UsageError(f"after --: expected flags that the sweep does not set itself, found --{own[0]}")
+    from semg.flags import training  # with torch, for which --help need not wait
+
     settings = read_grid([*PRESETS.get(args.preset, []), *args.grid])
     if twice := [flag for flag, _ in settings[0].values if flag in given]:
         raise UsageError(f"--{twice[0]}: expected it in the grid or after --, found it in both")
-    read = [train_settings([*args.train, *setting.flags]) for setting in settings]
+    read = [training.checked([*args.train, *setting.flags]) for setting in settings]
     folds = read_folds(args.split, args.shards)
     records = sorted({name for split in folds.values() for subset in SUBSETS for name in split.records(subset)})
     shards = open_shards(args.shards, records)
@@ -332,12 +280,14 @@ def _say_all_but_last(process: subprocess.Popen[str], console: cli.Console) -> N
         held = line.rstrip()
 
 
-def train_one(job: Job, console: cli.Console) -> str:
-    """Train a run, or the rest of it. Returns what was wrong, "" if nothing."""
-    wait_for_lock(job.folder, console)
-    resume = ["--resume"] if (job.folder / "last.ckpt").is_file() else []
-    if wrong := call("train.py", ["--out", str(job.folder), *job.flags, *resume], console):
-        return wrong
+def to_train(job: Job) -> Run:
+    """The command line that trains a run, or the rest of it."""
+    flags = ("--out", str(job.folder), *job.flags)
+    return Run(job, "train.py", flags, begun=job.folder / "last.ckpt", again=("--resume",))
+
+
+def keep_scores(job: Job, console: cli.Console) -> None:
+    """Of a run that has just been trained: write down the validation people's scores, by which it is whole."""
     from semg.inference.checkpoint import open_checkpoint  # with torch
 
     best = open_checkpoint(job.folder / "best_model.ckpt").description
@@ -349,9 +299,8 @@ def train_one(job: Job, console: cli.Console) -> str:
         "inputs": job.inputs,
     }
     write_json(job.validation, told)
-    (job.folder / "last.ckpt").unlink()  # with the optimiser's state it is three times as large as the model
+    (job.folder / "last.ckpt").unlink(missing_ok=True)  # with the optimiser's state three times as large as the model
     console.say(f"  validation macro-F1 {told['scores']['val/macro_f1']:.4f}, epoch {told['epoch']}")
-    return ""
 
 
 def wait_for_lock(folder: Path, console: cli.Console) -> None:
@@ -368,29 +317,65 @@ def wait_for_lock(folder: Path, console: cli.Console) -> None:
             time.sleep(1)
 
 
-def evaluate_one(job: Job, args: argparse.Namespace, console: cli.Console) -> str:
-    """Score a run on the test people. Returns what was wrong, "" if nothing."""
+def to_evaluate(job: Job, args: argparse.Namespace) -> Run:
+    """The command line that scores a run on the test people."""
     best = job.folder / "best_model.ckpt"
     flags = {"checkpoint": best, "shards": args.shards, "split": args.split / job.fold, "out": job.results}
     words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-    return call("evaluate.py", [*words, "--subset", "test", "--device", job.device, "--quiet"], console)
+    return Run(job, "evaluate.py", (*words, "--subset", "test", "--device", job.device, "--quiet"))
 
 
-def do_all(jobs: Sequence[Job], what: str, work: Callable[[Job], str], console: cli.Console) -> dict[str, str]:
-    """Work through the runs; what was wrong by the run's name. One that fails is named, and the others are done."""
+Ended = Callable[[Job, cli.Console], None]
+
+
+def do_all(runs: Sequence[Run], what: str, ended: Ended, console: cli.Console, many: Launcher | None) -> dict[str, str]:
+    """Have the runs done, `ended` called after each. One that fails is named, and the others are done.
+
+    Returns what was wrong by the run's name.
+    """
     failures: dict[str, str] = {}
-    with console.progress(total=len(jobs), unit="run", desc=what) as bar:
-        for number, job in enumerate(jobs, 1):
-            console.say(f"[{number}/{len(jobs)}] {what} {job.name}")
-            try:
-                wrong = work(job)
-            except DataError as error:
-                wrong = str(error)
-            if wrong:
-                failures[job.name] = cli.one_line(wrong)
-                console.error(f"{job.name}: {wrong}")
-            bar.update()
+    for run, wrong in launched(runs, what, console, many) if many else one_by_one(runs, what, console):
+        told = wrong or _end(run, ended, console)
+        if told:
+            failures[run.job.name] = cli.one_line(told)
+            console.error(f"{run.job.name}: {told}")
     return failures
+
+
+def _end(run: Run, ended: Ended, console: cli.Console) -> str:
+    try:
+        ended(run.job, console)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def one_by_one(runs: Sequence[Run], what: str, console: cli.Console) -> Iterator[tuple[Run, str]]:
+    """Each run, when it has ended, with what was wrong."""
+    with console.progress(total=len(runs), unit="run", desc=what) as bar:
+        for number, run in enumerate(runs, 1):
+            console.say(f"[{number}/{len(runs)}] {what} {run.job.name}")
+            wait_for_lock(run.job.folder, console)
+            again = run.again if run.begun and run.begun.is_file() else ()
+            yield run, call(run.script, [*run.flags, *again], console)
+            bar.update()
+
+
+def launched(runs: Sequence[Run], what: str, console: cli.Console, many: Launcher) -> Iterator[tuple[Run, str]]:
+    """The same of runs that are done several at once."""
+    of_job = {
+        launching.Job(
+            name=f"{what} {run.job.name}",
+            command=(sys.executable, str(ROOT / run.script), *run.flags),
+            begun=run.begun,
+            again=run.again,
+            own_threads=run.script == "train.py",
+        ): run
+        for run in runs
+    }
+    for number, (job, wrong) in enumerate(many.run(list(of_job), what), 1):
+        console.say(f"[{number}/{len(runs)}] {job.name}")
+        yield of_job[job], wrong
 
 
 # --- choosing and telling --------------------------------------------------------------------------------------
@@ -505,6 +490,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = parse(sys.argv[1:])
     console = cli.console(args)
+    many = cli.launcher(args, args.checkpoints / ".jobs", console)
     plan = make_plan(args)
     with folder_lock(args.checkpoints), folder_lock(args.out):
         check_earlier(plan.jobs)
@@ -513,15 +499,15 @@ def main() -> int:
             f"{len(plan.settings)} settings x {len(plan.folds)} folds x {len(plan.seeds)} seeds = {len(plan.jobs)} "
             f"runs, {len(plan.jobs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
         )
-        failures = do_all(left, "train", lambda job: train_one(job, console), console)
+        failures = do_all([to_train(job) for job in left], "train", keep_scores, console, many)
         picked = pick(plan, args.pick)
         wanted = {
             "picked": [job for job in plan.jobs if picked.get(job.fold) == job.setting],
             "all": [job for job in plan.jobs if job.trained],
             "none": [],
         }[args.evaluate]
-        to_score = [job for job in wanted if not job.evaluated]
-        failures |= do_all(to_score, "evaluate", lambda job: evaluate_one(job, args, console), console)
+        scored = [to_evaluate(job, args) for job in wanted if not job.evaluated]
+        failures |= do_all(scored, "evaluate", lambda *_: None, console, many)
         tested = {job.name for job in plan.jobs if job.evaluated}
         rows = make_rows(plan, picked, args.pick, tested)
         notes = make_notes(plan, rows, args.pick)

@@ -14,7 +14,10 @@ from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model
-from semg.common import files
+import sweep
+from semg.common import cli, files
+from semg.common.console import Console
+from semg.common.errors import UsageError
 from semg.data.batches import Batches
 from semg.data.shards import WindowSet, open_shard
 
@@ -69,7 +72,15 @@ def test_nothing_asks_for_what_one_system_alone_has():
             'get_context("fork',
         ):
             guarded = name == "import resource" and 'if sys.platform == "win32":\n        return' in text
+            guarded |= name == "import fcntl" and path.name == "launched_job.py"  # --launch refuses Windows, see below
             assert guarded or name not in text, f"{path.name}: {name}"
+
+
+def test_many_runs_at_once_are_refused_on_windows_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "win32")
+    args = sweep.arguments().parse_args(["--split", "splits/x", "--launch", "local"])
+    with pytest.raises(UsageError, match="--launch: expected Linux or macOS, found Windows"):
+        cli.launcher(args, tmp_path, Console())
 
 
 class NoFloat64(TorchDispatchMode):

@@ -22,7 +22,7 @@ import train
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, read_json, write_json
 from semg.data.splits import SUBSETS, read_split
-from semg.flags import training
+from semg.flags import grid, training
 from semg.inference.checkpoint import write_checkpoint
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --batch-size 32 --device cpu --init random".split()  # noqa: SIM905
@@ -66,7 +66,7 @@ class FakeScripts:
             told = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split}
             write_json(sweep.Path(value["--out"]) / "metrics.json", told | {"per_subject": people(self.test(*key))})
             return ""
-        _, settings = sweep.train_settings(words)
+        _, settings = training.checked(words)
         write_json(folder / "config.json", {"arguments": settings})
         (folder / "last.ckpt").touch()
         if key in self.fails:
@@ -146,6 +146,10 @@ def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, c
     assert (tmp_path / "out" / "sweep.md").read_bytes() == before
     with pytest.raises(DataError, match="expected a run with epochs 3, found 2"):
         run(nothing, *words, "--", *TINY, "--epochs", "3")
+    launched = flags(data, tmp_path / "launched", *words[words.index("--grid") :], split="split")
+    assert run(nothing, *launched, "--launch", "local", "--parallel", "2", "--", *TINY, "--epochs", "2") == 0
+    assert table(tmp_path / "launched") == table(tmp_path)
+    assert hyperparameters(tmp_path / "launched" / "out" / "hparams") == shown
 
 
 def train_here(script, words, _console):
@@ -295,15 +299,15 @@ def test_runs_of_another_split_are_not_taken_for_this_one(run, data, tmp_path):
 
 
 def test_the_grid_is_every_combination_and_names_depend_on_the_setting_alone():
-    seed = sweep.read_grid(sweep.PRESETS["seed"])
+    seed = grid.read_grid(grid.PRESETS["seed"])
     assert len({setting.name for setting in seed}) == 12
     assert {tuple(setting.flags) for setting in seed} == {
         ("--lr", lr, "--tune", f"last:{n}") for lr in ("1e-5", "5e-5", "1e-4") for n in (3, 6, 9, 12)
     }
-    one, other = (sweep.read_grid(words)[-1] for words in (["lr=1,2", "tune=fpt,last:3"], ["tune=last:3", "lr=2"]))
+    one, other = (grid.read_grid(words)[-1] for words in (["lr=1,2", "tune=fpt,last:3"], ["tune=last:3", "lr=2"]))
     assert one == other
     assert one.name == "lr-2_tune-last-3"
-    many = sweep.read_grid(
+    many = grid.read_grid(
         [
             "augment=none,band_rotation=0.5 channel_dropout=0.1,band_rotation 0.5 channel_dropout 0.1",
             "batch_size=default,64",
@@ -315,7 +319,7 @@ def test_the_grid_is_every_combination_and_names_depend_on_the_setting_alone():
         setting.flags for setting in many
     ]
     assert ["--augment", "none"] in [setting.flags for setting in many]
-    long = sweep.read_grid([f"backbone=/{'a' * 300}/1,/{'a' * 300}/2"])
+    long = grid.read_grid([f"backbone=/{'a' * 300}/1,/{'a' * 300}/2"])
     assert len({setting.name for setting in long}) == 2
     assert all(len(setting.name) <= 100 for setting in long)
 
@@ -357,7 +361,7 @@ def test_wrong_folders_are_refused_in_one_line(run, data, tmp_path):
 
 def test_train_settings_are_what_train_py_writes_itself(data):
     words = ["--shards", str(data / "shards"), "--split", str(data / "split"), *TINY]
-    args, settings = sweep.train_settings(words)
+    args, settings = training.checked(words)
     assert settings == json.loads(json.dumps(training.config_of(args).to_dict()))
     assert settings["layers"] == 1
     assert "device" not in settings

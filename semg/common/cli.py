@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from semg.common.console import Console as Console
 from semg.common.console import counted as counted  # scripts have both from here
@@ -24,6 +24,9 @@ from semg.common.console import marked, one_line
 from semg.common.console import printable as printable
 from semg.common.errors import FULL_DISK, DataError, SettingError, UsageError, with_names
 from semg.common.length import LARGEST, Length
+
+if TYPE_CHECKING:
+    from semg.common.launching import Launcher
 
 os.environ["MPLBACKEND"] = "agg"  # scripts draw into files; a notebook leaves there what only it can import
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
@@ -89,6 +92,20 @@ class CommandLine:
                 typed, left = [*typed, word], left - 1
         return typed
 
+    def without(self, *settings: str) -> list[str]:
+        """The words typed but for the flags that set one of `settings`, and what belongs to them."""
+        takes = {name: most for setting in settings for name, most in self._takes(setting).items()}
+        kept, left = list[str](), 0.0
+        for word in self.words:
+            name, equals, _ = word.partition("=")
+            if name in takes:
+                left = 0 if equals else takes[name]
+            elif left and (not word.startswith("-") or _NUMBER.fullmatch(word)):
+                left -= 1
+            else:
+                kept, left = [*kept, word], 0
+        return kept
+
     def in_words(self, error: SettingError) -> str:
         """`--patch 1: expected at least 2, ...`: the flag, what was typed, and what would do."""
         own = self.own_flags(error.field)
@@ -124,6 +141,54 @@ def moved(parser: argparse.ArgumentParser, flag: str, instead: str) -> None:
             parser.error(f"{flag}: expected it no longer; instead: {instead}")
 
     parser.add_argument(flag, nargs="*", action=_Moved, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+LAUNCH = ("launch", "parallel", "partition", "cores", "gpus", "hours", "memory")  # settings of `launch_flags`
+_SLURM = ("partition", "hours", "memory")
+
+
+def launch_flags(parser: argparse.ArgumentParser, what: str, gpus: int = 0) -> None:
+    """Flags by which a script has its work done by many runs at once. what: one run's share of it."""
+    group = parser.add_argument_group("many at once")
+    group.add_argument(
+        "--launch", choices=("local", "slurm"), help=f"one run for {what}, several at once: here, or by Slurm"
+    )
+    group.add_argument(
+        "--parallel", type=whole(1), metavar="N", help="runs at once (default: GPUs or cores here; by Slurm all)"
+    )
+    group.add_argument("--cores", type=whole(1), help="cores of each run (default: its share here; 2 by Slurm)")
+    group.add_argument("--gpus", type=whole(0), default=gpus, help="GPUs of each run, as far as there are any here")
+    group.add_argument("--partition", help="Slurm: where to run (default: the cluster's)")
+    group.add_argument("--hours", type=number(0.05), help="Slurm: time of each run; then it goes on anew (default: 12)")
+    group.add_argument("--memory", type=number(0, above=True), metavar="GB", help="Slurm: memory of each run")
+
+
+def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launcher | None":
+    """What --launch asks for, its files in `folder`; None without it. UsageError for flags that do not fit it."""
+    given = [name for name in LAUNCH[1:] if Parser.latest and Parser.latest.typed(name)]
+    if idle := [name for name in given if not args.launch or (args.launch == "local" and name in _SLURM)]:
+        expected = "--launch slurm" if idle[0] in _SLURM else "--launch local or slurm"
+        raise UsageError(f"--{idle[0]}: expected {expected} beside it, found {args.launch or 'none'}")
+    if not args.launch:
+        return None
+    if sys.platform == "win32":
+        raise UsageError("--launch: expected Linux or macOS, found Windows; leave it out")
+    if args.launch == "slurm" and (
+        missing := [name for name in ("sbatch", "squeue", "srun") if not shutil.which(name)]
+    ):
+        raise UsageError(f"--launch slurm: expected Slurm's commands here, found no {missing[0]}")
+    from semg.common.launching import Launcher, Place  # with locks that Windows has not
+
+    place = Place(
+        kind=args.launch,
+        parallel=args.parallel,
+        cores=args.cores,
+        gpus=args.gpus,
+        hours=args.hours or Place.hours,
+        memory=args.memory,
+        partition=args.partition,
+    )
+    return Launcher(folder, place, console)
 
 
 def console(args: argparse.Namespace) -> Console:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from semg.common.errors import DataError
 
+CORES = "SEMG_CORES"  # environment: the cores that are this process's, from whoever runs others beside it
 J = TypeVar("J")
 R = TypeVar("R")
 # A forked worker has the script's imports at once, a spawned one makes them anew: a second of processor time each.
@@ -94,12 +95,13 @@ def _begin() -> None:
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: those it is bound to, and what its container or job gets of their time.
+    """Cores that this process may use: those it is bound to, what its container or job gets of their time, its share.
 
     root: where /proc and /sys lie. On a share of a machine, more threads or processes than this wait for each other.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(bound, _share_of_time(root))))
+    share = os.environ.get(CORES, "")
+    return max(1, int(min(bound, _share_of_time(root), int(share) if share.isdecimal() else bound)))
 
 
 def _share_of_time(root: Path) -> float:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parent.parent
+# Flags that change nothing in what is made: what is said meanwhile, and where and how many at once.
+_OF_NO_MATTER = ("quiet", "json", "debug", "launch", "parallel", "partition", "cores", "gpus", "hours", "memory")
 _PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "h5py", "torch", "transformers", "peft")
 
 
@@ -50,5 +52,5 @@ def plain(value: Any) -> Any:
 def how_made(script: str, arguments: object) -> dict[str, Any]:
     """What every output says of its making: script, arguments, versions, commit."""
     given = arguments if isinstance(arguments, dict) else vars(arguments)
-    kept = {key: plain(value) for key, value in given.items() if key not in ("quiet", "json", "debug")}
+    kept = {key: plain(value) for key, value in given.items() if key not in _OF_NO_MATTER}
     return {"script": script, "arguments": kept, "versions": versions(), "commit": commit()}

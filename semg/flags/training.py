@@ -4,11 +4,14 @@ sweep.py reads here, before the first run, what train.py would refuse in a later
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from model import POOLINGS
 from semg.common import cli
+from semg.common.errors import UsageError
 from semg.data import normalization
 from semg.evaluation import metrics
 from semg.training.augmentation import NAMES, Augmentation
@@ -236,3 +239,19 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
             "whitening": args.whitening or ("append" if args.normalize == "session" else "none"),
         }
     )
+
+
+def checked(flags: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """train.py's own reading of `flags`, and which of them a result depends on. UsageError for what it refuses."""
+    own = parser()
+    own.exit_on_error = False
+    try:
+        args, unknown = own.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"train.py: {error}") from None
+    if unknown:
+        raise UsageError(f"train.py: expected flags with their values, found {unknown[0]}; see python train.py --help")
+    try:
+        return args, config_of(args).to_dict()
+    except UsageError as error:
+        raise UsageError(f"train.py: {error}") from None

@@ -1,0 +1,398 @@
+"""Many runs of scripts at once: on this machine, or on a cluster by Slurm.
+
+A job is a script's own command line. submitit starts it: on this machine a few at a time, each with its share of the
+processor's cores and GPUs, or as arrays of Slurm jobs. Each has a folder for itself under the launcher's, where
+semg/common/launched_job.py runs it; jobs.json beside them says which were started and under which number.
+
+Jobs don't need their launcher: they go on when it is stopped or killed. The next one with the same folder takes up what
+is under way or has ended meanwhile, and starts nothing twice: a job holds a lock while it lives, and one that starts
+late, after the next launcher has given it up, finds that its ticket is no longer valid, and does nothing.
+
+submitit writes what it shall call into a pickle, which its own process reads on the other side. Here that is nothing
+but submitit's CommandFunction and a list of words, in a folder that is the user's alone; whatever a job needs besides
+is in job.json, how it ended in outcome.json, and no pickle is read here.
+"""
+
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from semg.common.console import Console, counted
+from semg.common.errors import DataError, SettingError
+from semg.common.files import read_json, text_checksum, write_json
+from semg.common.launched_job import Spec, outcome_of, take_lock
+from semg.common.process_pool import CORES, usable_cores
+
+_ROOT = Path(__file__).resolve().parent.parent.parent  # from where `python -m semg...` finds the package
+_WARNING = 120  # seconds before a Slurm job's time is over in which it may save what it has
+_LOOK = {"local": (0.2, 0.2), "slurm": (2.0, 30.0)}  # seconds from one look at the jobs to the next: at first, at most
+_LAST_LINES = 3  # of a log, told of a job that failed without an error message
+
+
+@dataclass(frozen=True)
+class Job:
+    """A script's command line. name: for a person, and one job's alone.
+
+    begun: a file that is there once the script has left something to go on from; then the words `again` follow the
+    command. own_threads: the script itself decides how many threads compute, from the cores that it gets.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    begun: Path | None = None
+    again: tuple[str, ...] = ()
+    own_threads: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where jobs run, and what each gets.
+
+    kind: local or slurm. parallel: jobs at once, None for as many as this machine has GPUs, or cores where it has none,
+    and for all at once by Slurm. cores: of each, None for its share of this machine, and for 2 by Slurm. gpus: of each.
+    hours, memory (GB) and partition: what Slurm is asked for.
+    """
+
+    kind: str
+    parallel: int | None = None
+    cores: int | None = None
+    gpus: int = 0
+    hours: float = 12.0
+    memory: float | None = None
+    partition: str | None = None
+
+
+@dataclass
+class _Start:
+    """One start of a job. id: a process's or Slurm's. slot: the share of this machine that it has."""
+
+    job: Job
+    folder: Path
+    ticket: str
+    id: str = ""
+    slot: int = 0
+    handle: Any = field(default=None, repr=False)  # submitit's, where this launcher has started it
+    missed: int = 0  # looks in a row at which it was neither there nor had an outcome
+
+
+class Launcher:
+    """Jobs at a place, known by their folder: whoever opens it again takes them up. The caller holds a lock on it."""
+
+    def __init__(self, folder: Path, place: Place, console: Console) -> None:
+        self._folder, self._place, self._console = folder.resolve(), place, console
+        self._gpus = gpus_here() if place.kind == "local" and place.gpus else []
+        if place.kind == "local" and self._gpus and place.gpus > len(self._gpus):
+            raise SettingError("gpus", "at most the {} of this machine", place.gpus, (len(self._gpus),))
+        here = len(self._gpus) // place.gpus if self._gpus else usable_cores()
+        self._parallel = place.parallel or max(1, here)
+        self._executor: Any = None
+
+    def run(self, jobs: Sequence[Job], what: str) -> Iterator[tuple[Job, str]]:
+        """Have all jobs done; gives each when it has ended, with what was wrong, "" if nothing.
+
+        what: such as "train", for progress. Ctrl-C and SIGTERM leave the jobs that are under way to themselves, and say
+        how to find them again. DataError where a job that is under way is of another command line.
+        """
+        if not jobs:
+            return
+        self._open_folder()
+        under_way = self._earlier(jobs)
+        waiting = [job for job in jobs if job.name not in {start.job.name for start in under_way}]
+        if under_way:
+            self._console.say(f"{what}: {counted(len(under_way), 'job')} of an earlier start taken up")
+        self._write(under_way)
+        pause, longest = _LOOK[self._place.kind]
+        try:
+            with self._console.progress(total=len(jobs), unit="job", desc=what) as bar:
+                while waiting or under_way:
+                    self._start_some(waiting, under_way)
+                    pause = min(longest, 1.3 * pause)
+                    for start, wrong in self._ended(under_way):
+                        yield start.job, wrong
+                        self._forget(start, under_way)
+                        bar.update()
+                        pause = _LOOK[self._place.kind][0]
+                    bar.update(0)
+                    if under_way:
+                        time.sleep(pause)
+        except KeyboardInterrupt as stop:
+            raise type(stop)(self._farewell(under_way, waiting)) from None
+
+    # --- what is there -------------------------------------------------------------------------------------------
+
+    def _open_folder(self) -> None:
+        """Make the folder, for its owner alone: submitit's process does what the files in it say."""
+        if "%" in str(self._folder):
+            raise DataError(f"{self._folder}: expected a folder without %, which Slurm and submitit replace")
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        about = self._folder.stat()
+        if about.st_uid != os.getuid():
+            raise DataError(f"{self._folder}: expected a folder of your own for jobs, found another user's")
+        if stat.S_IMODE(about.st_mode) & 0o077:
+            self._folder.chmod(0o700)
+
+    def _earlier(self, jobs: Sequence[Job]) -> list[_Start]:
+        """Starts by an earlier launcher that are under way, or have ended without having been told of."""
+        path = self._folder / "jobs.json"
+        known = read_json(path, "jobs as a launcher writes them")["jobs"] if path.is_file() else {}
+        found = []
+        for job in jobs:
+            entry = known.get(job.name)
+            if entry is None or entry["kind"] != self._place.kind:
+                continue
+            start = _Start(job, self._folder_of(job), entry["ticket"], entry["id"], entry["slot"])
+            same = (start.folder / "job.json").is_file() and Spec.read(start.folder).command == list(job.command)
+            if same and (outcome_of(start.folder, start.ticket) or self._lives(start)):
+                found.append(start)
+            elif not same and self._lives(start):
+                raise DataError(
+                    f"{start.folder}: expected no job under way there but this command's, found one of another command "
+                    f"({self._ending([start])} ends it); wait for its end or end it"
+                )
+        return found
+
+    def _folder_of(self, job: Job) -> Path:
+        plain = re.sub(r"[^A-Za-z0-9.+]+", "-", job.name).strip("-.")[:60]
+        return self._folder / f"{plain}-{text_checksum(job.name)[:8]}"
+
+    def _write(self, under_way: Sequence[_Start]) -> None:
+        entries = {
+            start.job.name: {"id": start.id, "kind": self._place.kind, "ticket": start.ticket, "slot": start.slot}
+            for start in under_way
+        }
+        write_json(self._folder / "jobs.json", {"jobs": entries})
+
+    def _forget(self, start: _Start, under_way: list[_Start]) -> None:
+        """A job that ended and was told of is nobody's any more; its log stays."""
+        under_way.remove(start)
+        self._write(under_way)
+        for name in ("outcome.json", "job.json"):
+            (start.folder / name).unlink(missing_ok=True)
+
+    # --- starting ------------------------------------------------------------------------------------------------
+
+    def _start_some(self, waiting: list[Job], under_way: list[_Start]) -> None:
+        """Start what there is room for; Slurm has room for all and keeps to the number itself."""
+        room = len(waiting) if self._place.kind == "slurm" else self._parallel - len(under_way)
+        taken = {start.slot for start in under_way}
+        free = [slot for slot in range(self._parallel) if slot not in taken]
+        ready: list[_Start] = []
+        while waiting and len(ready) < room:
+            job = waiting.pop(0)
+            start = self._prepared(job, 0 if self._place.kind == "slurm" else free.pop(0))
+            (ready if not start.id else under_way).append(start)
+        if ready:
+            self._submit(ready, under_way)
+
+    def _prepared(self, job: Job, slot: int) -> _Start:
+        """Write job.json for a new start; where the job lives although nobody knew, take it as it is."""
+        folder = self._folder_of(job)
+        folder.mkdir(exist_ok=True)
+        lock = take_lock(folder, wait=False)
+        if lock is None:
+            return _Start(job, folder, Spec.read(folder).ticket, id="unknown", slot=slot)
+        with lock:
+            start = _Start(job, folder, uuid.uuid4().hex, slot=slot)
+            Spec(
+                ticket=start.ticket,
+                name=job.name,
+                command=list(job.command),
+                folder=str(Path.cwd()),
+                begun=str(job.begun) if job.begun else None,
+                again=list(job.again),
+                environment=self._environment(job, slot),
+            ).write(folder)
+        return start
+
+    def _environment(self, job: Job, slot: int) -> dict[str, str | None]:
+        """What a job's environment has otherwise than the launcher's: its share of cores and GPUs."""
+        cores = str(self._cores)
+        changed: dict[str, str | None] = {CORES: cores}
+        if not job.own_threads and "OMP_NUM_THREADS" not in os.environ:
+            changed["OMP_NUM_THREADS"] = cores
+        if self._place.kind == "local":  # Slurm sets it itself; submitit hides all GPUs where it isn't told of them
+            count = len(self._gpus)
+            mine = [self._gpus[(slot * self._place.gpus + n) % count] for n in range(self._place.gpus)] if count else []
+            changed["CUDA_VISIBLE_DEVICES"] = ",".join(mine) if mine else os.environ.get("CUDA_VISIBLE_DEVICES")
+        return changed
+
+    @property
+    def _cores(self) -> int:
+        share = max(1, usable_cores() // self._parallel)
+        return self._place.cores or (share if self._place.kind == "local" else 2)
+
+    def _submit(self, ready: Sequence[_Start], under_way: list[_Start]) -> None:
+        """Hand starts to submitit; Slurm gets several as an array."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+        from submitit.helpers import CommandFunction
+
+        calls = [
+            CommandFunction(
+                [sys.executable, "-m", "semg.common.launched_job", str(start.folder), start.ticket],
+                verbose=False,
+                cwd=_ROOT,
+            )
+            for start in ready
+        ]
+        try:
+            with _apart():
+                handles = self._open_executor().submit_array(calls)
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = " ".join(str(error).split()) or "nothing"
+            raise DataError(f"sbatch: expected it to take {counted(len(ready), 'job')}, it said: {said}") from None
+        for start, handle in zip(ready, handles, strict=True):
+            start.handle, start.id = handle, handle.job_id
+            under_way.append(start)
+        self._write(under_way)
+
+    def _open_executor(self) -> Any:
+        """submitit's."""
+        if self._executor is None:
+            import submitit
+
+            self._executor = self._slurm() if self._place.kind == "slurm" else submitit.LocalExecutor(self._starts)
+            if self._place.kind == "local":  # in minutes: as good as never
+                self._executor.update_parameters(timeout_min=60 * 24 * 365)
+        return self._executor
+
+    @property
+    def _starts(self) -> Path:
+        """Where submitit keeps its own files."""
+        return self._folder / "submitit"
+
+    def _slurm(self) -> Any:
+        import submitit
+
+        place = self._place
+        executor = submitit.SlurmExecutor(self._starts)
+        asked: dict[str, Any] = {
+            "job_name": self._folder.parent.name or "semg",
+            "time": max(1, round(60 * place.hours)),
+            "cpus_per_task": self._cores,
+            "srun_args": ["-c", str(self._cores)],  # srun does not take it over from the job
+            # SIGTERM before the time is over, as Slurm sends it before another job gets the machine
+            "additional_parameters": {"signal": f"TERM@{_WARNING}", "requeue": True},
+            "array_parallelism": place.parallel or 256,
+        }
+        asked |= {"partition": place.partition} if place.partition else {}
+        asked |= {"gpus_per_node": place.gpus} if place.gpus else {}
+        asked |= {"mem": f"{round(1024 * place.memory)}M"} if place.memory else {}
+        executor.update_parameters(**asked)
+        return executor
+
+    # --- watching ------------------------------------------------------------------------------------------------
+
+    def _ended(self, under_way: Sequence[_Start]) -> Iterator[tuple[_Start, str]]:
+        """Starts that have ended, with what was wrong."""
+        queued = self._queued() if self._place.kind == "slurm" else None
+        for start in list(under_way):
+            lives = self._lives(start, queued)  # first: a job that ends between the two looks has its outcome
+            outcome = outcome_of(start.folder, start.ticket)
+            if outcome is not None:
+                code = outcome["exit_code"]
+                how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+                yield start, "" if code == 0 else self._told(start, how)
+            elif not lives:
+                start.missed += 1
+                if start.missed > 1:  # drives that several machines share may show a file late
+                    yield start, self._told(start, "ended without an outcome: killed or cancelled")
+            else:
+                start.missed = 0
+
+    def _lives(self, start: _Start, queued: set[str] | None = None) -> bool:
+        """Whether a start waits or runs."""
+        if self._place.kind == "slurm" and start.id != "unknown":
+            return start.id in (self._queued() if queued is None else queued)
+        if start.handle is not None and not start.handle.done():
+            return True
+        lock = take_lock(start.folder, wait=False) if start.folder.is_dir() else None
+        if lock is not None:
+            lock.close()
+        return start.folder.is_dir() and lock is None
+
+    def _queued(self) -> set[str]:
+        """Numbers of this user's jobs in Slurm's queue, arrays one by one; waits while Slurm does not answer."""
+        told = False
+        while True:
+            words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i"]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return set(done.stdout.split())
+            if not told:
+                self._console.warn(f"squeue: expected the queue, found: {done.stderr}; asking until it answers")
+            told = True
+            time.sleep(_LOOK["slurm"][1])
+
+    def _told(self, start: _Start, how: str) -> str:
+        """What was wrong: the script's own error message or its last lines, and where its log is."""
+        log = start.folder / "log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        if not lines:  # it never came to the script
+            errors = sorted(self._starts.glob(f"{start.id}_*_log.err")) if start.id else []
+            log = errors[0] if errors else log
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if errors else []
+        said = [line.removeprefix("error: ") for line in lines[-1:] if line.startswith("error: ")]
+        last = " | ".join(said or [line.strip() for line in lines if line.strip()][-_LAST_LINES:]) or "nothing"
+        return f"{how}, it said last: {last}; log: {log}"
+
+    # --- leaving -------------------------------------------------------------------------------------------------
+
+    def _farewell(self, under_way: Sequence[_Start], waiting: Sequence[Job]) -> str:
+        """What is said on Ctrl-C."""
+        text = "nothing is under way"
+        if under_way:
+            text = f"{counted(len(under_way), 'job goes', 'jobs go')} on without this script"
+        if waiting:
+            text += f", {len(waiting)} not started yet"
+        text += "; the same command takes them up"
+        return f"{text}, and {self._ending(under_way)} ends them" if under_way else text
+
+    def _ending(self, starts: Sequence[_Start]) -> str:
+        """The command that ends starts."""
+        if self._place.kind == "slurm":
+            ids = [start.id for start in starts if start.id != "unknown"]
+            return " ".join(["scancel", *dict.fromkeys(one.partition("_")[0] for one in ids)])
+        locks = [start.folder / "lock" for start in starts]
+        return " ".join(["kill", *(lock.read_text("utf-8").strip() for lock in locks if lock.is_file())])
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """What is started in here ignores Ctrl-C and the terminal's end, and holds neither terminal nor pipe open."""
+    number = {signal.SIGINT, signal.SIGHUP}
+    before = {one: signal.signal(one, signal.SIG_IGN) for one in number}
+    kept = {stream: os.dup(stream) for stream in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for stream in kept:
+            os.dup2(nowhere, stream)
+        yield
+    finally:
+        for stream, saved in kept.items():
+            os.dup2(saved, stream)
+            os.close(saved)
+        os.close(nowhere)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def gpus_here() -> list[str]:
+    """This machine's NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; only those in it where it is set."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [one.strip() for one in given.split(",") if one.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(n) for n, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]

@@ -1,0 +1,64 @@
+"""Grids of settings: every combination of some flags' values, each with a name for its folder."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from semg.common.errors import UsageError
+
+PRESETS = {"seed": ["tune=last:3,last:6,last:9,last:12", "lr=1e-5,5e-5,1e-4"]}
+OWN_FLAGS = ("shards", "split", "out", "seed", "resume", "overwrite", "quiet", "json", "debug", "help")
+LONGEST_NAME = 100  # characters of a setting's folder; file systems end at 255 bytes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the grid: flags of train.py with their values as text, sorted by flag."""
+
+    values: tuple[tuple[str, str], ...]
+
+    @property
+    def flags(self) -> list[str]:
+        """As train.py gets them."""
+        given = [(flag, value) for flag, value in self.values if value != "default"]
+        return [word for flag, value in given for word in (f"--{flag}", *value.split())]
+
+    @property
+    def name(self) -> str:
+        """A folder's name for the setting. It depends on the setting alone, not on the rest of the grid."""
+        if not self.values:
+            return "default"
+        text = "_".join(f"{flag}-{_file_name(value)}" for flag, value in self.values)
+        return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 7]}-{_short_hash(text)}"
+
+
+def _file_name(value: str) -> str:
+    """`value` in letters that every file system takes; with a hash where that could make two values one."""
+    plain = re.sub(r"[^A-Za-z0-9.+]+", "-", value).strip("-.")
+    return plain if re.fullmatch(r"[A-Za-z0-9.:+-]+", value) else f"{plain}-{_short_hash(value)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def read_grid(words: Iterable[str]) -> list[Setting]:
+    """All combinations of FLAG=VALUE,VALUE,... words, the first flag varying slowest. UsageError for other forms."""
+    axes: dict[str, list[str]] = {}
+    for word in words:
+        flag, equals, text = word.partition("=")
+        flag = flag.strip().removeprefix("--").replace("_", "-")
+        values = [" ".join(value.split()) for value in text.split(",")]
+        if not (flag and equals and all(values)):
+            raise UsageError(f"--grid: expected FLAG=VALUE,VALUE,..., found {word!r}")
+        if flag in OWN_FLAGS:
+            raise UsageError(f"--grid: expected a flag that the sweep does not set itself, found {flag}; see --seeds")
+        if flag in axes:
+            raise UsageError(f"--grid: expected each flag once, found {flag} again")
+        if len(set(values)) < len(values):
+            raise UsageError(f"--grid: expected each value once, found {word!r}")
+        axes[flag] = values
+    combined = itertools.product(*axes.values())
+    return [Setting(tuple(sorted(zip(axes, values, strict=True)))) for values in combined]
