@@ -73,6 +73,30 @@ def test_the_gaussians_to_adapt_are_scikit_learns(name, settings, peer):
     assert np.mean(own.argmax(1) == peer.argmax(1)) > 0.97
 
 
+def test_qda_to_adapt_has_a_covariance_for_each_class():
+    """Two classes around one mean, which nothing but their spread tells apart."""
+    random, label = np.random.default_rng(0), np.repeat([0, 1], 300)
+    x = random.normal(size=(600, 3)) * np.where(label, 4.0, 0.5)[:, None]
+    model = classical.fitted("qda", {"reg_param": 0.1}, x, label, 0)
+    own = classical.Gaussians(model, x, label).predict_proba(x)
+    np.testing.assert_allclose(own, model.predict_proba(x), atol=1e-6)
+    assert np.mean(own.argmax(1) == label) > 0.9
+
+
+def test_qda_copes_with_fewer_windows_than_features():
+    """A regularised covariance of 10 windows of 30 features has an inverse; a rank of 10 is no reason to stop."""
+    random, label = np.random.default_rng(0), np.repeat([0, 1, 2], 10)
+    centre = 3 * random.normal(size=(3, 30))
+    x, new = (centre[label] + random.normal(size=(30, 30)) for _ in range(2))
+    model = classical.fitted("qda", {"reg_param": 0.5}, x, label, 0)
+    prediction, probability = classical.decide(model, new)
+    assert np.mean(prediction == label) > 0.9
+    np.testing.assert_allclose(probability.sum(1), 1, atol=1e-6)
+    adapted = classical.adapted("qda", {"reg_param": 0.5}, model, (x, label), new, classical.Adaptation(rounds=2))
+    assert np.mean(classical.decide(adapted, new)[0] == label) > 0.9
+    np.testing.assert_array_equal(classical.decide(model, new)[0], prediction)  # left as it was
+
+
 @pytest.mark.parametrize("name", classical.CLASSIFIERS)
 def test_adapting_follows_a_session_that_is_shifted(name):
     x, label = clouds()

@@ -9,6 +9,7 @@ a classifier is trained again on what it decided for the session beside a sample
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,12 +73,27 @@ def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndar
     model = build(name, settings, seed)
     with quiet():
         try:
+            if name == "qda" and settings["reg_param"] > 0 and _fewest(label) <= x.shape[1]:
+                return _qda_of_few(model, x, label)
             return model.fit(x, label)
         except np.linalg.LinAlgError as error:
             raise DataError(
                 f"{name}: expected more training windows of each class than its {x.shape[1]} features, "
                 f"found too few ({error}); take fewer features or more recordings"
             ) from None
+
+
+def _fewest(label: np.ndarray) -> int:
+    """Windows of the class that has the fewest."""
+    return int(np.unique(label, return_counts=True)[1].min())
+
+
+def _qda_of_few(model: Any, x: np.ndarray, label: np.ndarray) -> "Gaussians":
+    """Regularised QDA of no more windows than features in a class. A regularised covariance has an inverse even then,
+    but scikit-learn's way to it, by singular values, does not get there. model: an untrained pipeline of qda."""
+    model[0].fit(x)
+    model[1].classes_ = np.unique(label)
+    return Gaussians(model, x, label)
 
 
 def decide(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -130,10 +146,12 @@ class Gaussians:
 
     def __init__(self, model: Any, x: np.ndarray, label: np.ndarray) -> None:
         """model: a trained pipeline of lda or qda; x (n, F), label (n,): what it was trained on."""
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
         self._scale, last = model[0], model[1]
         x = self._scale.transform(x)
         self.classes_ = last.classes_
-        self.shared = hasattr(last, "shrinkage")
+        self.shared = isinstance(last, LinearDiscriminantAnalysis)
         self._blend = float((last.shrinkage or 0.0) if self.shared else last.reg_param)
         self._mean = np.stack([x[label == c].mean(0) for c in self.classes_])
         within = [np.cov(x[label == c].T, bias=True) for c in self.classes_]
@@ -180,10 +198,11 @@ def adapted(
     """The trained `model` adapted to a session's unlabelled windows (n, F). train: (x, label) it was trained on."""
     x, label = train
     if name in GAUSSIAN:
-        return Gaussians(model, x, label).adapt(session, how)
+        own = deepcopy(model) if isinstance(model, Gaussians) else Gaussians(model, x, label)
+        return own.adapt(session, how)
     rows = subsample(label, how.sample, how.seed)
     for _ in range(how.rounds):
-        own, _ = decide(model, session)
-        both = np.concatenate([x[rows], session]), np.concatenate([label[rows], own])
+        decided, _ = decide(model, session)
+        both = np.concatenate([x[rows], session]), np.concatenate([label[rows], decided])
         model = fitted(name, settings, *both, how.seed)
     return model
