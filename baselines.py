@@ -10,6 +10,7 @@ per_subject.png. deep_baselines.py trains networks.
   python baselines.py --split splits/NAME --features du hudgins+logband --classifiers lda svm --normalize none
   python baselines.py --split splits/NAME --preset paper --shards data/shards-paper
   python baselines.py --split splits/putemg-kfold5                                  # all folds, each person tested once
+  python baselines.py --split splits/putemg-kfold5 --launch local --parallel 5      # several at once; docs/many_runs.md
 
 Features (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL,
 ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
@@ -52,17 +53,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from semg.common import cli
+from semg.common import cli, launching
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
-from semg.common.files import folder_lock
 from semg.common.provenance import how_made
 from semg.data.normalization import sessions
 from semg.data.shards import Shard, WindowSet, open_shard
-from semg.data.splits import SUBSETS, read_folds
+from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
+from semg.flags import folds
 from semg.training import classical
 
 USUAL_CLASSIFIERS = ("lda", "qda", "knn", "svm")
@@ -112,6 +113,7 @@ def arguments() -> argparse.ArgumentParser:
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
     )
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
+    folds.flags(p)
     cli.moved(p, "--networks", "python deep_baselines.py --networks ...")
     return p
 
@@ -423,15 +425,18 @@ def main() -> int:
         raise UsageError("--normalize none: expected session with --features tokens, which are normalised by session")
     if args.subset == "val" and args.choose:
         raise UsageError("--subset val: expected a subset on which nothing was chosen with --choose; give test")
-    folds = read_folds(args.split, args.shards)
+    many = cli.launcher(args, args.out, console)
+    split_folds = folds.chosen(args)
     subsets = {"train": args.train_on, "scored": (args.subset,)} | ({"val": ("val",)} if args.choose else {})
-    windows = baseline_results.open_folds(args.shards, folds, subsets)
+    windows = baseline_results.open_folds(args.shards, split_folds, subsets)
     shard = next(iter(windows.values()))["train"].shards[0]
     if args.preset and shard.arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")
-    baselines = plan(args, windows, {fold: split.checksum for fold, split in folds.items()})
+    baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})
+    if many:
+        return folds.launch(Path(__file__).resolve(), args, baselines, many, console)
     done: dict[str, float] = {}
-    with folder_lock(args.out):
+    with launching.sole_writer(args.out):
         left = baseline_results.unfinished(baselines, args.overwrite)
         if len(left) < len(baselines):
             console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")

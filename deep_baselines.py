@@ -6,6 +6,7 @@ confusion_matrix.png and per_subject.png. Needs `pip install braindecode`.
 
   python deep_baselines.py --split splits/putemg-unseen-users                           # all three networks
   python deep_baselines.py --split splits/putemg-kfold5 --networks eegnet --epochs 20 --seed 1
+  python deep_baselines.py --split splits/putemg-kfold5 --launch slurm          # folds at once; docs/many_runs.md
   python compare.py results/gpt2 results/deep-baselines
 
 Networks: ShallowFBCSPNet (shallow), EEGNet (eegnet) and EEGConformer (conformer) with braindecode's own settings. Whole
@@ -25,15 +26,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semg.common import cli
+from semg.common import cli, launching
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
-from semg.common.files import folder_lock
 from semg.common.provenance import how_made, versions
 from semg.data.shards import WindowSet
-from semg.data.splits import SUBSETS, read_folds
+from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results
 from semg.evaluation.baseline_results import Baseline
+from semg.flags import folds
 
 if TYPE_CHECKING:
     from semg.training.deep_baselines import Recipe
@@ -56,6 +57,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     p.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
+    folds.flags(p, gpus=1)
     return p
 
 
@@ -160,13 +162,16 @@ def main() -> int:
     console = cli.console(args)
     if args.subset == "train":
         raise UsageError("--subset train: expected a subset that is not trained on; give test")
-    folds = read_folds(args.split, args.shards)
+    many = cli.launcher(args, args.out, console)
+    split_folds = folds.chosen(args)
     windows = baseline_results.open_folds(
-        args.shards, folds, {"train": ("train",), "val": ("val",), "scored": (args.subset,)}
+        args.shards, split_folds, {"train": ("train",), "val": ("val",), "scored": (args.subset,)}
     )
-    baselines = plan(args, windows, {fold: split.checksum for fold, split in folds.items()})
+    baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})
+    if many:
+        return folds.launch(Path(__file__).resolve(), args, baselines, many, console)
     done: dict[str, float] = {}
-    with folder_lock(args.out):
+    with launching.sole_writer(args.out):
         left = baseline_results.unfinished(baselines, args.overwrite)
         if len(left) < len(baselines):
             console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")

@@ -6,7 +6,8 @@ the table of its windows, and shard.json, which says how it was made. Overlappin
   python preprocess.py                                    # data/raw/Data-HDF5 -> data/shards
   python preprocess.py --channels 9-16                    # the middle ring of electrodes alone
   python preprocess.py --preset paper --shards data/shards-paper      # the putEMG authors' protocol
-  python preprocess.py --subjects 03 04 05                # one job of many on a cluster
+  python preprocess.py --subjects 03 04 05                # these people alone
+  python preprocess.py --launch slurm --parallel 44 --hours 1    # a Slurm job a person; see docs/many_runs.md
 
 What it does: ADC counts -> re-referencing (--montage) -> microvolts -> band-pass and notches, zero-phase unless
 --causal -> windows that lie wholly in one label and start at least --transition-margin after a change of label.
@@ -21,6 +22,9 @@ Samples that are missing by the index (a step of more than 1.5 samples) are name
 spans a gap of more than 2.5 ms. A recording that is wrong is named and left out; the others are done. A shard that is
 there already is kept if it was made from the same file with the same arguments, and named otherwise; --overwrite
 redoes it.
+
+--launch has every person's recordings done by a run of its own, several at once; Ctrl-C leaves them, and the same
+command takes them up.
 
 Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory for each worker.
 """
@@ -37,9 +41,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from semg.common import cli
+from semg.common import cli, launching
 from semg.common.errors import DataError, UsageError
-from semg.common.files import checksum, expect_file, folder_lock, remove_leftovers
+from semg.common.files import checksum, expect_file, remove_leftovers
+from semg.common.launching import Launcher
 from semg.common.process_pool import WorkersError, submitted, usable_cores
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps, putemg
@@ -159,6 +164,7 @@ def arguments() -> argparse.ArgumentParser:
         help="after a label change in which no window starts",
     )
     cli.renamed(windows, "--guard", "--transition-margin")
+    cli.launch_flags(parser, "each person")
     parser.set_defaults(label_rule="whole-window")
     return parser
 
@@ -328,8 +334,35 @@ def main() -> int:
     console = cli.console(args)
     how = shard_arguments(args)
     files = find_recordings(args.raw, args.subjects)
-    with folder_lock(args.shards):
+    if many := cli.launcher(args, args.shards, console):
+        return launch(files, args, many, console)
+    with launching.sole_writer(args.shards):
         return make_shards(files, how, args, console)
+
+
+def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console: cli.Console) -> int:
+    """Have every person's recordings turned into shards by a run of its own."""
+    failed = [path for path in files if not putemg.is_record(path.stem)]
+    for path in failed:
+        console.error(f"{path}: expected a recording's name such as emg_gestures-03-...hdf5, found another")
+    people = sorted({putemg.parse_record(path.stem).subject for path in files if path not in failed})
+    script, wrongs = Path(__file__).resolve(), 0
+    jobs = [
+        launching.Job(f"subject {who}", cli.part_of_this(script, ["subjects"], "--subjects", who)) for who in people
+    ]
+    for job, wrong in many.run(jobs, "preprocess"):
+        wrongs += bool(wrong)
+        if wrong:
+            console.error(f"{job.name}: {wrong}")
+    there = sum((args.shards / path.stem / "shard.json").is_file() for path in files)
+    told = f"{args.shards}: {there} of {cli.counted(len(files), 'recording')} have their shards"
+    if failed or wrongs:
+        console.finish(
+            f"{told}; some failed, see above; the same command tries them again", shards=there, failed=wrongs
+        )
+        return 1
+    console.finish(f"{told}; next: python create_dataset_files.py --shards {args.shards}", shards=there, failed=0)
+    return 0
 
 
 def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, console: cli.Console) -> int:

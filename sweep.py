@@ -490,7 +490,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = parse(sys.argv[1:])
     console = cli.console(args)
-    many = cli.launcher(args, args.checkpoints / ".jobs", console)
+    many = cli.launcher(args, args.checkpoints, console)
     plan = make_plan(args)
     with folder_lock(args.checkpoints), folder_lock(args.out):
         check_earlier(plan.jobs)

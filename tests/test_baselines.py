@@ -11,6 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import StandardScaler
 
 import baselines
+from semg.common.files import read_json
 from semg.data.records import from_name
 from semg.data.shards import WindowSet, open_shards, write_shard
 from semg.data.splits import Split, write_split
@@ -317,6 +318,20 @@ def test_a_folder_of_folds_is_one_run(data, run_script, tmp_path):
     for name in FILES - {"metrics.json"}:
         one, same = tmp_path / "one" / "lda-rms" / name, tmp_path / "all" / "lda-rms" / "fold1" / name
         assert one.read_bytes() == same.read_bytes()
+
+    many = (*flags, "--split", folds, "--out", tmp_path / "many", "--launch", "local", "--parallel", 2)
+    launched = run_script("baselines.py", *many)
+    assert [line for line in launched.stdout.splitlines() if line.startswith("all folds")] == [
+        line for line in done.stdout.splitlines() if line.startswith("all folds")
+    ]
+    for place in (f"{method}/fold{number}" for method in ("lda-rms", "qda-rms") for number in (0, 1)):
+        for name in FILES - {"metrics.json"}:
+            assert (tmp_path / "many" / place / name).read_bytes() == (tmp_path / "all" / place / name).read_bytes()
+        one, same = (read_json(tmp_path / run / place / "metrics.json", "metrics") for run in ("many", "all"))
+        one["made"]["arguments"]["out"] = same["made"]["arguments"]["out"]
+        assert one == same
+    told = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "no", "--folds", "fold7", code=2)
+    assert "--folds fold7: expected folds of" in told.stderr and "which has fold0, fold1" in told.stderr
 
     (tmp_path / "all/qda-rms/fold0/metrics.json").unlink()
     done = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")

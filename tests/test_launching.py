@@ -48,7 +48,7 @@ def waiting(name, **more):
 
 
 def launcher(here, place=LOCAL):
-    return Launcher(here / "jobs", place, Console(quiet=True))
+    return Launcher(here, place, Console(quiet=True))
 
 
 def began(here, name):
@@ -85,7 +85,7 @@ def test_jobs_run_at_once_each_with_a_gpu_and_its_share_of_the_cores(here, monke
     ended = dict(launcher(here, Place("local", parallel=2, gpus=1)).run(jobs, "work"))
     assert [ended[one] for one in jobs] == ["", ""]
     assert sorted(began(here, name)[0][1:] for name in "ab") == [["4", "3"], ["7", "3"]]
-    assert stat.S_IMODE((here / "jobs").stat().st_mode) == 0o700
+    assert stat.S_IMODE((here / ".jobs").stat().st_mode) == 0o700
 
 
 def test_no_more_than_parallel_run_at_once(here):
@@ -137,7 +137,7 @@ def test_what_ended_while_nobody_looked_is_told_and_not_done_again(here, monkeyp
         with pytest.raises(KeyboardInterrupt):
             list(launcher(here).run([one], "work"))
     (here / "go").touch()
-    wait_for(lambda: list((here / "jobs").glob("*/outcome.json")))
+    wait_for(lambda: list((here / ".jobs").glob("*/outcome.json")))
     assert list(launcher(here).run([one], "work")) == [(one, "")]
     assert len(began(here, "a")) == 1
     assert list(launcher(here).run([one], "work")) == [(one, "")]  # told once; whoever asks again wants it again
@@ -151,7 +151,7 @@ def test_a_job_that_was_killed_goes_on_from_its_traces(here, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             list(launcher(here).run([one], "work"))
     os.kill(int(began(here, "a")[0][0]), signal.SIGKILL)
-    wait_for(lambda: list((here / "jobs").glob("*/outcome.json")))
+    wait_for(lambda: list((here / ".jobs").glob("*/outcome.json")))
     ((_, wrong),) = launcher(here).run([one], "work")
     assert wrong.startswith("killed by signal 9, it said last: waiting")
     (here / "go").touch()
@@ -173,10 +173,30 @@ def test_jobs_whose_list_was_lost_are_found_by_their_locks(here, monkeypatch):
         stop_when(patch, lambda: began(here, "a"))
         with pytest.raises(KeyboardInterrupt):
             list(launcher(here).run([waiting("a")], "work"))
-    (here / "jobs" / "jobs.json").unlink()
+    (here / ".jobs" / "jobs.json").unlink()
     (here / "go").touch()
     assert [wrong for _, wrong in launcher(here).run([waiting("a")], "work")] == [""]
     assert len(began(here, "a")) == 1
+
+
+def test_nobody_else_writes_while_jobs_are_under_way(here, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_when(patch, lambda: began(here, "a"))
+        with pytest.raises(KeyboardInterrupt):
+            list(launcher(here).run([waiting("a")], "work"))
+    with (
+        pytest.raises(DataError, match=r"found jobs under way; .*, kill \d+ ends the first"),
+        launching.sole_writer(here),
+    ):
+        pytest.fail("it got the folder")
+    monkeypatch.setenv("SEMG_WRITES_FOR", str(here / ".jobs"))
+    with launching.sole_writer(here):  # as a job of that launcher
+        pass
+    monkeypatch.delenv("SEMG_WRITES_FOR")
+    (here / "go").touch()
+    assert [wrong for _, wrong in launcher(here).run([waiting("a")], "work")] == [""]
+    with launching.sole_writer(here), pytest.raises(DataError, match="another run"), launching.sole_writer(here):
+        pytest.fail("it got the folder")
 
 
 def spec(folder, ticket="1", code="raise SystemExit(7)", **more):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -77,6 +78,22 @@ def test_workers_do_not_change_a_byte_and_a_second_run_keeps_what_is_there(run_s
     assert not [name for name in files(tmp_path / "one") if ".tmp" in name or ".lock" in name]
     again = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "one")
     assert "0 shards written, 2 kept" in again.stdout
+
+
+def test_a_run_for_each_person_makes_the_same_shards(run_script, raw, tmp_path):
+    (tmp_path / "raw").mkdir()
+    recordings.write(tmp_path / "raw", table(3), recordings.record_name(3))
+    (tmp_path / "raw" / f"{recordings.record_name(5)}.hdf5").write_text("no HDF5")
+    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "one", "--workers", 1)
+    words = ("--raw", raw, "--shards", tmp_path / "many", "--launch", "local", "--parallel", 2)
+    done = run_script("preprocess.py", *words)
+    assert "2 of 2 recordings have their shards; next: python create_dataset_files.py" in done.stdout
+    shards = {name: data for name, data in files(tmp_path / "many").items() if not name.startswith(".jobs")}
+    assert shards == files(tmp_path / "one")
+    words = ("--raw", tmp_path / "raw", "--shards", tmp_path / "some", "--launch", "local", "--parallel", 2)
+    done = run_script("preprocess.py", *words, code=1)
+    assert re.search(r"error: subject 05: exit code 1, it said last: .*-05-.*; log: \S+", done.stderr)
+    assert list_records(tmp_path / "some") == [recordings.record_name(3)]
 
 
 def test_other_arguments_are_named_and_overwrite_redoes(run_script, raw, tmp_path):

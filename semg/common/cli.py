@@ -164,7 +164,7 @@ def launch_flags(parser: argparse.ArgumentParser, what: str, gpus: int = 0) -> N
 
 
 def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launcher | None":
-    """What --launch asks for, its files in `folder`; None without it. UsageError for flags that do not fit it."""
+    """What --launch asks for, of jobs that write to `folder`; None without it. UsageError for flags that do not fit."""
     given = [name for name in LAUNCH[1:] if Parser.latest and Parser.latest.typed(name)]
     if idle := [name for name in given if not args.launch or (args.launch == "local" and name in _SLURM)]:
         expected = "--launch slurm" if idle[0] in _SLURM else "--launch local or slurm"
@@ -189,6 +189,13 @@ def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launc
         partition=args.partition,
     )
     return Launcher(folder, place, console)
+
+
+def part_of_this(script: Path, left_out: Iterable[str], *words: str) -> tuple[str, ...]:
+    """The command line of a run that does a part of what this one was asked for: the words typed, without the flags of
+    the settings `left_out` and those that say how to tell and where to run, and with `words`."""
+    typed = Parser.latest.without(*LAUNCH, "quiet", "json", *left_out) if Parser.latest else []
+    return (sys.executable, str(script), *typed, *words)
 
 
 def console(args: argparse.Namespace) -> Console:

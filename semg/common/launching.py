@@ -30,14 +30,17 @@ from typing import Any
 
 from semg.common.console import Console, counted
 from semg.common.errors import DataError, SettingError
-from semg.common.files import read_json, text_checksum, write_json
+from semg.common.files import folder_lock, read_json, text_checksum, write_json
 from semg.common.launched_job import Spec, outcome_of, take_lock
 from semg.common.process_pool import CORES, usable_cores
 
+_JOBS = ".jobs"  # the launcher's folder, in the one that its jobs write to
+_WRITES_FOR = "SEMG_WRITES_FOR"  # environment of a job: its launcher's folder
 _ROOT = Path(__file__).resolve().parent.parent.parent  # from where `python -m semg...` finds the package
 _WARNING = 120  # seconds before a Slurm job's time is over in which it may save what it has
 _LOOK = {"local": (0.2, 0.2), "slurm": (2.0, 30.0)}  # seconds from one look at the jobs to the next: at first, at most
-_LAST_LINES = 3  # of a log, told of a job that failed without an error message
+_LAST_LINES = 3  # of a log, or of the errors in it, told of a job that failed
+_ERRORS_WITHIN = 20  # so many last lines of a log; earlier ones may be of an earlier start
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,10 @@ class _Start:
 
 
 class Launcher:
-    """Jobs at a place, known by their folder: whoever opens it again takes them up. The caller holds a lock on it."""
+    """Jobs at a place, known by the folder that they write to: whoever opens it again takes them up."""
 
     def __init__(self, folder: Path, place: Place, console: Console) -> None:
-        self._folder, self._place, self._console = folder.resolve(), place, console
+        self._folder, self._place, self._console = (folder / _JOBS).resolve(), place, console
         self._gpus = gpus_here() if place.kind == "local" and place.gpus else []
         if place.kind == "local" and self._gpus and place.gpus > len(self._gpus):
             raise SettingError("gpus", "at most the {} of this machine", place.gpus, (len(self._gpus),))
@@ -107,6 +110,10 @@ class Launcher:
         if not jobs:
             return
         self._open_folder()
+        with folder_lock(self._folder):
+            yield from self._run(list(jobs), what)
+
+    def _run(self, jobs: list[Job], what: str) -> Iterator[tuple[Job, str]]:
         under_way = self._earlier(jobs)
         waiting = [job for job in jobs if job.name not in {start.job.name for start in under_way}]
         if under_way:
@@ -218,7 +225,7 @@ class Launcher:
     def _environment(self, job: Job, slot: int) -> dict[str, str | None]:
         """What a job's environment has otherwise than the launcher's: its share of cores and GPUs."""
         cores = str(self._cores)
-        changed: dict[str, str | None] = {CORES: cores}
+        changed: dict[str, str | None] = {CORES: cores, _WRITES_FOR: str(self._folder)}
         if not job.own_threads and "OMP_NUM_THREADS" not in os.environ:
             changed["OMP_NUM_THREADS"] = cores
         if self._place.kind == "local":  # Slurm sets it itself; submitit hides all GPUs where it isn't told of them
@@ -339,11 +346,12 @@ class Launcher:
         log = start.folder / "log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         if not lines:  # it never came to the script
-            errors = sorted(self._starts.glob(f"{start.id}_*_log.err")) if start.id else []
-            log = errors[0] if errors else log
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if errors else []
-        said = [line.removeprefix("error: ") for line in lines[-1:] if line.startswith("error: ")]
-        last = " | ".join(said or [line.strip() for line in lines if line.strip()][-_LAST_LINES:]) or "nothing"
+            own = sorted(self._starts.glob(f"{start.id}_*_log.err")) if start.id else []
+            log = own[0] if own else log
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if own else []
+        lines = [line.strip() for line in lines if line.strip()]
+        errors = [line.removeprefix("error: ") for line in lines[-_ERRORS_WITHIN:] if line.startswith("error: ")]
+        last = " | ".join((errors or lines)[-_LAST_LINES:]) or "nothing"
         return f"{how}, it said last: {last}; log: {log}"
 
     # --- leaving -------------------------------------------------------------------------------------------------
@@ -385,6 +393,28 @@ def _apart() -> Iterator[None]:
         os.close(nowhere)
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` for writing, as `folder_lock` does; DataError too while jobs are under way that write there.
+
+    Such a job holds nothing: no two of them write the same, and their launcher sees to it that none is there twice.
+    """
+    jobs = (folder / _JOBS).resolve()
+    if os.environ.get(_WRITES_FOR) == str(jobs):
+        yield
+        return
+    with folder_lock(folder):
+        for path in jobs.glob("*/lock"):
+            lock = take_lock(path.parent, wait=False)
+            if lock is None:
+                raise DataError(
+                    f"{folder}: expected nobody who writes there, found jobs under way; the command that launched them "
+                    f"takes them up, kill {path.read_text('utf-8')} ends the first"
+                )
+            lock.close()
+        yield
 
 
 def gpus_here() -> list[str]:

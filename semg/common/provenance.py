@@ -8,7 +8,19 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parent.parent
 # Flags that change nothing in what is made: what is said meanwhile, and where and how many at once.
-_OF_NO_MATTER = ("quiet", "json", "debug", "launch", "parallel", "partition", "cores", "gpus", "hours", "memory")
+_OF_NO_MATTER = (
+    "quiet",
+    "json",
+    "debug",
+    "launch",
+    "parallel",
+    "partition",
+    "cores",
+    "gpus",
+    "hours",
+    "memory",
+    "folds",
+)
 _PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "h5py", "torch", "transformers", "peft")
 
 

@@ -1,0 +1,61 @@
+"""Scripts that work through a folder of folds, and can have each fold done by a run of its own."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from semg.common import cli
+from semg.common.console import Console
+from semg.common.errors import DataError, UsageError
+from semg.common.files import read_json
+from semg.common.launching import Job, Launcher
+from semg.data.splits import Split, read_folds
+from semg.evaluation import baseline_results
+from semg.evaluation.baseline_results import Baseline
+
+
+def flags(parser: argparse.ArgumentParser, gpus: int = 0) -> None:
+    """Add the flags that choose folds and launch them."""
+    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="these folds of the split alone, such as fold0")
+    cli.launch_flags(parser, "each fold", gpus)
+
+
+def chosen(args: argparse.Namespace) -> dict[str, Split]:
+    """The folds of the split, or those of them that --folds names. UsageError for one that isn't there."""
+    folds = read_folds(args.split, args.shards)
+    if args.launch and "" in folds:
+        raise UsageError(f"--launch: expected a folder of folds as --split, found one split, {args.split}")
+    if missing := [name for name in args.folds or () if name not in folds]:
+        there = ", ".join(folds) if "" not in folds else "one split without folds"
+        raise UsageError(f"--folds {missing[0]}: expected folds of {args.split}, which has {there}")
+    return {name: split for name, split in folds.items() if not args.folds or name in args.folds}
+
+
+def launch(
+    script: Path, args: argparse.Namespace, baselines: Sequence[Baseline], many: Launcher, console: Console
+) -> int:
+    """Have each fold with results left to make done by a run of its own; returns the exit code."""
+    left = baseline_results.unfinished(baselines, args.overwrite)
+    folds = dict.fromkeys(baseline.fold for baseline in left)
+    jobs = [Job(fold, cli.part_of_this(script, ["folds"], "--folds", fold)) for fold in folds]
+    failures = 0
+    for job, wrong in many.run(jobs, "folds"):
+        failures += bool(wrong)
+        if wrong:
+            console.error(f"{job.name}: {wrong}")
+    code = baseline_results.finish(console, args.out, baselines, left, _scores(left))
+    return 1 if failures else code
+
+
+def _scores(baselines: Sequence[Baseline]) -> Mapping[str, float]:
+    """Macro-F1 of those that have been made."""
+    made = {}
+    for baseline in baselines:
+        try:
+            if baseline_results.unfinished([baseline], overwrite=False):
+                continue
+        except DataError:  # what was to be overwritten is still there
+            continue
+        report = read_json(baseline.folder / "metrics.json", "metrics of this run")
+        made[baseline.name] = report["mean_over_subjects"]["macro_f1"]
+    return made
