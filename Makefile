@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO := data/demo
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
-BENCHMARKS := backbone checksums evaluation growth preprocessing reading streaming training_step
+BENCHMARKS := backbone checksums evaluation growth live_delay preprocessing reading streaming training_step
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults bench lint format clean

@@ -7,7 +7,6 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from semg.data.delimited_text import DelimitedText, is_number, number
 from semg.data.gaps import Gap
 from semg.data.preprocessing import exact_in_float32
 from semg.data.putemg_recording import Recording
+from semg.data.resampling import resampling_ratio
 
 TABLES = (".csv", ".txt", ".tsv", ".npy")  # endings, in small or capital letters
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts of one unit
@@ -28,8 +28,6 @@ SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordin
 RATE_TOLERANCE = 0.02  # by which the steps of a time column may differ from the rate
 _RATE_SEARCH = 12.0  # a time column whose steps are further off is in another unit, and says nothing about the rate
 _HEAD = 1000  # rows from which it is told which columns hold numbers
-_LARGEST_STEP = 1000  # of a resampling ratio's numerator and denominator
-_LARGEST_RATIO = 100  # of two rates: beyond, one of them is a mistake, and resampling takes all memory
 
 
 @dataclass(frozen=True)
@@ -271,11 +269,6 @@ def resampled(source: Source, rate: float) -> Source:
     """The source at `rate` Hz, by a polyphase filter; it looks ahead, so it is no part of a live chain."""
     from scipy.signal import resample_poly  # not needed where the rates agree
 
-    if not 1 / _LARGEST_RATIO <= source.rate / rate <= _LARGEST_RATIO:
-        near = f"{rate / _LARGEST_RATIO:g} to {rate * _LARGEST_RATIO:g} Hz"
-        raise DataError(f"{source.name}: expected a rate of {near}, found {source.rate:g} Hz")
-    ratio = Fraction(rate / source.rate).limit_denominator(_LARGEST_STEP)
-    if abs(float(ratio) * source.rate / rate - 1) > 1e-4:
-        raise DataError(f"{source.name}: expected a rate that {rate:g} Hz can be made of, found {source.rate:g} Hz")
+    ratio = resampling_ratio(source.name, source.rate, rate)
     samples = resample_poly(source.samples.astype(np.float32), ratio.numerator, ratio.denominator, axis=0)
     return Source(source.name, samples.astype(np.float32), rate, source.scale)

@@ -41,7 +41,7 @@ def recording_for(
         scale = signals.scale if unit is None else UNITS[unit]
         source = read_table(path, rate, scale, columns, len(signals.electrodes), signals.channels)
         if unit is None:
-            source = _in_usual_range(model, path, source, warn)
+            source = in_usual_range(model, path, source, warn)
     if source.rate != model.rate:
         if causal:
             raise DataError(
@@ -58,10 +58,11 @@ def recording_for(
     return source
 
 
-def _in_usual_range(model: TrainedModel, path: Path, source: Source, warn: Callable[[str], None]) -> Source:
+def in_usual_range(model: TrainedModel, path: Path | str, source: Source, warn: Callable[[str], None]) -> Source:
     """The source, multiplied by a power of ten where its samples are in another unit than those of the training.
 
-    Only a model that normalises by session takes any scale out again. DataError for another.
+    path: what messages begin with. Only a model that normalises by session takes any scale out again. DataError for
+    another.
     """
     if not np.isfinite(source.samples).all():  # beyond 32 bits: refused behind the filter, as amplitudes that cannot be
         return source

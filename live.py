@@ -1,0 +1,290 @@
+"""Decide live which gesture is made, from a stream of the Lab Streaming Layer (LSL), as devices' programs send one.
+
+  python live.py --lsl NAME --checkpoint checkpoints/RUN/best_model.ckpt
+  python live.py --lsl NAME --udp 127.0.0.1:5005 --record today.csv       # for a game, a prosthesis, a log
+  python live.py --replay recording.hdf5 --name trial                     # without a device: this in one terminal,
+  python live.py --lsl trial                                              # and this in another
+
+Input: the stream that is called NAME, or has this source id or type. Its sampling rate must be the model's, unless
+--resample is given, which is causal too. Channels are taken by their labels where these are the model's names, else in
+their order, or as --channels counts them from 1. --unit says the unit, else the stream does; where neither does, two
+seconds of signal show whether it is another than in training.
+
+Output, until Ctrl-C or for --seconds, of each decision:
+  terminal      the gesture, how sure the model is, the delay, samples lost; redrawn in place
+  OUT/NAME-<time>.csv   when (seconds since the stream's first sample; LSL's clock), gesture, probability of each class,
+                delay_ms, computing_ms, samples lost until then
+  LSL           a stream NAME-gestures of type Gestures: number of the gesture, and the probabilities; its time stamps
+                are those of the windows' last samples
+  --udp         the same as JSON, a line a datagram
+  --record      what came in, as a CSV that predict.py takes, and import_csv.py once its column `label` is filled
+
+`delay_ms` is from the time stamp of a window's last sample to its decision, `computing_ms` from that sample's arrival
+here. A stream that goes away is waited for; when it is back, filter and windows begin anew, and what was learnt of the
+session is kept. Signals are treated as under predict.py --stream, and the decisions are the same. As there,
+--statistics goes on from what an earlier recording of the session has left with --save-statistics, and --warmup leaves
+the first seconds undecided. docs/live.md says more. Loading the model takes about 5 s.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semg.common import cli
+from semg.common.console import counted
+from semg.common.errors import UsageError
+from semg.common.terminal_view import TerminalView, bar, can_redraw
+from semg.data.tables import UNITS
+from semg.inference import lsl
+from semg.inference.live_decoder import LiveDecoder
+from semg.inference.live_outputs import DecisionTable, Outputs, Recorder
+from semg.inference.lsl_replay import play, read_playable
+from semg.inference.trained_model import TrainedModel
+
+REDRAW = 0.1  # seconds
+SHOWN = 3  # gestures in the terminal's view
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--lsl", metavar="NAME", help="decide on this stream: its name, source id or type")
+    parser.add_argument("--replay", type=Path, metavar="RECORDING", help="instead, play a recording into a stream")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/live"), help="folder to write")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="a CSV to write what comes in to")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --record")
+    parser.add_argument("--udp", type=address, metavar="HOST:PORT", help="where to send decisions as JSON lines")
+    parser.add_argument("--seconds", type=cli.number(0, above=True), help="end after so long (default: at Ctrl-C)")
+    parser.add_argument("--wait", type=cli.number(0), default=10.0, help="seconds in which the stream must be found")
+    parser.add_argument("--warmup", type=cli.number(0), default=0.0, help="seconds heard before the first decision")
+    parser.add_argument(
+        "--statistics", type=Path, metavar="FILE", help="go on from what an earlier recording of the session left"
+    )
+    parser.add_argument(
+        "--save-statistics", type=Path, metavar="FILE", help="keep what was heard, a .npz, for a later recording"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    stream = parser.add_argument_group("the stream, or the table that is played")
+    stream.add_argument(
+        "--rate", type=cli.number(0, above=True), metavar="HZ", help="sampling rate (default: as the stream says)"
+    )
+    stream.add_argument("--resample", action="store_true", help="take another rate than the model's")
+    stream.add_argument(
+        "--unit", choices=tuple(UNITS), help="of the samples; counts: putEMG's (default: as the stream says)"
+    )
+    stream.add_argument("--channels", type=cli.number_ranges, help="channels to take, such as 1-8 (default: see above)")
+    stream.add_argument("--name", help="of the stream that --replay makes (default: the recording's)")
+    return parser
+
+
+def address(text: str) -> tuple[str, int]:
+    """`127.0.0.1:5005`, or `[::1]:5005`."""
+    match = re.fullmatch(r"\[?([^\[\]]+)\]?:(\d{1,5})", text)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:5005, found {text!r}")
+    return match[1], int(match[2])
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for flags that don't go together."""
+    if (args.lsl is None) == (args.replay is None):
+        found = "neither" if args.lsl is None else "both"
+        raise UsageError(f"expected --lsl NAME or --replay RECORDING, found {found}")
+    if args.name is not None and args.replay is None:
+        raise UsageError("--name: expected --replay with it; --lsl says which stream to read")
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """What somebody sees meanwhile: lines redrawn on a terminal, elsewhere a line a minute."""
+
+    def __init__(self, console: cli.Console, classes: tuple[str, ...]) -> None:
+        self._console, self._classes = console, classes
+        self._view = TerminalView() if can_redraw(sys.stderr) and not console.quiet else None
+        self._lines = None if self._view else console.progress(unit="decision")
+        self._drawn, self._told, self._begun = 0.0, 0, time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """A warning above the lines."""
+        if self._view:
+            self._view.clear()
+        self._console.warn(text)
+
+    def show(self, outputs: Outputs, reader: lsl.StreamReader, decoder: LiveDecoder) -> None:
+        """How it goes."""
+        if self._lines is not None:
+            self._lines.update(len(outputs.delays) - self._told)
+            self._told = len(outputs.delays)
+        now = time.monotonic()
+        if self._view and now - self._drawn >= REDRAW:
+            self._drawn = now
+            self._view.draw(self._panel(outputs, reader, decoder))
+
+    def close(self) -> None:
+        """The lines go away; the last line of all is still to come."""
+        if self._view:
+            self._view.clear()
+        if self._lines is not None:
+            self._lines.close()
+
+    def _panel(self, outputs: Outputs, reader: lsl.StreamReader, decoder: LiveDecoder) -> list[str]:
+        minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
+        lines = [f"{reader.facts.name}   {minutes:02d}:{seconds:02d}   {counted(len(outputs.delays), 'decision')}"]
+        if outputs.latest is None:
+            lines += ["  warming up", *[""] * (SHOWN - 1)]
+        else:
+            shares = outputs.latest.probabilities
+            best = np.argsort(-shares, kind="stable")[:SHOWN]
+            width = max(map(len, self._classes))
+            lines += [f"  {self._classes[k]:<{width}} {bar(shares[k], 30)} {shares[k]:4.0%}" for k in best]
+        delay = f"delay {1000 * outputs.delays[-1]:.0f} ms   " if outputs.delays else ""
+        state = f"{delay}lost {decoder.lost} samples   interruptions {reader.interruptions}"
+        if reader.silent > lsl.SILENCE:
+            state += f"   no sample for {reader.silent:.0f} s: waiting for the stream to come back"
+        return [*lines, state]
+
+
+# --- the two things that this script does ------------------------------------------------------------------------
+
+
+def play_recording(args: argparse.Namespace, console: cli.Console) -> int:
+    """--replay: play a recording into a stream."""
+    recording = read_playable(args.replay, args.rate, args.unit, args.channels)
+    name = args.name or recording.name
+    with console.progress(total=len(recording.samples), unit="sample") as shown:
+        sent = play(recording, name, seconds=args.seconds, say=console.say, progress=shown.update)
+    console.finish(f"{name}: played {sent / recording.rate:.1f} s of {args.replay}", name=name, samples=sent)
+    return 0
+
+
+@contextmanager
+def until_stopped(stopped: list[BaseException]) -> Iterator[None]:
+    """Ctrl-C or SIGTERM is how a session usually ends: it goes into `stopped`, and what was written is told."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stopped.append(stop)
+
+
+def decide(args: argparse.Namespace, console: cli.Console) -> int:
+    """--lsl: decide on a stream."""
+    lsl.pylsl()
+    model = TrainedModel.open(args.checkpoint, args.device)
+    if not model.signal_path.filter.causal:
+        console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
+    normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
+    if args.save_statistics and model.channel_normalization.method != "session":
+        raise UsageError("--save-statistics: expected a model that is normalised by session, found another")
+    settings = {"rate": args.rate, "channels": args.channels, "resample": args.resample, "warn": console.warn}
+    reader = lsl.StreamReader(args.lsl, lambda facts: lsl.layout_for(facts, model.signal_path, **settings), args.wait)
+    layout, name = reader.layout, reader.facts.name
+    scale = UNITS[args.unit] if args.unit else UNITS[layout.unit] if layout.unit else None
+    console.say(f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: told by its first samples'}")
+    watched = Watched(console, model.classes)
+    how = {"name": name, "warmup": args.warmup, "normalization": normalization, "warn": watched.warn}
+    decoder = LiveDecoder(model, layout.rate, scale, **how)
+    if decoder.latency:
+        console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")
+    started = time.strftime("%Y-%m-%d-%H-%M-%S")
+    safe = re.sub(r"[^\w.-]+", "_", name)
+    stopped: list[BaseException] = []
+    with ExitStack() as stack:
+        recorder = None
+        if args.record:
+            recorder = Recorder(args.record, layout.names, overwrite=args.overwrite)
+            stack.callback(recorder.close)
+        table = DecisionTable(args.out / f"{safe}-{started}.csv", model.classes)
+        outputs = stack.enter_context(Outputs(table, model.classes, reader.facts, args.udp))
+        stack.callback(watched.close)
+        with until_stopped(stopped):
+            session(reader, decoder, outputs, recorder, watched, args.seconds)
+    if args.save_statistics and (heard := decoder.heard()) is not None:
+        model.write_statistics(args.save_statistics, heard)
+    tell(args, console, reader, decoder, outputs, table, recorder)
+    if not stopped:
+        return 0
+    return 143 if isinstance(stopped[0], cli.Terminated) else 130
+
+
+def session(
+    reader: lsl.StreamReader,
+    decoder: LiveDecoder,
+    outputs: Outputs,
+    recorder: Recorder | None,
+    watched: Watched,
+    seconds: float | None,
+) -> None:
+    """Read and decide, for so many seconds from the first sample on, or until somebody stops it."""
+    interruptions, first = reader.interruptions, None
+    while seconds is None or first is None or time.monotonic() - first < seconds:
+        chunk = reader.pull(0.1)
+        if chunk is not None:
+            first = first or time.monotonic()
+            if reader.interruptions > interruptions:
+                interruptions = reader.interruptions
+                decoder.begin_anew()
+                watched.warn(f"{reader.facts.name}: is back; windows begin anew")
+            for made in decoder.push(chunk):
+                outputs.send(made)
+            if recorder:
+                recorder.write(chunk)
+        elif recorder:
+            recorder.flush()
+        decoder.prepare()
+        watched.show(outputs, reader, decoder)
+
+
+def tell(
+    args: argparse.Namespace,
+    console: cli.Console,
+    reader: lsl.StreamReader,
+    decoder: LiveDecoder,
+    outputs: Outputs,
+    table: DecisionTable,
+    recorder: Recorder | None,
+) -> None:
+    """The last line: what was written, and how it went."""
+    facts: dict[str, Any] = {"decisions": len(outputs.delays), "lost": decoder.finish()}
+    facts |= {"interruptions": reader.interruptions, "csv": table.path.as_posix()}
+    text = f"{table.path}: {counted(len(outputs.delays), 'decision')}"
+    if outputs.delays:
+        for key, values in (("delay", outputs.delays), ("computing", outputs.computing)):
+            p50, p99 = 1000 * np.percentile(values, (50, 99))
+            facts |= {f"{key}_ms_p50": round(p50, 2), f"{key}_ms_p99": round(p99, 2)}
+        text += f", delay {facts['delay_ms_p50']:g} ms (p50), {facts['delay_ms_p99']:g} ms (p99)"
+    text += f"; lost {counted(facts['lost'], 'sample')}, {counted(reader.interruptions, 'interruption')}"
+    if outputs.failed:
+        facts["unsent"] = outputs.failed
+        text += f"; {counted(outputs.failed, 'datagram')} could not be sent"
+    if args.save_statistics:
+        text += f"; next: --statistics {args.save_statistics} with the session's next recording"
+    if recorder:
+        facts["record"] = recorder.path.as_posix()
+        rate = reader.layout.rate
+        text += f"; {recorder.path}: {recorder.samples / rate:.1f} s, next: python predict.py {recorder.path} "
+        text += f"--rate {rate:g} --checkpoint {args.checkpoint}"
+    console.finish(text, **facts)
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    check(args)
+    console = cli.console(args)
+    return play_recording(args, console) if args.replay else decide(args, console)
+
+
+if __name__ == "__main__":
+    cli.run(main)

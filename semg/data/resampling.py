@@ -1,0 +1,62 @@
+"""Another sampling rate: the ratio of two rates, and a resampler for a signal that is still coming in."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from semg.common.errors import DataError
+
+_LARGEST_STEP = 1000  # of a resampling ratio's numerator and denominator
+_LARGEST_RATIO = 100  # of two rates: beyond, one of them is a mistake, and resampling takes all memory
+_HALF_LENGTH = 10  # samples of the lower rate in half the low-pass filter, as in scipy.signal.resample_poly
+_KAISER = 5.0  # the same function's window
+
+
+def resampling_ratio(name: str, rate: float, wanted: float) -> Fraction:
+    """wanted / rate, both in Hz, as a fraction of small numbers. DataError, which begins with `name`, where none is."""
+    if not 1 / _LARGEST_RATIO <= rate / wanted <= _LARGEST_RATIO:
+        near = f"{wanted / _LARGEST_RATIO:g} to {wanted * _LARGEST_RATIO:g} Hz"
+        raise DataError(f"{name}: expected a rate of {near}, found {rate:g} Hz")
+    ratio = Fraction(wanted / rate).limit_denominator(_LARGEST_STEP)
+    if abs(float(ratio) * rate / wanted - 1) > 1e-4:
+        raise DataError(f"{name}: expected a rate that {wanted:g} Hz can be made of, found {rate:g} Hz")
+    return ratio
+
+
+class CausalResampler:
+    """Polyphase resampling that sees no sample before its time; call it with one block after another.
+
+    The filter is that of scipy.signal.resample_poly: the same numbers, `delay` seconds later. It starts as if the first
+    sample had lasted for ever.
+    """
+
+    def __init__(self, ratio: Fraction, rate: float) -> None:
+        """ratio: new rate over old; rate: the old one, Hz."""
+        from scipy.signal import firwin  # takes a second to import, and few streams need it
+
+        self._up, self._down = ratio.numerator, ratio.denominator
+        longer = max(self._up, self._down)
+        half = _HALF_LENGTH * longer
+        filter_ = self._up * firwin(2 * half + 1, 1 / longer, window=("kaiser", _KAISER))
+        taps = -(-len(filter_) // self._up)
+        padded = np.zeros(taps * self._up)
+        padded[: len(filter_)] = filter_
+        self._phases = padded.reshape(taps, self._up).T  # (up, taps): a phase's coefficients, the latest sample's first
+        self._past: np.ndarray | None = None  # (taps - 1, C) samples before the next block
+        self._next = 0  # place of the next sample out, in steps of 1 / up samples from the next block's first
+        self.delay = half / self._up / rate
+
+    def __call__(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, C) -> (m, C) float32, and (m,) the place in the block of the last sample that each is made of."""
+        taps = self._phases.shape[1]
+        block = block.astype(np.float32)
+        if self._past is None:
+            self._past = np.repeat(block[:1], taps - 1, axis=0)
+        known = np.concatenate([self._past, block])
+        places = np.arange(self._next, len(block) * self._up, self._down)
+        latest, phase = np.divmod(places, self._up)
+        windows = known[latest[:, None] + np.arange(taps - 1, -1, -1)]  # (m, taps, C), the latest sample first
+        made = np.einsum("mt,mtc->mc", self._phases[phase], windows)
+        self._next = (places[-1] + self._down if len(places) else self._next) - len(block) * self._up
+        self._past = known[len(block) :]
+        return made.astype(np.float32), latest

@@ -1,0 +1,218 @@
+"""Decisions over a stream that has time stamps, loses samples, and may have another rate or unit than the model.
+
+decoder = LiveDecoder(model, rate=2000, scale=1.0, warn=print)
+decisions = decoder.push(Chunk(samples, stamps, arrived))
+
+What a window is normalised by outlives gaps in the stream; filter and windows begin anew after one.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from semg.common.errors import DataError
+from semg.data.resampling import CausalResampler, resampling_ratio
+from semg.data.tables import RATE_TOLERANCE, Source
+from semg.inference.recordings import in_usual_range
+from semg.inference.session_statistics import SessionStatistics
+from semg.inference.stream_clock import StreamClock
+from semg.inference.streaming import Normalization, Stream
+from semg.inference.trained_model import TrainedModel
+
+UNIT_SECONDS = 2.0  # of signal from which its unit is told
+_RATE_SECONDS = 5.0  # of signal from which its rate is measured
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples as they came in. samples: (n, channels in), the model's channels in the model's order; stamps: (n,)
+    seconds; arrived: when they came in, seconds by `time.perf_counter`; drift: seconds by which the sender's clock has
+    gone slow since the stream began."""
+
+    samples: np.ndarray
+    stamps: np.ndarray
+    arrived: float
+    drift: float = 0.0
+
+
+@dataclass(frozen=True)
+class LiveDecision:
+    """One window's outcome.
+
+    stamp: of the window's last sample, seconds by this computer's clock; time: of its end, seconds since the stream's
+    first sample; computing: seconds from the arrival of its last sample to the decision; lost: samples until now.
+    """
+
+    stamp: float
+    time: float
+    probabilities: np.ndarray  # (K,) float32
+    computing: float
+    lost: int
+
+
+class LiveDecoder:
+    """A model's decisions on chunks of a stream."""
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        rate: float,
+        scale: float | None,
+        *,
+        name: str = "stream",
+        warmup: float = 0.0,
+        normalization: Normalization | None = None,
+        warn: Callable[[str], None],
+    ) -> None:
+        """A decoder before the first sample.
+
+        rate: Hz of the stream; another than the model's is resampled. scale: microvolts of one unit of the samples;
+        None: the training's, or another that is seen in the first seconds and told. name: what messages begin with.
+        warmup: seconds heard before anything is decided. normalization: if it is not to begin with this stream.
+        Raises DataError for a rate that the model's cannot be made of.
+        """
+        self._model, self._rate, self._scale, self._name, self._warn = model, rate, scale, name, warn
+        self._ratio = None if rate == model.rate else resampling_ratio(name, rate, model.rate)
+        self.normalization = normalization or model.online()
+        self._warmup = warmup
+        self._clock = StreamClock(rate)
+        self._held: list[Chunk] = []  # while the unit is not known
+        self._heard = 0  # samples, all together
+        self._since_begin = 0  # samples since the stream began anew
+        self._first: float | None = None  # time stamps: of the first sample of all, and since the stream began anew
+        self._begun = 0.0
+        self._rate_checked = False
+        self._invalid = 0  # samples that were no numbers
+        self._last: np.ndarray | None = None  # (channels in,) the latest sample that was
+        self._stream: Stream | None = None
+        self._resampler: CausalResampler | None = None
+
+    @property
+    def lost(self) -> int:
+        """Samples that never came, or were no numbers, known up to a second ago."""
+        return self._clock.lost + self._invalid
+
+    @property
+    def latency(self) -> float:
+        """Seconds by which resampling delays the signal."""
+        return 0.0 if self._ratio is None else CausalResampler(self._ratio, self._rate).delay
+
+    def push(self, chunk: Chunk) -> list[LiveDecision]:
+        """What can be decided now, in order. DataError for amplitudes that no model can take."""
+        if not len(chunk.samples):
+            return []
+        chunk = replace(chunk, samples=self._numbers(chunk.samples))
+        if self._scale is not None:
+            return self._decide(chunk, self._scale)
+        self._held.append(chunk)
+        if sum(len(one.samples) for one in self._held) < UNIT_SECONDS * self._rate:
+            return []
+        held, self._held = self._held, []
+        self._scale = scale = self._told_scale(np.concatenate([one.samples for one in held]))
+        return [made for one in held for made in self._decide(one, scale)]
+
+    def prepare(self) -> None:
+        """Do what a decision need not wait for: call it when there is time."""
+        if self._stream is not None:
+            self._stream.prepare()
+
+    def begin_anew(self) -> None:
+        """The stream was away: filter and windows begin anew with the next chunk, and so does its clock."""
+        self._clock.begin_anew()
+        self._since_begin = 0
+        self._leave_windows()
+
+    def finish(self) -> int:
+        """Samples lost until the end."""
+        return self._clock.finish() + self._invalid
+
+    def heard(self) -> SessionStatistics | None:
+        """What has been learnt of the session, for a later stream of it; None before the first whole window."""
+        return self.normalization.heard()
+
+    def _decide(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
+        if self._first is None:
+            self._first = float(chunk.stamps[0])
+        breaks = self._clock.push(chunk.stamps)
+        decisions: list[LiveDecision] = []
+        for begin, end in zip([0, *breaks], [*breaks, len(chunk.samples)], strict=True):
+            if begin in breaks:
+                self._leave_windows()
+            if end > begin:
+                part = replace(chunk, samples=chunk.samples[begin:end], stamps=chunk.stamps[begin:end])
+                decisions += self._decide_evenly(part, scale)
+        self._check_rate(chunk)
+        return decisions
+
+    def _decide_evenly(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
+        """Decisions over samples between which none is missing."""
+        stream, samples = self._stream or self._begun_stream(scale), chunk.samples
+        self._heard += len(samples)
+        places = np.arange(len(samples))
+        if self._resampler is not None:
+            samples, places = self._resampler(samples)
+        if not len(samples):
+            return []
+        seen = stream.seen
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is met below
+            made = stream.push(samples)
+        now = time.perf_counter()
+        behind = 1 / self._rate - (self._first or 0.0)
+        decisions = []
+        for one in made:
+            if not np.isfinite(one.probabilities).all():
+                raise DataError(f"{self._name}: expected amplitudes below 65 mV, found more", "is {unit} right?")
+            stamp = float(chunk.stamps[places[one.end - seen - 1]])
+            decisions.append(
+                LiveDecision(stamp + chunk.drift, stamp + behind, one.probabilities, now - chunk.arrived, self.lost)
+            )
+        return decisions
+
+    def _leave_windows(self) -> None:
+        """Samples are missing: what comes next is filtered anew, in other windows."""
+        self.prepare()
+        self._stream = None
+
+    def _begun_stream(self, scale: float) -> Stream:
+        """Filter and windows at their beginning, normalisation as it is."""
+        left = max(0.0, self._warmup - self._heard / self._rate)
+        self._stream = self._model.stream(warmup=left, scale=scale, normalization=self.normalization)
+        self._resampler = None if self._ratio is None else CausalResampler(self._ratio, self._rate)
+        return self._stream
+
+    def _numbers(self, samples: np.ndarray) -> np.ndarray:
+        """(n, channels) with the sample before in place of one that is no number, which would stay in the filter."""
+        if samples.dtype.kind in "iu":
+            self._last = samples[-1]
+            return samples
+        good = np.isfinite(samples).all(axis=1)
+        if not good.all():
+            self._invalid += int((~good).sum())
+            last = np.zeros(samples.shape[1], samples.dtype) if self._last is None else self._last
+            latest = np.maximum.accumulate(np.where(good, np.arange(1, len(samples) + 1), 0))
+            samples = np.concatenate([last[None], samples])[latest]
+        self._last = samples[-1]
+        return samples
+
+    def _told_scale(self, samples: np.ndarray) -> float:
+        """Microvolts of one unit of (n, channels) samples."""
+        source = Source(self._name, samples, self._rate, self._model.signal_path.scale)
+        return in_usual_range(self._model, self._name, source, self._warn).scale
+
+    def _check_rate(self, chunk: Chunk) -> None:
+        """Warn, once, of time stamps by which the rate is another than announced."""
+        if self._since_begin == 0:
+            self._begun = float(chunk.stamps[0])
+        self._since_begin += len(chunk.stamps)
+        if self._rate_checked or self._since_begin < _RATE_SECONDS * self._rate:
+            return
+        self._rate_checked = True
+        passed = float(chunk.stamps[-1]) - self._begun
+        measured = (self._since_begin - 1) / passed if passed > 0 else float("inf")
+        if abs(measured / self._rate - 1) > RATE_TOLERANCE:
+            self._warn(
+                f"{self._name}: announces {self._rate:g} Hz, but {measured:.4g} samples a second came by its time "
+                "stamps: it loses samples, or its rate is another and decisions are worth nothing"
+            )

@@ -1,0 +1,177 @@
+"""Where live decisions go: a CSV, a stream of the Lab Streaming Layer, datagrams; and a recording of what came in.
+
+Tables grow a line at a time under their own names: whoever kills the program loses no more than the last second.
+"""
+
+import csv
+import json
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import numpy as np
+
+from semg.common.errors import DataError
+from semg.inference import lsl
+from semg.inference.live_decoder import Chunk, LiveDecision
+
+_FLUSH = 0.5  # seconds of a recording that a kill may lose
+LABEL = "label"  # the column of a recording that its owner fills, for import_csv.py
+
+
+class DecisionTable:
+    """A CSV with a row a decision, complete at every moment."""
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self._classes = path, classes
+        self._file = path.open("w", encoding="utf-8", newline="", buffering=1)
+        self._table = csv.writer(self._file, lineterminator="\n")
+        names = [f"p_{name}" for name in classes]
+        self._table.writerow(["time_s", "lsl_time", "gesture", *names, "delay_ms", "computing_ms", "lost"])
+
+    def write(self, made: LiveDecision, delay: float) -> None:
+        """One decision. delay: seconds from the window's last sample to it."""
+        gesture = self._classes[int(made.probabilities.argmax())]
+        shares = [f"{p:.6f}" for p in made.probabilities]
+        times = [f"{1000 * delay:.2f}", f"{1000 * made.computing:.2f}"]
+        self._table.writerow([f"{made.time:.6f}", f"{made.stamp:.6f}", gesture, *shares, *times, made.lost])
+
+    def close(self) -> None:
+        """No more decisions."""
+        self._file.close()
+
+
+class Recorder:
+    """A CSV of the samples as they came: seconds since the first one, a column a channel, and an empty label.
+
+    predict.py takes it as it is, import_csv.py once the labels are filled in.
+    """
+
+    def __init__(self, path: Path, channels: Sequence[str], *, overwrite: bool = False) -> None:
+        """DataError if the file is there already, unless it may be overwritten."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file: TextIO = path.open("w" if overwrite else "x", encoding="utf-8", newline="")
+        except FileExistsError:
+            raise DataError(f"{path}: expected no recording there, found one", "{overwrite} replaces it") from None
+        self.path, self.samples = path, 0
+        csv.writer(self._file, lineterminator="\n").writerow(["time", *channels, LABEL])
+        self._file.flush()
+        self._first: float | None = None
+        self._flushed = time.monotonic()
+
+    def write(self, chunk: Chunk) -> None:
+        """Append what came in, to the last digit of its type."""
+        if self._first is None:
+            self._first = float(chunk.stamps[0])
+        rows = np.column_stack([chunk.stamps - self._first, chunk.samples.astype(np.float64)])
+        number = {"i": "%d", "u": "%d"}.get(
+            chunk.samples.dtype.kind, "%.9g" if chunk.samples.itemsize <= 4 else "%.17g"
+        )
+        line = ",".join(["%.6f", *[number] * chunk.samples.shape[1]]) + ",\n"
+        self._file.write(line * len(rows) % tuple(rows.ravel().tolist()))
+        self.samples += len(rows)
+        if time.monotonic() - self._flushed > _FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring to the file what was written; for when nothing comes in."""
+        self._flushed = time.monotonic()
+        self._file.flush()
+
+    def close(self) -> None:
+        """No more samples."""
+        self._file.close()
+
+
+class Datagrams:
+    """Decisions as JSON, a line a datagram (UDP). Nobody has to listen; what cannot be sent is counted."""
+
+    def __init__(self, address: tuple[str, int], classes: Sequence[str]) -> None:
+        """address: host and port. DataError for a host that is not known."""
+        self._classes, self.failed = classes, 0
+        host, port = address
+        try:
+            family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        except OSError as error:
+            raise DataError(f"{host}: expected a host to send to, found: {error.strerror or error}") from None
+        self._address: Any = where
+        self._socket = socket.socket(family, kind)
+        self._socket.setblocking(False)
+
+    def send(self, made: LiveDecision, delay: float) -> None:
+        """One decision. delay: seconds from the window's last sample to it."""
+        line = json.dumps(as_json(made, self._classes, delay)) + "\n"
+        try:
+            self._socket.sendto(line.encode(), self._address)
+        except OSError:
+            self.failed += 1
+
+    def close(self) -> None:
+        """No more decisions."""
+        self._socket.close()
+
+
+def as_json(made: LiveDecision, classes: Sequence[str], delay: float) -> dict[str, Any]:
+    """A decision in plain types."""
+    best = int(made.probabilities.argmax())
+    return {
+        "time_s": round(made.time, 6),
+        "lsl_time": round(made.stamp, 6),
+        "gesture": classes[best],
+        "probability": round(float(made.probabilities[best]), 6),
+        "probabilities": {name: round(float(p), 6) for name, p in zip(classes, made.probabilities, strict=True)},
+        "delay_ms": round(1000 * delay, 2),
+        "lost": made.lost,
+    }
+
+
+class Outputs:
+    """All places that decisions go to. Use it in a `with` block; `delays` has what was measured."""
+
+    def __init__(
+        self, table: DecisionTable, classes: Sequence[str], stream: lsl.StreamFacts, udp: tuple[str, int] | None
+    ) -> None:
+        self._table = table
+        self.name = f"{stream.name}-gestures"
+        source = f"{self.name} {stream.source_id or stream.uid}"
+        labels = ["gesture", *[f"p_{name}" for name in classes]]
+        self._outlet = lsl.outlet(self.name, "Gestures", labels, 0.0, source_id=source, facts={"classes": classes})
+        self._datagrams = Datagrams(udp, classes) if udp else None
+        self.delays: list[float] = []
+        self.computing: list[float] = []
+        self.latest: LiveDecision | None = None
+
+    def __enter__(self) -> "Outputs":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # a full disk has been told of
+            self._table.close()
+        if self._datagrams:
+            self._datagrams.close()
+        self._outlet = None
+
+    @property
+    def failed(self) -> int:
+        """Datagrams that could not be sent."""
+        return self._datagrams.failed if self._datagrams else 0
+
+    def send(self, made: LiveDecision) -> None:
+        """One decision to all of them, to the fastest first."""
+        delay = lsl.clock() - made.stamp
+        values = [float(made.probabilities.argmax()), *made.probabilities.tolist()]
+        self._outlet.push_sample(values, made.stamp)
+        if self._datagrams:
+            self._datagrams.send(made, delay)
+        self._table.write(made, delay)
+        self.delays.append(delay)
+        self.computing.append(made.computing)
+        self.latest = made

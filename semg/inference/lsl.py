@@ -1,0 +1,350 @@
+"""Streams of the Lab Streaming Layer (LSL): find one, check it against a model, read it, and write others.
+
+https://labstreaminglayer.readthedocs.io says what streams are. pylsl, and the library it loads, are needed only by
+those who stream: they are imported here when the first stream is asked for.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from semg.common.errors import DataError
+from semg.data import putemg
+from semg.inference.live_decoder import Chunk
+from semg.inference.signal_path import SignalPath
+
+BUFFER = 5  # seconds of samples kept for a reader that is late; older ones are lost
+_LEAST = 0.005  # seconds of signal to wait for: a sender that pushes single samples would else cost a core
+_MOST = 0.1  # seconds of signal taken at once, so that a reader who is late does not wait for decisions
+SILENCE = 1.0  # seconds without a sample after which a stream is away
+_TWINS = 0.5  # seconds in which a second stream that is called the same answers
+_CONNECT = 5.0  # seconds that a sender may take to answer
+_CORRECTION = 5.0  # seconds between two looks at how the sender's clock differs from ours
+_NAMES_OF_UNITS = {
+    "uV": "uv µv μv microvolt microvolts",
+    "mV": "mv millivolt millivolts",
+    "V": "v volt volts",
+}
+_UNITS = {written: unit for unit, names in _NAMES_OF_UNITS.items() for written in names.split()}
+# Where liblsl looks for its settings. It logs onto standard error, which the terminal's view is drawn on.
+_SETTINGS = ("lsl_api.cfg", "~/lsl_api/lsl_api.cfg", "/etc/lsl_api/lsl_api.cfg")
+_QUIET = "[log]\nlevel = -3\n"
+_pylsl: list[ModuleType] = []
+
+
+def pylsl() -> ModuleType:
+    """The module. DataError, in one line, if it or its library cannot be loaded."""
+    if _pylsl:
+        return _pylsl[0]
+    try:
+        import pylsl as module
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        advice = "pip install -r requirements.txt, and see docs/live.md"
+        raise DataError(f"pylsl: expected the Lab Streaming Layer's library, found: {reason}", advice) from None
+    if "LSLAPICFG" not in os.environ and not any(Path(place).expanduser().exists() for place in _SETTINGS):
+        module.set_config_content(_QUIET)
+    _pylsl.append(module)
+    return module
+
+
+def clock() -> float:
+    """Seconds by the clock that time stamps of streams are of."""
+    return float(pylsl().local_clock())
+
+
+# --- a stream found --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StreamFacts:
+    """What a stream says of itself. labels, units: a text a channel, or nothing; rate: Hz, 0 where it has none."""
+
+    name: str
+    type: str
+    source_id: str
+    uid: str
+    channels: int
+    rate: float
+    numeric: bool
+    labels: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, info: Any) -> "StreamFacts":
+        """Of a pylsl.StreamInfo."""
+        labels, units = info.get_channel_labels() or [], info.get_channel_units() or []
+        module = pylsl()
+        return cls(
+            info.name(),
+            info.type(),
+            info.source_id(),
+            info.uid(),
+            info.channel_count(),
+            info.nominal_srate(),
+            info.channel_format() not in (module.cf_string, module.cf_undefined),
+            tuple(label or "" for label in labels) if any(labels) else (),
+            tuple(unit or "" for unit in units) if any(units) else (),
+        )
+
+    def __str__(self) -> str:
+        rate = f"{self.rate:g} Hz" if self.rate else "no regular rate"
+        source = f", source id {self.source_id}" if self.source_id else ""
+        return f"{self.name} ({self.type or 'no type'}, {self.channels} channels, {rate}{source})"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a stream is read. places: of the model's channels in it, counted from 0, and their names; rate: Hz;
+    unit: as `semg.data.tables.UNITS` names it, None where the stream does not say."""
+
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    rate: float
+    unit: str | None
+
+
+def electrode_names(signals: SignalPath) -> tuple[str, ...]:
+    """Names of the channels that a model's device has, before they are re-referenced."""
+    if signals.reference.shape[0] == signals.reference.shape[1]:
+        return signals.channels
+    return tuple(putemg.CHANNEL_COLUMNS[number - 1] for number in signals.electrodes)
+
+
+def layout_for(
+    facts: StreamFacts,
+    signals: SignalPath,
+    *,
+    rate: float | None = None,
+    channels: Sequence[int] | None = None,
+    resample: bool = False,
+    warn: Callable[[str], None],
+) -> Layout:
+    """How a model reads a stream.
+
+    rate: Hz, if the stream's own is not to be believed; channels: which to take, counted from 1, in the model's order
+    (None: by their labels, else all); resample: take another rate than the model's.
+    Raises DataError, which names the stream, where it is not the model's.
+    """
+    if not facts.numeric:
+        raise DataError(f"{facts.name}: expected a stream of numbers, found one of texts")
+    actual = rate or facts.rate
+    if not actual:
+        raise DataError(f"{facts.name}: expected a stream with a sampling rate, found none", "{rate} says it")
+    if abs(actual / signals.rate - 1) < 1e-4:
+        actual = signals.rate
+    elif not resample:
+        raise DataError(
+            f"{facts.name}: expected the model's {signals.rate:g} Hz, found {actual:g} Hz", "{resample} resamples it"
+        )
+    elif actual / 2 < signals.filter.high:
+        top = f"nothing above {actual / 2:g} Hz, where the model expects signal to {signals.filter.high:g} Hz"
+        warn(f"{facts.name}: {top}")
+    places = _places(facts, electrode_names(signals), channels, warn)
+    return Layout(places, electrode_names(signals), actual, _unit(facts, places))
+
+
+def _places(
+    facts: StreamFacts, wanted: Sequence[str], chosen: Sequence[int] | None, warn: Callable[[str], None]
+) -> tuple[int, ...]:
+    """Places of the model's channels among the stream's."""
+    if chosen is not None:
+        if len(chosen) != len(wanted):
+            hint = f"{{channels}} names {len(chosen)}"
+            raise DataError(f"{facts.name}: expected the model's {len(wanted)} channels, found {len(chosen)}", hint)
+        if wrong := [one for one in chosen if not 1 <= one <= facts.channels]:
+            found = f"{facts.channels} channels"
+            raise DataError(f"{facts.name}: expected a channel {wrong[0]}, found {found}", "see {channels}")
+        return tuple(one - 1 for one in chosen)
+    labels = [label.strip().casefold() for label in facts.labels]
+    there = [name for name in wanted if name.casefold() in labels]
+    if len(there) == len(wanted):
+        if twice := [name for name in wanted if labels.count(name.casefold()) > 1]:
+            raise DataError(f"{facts.name}: expected one channel {twice[0]!r}, found two", "{channels} chooses")
+        return tuple(labels.index(name.casefold()) for name in wanted)
+    if there:
+        missing = next(name for name in wanted if name not in there)
+        found = ", ".join(facts.labels[:8]) + (", ..." if len(labels) > 8 else "")
+        raise DataError(f"{facts.name}: expected the model's channel {missing}, found {found}", "{channels} chooses")
+    if facts.channels != len(wanted):
+        found = f"{facts.channels}"
+        raise DataError(
+            f"{facts.name}: expected the model's {len(wanted)} channels, found {found}", "{channels} chooses"
+        )
+    if labels:
+        names = f"{facts.labels[0]} to {facts.labels[-1]}, the model's are {wanted[0]} to {wanted[-1]}"
+        warn(f"{facts.name}: its channels are called {names}: taken in their order")
+    return tuple(range(len(wanted)))
+
+
+def _unit(facts: StreamFacts, places: Sequence[int]) -> str | None:
+    """The unit of the channels taken; None where they have none, several, or one that is no voltage."""
+    said = {_UNITS.get(facts.units[place].strip().casefold()) for place in places} if facts.units else {None}
+    return said.pop() if len(said) == 1 else None
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+class StreamReader:
+    """Reads the stream that is called NAME, waits for it if it goes away, and checks it anew when it is back."""
+
+    def __init__(self, called: str, layout: Callable[[StreamFacts], Layout], wait: float) -> None:
+        """Find a stream by name, source id or type, and begin to read it.
+
+        layout: called with what the stream says of itself, now and when it is back; raises DataError for a stream that
+        cannot be read. wait: seconds in which a stream must be found. Raises DataError if there is none, or several.
+        """
+        self._module, self._layout_of = pylsl(), layout
+        quoted = _quoted(called)
+        predicate = f"name={quoted} or source_id={quoted} or type={quoted}"
+        self._resolver = self._module.ContinuousResolver(pred=predicate, forget_after=2.0)
+        self._inlet: Any = None
+        self.interruptions = 0
+        self._heard = time.monotonic()
+        self._corrected = -_CORRECTION
+        self._correction = self._first_correction = 0.0  # seconds from the sender's clock to ours
+        self._open(self._found(called, predicate, wait))
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last sample."""
+        return time.monotonic() - self._heard
+
+    def pull(self, timeout: float) -> Chunk | None:
+        """The next samples of the model's channels, time stamps by our clock; None if none came in `timeout` seconds.
+
+        After a stream has been away, `interruptions` has grown by one.
+        """
+        if self._inlet is None and not self._back():
+            time.sleep(timeout)
+            return None
+        least = max(1, round(_LEAST * self.layout.rate))
+        try:
+            samples, stamps = self._inlet.pull_chunk(
+                timeout, max(least, round(_MOST * self.layout.rate)), min_samples=least
+            )
+        except self._module.util.LostError:
+            self._inlet = None
+            return None
+        arrived = time.perf_counter()
+        if not len(stamps):
+            if self.silent > SILENCE:
+                self._back()
+            return None
+        self._heard = time.monotonic()
+        self._look_at_its_clock()
+        stamps = np.asarray(stamps) + self._first_correction  # which stays: else a look at the clock would be a gap
+        drift = self._correction - self._first_correction
+        return Chunk(samples[:, list(self.layout.places)], stamps, arrived, drift)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._inlet = None
+
+    def _found(self, called: str, predicate: str, wait: float) -> Any:
+        """The one stream that is called so: by name before source id before type."""
+        found = self._module.resolve_bypred(predicate, 1, wait)
+        if not found:
+            others = [str(StreamFacts.of(info)) for info in self._module.resolve_streams(1.0)]
+            there = "; ".join(others[:5]) or "no stream at all"
+            raise DataError(
+                f"{called}: expected a stream of this name, source id or type within {wait:g} s, found {there}",
+                "see docs/live.md where a stream runs and is not found",
+            )
+        found = self._module.resolve_bypred(predicate, 2, _TWINS) or found
+        by = [[info for info in found if read(info) == called] for read in _KINDS]
+        best = next(same for same in by if same)
+        if len(best) > 1:
+            both = "; ".join(str(StreamFacts.of(info)) for info in best[:3])
+            raise DataError(f"{called}: expected one stream, found {both}", "{lsl} takes a source id too")
+        return best[0]
+
+    def _open(self, info: Any) -> None:
+        """Begin to read. DataError if the stream does not answer or cannot be read."""
+        inlet = self._module.StreamInlet(info, max_buflen=BUFFER, recover=False, as_numpy=True)
+        try:
+            facts = StreamFacts.of(inlet.info(_CONNECT))
+            self.layout = self._layout_of(facts)
+            inlet.open_stream(_CONNECT)
+            self._correction = self._first_correction = inlet.time_correction(_CONNECT)
+        except (self._module.util.LostError, self._module.util.TimeoutError):
+            raise DataError(f"{info.name()}: expected the stream to answer within {_CONNECT:g} s, found none") from None
+        self.facts, self._inlet, self._heard = facts, inlet, time.monotonic()
+        self._corrected = time.monotonic()
+
+    def _back(self) -> bool:
+        """Open the stream anew if its sender has come back: of the same source id or name, and another than before."""
+        for info in self._resolver.results():
+            same = info.source_id() == self.facts.source_id and info.name() == self.facts.name
+            if same and info.uid() != self.facts.uid:
+                try:
+                    self._open(info)
+                except DataError as error:
+                    if "to answer" in error.message:  # it went away again
+                        return False
+                    raise
+                self.interruptions += 1
+                return True
+        return False
+
+    def _look_at_its_clock(self) -> None:
+        now = time.monotonic()
+        if now - self._corrected < _CORRECTION:
+            return
+        self._corrected = now
+        try:
+            self._correction = self._inlet.time_correction(0.0)
+        except (self._module.util.LostError, self._module.util.TimeoutError):
+            return  # the old one will do
+
+
+_KINDS: tuple[Callable[[Any], str], ...] = (
+    lambda info: info.name(),
+    lambda info: info.source_id(),
+    lambda info: info.type(),
+)
+
+
+def _quoted(text: str) -> str:
+    """A text in an XPath predicate, which has no escapes. DataError for one with both kinds of quotes."""
+    if '"' in text and "'" in text:
+        raise DataError(f"{text}: expected a stream's name with one kind of quotes at most, found both")
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+def outlet(
+    name: str,
+    kind: str,
+    labels: Sequence[str],
+    rate: float,
+    *,
+    source_id: str,
+    units: str = "",
+    facts: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
+    """A stream of float32 for others to read, a pylsl.StreamOutlet.
+
+    kind: LSL's content type, such as EMG; rate: Hz, 0 for samples that come when they come; units: of all channels;
+    facts: lists for its description, such as the classes.
+    """
+    module = pylsl()
+    info = module.StreamInfo(name, kind, len(labels), rate, module.cf_float32, source_id)
+    info.set_channel_labels(list(labels))
+    info.set_channel_types(kind)
+    if units:
+        info.set_channel_units(units)
+    for key, values in (facts or {}).items():
+        node = info.desc().append_child(key)
+        for value in values:
+            node.append_child_value("value", value)
+    return module.StreamOutlet(info)

@@ -1,0 +1,83 @@
+"""A recording played into a stream of the Lab Streaming Layer at its own speed, as its device would send it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from semg.common.errors import DataError
+from semg.data import putemg
+from semg.data.preprocessing import exact_in_float32
+from semg.data.tables import Table, is_table, read_recording
+from semg.inference import lsl
+
+_PACKET = 0.025  # seconds of signal sent at once
+_LAST_WORDS = 1.0  # seconds in which readers take what was sent last
+_UNITS = {"uV": "microvolts", "mV": "millivolts", "V": "volts", "counts": "counts"}  # as streams write them
+
+
+@dataclass(frozen=True)
+class Playable:
+    """samples: (T, channels) float32 at `rate` Hz; labels: names of the channels; unit: empty if not known."""
+
+    name: str
+    samples: np.ndarray
+    rate: float
+    labels: tuple[str, ...]
+    unit: str
+
+
+def read_playable(path: Path, rate: float | None, unit: str | None, channels: Sequence[int] | None) -> Playable:
+    """A recording in putEMG's layout, all 24 channels in microvolts, or a table as predict.py takes one.
+
+    rate (Hz), unit, channels (columns counted from 1): of a table. DataError for what is neither.
+    """
+    if not is_table(path):
+        source = read_recording(path, range(1, putemg.N_CHANNELS + 1), "TRAJ_GT")
+        microvolts = source.samples.astype(np.float32) * np.float32(source.scale)
+        return Playable(path.stem, microvolts, source.rate, putemg.CHANNEL_COLUMNS, _UNITS["uV"])
+    if rate is None:
+        raise DataError(f"{path}: expected a sampling rate for a table, found none", "{rate} says it")
+    table = Table(path)
+    places = table.roles(channels).channels
+    samples = exact_in_float32(table.samples(places))
+    labels = tuple(table.names[place] for place in places)
+    labels = tuple(f"ch{label}" if label.isdigit() else label for label in labels)
+    return Playable(path.stem, samples, rate, labels, _UNITS[unit] if unit else "")
+
+
+def play(
+    recording: Playable,
+    name: str,
+    *,
+    seconds: float | None = None,
+    say: Callable[[str], None],
+    progress: Callable[[int], object] = lambda _: None,
+) -> int:
+    """Send a recording, once somebody reads, and return how many samples were sent.
+
+    name: of the stream; seconds: to send at most; progress: called with each packet's samples.
+    """
+    samples, rate = recording.samples, recording.rate
+    if seconds is not None:
+        samples = samples[: max(1, round(seconds * rate))]
+    source = f"replay of {recording.name} as {name}"
+    out = lsl.outlet(name, "EMG", recording.labels, rate, source_id=source, units=recording.unit)
+    say(f"{name}: a stream of {len(recording.labels)} channels at {rate:g} Hz; it begins when somebody reads it")
+    while not out.wait_for_consumers(0.2):
+        pass
+    packet = max(1, round(_PACKET * rate))
+    begun = lsl.clock()
+    for begin in range(0, len(samples), packet):
+        part = samples[begin : begin + packet]
+        last = begun + (begin + len(part)) / rate  # a device has a sample when its time is over
+        while (early := last - lsl.clock()) > 0:
+            time.sleep(min(early, 0.1))
+        out.push_chunk(part, last)
+        progress(len(part))
+    ended = time.monotonic()
+    while out.have_consumers() and time.monotonic() - ended < _LAST_WORDS:
+        time.sleep(0.05)
+    return len(samples)

@@ -1,0 +1,110 @@
+"""Streams of the Lab Streaming Layer on this machine alone, for tests: found at once, and by no other test."""
+
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+_SETTINGS = """
+[multicast]
+ResolveScope = machine
+[lab]
+KnownPeers = {{127.0.0.1}}
+SessionID = {session}
+[ports]
+IPv6 = disable
+[log]
+level = -3
+"""
+
+
+def on_this_machine_alone() -> None:
+    """Set liblsl up, which reads its settings when the first stream is made; scripts that are started inherit them."""
+    if "SEMG_TEST_LSL" in os.environ:
+        return
+    folder = Path(tempfile.mkdtemp())
+    file = folder / "lsl_api.cfg"
+    file.write_text(_SETTINGS.format(session=f"semg-test-{uuid.uuid4()}"))
+    os.environ["LSLAPICFG"] = os.environ["SEMG_TEST_LSL"] = str(file)
+
+
+def unique(name: str) -> str:
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def wait_for(state: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Until `state` holds; a test that waits too long fails and says for what."""
+    end = time.monotonic() + seconds
+    while not state():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.01)
+
+
+class Device:
+    """A device's program: a stream of float32 samples with exact time stamps."""
+
+    def __init__(
+        self,
+        name: str,
+        rate: float,
+        labels: list[str],
+        unit: str = "microvolts",
+        *,
+        channels: int = 0,
+        kind: str = "EMG",
+    ) -> None:
+        import pylsl
+
+        self.name, self.rate = name, rate
+        self._info = pylsl.StreamInfo(name, kind, channels or len(labels), rate, "float32", f"{name}-source")
+        if labels:
+            self._info.set_channel_labels(labels)
+        if unit:
+            self._info.set_channel_units(unit)
+        self._clock = pylsl.local_clock
+        self._make = lambda: pylsl.StreamOutlet(self._info)
+        self.begin: float | None = None  # time stamp of sample 0
+        self.on()
+
+    def on(self) -> None:
+        self.outlet = self._make()
+
+    def off(self) -> None:
+        del self.outlet
+
+    def send(self, samples: np.ndarray, at: int = 0) -> None:
+        """(n, channels) at once, once somebody reads; `at`: number of the first one."""
+        wait_for(self.outlet.have_consumers, f"a reader of {self.name}")
+        if self.begin is None:  # stamps lie in the past, as a device's do
+            self.begin = self._clock() - len(samples) / self.rate
+        for start in range(0, len(samples), 100):
+            part = samples[start : start + 100]
+            self.outlet.push_chunk(part, self.begin + (at + start + len(part) - 1) / self.rate)
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """`work` in a thread beside the block; what went wrong there is raised here."""
+    wrong: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(90)
+    if wrong:
+        raise wrong[0]
+    assert not thread.is_alive()

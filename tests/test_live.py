@@ -1,0 +1,354 @@
+"""live.py: real streams of the Lab Streaming Layer on this machine are decided as predict.py --stream decides."""
+
+import _thread
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import loopback
+import numpy as np
+import pytest
+import recordings
+from conftest import ROOT
+from test_predict import CLASSES, checkpoint
+
+loopback.on_this_machine_alone()  # before anybody loads liblsl
+
+import live  # noqa: E402
+import predict  # noqa: E402
+from semg.common.errors import DataError, UsageError  # noqa: E402
+from semg.data import putemg  # noqa: E402
+from semg.inference import lsl  # noqa: E402
+from semg.inference.live_decoder import Chunk, LiveDecoder  # noqa: E402
+from semg.inference.lsl_replay import read_playable  # noqa: E402
+from semg.inference.trained_model import TrainedModel  # noqa: E402
+
+RATE, SECONDS = recordings.RATE, 4
+LABELS = list(putemg.CHANNEL_COLUMNS)
+BARE = {"rate": None, "channels": None, "resample": False}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A recording, and a small network for it."""
+    folder = tmp_path_factory.mktemp("data")
+    recordings.write(folder, recordings.frame(samples=SECONDS * RATE))
+    checkpoint(folder / "live.ckpt", causal=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recording(data):
+    return data / f"{recordings.record_name()}.hdf5"
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    return TrainedModel.open(data / "live.ckpt", "cpu")
+
+
+@pytest.fixture(scope="module")
+def microvolts(recording):
+    return read_playable(recording, None, None, None).samples
+
+
+@pytest.fixture
+def here(monkeypatch, capsys, data):
+    """Run a script in this process; returns (exit code, what was said, errors and warnings)."""
+
+    def run(script, *words):
+        model = [] if "--replay" in words else ["--checkpoint", data / "live.ckpt", "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, [*words, *model])])
+        code = script.main()
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def then_ctrl_c(work):
+    """`work` with Ctrl-C behind it, however it ends: live.py waits for no less."""
+
+    def both():
+        try:
+            work()
+        finally:
+            _thread.interrupt_main()
+
+    return both
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def decided(folder, count):
+    """Whether that many decisions are in the one table of a folder."""
+    tables = list(folder.glob("*.csv"))
+    return bool(tables) and len(tables[0].read_text().splitlines()) > count
+
+
+def shares(table):
+    """(n, K) probabilities of a table's rows."""
+    return np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in table])
+
+
+def streamed(here, recording, out, *words):
+    """What predict.py --stream makes of a recording."""
+    assert here(predict, recording, "--stream", "--out", out, *words)[0] == 0
+    return rows(out / f"{recording.stem}.csv")
+
+
+def reader_of(name, model, **changes):
+    settings = {**BARE, "warn": pytest.fail, **changes}
+    return lsl.StreamReader(name, lambda facts: lsl.layout_for(facts, model.signal_path, **settings), 10)
+
+
+def received(reader, last):
+    """All chunks up to the sample that its device stamped `last`."""
+    chunks = []
+
+    def whole():
+        if (chunk := reader.pull(0.1)) is not None:
+            chunks.append(chunk)
+        return bool(chunks) and sent_at(reader, chunks[-1])[-1] > last - 1e-6
+
+    loopback.wait_for(whole, "the last sample")
+    return chunks
+
+
+def sent_at(reader, chunk):
+    """(n,) time stamps as the device gave them; ours say when that was by our clock, known to a millisecond or so."""
+    return chunk.stamps - reader._first_correction
+
+
+def test_a_stream_is_decided_as_the_recording_is_by_predict(here, recording, microvolts, tmp_path):
+    """In the table, on the outlet, in datagrams; and the record of it is a recording of the same decisions."""
+    import pylsl
+
+    expected = streamed(here, recording, tmp_path / "predict")
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.settimeout(30)
+    out, heard, idle = tmp_path / "live", [], []
+
+    def feed():
+        loopback.wait_for(device.outlet.have_consumers, "live.py")
+        found = pylsl.resolve_byprop("name", f"{device.name}-gestures", 1, 30)
+        inlet = pylsl.StreamInlet(found[0])
+        idle.append(pylsl.StreamInlet(found[0]))  # a consumer that never takes anything
+        idle[0].open_stream(10)
+        inlet.open_stream(10)
+        device.send(microvolts)
+        loopback.wait_for(lambda: decided(out, len(expected)), "all decisions")
+        heard.extend(inlet.pull_sample(10) for _ in expected)
+        heard.append(inlet.info(10))
+
+    words = ["--lsl", device.name, "--out", out, "--record", tmp_path / "record.csv", "--json"]
+    with loopback.beside(then_ctrl_c(feed)):
+        code, said, errors = here(live, *words, "--udp", f"127.0.0.1:{listener.getsockname()[1]}")
+    assert (code, errors) == (130, "")
+    told = json.loads(said)
+    assert (told["decisions"], told["lost"], told["interruptions"]) == (len(expected), 0, 0)
+    assert 0 < told["computing_ms_p50"] <= told["computing_ms_p99"]
+    made = rows(tmp_path / "live" / told["csv"].split("/")[-1])
+    assert [row["gesture"] for row in made] == [row["gesture"] for row in expected]
+    np.testing.assert_allclose(shares(made), shares(expected), atol=1.5e-6)
+    np.testing.assert_allclose(
+        [float(row["time_s"]) for row in made], [float(row["time_s"]) for row in expected], atol=1e-5
+    )
+    *samples, info = heard
+    assert info.get_channel_labels() == ["gesture", *[f"p_{name}" for name in CLASSES]]
+    assert [CLASSES[int(values[0])] for values, _ in samples] == [row["gesture"] for row in made]
+    np.testing.assert_allclose([values[1:] for values, _ in samples], shares(expected), atol=1.5e-6)
+    lines = [json.loads(listener.recv(4096)) for _ in expected]
+    assert [line["gesture"] for line in lines] == [row["gesture"] for row in made]
+    for (_, stamp), line, row in zip(samples, lines, made, strict=True):
+        assert stamp == pytest.approx(float(row["lsl_time"]), abs=1e-3)
+        assert line["lsl_time"] == pytest.approx(stamp, abs=1e-3)
+        assert line["probability"] == max(line["probabilities"].values())
+        assert float(row["delay_ms"]) >= float(row["computing_ms"]) >= 0
+    listener.close()
+    again = streamed(here, tmp_path / "record.csv", tmp_path / "again", "--rate", RATE, "--unit", "uV")
+    assert shares(again).tolist() == shares(expected).tolist()
+
+
+def test_a_stream_that_goes_away_is_waited_for(here, model, microvolts, tmp_path):
+    """After it, windows begin anew; what the session's loudness is was learnt before."""
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    half = len(microvolts) // 2
+    decoder = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
+    stamps = np.arange(len(microvolts)) / RATE
+    expected = decoder.push(Chunk(microvolts[:half], stamps[:half], 0.0))
+    decoder.begin_anew()
+    expected += decoder.push(Chunk(microvolts[half:], stamps[half:] + 9.0, 0.0))
+    out = tmp_path / "live"
+
+    def feed():
+        device.send(microvolts[:half])
+        loopback.wait_for(lambda: decided(out, (half - model.window) // model.stride + 1), "decisions before")
+        device.off()
+        device.on()
+        device.send(microvolts[half:], at=half + 9 * RATE)
+        loopback.wait_for(lambda: decided(out, len(expected)), "decisions after")
+
+    with loopback.beside(then_ctrl_c(feed)):
+        code, said, errors = here(live, "--lsl", device.name, "--out", out, "--json")
+    told = json.loads(said)
+    assert (code, told["interruptions"], told["lost"]) == (130, 1, 0)
+    assert "is back" in errors
+    made = rows(next(out.glob("*.csv")))
+    np.testing.assert_allclose(shares(made), [one.probabilities for one in expected], atol=1.5e-6)
+    np.testing.assert_allclose([float(row["time_s"]) for row in made], [one.time for one in expected], atol=0.05)
+
+
+def test_samples_that_a_reader_was_too_slow_for_are_counted(model, microvolts):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    reader = reader_of(device.name, model)
+    samples = np.concatenate([microvolts, microvolts, microvolts])
+    assert len(samples) > 2 * lsl.BUFFER * RATE
+    device.send(samples)
+    loopback.wait_for(lambda: reader._inlet.samples_available() >= lsl.BUFFER * RATE - 100, "a full buffer")
+    decoder = LiveDecoder(model, RATE, 1.0, warn=[].append)  # a warning says that fewer come than announced
+    first, *others = received(reader, device.begin + (len(samples) - 1) / RATE)
+    before = round((sent_at(reader, first)[0] - device.begin) * RATE)  # no stamp before them says that they were lost
+    count = sum(len(chunk.samples) for chunk in (first, *others))
+    assert count < len(samples)
+    made = [one for chunk in (first, *others) for one in decoder.push(chunk)]
+    assert decoder.finish() == len(samples) - count - before
+    assert made[-1].stamp > others[-1].stamps[-1] - model.stride / RATE
+
+
+def test_another_rate_is_refused_unless_it_is_to_be_resampled(model, microvolts):
+    device = loopback.Device(loopback.unique("device"), 2000.0, LABELS)
+    with pytest.raises(DataError, match="expected the model's 5120 Hz, found 2000 Hz; resample resamples it"):
+        reader_of(device.name, model)
+    warned = []
+    reader = reader_of(device.name, model, resample=True, warn=warned.append)
+    device.send(microvolts[:4000])
+    decoder = LiveDecoder(model, reader.layout.rate, 1.0, warn=pytest.fail)
+    made = [one for chunk in received(reader, device.begin + 3999 / 2000) for one in decoder.push(chunk)]
+    assert len(made) == (2 * 5120 - model.window) // model.stride + 1
+    np.testing.assert_allclose([one.time for one in made[:3]], [0.25, 0.375, 0.5], atol=1e-3)
+    device = loopback.Device(loopback.unique("device"), 0.0, LABELS)
+    with pytest.raises(DataError, match="expected a stream with a sampling rate, found none; rate says it"):
+        reader_of(device.name, model)
+    assert reader_of(device.name, model, rate=5120.0).layout.rate == 5120
+
+
+def test_channels_are_taken_by_label_else_in_order_or_refused(model, microvolts):
+    turned = LABELS[::-1]
+    device = loopback.Device(loopback.unique("device"), RATE, ["trigger", *turned])
+    reader = reader_of(device.name, model)
+    assert reader.layout.unit == "uV"
+    device.send(np.column_stack([np.zeros(200), microvolts[:200, ::-1]]).astype(np.float32))
+    got = np.concatenate([chunk.samples for chunk in received(reader, device.begin + 199 / RATE)])
+    np.testing.assert_array_equal(got, microvolts[:200])
+
+    def layout(labels, unit="", channels=0, **changes):
+        warned = []
+        device = loopback.Device(loopback.unique("device"), RATE, labels, unit, channels=channels)
+        return reader_of(device.name, model, warn=warned.append, **changes).layout, warned
+
+    assert layout([], channels=24)[0].places == tuple(range(24))
+    taken, warned = layout([f"ch{n}" for n in range(24)])
+    assert taken.places == tuple(range(24)) and taken.unit is None
+    assert "its channels are called ch0 to ch23, the model's are EMG_1 to EMG_24: taken in their order" in warned[0]
+    with pytest.raises(DataError, match="expected the model's 24 channels, found 8; channels chooses"):
+        layout([], channels=8)
+    with pytest.raises(DataError, match="expected the model's channel EMG_24, found EMG_1, "):
+        layout([*LABELS[:23], "other"])
+
+
+def test_a_stream_is_found_by_name_source_id_or_type_and_else_told_what_there_is(model):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS, kind=loopback.unique("EMG"))
+    assert reader_of(f"{device.name}-source", model).facts.name == device.name
+    assert reader_of(device._info.type(), model).facts.name == device.name
+    with pytest.raises(DataError, match=r"nobody: expected a stream .* within 0.1 s, found device-\w+ \(\S+, 2"):
+        lsl.StreamReader("nobody", pytest.fail, 0.1)
+    twin = loopback.Device(device.name, RATE, LABELS)
+    with pytest.raises(DataError, match="expected one stream, found"):
+        reader_of(device.name, model)
+    twin.off()
+
+
+def test_a_recording_is_played_as_it_is_and_in_its_own_time(model, recording, microvolts, here):
+    import pylsl
+
+    name = loopback.unique("replay")
+    chunks = []
+
+    def read():
+        reader = reader_of(name, model)
+        while sum(len(chunk.samples) for chunk in chunks) < RATE:
+            if (chunk := reader.pull(0.1)) is not None:
+                chunks.append(chunk)
+
+    begun = pylsl.local_clock()
+    with loopback.beside(read):
+        code, said, _ = here(live, "--replay", recording, "--name", name, "--seconds", 1)
+    assert code == 0
+    assert f"{name}: played 1.0 s" in said
+    assert pylsl.local_clock() - begun >= 1.0
+    np.testing.assert_array_equal(np.concatenate([chunk.samples for chunk in chunks]), microvolts[:RATE])
+    stamps = np.concatenate([chunk.stamps for chunk in chunks])
+    np.testing.assert_allclose(np.diff(stamps), 1 / RATE, atol=1e-7)
+
+
+def test_a_table_is_played_with_its_own_labels(tmp_path):
+    table = tmp_path / "mine.csv"
+    random = np.random.default_rng(0).normal(size=(50, 2)).round(3)
+    lines = [f"{place / 100:.2f},{a},{b},fist" for place, (a, b) in enumerate(random.tolist())]
+    table.write_text("\n".join(["time,left,right,label", *lines]))
+    playable = read_playable(table, 100.0, "mV", None)
+    assert (playable.labels, playable.rate, playable.unit) == (("left", "right"), 100, "millivolts")
+    np.testing.assert_allclose(playable.samples, random, atol=1e-6)
+    with pytest.raises(DataError, match="expected a sampling rate for a table"):
+        read_playable(table, None, None, None)
+
+
+def test_killed_it_leaves_what_came_in_and_what_was_decided(data, microvolts, tmp_path):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    out, record = tmp_path / "live", tmp_path / "record.csv"
+    words = ["--lsl", device.name, "--out", out, "--record", record, "--quiet"]
+    words += ["--checkpoint", data / "live.ckpt", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, ROOT / "live.py", *map(str, words)], stdout=subprocess.PIPE)
+    device.send(microvolts[:RATE])
+    loopback.wait_for(lambda: record.exists() and record.read_bytes().count(b"\n") == RATE + 1, "the record")
+    loopback.wait_for(lambda: decided(out, 7), "its decisions")
+    process.send_signal(signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
+    process.wait()
+    process.stdout.close()
+    assert [float(row["time_s"]) for row in rows(next(out.glob("*.csv")))] == pytest.approx(
+        [0.25 + 0.125 * n for n in range(7)], abs=1e-4
+    )
+    kept = np.array([[float(row[name]) for name in LABELS] for row in rows(record)], np.float32)
+    np.testing.assert_array_equal(kept, microvolts[:RATE])
+
+
+def test_without_the_library_one_line_says_so(tmp_path):
+    broken = tmp_path / "liblsl.so"
+    broken.write_text("no library")
+    told = {**os.environ, "PYLSL_LIB": str(broken)}
+    command = [sys.executable, ROOT / "live.py", "--lsl", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, env=told)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: pylsl: expected the Lab Streaming Layer's library, found: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_flags_that_do_not_go_together(here):
+    for words in ([], ["--lsl", "a", "--replay", "b.hdf5"]):
+        with pytest.raises(UsageError, match="expected --lsl NAME or --replay RECORDING"):
+            here(live, *words)
+    with pytest.raises(UsageError, match="--name: expected --replay"):
+        here(live, "--lsl", "a", "--name", "b")
+    assert live.address("[::1]:80") == ("::1", 80)
+    for wrong in ("localhost", "a:0", "a:70000", ":1"):
+        with pytest.raises(live.argparse.ArgumentTypeError, match="expected HOST:PORT"):
+            live.address(wrong)

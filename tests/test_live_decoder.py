@@ -1,0 +1,178 @@
+"""Live decoding without streams: time stamps, gaps, units, resampling, what a terminal shows."""
+
+import io
+
+import numpy as np
+import pytest
+from test_predict import checkpoint
+
+from semg.common.errors import DataError
+from semg.common.terminal_view import TerminalView, bar
+from semg.data.resampling import CausalResampler, resampling_ratio
+from semg.inference.live_decoder import Chunk, LiveDecoder
+from semg.inference.stream_clock import StreamClock
+from semg.inference.trained_model import TrainedModel
+
+RATE = 5120.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return TrainedModel.open(checkpoint(tmp_path_factory.mktemp("model") / "live.ckpt", causal=True), "cpu")
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory):
+    """A model that takes no scale out again."""
+    path = checkpoint(tmp_path_factory.mktemp("model") / "train.ckpt", "train", causal=True)
+    return TrainedModel.open(path, "cpu")
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return np.random.default_rng(0).normal(0, 60, (3 * int(RATE), 24)).astype(np.float32)
+
+
+def clocked(stamps, packet=128, rate=RATE):
+    """A clock that heard all stamps, in packets, and where it broke off."""
+    clock, breaks = StreamClock(rate), []
+    for at in range(0, len(stamps), packet):
+        breaks += [at + place for place in clock.push(stamps[at : at + packet])]
+    return clock, breaks
+
+
+def test_samples_lost_between_exact_stamps_are_counted_to_the_last_one():
+    whole = np.arange(60_000) / RATE
+    lost = [range(10_000, 10_003), range(11_000, 11_500), range(30_000, 30_020)]
+    kept = np.delete(whole, np.concatenate([list(one) for one in lost]))
+    clock, breaks = clocked(kept)
+    assert clock.finish() == 523
+    assert breaks == [11_000 - 3, 30_000 - 503]  # a window may span three samples, 0.6 ms
+    assert clocked(whole)[0].finish() == 0
+
+
+def test_packets_that_come_late_are_not_lost():
+    """Stamps made when packets came in: each is late by another time, one of them by a fifth of a second."""
+    random = np.random.default_rng(0)
+    count, packet = 400, 128
+    late = random.uniform(0, 0.004, count)
+    late[200] = 0.2
+    stamps = np.arange(count * packet) / RATE + np.repeat(late, packet)
+    assert clocked(stamps, packet)[0].finish() <= 0.0005 * RATE
+    gone = np.delete(stamps, range(300 * packet, 310 * packet))
+    clock, breaks = clocked(gone, packet)
+    assert clock.finish() == pytest.approx(10 * packet, abs=0.001 * RATE)
+    assert 300 * packet in breaks
+
+
+def test_a_clock_that_is_another_loses_nothing():
+    slow = np.arange(60_000) / RATE * (1 + 50e-6)
+    assert clocked(slow)[0].finish() == 0
+    back = np.concatenate([np.arange(20_000) / RATE + 1000, np.arange(20_000) / RATE])
+    clock, breaks = clocked(back)
+    assert (clock.finish(), breaks) == (0, [20_000])
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(2000.0, 5120.0), (5120.0, 2000.0), (1000.0, 2000.0)])
+@pytest.mark.parametrize("block", [1, 37, 1000])
+def test_what_is_resampled_comes_later_and_is_the_same(rate, wanted, block):
+    """A sine becomes the same sine, `delay` later; each sample out is made of none that came after it."""
+    frequency, ratio = 100.0, resampling_ratio("x", rate, wanted)
+    resampler = CausalResampler(ratio, rate)
+    signal = np.sin(2 * np.pi * frequency * np.arange(1000) / rate)[:, None] * [1, -2]
+    parts = [resampler(signal[at : at + block]) for at in range(0, len(signal), block)]
+    made = np.concatenate([part for part, _ in parts])
+    times = np.arange(len(made)) / wanted
+    expected = np.sin(2 * np.pi * frequency * (times - resampler.delay))[:, None] * [1, -2]
+    begun = times > 2 * resampler.delay
+    np.testing.assert_allclose(made[begun], expected[begun], atol=5e-3)
+    assert 0 < resampler.delay <= 10 / min(rate, wanted)
+    places = np.concatenate([at * block + places for at, (_, places) in enumerate(parts)])
+    np.testing.assert_array_equal(places, np.arange(len(made)) * ratio.denominator // ratio.numerator)
+
+
+def test_no_window_spans_a_gap(model, samples):
+    """After it, decisions are those of a stream that begins there, with the same normalisation."""
+    half, gap = len(samples) // 2, 1.5
+    stamps = np.arange(len(samples)) / RATE
+    stamps[half:] += gap
+    apart = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
+    expected = apart.push(Chunk(samples[:half], stamps[:half], 0.0))
+    apart.begin_anew()
+    expected += apart.push(Chunk(samples[half:], stamps[half:], 0.0))
+    decoder = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
+    made = decoder.push(Chunk(samples, stamps, 0.0))
+    assert [one.stamp for one in made] == [one.stamp for one in expected]
+    np.testing.assert_allclose([one.probabilities for one in made], [one.probabilities for one in expected], atol=1e-6)
+    first = next(one for one in made if one.time > half / RATE + gap)
+    assert first.time == pytest.approx(half / RATE + gap + model.window / RATE, abs=1e-6)
+    assert decoder.finish() == round(gap * RATE)
+
+
+def test_the_warm_up_does_not_begin_anew_with_a_gap(model, samples):
+    half = len(samples) // 2
+    decoder = LiveDecoder(model, RATE, 1.0, warmup=half / RATE + 1e-3, warn=pytest.fail)
+    assert decoder.push(Chunk(samples[:half], np.arange(half) / RATE, 0.0)) == []
+    decoder.begin_anew()
+    made = decoder.push(Chunk(samples[half:], np.arange(half, 2 * half) / RATE + 5, 0.0))
+    assert made[0].time == pytest.approx(half / RATE + 5 + model.window / RATE)
+
+
+def test_another_unit_is_seen_in_the_first_seconds(model, fixed, samples):
+    stamps, warned = np.arange(len(samples)) / RATE, []
+    known = LiveDecoder(model, RATE, 1.0, warn=pytest.fail).push(Chunk(samples, stamps, 0.0))
+    decoder = LiveDecoder(model, RATE, None, name="band", warn=warned.append)
+    volts = samples / np.float32(2**20)  # about a volt a microvolt, and exact
+    made = [
+        one
+        for at in range(0, len(volts), 500)
+        for one in decoder.push(Chunk(volts[at : at + 500], stamps[at : at + 500], 0.0))
+    ]
+    assert len(made) == len(known)
+    assert "band: an RMS of 2.9" in warned[0] and "is of another unit: multiplied by 1e+07" in warned[0]
+    agree = np.mean([a.probabilities.argmax() == b.probabilities.argmax() for a, b in zip(made, known, strict=True)])
+    assert agree > 0.9
+    with pytest.raises(DataError, match=r"band: expected an RMS of 0\.1 to 10000, found 2\.9"):
+        LiveDecoder(fixed, RATE, None, name="band", warn=pytest.fail).push(Chunk(volts, stamps, 0.0))
+
+
+def test_samples_that_are_no_numbers_are_held_and_counted(model, samples):
+    stamps = np.arange(len(samples)) / RATE
+    broken, held = samples.copy(), samples.copy()
+    broken[[0, 1000, 1001], [3, 5, 0]] = np.nan
+    held[0], held[1000:1002] = 0, samples[999]
+    decoder = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
+    made = decoder.push(Chunk(broken[:1001], stamps[:1001], 0.0)) + decoder.push(
+        Chunk(broken[1001:], stamps[1001:], 0.0)
+    )
+    expected = LiveDecoder(model, RATE, 1.0, warn=pytest.fail).push(Chunk(held, stamps, 0.0))
+    np.testing.assert_allclose([one.probabilities for one in made], [one.probabilities for one in expected], atol=1e-6)
+    assert decoder.finish() == 3
+    with pytest.raises(DataError, match="expected amplitudes below 65 mV"):
+        LiveDecoder(model, RATE, 1e6, warn=pytest.fail).push(Chunk(samples, stamps, 0.0))
+
+
+def test_a_rate_that_is_not_as_announced_is_told(model, samples):
+    warned = []
+    decoder = LiveDecoder(model, RATE, 1.0, name="band", warn=warned.append)
+    many = np.concatenate([samples, samples])
+    stamps = np.arange(len(many)) / RATE * 2
+    for at in range(0, len(many), 512):
+        decoder.push(Chunk(many[at : at + 512], stamps[at : at + 512], 0.0))
+    assert len(warned) == 1
+    assert "band: announces 5120 Hz, but 2560 samples a second came by its time stamps" in warned[0]
+
+
+def test_lines_are_drawn_over_those_before(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "12")
+    screen = io.StringIO()
+    view = TerminalView(screen)
+    view.draw(["one", "a line that is too long"])
+    view.draw(["two\x1b[31m", ""])
+    view.clear()
+    view.clear()
+    first, second, third = screen.getvalue().split("\x1b[2A\r\x1b[J")
+    assert first == "\x1b[2Kone\n\x1b[2Ka line that\n"
+    assert second == "\x1b[2Ktwo\\x1b[31m\n\x1b[2K\n"
+    assert third == ""
+    assert (bar(0.5, 4, "utf-8"), bar(2, 4, "ascii"), bar(0, 3, "latin-1")) == ("██░░", "####", "...")
