@@ -17,18 +17,24 @@ Left out, --shards and --split are those that the checkpoint was trained with.
 Normalisation looks at no label. With a model trained under `--normalize session`, each person's signals are scaled
 by that session's own statistics, so a result says how well a new person is read once some minutes of their signal
 have been seen. --normalize online scores such a model as a live device would decide: each window is normalised by
-what had been heard of the session until its end, from the first second on; metrics.json says which it was.
+what had been heard of the session until its end, from the first second on; metrics.json says which it was, and under
+`by_minute` and `by_recording` how well it went as the session grew older.
 
 --adapt session adapts a copy of the model to each session on the session's own signals, without labels, and scores it;
---adapt first adapts to a session's first recording and scores the later ones. A session that the model should not be
-adapted to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores, and beside
-them `unadapted`, the same of the model as it was on the same windows, and `adaptation`: settings, and what became of
-each session. Report both: an adapted result knows the session's unlabelled signals, under `session` later ones too.
+--adapt first adapts to a session's first recording and scores the later ones. --adapt online, with --normalize online,
+adapts to what has been heard so far while the session goes on, as a live device would: first after 30 s of signal, then
+whenever there is half as much again. Each adaptation takes effect some seconds of signal after it began, as if it had
+been computed meanwhile, so results do not depend on the machine's speed. A session that the model should not be adapted
+to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores, and beside them
+`unadapted`, the same of the model as it was on the same windows, and `adaptation`: settings, and what became of each
+session. Report both: an adapted result knows the session's unlabelled signals, under `session` later ones too.
 
 Takes about 10 s for 10,000 windows of a small model on two CPU cores.
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +48,14 @@ from semg.common.provenance import how_made
 from semg.data.shards import Shard, WindowSet, open_shards
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
-from semg.evaluation.report import summary, write_results
+from semg.evaluation.report import over_time_in_words, summary, write_results
 from semg.inference.batch import open_windows
 from semg.inference.checkpoint import weights_file
+from semg.inference.online_evaluation import place_in_session, seconds_since_start
 from semg.inference.trained_model import Scores, TrainedModel
 from semg.training.adaptation import Adaptation
 from semg.training.adapted_scores import MODES, score_adapted
+from semg.training.online_adaptation import OnlineAdaptation, Schedule
 from semg.training.optimization import autocast
 
 
@@ -76,9 +84,10 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--adapt",
-        choices=("none", *MODES),
+        choices=("none", *MODES, "online"),
         default="none",
-        help="adapt to each session without labels: on all its recordings, or on its first one to score the later ones",
+        help="adapt to each session without labels: on all its recordings, on its first one to score the later ones, "
+        "or on what has been heard so far",
     )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="of adapting: same seed, same result")
     parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also decide by the last K windows")
@@ -98,11 +107,18 @@ def warn_of_leaks(model: TrainedModel, shards: list[Shard], subset: str, console
     return seen
 
 
-def decide(model: TrainedModel, windows: WindowSet, args: argparse.Namespace, console: Console) -> np.ndarray:
-    """(n, K) probabilities of the windows, normalised as --normalize says."""
+def decide(
+    model: TrainedModel,
+    windows: WindowSet,
+    args: argparse.Namespace,
+    console: Console,
+    adaptation: Callable[[str], OnlineAdaptation] | None = None,
+) -> np.ndarray:
+    """(n, K) probabilities of the windows, normalised as --normalize says; adaptation: to a session of that name."""
     how: dict[str, Any] = {"batch_size": args.batch_size, "autocast": autocast(args.amp, model.device)}
     if args.normalize == "online":
-        return model.decide_online(windows, **how, progress=lambda steps: console.progress(steps, unit="session"))
+        how["progress"] = lambda steps: console.progress(steps, unit="session")
+        return model.decide_online(windows, **how, adaptation=adaptation)
     total = -(-len(windows) // args.batch_size)
     how["progress"] = lambda steps: console.progress(steps, total=total, unit="batch")
     return model.decide(windows, **how, workers=args.workers)
@@ -116,6 +132,8 @@ def score(
     if args.adapt == "none":
         windows = open_windows(shards)
         scores = Scores(windows, decide(model, windows, args, console))
+    elif args.adapt == "online":
+        scores, extra = adapted_online(model, shards, args, console)
     else:
         scores, extra = adapted(model, shards, args, console)
     seen = warn_of_leaks(model, shards, args.subset, console)
@@ -135,6 +153,7 @@ def score(
             "normalize": "online" if args.normalize == "online" else normalization.method,
             "whitening": normalization.whitening,
             "trained_on_subjects_scored": seen,
+            **(over_time(scores) if args.normalize == "online" else {}),
             **extra,
             "made": how_made("evaluate.py", args),
         },
@@ -168,6 +187,45 @@ def adapted(
     return result.adapted, {"unadapted": metrics.report(**columns, vote=args.vote), "adaptation": told}
 
 
+def adapted_online(
+    model: TrainedModel, shards: list[Shard], args: argparse.Namespace, console: Console
+) -> tuple[Scores, dict[str, Any]]:
+    """The scores of the model adapted while each session goes on, and what metrics.json says beside them."""
+    windows, how, schedule = open_windows(shards), Adaptation(seed=args.seed), Schedule()
+    sessions: dict[str, OnlineAdaptation] = {}
+
+    def begin(session: str) -> OnlineAdaptation:
+        sessions[session] = OnlineAdaptation.in_signal_time(model, how, schedule)
+        return sessions[session]
+
+    scores = Scores(windows, decide(model, windows, args, console, begin))
+    unadapted = decide(model, windows, args, console)
+    events = {name: one.events for name, one in sessions.items()}
+    for name, own in events.items():
+        if not any(one["accepted"] for one in own):
+            reason = own[-1]["reason"] if own else "too little signal"
+            console.say(f"{name}: the model is kept as it was: {reason}")
+    reached = sum(any(one["accepted"] for one in own) for own in events.values())
+    console.say(f"adapted to {reached} of {cli.counted(len(events), 'session')}")
+    columns = scores.columns() | {"prediction": unadapted.argmax(1)}
+    told = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}
+    beside = metrics.report(**columns, vote=args.vote) | over_time(Scores(windows, unadapted))
+    return scores, {"unadapted": beside, "adaptation": told}
+
+
+def over_time(scores: Scores) -> dict[str, Any]:
+    """How well sessions went as they grew older, for metrics.json."""
+    windows = scores.windows
+    columns = (windows.label, scores.probabilities.argmax(1), windows.subject)
+    shard = windows.shards[0]
+    rest = metrics.is_rest(shard.classes, shard.rest_classes)
+    parts = {
+        "by_minute": np.ceil(seconds_since_start(windows) / 60).astype(int),
+        "by_recording": place_in_session(windows),
+    }
+    return {name: metrics.by_group(*columns, group, len(shard.classes), rest) for name, group in parts.items()}
+
+
 def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     """Take what was not given from the checkpoint's own training."""
     origin = model.origin
@@ -178,11 +236,20 @@ def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     cli.existing_folder(args.shards, "--shards", "preprocess.py makes it, and `make demo` that of the shipped example")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for flags that don't go together."""
+    if args.adapt in MODES and args.normalize == "online":
+        raise UsageError(
+            f"--adapt {args.adapt}: expected --normalize trained with it, found online; it looks at whole recordings"
+        )
+    if args.adapt == "online" and args.normalize != "online":
+        raise UsageError("--adapt online: expected --normalize online with it, found trained")
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
-    if args.adapt != "none" and args.normalize == "online":
-        raise UsageError("--adapt: expected --normalize trained with it, found online; it looks at whole recordings")
+    check(args)
     console = cli.console(args)
     model = TrainedModel.open(args.checkpoint, args.device)
     fill_defaults(args, model)
@@ -192,6 +259,8 @@ def main() -> int:
     with folder_lock(args.out):
         report = score(model, shards, split, args, console)
     console.say(summary(report))
+    if "by_minute" in report:
+        console.say(over_time_in_words(report))
     means = report["mean_over_subjects"]
     subjects = cli.counted(report["n_subjects"], "person", "people")
     before = ""

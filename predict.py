@@ -18,7 +18,9 @@ session is normalised by the whole recording's statistics, as evaluate.py does w
 decision knows the last sample's loudness.
 
 --adapt adapts a copy of the model to each recording without labels, before it decides, as evaluate.py --adapt session
-does; a recording that it should not be adapted to is decided by the model as it is. adapt.py keeps such a model.
+does; a recording that it should not be adapted to is decided by the model as it is. adapt.py keeps such a model. With
+--stream it adapts while the recording goes on, to what has been heard of it, as evaluate.py --adapt online does: first
+after 30 s of signal, then whenever there is half as much again.
 
 --stream feeds blocks of --block through the causal filter. It normalises by what has been seen so far, and at first by
 the training people's usual statistics; it takes about a minute to come near to what a whole recording's statistics
@@ -55,6 +57,7 @@ from semg.inference.recordings import recording_for
 from semg.inference.streaming import Predictions, Stream, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
+from semg.training.online_adaptation import OnlineAdaptation
 
 PLOTTED = 4  # channels of a timeline: the loudest
 
@@ -67,7 +70,7 @@ def arguments() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
     )
     parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
-    parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording first, without labels")
+    parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording, without labels")
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
     parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also the majority of the last K")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -189,9 +192,12 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
         signal = model.signal_path.apply(source.samples, source.scale, causal=args.stream)
         if args.stream:
             heard = None if args.statistics is None else model.read_statistics(args.statistics)
-            stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=heard)
+            adaptation = OnlineAdaptation.in_signal_time(model) if args.adapt else None
+            stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=heard, adaptation=adaptation)
             made = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
             save_statistics(model, stream, args)
+            if adaptation is not None:
+                console.say(f"{path.stem}: {adaptation.in_words()}")
         else:
             made = decider(model, signal, path, args, console).predict_filtered(signal)
     except DataError as error:
@@ -250,8 +256,6 @@ def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
     if args.rate is None and (tables := [path for path in args.recordings if is_table(path)]):
         raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
-    if args.adapt and args.stream:
-        raise UsageError("--adapt: expected no --stream with it, for it looks at whole recordings; see adapt.py")
     for flag, given in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
         if given is not None and not args.stream:
             raise UsageError(f"{flag}: expected --stream with it, for it is about what a stream has heard")

@@ -253,6 +253,25 @@ def per_subject(
     }
 
 
+def by_group(
+    label: np.ndarray,
+    prediction: np.ndarray,
+    subject: np.ndarray,
+    group: np.ndarray,
+    n_classes: int,
+    rest: np.ndarray | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Group (n,), such as a minute, in rising order -> every metric's mean over the people with windows in it, and
+    n_windows and n_subjects in all. Other arguments as of `per_subject`."""
+    result = {}
+    for value in np.unique(group).tolist():
+        places = group == value
+        people = per_subject(label[places], prediction[places], subject[places], n_classes, rest)
+        mean = mean_over_subjects(people) | {"n_windows": int(places.sum()), "n_subjects": len(people)}
+        result[str(value)] = mean
+    return result
+
+
 def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(distinct values, sorted; (n,) place of each value among them).
 

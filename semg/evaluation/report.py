@@ -107,6 +107,18 @@ def summary(scored: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def over_time_in_words(scored: dict[str, Any]) -> str:
+    """Online scores by minute and by recording of the session, for a person to read; means over people, in percent."""
+    shown, lines = metrics.headlines(), []
+    for key, what in (("by_minute", "minute of the session"), ("by_recording", "recording of the session")):
+        heads = "".join(f"{one.label:>10}" for one in shown)
+        lines += ["", f"{what:<26}{heads}{'windows':>10}{'people':>8}"]
+        for name, one in scored[key].items():
+            cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in shown)
+            lines.append(f"{name:<26}{cells}{one['n_windows']:>10}{one['n_subjects']:>8}")
+    return "\n".join(lines[1:])
+
+
 def _over_subjects(scored: dict[str, Any], chance: dict[str, float | None]) -> list[str]:
     """Each metric's mean over people, standard deviation and interval, its value over all windows, and by chance."""
     lines = [f"{'':<22}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}{'by chance':>11}"]

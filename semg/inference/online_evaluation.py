@@ -16,7 +16,7 @@ from model import GPT2Classifier
 from semg.data.normalization import sessions
 from semg.data.shards import WindowSet
 from semg.inference.batch import Progress
-from semg.inference.streaming import Normalization, OnlineNormalization
+from semg.inference.streaming import Adapting, Normalization, OnlineNormalization
 
 
 @torch.inference_mode()
@@ -28,43 +28,54 @@ def online_probabilities(
     batch_size: int,
     autocast: torch.autocast | None = None,
     progress: Progress = iter,
+    adaptation: Callable[[str], Adapting] | None = None,
 ) -> np.ndarray:
     """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode.
 
-    begin: gives the normalisation of a session that begins. stride: samples from one look at the stream to the next.
-    progress: goes over the sessions.
+    begin: gives the normalisation of a session that begins; adaptation: that of its network, by the session's name.
+    stride: samples from one look at the stream to the next. progress: goes over the sessions.
     """
     found = np.empty((len(windows), model.config.classes), np.float32)
     held: list[tuple[int, Tensor, Tensor]] = []
 
-    def decide() -> None:
+    def decide(network: GPT2Classifier) -> None:
+        if not held:
+            return
         places, x, statistics = zip(*held, strict=True)
         with autocast or nullcontext():
-            logits = model(torch.cat(x), torch.cat(statistics))
+            logits = network(torch.cat(x), torch.cat(statistics))
         found[list(places)] = logits.float().softmax(1).cpu().numpy()
         held.clear()
 
-    for shards in progress(list(sessions(windows.shards).values())):
-        online = begin()
+    network = model
+    for name, shards in progress(list(sessions(windows.shards).items())):
+        online, adapting = begin(), None if adaptation is None else adaptation(name)
         assert isinstance(online, OnlineNormalization)  # noqa: S101  for the type checker
         for shard in shards:
-            for place, x in _heard(online, windows, shard, stride):
+            for place, x in _heard(online, adapting, windows, shard, stride):
+                now = model if adapting is None else adapting.network
+                if now is not network or len(held) == batch_size:
+                    decide(network)
+                network = now
                 held.append((place, x, online.statistics()))
-                if len(held) == batch_size:
-                    decide()
-    if held:
-        decide()
+    decide(network)
     return found
 
 
-def _heard(online: OnlineNormalization, windows: WindowSet, shard: int, stride: int) -> Iterator[tuple[int, Tensor]]:
+def _heard(
+    online: OnlineNormalization, adapting: Adapting | None, windows: WindowSet, shard: int, stride: int
+) -> Iterator[tuple[int, Tensor]]:
     """Place and scaled (1, C', N) of each window of a recording, given out when `online` has heard up to its end."""
     own = np.flatnonzero(windows.shard == shard)
     own = own[np.argsort(windows.start[own], kind="stable")]
     signal, length = windows.shards[shard].signal, windows.window
     seen = next_own = 0
+    if adapting is not None:
+        adapting.begin_recording()
     for end in range(length, len(signal) + 1, stride):
         online.see(signal[seen:end])
+        if adapting is not None:
+            adapting.see(signal[seen:end])
         seen = end
         heard = np.array(signal[end - length : end])  # copied: a mapped file can't be written to, as torch expects
         online.normalized(online.features(heard))
@@ -74,3 +85,22 @@ def _heard(online: OnlineNormalization, windows: WindowSet, shard: int, stride: 
             yield place, online.scaled(np.array(signal[start : start + length]))
             next_own += 1
         online.prepare()
+        if adapting is not None:
+            adapting.prepare(online)
+
+
+def seconds_since_start(windows: WindowSet) -> np.ndarray:
+    """(n_windows,) seconds of its session's signal, over all recordings given, that have come by a window's end."""
+    before = np.zeros(len(windows.shards))
+    for own in sessions(windows.shards).values():
+        lengths = [windows.shards[place].meta["n_samples"] for place in own]
+        before[own] = np.cumsum([0, *lengths[:-1]])
+    return (before[windows.shard] + windows.start + windows.window) / windows.shards[0].rate
+
+
+def place_in_session(windows: WindowSet) -> np.ndarray:
+    """(n_windows,) which of its session's recordings given, counted from 1, a window is of."""
+    place = np.zeros(len(windows.shards), np.int64)
+    for own in sessions(windows.shards).values():
+        place[own] = np.arange(1, len(own) + 1)
+    return place[windows.shard]

@@ -69,6 +69,26 @@ class Normalization(Protocol):
     def heard(self) -> SessionStatistics | None:
         """What has been learnt of the session, for a later stream of it to go on from; None: nothing is learnt."""
 
+    def snapshot(self) -> "Given":
+        """How a window would be normalised now."""
+
+
+class Adapting(Protocol):
+    """What adapts a stream's network to what has been heard, while the stream goes on."""
+
+    @property
+    def network(self) -> GPT2Classifier:
+        """What decides now; its front-end is the model's."""
+
+    def see(self, block: np.ndarray) -> None:
+        """(n, C) filtered microvolts that have come in."""
+
+    def begin_recording(self) -> None:
+        """What comes is another recording of the same session."""
+
+    def prepare(self, normalization: Normalization) -> None:
+        """Between two decisions; `network` changes here alone. It waits for no computing of another thread."""
+
 
 class Given:
     """Normalisation that was known before: from training data, or from an earlier hour."""
@@ -79,20 +99,24 @@ class Given:
         """transform: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
         self._model = model
         self.transform = transform
-        self._statistics = None if statistics is None else statistics[None].to(device)
+        self.statistics = None if statistics is None else statistics.to(device)
 
     def see(self, block: np.ndarray) -> None:
         """Nothing is learnt from the stream."""
 
     def normalized(self, features: Tensor) -> Tensor:
         """See `Normalization`."""
-        return self._model.normalized(features, self._statistics)
+        return self._model.normalized(features, None if self.statistics is None else self.statistics[None])
 
     def prepare(self) -> None:
         """All is known."""
 
     def heard(self) -> None:
         """See `Normalization`."""
+
+    def snapshot(self) -> "Given":
+        """See `Normalization`."""
+        return self
 
 
 class OnlineNormalization:
@@ -190,6 +214,10 @@ class OnlineNormalization:
             self._transform, self._renewed_at = renewal.transform, renewal.samples
             # the kept windows stand for all that were decided until then
             self._sums, self._renewal = renewal.sums * (renewal.decided / renewal.count), None
+
+    def snapshot(self) -> Given:
+        """See `Normalization`."""
+        return Given(self._model, self.transform, self.statistics()[0], self._device)
 
     def _add_to(self, renewal: "_Renewal") -> None:
         few, renewal.waiting = renewal.waiting[:AT_ONCE], renewal.waiting[AT_ONCE:]
@@ -307,13 +335,15 @@ class Stream:
         reference: np.ndarray,
         stride: int,
         warmup: int = 0,
+        adaptation: Adapting | None = None,
     ) -> None:
         """A stream at its beginning.
 
         sections: of the filter; reference: (channels in, C) from the samples pushed to microvolts of the model's
         channels; stride: samples from window to window; warmup: samples before whose end nothing is decided.
+        adaptation: of the network that decides; None: it stays the model's.
         """
-        self._model, self._normalization = model, normalization
+        self._model, self._normalization, self._adaptation = model, normalization, adaptation
         self._filter = CausalFilter(sections)
         self._reference, self._stride, self._warmup = reference, stride, warmup
         self._length = model.config.samples
@@ -335,6 +365,8 @@ class Stream:
             self.prepare()
             part, new = new[: self._missing], new[self._missing :]
             self._normalization.see(part)
+            if self._adaptation is not None:
+                self._adaptation.see(part)
             self._ahead.add(part)
             self._window = np.concatenate([self._window, part])[-self._length :]
             self._missing -= len(part)
@@ -353,6 +385,9 @@ class Stream:
         if self._due:
             self._due = False
             self._normalization.prepare()
+            if self._adaptation is not None:
+                self._adaptation.prepare(self._normalization)
+                self._model = self._adaptation.network
             self._ahead.begin(self._normalization.transform, self._window[self._stride :])
 
     def heard(self) -> SessionStatistics | None:

@@ -8,7 +8,7 @@ decisions = stream.push(block)
 scores = model.score(shards)              # windows cut and labelled beforehand, see semg/data/shards.py
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -41,7 +41,7 @@ from semg.inference.online_evaluation import online_probabilities
 from semg.inference.prior import Prior
 from semg.inference.session_statistics import SessionStatistics, read_statistics, write_statistics
 from semg.inference.signal_path import SignalPath
-from semg.inference.streaming import Given, Normalization, OnlineNormalization, Predictions, Stream
+from semg.inference.streaming import Adapting, Given, Normalization, OnlineNormalization, Predictions, Stream
 
 _LEVELS = 3  # above a checkpoint, where the folders of its training are looked for
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
@@ -249,14 +249,18 @@ class TrainedModel:
         batch_size: int = 512,
         autocast: torch.autocast | None = None,
         progress: Progress = iter,
+        adaptation: Callable[[str], Adapting] | None = None,
     ) -> np.ndarray:
         """The same as a live device would: each window by what had been heard of its session until then.
 
-        progress: goes over the sessions. Raises SettingError for a model that is not normalised by session.
+        progress: goes over the sessions. adaptation: gives that of a session, by its name, as it begins. Raises
+        SettingError for a model that is not normalised by session.
         """
         if self.channel_normalization.method != "session":
             raise self._not_by_session("normalize")
-        return online_probabilities(self.network, self.online, windows, self.stride, batch_size, autocast, progress)
+        return online_probabilities(
+            self.network, self.online, windows, self.stride, batch_size, autocast, progress, adaptation
+        )
 
     def score(self, shards: Sequence[Shard]) -> Scores:
         """Decide for all labelled windows of some shards. DataError unless they were made as the training data was."""
@@ -299,13 +303,15 @@ class TrainedModel:
         scale: float = 1.0,
         normalization: Normalization | None = None,
         statistics: SessionStatistics | None = None,
+        adaptation: Adapting | None = None,
     ) -> Stream:
         """A stream at its beginning: `push` blocks of (n, channels), unfiltered, at the model's rate.
 
         Nothing looks ahead, so the filter is causal whatever the training's was. warmup: seconds before whose end
         nothing is decided; scale: microvolts of one unit of the samples pushed. normalization: what windows are
         normalised by, if not by what has been heard. statistics: what an earlier stream of the same session had heard,
-        `heard` of it or `read_statistics`; this one goes on from there.
+        `heard` of it or `read_statistics`; this one goes on from there. adaptation: of the network while the stream
+        goes on, see semg/training/online_adaptation.py.
         """
         path = self.signal_path
         how = normalization or self.online(statistics)
@@ -319,6 +325,7 @@ class TrainedModel:
             path.reference * np.float32(scale),
             self.stride,
             round(warmup * self.rate),
+            adaptation,
         )
 
     def online(self, statistics: SessionStatistics | None = None) -> Normalization:

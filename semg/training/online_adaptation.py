@@ -1,0 +1,333 @@
+"""Adapting a model while a stream goes on, to what has been heard of it so far.
+
+`adapt` (adaptation.py) takes seconds for a minute of signal. So it runs beside the decisions, which go on with the
+weights there are; the stream takes the adapted ones between two decisions, once they are there. A first adaptation
+begins after `first` seconds of signal, and the next each time what has been heard has grown by the factor `growth`.
+Each starts from the trained weights, so that mistakes don't add up. One that the safeguard refuses (not all gestures
+heard yet, a pause) changes nothing: decisions go on with the last weights that were taken.
+
+Who computes is one of two. `InBackground` is for a live stream: another process, for in one process Python's global
+lock would let decisions wait. `InSignalTime` is for recordings: an adaptation takes effect a set time of signal after
+it began, however fast the machine, so that the same recording gives the same decisions; nothing looks ahead.
+"""
+
+import copy
+import os
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from model import GPT2Classifier
+from semg.inference.batch import Signal
+from semg.inference.streaming import Given, Normalization
+from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import Adaptation, Adapted, adapt
+
+KEPT_SECONDS = 600.0  # of signal, the latest, that is adapted to: 150 MB of 24 channels at 5120 Hz
+SENT_SECONDS = 1.0  # of signal that go to the other process at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When to adapt, in seconds of signal and shares of what has been heard.
+
+    first: heard before the first adaptation begins; growth: by what factor what has been heard grows until the next.
+    delay, delay_share: an adaptation takes effect after delay + delay_share * seconds adapted to; in signal time
+    only: in the background it does when it is done.
+    """
+
+    first: float = 30.0
+    growth: float = 1.5
+    delay: float = 5.0
+    delay_share: float = 0.2
+
+
+class Worker(Protocol):
+    """Who computes adaptations, one at a time. None of its methods waits for one."""
+
+    def hear(self, block: np.ndarray) -> None:
+        """(n, C) filtered microvolts that have come in."""
+
+    def begin_recording(self) -> None:
+        """What comes is another recording of the session: windows don't go from one into the next."""
+
+    def begin(self, session: Given) -> None:
+        """Begin to adapt to what has been heard, normalised like this."""
+
+    def result(self) -> "Result | None":
+        """What the adaptation that was begun came to, once; None as long as it is not there."""
+
+    def close(self) -> None:
+        """End what still runs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """network: to decide from now on, None where the model is not to be adapted; told: about it, in JSON's types."""
+
+    network: GPT2Classifier | None
+    told: dict[str, Any]
+
+
+class OnlineAdaptation:
+    """A stream's network, adapted to what has been heard. See the module; `semg.inference.streaming.Adapting`.
+
+    network: decides now. events: what became of each adaptation so far, in JSON's types, each with `began` and
+    `taken`, seconds of signal heard at that time.
+    """
+
+    def __init__(self, model: TrainedModel, worker: Worker, schedule: Schedule | None = None) -> None:
+        """At the beginning of a session; use `in_background` or `in_signal_time`."""
+        self.network = model.network
+        self.events: list[dict[str, Any]] = []
+        self._worker, self._schedule, self._rate = worker, schedule or Schedule(), model.rate
+        self._heard = 0  # samples
+        self._next = self._schedule.first * model.rate  # samples heard before the next adaptation begins
+        self._began: int | None = None  # samples heard when the adaptation that is not done yet began
+
+    @classmethod
+    def in_background(
+        cls, model: TrainedModel, how: Adaptation | None = None, schedule: Schedule | None = None
+    ) -> "OnlineAdaptation":
+        """For a live stream. `close` it at the end."""
+        return cls(model, InBackground(model, how or Adaptation()), schedule)
+
+    @classmethod
+    def in_signal_time(
+        cls, model: TrainedModel, how: Adaptation | None = None, schedule: Schedule | None = None
+    ) -> "OnlineAdaptation":
+        """For recordings: the same recording, settings and seed give the same decisions."""
+        schedule = schedule or Schedule()
+        return cls(model, InSignalTime(model, how or Adaptation(), schedule), schedule)
+
+    def see(self, block: np.ndarray) -> None:
+        """(n, C) filtered microvolts that have come in."""
+        self._heard += len(block)
+        self._worker.hear(block)
+
+    def begin_recording(self) -> None:
+        """What comes is another recording of the same session."""
+        self._worker.begin_recording()
+
+    def prepare(self, normalization: Normalization) -> None:
+        """Between two decisions: take the weights that are there, begin to adapt when it is time. Waits for nothing."""
+        if self._began is not None and (result := self._worker.result()) is not None:
+            if result.network is not None:
+                self.network = result.network
+            at = {"began": self._began / self._rate, "taken": self._heard / self._rate}
+            self.events.append({**at, **result.told})
+            self._began = None
+        if self._began is None and self._heard >= self._next:
+            self._began, self._next = self._heard, self._schedule.growth * self._heard
+            self._worker.begin(normalization.snapshot())
+
+    def in_words(self) -> str:
+        """What became of the adaptations so far, for a person."""
+        if not self.events:
+            return f"not adapted: less than {self._schedule.first:g} s of signal and the time to adapt to them"
+        taken = [f"{one['taken']:.0f} s" for one in self.events if one["accepted"]]
+        last = self.events[-1]
+        kept = "" if last["accepted"] else f"; the last time the model was kept as it was: {last['reason']}"
+        return (f"adapted after {', '.join(taken)} of signal" if taken else "not adapted") + kept
+
+    def close(self) -> None:
+        """End what still runs in the background."""
+        self._worker.close()
+
+
+@dataclass
+class _Heard:
+    """The latest KEPT_SECONDS of a session's signal, in the blocks in which it came."""
+
+    most: int  # samples
+    recordings: deque[deque[np.ndarray]] = field(default_factory=lambda: deque([deque()]))
+    samples: int = 0
+
+    def add(self, block: np.ndarray) -> None:
+        self.recordings[-1].append(np.array(block, np.float16))  # copied: the caller may use its memory anew
+        self.samples += len(block)
+        while self.samples > self.most:
+            if not self.recordings[0]:
+                self.recordings.popleft()
+                continue
+            self.samples -= len(self.recordings[0].popleft())
+
+    def begin_recording(self) -> None:
+        if self.recordings[-1]:
+            self.recordings.append(deque())
+
+    def signals(self, session: Given, window: int) -> list[Signal]:
+        """The recordings of at least a window."""
+        joined = [np.concatenate(list(own)) for own in self.recordings if own]
+        return [Signal(own, session) for own in joined if len(own) >= window]
+
+
+def _adapted(model: TrainedModel, signals: list[Signal], how: Adaptation) -> Adapted:
+    with torch.inference_mode(False), torch.enable_grad():  # a stream decides without gradients
+        return adapt(model, signals, how)
+
+
+class InSignalTime:
+    """A `Worker` that gives a result when a set time of signal has passed. See the module."""
+
+    def __init__(self, model: TrainedModel, how: Adaptation, schedule: Schedule) -> None:
+        self._model, self._how, self._schedule = model, how, schedule
+        self._kept = _Heard(round(KEPT_SECONDS * model.rate))
+        self._waiting: list[Signal] | None = None
+        self._left = 0.0  # samples until it takes effect
+
+    def hear(self, block: np.ndarray) -> None:
+        """See `Worker`."""
+        self._kept.add(block)
+        self._left -= len(block)
+
+    def begin_recording(self) -> None:
+        """See `Worker`."""
+        self._kept.begin_recording()
+
+    def begin(self, session: Given) -> None:
+        """See `Worker`."""
+        self._waiting = self._kept.signals(session, self._model.window)
+        seconds = sum(len(one.samples) for one in self._waiting) / self._model.rate
+        self._left = (self._schedule.delay + self._schedule.delay_share * seconds) * self._model.rate
+
+    def result(self) -> Result | None:
+        """See `Worker`; computed only now, so what a recording ends before costs nothing."""
+        if self._waiting is None or self._left > 0:
+            return None
+        adapted, self._waiting = _adapted(self._model, self._waiting, self._how), None
+        return Result(adapted.model.network if adapted.accepted else None, adapted.to_dict())
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class InBackground:
+    """A `Worker` in another process of low priority, with a model of its own. See the module.
+
+    Signal goes there second by second while the stream goes on, and the weights that trained come back. A process that
+    ended, such as for want of memory, gives one result that says so, and none after it.
+    """
+
+    def __init__(self, model: TrainedModel, how: Adaptation) -> None:
+        context = get_context("spawn")  # a fork of a process with threads may never end
+        self._jobs = context.Queue()  # unbounded, and written by a thread of its own: `put` never waits
+        self._jobs.cancel_join_thread()  # what the process has not read at the end is of no use
+        ours, theirs = context.Pipe(duplex=False)
+        weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
+        args = (self._jobs, theirs, model.path, str(model.device), weights, how)
+        self._process = context.Process(target=_serve, args=args, daemon=True)
+        self._process.start()
+        theirs.close()  # ours then ends when the process does
+        self._sent: list[np.ndarray] = []
+        self._many = round(SENT_SECONDS * model.rate)
+        # two copies: one decides while the other takes new weights
+        self._networks = deque(copy.deepcopy(model.network) for _ in range(2))
+        self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        threading.Thread(target=self._receive, args=(ours,), daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return self._process.pid
+
+    def hear(self, block: np.ndarray) -> None:
+        """See `Worker`."""
+        if self._ended.is_set():  # nobody would take it
+            return
+        self._sent.append(np.array(block, np.float16))
+        if sum(map(len, self._sent)) >= self._many:
+            self._send()
+
+    def begin_recording(self) -> None:
+        """See `Worker`."""
+        self._send()
+        self._jobs.put(("recording", None))
+
+    def begin(self, session: Given) -> None:
+        """See `Worker`."""
+        self._send()
+        statistics = None if session.statistics is None else session.statistics.cpu().numpy()
+        self._jobs.put(("adapt", (session.transform, statistics)))
+
+    def result(self) -> Result | None:
+        """See `Worker`."""
+        try:
+            return self._results.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self._jobs.close()
+
+    def _send(self) -> None:
+        if self._sent:
+            self._jobs.put(("heard", np.concatenate(self._sent)))
+            self._sent = []
+
+    def _receive(self, results: Connection) -> None:
+        """In a thread: put weights that come into the network that does not decide now."""
+        with suppress(EOFError, OSError):
+            while True:
+                told, weights = results.recv()
+                self._results.put(Result(self._with(weights) if weights else None, told))
+        self._ended.set()
+        self._results.put(Result(None, {"accepted": False, "reason": "the process that adapts has ended"}))
+
+    def _with(self, weights: Mapping[str, np.ndarray]) -> GPT2Classifier:
+        self._networks.rotate()
+        network = self._networks[0]
+        with torch.no_grad():
+            own = network.state_dict()
+            for name, value in weights.items():
+                own[name].copy_(torch.from_numpy(value))
+        return network
+
+
+def _serve(
+    jobs: Any, results: Connection, path: Path, device: str, weights: Mapping[str, np.ndarray], how: Adaptation
+) -> None:
+    """In the other process: keep what is heard, adapt when told to, until the stream's process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the stream's to handle
+    with suppress(AttributeError, OSError):
+        os.nice(10)
+    torch.set_num_threads(1)
+    model = TrainedModel.open(path, device)
+    model.network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    kept = _Heard(round(KEPT_SECONDS * model.rate))
+    while True:
+        what, content = jobs.get()
+        if what == "heard":
+            kept.add(content)
+        elif what == "recording":
+            kept.begin_recording()
+        else:
+            transform, statistics = content
+            known = None if statistics is None else torch.from_numpy(statistics)
+            session = Given(model.network, transform, known, model.device)
+            adapted = _adapted(model, kept.signals(session, model.window), how)
+            results.send((adapted.to_dict(), _learnt_weights(adapted, model)))
+
+
+def _learnt_weights(adapted: Adapted, model: TrainedModel) -> dict[str, np.ndarray]:
+    """Those that differ from the model's; none where it was kept as it was."""
+    if not adapted.accepted:
+        return {}
+    before = model.network.state_dict()
+    after = adapted.model.network.state_dict()
+    return {name: value.cpu().numpy() for name, value in after.items() if not torch.equal(value, before[name])}
