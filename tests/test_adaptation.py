@@ -17,7 +17,14 @@ from semg.training.adaptation import Adaptation, adapt, class_prior, divergence,
 from semg.training.adapted_scores import score_adapted
 
 ANYTHING = Adaptation(
-    least_agreement=0, most_divergence=1e9, most_divergence_smoothed=1e9, least_seconds=0, epochs=1, iterations=5
+    least_agreement=0,
+    least_agreement_of_starts=0,
+    most_divergence=1e9,
+    most_divergence_smoothed=1e9,
+    most_divergence_adapted=1e9,
+    least_seconds=0,
+    epochs=1,
+    iterations=5,
 )
 TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --device cpu".split()  # noqa: SIM905
 
@@ -95,6 +102,24 @@ def test_gestures_that_last_are_told_apart_though_the_model_is_wrong_of_one():
     assert np.mean(posterior.argmax(1) == label) > 0.98
 
 
+def test_starts_end_alike_only_where_the_model_knows_the_names():
+    """The safeguard's sign of names that could be swapped: clear gestures, a model that hardly knows which is which."""
+    rng = np.random.default_rng(0)
+    label = np.tile(np.repeat(np.arange(8), 20), 5)
+    features = 4 * rng.normal(size=(8, 6))[label] + rng.normal(size=(len(label), 6))
+    prior, recording = np.full(8, 1 / 8), np.zeros(len(label), int)
+
+    def alike(probability):
+        one, other = (
+            adaptation.explained(probability, features, recording, prior, 0.95, Adaptation(), anneal=anneal)
+            for anneal in (0.2, 0.1)
+        )
+        return np.mean(one.argmax(1) == other.argmax(1))
+
+    assert alike(np.where(label[:, None] == np.arange(8), 0.65, 0.05)) > 0.98
+    assert alike(rng.dirichlet(np.full(8, 100), len(label))) < 0.85
+
+
 def test_divergence_is_nought_for_the_prior_alone():
     prior = np.array([0.5, 0.3, 0.2])
     assert divergence(prior, prior) == pytest.approx(0, abs=1e-5)
@@ -146,6 +171,8 @@ def test_the_model_given_is_left_as_it_was_and_the_same_seed_gives_the_same(mode
         ({"most_divergence": -1}, "nats from the training people's shares of gestures"),
         ({"most_divergence_smoothed": -1}, "the mean prediction, smoothed, is"),
         ({"least_agreement": 1.1}, "of the decisions would stay"),
+        ({"least_agreement_of_starts": 1.1}, "of the windows are explained alike, less than 110%"),
+        ({"most_divergence_adapted": -1}, "the adapted model's mean prediction is"),
     ],
 )
 def test_the_safeguard_keeps_the_model_as_it_was_and_says_why(model, session, limit, reason):

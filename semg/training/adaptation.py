@@ -10,16 +10,19 @@ really need to access the source data?"). Deterministic annealing (Ueda and Naka
 model then learns the posteriors, window by window, with its head frozen as in SHOT; this is repeated with the adapted
 model's probabilities. Decisions stay decisions on single windows.
 
-The safeguard comes before any training. Where the session is not what the prior says (few gestures, one of them nearly
-all the time, seconds of signal), the model's mean prediction is far from the prior, or the posteriors contradict the
-model in many windows. The model is then kept as it was.
+The safeguard comes before any training, and once more after it. Where the session is not what the prior says (few
+gestures, one of them nearly all the time, seconds of signal), the model's mean prediction is far from the prior, or the
+posteriors contradict the model in many windows; and where names of gestures can be swapped, annealing that begins
+elsewhere ends in other posteriors. Last, the adapted model's mean prediction must have come near to the prior. Else the
+model is kept as it was.
 """
 
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,9 +50,10 @@ class Adaptation:
     rounds, epochs: how often posteriors are computed, and passes over the windows for each. every: one window in so
     many is learnt from, another part in each epoch. hold: seconds that a gesture lasts on average.
     temper, anchor: exponents of the features' and of the model's likelihood; overlapping windows are not independent.
-    anneal: shares of both at which annealing begins, a run each; the run that explains the session best is taken.
+    anneal: share of both at which annealing begins; anneal_check: others, whose posteriors the safeguard compares.
     dimensions: principal components of the features. kappa: how many windows' weight pulls a class's mean to the
-    session's. least_agreement, most_divergence, most_divergence_smoothed, least_seconds: the safeguard's limits.
+    session's. least_agreement, least_agreement_of_starts, most_divergence, most_divergence_smoothed,
+    most_divergence_adapted, least_seconds: the safeguard's limits.
     """
 
     rounds: int = 2
@@ -57,25 +61,28 @@ class Adaptation:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=0.12))
     batch_size: int = 128
     every: int = 2
-    hold: float = 2.5
+    hold: float = 4.1
     temper: float = 0.3
     anchor: float = 1.0
     balance: float = 0.3
-    anneal: tuple[float, ...] = (0.05, 0.2, 0.5)
-    iterations: int = 30
+    anneal: float = 0.2
+    anneal_check: tuple[float, ...] = (0.1, 0.3)
+    iterations: int = 40
     dimensions: int = 32
     shrinkage: float = 0.1
     kappa: float = 5.0
     least_agreement: float = 0.63
     most_divergence: float = 0.12
-    most_divergence_smoothed: float = 0.25
+    most_divergence_smoothed: float = 0.24
+    least_agreement_of_starts: float = 0.85
+    most_divergence_adapted: float = 0.015
     least_seconds: float = 30.0
     augmentation: Augmentation = field(default_factory=lambda: Augmentation.parse(["channel_dropout=0.1"]))
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's types."""
-        return {**asdict(self), "anneal": list(self.anneal), "augmentation": str(self.augmentation)}
+        return {**asdict(self), "anneal_check": list(self.anneal_check), "augmentation": str(self.augmentation)}
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,9 @@ class Adapted:
     """model: adapted, or the one given where the safeguard kept it; `reason` then says why, else it is empty.
 
     seconds: of signal that was adapted to; computing: seconds that it took. agreement: share of windows in which
-    posteriors and model agreed before; divergence, divergence_smoothed: of the model's mean prediction from the prior,
-    nats.
+    posteriors and model agreed before; agreement_of_starts: in which the posteriors agreed with those of other starts;
+    divergence, divergence_smoothed, divergence_adapted: of the mean prediction from the prior, nats; the last is of the
+    adapted model, and None where nothing was learnt.
     """
 
     model: TrainedModel
@@ -94,6 +102,8 @@ class Adapted:
     agreement: float
     divergence: float
     divergence_smoothed: float
+    agreement_of_starts: float
+    divergence_adapted: float | None
 
     @property
     def accepted(self) -> bool:
@@ -118,21 +128,70 @@ def adapt(model: TrainedModel, recordings: Sequence[Signal], how: Adaptation | N
     features = _principal_components(tokens.mean(1).double().cpu().numpy(), how.dimensions)
     stay = math.exp(-spacing / how.hold)
     before = _decided(model.network, tokens)
-    posterior = explained(before, features, recording, prior, stay, how)
-    agreement = float((before.argmax(1) == posterior.argmax(1)).mean())
+    explain = partial(explained, features=features, recording=recording, prior=prior, stay=stay, how=how)
+    posterior = explain(before)
     chained, _ = smoothed(np.exp(0.5 * _ratio(before, prior)), recording, prior, stay)
-    apart, apart_smoothed = divergence(before.mean(0), prior), divergence(chained.mean(0), prior)
-    seconds = sum(len(one.samples) for one in recordings) / model.rate
-    reason = _doubt(seconds, agreement, apart, apart_smoothed, how)
-    adapted = model
+    signs = _Signs(
+        seconds=sum(len(one.samples) for one in recordings) / model.rate,
+        agreement=_agreement(before, posterior),
+        divergence=divergence(before.mean(0), prior),
+        divergence_smoothed=divergence(chained.mean(0), prior),
+        agreement_of_starts=float(
+            np.mean([_agreement(posterior, explain(before, anneal=a)) for a in how.anneal_check])
+        ),
+    )
+    adapted, after, reason = model, None, signs.doubt(how)
     if not reason:
-        network = _learnt(model, tokens, posterior, features, recording, prior, stay, how)
-        if network is None:
-            reason = "its weights diverged"
-        else:
-            adapted = model.with_network(network)
-    computing = time.perf_counter() - began
-    return Adapted(adapted, reason, seconds, computing, agreement, apart, apart_smoothed)
+        network = _learnt(model, tokens, posterior, explain, how)
+        after = None if network is None else divergence(_decided(network, tokens).mean(0), prior)
+        reason = _doubt_of_adapted(after, how)
+        adapted = model if network is None or reason else model.with_network(network)
+    return Adapted(adapted, reason, computing=time.perf_counter() - began, divergence_adapted=after, **vars(signs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Signs:
+    """What the safeguard looks at before anything is learnt; as in `Adapted`."""
+
+    seconds: float
+    agreement: float
+    divergence: float
+    divergence_smoothed: float
+    agreement_of_starts: float
+
+    def doubt(self, how: Adaptation) -> str:
+        """Why the model is to be kept as it was; empty: it is not."""
+        apart, most = self.divergence, how.most_divergence
+        apart_smoothed, most_smoothed = self.divergence_smoothed, how.most_divergence_smoothed
+        if self.seconds < how.least_seconds:
+            return f"{self.seconds:.0f} s of signal, less than {how.least_seconds:g} s"
+        if apart > most:
+            return _far("the mean prediction", apart, most)
+        if apart_smoothed > most_smoothed:
+            return _far("the mean prediction, smoothed,", apart_smoothed, most_smoothed)
+        if self.agreement < how.least_agreement:
+            return f"only {self.agreement:.0%} of the decisions would stay, less than {how.least_agreement:.0%}"
+        if self.agreement_of_starts < how.least_agreement_of_starts:
+            alike, least = self.agreement_of_starts, how.least_agreement_of_starts
+            return f"gestures are not clear: only {alike:.0%} of the windows are explained alike, less than {least:.0%}"
+        return ""
+
+
+def _doubt_of_adapted(apart: float | None, how: Adaptation) -> str:
+    """Why an adapted model is not to be taken. apart: of its mean prediction from the prior; None: it diverged."""
+    if apart is None:
+        return "its weights diverged"
+    most = how.most_divergence_adapted
+    return _far("the adapted model's mean prediction", apart, most, digits=3) if apart > most else ""
+
+
+def _far(what: str, apart: float, most: float, digits: int = 2) -> str:
+    return f"{what} is {apart:.{digits}f} nats from the training people's shares of gestures, more than {most:g}"
+
+
+def _agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Share of the windows in which two (n, K) probabilities decide alike."""
+    return float((one.argmax(1) == other.argmax(1)).mean())
 
 
 def class_prior(model: TrainedModel) -> np.ndarray:
@@ -209,40 +268,25 @@ def explained(
     prior: np.ndarray,
     stay: float,
     how: Adaptation,
+    anneal: float | None = None,
 ) -> np.ndarray:
     """(n, K) the model's probabilities and (n, D) features of a session's windows in time order -> (n, K) posteriors.
 
     prior (K,): shares of the classes, all above 0: those of the training people, which the probabilities contain.
+    anneal: in place of the one in `how`.
     """
-    own = _ratio(probability, prior)
-    runs = [_expectation_maximisation(own, features, recording, prior, stay, how, anneal) for anneal in how.anneal]
-    return max(runs, key=lambda run: run[1])[0]
-
-
-def _expectation_maximisation(
-    own: np.ndarray,
-    features: np.ndarray,
-    recording: np.ndarray,
-    prior: np.ndarray,
-    stay: float,
-    how: Adaptation,
-    anneal: float,
-) -> tuple[np.ndarray, float]:
-    """(n, K) posteriors, and the logarithm of the session's evidence under `prior`."""
+    own, first = _ratio(probability, prior), how.anneal if anneal is None else anneal
     posterior, _ = smoothed(np.exp(0.5 * own), recording, prior, stay)
     total, weight = features.T @ features, np.ones(len(prior))
     for i in range(how.iterations):
         mean, precision = _gaussians(posterior, features, total, how)
         scores = features @ (precision @ mean.T) - 0.5 * np.einsum("kd,de,ke->k", mean, precision, mean)
-        heat = anneal + (1 - anneal) * i / max(1, how.iterations - 1)
+        heat = first + (1 - first) * i / max(1, how.iterations - 1)
         logarithm = heat * (how.temper * scores + how.anchor * own)
-        top = logarithm.max(1, keepdims=True)
-        likelihood = np.exp(np.maximum(logarithm - top, -30))
+        likelihood = np.exp(np.maximum(logarithm - logarithm.max(1, keepdims=True), -30))
         posterior, _ = smoothed(likelihood * weight, recording, prior, stay)
         weight = weight * ((prior + 0.01) / (posterior.mean(0) + 0.01)) ** how.balance
-    _, evidence = smoothed(likelihood, recording, prior, stay)
-    common = 0.5 * (np.linalg.slogdet(precision)[1] * len(features) - np.sum((features @ precision) * features))
-    return posterior, evidence + float(top.sum()) + how.temper * float(common)
+    return posterior
 
 
 def _gaussians(
@@ -283,21 +327,6 @@ def _decided(network: GPT2Classifier, tokens: Tensor) -> np.ndarray:
     return torch.cat(parts).double().cpu().numpy()
 
 
-def _doubt(seconds: float, agreement: float, apart: float, apart_smoothed: float, how: Adaptation) -> str:
-    """Why the model is to be kept as it was; empty: it is not."""
-    if seconds < how.least_seconds:
-        return f"{seconds:.0f} s of signal, less than {how.least_seconds:g} s"
-    if apart > how.most_divergence:
-        limit = f"more than {how.most_divergence:g}"
-        return f"the mean prediction is {apart:.2f} nats from the training people's shares of gestures, {limit}"
-    if apart_smoothed > how.most_divergence_smoothed:
-        limit = f"more than {how.most_divergence_smoothed:g}"
-        return f"the mean prediction, smoothed, is {apart_smoothed:.2f} nats from the training people's shares, {limit}"
-    if agreement < how.least_agreement:
-        return f"only {agreement:.0%} of the decisions would stay, less than {how.least_agreement:.0%}"
-    return ""
-
-
 # --- learning it --------------------------------------------------------------------------------------------------
 
 
@@ -335,10 +364,7 @@ def _learnt(
     model: TrainedModel,
     tokens: Tensor,
     posterior: np.ndarray,
-    features: np.ndarray,
-    recording: np.ndarray,
-    prior: np.ndarray,
-    stay: float,
+    explain: Callable[[np.ndarray], np.ndarray],
     how: Adaptation,
 ) -> GPT2Classifier | None:
     """A copy of the network that has learnt the posteriors, which are computed anew each round; None if it diverged.
@@ -356,8 +382,7 @@ def _learnt(
             for _ in fit(task, optimizer, epochs=turn * how.epochs, seed=how.seed, state=state):
                 pass
             if turn < how.rounds:
-                probability = _decided(network.eval(), tokens)
-                posterior = explained(probability, features, recording, prior, stay, how)
+                posterior = explain(_decided(network.eval(), tokens))
     except DivergedError:
         return None
     return network.eval()
