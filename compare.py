@@ -30,18 +30,21 @@ from semg.common.files import write_json, write_text
 from semg.common.provenance import how_made
 from semg.evaluation import metrics
 from semg.evaluation.comparison import (
-    FEWEST_SUBJECTS,
     Method,
     Paired,
+    against,
+    check_same_subset,
     differences_between,
     find_runs,
-    holm,
+    interval_text,
     method_names,
-    paired,
+    p_text,
     pool,
     read_run,
+    simulated,
+    too_few,
 )
-from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval
+from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
 
@@ -105,10 +108,7 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
     if not files:
         raise UsageError("expected results to compare, found none; give folders or --group")
     methods = [pool(name, (read_run(path, metric) for path in paths)) for name, paths in files.items()]
-    subsets = {run.subset: run.path for method in methods for run in method.runs if run.subset}
-    if len(subsets) > 1:
-        told = ", ".join(f"{subset} in {path}" for subset, path in sorted(subsets.items()))
-        raise DataError(f"expected results of one subset, found {told}; evaluate all with the same --subset")
+    check_same_subset(methods)
     return methods
 
 
@@ -118,35 +118,6 @@ def matching(name: str, patterns: Sequence[str]) -> list[Path]:
     if not paths:
         raise DataError(f"--group {name}: expected results at {' '.join(patterns)}, found none")
     return list(dict.fromkeys(run.resolve() for path in paths for run in find_runs(path)))
-
-
-def against(methods: Sequence[Method], reference: str | None) -> dict[str, tuple[Paired, float]]:
-    """Every other method paired with the reference, with its corrected p; empty without a reference."""
-    if reference is None:
-        return {}
-    by_name = {method.name: method for method in methods}
-    if reference not in by_name:
-        raise UsageError(f"--reference: expected one of {', '.join(by_name)}, found {reference!r}")
-    others = [method for method in methods if method.name != reference]
-    pairs = [paired(method, by_name[reference]) for method in others]
-    corrected = holm([pair.p for pair in pairs])
-    return {m.name: (pair, p) for m, pair, p in zip(others, pairs, corrected, strict=True)}
-
-
-def simulated(methods: Sequence[Method]) -> list[str]:
-    """A note where recordings were simulated: such numbers say nothing about people."""
-    names = [method.name for method in methods if any(run.simulated for run in method.runs)]
-    return [f"scored on SIMULATED recordings, no people: {', '.join(names)}"] if names else []
-
-
-def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -> list[str]:
-    """A note where no test could find a difference."""
-    fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].subjects)])
-    if fewest >= FEWEST_SUBJECTS:
-        return []
-    return [
-        f"only {cli.counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_SUBJECTS}"
-    ]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -187,18 +158,6 @@ def markdown_table(
     if reference is not None:
         below += " p: two-sided Wilcoxon signed-rank test over n people, Holm-corrected in the last column."
     return "\n".join([*lines, below, *(f"\nNote: {markdown_text(note)}." for note in notes)]) + "\n"
-
-
-def interval_text(metric: Metric, interval: tuple[float, float] | None, sign: str = "") -> str:
-    """`40.1 to 52.3`, or why there is none."""
-    if interval is None:
-        return f"under {FEWEST_FOR_INTERVAL} people"
-    return " to ".join(metric.text(end, sign) for end in interval)
-
-
-def p_text(p: float) -> str:
-    """Three digits after the point, four for small ones."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], reference: str | None) -> str:

@@ -14,12 +14,12 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy.stats import wilcoxon
 
-from semg.common.console import printable
-from semg.common.errors import DataError
+from semg.common.console import counted, printable
+from semg.common.errors import DataError, SettingError
 from semg.common.files import is_system_file, read_json
 from semg.common.schema import number, text, whole
 from semg.data.putemg import parse_record
-from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
+from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval, metric, per_subject
 
 ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
 MOST_CLASSES = 1000
@@ -120,6 +120,11 @@ def read_run(path: Path, name: str) -> Run:
         content = {"per_subject": _score_predictions(path)}
     else:
         content = read_json(path, "metrics as evaluate.py or baselines.py write them")
+    return run_of(path, content, name)
+
+
+def run_of(path: Path, content: dict[str, Any], name: str) -> Run:
+    """The run that `content`, read from `path`, tells of. DataError if it is not as evaluate.py writes it."""
     try:
         scored = {subject: one[name] for subject, one in content["per_subject"].items()}
         subjects = {subject: _number(value) for subject, value in scored.items() if value is not None}
@@ -156,7 +161,7 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             record, label, prediction = (arrays[name] for name in ("record", "label", "prediction"))
-            subject = arrays["subject"] if "subject" in arrays.files else _subjects_of(record)
+            subject = arrays["subject"] if "subject" in arrays.files else subjects_of(record)
         if record.ndim != 1 or any(found.dtype.kind not in "iu" for found in (label, prediction)):
             raise ValueError("other kinds of arrays")
         if max(label.max(), prediction.max()) >= MOST_CLASSES:  # damage: a table of all classes by all is made
@@ -167,7 +172,7 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"{path}: {told}; evaluate.py writes such files") from None
 
 
-def _subjects_of(record: np.ndarray) -> np.ndarray:
+def subjects_of(record: np.ndarray) -> np.ndarray:
     """(n,) whose each window is, by its recording's name; DataError where that does not say it."""
     names, place = np.unique(record, return_inverse=True)
     return np.array([parse_record(str(name)).subject for name in names])[place]
@@ -224,3 +229,50 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
             if [p for p, n in run.windows.items() if first.setdefault((p, *recording), n) != n]:
                 notes.append(f"{method.name}: {run.path} has other numbers of windows than the runs before it")
     return notes
+
+
+def against(methods: Sequence[Method], reference: str | None) -> dict[str, tuple[Paired, float]]:
+    """Every other method paired with the reference, with its corrected p; empty without a reference."""
+    if reference is None:
+        return {}
+    by_name = {method.name: method for method in methods}
+    if reference not in by_name:
+        raise SettingError("reference", f"one of {', '.join(by_name)}")
+    others = [method for method in methods if method.name != reference]
+    pairs = [paired(method, by_name[reference]) for method in others]
+    corrected = holm([pair.p for pair in pairs])
+    return {m.name: (pair, p) for m, pair, p in zip(others, pairs, corrected, strict=True)}
+
+
+def check_same_subset(methods: Sequence[Method]) -> None:
+    """DataError if the methods scored different subsets of their splits."""
+    subsets = {run.subset: run.path for method in methods for run in method.runs if run.subset}
+    if len(subsets) > 1:
+        told = ", ".join(f"{subset} in {path}" for subset, path in sorted(subsets.items()))
+        raise DataError(f"expected results of one subset, found {told}", "evaluate all with the same {subset}")
+
+
+def simulated(methods: Sequence[Method]) -> list[str]:
+    """A note where recordings were simulated: such numbers say nothing about people."""
+    names = [method.name for method in methods if any(run.simulated for run in method.runs)]
+    return [f"scored on SIMULATED recordings, no people: {', '.join(names)}"] if names else []
+
+
+def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -> list[str]:
+    """A note where no test could find a difference."""
+    fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].subjects)])
+    if fewest >= FEWEST_SUBJECTS:
+        return []
+    return [f"only {counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_SUBJECTS}"]
+
+
+def interval_text(metric: Metric, interval: tuple[float, float] | None, sign: str = "") -> str:
+    """`40.1 to 52.3`, or why there is none."""
+    if interval is None:
+        return f"under {FEWEST_FOR_INTERVAL} people"
+    return " to ".join(metric.text(end, sign) for end in interval)
+
+
+def p_text(p: float) -> str:
+    """Three digits after the point, four for small ones."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"

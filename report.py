@@ -1,0 +1,83 @@
+"""One page about results, to send to somebody: a single HTML file that opens without network and prints.
+
+Input: results as evaluate.py, calibrate.py, baselines.py and deep_baselines.py write them, and training runs of
+train.py: folders with a metrics.json, folders of such folders, and folders with config.json and metrics.jsonl.
+Output: --out. On the page: every method over people, with every person; differences to a reference, person by person;
+adapted models beside the models as they were; confusion matrices; how far confidence can be trusted; windows that were
+wrong most surely, with their signals; learning curves, data, settings, versions and commits.
+
+  python report.py checkpoints/demo results/demo results/demo-adapted --out results/report.html
+  python report.py checkpoints/gpt2 results/gpt2 results/baselines --reference gpt2 --title "Gestures of new people"
+
+Runs that differ only in fold or seed (by their folders' names, such as fold0 and seed1) are one method, and people are
+the unit, as in compare.py. Signals are drawn from the shards that a result names, or from --shards; where these are not
+there, the page says so. An input that cannot be read is named on the page and here, and the exit code is then 1.
+
+Takes seconds.
+"""
+
+import argparse
+from pathlib import Path
+
+from semg.common import cli
+from semg.common.errors import UsageError
+from semg.common.files import write_text
+from semg.common.provenance import how_made
+from semg.evaluation import metrics
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags."""
+    p = cli.parser(__doc__)
+    p.add_argument(
+        "results", type=Path, nargs="+", metavar="RUN_OR_RESULTS", help="folders of results or training runs"
+    )
+    p.add_argument("--out", type=Path, default=Path("results/report.html"), help="the page to write, .html")
+    p.add_argument("--title", default="Hand gestures from surface EMG: results", help="of the page")
+    p.add_argument("--reference", metavar="NAME", help="compare every other method with this one (default: the first)")
+    p.add_argument(
+        "--metric", choices=[one.name for one in metrics.METRICS], default="macro_f1", help="what is compared"
+    )
+    p.add_argument("--shards", type=Path, help="folder of the shards scored (default: the one that each result names)")
+    p.add_argument(
+        "--errors", type=cli.whole(0, 100), default=6, metavar="N", help="wrong windows shown of each method"
+    )
+    return p
+
+
+def main() -> int:
+    """Read, draw, write; the number returned is the exit code."""
+    args = arguments().parse_args()
+    if args.out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {args.out}: expected a name that ends in .html")
+    console = cli.console(args)
+    from semg.evaluation.page import read_page, render  # SciPy and Jinja take a second, which --help need not wait for
+
+    page = read_page(
+        cli.expanded(args.results),
+        metrics.metric(args.metric),
+        title=args.title,
+        reference=args.reference,
+        shards=args.shards,
+        errors_shown=args.errors,
+        made=how_made("report.py", args),
+    )
+    for failure in page.failures:
+        console.error(failure)
+    if page.simulated:
+        console.warn("recordings were SIMULATED: the page says so")
+    write_text(args.out, render(page))
+    methods, runs = cli.counted(len(page.entries), "method"), cli.counted(len(page.runs), "training run")
+    left = f", {cli.counted(len(page.failures), 'input')} not readable" if page.failures else ""
+    console.finish(
+        f"{args.out}: {methods} and {runs}{left}; open it in a browser",
+        out=args.out.as_posix(),
+        methods=[entry.name for entry in page.entries],
+        runs=[run.name for run in page.runs],
+        failed=list(page.failures),
+    )
+    return 1 if page.failures else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

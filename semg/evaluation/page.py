@@ -1,0 +1,456 @@
+"""Results and training runs as one page of HTML that needs no other file and no network.
+
+`read_page` reads and checks, `render` fills page.html. Everything that comes from a file is escaped by Jinja; the page
+forbids itself scripts and addresses of any kind (Content-Security-Policy).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from semg.common.console import counted, printable
+from semg.common.errors import DataError, SettingError
+from semg.evaluation import comparison, inline_charts, metrics
+from semg.evaluation.comparison import Method, check_same_subset, find_runs, interval_text, method_names, p_text, pool
+from semg.evaluation.metrics import Metric, bootstrap_interval
+from semg.evaluation.predictions import Predictions, excerpt, read_predictions, reliability, surest_errors
+from semg.evaluation.result_record import ResultRecord, read_result
+from semg.evaluation.run_record import RunRecord, is_run, read_run_record
+
+P = ParamSpec("P")
+T = TypeVar("T")
+CHANNELS = 6  # drawn of a window that went wrong
+MOST_CLASSES = 40  # a larger confusion matrix is not read by anybody
+_LONGEST_VALUE = 160  # characters of a setting
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method on the page: what compare.py would call one method, and its results in full.
+
+    pooled: by metric; errors: of files that could not be read, which the page names.
+    """
+
+    name: str
+    results: tuple[ResultRecord, ...]
+    pooled: Mapping[str, Method]
+    predictions: tuple[tuple[ResultRecord, Predictions], ...]
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page is made of. failures: of inputs that could not be read at all."""
+
+    title: str
+    metric: Metric
+    entries: tuple[Entry, ...]
+    runs: tuple[RunRecord, ...]
+    failures: tuple[str, ...]
+    reference: str | None
+    shards: Path | None
+    errors_shown: int
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether some recording behind the page was simulated."""
+        scored = [run.simulated for entry in self.entries for one in entry.results for run in one.runs.values()]
+        return any(scored) or any(run.simulated for run in self.runs)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+def read_page(
+    sources: Sequence[Path],
+    metric: Metric,
+    *,
+    title: str,
+    reference: str | None,
+    shards: Path | None,
+    errors_shown: int,
+    made: Mapping[str, Any],
+) -> Page:
+    """Read runs and results. What cannot be read is a failure on the page; DataError if nothing can.
+
+    reference: the method that others are compared with, None for the first; shards: None for the folder that each
+    result names; errors_shown: windows that went wrong, of each method.
+    """
+    failures: list[str] = []
+    runs = [_try(failures, read_run_record, path) for path in sources if is_run(path)]
+    found = [_try(failures, find_runs, path) for path in sources if not is_run(path)]
+    paths = list(dict.fromkeys(path for some in found if some is not None for path in some))
+    shown = list({one.name: one for one in (metric, *metrics.headlines())}.values())
+    read = {path: _try(failures, read_result, path, shown, metric) for path in paths}
+    groups: dict[str, list[ResultRecord]] = {}
+    for name, path in zip(method_names(paths), paths, strict=True):
+        if (result := read[path]) is not None:
+            groups.setdefault(name, []).append(result)
+    entries = [_entry(name, results, shown) for name, results in groups.items()]
+    kept = [run for run in runs if run is not None]
+    if not entries and not kept:
+        raise DataError(failures[0] if failures else "expected results or training runs, found none")
+    check_same_subset([entry.pooled[metric.name] for entry in entries])
+    names = [entry.name for entry in entries]
+    if reference is not None and reference not in names:
+        raise SettingError("reference", f"one of {', '.join(names) or 'some results'}")
+    reference = reference or (names[0] if len(names) > 1 else None)
+    return Page(title, metric, tuple(entries), tuple(kept), tuple(failures), reference, shards, errors_shown, made)
+
+
+def _try(failures: list[str], read: Callable[P, T], *words: P.args, **named: P.kwargs) -> T | None:
+    """What `read` returns, or None and its message in `failures`."""
+    try:
+        return read(*words, **named)
+    except DataError as error:
+        failures.append(str(error))
+        return None
+
+
+def _entry(name: str, results: list[ResultRecord], shown: Sequence[Metric]) -> Entry:
+    pooled = {one.name: pool(name, (result.runs[one.name] for result in results)) for one in shown}
+    errors: list[str] = []
+    predictions = []
+    for result in results:
+        path = result.path.with_name("predictions.npz")
+        if result.classes and (found := _try(errors, read_predictions, path, len(result.classes))) is not None:
+            predictions.append((result, found))
+    return Entry(name, tuple(results), pooled, tuple(predictions), tuple(errors))
+
+
+# --- what the template is given --------------------------------------------------------------------------------
+
+
+def render(page: Page) -> str:
+    """The page's HTML; the same page gives the same text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    return environment.get_template("page.html").render(
+        title=page.title,
+        simulated=page.simulated,
+        failures=page.failures,
+        table=_table(page),
+        paired=_paired(page),
+        adapted=[_adapted(entry, page.metric) for entry in page.entries if _before_and_after(entry, page.metric)],
+        repetitions=_repetitions(page),
+        entries=[_details(entry, page) for entry in page.entries],
+        runs=[_run(run) for run in page.runs],
+        made=_made(page.made),
+    )
+
+
+def _methods(page: Page) -> list[Method]:
+    return [entry.pooled[page.metric.name] for entry in page.entries]
+
+
+def _table(page: Page) -> dict[str, Any] | None:
+    """Every method over people, best first, with dots and notes; None without results."""
+    if not page.entries:
+        return None
+    metric, methods = page.metric, _methods(page)
+    order = sorted(page.entries, key=lambda one: (-metric.rank(one.pooled[metric.name].values.mean()), one.name))
+    shown = list(page.entries[0].pooled)
+    rows = [{"name": one.name, "simulated": _simulated(one), "cells": _row(one, shown)} for one in order]
+    heads = [metrics.metric(name).label for name in shown]
+    everyone = sorted({who for method in methods for who in method.subjects})
+    people = [
+        {"name": who, "cells": [metric.text(one.pooled[metric.name].subjects.get(who)) for one in order]}
+        for who in everyone
+    ]
+    values = {one.name: one.pooled[metric.name].subjects for one in order}
+    return {
+        "metric": metric,
+        "heads": heads,
+        "rows": rows,
+        "people": people,
+        "chart": inline_charts.people(values, metric, metric.head, chance=_chance(order, metric)),
+        "chance": metric.text(_chance(order, metric)),
+        "notes": _notes(page, methods),
+    }
+
+
+def _row(entry: Entry, shown: Sequence[str]) -> list[str]:
+    first = entry.pooled[shown[0]]
+    fewest, most = first.runs_per_subject
+    cells = [str(len(first.subjects)), str(most) if fewest == most else f"{fewest} to {most}"]
+    for name in shown:
+        metric, values = metrics.metric(name), entry.pooled[name].values
+        spread = f" ± {metric.text(float(values.std(ddof=1)))}" if len(values) > 1 else ""
+        cells += [f"{metric.text(float(values.mean()))}{spread}", interval_text(metric, bootstrap_interval(values))]
+    return cells
+
+
+def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
+    """What a reader of the table must know."""
+    notes = [*comparison.differences_between(methods), *comparison.too_few(methods, {})]
+    for entry in page.entries:
+        seen = sorted({who for one in entry.results for who in one.content.get("trained_on_subjects_scored") or ()})
+        if seen:
+            notes.append(
+                f"{entry.name}: people scored were trained on ({', '.join(seen)}); they are not new to the model"
+            )
+    return notes
+
+
+def _simulated(entry: Entry) -> bool:
+    return any(run.simulated for one in entry.results for run in one.runs.values())
+
+
+def _chance(entries: Sequence[Entry], metric: Metric) -> float | None:
+    """What deciding without the signal reaches, where that is the same for all results."""
+    found = {_chance_of(one, metric) for entry in entries for one in entry.results}
+    return found.pop() if len(found) == 1 else None
+
+
+def _chance_of(result: ResultRecord, metric: Metric) -> float | None:
+    if result.confusion is None:
+        return None
+    rest = metrics.is_rest(result.classes, result.content.get("rest_classes") or ())
+    return metrics.chance(result.confusion.sum(1), rest)[metric.name]
+
+
+def _paired(page: Page) -> dict[str, Any] | None:
+    """Each method minus the reference, person by person; None with fewer than two methods."""
+    if page.reference is None:
+        return None
+    metric, methods = page.metric, _methods(page)
+    base = next(method for method in methods if method.name == page.reference)
+    sharing = [method for method in methods if method is base or set(method.subjects) & set(base.subjects)]
+    apart = [method.name for method in methods if method not in sharing]
+    if len(sharing) < 2:
+        return None
+    pairs = comparison.against(sharing, page.reference)
+    rows = [
+        {
+            "name": name,
+            "cells": [
+                metric.text(pair.difference, "+"),
+                interval_text(metric, pair.interval, "+"),
+                str(pair.n),
+                p_text(pair.p),
+                p_text(p),
+            ],
+        }
+        for name, (pair, p) in pairs.items()
+    ]
+    differences = {
+        method.name: {who: v - base.subjects[who] for who, v in method.subjects.items() if who in base.subjects}
+        for method in sharing
+        if method is not base
+    }
+    label = f"{metric.label} minus that of {page.reference}" + (", percentage points" if metric.share else "")
+    return {
+        "reference": page.reference,
+        "metric": metric,
+        "rows": rows,
+        "apart": apart,
+        "chart": inline_charts.people(differences, metric, label, zero=True),
+    }
+
+
+def _befores(entry: Entry) -> list[ResultRecord]:
+    return [result for result in entry.results if result.before is not None]
+
+
+def _before_and_after(entry: Entry, metric: Metric) -> dict[str, tuple[float, float]]:
+    """Person -> scores of the model as it was and adapted, means over the runs that scored the person."""
+    results = _befores(entry)
+    was = pool(entry.name, (one.before.run for one in results if one.before)).subjects
+    now = pool(entry.name, (one.runs[metric.name] for one in results)).subjects
+    return {who: (was[who], now[who]) for who in sorted(set(was) & set(now))}
+
+
+def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
+    """A method whose model was adapted, beside the model as it was on the same windows, for at least one person."""
+    pairs = _before_and_after(entry, metric)
+    results = _befores(entry)
+    assert results[0].before is not None  # noqa: S101  for the type checker
+    count = results[0].repetitions
+    how = f"with {counted(count, 'repetition')} of each gesture" if count else "without labels"
+    sessions = [one for result in results for one in (result.content.get("adaptation") or {}).get("sessions") or ()]
+    means = [float(np.mean([pair[which] for pair in pairs.values()])) for which in (0, 1)]
+    words = results[0].before.name, f"adapted {how}"
+    return {
+        "name": entry.name,
+        "words": words,
+        "metric": metric,
+        "labels": bool(count),
+        "means": [metric.text(mean) for mean in means],
+        "difference": metric.text(means[1] - means[0], "+"),
+        "better": sum(now > was for was, now in pairs.values()),
+        "worse": sum(now < was for was, now in pairs.values()),
+        "people": len(pairs),
+        "sessions": len(sessions),
+        "accepted": sum(one["accepted"] for one in sessions),
+        "kept": [one for one in sessions if not one["accepted"]],
+        "chart": inline_charts.before_after(pairs, metric, words),
+    }
+
+
+def _repetitions(page: Page) -> Markup | None:
+    """Scores by the number of repetitions calibrated with, where there are several."""
+    means: dict[int, tuple[float, float]] = {}
+    for entry in page.entries:
+        count = entry.results[0].repetitions
+        pairs = _before_and_after(entry, page.metric) if count else {}
+        if count and pairs:
+            was, now = np.array(list(pairs.values())).mean(0)
+            means[count] = float(was), float(now)
+    return inline_charts.repetitions(means, page.metric) if len(means) > 1 else None
+
+
+def _details(entry: Entry, page: Page) -> dict[str, Any]:
+    """One method: confusion, classes, confidence, windows that went wrong, how it was made."""
+    first = entry.results[0]
+    tables = [one.confusion for one in entry.results if one.confusion is not None and one.classes == first.classes]
+    whole = len(tables) == len(entry.results) and len(first.classes) <= MOST_CLASSES
+    counts: np.ndarray | None = np.sum(tables, axis=0) if whole and tables else None
+    return {
+        "name": entry.name,
+        "simulated": _simulated(entry),
+        "runs": len(entry.results),
+        "errors": entry.errors,
+        "classes": first.classes,
+        "confusion": None if counts is None else _confusion(counts, first.classes),
+        "confidence": _confidence(entry),
+        "wrong": _wrong(entry, page),
+        "made": [_result_made(one) for one in entry.results],
+    }
+
+
+def _confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    total = counts.sum(1)
+    rows = []
+    for k, name in enumerate(classes):
+        shares = counts[k] / total[k] if total[k] else np.zeros(len(classes))
+        cells = [{"percent": round(100 * s), "windows": int(n)} for s, n in zip(shares, counts[k], strict=True)]
+        rows.append({"name": name, "cells": cells})
+    scores = metrics.per_class(counts, classes)
+    shown = ("precision", "recall", "f1")
+    percent = {
+        name: [*("-" if one[key] is None else f"{100 * one[key]:.1f}" for key in shown), f"{one['support']:,}"]
+        for name, one in scores.items()
+    }
+    return {"rows": rows, "per_class": percent}
+
+
+def _confidence(entry: Entry) -> dict[str, Any] | None:
+    """Reliability over all windows of a method; None where it gives no probabilities."""
+    found = [one for _, one in entry.predictions if one.probabilities is not None]
+    if not found:
+        return None
+    confidence = np.concatenate([one.confidence for one in found if one.confidence is not None])
+    right = np.concatenate([one.label == one.prediction for one in found])
+    bins, error = reliability(confidence, right)
+    return {
+        "chart": inline_charts.reliability(bins),
+        "error": f"{100 * error:.1f}",
+        "mean": f"{100 * confidence.mean():.1f}",
+        "right": f"{100 * right.mean():.1f}",
+    }
+
+
+def _wrong(entry: Entry, page: Page) -> list[dict[str, Any]]:
+    """The surest wrong decisions of a method, with their signals where the shards are there."""
+    chosen = []
+    for result, one in entry.predictions:
+        confidence = one.confidence
+        if confidence is not None:
+            chosen += [(float(confidence[k]), result, one, k) for k in surest_errors(one, page.errors_shown)]
+    chosen.sort(key=lambda found: -found[0])
+    return [_wrong_window(*found, page.shards) for found in chosen[: page.errors_shown]]
+
+
+def _wrong_window(
+    confidence: float, result: ResultRecord, one: Predictions, place: int, shards: Path | None
+) -> dict[str, Any]:
+    folder, record, start = shards or result.shards, str(one.record[place]), int(one.start[place])
+    missing: list[str] = []
+    if folder is None:
+        missing.append("The result does not say where the shards are.")
+        part = None
+    else:
+        part = _try(missing, excerpt, folder, record, start, CHANNELS)
+    assert one.probabilities is not None  # noqa: S101  whoever has a confidence has them
+    return {
+        "subject": str(one.subject[place]),
+        "record": record,
+        "true": result.classes[one.label[place]],
+        "decided": result.classes[one.prediction[place]],
+        "confidence": f"{100 * confidence:.1f}",
+        "truth": f"{100 * float(one.probabilities[place, one.label[place]]):.1f}",
+        "begin": None if part is None else f"{part.begin:.2f}",
+        "start": start,
+        "chart": None if part is None else inline_charts.traces(part),
+        "missing": missing[0] if missing else "",
+    }
+
+
+def _result_made(result: ResultRecord) -> dict[str, Any]:
+    """How one result was made, for a table."""
+    content = result.content
+    facts = {
+        "result": result.path.parent.as_posix(),
+        "subset": content.get("subset"),
+        "windows": f"{sum(next(iter(result.runs.values())).windows.values()):,}",
+        "split": content.get("split"),
+        "split SHA-256": content.get("split_sha256"),
+        "checkpoint": content.get("checkpoint"),
+        "checkpoint SHA-256": content.get("checkpoint_sha256"),
+        "normalisation": content.get("normalize"),
+    }
+    return {"facts": {name: value for name, value in facts.items() if value is not None}, **_made(result.made)}
+
+
+def _made(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Script, commit, versions and arguments, of a file's `made`."""
+    return {
+        "script": made.get("script", "not said"),
+        "commit": made.get("commit", "not said"),
+        "versions": {name: _told(value) for name, value in (made.get("versions") or {}).items()},
+        "arguments": {name: _told(value) for name, value in (made.get("arguments") or {}).items()},
+    }
+
+
+def _told(value: Any) -> str:
+    """A setting in words, cut where it is long."""
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    words = "default" if value is None else "yes" if value is True else "no" if value is False else str(value)
+    return words if len(words) <= _LONGEST_VALUE else f"{words[:_LONGEST_VALUE]}…"
+
+
+def _run(run: RunRecord) -> dict[str, Any]:
+    """A training run: data, curves, settings."""
+    first = metrics.METRICS[0]
+    best = max(run.rows, key=lambda row: first.rank(row[f"val/{first.name}"]))
+    derived = run.config["derived"]
+    data = {name: derived[name] for name in ("train", "val") if isinstance(derived.get(name), dict)}
+    columns = ("subjects", "recordings", "windows")
+    parameters = derived.get("parameters")
+    return {
+        "name": run.name,
+        "simulated": run.simulated,
+        "data": {name: [_told(one.get(column, "-")) for column in columns] for name, one in data.items()},
+        "split": _told(run.config["arguments"].get("split")),
+        "classes": _told(derived.get("classes")),
+        "parameters": {k: _told(v) for k, v in parameters.items()} if isinstance(parameters, dict) else {},
+        "epochs": len(run.rows),
+        "best": best["epoch"],
+        "score": f"{best[f'val/{first.name}']:.4f}",
+        "metric": first,
+        "charts": [inline_charts.learning_curve(run.rows, one, best["epoch"]) for one in (metrics.LOSS, first)],
+        **_made({"script": "train.py"} | run.config),
+    }

@@ -1,0 +1,164 @@
+"""One result's predictions.npz, window by window: how far its confidence can be trusted, and where it went wrong.
+
+The file may be anybody's: it is read without pickle, and what it holds is checked before it is used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from semg.common.errors import DataError
+from semg.common.schema import folder_name, text
+from semg.data.shards import open_shard
+from semg.evaluation.comparison import LONGEST, ROUNDING, subjects_of
+
+BINS = 10  # of confidence, of one width
+_BESIDE = 0.5  # of a window's length: how much signal is shown before and after it
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Decisions about n windows.
+
+    record, subject: (n,) names; start: (n,) first sample; label, prediction: (n,) class indices; probabilities: (n, K),
+    None where the method gives none.
+    """
+
+    path: Path
+    record: np.ndarray
+    subject: np.ndarray
+    start: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+    probabilities: np.ndarray | None
+
+    @property
+    def confidence(self) -> np.ndarray | None:
+        """(n,) probability of what was decided."""
+        return None if self.probabilities is None else self.probabilities[np.arange(len(self.label)), self.prediction]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Windows of about one confidence: its mean, the share that was decided right, and how many they are."""
+
+    confidence: float
+    accuracy: float
+    windows: int
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Signal of one window and around it.
+
+    values: (T, C) microvolts, at (T,) seconds from the window's begin; begin: of the window in the recording, seconds;
+    length: of the window, seconds.
+    """
+
+    time: np.ndarray
+    values: np.ndarray
+    channels: tuple[str, ...]
+    begin: float
+    length: float
+
+
+def read_predictions(path: Path, n_classes: int) -> Predictions:
+    """Read a predictions.npz. DataError if it is not as evaluate.py writes it, for `n_classes` classes."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in ("record", "start", "label", "prediction")}
+            columns["subject"] = arrays["subject"] if "subject" in arrays.files else subjects_of(columns["record"])
+            shares = arrays["probabilities"] if "probabilities" in arrays.files else None
+        _check_columns(columns, n_classes)
+        if shares is not None:
+            _check_shares(shares, (len(columns["label"]), n_classes))
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected the predictions of a result, found no such file") from None
+    except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, BadZipFile, DataError) as error:
+        raise DataError(f"{path}: expected predictions as evaluate.py writes them, found {error}") from None
+    return Predictions(path, **columns, probabilities=shares)
+
+
+def _check_columns(columns: dict[str, np.ndarray], n_classes: int) -> None:
+    n = len(columns["label"])
+    if not n or any(column.shape != (n,) for column in columns.values()):
+        raise ValueError("columns of other lengths, or none")
+    for name in ("start", "label", "prediction"):
+        most = n_classes if name != "start" else 2**53
+        values = columns[name]
+        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= most:
+            raise ValueError(f"other values of {name} than whole numbers from 0 to {most - 1}")
+    if any(columns[name].dtype.kind != "U" for name in ("record", "subject")):
+        raise ValueError("names that are no text")
+    if not all(folder_name(str(name)) for name in np.unique(columns["record"])):
+        raise ValueError("a recording whose name is no folder's")
+    if not all(text(str(name)) and 0 < len(name) <= LONGEST for name in np.unique(columns["subject"])):
+        raise ValueError(f"people's names of other than 1 to {LONGEST} printable characters")
+
+
+def _check_shares(shares: np.ndarray, shape: tuple[int, int]) -> None:
+    if shares.dtype.kind != "f" or shares.shape != shape:
+        raise ValueError(f"probabilities {shares.dtype} {shares.shape} in place of {shape}")
+    if not (shares.min() >= 0 and shares.max() <= 1 + 1e3 * ROUNDING):  # NaN too; float32 rounds more than float64
+        raise ValueError("probabilities that are not from 0 to 1")
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[list[Bin], float]:
+    """The bins of confidence that hold windows, and the expected calibration error.
+
+    That error is the mean distance between confidence and accuracy over BINS bins of one width, weighted by their
+    windows (Naeini et al. 2015).
+
+    confidence: (n,) probability of each decision; right: (n,) whether it was right.
+    """
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = []
+    for one in np.unique(place):
+        inside = place == one
+        bins.append(Bin(float(confidence[inside].mean()), float(right[inside].mean()), int(inside.sum())))
+    error = sum(one.windows * abs(one.confidence - one.accuracy) for one in bins) / len(confidence)
+    return bins, float(error)
+
+
+def surest_errors(predictions: Predictions, most: int) -> list[int]:
+    """Places of at most `most` wrong decisions, the most confident first.
+
+    Each person's confusion of one gesture with another is there once, by its surest window: neighbouring windows
+    resemble each other. Without probabilities, the order is that of the file.
+    """
+    wrong = np.flatnonzero(predictions.label != predictions.prediction)
+    confidence = predictions.confidence
+    if confidence is not None:
+        wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    kinds: set[tuple[str, int, int]] = set()
+    kept: list[int] = []
+    for place in map(int, wrong):
+        kind = str(predictions.subject[place]), int(predictions.label[place]), int(predictions.prediction[place])
+        if kind not in kinds:
+            kinds.add(kind)
+            kept.append(place)
+        if len(kept) == most:
+            break
+    return kept
+
+
+def excerpt(shards: Path, record: str, start: int, channels: int) -> Excerpt:
+    """The signal around the window that begins at sample `start`.
+
+    channels: how many are wanted: those that are loudest in the window, in the shard's order. DataError if the shard is
+    not there, or has no such window.
+    """
+    shard = open_shard(shards / record)
+    if start + shard.window > len(shard.signal):
+        raise DataError(f"{shard.path}: expected a window at sample {start}, found {len(shard.signal)} samples")
+    first = max(0, start - round(_BESIDE * shard.window))
+    stop = min(len(shard.signal), start + round((1 + _BESIDE) * shard.window))
+    values = shard.signal[first:stop].astype(np.float32)
+    inside = values[start - first : start - first + shard.window]
+    loudest: Sequence[int] = sorted(np.argsort(-np.square(inside).mean(axis=0), kind="stable")[:channels].tolist())
+    time = (np.arange(first, stop) - start) / shard.rate
+    names = tuple(shard.channels[place] for place in loudest)
+    return Excerpt(time, values[:, loudest], names, start / shard.rate, shard.window / shard.rate)

@@ -1,0 +1,121 @@
+"""One result's metrics.json, checked, for the page that report.py makes. Results may be anybody's files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semg.common.errors import DataError
+from semg.common.files import read_json
+from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, text, whole
+from semg.evaluation.comparison import MOST_CLASSES, Run, read_run, run_of
+from semg.evaluation.metrics import Metric
+
+_WHAT = "metrics as evaluate.py or baselines.py write them"
+_MOST_WINDOWS = 2**40  # in a cell of a confusion matrix
+_SESSIONS = Field(
+    "a list of sessions, each with a name and whether the adapted model was accepted",
+    lambda value: isinstance(value, list) and all(map(_is_session, value)),
+    needed=False,
+)
+_FIELDS = {
+    **{name: Field(one.words, one.holds, needed=False) for name, one in {"classes": TEXTS, "made": OBJECT}.items()},
+    **{name: Field(TEXT.words, TEXT.holds, needed=False) for name in ("checkpoint", "checkpoint_sha256", "split")},
+    **{name: Field(TEXT.words, TEXT.holds, needed=False) for name in ("split_sha256", "normalize", "made.commit")},
+    **{name: Field(TEXT.words, TEXT.holds, needed=False) for name in ("made.script", "adaptation.mode")},
+    **{name: Field(OBJECT.words, OBJECT.holds, needed=False) for name in ("made.arguments", "made.versions")},
+    "rest_classes": Field("a list of names", lambda value: value == [] or TEXTS.holds(value), needed=False),
+    "trained_on_subjects_scored": Field("a list of people", lambda v: v == [] or TEXTS.holds(v), needed=False),
+    "calibrate": Field(COUNT.words, COUNT.holds, needed=False),
+    "adaptation": Field(OBJECT.words, OBJECT.holds, needed=False),
+    "adaptation.sessions": _SESSIONS,
+}
+
+
+def _is_session(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and text(value.get("session"))
+        and isinstance(value.get("accepted"), bool)
+        and (value.get("reason") is None or text(value["reason"]))
+    )
+
+
+@dataclass(frozen=True)
+class Before:
+    """The model before it was adapted to the people scored, on the same windows. name: how the result calls it."""
+
+    name: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class ResultRecord:
+    """One evaluation. content: metrics.json; runs: by metric; before: where the model was adapted, else None.
+
+    confusion: (K, K) windows by true class (row) and decided class; None where the file has none.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    runs: Mapping[str, Run]
+    classes: tuple[str, ...]
+    confusion: np.ndarray | None
+    before: Before | None
+
+    @property
+    def made(self) -> Mapping[str, Any]:
+        """Script, arguments, versions and commit; empty where the file does not say."""
+        return self.content.get("made") or {}
+
+    @property
+    def repetitions(self) -> int | None:
+        """Of each gesture that the model was calibrated with; None of a result that calibrate.py did not write."""
+        return self.content.get("calibrate")
+
+    @property
+    def shards(self) -> Path | None:
+        """The folder of shards that the script which made the result was given."""
+        folder = (self.made.get("arguments") or {}).get("shards")
+        return Path(folder) if text(folder) and folder else None
+
+
+def read_result(path: Path, shown: list[Metric], main: Metric) -> ResultRecord:
+    """Read a metrics.json. shown: metrics of each person wanted; main: the one compared before and after adapting.
+
+    DataError if it is not as evaluate.py, calibrate.py and the baselines write it.
+    """
+    if path.suffix != ".json":
+        raise DataError(f"{path}: expected a metrics.json or the folder of one, found another file")
+    runs = {metric.name: read_run(path, metric.name) for metric in shown}
+    content = read_json(path, _WHAT)
+    check_fields(path, content, _FIELDS, _WHAT, "evaluate.py writes it")
+    classes = tuple(content.get("classes") or ())
+    if len(classes) > MOST_CLASSES:
+        raise DataError(f"{path}: expected at most {MOST_CLASSES} classes, found {len(classes)}")
+    return ResultRecord(
+        path, content, runs, classes, _confusion(path, content, len(classes)), _before(path, content, main)
+    )
+
+
+def _confusion(path: Path, content: Mapping[str, Any], n: int) -> np.ndarray | None:
+    rows = content.get("confusion")
+    if rows is None or not n:
+        return None
+    square = isinstance(rows, list) and len(rows) == n and all(isinstance(row, list) and len(row) == n for row in rows)
+    if not square or not all(whole(cell, 0) and cell < _MOST_WINDOWS for row in rows for cell in row):
+        raise DataError(f"{path}: expected windows of {n} true and {n} decided classes as confusion, found others")
+    counts = np.array(rows, np.int64)
+    if not counts.sum():
+        raise DataError(f"{path}: expected at least one window in confusion, found none")
+    return counts
+
+
+def _before(path: Path, content: Mapping[str, Any], metric: Metric) -> Before | None:
+    """evaluate.py and calibrate.py write the scores of the model as it was under names of their own."""
+    for key, name in (("unadapted", "as trained"), ("zero_shot_on_the_same_windows", "zero-shot")):
+        if isinstance(content.get(key), dict):
+            return Before(name, run_of(path, content | content[key], metric.name))
+    return None
