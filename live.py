@@ -23,7 +23,8 @@ Output, until Ctrl-C or for --seconds, of each decision:
 here. A stream that goes away is waited for; when it is back, filter and windows begin anew, and what was learnt of the
 session is kept. Signals are treated as under predict.py --stream, and the decisions are the same. As there,
 --statistics goes on from what an earlier recording of the session has left with --save-statistics, and --warmup leaves
-the first seconds undecided. docs/live.md says more. Loading the model takes about 5 s.
+the first seconds undecided. --adapt adapts a copy of the model without labels, in another process: after 30 s of
+signal, then whenever there is half as much again. docs/live.md says more. Loading the model takes about 5 s.
 """
 
 import argparse
@@ -47,6 +48,7 @@ from semg.inference.live_decoder import LiveDecoder
 from semg.inference.live_outputs import DecisionTable, Outputs, Recorder
 from semg.inference.lsl_replay import play, read_playable
 from semg.inference.trained_model import TrainedModel
+from semg.training.online_adaptation import OnlineAdaptation
 
 REDRAW = 0.1  # seconds
 SHOWN = 3  # gestures in the terminal's view
@@ -73,6 +75,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-statistics", type=Path, metavar="FILE", help="keep what was heard, a .npz, for a later recording"
     )
+    parser.add_argument("--adapt", action="store_true", help="adapt the model while the stream goes on, without labels")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     stream = parser.add_argument_group("the stream, or the table that is played")
     stream.add_argument(
@@ -193,8 +196,9 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     scale = UNITS[args.unit] if args.unit else UNITS[layout.unit] if layout.unit else None
     console.say(f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: told by its first samples'}")
     watched = Watched(console, model.classes)
-    how = {"name": name, "warmup": args.warmup, "normalization": normalization, "warn": watched.warn}
-    decoder = LiveDecoder(model, layout.rate, scale, **how)
+    adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
+    how = {"name": name, "warmup": args.warmup, "normalization": normalization, "adaptation": adaptation}
+    decoder = LiveDecoder(model, layout.rate, scale, warn=watched.warn, **how)
     if decoder.latency:
         console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")
     started = time.strftime("%Y-%m-%d-%H-%M-%S")
@@ -202,6 +206,8 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     stopped: list[BaseException] = []
     with ExitStack() as stack:
         recorder = None
+        if adaptation is not None:
+            stack.callback(adaptation.close)
         if args.record:
             recorder = Recorder(args.record, layout.names, overwrite=args.overwrite)
             stack.callback(recorder.close)
@@ -212,6 +218,8 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
             session(reader, decoder, outputs, recorder, watched, args.seconds)
     if args.save_statistics and (heard := decoder.heard()) is not None:
         model.write_statistics(args.save_statistics, heard)
+    if adaptation is not None:
+        console.say(adaptation.in_words())
     tell(args, console, reader, decoder, outputs, table, recorder)
     if not stopped:
         return 0

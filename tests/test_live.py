@@ -207,6 +207,26 @@ def test_a_stream_that_goes_away_is_waited_for(here, model, microvolts, tmp_path
     np.testing.assert_allclose([float(row["time_s"]) for row in made], [one.time for one in expected], atol=0.05)
 
 
+def test_a_session_goes_on_from_the_statistics_of_another(here, recording, microvolts, tmp_path):
+    """As predict.py's streams do; and with too little signal to adapt to, that is said."""
+    statistics, out = tmp_path / "heard.npz", tmp_path / "live"
+    streamed(here, recording, tmp_path / "first", "--save-statistics", tmp_path / "first.npz")
+    expected = streamed(here, recording, tmp_path / "second", "--statistics", tmp_path / "first.npz")
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+
+    def feed():
+        device.send(microvolts)
+        loopback.wait_for(lambda: decided(out, len(expected)), "all decisions")
+
+    words = ["--lsl", device.name, "--out", out, "--statistics", tmp_path / "first.npz"]
+    with loopback.beside(then_ctrl_c(feed)):
+        code, said, _ = here(live, *words, "--save-statistics", statistics, "--adapt")
+    assert code == 130
+    assert "not adapted: less than 30 s of signal" in said
+    np.testing.assert_allclose(shares(rows(next(out.glob("*.csv")))), shares(expected), atol=1.5e-6)
+    streamed(here, recording, tmp_path / "third", "--statistics", statistics)
+
+
 def test_samples_that_a_reader_was_too_slow_for_are_counted(model, microvolts):
     device = loopback.Device(loopback.unique("device"), RATE, LABELS)
     reader = reader_of(device.name, model)

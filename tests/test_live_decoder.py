@@ -1,9 +1,11 @@
 """Live decoding without streams: time stamps, gaps, units, resampling, what a terminal shows."""
 
+import copy
 import io
 
 import numpy as np
 import pytest
+import torch
 from test_predict import checkpoint
 
 from semg.common.errors import DataError
@@ -107,6 +109,36 @@ def test_no_window_spans_a_gap(model, samples):
     first = next(one for one in made if one.time > half / RATE + gap)
     assert first.time == pytest.approx(half / RATE + gap + model.window / RATE, abs=1e-6)
     assert decoder.finish() == round(gap * RATE)
+
+
+class Adapting:
+    """Its network is another once a window was decided; remembers what it was told."""
+
+    def __init__(self, model):
+        self.network, self.told = model.network, []
+
+    def see(self, block):
+        self.told.append(len(block))
+
+    def begin_recording(self):
+        self.told.append("another recording")
+
+    def prepare(self, _normalization):
+        self.network = copy.deepcopy(self.network)
+        torch.nn.init.zeros_(self.network.head.weight)
+
+
+def test_an_adapted_network_decides_also_after_a_gap(model, samples):
+    half = len(samples) // 2
+    adaptation = Adapting(model)
+    decoder = LiveDecoder(model, RATE, 1.0, adaptation=adaptation, warn=pytest.fail)
+    stamps = np.arange(len(samples)) / RATE + np.where(np.arange(len(samples)) < half, 0, 2)
+    made = decoder.push(Chunk(samples, stamps, 0.0))
+    flat = [bool(np.ptp(one.probabilities - made[1].probabilities) < 1e-6) for one in made]
+    assert flat == [False, *[True] * (len(made) - 1)]
+    told = adaptation.told
+    assert sum(told[: told.index("another recording")]) == half
+    assert sum(told[told.index("another recording") + 1 :]) == len(samples) - half
 
 
 def test_the_warm_up_does_not_begin_anew_with_a_gap(model, samples):

@@ -18,7 +18,7 @@ from semg.data.tables import RATE_TOLERANCE, Source
 from semg.inference.recordings import in_usual_range
 from semg.inference.session_statistics import SessionStatistics
 from semg.inference.stream_clock import StreamClock
-from semg.inference.streaming import Normalization, Stream
+from semg.inference.streaming import Adapting, Normalization, Stream
 from semg.inference.trained_model import TrainedModel
 
 UNIT_SECONDS = 2.0  # of signal from which its unit is told
@@ -64,6 +64,7 @@ class LiveDecoder:
         name: str = "stream",
         warmup: float = 0.0,
         normalization: Normalization | None = None,
+        adaptation: Adapting | None = None,
         warn: Callable[[str], None],
     ) -> None:
         """A decoder before the first sample.
@@ -71,12 +72,13 @@ class LiveDecoder:
         rate: Hz of the stream; another than the model's is resampled. scale: microvolts of one unit of the samples;
         None: the training's, or another that is seen in the first seconds and told. name: what messages begin with.
         warmup: seconds heard before anything is decided. normalization: if it is not to begin with this stream.
+        adaptation: of the network while the stream goes on.
         Raises DataError for a rate that the model's cannot be made of.
         """
         self._model, self._rate, self._scale, self._name, self._warn = model, rate, scale, name, warn
         self._ratio = None if rate == model.rate else resampling_ratio(name, rate, model.rate)
         self.normalization = normalization or model.online()
-        self._warmup = warmup
+        self._warmup, self._adaptation = warmup, adaptation
         self._clock = StreamClock(rate)
         self._held: list[Chunk] = []  # while the unit is not known
         self._heard = 0  # samples, all together
@@ -173,12 +175,17 @@ class LiveDecoder:
     def _leave_windows(self) -> None:
         """Samples are missing: what comes next is filtered anew, in other windows."""
         self.prepare()
+        if self._adaptation is not None:
+            self._adaptation.begin_recording()
         self._stream = None
 
     def _begun_stream(self, scale: float) -> Stream:
         """Filter and windows at their beginning, normalisation as it is."""
         left = max(0.0, self._warmup - self._heard / self._rate)
-        self._stream = self._model.stream(warmup=left, scale=scale, normalization=self.normalization)
+        model = self._model if self._adaptation is None else self._model.with_network(self._adaptation.network)
+        self._stream = model.stream(
+            warmup=left, scale=scale, normalization=self.normalization, adaptation=self._adaptation
+        )
         self._resampler = None if self._ratio is None else CausalResampler(self._ratio, self._rate)
         return self._stream
 
