@@ -277,8 +277,8 @@ class GPT2Classifier(nn.Module):
         """(3, F) sums -> (2, F) mean and standard deviation: 0 and 1 for features that the front-end leaves alone."""
         mean = sums[0] / sums[2]
         std = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
-        mean[~self.frontend.normalized], std[~self.frontend.normalized] = 0.0, 1.0
-        return torch.stack([mean, std]).float()
+        left = ~self.frontend.normalized
+        return torch.stack([mean.masked_fill(left, 0.0), std.masked_fill(left, 1.0)]).float()
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Put pretrained weights, as semg/backbones.py reads them, into the backbone. ValueError for others."""

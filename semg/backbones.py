@@ -21,8 +21,9 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from semg.common.errors import DataError, SettingError
@@ -36,6 +37,11 @@ MOST_BLOCKS = 1000  # of any decoder there is a few hundred at most; a list of m
 MOST_CONFIG_BYTES = 1 << 24
 FLOATS = ("F64", "F32", "F16", "BF16")  # others are quantised, and mean nothing without their scales
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
+# PyTorch's attention, causal, under a name for which transformers makes no mask. Under `sdpa` it looks at positions
+# for several texts in one row, for which a GPU has to be waited for in each pass, and if compiled it always makes a
+# mask, which rules flash attention out.
+CAUSAL = "semg_causal"
+AttentionInterface.register(CAUSAL, sdpa_attention_forward)
 # Names under which wrappers and models with a head save the weights of what they wrap.
 _WRAPPERS = ("module.", "base_model.model.", "base_model.", "transformer.", "model.", "gpt_neox.")
 _WRAPPERS_ANYWHERE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -155,7 +161,7 @@ class Family:
         setattr(config, self.activation, FUSED.get(activation, activation))
         try:
             with _no_chatter():
-                model = getattr(transformers, self.model)._from_config(config, attn_implementation="sdpa")
+                model = getattr(transformers, self.model)._from_config(config, attn_implementation=attention_of(config))
         except Exception as error:  # sizes that overflow or find no memory, rotations whose settings don't fit
             raise SettingError("backbone", "a decoder that can be built", _short(error)) from None
         parent, _, name = self.words.rpartition(".")
@@ -184,6 +190,13 @@ class Family:
             return 0
         table = model.get_submodule(self.positions).weight
         return len(table) - self.offset if table.requires_grad else 0  # type: ignore[arg-type]
+
+
+def attention_of(config: PreTrainedConfig) -> str:
+    """The attention that computes what the configuration says: without a mask, unless some blocks see a part of what
+    came before."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return CAUSAL if all(kind == "full_attention" for kind in kinds) else "sdpa"
 
 
 def _quietly_configured(family: Family, given: dict[str, Any]) -> PreTrainedConfig:

@@ -1,8 +1,10 @@
 """Batches of windows as tensors, scaled, on the CPU or resident on a GPU."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +16,13 @@ RESIDENT_SHARE = 0.5  # of the GPU's free memory that the signals may fill
 # windows of one shard: more leave the caches; with fewer, a thread that reads ahead and the one that computes hand the
 # interpreter to each other so often that reading ahead costs time
 TRANSFORMED_AT_ONCE = 4
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`. The host does not wait for a copy to a GPU, which is made from pinned memory."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -53,16 +62,18 @@ class CachedFrames:
 class Batches:
     """Windows of a WindowSet as batches on `device`.
 
-    On a GPU all signals are kept in its memory as float16 if they fit, and windows are gathered there: a training
-    step then copies nothing from the host. Otherwise windows are read from the memory-mapped shards by `workers`
-    threads ahead of their use.
+    On a GPU all signals are kept in its memory as float16 if they fit, from the first window on that is read, and
+    windows are gathered there: a step then copies nothing from the host. Otherwise windows are read from the
+    memory-mapped shards by `workers` threads ahead of their use. Where cached features are all that a model reads,
+    signals are left alone.
     """
 
     def __init__(self, windows: WindowSet, transform: np.ndarray, device: torch.device, workers: int = 1) -> None:
         """transform: (n_shards, C, C') what the shards' samples are multiplied by, see semg.data.normalization."""
         self.windows = windows
-        self.device = device
         self._transform = torch.from_numpy(transform).to(device)
+        # with its index: a thread that reads ahead would take `cuda` for the first GPU, whatever this process's is
+        self.device = self._transform.device
         # the commonest matrices are diagonal: then a factor for each channel does, in less time
         diagonal = transform.shape[1] == transform.shape[2] and not np.any(transform * (1 - np.eye(transform.shape[1])))
         self._gains = self._transform.diagonal(dim1=1, dim2=2) if diagonal else None
@@ -70,44 +81,76 @@ class Batches:
         self._shards = torch.from_numpy(windows.shard).to(device)
         self._workers = workers
         self.cached: CachedFrames | None = None
-        self._signal, self._offset = self._resident() if device.type == "cuda" else (None, None)
+        self._lock = threading.Lock()
+        self._signals: tuple[Tensor, Tensor] | None = None
 
-    def _resident(self) -> tuple[Tensor | None, Tensor | None]:
-        """All signals end to end on the device (time, C) and where each shard begins; nothing if they don't fit."""
-        lengths = np.array([len(shard.signal) for shard in self.windows.shards])
+    @cached_property
+    def _fits(self) -> bool:
+        """Whether the GPU has room for all signals."""
+        if self.device.type != "cuda":
+            return False
+        samples = sum(len(shard.signal) for shard in self.windows.shards)
         free, _ = torch.cuda.mem_get_info(self.device)
-        if 2 * lengths.sum() * self.windows.n_channels > RESIDENT_SHARE * free:
-            return None, None
-        signal = torch.empty((int(lengths.sum()), self.windows.n_channels), dtype=torch.float16, device=self.device)
-        offset = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        for shard, at, length in zip(self.windows.shards, offset, lengths, strict=True):
-            signal[at : at + length] = torch.from_numpy(np.array(shard.signal)).to(self.device)
-        return signal, torch.from_numpy(offset).to(self.device)
+        return 2 * samples * self.windows.n_channels <= RESIDENT_SHARE * free
+
+    @property
+    def _reads_signals(self) -> bool:
+        return self.cached is None or self.cached.needs_signal
 
     @property
     def resident(self) -> bool:
-        """Whether the signals lie in the GPU's memory."""
-        return self._signal is not None
+        """Whether signals are read, and from the GPU's memory."""
+        return self._reads_signals and self._fits
+
+    def _resident_signals(self) -> tuple[Tensor, Tensor]:
+        """All signals end to end on the device (time, C), and where each shard begins; copied when first asked for."""
+        with self._lock:
+            if self._signals is None:
+                lengths = np.array([len(shard.signal) for shard in self.windows.shards])
+                shape = (int(lengths.sum()), self.windows.n_channels)
+                signal = torch.empty(shape, dtype=torch.float16, device=self.device)
+                offset = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+                for shard, at, length in zip(self.windows.shards, offset, lengths, strict=True):
+                    signal[at : at + length] = torch.from_numpy(np.array(shard.signal)).to(self.device)
+                self._signals = signal, torch.from_numpy(offset).to(self.device)
+            return self._signals
+
+    def release(self) -> None:
+        """Give the GPU's memory back that signals take, until a window is read again."""
+        self._signals = None
 
     def load(self, index: np.ndarray, start: np.ndarray | None = None) -> Batch:
         """The windows at the places `index` (B,), read from `start` (B,) instead of their own starts if given."""
-        places = torch.from_numpy(index).to(self.device, non_blocking=True)
-        shard = self._shards[places]
+        places = to_device(torch.from_numpy(index), self.device)
         starts = self.windows.start[index] if start is None else start
+        if self._on_device:
+            return self._load_there(places, to_device(torch.from_numpy(starts), self.device))
+        shard = self._shards[places]
         cached = None
         if self.cached is not None:
-            cached = self.cached.tokens(shard, torch.from_numpy(starts).to(self.device, non_blocking=True))
-            if not self.cached.needs_signal:
-                nothing = torch.empty(len(index), 0, 0, device=self.device)
-                return Batch(nothing, self._labels[places], shard, cached)
-        if self._signal is None:
-            x = torch.from_numpy(self.windows.gather(index, start))
-            if self.device.type == "cuda":
-                x = x.pin_memory()
-            x = x.to(self.device, non_blocking=self.device.type == "cuda")
-        else:
-            x = self._gather_resident(shard, starts)
-        # the result is laid out (B, N, C) in memory, seen as (B, C, N)
+            cached = self.cached.tokens(shard, to_device(torch.from_numpy(starts), self.device))
+        x = to_device(torch.from_numpy(self.windows.gather(index, start)), self.device)
+        return self._batch(x, places, shard, cached)
+
+    @property
+    def _on_device(self) -> bool:
+        """Whether all that a batch is made of lies on the device."""
+        return self.resident or not self._reads_signals
+
+    def _load_there(self, places: Tensor, start: Tensor) -> Batch:
+        """(B,) places of windows and (B,) first samples, on the device -> their batch, of what lies there."""
+        shard = self._shards[places]
+        cached = None if self.cached is None else self.cached.tokens(shard, start)
+        if not self._reads_signals:
+            nothing = torch.empty(len(places), 0, 0, device=self.device)
+            return Batch(nothing, self._labels[places], shard, cached)
+        signal, offset = self._resident_signals()
+        steps = torch.arange(self.windows.window, device=self.device)
+        x = signal[(offset[shard] + start)[:, None] + steps]  # (B, N, C)
+        return self._batch(x, places, shard, cached)
+
+    def _batch(self, x: Tensor, places: Tensor, shard: Tensor, cached: Tensor | None) -> Batch:
+        """x: (B, N, C) float16 microvolts; laid out so in memory, and seen as (B, C, N)."""
         return Batch(self._scaled(x, shard).transpose(1, 2), self._labels[places], shard, cached)
 
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
@@ -128,22 +171,18 @@ class Batches:
             )
         return transformed
 
-    def _gather_resident(self, shard: Tensor, start: np.ndarray) -> Tensor:
-        assert self._signal is not None and self._offset is not None  # noqa: S101  for the type checker
-        begin = self._offset[shard] + torch.from_numpy(start).to(self.device, non_blocking=True)
-        steps = torch.arange(self.windows.window, device=self.device)
-        return self._signal[begin[:, None] + steps]  # (B, N, C)
-
     def iterate(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None) -> Iterator[Batch]:
         """One batch for each array of places in `order`, read ahead of its use where reading takes time."""
         wanted = zip(order, starts if starts is not None else [None] * len(order), strict=True)
+        if self._on_device and self.device.type == "cuda":
+            yield from self._iterate_there(order, starts)
+            return
         # what is ready in memory is there sooner than another thread says so
-        ready = self._signal is not None or (self.cached is not None and not self.cached.needs_signal)
-        if ready or self._workers == 0 or len(order) < 2:
+        if self._on_device or self._workers == 0 or len(order) < 2:
             for index, start in wanted:
                 yield self.load(index, start)
             return
-        with ThreadPoolExecutor(self._workers) as pool:
+        with ThreadPoolExecutor(self._workers, initializer=_use, initargs=(self.device,)) as pool:
             ahead = []
             for index, start in wanted:
                 ahead.append(pool.submit(self.load, index, start))
@@ -151,6 +190,23 @@ class Batches:
                     yield ahead.pop(0).result()
             for future in ahead:
                 yield future.result()
+
+    def _iterate_there(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None) -> Iterator[Batch]:
+        """The same where all data lie on the GPU: places and starts are copied there once, not batch by batch."""
+        if not order:
+            return
+        places = np.concatenate(order)
+        begin = self.windows.start[places] if starts is None else np.concatenate(starts)
+        sizes = [len(index) for index in order]
+        each = (to_device(torch.from_numpy(values), self.device).split(sizes) for values in (places, begin))
+        for own, start in zip(*each, strict=True):
+            yield self._load_there(own, start)
+
+
+def _use(device: torch.device) -> None:
+    """Let a new thread compute on this process's GPU: it begins on the first one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def in_order(count: int, batch_size: int) -> list[np.ndarray]:

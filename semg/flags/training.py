@@ -32,7 +32,14 @@ def parser(manual: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--amp", choices=("auto", "bf16", "fp32"), default=TrainConfig.amp, help="precision; auto: bf16 on CUDA"
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile the model")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="default",
+        default="",
+        choices=("default", "graphs"),
+        help="torch.compile all that is behind the tokens; graphs: with CUDA graphs, for models whose steps are short",
+    )
     parser.add_argument(
         "--no-precompute",
         dest="precompute",

@@ -35,11 +35,12 @@ class Signal:
 def choose_device(name: str) -> torch.device:
     """`auto`: a GPU if there is one, else the CPU. Raises SettingError for a device that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(name):
         raise SettingError("device", "one that this machine has", name, hint="use {device} cpu")
-    return torch.device(name)
+    # with the index of this process's GPU: a new thread would take `cuda` for the first one
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semg.common.errors import SettingError
+from semg.data.batches import to_device
 from semg.frontends import Group
 
 OF_BAND_POWERS = ("gain", "frequency_masking")  # what changes log powers, and leaves samples as they are
@@ -132,7 +133,8 @@ def draw(
 ) -> "TokenChange":
     """Draw one change of a batch of tokens and of what they are trained towards.
 
-    shape: (B, T) of the batch. generator: on the CPU, so that the same is drawn whatever the device of the tokens.
+    shape: (B, T) of the batch. generator: on the CPU, so that the same is drawn whatever the device of the tokens, but
+    for `noise`, of which there is too much: a GPU draws it itself, from a seed of the generator's.
     """
     moves = _draw_moves(how, layout, shape, generator, device)
     changes = tuple(_draw_group(how, group, shape, generator, device) for group in layout.groups)
@@ -188,21 +190,37 @@ class _GroupChange:
         return features if self.shown is None else features * self.shown
 
 
+def _placed(values: Tensor, device: torch.device | None) -> Tensor:
+    return values if device is None else to_device(values, device)
+
+
+def _normal(
+    strength: float, size: tuple[int, ...], generator: torch.Generator, device: torch.device | None
+) -> Tensor | None:
+    return _placed(strength * torch.randn(size, generator=generator), device) if strength else None
+
+
+def _noise(
+    strength: float, size: tuple[int, ...], generator: torch.Generator, device: torch.device | None
+) -> Tensor | None:
+    if not strength or device is None or device.type != "cuda":
+        return _normal(strength, size, generator, device)
+    own = torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+    return strength * torch.randn(size, generator=own, device=device)
+
+
 def _draw_group(
     how: Augmentation, group: Group, shape: tuple[int, int], generator: torch.Generator, device: torch.device | None
 ) -> _GroupChange:
     def size(times: int, channels: int, numbers: int) -> tuple[int, ...]:
         return (shape[0], times, *((numbers, channels) if group.channels_last else (channels, numbers)))
 
-    def normal(strength: float, size: tuple[int, ...]) -> Tensor | None:
-        return (strength * torch.randn(size, generator=generator)).to(device) if strength else None
-
-    gain = normal(how.gain if group.log_power else 0.0, size(1, group.channels, 1))
-    noise = normal(how.noise, size(shape[1], group.channels, group.per_channel))
+    gain = _normal(how.gain if group.log_power else 0.0, size(1, group.channels, 1), generator, device)
+    noise = _noise(how.noise, size(shape[1], group.channels, group.per_channel), generator, device)
     shown = None
     if how.frequency_masking and group.log_power:
         chance = torch.rand(size(1, 1, group.per_channel), generator=generator)
-        shown = (chance >= how.frequency_masking).float().to(device)
+        shown = _placed((chance >= how.frequency_masking).float(), device)
     return _GroupChange(gain, noise, shown)
 
 
@@ -225,9 +243,11 @@ def _draw_moves(
     dropped = None
     if how.channel_dropout:
         chance = torch.rand(shape[0], layout.channels // layout.copies, generator=generator)
-        dropped = (chance < how.channel_dropout).repeat(1, layout.copies).to(device)
-    times = (torch.rand(shape, generator=generator) < how.time_masking).to(device) if how.time_masking else None
-    return _Moves(channel.to(device), dropped, times)
+        dropped = _placed((chance < how.channel_dropout).repeat(1, layout.copies), device)
+    times = None
+    if how.time_masking:
+        times = _placed(torch.rand(shape, generator=generator) < how.time_masking, device)
+    return _Moves(_placed(channel, device), dropped, times)
 
 
 @dataclass(frozen=True)
@@ -278,7 +298,7 @@ def _draw_mixing(strength: float, batch: int, generator: torch.Generator, device
     draws = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     weight = torch.from_numpy(draws.beta(strength, strength, batch).astype(np.float32))
     partner = torch.randperm(batch, generator=generator)
-    return _Mixing(weight.to(device), partner.to(device))
+    return _Mixing(_placed(weight, device), _placed(partner, device))
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:

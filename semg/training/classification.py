@@ -66,7 +66,7 @@ class Classification:
         target = change.targets(one_hot(batch.label, self.classes))
         logits = self._forward(batch.x, self._train.statistics_of(batch), change, batch.cached)
         pairs = batch.label * self.classes + logits.detach().argmax(1)
-        self.confusion += torch.bincount(pairs, minlength=self.classes**2).view_as(self.confusion)
+        self.confusion.view(-1).scatter_add_(0, pairs, torch.ones_like(pairs))  # bincount would wait for the GPU
         weight = self._class_weights if config.balance == "loss" else None
         return F.cross_entropy(logits.float(), target, weight, label_smoothing=config.label_smoothing)
 
@@ -111,6 +111,8 @@ class Validator:
         val = self._val
         if self._ready is None:
             self._ready = ready_tokens(self._model, val.batches, val.statistics)
+            if self._ready is not None:
+                val.batches.release()
         decided = probabilities(
             self._model, val.batches, val.statistics, INFERENCE_BATCH, self._autocast, ready=self._ready
         )

@@ -54,7 +54,10 @@ class World:
         """`module`, whose gradients become the mean over processes; unused: some parameters may get no gradient."""
         if self.size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=unused)
+        # buffers are the front-end's constants; gradients as views of what is sent: no copy of them each step
+        return nn.parallel.DistributedDataParallel(
+            module, find_unused_parameters=unused, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def leave(self) -> None:
         """Say goodbye to the other processes."""

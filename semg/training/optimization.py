@@ -145,7 +145,12 @@ class WeightAverage:
 
     def restart(self) -> None:
         """Begin anew, from the weights as they are now."""
-        self.weights = {name: value.clone() for name, value in self._module.state_dict().items()}
+        own = self._module.state_dict()
+        self.weights = {name: value.clone() for name, value in own.items()}
+        # (averages, weights) of floating point, and the rest; they share the module's memory
+        pairs = [(self.weights[name], value) for name, value in own.items()]
+        self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from an average that was kept. KeyError, RuntimeError for another module's."""
@@ -156,9 +161,11 @@ class WeightAverage:
     def follow(self, step: int) -> None:
         """Move the average a step towards the weights."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, value in self._module.state_dict().items():
-            average = self.weights[name]
-            average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
+        if self._moving:  # one kernel for all of them
+            averages, values = map(list, zip(*self._moving, strict=True))
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        for average, value in self._copied:
+            average.copy_(value)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

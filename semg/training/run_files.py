@@ -1,4 +1,8 @@
-"""What a training run writes into its folder, and reads to go on: metrics.jsonl, best_model.ckpt, last.ckpt."""
+"""What a training run writes into its folder, and reads to go on: metrics.jsonl, best_model.ckpt, last.ckpt.
+
+Files are written by `run.writer` while training goes on, in the order in which they are given to it, each from a copy
+of the numbers as they were then.
+"""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 def write_rows(run: "Trainer") -> None:
     """Write metrics.jsonl: what last.ckpt knows of each epoch, also after a kill between the two."""
     rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in run.state.rows)
-    write_text(run.out / "metrics.jsonl", rows)
+    run.writer.do(write_text, run.out / "metrics.jsonl", rows)
 
 
 def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any]) -> None:
@@ -34,11 +38,17 @@ def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any])
     train = run.data.train
     if train.statistics is not None:  # what a stream starts from
         tensors |= Prior.of(train.shards, train.statistics).tensors()
-    write_checkpoint(run.out / "best_model.ckpt", description_of(run) | {"epoch": row["epoch"], **scores}, tensors)
+    description = description_of(run) | {"epoch": row["epoch"], **scores}
+    run.writer.do(write_checkpoint, run.out / "best_model.ckpt", description, _copied(tensors))
 
 
-def save(run: "Trainer") -> None:
-    """Write last.ckpt: all that going on needs."""
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are now, on the CPU: training moves on while they are written."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+
+
+def save(run: "Trainer", *, wait: bool = True) -> None:
+    """Write last.ckpt: all that going on needs; wait: until it, and all that was to be written before, is there."""
     run.state.confusion = run.task.confusion.tolist() if run.state.training.in_epoch else []
     tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= run.optimizer.tensors("optimizer.")
@@ -49,7 +59,9 @@ def save(run: "Trainer") -> None:
         tensors |= {f"pretraining.head.{name}": value for name, value in task.module.head.state_dict().items()}
         tensors |= optimizer.tensors("pretraining.optimizer.")
     description = {"config": run.config.to_dict(), "split": run.split.checksum, "state": run.state.to_dict()}
-    write_checkpoint(run.out / "last.ckpt", description, tensors)
+    run.writer.do(write_checkpoint, run.out / "last.ckpt", description, _copied(tensors))
+    if wait:
+        run.writer.finish()
 
 
 def restore(run: "Trainer", last: Checkpoint) -> None:
@@ -135,7 +147,7 @@ def description_of(run: "Trainer") -> dict[str, Any]:
         "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
         "normalize": config.normalization.to_dict(),
         "backbone": run.first_weights,
-        "pretraining_losses": run.state.pretraining_losses,
+        "pretraining_losses": list(run.state.pretraining_losses),
         "shards": config.shards.as_posix(),
         "split": {
             "name": run.split.name,

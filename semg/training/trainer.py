@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from model import GPT2Classifier
 from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
 from semg.evaluation import metrics
@@ -20,6 +21,7 @@ from semg.evaluation.tensorboard import Board, projected
 from semg.inference.batch import choose_device
 from semg.training import run_files
 from semg.training.augmentation import TokenLayout
+from semg.training.background import Background
 from semg.training.classification import Classification, Validation, Validator
 from semg.training.config import TrainConfig
 from semg.training.distributed import World
@@ -36,13 +38,14 @@ from semg.training.threads import careful_threads
 class Machine:
     """Where and how to compute.
 
-    device: its name, or `auto`. workers: threads that read windows ahead. compile: by torch.compile. threads: that
-    compute on the CPU; None for `careful_threads`.
+    device: its name, or `auto`. workers: threads that read windows ahead. compile: by torch.compile: `default`,
+    `graphs` (CUDA graphs too: a step's kernels are launched at once), empty for none. threads: that compute on the CPU;
+    None for `careful_threads`.
     """
 
     device: str = "auto"
     workers: int = 1
-    compile: bool = False
+    compile: str = ""
     threads: int | None = None
 
 
@@ -62,8 +65,7 @@ class Trainer:
         self.split, self.classes = shards.split, shards.train[0].classes
         self.data = prepare(config, shards, self.model, device, machine.workers, console)
         self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)
-        if machine.compile and self.model.backbone is not None:
-            self.model.backbone.compile()
+        _compile(self.model, machine.compile, device)
         self.autocast = autocast(config.amp, device)
         self.state = RunState()
         self.pretraining = self._pretraining() if config.pretrain else None
@@ -72,6 +74,7 @@ class Trainer:
         self.average = WeightAverage(self.model, config.ema) if config.ema else None
         self.validator = Validator(self.model, self.data.val, self.autocast)
         self.board: Board | None = None
+        self.writer = Background()
         self.stop_asked = False
 
     def _pretraining(self) -> "tuple[NextPatchTask, Optimizer]":
@@ -86,9 +89,10 @@ class Trainer:
     def run(self) -> None:
         """Train until the last epoch, until patience is at its end, or until `stop_asked`. DataError if it diverges."""
         try:
-            if self.pretraining is not None:
-                self._pretrain(*self.pretraining)
-            self._train()
+            with self.writer:
+                if self.pretraining is not None:
+                    self._pretrain(*self.pretraining)
+                self._train()
         except DivergedError as error:
             hint = f"start anew with a smaller {{lr}} than {self.config.lr:g}, or with {{amp}} fp32"
             raise DataError(error.message, hint=f"{hint}; the best epoch so far is in best_model.ckpt") from None
@@ -128,7 +132,7 @@ class Trainer:
             world=self.world,
             progress=self.console.progress,
             name="pretraining",
-            stop=lambda: self.stop_asked,
+            stop=self._stopped,
         )
         for epoch in epochs:
             self.state.pretraining_losses.append(epoch.loss)
@@ -137,20 +141,26 @@ class Trainer:
                     f"pretraining {epoch.number}/{self.config.pretrain}  loss {epoch.loss:.4f} "
                     "(1: guessing the session's mean)"
                 )
-                run_files.save(self)
+                run_files.save(self, wait=False)
         if self.average is not None and self.state.training.epoch == self.state.training.in_epoch == 0:
             self.average.restart()
         if self.board is not None and self.state.training.epoch == 0:
             self.board.pretrained(self.state.pretraining_losses)
 
+    def _stopped(self) -> bool:
+        """Whether somebody asked. DataError if files can't be written: what is learnt from then on would be lost."""
+        self.writer.check()
+        return self.stop_asked
+
     def _should_stop(self) -> bool:
-        """Whether somebody asked, or the validation score has not risen for `patience` epochs."""
+        """As `_stopped`, or whether the validation score has not risen for `patience` epochs."""
         epoch, patience = self.state.training.epoch, self.config.patience
-        return self.stop_asked or bool(patience and epoch and epoch - self.state.best_epoch >= patience)
+        return self._stopped() or bool(patience and epoch and epoch - self.state.best_epoch >= patience)
 
     def _finish(self, epoch: Epoch, confusion: np.ndarray) -> None:
         """Validate, keep the model if it is the best, and write down where the run stands."""
         state = self.state
+        self.writer.finish()  # so that no more than one epoch's copies are in memory
         with self.average.in_place() if self.average is not None else nullcontext():
             validation = self.validator.validate()
             row = self._row(epoch, confusion, validation)
@@ -161,7 +171,7 @@ class Trainer:
                 state.best, state.best_epoch = score, epoch.number
                 run_files.write_best(self, row, validation.per_subject)
                 self._project(epoch.number)
-        run_files.save(self)
+        run_files.save(self, wait=False)
         run_files.write_rows(self)
         if self.board is not None:
             label = self.data.val.windows.label
@@ -195,3 +205,14 @@ class Trainer:
         windows = self.data.val.windows
         index = projected(windows.label, len(self.classes))
         self.board.project(self.validator.features(index), windows.label[index], windows.subject[index], epoch)
+
+
+def _compile(model: GPT2Classifier, how: str, device: torch.device) -> None:
+    """Let torch.compile make one program of all that is behind the tokens. how: as in `Machine`."""
+    if how == "graphs" and device.type != "cuda":
+        raise SettingError("compile", "no graphs where there is no CUDA device", how)
+    if not how:
+        return
+    mode = "reduce-overhead" if how == "graphs" else "default"
+    for name in ("hidden", "classify"):  # pretraining asks for the first
+        setattr(model, name, torch.compile(getattr(model, name), mode=mode))

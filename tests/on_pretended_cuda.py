@@ -1,0 +1,307 @@
+"""What must hold on a GPU, on the stand-in of pretend_cuda.py; test_pretend_cuda.py runs it in a process of its own."""
+
+import json
+import signal as signals
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pretend_cuda  # sorted before torch, which must see it
+import pytest
+import small_shards
+import torch
+from pretend_cuda import OnDevice, pretended
+from test_adaptation import ANYTHING
+from torch import nn
+
+import evaluate
+import train
+from model import GPT2Classifier, ModelConfig
+from semg.data import batches as data_batches
+from semg.data.batches import Batches
+from semg.data.normalization import ChannelNormalization, transform_of
+from semg.data.shards import WindowSet, open_shards
+from semg.inference.batch import Signal, choose_device
+from semg.inference.checkpoint import open_checkpoint
+from semg.inference.streaming import Stream
+from semg.inference.trained_model import TrainedModel
+from semg.training import deep_baselines, loop
+from semg.training.adaptation import adapt
+from semg.training.calibration import Calibration, calibrate_subject
+from semg.training.optimization import OptimizerConfig
+
+TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --quiet".split()  # noqa: SIM905
+ALIKE = ["--dropout", "0", "--amp", "fp32"]  # what the CPU and the stand-in compute alike
+CHANGES = "band_rotation=0.5 channel_dropout=0.1 time_masking=0.1 frequency_masking=0.1 gain=0.1 mixup=0.2 jitter=1"
+ALL_CHANGES = ["--augment", *CHANGES.split()]
+# A step of one block, everything included; each further block may add MOST_OF_A_BLOCK.
+MOST_OF_A_STEP, MOST_OF_A_BLOCK = 150, 70
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pretended")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    shards, split = small_shards.write_all(folder)
+    return ["--shards", str(shards), "--split", str(split)]
+
+
+@pytest.fixture(scope="module")
+def script(data):
+    """Run a script in this process: `script(train, out, *flags)`."""
+
+    def run(module, out, *flags):
+        before = {number: signals.getsignal(number) for number in (signals.SIGINT, signals.SIGTERM)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [module.__name__, *data, "--out", str(out), *map(str, flags)])
+            try:
+                return module.main()
+            finally:
+                for number, handler in before.items():
+                    signals.signal(number, handler)
+
+    return run
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Operations and waits at the end of each training step: `steps(gpu)` gives those of one step after another."""
+    marks, count = [], loop._count
+
+    def counted(*args):
+        marks.append((len(pretend_cuda.GPU.operations), list(pretend_cuda.GPU.waits)))
+        return count(*args)
+
+    monkeypatch.setattr(loop, "_count", counted)
+
+    def between():
+        return [(b[0] - a[0], b[1][len(a[1]) :]) for a, b in pairwise(marks)]
+
+    return between
+
+
+def tensors(out, name="last.ckpt"):
+    return open_checkpoint(out / name).tensors
+
+
+def assert_close(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=2e-3, atol=2e-5, msg=lambda told, name=name: name + told)
+
+
+# --- the stand-in itself ------------------------------------------------------------------------------------------
+
+
+def test_devices_do_not_mix_and_what_the_host_waits_for_is_noted_down():
+    with pretended() as gpu:
+        x = torch.ones(3).to("cuda")
+        assert isinstance(x, OnDevice) and x.device == torch.device("cuda:0")
+        for other in (torch.ones(3), torch.ones(3, device="cuda:1")):
+            with pytest.raises(RuntimeError, match="same device"):
+                x + other
+        with pytest.raises(TypeError, match="convert cuda:0"):
+            np.asarray(x)
+        gpu.clear()
+        y = (2 * x).sum()
+        assert (len(gpu.operations), gpu.waits) == (2, [])
+        assert y.item() == 6 and x.tolist() == [1, 1, 1]
+        assert [wait.split(" at ")[0] for wait in gpu.waits] == ["_local_scalar_dense", "a copy to the CPU"]
+        gpu.clear()
+        torch.ones(3).pin_memory().to("cuda", non_blocking=True)
+        assert gpu.waits == []
+        torch.ones(3).to("cuda", non_blocking=True)
+        assert len(gpu.waits) == 1
+        torch.cuda.set_device(1)
+        assert torch.zeros(1, device="cuda").device.index == choose_device("cuda").index == 1
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(script, folder):
+    """Folders of the same run, on the CPU and on the stand-in: (cpu, gpu)."""
+    flags = [*TINY, *ALIKE, *ALL_CHANGES, "--epochs", 2, "--ema", 0.9]
+    script(train, folder / "cpu", *flags, "--device", "cpu")
+    with pretended():
+        script(train, folder / "gpu", *flags, "--device", "cuda")
+    return folder / "cpu", folder / "gpu"
+
+
+def test_training_computes_what_the_cpu_does(trained):
+    cpu, gpu = trained
+    assert_close(tensors(gpu), tensors(cpu))
+    rows = [[json.loads(line) for line in (out / "metrics.jsonl").open()] for out in (gpu, cpu)]
+    for mine, theirs in zip(*rows, strict=True):
+        assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-3)
+        assert mine["val/macro_f1"] == pytest.approx(theirs["val/macro_f1"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("flags", "most"),
+    [
+        ([], MOST_OF_A_STEP),
+        (["--layers", 2], MOST_OF_A_STEP + MOST_OF_A_BLOCK),
+        ([*ALL_CHANGES, "noise=0.1", "--balance", "loss", "--ema", 0.99], MOST_OF_A_STEP + 60),
+        (["--frontend", "both", "--whitening", "none"], MOST_OF_A_STEP + 60),
+    ],
+)
+def test_a_step_waits_once_and_launches_few_operations(script, tmp_path, steps, flags, most):
+    with pretended() as gpu:
+        script(train, tmp_path, *TINY, *flags, "--device", "cuda")
+        assert {(mask, causal) for mask, causal, _ in gpu.attention} == {(False, True)}
+        assert torch.bfloat16 in {dtype for _, _, dtype in gpu.attention}
+    taken = steps()
+    assert len(taken) > 3
+    assert all(len(waits) <= 1 for _, waits in taken), taken[0]
+    print(max(operations for operations, _ in taken))
+    assert max(operations for operations, _ in taken) <= most
+
+
+def test_signals_that_nothing_reads_stay_where_they_are(script, tmp_path, monkeypatch):
+    copied = []
+    true = Batches._resident_signals
+    monkeypatch.setattr(Batches, "_resident_signals", lambda self: copied.append(self) or true(self))
+    with pretended():
+        script(train, tmp_path, *TINY, "--device", "cuda")
+    assert json.loads((tmp_path / "config.json").read_text())["derived"]["resident"] is False
+    assert len({len(one.windows.shards) for one in copied}) == 1  # the validation people's, for their tokens
+    assert all(len(one.windows.shards) == 1 and one._signals is None for one in copied)  # and no longer
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(script, tmp_path, monkeypatch):
+    flags = [*TINY, "--dropout", 0.1, "--ema", 0.9, "--pretrain", 1, "--device", "cuda"]
+    with pretended():
+        script(train, tmp_path / "whole", *flags)
+        count, seen = loop._count, []
+
+        def interrupted(*args):
+            seen.append(args)
+            if len(seen) == 14:
+                signals.raise_signal(signals.SIGINT)
+            return count(*args)
+
+        monkeypatch.setattr(loop, "_count", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="--resume goes on"):
+            script(train, tmp_path / "stopped", *flags)
+        monkeypatch.setattr(loop, "_count", count)
+        script(train, tmp_path / "stopped", *flags, "--resume")
+    whole, stopped = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
+    assert whole.keys() == stopped.keys()
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_pretraining_computes_what_the_cpu_does_and_waits_once(script, tmp_path, steps):
+    flags = [*TINY, *ALIKE, "--pretrain", 1]
+    with pretended():
+        script(train, tmp_path / "gpu", *flags, "--device", "cuda")
+    assert all(len(waits) <= 1 for _, waits in steps()[:8])
+    script(train, tmp_path / "cpu", *flags, "--device", "cpu")
+    assert_close(tensors(tmp_path / "gpu"), tensors(tmp_path / "cpu"))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("whitening", ["none", "append"])
+def test_windows_of_the_second_gpu_are_the_cpus(data, monkeypatch, resident, whitening):
+    """Read by threads, which begin on the first GPU, where the signals do not fit."""
+    shards = open_shards(Path(data[1]), [small_shards.name(subject) for subject in (1, 2, 3)])
+    windows, transform = WindowSet(shards), transform_of(shards, ChannelNormalization(whitening=whitening))
+    order = [np.arange(at, at + 7) for at in range(0, 35, 7)]
+    expected = list(Batches(windows, transform, torch.device("cpu")).iterate(order))
+    monkeypatch.setattr(data_batches, "RESIDENT_SHARE", 0.5 if resident else 0.0)
+    with pretended():
+        torch.cuda.set_device(1)
+        made = Batches(windows, transform, torch.device("cuda"), workers=2)
+        assert made.resident is resident
+        for mine, theirs in zip(made.iterate(order), expected, strict=True):
+            assert mine.x.device == mine.label.device == torch.device("cuda:1")
+            torch.testing.assert_close(mine.x.cpu(), theirs.x)
+            assert mine.label.tolist() == theirs.label.tolist()
+
+
+# --- a trained model ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [[], ["--normalize", "online"], ["--adapt", "session"]])
+def test_evaluation_decides_as_on_the_cpu(trained, script, tmp_path, flags):
+    flags = ["--checkpoint", trained[0] / "best_model.ckpt", "--quiet", *flags]
+    with pretended():
+        script(evaluate, tmp_path / "gpu", *flags, "--device", "cuda")
+    script(evaluate, tmp_path / "cpu", *flags, "--device", "cpu")
+    mine, theirs = (np.load(tmp_path / name / "predictions.npz")["probabilities"] for name in ("gpu", "cpu"))
+    np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def models(trained):
+    return [TrainedModel.open(trained[0] / "best_model.ckpt", device) for device in ("cuda", "cpu")]
+
+
+def own_shards(data, subject=5):
+    return open_shards(Path(data[1]), [small_shards.name(subject)])
+
+
+def test_a_recording_and_a_stream_are_decided_as_on_the_cpu(trained, data):
+    signal = np.array(own_shards(data)[0].signal)
+    with pretended():
+        found = []
+        for model in models(trained):
+            whole = model.predict_filtered(signal).probabilities
+            online = Stream(model.network, model.online(), np.array([[1.0, 0, 0, 1, 0, 0]]), np.eye(24), model.stride)
+            streamed = [one.probabilities for one in online.push(signal[:4000].astype(np.float32))]
+            found.append((whole, np.stack(streamed)))
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def test_adapting_and_calibrating_learn_what_they_do_on_the_cpu(trained, data):
+    how = replace(ANYTHING, rounds=1)
+    recipe = Calibration(repetitions=1, tune="full", optimizer=OptimizerConfig(lr=1e-3), epochs=2)
+    found = []
+    with pretended():
+        for model in models(trained):
+            shards = own_shards(data)
+            signal = np.array(shards[0].signal)
+            adapted = adapt(model, [Signal(signal, model.session_of(signal))], how)
+            assert adapted.accepted
+            found.append((adapted.model.predict_filtered(signal).probabilities, *_after(model, shards, recipe)))
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=2e-3)
+
+
+def _after(model, shards, recipe):
+    columns = calibrate_subject(model, shards, recipe)
+    return columns["before"], columns["after"]
+
+
+def test_deep_baselines_train_as_on_the_cpu(data):
+    shards = [open_shards(Path(data[1]), [small_shards.name(one) for one in some]) for some in ((1, 2), (3,))]
+    recipe = deep_baselines.Recipe(optimizer=OptimizerConfig(lr=0.01), epochs=1, batch_size=32)
+    found = []
+    with pretended():
+        for device in map(torch.device, ("cuda", "cpu")):
+            transforms = [transform_of(some, ChannelNormalization()) for some in shards]
+            parts = [
+                deep_baselines.prepare(some, 4, transform, device, lambda items, **_: items)
+                for some, transform in zip(shards, transforms, strict=True)
+            ]
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Conv1d(24, 4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 76, 4))
+            deep_baselines.fit(module, *parts, recipe, lambda items, **_: items, str)
+            found.append({name: value.cpu() for name, value in module.state_dict().items()})
+    assert_close(*found)
+
+
+def test_a_backbone_is_read_without_a_mask_in_each_family_of_positions():
+    with pretended() as gpu:
+        config = ModelConfig(layers=1, width=16, heads=2, dropout=0.0)
+        model = GPT2Classifier(config).to("cuda").eval()
+        gpu.clear()
+        model.classify(torch.randn(2, config.tokens, model.frontend.n_features).to("cuda"))
+        assert gpu.attention == [(False, True, torch.float32)]
+        assert not [wait for wait in gpu.waits if "transformers" in wait]
