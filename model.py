@@ -277,7 +277,7 @@ class GPT2Classifier(nn.Module):
         """(3, F) sums -> (2, F) mean and standard deviation: 0 and 1 for features that the front-end leaves alone."""
         mean = sums[0] / sums[2]
         std = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
-        left = ~self.frontend.normalized
+        left = ~self.frontend.normalized.to(sums.device)
         return torch.stack([mean.masked_fill(left, 0.0), std.masked_fill(left, 1.0)]).float()
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:

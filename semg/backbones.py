@@ -195,7 +195,9 @@ class Family:
 def attention_of(config: PreTrainedConfig) -> str:
     """The attention that computes what the configuration says: without a mask, unless some blocks see a part of what
     came before."""
-    kinds = getattr(config, "layer_types", None) or ()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:  # of all blocks at once
+        kinds = ["sliding_attention"] if getattr(config, "sliding_window", None) else []
     return CAUSAL if all(kind == "full_attention" for kind in kinds) else "sdpa"
 
 

@@ -392,7 +392,7 @@ def pretended() -> Iterator[Gpu]:
         "is_initialized": lambda: True,
         "device_count": lambda: DEVICES,
         "current_device": LIBRARY.pretended_device,
-        "set_device": lambda device: LIBRARY.set_pretended_device(torch.device("cuda", device).index),
+        "set_device": lambda device: LIBRARY.set_pretended_device(getattr(device, "index", device)),
         "mem_get_info": lambda _=None: (FREE, TOTAL),
         "manual_seed": lambda seed: None,  # noqa: ARG005  what is drawn comes from the CPU's generator
         "manual_seed_all": lambda seed: None,  # noqa: ARG005

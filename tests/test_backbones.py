@@ -151,6 +151,30 @@ COUNTS = {  # parameters of a block, of its norms, of the last norm, of position
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
+def test_attention_has_no_mask_and_is_causal_eager_and_compiled(tmp_path, kind, monkeypatch):
+    """With a mask a GPU's fastest attention is ruled out."""
+    saved(tmp_path, kind)
+    model = built(open_pretrained(str(tmp_path))).eval()
+    tokens = torch.randn(2, model.config.tokens, model.frontend.n_features)
+    attention, asked = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noted(query, key, value, attn_mask=None, **how):
+        asked.append((attn_mask is None, how.get("is_causal")))
+        return attention(query, key, value, attn_mask=attn_mask, **how)
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+        expected = model.classify(tokens)
+    graphs = []
+    compiled = torch.compile(model.classify, backend=lambda graph, _: graphs.append(graph) or graph)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(tokens), expected)
+    nodes = [node for graph in graphs for node in graph.graph.nodes if node.target is attention]
+    assert asked == [(True, True)] * 3
+    assert [(node.kwargs.get("attn_mask"), node.kwargs.get("is_causal")) for node in nodes] == [(None, True)] * 3
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_exactly_what_is_named_trains(tmp_path, kind):
     saved(tmp_path, kind)
     decoder = open_pretrained(str(tmp_path))

@@ -340,7 +340,7 @@ def test_the_grid_is_every_combination_and_names_depend_on_the_setting_alone():
         ("lr=1e-3", "--epoch 2", "found --epoch"),
         ("lr=1e-3", "--out elsewhere", "found --out"),
         ("lr=1e-3", "--resume", "found --resume"),
-        ("compile=on", "", "found on"),
+        ("compile=on", "", "--compile: invalid choice"),
     ],
 )
 def test_what_train_py_would_refuse_is_refused_before_the_first_run(run, data, tmp_path, grid, passed, told):

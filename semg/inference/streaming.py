@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model import GPT2Classifier
 from semg.common.errors import DataError
+from semg.data.batches import to_device
 from semg.data.filters import CausalFilter
 from semg.data.normalization import SMALLEST_RMS, ChannelNormalization, transform_from
 from semg.inference.prior import Prior
@@ -148,7 +149,11 @@ class OnlineNormalization:
         self._kept: list[np.ndarray] = []  # (N, C) past windows
         self._every, self._decided = 1, 0  # windows from one that is kept to the next; windows seen whole
         self._renewed_at = 0  # samples heard when the transform was computed
-        self._sums = torch.zeros(3, model.frontend.n_features, dtype=torch.float64)  # of tokens under the transform
+        # of tokens under the transform, where they are made: a copy of each window's would make the host wait for a GPU
+        adding = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+        self._sums = torch.zeros(3, model.frontend.n_features, dtype=torch.float64, device=adding)
+        self._known = None if prior is None else _sums_of(prior.statistics).to(adding)
+        self._placed: tuple[np.ndarray, Tensor] | None = None  # the transform, and the same on the device
         self._renewal: _Renewal | None = None
         self._transform: np.ndarray | None = None  # computed when the first window is whole
         if heard is not None:
@@ -157,7 +162,7 @@ class OnlineNormalization:
     def _go_on_from(self, heard: SessionStatistics) -> None:
         self._products, self._samples = heard.products.copy(), heard.samples
         self._kept, self._every, self._decided = list(heard.kept), heard.every, heard.decided
-        self._sums, self._transform = torch.from_numpy(heard.sums.copy()), heard.transform
+        self._sums, self._transform = torch.from_numpy(heard.sums.copy()).to(self._sums.device), heard.transform
         self._renewed_at = heard.renewed_at
 
     @torch.inference_mode()
@@ -194,7 +199,7 @@ class OnlineNormalization:
 
     def normalized(self, features: Tensor) -> Tensor:
         """See `Normalization`; the window itself is part of what has been heard."""
-        self._sums += self._model.feature_sums(features.cpu())
+        self._sums += self._model.feature_sums(features.to(self._sums.device))
         if self._decided % self._every == 0:
             self._kept.append(self._tail)
             if len(self._kept) > KEPT_WINDOWS:
@@ -221,9 +226,10 @@ class OnlineNormalization:
 
     def _add_to(self, renewal: "_Renewal") -> None:
         few, renewal.waiting = renewal.waiting[:AT_ONCE], renewal.waiting[AT_ONCE:]
-        transform = torch.from_numpy(renewal.transform).to(self._device)
+        transform = to_device(torch.from_numpy(renewal.transform), self._device)
         x = torch.stack([_transformed(window, transform) for window in few])
-        renewal.sums = renewal.sums + self._model.feature_sums(self._model.features(x)).cpu()
+        features = self._model.features(x).to(self._sums.device)
+        renewal.sums = renewal.sums.to(features.device) + self._model.feature_sums(features)
 
     def _computed_transform(self) -> np.ndarray:
         heard = self._products / max(1, self._samples)
@@ -237,16 +243,17 @@ class OnlineNormalization:
 
     def scaled(self, window: np.ndarray) -> Tensor:
         """(N, C) filtered microvolts -> (1, C', N) as the model takes them now; nothing is learnt from the window."""
-        return _transformed(window, torch.from_numpy(self.transform).to(self._device))[None]
+        transform = self.transform
+        if self._placed is None or self._placed[0] is not transform:
+            self._placed = transform, to_device(torch.from_numpy(transform), self._device)
+        return _transformed(window, self._placed[1])[None]
 
     def statistics(self) -> Tensor:
         """(1, 2, F) mean and standard deviation of the tokens so far, on the device."""
         sums = self._sums
-        if self._prior is not None:
-            mean, std = self._prior.statistics.double()
+        if self._known is not None:
             share = _prior_share(PRIOR_WINDOWS, self._samples / self._window)
-            known = torch.stack([mean, std.square() + mean.square(), torch.ones_like(mean)])
-            sums = (1 - share) * sums / sums[2].clamp(min=1) + share * known
+            sums = (1 - share) * sums / sums[2].clamp(min=1) + share * self._known
         return self._model.finish_statistics(sums)[None].to(self._device)
 
 
@@ -262,6 +269,12 @@ class _Renewal:
     def __post_init__(self) -> None:
         self.count = len(self.waiting)
         self.sums: Tensor = torch.zeros(())
+
+
+def _sums_of(statistics: Tensor) -> Tensor:
+    """(2, F) mean and standard deviation of tokens -> (3, F) float64 sums of one token that has them."""
+    mean, std = statistics.double()
+    return torch.stack([mean, std.square() + mean.square(), torch.ones_like(mean)])
 
 
 def _prior_share(half: float, windows: float) -> float:
@@ -281,7 +294,7 @@ def _blended(prior: np.ndarray, heard: np.ndarray, windows: float) -> np.ndarray
 def _transformed(window: np.ndarray, transform: Tensor) -> Tensor:
     """(N, C) float16 microvolts -> (C', N) float32 on the transform's device."""
     # channels in rows, as the front-end reads them: it then has frames that lie in one piece of memory
-    return transform.T @ torch.from_numpy(window).to(transform.device).float().T
+    return transform.T @ to_device(torch.from_numpy(window), transform.device).float().T
 
 
 class Ahead:
@@ -302,7 +315,7 @@ class Ahead:
 
     def begin(self, transform: np.ndarray, known: np.ndarray) -> None:
         """Begin a window of which the first (n, C) filtered microvolts are known."""
-        self.transform, self._by = transform, torch.from_numpy(transform).to(self._x.device)
+        self.transform, self._by = transform, to_device(torch.from_numpy(transform), self._x.device)
         self._have, self._computed = 0, []
         self.add(known)
 
