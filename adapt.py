@@ -6,7 +6,8 @@
 
 Input: a best_model.ckpt, and recordings of one session: one person, the electrodes left on. They are as predict.py
 takes them, in the order in which they were made. Labels in them are not looked at. Output: OUT, which every script
-takes for a checkpoint; its description says under `adapted` which recordings it was adapted to and how.
+takes for a checkpoint; its description says under `adapted` which recordings it was adapted to and how. Under --classes
+or --no-idle it decides between these gestures alone, here and later, as predict.py does.
 
 What helps: two minutes and more in which all gestures are made, each several times, with the pauses between them. A
 session that the model should not be adapted to (few gestures, one nearly all the time, less than half a minute) is
@@ -21,7 +22,7 @@ from pathlib import Path
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.provenance import how_made
-from semg.data.tables import UNITS, is_table
+from semg.flags import recordings
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.recordings import recording_for
@@ -36,23 +37,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, or a table")
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="the checkpoint to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    recordings.add_classes(parser)
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    tables = parser.add_argument_group("tables (.csv, .txt, .tsv, .npy)")
-    tables.add_argument("--rate", type=cli.number(0, above=True), metavar="HZ", help="their sampling rate")
-    tables.add_argument(
-        "--unit", choices=tuple(UNITS), help="of their samples; counts: putEMG's (default: as in training)"
-    )
-    tables.add_argument(
-        "--channels", type=cli.number_ranges, help="columns to take, such as 2-9 (default: all channels)"
-    )
+    recordings.add_tables(parser)
     return parser
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together, DataError for a file that is in the way."""
-    if args.rate is None and (tables := [path for path in args.recordings if is_table(path)]):
-        raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
+    recordings.check_rate(args.rate, args.recordings)
     if args.out.resolve() == args.checkpoint.resolve():
         raise UsageError(f"--out {args.out}: expected another file than the checkpoint that is adapted")
     if args.out.exists() and not args.overwrite:
@@ -92,10 +86,12 @@ def main() -> int:
     console = cli.console(args)
     args.recordings = cli.expanded(args.recordings)
     check(args)
-    model = TrainedModel.open(args.checkpoint, args.device)
+    model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     signals = signals_of(model, args, console)
     how = Adaptation(seed=args.seed)
     console.say(f"adapting to {cli.counted(len(signals), 'recording')}")
+    if restriction := model.restriction():
+        console.say(restriction)
     adapted = adapt(model, signals, how)
     write(adapted, model, how, args)
     if not adapted.accepted:

@@ -13,8 +13,9 @@ all of their recordings in the order of recording, and all later windows are sco
   python plot.py calibration results/RUN-calibrated-*                                # scores against repetitions
 
 Such results know labels of the people scored: report them apart from zero-shot results. Left out, --shards and --split
-are those that the checkpoint was trained with. Optimiser, learning rate over time and mixed precision are train.py's;
-dropout is as the model was trained. Recordings are normalised as in training, without labels.
+are those that the checkpoint was trained with. --classes and --no-idle are as in evaluate.py. Optimiser, learning rate
+over time and mixed precision are train.py's; dropout is as the model was trained. Recordings are normalised as in
+training, without labels.
 
 Takes about 10 s a person with 160 windows to calibrate with, for a small model on one CPU core.
 """
@@ -36,6 +37,7 @@ from semg.data.shards import Shard, open_shards
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
+from semg.flags import recordings
 from semg.inference.checkpoint import weights_file
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
@@ -54,6 +56,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--shards", type=Path, help="folder of shards (default: as in training)")
     add("--split", type=Path, help="folder of the split (default: as in training)")
     add("--subset", choices=SUBSETS, default="test", help="whose people to calibrate to and score")
+    recordings.add_classes(parser)
     add("--out", type=Path, help="folder to write (default: results/RUN-calibrated-N)")
     add("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -122,12 +125,8 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
 
 def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     """Take what was not given from the checkpoint's own training."""
-    origin = model.origin
-    made = "preprocess.py makes it, and `make demo` that of the shipped example; {shards} names another"
-    args.shards = args.shards or model.folder_of_training(origin.shards, made)
-    args.split = args.split or model.folder_of_training(origin.split, "{split} names another")
-    args.out = args.out or Path("results") / f"{origin.run}-calibrated-{args.repetitions}"
-    cli.existing_folder(args.shards, "--shards", "preprocess.py makes it, and `make demo` that of the shipped example")
+    args.shards, args.split = model.folders_of_training(args.shards, args.split)
+    args.out = args.out or Path("results") / f"{model.origin.run}-calibrated-{args.repetitions}"
 
 
 def warn_of_leaks(model: TrainedModel, shards: list[Shard], console: cli.Console) -> list[str]:
@@ -171,6 +170,7 @@ def write(
         "normalize": model.channel_normalization.method,
         "whitening": model.channel_normalization.whitening,
         "trained_on_subjects_scored": seen,
+        **model.restriction_facts(),
         "made": how_made("calibrate.py", args),
     }
     return write_results(
@@ -188,11 +188,10 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
-    model = TrainedModel.open(args.checkpoint, args.device)
+    model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     fill_defaults(args, model)
     split = read_split(args.split, args.shards)
-    shards = open_shards(args.shards, split.records(args.subset), verify=True)
-    model.check_same_data(shards[0])
+    shards = model.own_windows(open_shards(args.shards, split.records(args.subset), verify=True))
     recipe = recipe_of(args, model.network)
     precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)

@@ -150,9 +150,10 @@ def run_fold(
             "made": how_made("deep_baselines.py", args),
         }
         report = baseline_results.write(baseline, windows["scored"], probabilities.argmax(1), probabilities, facts)
-        done[baseline.name] = report["mean_over_subjects"]["macro_f1"]
-        chosen = f"epoch {best['epoch']}, validation {best['val_macro_f1']:.4f}"
-        console.say(f"  {baseline.name:<28} macro-F1 {done[baseline.name]:.4f} ({chosen})")
+        leading = deep_baselines.LEADING
+        done[baseline.name] = report["mean_over_subjects"][leading.name]
+        chosen = f"epoch {best['epoch']}, validation {deep_baselines.validated(best):.4f}"
+        console.say(f"  {baseline.name:<28} {leading.label} {done[baseline.name]:.4f} ({chosen})")
     return done
 
 

@@ -10,6 +10,7 @@ Input: a checkpoint (train.py), shards made as its training data was (preprocess
   python evaluate.py                                                   # the shipped example, after `make demo`
   python evaluate.py --checkpoint checkpoints/RUN/best_model.ckpt --shards data/shards --split splits/NAME
   python evaluate.py --checkpoint ... --adapt session                  # adapted to each session, without labels
+  python evaluate.py --checkpoint ... --no-idle                        # the seven gestures, windows of idle left out
   python evaluate.py --checkpoint ... --vote 5                         # also the majority over the last 5 windows
 
 Left out, --shards and --split are those that the checkpoint was trained with.
@@ -28,6 +29,10 @@ been computed meanwhile, so results do not depend on the machine's speed. A sess
 to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores, and beside them
 `unadapted`, the same of the model as it was on the same windows, and `adaptation`: settings, and what became of each
 session. Report both: an adapted result knows the session's unlabelled signals, under `session` later ones too.
+
+--classes and --no-idle score the model on some of its gestures alone. It decides between these only, with probabilities
+renormalised over them, and windows of other gestures are left out of the score. metrics.json then has them under
+`classes`, and the others under `classes_left_out`. --no-idle is what many publications do: seven classes of putEMG.
 
 Takes about 10 s for 10,000 windows of a small model on two CPU cores.
 """
@@ -49,6 +54,7 @@ from semg.data.shards import Shard, WindowSet, open_shards
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import over_time_in_words, summary, write_results
+from semg.flags import recordings
 from semg.inference.batch import open_windows
 from semg.inference.checkpoint import weights_file
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
@@ -68,6 +74,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, help="folder of shards (default: as in training)")
     parser.add_argument("--split", type=Path, help="folder of the split (default: as in training)")
     parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
+    recordings.add_classes(parser)
     parser.add_argument("--out", type=Path, help="folder to write (default: results/ and the run's name)")
     parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows at once")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -154,6 +161,7 @@ def score(
             "whitening": normalization.whitening,
             "trained_on_subjects_scored": seen,
             **(over_time(scores) if args.normalize == "online" else {}),
+            **model.restriction_facts(),
             **extra,
             "made": how_made("evaluate.py", args),
         },
@@ -228,12 +236,8 @@ def over_time(scores: Scores) -> dict[str, Any]:
 
 def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     """Take what was not given from the checkpoint's own training."""
-    origin = model.origin
-    made = "preprocess.py makes it, and `make demo` that of the shipped example; {shards} names another"
-    args.shards = args.shards or model.folder_of_training(origin.shards, made)
-    args.split = args.split or model.folder_of_training(origin.split, "{split} names another")
-    args.out = args.out or Path("results") / origin.run
-    cli.existing_folder(args.shards, "--shards", "preprocess.py makes it, and `make demo` that of the shipped example")
+    args.shards, args.split = model.folders_of_training(args.shards, args.split)
+    args.out = args.out or Path("results") / model.origin.run
 
 
 def check(args: argparse.Namespace) -> None:
@@ -251,11 +255,10 @@ def main() -> int:
     args = arguments().parse_args()
     check(args)
     console = cli.console(args)
-    model = TrainedModel.open(args.checkpoint, args.device)
+    model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     fill_defaults(args, model)
     split = read_split(args.split, args.shards)
-    shards = open_shards(args.shards, split.records(args.subset), verify=True)
-    model.check_same_data(shards[0])
+    shards = model.own_windows(open_shards(args.shards, split.records(args.subset), verify=True))
     with folder_lock(args.out):
         report = score(model, shards, split, args, console)
     console.say(summary(report))

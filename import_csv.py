@@ -58,14 +58,15 @@ from semg.data.columns import Roles
 from semg.data.faults import find_faults
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gaps import Gap
+from semg.data.gestures import chosen, is_rest
 from semg.data.preprocessing import USUAL_RMS, common_scale, exact_in_float32, filtered
 from semg.data.recording_list import Entry, read_list
 from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import MAINS, Spectrum
 from semg.data.tables import UNITS, Table, in_order, is_simulated, label
 from semg.data.windows import whole_windows, without_gaps
+from semg.flags import recordings
 
-REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", "no movement", "nomovement", "no gesture")
 ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told: an armband has so many
 
 
@@ -113,7 +114,7 @@ def arguments() -> argparse.ArgumentParser:
     table.add_argument("--unit", choices=tuple(UNITS), help="of the samples; counts: putEMG's (default: any)")
     table.add_argument("--channels", type=cli.number_ranges, help="columns, such as 2-9 (default: see above)")
     table.add_argument("--labels", default="label", metavar="COLUMN", help="the column that names the gesture")
-    table.add_argument("--classes", nargs="+", metavar="NAME", help="gestures to keep (default: all, rest first)")
+    recordings.add_classes(table, default="all, rest first")
     table.add_argument("--rest", nargs="*", metavar="NAME", help="classes without a gesture (default: see above)")
     table.add_argument(
         "--rings", type=ring, nargs="+", metavar="COLUMNS", help="of each ring of electrodes, or none (see above)"
@@ -244,6 +245,9 @@ def settled_classes(found: dict[Entry, Look], args: argparse.Namespace, console:
     named = frozenset[str]().union(*(one.gestures for one in found.values()))
     if args.classes is None:
         classes = sorted(in_order(named), key=lambda name: not is_rest(name))
+        if args.no_idle:
+            classes = list(chosen(classes, rest_classes(classes, args.rest), None, no_idle=True))
+            args.rest = []  # none of them is left
     else:
         classes = [label(name) for name in args.classes]
         if len(set(classes)) < len(classes):
@@ -300,11 +304,6 @@ def check_strengths(found: dict[Entry, Look], settled: Settled, args: argparse.N
             told = f"expected an RMS near the others' {typical:.3g} {unit}, found {rms:.3g}: it is in another unit"
             report.failed(entry, DataError(f"{entry.path}: {told}"))
             del found[entry]
-
-
-def is_rest(name: str) -> bool:
-    """Whether a class of that name is taken for one without a gesture."""
-    return re.sub(r"[\W_]+", " ", name).strip().casefold() in REST_NAMES
 
 
 def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:

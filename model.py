@@ -10,9 +10,10 @@
 It knows tensors only: no file, gesture, frequency in Hz, device or network. Frequencies are in cycles a sample.
 """
 
+import copy
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -258,6 +259,16 @@ class GPT2Classifier(nn.Module):
     def classify(self, tokens: Tensor) -> Tensor:
         """(B, T, F) normalised tokens -> (B, classes) logits."""
         return self.head(self.drop(self.pooled(tokens)))
+
+    def restricted(self, outputs: Sequence[int]) -> "GPT2Classifier":
+        """A copy with these of its outputs, in this order: their softmax is the whole one, renormalised over them."""
+        made = copy.deepcopy(self)
+        made.config = replace(self.config, classes=len(outputs))
+        for name in ("weight", "bias"):
+            kept = getattr(self.head, name).detach()[list(outputs)].clone()
+            setattr(made.head, name, nn.Parameter(kept, getattr(self.head, name).requires_grad))
+        made.head.out_features = len(outputs)
+        return made
 
     @torch.no_grad()
     def token_statistics(self, x: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ the model's. Output, in OUT, for each recording:
                     one of them covers the whole window; with --stream the delay
   <recording>.png   with --plot: some channels, truth, decisions and their probability over time
 
+--classes and --no-idle let the model decide between some of its gestures alone: the CSV has the probabilities of these,
+renormalised over them, and names no other gesture. What the recording's labels call otherwise has no truth then.
+
 The signal goes through the checkpoint's own filter, windows and strides. Offline, a model trained under --normalize
 session is normalised by the whole recording's statistics, as evaluate.py does with a whole session's: the first
 decision knows the last sample's loudness.
@@ -38,7 +41,6 @@ minute of recording takes about 2 s, streamed or not.
 import argparse
 import csv
 import io
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,9 +51,10 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import write_text
 from semg.data import putemg
-from semg.data.tables import UNITS, Source, is_simulated, is_table
+from semg.data.tables import Source, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
+from semg.flags import recordings
 from semg.inference.batch import Signal
 from semg.inference.recordings import recording_for
 from semg.inference.streaming import Predictions, Stream, replay
@@ -70,18 +73,12 @@ def arguments() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
     )
     parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
+    recordings.add_classes(parser)
     parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording, without labels")
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
     parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also the majority of the last K")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    tables = parser.add_argument_group("tables (.csv, .txt, .tsv, .npy)")
-    tables.add_argument("--rate", type=cli.number(0, above=True), metavar="HZ", help="their sampling rate")
-    tables.add_argument(
-        "--unit", choices=tuple(UNITS), help="of their samples; counts: putEMG's (default: as in training)"
-    )
-    tables.add_argument(
-        "--channels", type=cli.number_ranges, help="columns to take, such as 2-9 (default: all channels)"
-    )
+    recordings.add_tables(parser)
     live = parser.add_argument_group("live")
     live.add_argument("--stream", action="store_true", help="block by block, as from a device")
     live.add_argument("--block", type=cli.length, default="25ms", help="length of a block, samples or time")
@@ -112,15 +109,10 @@ def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, 
     return truth
 
 
-def voted(prediction: np.ndarray, k: int) -> np.ndarray:
-    """(n,) the majority over the last k decisions; ties go to the latest said."""
-    last: deque[int] = deque(maxlen=k)
-    made = []
-    for one in prediction.tolist():
-        last.append(one)
-        said = list(last)
-        made.append(max(reversed(said), key=said.count))
-    return np.array(made)
+def voted(model: TrainedModel, prediction: np.ndarray, end: np.ndarray, k: int) -> np.ndarray:
+    """(n,) the majority over the last k decisions of one recording, as evaluate.py --vote has it."""
+    one = np.zeros(len(prediction), np.int64)
+    return metrics.majority_vote(prediction, one, end, k, len(model.classes), max_step=np.inf)
 
 
 def as_csv(model: TrainedModel, made: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool) -> str:
@@ -204,7 +196,7 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
         raise DataError(f"{path}: {error.message}", error.hint) from None
     truth = truth_of(source.codes, model.classes, made.end, model.window)
     prediction = made.probabilities.argmax(1)
-    votes = voted(prediction, args.vote) if args.vote > 1 else None
+    votes = voted(model, prediction, made.end, args.vote) if args.vote > 1 else None
     write_text(args.out / f"{path.stem}.csv", as_csv(model, made, truth, votes, source.codes is not None))
     if args.plot:
         said = prediction if votes is None else votes
@@ -212,8 +204,8 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
     told: dict[str, Any] = {"decisions": len(made.end)}
     if (known := truth >= 0).any():
         counts = metrics.confusion(truth[known], prediction[known], len(model.classes))
-        told |= {"with_truth": int(known.sum()), "accuracy": metrics.accuracy(counts)}
-        told["macro_f1"] = metrics.macro_f1(counts)
+        scores = metrics.scores_of(counts)
+        told |= {"with_truth": int(known.sum()), **{one.name: scores[one.name] for one in metrics.headlines()}}
     if made.delay is not None and made.computing is not None:
         p50, p99 = 1000 * np.percentile(made.computing, (50, 99))
         told |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
@@ -242,10 +234,10 @@ def decider(
 
 def in_words(told: dict[str, Any]) -> str:
     """What `predict` tells, for a person."""
-    text = f"{told['decisions']} decisions"
-    if "accuracy" in told:
-        text += f", accuracy {told['accuracy']:.3f} and macro-F1 {told['macro_f1']:.3f} of {told['with_truth']} "
-        text += "whose truth is known"
+    text = cli.counted(told["decisions"], "decision")
+    if "with_truth" in told:
+        scores = " and ".join(f"{one.label} {told[one.name]:.3f}" for one in metrics.headlines())
+        text += f", {scores} of {told['with_truth']} whose truth is known"
     if "delay_ms_max" in told:
         text += f"; computing {told['computing_ms_p50']:g} ms (p50), {told['computing_ms_p99']:g} ms (p99), "
         text += f"delay at most {told['delay_ms_max']:g} ms after the window's end"
@@ -254,8 +246,7 @@ def in_words(told: dict[str, Any]) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
-    if args.rate is None and (tables := [path for path in args.recordings if is_table(path)]):
-        raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
+    recordings.check_rate(args.rate, args.recordings)
     for flag, given in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
         if given is not None and not args.stream:
             raise UsageError(f"{flag}: expected --stream with it, for it is about what a stream has heard")
@@ -269,6 +260,8 @@ def check(args: argparse.Namespace) -> None:
 
 def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
     """How signals here are treated otherwise than in training; DataError if the checkpoint does not know how."""
+    if restriction := model.restriction():
+        console.say(restriction)
     filter_of_training = model.signal_path.filter
     session = model.channel_normalization.method == "session"
     if args.stream and not filter_of_training.causal:
@@ -287,7 +280,7 @@ def main() -> int:
     console = cli.console(args)
     args.recordings = cli.expanded(args.recordings)
     check(args)
-    model = TrainedModel.open(args.checkpoint, args.device)
+    model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     if args.statistics is not None:
         model.read_statistics(args.statistics)  # refused before the first recording, not for each
     if args.save_statistics is not None and model.channel_normalization.method != "session":
@@ -306,7 +299,8 @@ def main() -> int:
     if args.save_statistics is not None and done:
         told += f"; next: --statistics {args.save_statistics} with the session's next recording"
     told += f"; {failed} failed, see above" if failed else ""
-    console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done)
+    left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
+    console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)
     return 1 if failed else 0
 
 

@@ -6,13 +6,16 @@ the table of its windows, and shard.json, which says how it was made. Overlappin
   python preprocess.py                                    # data/raw/Data-HDF5 -> data/shards
   python preprocess.py --channels 9-16                    # the middle ring of electrodes alone
   python preprocess.py --preset paper --shards data/shards-paper      # the putEMG authors' protocol
+  python preprocess.py --no-idle --shards data/shards-7    # the seven gestures, windows of idle left out
   python preprocess.py --subjects 03 04 05                # these people alone
   python preprocess.py --launch slurm --parallel 44 --hours 1    # a Slurm job a person; see docs/many_runs.md
 
 What it does: ADC counts -> re-referencing (--montage) -> microvolts -> band-pass and notches, zero-phase unless
 --causal -> windows that lie wholly in one label and start at least --transition-margin after a change of label.
 Segments labelled -1 (in no gesture) are left out, or with --rest kept as a ninth class "rest". The eight gestures'
-codes 0,1,2,3,6,7,8,9 become the labels 0-7.
+codes 0,1,2,3,6,7,8,9 become the labels 0-7; --classes keeps windows of these gestures alone, as classes in this order,
+and --no-idle those of the seven in which one is made. Names: idle, fist, flexion, extension, 'pinch index',
+'pinch middle', 'pinch ring', 'pinch small'.
 
 --preset paper is the protocol of the data set's authors: windows of 2500 samples every 1250, filter of order 5
 with notches at 30, 49.99, 60, 90 and 150 Hz, the label of a window's last sample, windows near transitions
@@ -50,6 +53,7 @@ from semg.common.provenance import commit, plain, versions
 from semg.data import gaps, putemg
 from semg.data.faults import find_faults
 from semg.data.filters import HIGH, LOW, FilterSpec
+from semg.data.gestures import chosen, windows_of
 from semg.data.preprocessing import filtered, montage, rings
 from semg.data.putemg_recording import Recording
 from semg.data.records import from_name
@@ -57,6 +61,7 @@ from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum
 from semg.data.tables import is_simulated
 from semg.data.windows import paper_windows, whole_windows, without_gaps
+from semg.flags import recordings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -105,6 +110,7 @@ class Job:
     shard: Path
     arguments: Arguments
     overwrite: bool
+    classes: tuple[str, ...] = tuple(putemg.GESTURES.values())
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,7 @@ def arguments() -> argparse.ArgumentParser:
     windows.add_argument(
         "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen on video, or as prompted"
     )
+    recordings.add_classes(windows)
     windows.add_argument("--rest", action="store_true", help="keep label -1 as a ninth class, 'rest'")
     windows.add_argument(
         "--transition-margin",
@@ -206,6 +213,14 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
     return made
 
 
+def class_names(args: argparse.Namespace) -> tuple[str, ...]:
+    """The classes to keep, in their order. Raises UsageError for what is no choice of at least two."""
+    if args.rest and args.no_idle:
+        raise UsageError("--no-idle: expected no --rest with it, which keeps a class without a gesture")
+    known = (*putemg.GESTURES.values(), *(["rest"] if args.rest else []))
+    return chosen(known, putemg.REST_CLASSES, args.classes, no_idle=args.no_idle)
+
+
 def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndarray]:
     """Class names and the windows of a recording's labels (T,)."""
     codes, names = list(putemg.GESTURES), list(putemg.GESTURES.values())
@@ -244,7 +259,8 @@ def _process(job: Job, name: str) -> Outcome:
     with Recording(job.source) as recording:
         counts, labels = recording.read(how.channels, how.labels)
         measured, missing = recording.rate, recording.gaps()
-    classes, windows = window_table(labels, how)
+    named, windows = window_table(labels, how)
+    classes, windows = list(job.classes), windows_of(windows, [named.index(name) for name in job.classes])
     windows = without_gaps(windows, gaps.breaks(missing, putemg.RATE), how.window)
     if len(windows) == 0:
         lost = gaps.in_words(missing, putemg.RATE)
@@ -279,8 +295,8 @@ def _process(job: Job, name: str) -> Outcome:
 def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
     """Keep the shard that is there if it was made from this file in this way; DataError otherwise."""
     meta = read_meta(job.shard)
-    asked = {"arguments": job.arguments.as_json(), "source": source}
-    for key in ("arguments", "source"):
+    asked = {"classes": list(job.classes), "arguments": job.arguments.as_json(), "source": source}
+    for key in asked:
         if meta.get(key) != asked[key]:
             raise DataError(f"{job.shard}: expected {difference(asked, meta, key)}; --overwrite redoes it")
     shard = open_shard(job.shard, verify=True)
@@ -332,12 +348,12 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = parse(arguments())
     console = cli.console(args)
-    how = shard_arguments(args)
+    how, classes = shard_arguments(args), class_names(args)
     files = find_recordings(args.raw, args.subjects)
     if many := cli.launcher(args, args.shards, console):
         return launch(files, args, many, console)
     with launching.sole_writer(args.shards):
-        return make_shards(files, how, args, console)
+        return make_shards(files, how, classes, args, console)
 
 
 def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console: cli.Console) -> int:
@@ -365,13 +381,16 @@ def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console:
     return 0
 
 
-def make_shards(files: list[Path], how: Arguments, args: argparse.Namespace, console: cli.Console) -> int:
+def make_shards(
+    files: list[Path], how: Arguments, classes: tuple[str, ...], args: argparse.Namespace, console: cli.Console
+) -> int:
     """Turn the recordings into shards, telling what becomes of each."""
     console.say(
         f"{cli.counted(len(files), 'recording')} in {args.raw}: {len(how.channels)} channels, "
-        f"{how.low:g}-{how.high:g} Hz, windows of {how.window} samples every {how.stride}, labels {how.labels}"
+        f"{how.low:g}-{how.high:g} Hz, windows of {how.window} samples every {how.stride}, labels {how.labels}, "
+        f"{len(classes)} classes: {', '.join(classes)}"
     )
-    jobs = [Job(path, args.shards / path.stem, how, args.overwrite) for path in files]
+    jobs = [Job(path, args.shards / path.stem, how, args.overwrite, classes) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
     windows, hum = 0, Counter[float]()
     for outcome in console.progress(outcomes(jobs, args.workers, console), total=len(jobs), unit="recording"):

@@ -182,6 +182,22 @@ def test_the_safeguard_keeps_the_model_as_it_was_and_says_why(model, session, li
     assert result.model is model
 
 
+def test_a_model_of_some_gestures_adapts_by_their_shares_and_scores_their_windows(model, session):
+    some = model.restricted(["extension", "fist"])
+    counts = dict(zip(model.classes, model.description["class_windows"], strict=True))
+    kept = np.array([counts["extension"], counts["fist"]]) + 1
+    np.testing.assert_allclose(class_prior(some), kept / kept.sum())
+    result = score_adapted(some, some.own_windows(session), "session", ANYTHING)
+    assert result.accepted == 1
+    assert result.adapted.columns()["classes"] == ("extension", "fist")
+    assert result.adapted.probabilities.shape == (len(result.adapted.windows), 2)
+    whole = score_adapted(model, session, "session", ANYTHING)
+    places = np.isin(whole.adapted.windows.label, [1, 3])
+    chosen = whole.unadapted[places][:, [3, 1]]
+    np.testing.assert_allclose(result.unadapted, chosen / chosen.sum(1, keepdims=True), rtol=1e-4)
+    assert model.classes == tuple(small_shards.CLASSES), "the model given is as it was"
+
+
 def test_on_the_first_recording_the_later_ones_are_scored(model, session):
     result = score_adapted(model, session, "first", ANYTHING)
     assert set(result.adapted.windows.record) == {session[1].record}
@@ -206,6 +222,15 @@ def test_evaluate_has_the_same_of_the_model_as_it_was(trained, run_script):
     assert one["seconds"] > 0 and one["computing"] > 0
 
 
+def test_evaluate_adapts_a_model_of_some_gestures(trained, run_script, model, tmp_path):
+    words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--out", tmp_path / "r")
+    done = run_script("evaluate.py", *words, "--adapt", "session", "--no-idle")
+    told = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert told["classes"] == list(model.classes[1:])
+    assert told["unadapted"]["classes"] == told["classes"]
+    assert "windows of idle are left out" in done.stdout
+
+
 def test_first_of_sessions_of_one_recording_is_an_error(trained, run_script):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--subset", "val", "--out", trained / "none")
     done = run_script("evaluate.py", *words, "--adapt", "first", "--device", "cpu", code=1)
@@ -223,7 +248,10 @@ def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_scri
     np.save(tmp_path / "session.npy", 50 * rng.normal(size=(int(40 * model.rate), len(model.channels))))
     out, recording = tmp_path / "person.ckpt", tmp_path / "session.npy"
     words = ("adapt.py", trained / "run" / "best_model.ckpt", recording, "--rate", model.rate, "--out", out)
+    words += ("--classes", "fist", "flexion", "idle")
     done = run_script(*words)
+    kept = TrainedModel.open(out, "cpu")
+    assert (kept.classes, kept.classes_left_out) == (("fist", "flexion", "idle"), ("extension",))
     assert f"{out}: " in done.stdout
     told = open_checkpoint(out).description["adapted"]
     assert told["recordings"] == ["session.npy"]

@@ -11,7 +11,9 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 import evaluate
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
+from semg.data.gestures import restricted
+from semg.data.shards import open_shard, write_shard
 from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 
 KEYS = {
@@ -81,6 +83,59 @@ def test_the_same_again_and_with_other_batches(here, tmp_path):
     names = ("per_subject.csv", "predictions.npz", "per_subject.png", "confusion_matrix.png")
     here(tmp_path / "c")
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "c" / n).read_bytes() for n in names)
+
+
+def test_of_some_gestures_their_windows_alone_are_scored(here, tmp_path, capsys):
+    whole, some = here(tmp_path / "all"), here(tmp_path / "some", "--classes", "flexion", "fist")
+    said = capsys.readouterr().out
+    assert "deciding between flexion, fist alone; windows of idle, extension are left out" in said
+    assert (some["classes"], some["classes_left_out"], some["rest_classes"]) == (
+        ["flexion", "fist"],
+        ["idle", "extension"],
+        [],
+    )
+    assert "classes_left_out" not in whole
+    a, b = (np.load(tmp_path / name / "predictions.npz") for name in ("all", "some"))
+    assert b["classes"].tolist() == ["flexion", "fist"]
+    assert a["classes"].tolist() == small_shards.CLASSES
+    kept = np.isin(a["label"], [1, 2])
+    assert some["n_windows"] == kept.sum() == 30
+    assert np.array_equal(a["start"][kept], b["start"])
+    assert np.array_equal(2 - a["label"][kept], b["label"])
+    chosen = a["probabilities"][kept][:, [2, 1]]
+    np.testing.assert_allclose(b["probabilities"], chosen / chosen.sum(1, keepdims=True), rtol=1e-4)
+    assert np.array_equal(b["prediction"], chosen.argmax(1)), "the statistics are of the whole session still"
+    assert here(tmp_path / "active", "--no-idle")["classes"] == ["fist", "flexion", "extension"]
+
+
+def test_shards_of_these_gestures_alone_will_do(here, trained, tmp_path):
+    """As `preprocess.py --no-idle` makes them: the model is restricted to what they hold."""
+    shard = open_shard(trained / "shards" / small_shards.name(5))
+    active = restricted(shard, ["fist", "flexion", "extension"])
+    path = tmp_path / "shards" / shard.record
+    write_shard(path, active.meta, np.array(shard.signal), active.windows)
+    rest = {subset: [shard.record] if subset == "test" else [] for subset in ("train", "val", "test")}
+    rest |= {"train": [small_shards.name(1)], "val": [small_shards.name(2)]}
+    split = small_shards.write_split(tmp_path / "split", **rest)
+    with pytest.raises(DataError, match="classes"):
+        here(tmp_path / "r", "--shards", tmp_path / "shards", "--split", split)
+    of_these = here(tmp_path / "r", "--shards", tmp_path / "shards", "--split", split, "--no-idle")
+    assert of_these["confusion"] == here(tmp_path / "s", "--no-idle")["confusion"]
+    with pytest.raises(DataError, match="expected windows of idle among the classes, found fist, flexion, extension"):
+        here(tmp_path / "r", "--shards", tmp_path / "shards", "--split", split, "--classes", "idle", "fist")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--classes", "fist", "wave"], "classes: expected gestures of idle, fist, flexion, extension, found 'wave'"),
+        (["--classes", "fist", "fist"], "classes: expected each gesture once"),
+        (["--classes", "fist"], "classes: expected at least 2 gestures to be left of idle"),
+    ],
+)
+def test_what_is_no_choice_of_gestures_is_refused(here, tmp_path, flags, told):
+    with pytest.raises(SettingError, match=told):
+        here(tmp_path / "r", *flags)
 
 
 def test_people_who_were_trained_on_are_named_loudly(here, tmp_path, capsys):

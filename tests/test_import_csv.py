@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import import_csv
-from semg.common.errors import DataError, UsageError
+from semg.common.errors import DataError, SettingError, UsageError
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.shards import Shard, open_shard, open_shards
 
@@ -193,6 +193,14 @@ def test_numbers_as_labels_are_one_class_however_they_are_written(study):
     assert "4 gestures: 0, 1, 2, 10" in study.run()[1]
     assert study.shards()[0].classes == ("0", "1", "2", "10")
     assert "2 gestures: 10, 0" in study.run("--classes", "10.0", "0", "--overwrite")[1]
+
+
+def test_no_idle_keeps_the_gestures_alone(study):
+    assert "3 gestures: fist, open, pinch" in study.write().run("--no-idle")[1]
+    assert study.shards()[0].rest_classes == ()
+    assert "2 gestures: idle, pinch" in study.run("--no-idle", "--rest", "fist", "open", "--overwrite")[1]
+    with pytest.raises(SettingError, match="a class without a gesture among idle, fist, open, pinch, found none"):
+        study.run("--no-idle", "--rest", "--overwrite")
 
 
 def test_classes_that_no_recording_has_are_warned_of(study):

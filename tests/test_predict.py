@@ -12,12 +12,11 @@ import torch
 import predict
 import preprocess
 from model import GPT2Classifier, ModelConfig
-from semg.common.errors import DataError, UsageError
+from semg.common.errors import DataError, SettingError, UsageError
 from semg.data import putemg
 from semg.data.normalization import ChannelNormalization, transform_from
 from semg.data.shards import open_shard
 from semg.data.tables import read_recording
-from semg.evaluation import metrics
 from semg.inference import batch
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.streaming import Given, OnlineNormalization
@@ -351,11 +350,35 @@ def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
         here(recording, "--checkpoint", checkpoint(tmp_path / "m.ckpt", data=data))
 
 
-def test_votes_are_those_of_the_metrics():
-    said = np.random.default_rng(0).integers(0, 4, 300)
-    for k in (1, 2, 5):
-        expected = metrics.majority_vote(said, np.zeros(300), np.arange(300), k, 4, max_step=2)
-        assert np.array_equal(predict.voted(said, k), expected)
+def test_the_vote_is_the_majority_over_the_last_decisions(here, data, recording, tmp_path):
+    here(recording, "--checkpoint", data / "session.ckpt", "--out", tmp_path, "--vote", 3)
+    table = rows(tmp_path / f"{recording.stem}.csv")
+    said = [row["gesture"] for row in table]
+    for place, row in enumerate(table):
+        last = said[max(0, place - 2) : place + 1]
+        most = max(last.count(name) for name in last)
+        assert row["voted"] == next(name for name in reversed(last) if last.count(name) == most)
+
+
+def test_of_some_gestures_the_probabilities_are_renormalised_and_it_is_said(here, data, recording, tmp_path):
+    flags = [recording, "--checkpoint", data / "session.ckpt"]
+    here(*flags, "--out", tmp_path / "all")
+    _, said, _ = here(*flags, "--out", tmp_path / "some", "--classes", "fist", "idle", "pinch small")
+    assert "deciding between fist, idle, pinch small alone, probabilities renormalised" in said
+    assert "left out: flexion, extension, pinch index" in said
+    whole, some = (rows(tmp_path / name / f"{recording.stem}.csv") for name in ("all", "some"))
+    assert list(some[0]) == ["time_s", "gesture", "p_fist", "p_idle", "p_pinch small", "truth"]
+    for before, after in zip(whole, some, strict=True):
+        kept = [float(before[f"p_{name}"]) for name in ("fist", "idle", "pinch small")]
+        found = [float(after[f"p_{name}"]) for name in ("fist", "idle", "pinch small")]
+        rounding = 3e-6 / max(sum(kept), 1e-6)  # of six decimals
+        np.testing.assert_allclose(found, np.array(kept) / max(sum(kept), 1e-6), rtol=0, atol=rounding)
+        assert after["truth"] == before["truth"]
+    here(*flags, "--out", tmp_path / "active", "--no-idle")
+    active = rows(tmp_path / "active" / f"{recording.stem}.csv")
+    assert {row["truth"] for row in active} == {"", "fist"}, "idle is none of the gestures now"
+    with pytest.raises(SettingError, match=r"classes: expected gestures of idle, fist.*'pinch small', found 'wave'"):
+        here(*flags, "--classes", "fist", "wave")
 
 
 def test_truth_is_known_where_one_label_covers_the_window():

@@ -162,6 +162,27 @@ def test_the_paper_preset_and_flags_over_it(run_script, raw, tmp_path):
     assert (how["window"], how["stride"], how["label_rule"]) == (1280, 1250, "last-sample")
 
 
+def test_some_gestures_alone_and_in_the_order_named(run_script, raw, tmp_path):
+    words = ("preprocess.py", "--raw", raw, "--workers", 1, "--subjects", "03", "--shards")
+    run_script(*words, tmp_path / "all")
+    run_script(*words, tmp_path / "some", "--classes", "pinch small", "fist")
+    whole, some = (open_shard(tmp_path / name / recordings.record_name(3), verify=True) for name in ("all", "some"))
+    assert (some.classes, some.rest_classes) == (("pinch small", "fist"), ())
+    kept = np.isin(whole.windows["label"], [1, 7])
+    assert some.windows["start"].tolist() == whole.windows["start"][kept].tolist()
+    assert [some.classes[one] for one in some.windows["label"]] == [
+        whole.classes[one] for one in whole.windows["label"][kept]
+    ]
+    assert some.arguments == whole.arguments
+    told = run_script(*words, tmp_path / "some", code=1).stderr
+    assert "expected classes ['idle'," in told
+    assert "--overwrite redoes it" in told
+    done = run_script(*words, tmp_path / "active", "--no-idle", "--preset", "paper")
+    assert "7 classes: fist, flexion" in done.stdout
+    active = open_shard(tmp_path / "active" / recordings.record_name(3))
+    assert set(active.windows["label"].tolist()) == {0, 6}
+
+
 def test_wrong_recordings_are_named_and_the_others_done(run_script, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -256,6 +277,9 @@ def test_a_pipe_among_the_recordings_is_named_and_waited_for_by_nobody(run_scrip
         (["--channels", "9-16", "--montage", "bipolar"], "neighbouring rings"),
         (["--channels", "3", "--montage", "car"], "expected monopolar where --channels is a single one"),
         (["--rest", "--preset", "paper"], "--rest"),
+        (["--classes", "fist", "wave"], "--classes fist wave: expected gestures of idle, fist"),
+        (["--classes", "fist", "rest"], "found 'rest'"),
+        (["--no-idle", "--rest"], "--no-idle: expected no --rest with it"),
         (["--order", "0"], "at least 1"),
         (["--transition-margin", "-1"], "at least 0"),
         (["--guard", "0.1"], "--guard: is now called --transition-margin"),

@@ -174,7 +174,7 @@ def _one_of_those_that_occur(support: np.ndarray, _rest: np.ndarray | None) -> f
     return _ratio(1, int(np.count_nonzero(support)))
 
 
-METRICS: tuple[Metric, ...] = (
+METRICS: tuple[Metric, ...] = (  # the leading one first
     Metric(
         name="macro_f1",
         label="macro-F1",
@@ -208,6 +208,11 @@ LOSS = Criterion(name="loss", label="loss, nats", better="lower", share=False)  
 def metric(name: str) -> Metric:
     """The metric of that name."""
     return next(one for one in METRICS if one.name == name)
+
+
+def leading() -> Metric:
+    """The one by which the best of several is chosen, and which a summary of one number names."""
+    return METRICS[0]
 
 
 def headlines() -> tuple[Metric, ...]:

@@ -1,6 +1,7 @@
 """The files that every evaluation writes, whatever made the predictions.
 
-FOLDER/predictions.npz   record, start, label, prediction and, where there are some, probabilities of each window
+FOLDER/predictions.npz   record, start, label, prediction and, where there are some, probabilities of each window;
+                         classes, the names of what labels and predictions count and of the probabilities' columns
 FOLDER/per_subject.csv   one row a person
 FOLDER/confusion_matrix.png, FOLDER/per_subject.png
 FOLDER/metrics.json      written last: where it is, the others are whole and belong to it
@@ -63,6 +64,7 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     arrays = {"subject": subject, "record": record, "start": start, "label": label, "prediction": prediction}
+    arrays["classes"] = np.array(classes)
     if probabilities is not None:
         arrays["probabilities"] = np.asarray(probabilities, np.float32)
     with atomic_path(folder / "predictions.npz") as path, path.open("wb") as file:
@@ -90,6 +92,9 @@ def summary(scored: dict[str, Any]) -> str:
     told = f"{scored['n_windows']} windows of {counted(scored['n_subjects'], 'person', 'people')}"
     simulated = ", SIMULATED recordings" if scored.get("simulated") else ""
     lines = [f"{told} ({scored.get('subset', '')}), in %{simulated}"]
+    if left_out := scored.get("classes_left_out"):
+        kept = ", ".join(scored["classes"])
+        lines.append(f"deciding between {kept} alone; windows of {', '.join(left_out)} are left out")
     lines += ["", *_over_subjects(scored, scored["chance"])]
     if "vote" in scored:
         vote = scored["vote"]

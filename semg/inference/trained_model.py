@@ -22,8 +22,8 @@ from torch import Tensor
 
 from model import GPT2Classifier, ModelConfig, weight_shapes
 from semg.common.errors import DataError, SettingError
-from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number
-from semg.data import normalization, tables
+from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number, texts
+from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
 from semg.data.shards import Shard, WindowSet, current_arguments, difference, second_moment
 from semg.evaluation import metrics
@@ -44,12 +44,15 @@ from semg.inference.signal_path import SignalPath
 from semg.inference.streaming import Adapting, Given, Normalization, OnlineNormalization, Predictions, Stream
 
 _LEVELS = 3  # above a checkpoint, where the folders of its training are looked for
+_SHARDS = "preprocess.py makes it, and `make demo` that of the shipped example"
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
 _NETWORK = {
     "model": OBJECT,
     "data.rate": POSITIVE,
     "data.channels": TEXTS,
     "data.classes": TEXTS,
+    "data.rest_classes": Field("a list of classes", lambda names: names == [] or texts(names), needed=False),
+    "classes_of_training": replace(TEXTS, needed=False),
     "data.arguments": OBJECT,
     "data.arguments.window": COUNT,
     "data.arguments.stride": COUNT,
@@ -139,6 +142,65 @@ class TrainedModel:
         made.network = network.to(self.device).eval()
         return made
 
+    def restricted(self, classes: Sequence[str] | None = None, *, no_idle: bool = False) -> "TrainedModel":
+        """The same, deciding between these classes alone, in this order: probabilities renormalised over them.
+
+        no_idle: all classes but those without a gesture. Neither: the model itself. Raises SettingError for what is
+        no choice of at least two of its classes.
+        """
+        kept = gestures.chosen(self.classes, self.rest_classes, classes, no_idle=no_idle)
+        if kept == self.classes:
+            return self
+        told, places = self.description, [self.classes.index(name) for name in kept]
+        network = self.network.restricted(places).eval()
+        data = {
+            **told["data"],
+            "classes": list(kept),
+            "rest_classes": [one for one in kept if one in self.rest_classes],
+        }
+        description = {
+            **told,
+            "model": network.config.to_dict(),
+            "data": data,
+            "classes_of_training": list(self.classes_of_training),
+        }
+        counts = told.get("class_windows")
+        if isinstance(counts, list) and len(counts) == len(self.classes):
+            description["class_windows"] = [counts[place] for place in places]
+        others = {name: value for name, value in self.checkpoint.tensors.items() if not name.startswith("model.")}
+        weights = {f"model.{name}": value for name, value in network.state_dict().items()}
+        made = copy(self)
+        made.checkpoint = Checkpoint(self.path, description, others | weights)
+        made.classes, made.network = kept, network
+        return made
+
+    @property
+    def rest_classes(self) -> tuple[str, ...]:
+        """Those of its classes in which no gesture is made; of older checkpoints, those that are called so."""
+        told = self.description["data"].get("rest_classes")
+        return tuple(one for one in self.classes if (gestures.is_rest(one) if told is None else one in told))
+
+    @property
+    def classes_of_training(self) -> tuple[str, ...]:
+        """All classes that it was trained to tell apart, also where it now decides between some of them."""
+        return tuple(self.description.get("classes_of_training", self.classes))
+
+    @property
+    def classes_left_out(self) -> tuple[str, ...]:
+        """Those of them that it does not decide for."""
+        return tuple(name for name in self.classes_of_training if name not in self.classes)
+
+    def restriction(self) -> str:
+        """For a person, which gestures it decides between and which not; nothing where it is all it was trained for."""
+        if not self.classes_left_out:
+            return ""
+        told, left_out = ", ".join(self.classes), ", ".join(self.classes_left_out)
+        return f"deciding between {told} alone, probabilities renormalised over them; left out: {left_out}"
+
+    def restriction_facts(self) -> dict[str, Any]:
+        """The same for metrics.json: nothing where it decides between all."""
+        return {"classes_left_out": list(self.classes_left_out)} if self.classes_left_out else {}
+
     @property
     def path(self) -> Path:
         """Of the checkpoint."""
@@ -174,6 +236,17 @@ class TrainedModel:
                 return place
         tried = "" if folder.is_absolute() else f" here, nor in {', '.join(str(place.parent) for place in above)}"
         raise DataError(f"{folder}: expected this folder, with which {self.path} was trained, found none{tried}", hint)
+
+    def folders_of_training(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
+        """The folders of shards and of a split: those given, or where there is none, those of its training.
+
+        DataError for one of training that is not found, or where there are no shards.
+        """
+        shards = shards or self.folder_of_training(self.origin.shards, f"{_SHARDS}; {{shards}} names another")
+        split = split or self.folder_of_training(self.origin.split, "{split} names another")
+        if not shards.is_dir():
+            raise DataError(f"{shards}: expected a folder of shards, found none", f"{_SHARDS}; is {{shards}} right?")
+        return shards, split
 
     # --- normalisation ---
 
@@ -224,6 +297,15 @@ class TrainedModel:
                 what = difference(trained, shard.meta, key)
                 raise DataError(f"{shard.path}: expected data as in {self.path}: {what}; preprocess.py makes such")
 
+    def own_windows(self, shards: Sequence[Shard]) -> list[Shard]:
+        """The shards; of a model that was restricted to some of its classes, with the windows of these alone.
+
+        DataError unless they were made as the training data was.
+        """
+        kept = [gestures.restricted(shard, self.classes) for shard in shards] if self.classes_left_out else list(shards)
+        self.check_same_data(kept[0])
+        return kept
+
     def decide(
         self,
         windows: WindowSet,
@@ -263,9 +345,8 @@ class TrainedModel:
         )
 
     def score(self, shards: Sequence[Shard]) -> Scores:
-        """Decide for all labelled windows of some shards. DataError unless they were made as the training data was."""
-        self.check_same_data(shards[0])
-        windows = open_windows(shards)
+        """Decide for all labelled windows of some shards, see `own_windows`."""
+        windows = open_windows(self.own_windows(shards))
         return Scores(windows, self.decide(windows))
 
     # --- recordings ---

@@ -31,6 +31,7 @@ from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
 AUGMENTATION = Augmentation()  # train.py's default, all of which acts on samples too
 INFERENCE_BATCH = 512
+LEADING = metrics.leading()
 Progress = loop.Progress
 
 
@@ -190,8 +191,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of its best epoch, in evaluation mode.
 
-    The best epoch has the highest macro-F1 as a mean over the validation people; of equal ones the first. Returns a
-    row an epoch: epoch, train_loss, val_macro_f1, val_accuracy. Raises DivergedError as `loop.fit` does.
+    The best epoch has the best leading metric as a mean over the validation people; of equal ones the first. Returns a
+    row an epoch: epoch, train_loss, and each headline metric as val_NAME. Raises DivergedError as `loop.fit` does.
     """
     task = RawWindows(model.to(train.device), train, recipe)
     optimizer = Optimizer(model, recipe.optimizer, recipe.epochs * task.steps_per_epoch)
@@ -199,7 +200,7 @@ def fit(
     best: dict[str, Tensor] = {}
     for epoch in loop.fit(task, optimizer, epochs=recipe.epochs, seed=recipe.seed, progress=progress):
         rows.append({"epoch": epoch.number, "train_loss": epoch.loss, **_validation(model, val)})
-        say(f"    epoch {epoch.number:3d}  loss {epoch.loss:.4f}  macro-F1 val {rows[-1]['val_macro_f1']:.4f}")
+        say(f"    epoch {epoch.number:3d}  loss {epoch.loss:.4f}  {LEADING.label} val {validated(rows[-1]):.4f}")
         if rows[-1] is best_epoch(rows):
             best = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(best)
@@ -209,7 +210,12 @@ def fit(
 
 def best_epoch(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """The row of the epoch whose weights `fit` leaves."""
-    return max(rows, key=lambda row: row["val_macro_f1"])
+    return max(rows, key=lambda row: LEADING.rank(validated(row)))
+
+
+def validated(row: dict[str, float]) -> float:
+    """The leading metric of an epoch's row, a mean over the validation people."""
+    return row[f"val_{LEADING.name}"]
 
 
 def _validation(model: nn.Module, val: Batches) -> dict[str, float]:
@@ -217,7 +223,8 @@ def _validation(model: nn.Module, val: Batches) -> dict[str, float]:
     windows = val.windows
     found = probabilities(model, val)
     subjects = metrics.per_subject(windows.label, found.argmax(1), windows.subject, found.shape[1]).values()
-    return {f"val_{key}": float(np.mean([one[key] for one in subjects])) for key in ("macro_f1", "accuracy")}
+    shown = [one.name for one in metrics.headlines()]
+    return {f"val_{name}": float(np.mean([one[name] for one in subjects])) for name in shown}
 
 
 @torch.inference_mode()

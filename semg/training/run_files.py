@@ -23,6 +23,8 @@ from semg.training.run_state import RunState, expected_fields
 if TYPE_CHECKING:
     from semg.training.trainer import Trainer
 
+_DATA = ("rate", "unit", "channels", "classes", "rest_classes", "arguments")
+
 
 def write_rows(run: "Trainer") -> None:
     """Write metrics.jsonl: what last.ckpt knows of each epoch, also after a kill between the two."""
@@ -144,7 +146,7 @@ def description_of(run: "Trainer") -> dict[str, Any]:
     return {
         "run": run.out.resolve().name,
         "model": run.model.config.to_dict(),
-        "data": {key: shard.meta.get(key) for key in ("rate", "unit", "channels", "classes", "arguments")},
+        "data": {key: shard.meta.get(key) for key in _DATA},
         "normalize": config.normalization.to_dict(),
         "backbone": run.first_weights,
         "pretraining_losses": list(run.state.pretraining_losses),

@@ -1,0 +1,76 @@
+"""A subset of the gestures: which are meant, and shards with the windows of these alone."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from semg.common.errors import DataError, SettingError
+from semg.data.shards import Shard
+
+REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", "no movement", "nomovement", "no gesture")
+FEWEST = 2  # classes; there is nothing to decide between fewer
+
+
+def is_rest(name: str) -> bool:
+    """Whether a class of that name is taken for one without a gesture, where nobody says which are."""
+    return re.sub(r"[\W_]+", " ", name).strip().casefold() in REST_NAMES
+
+
+def chosen(
+    classes: Sequence[str], rest_classes: Collection[str], named: Sequence[str] | None, *, no_idle: bool = False
+) -> tuple[str, ...]:
+    """Those of `classes` that are named, in the order named; with `no_idle` all but the rest classes; else all.
+
+    Raises SettingError, of the setting `classes` or `no_idle`, for another name, one named twice, or fewer than two.
+    """
+    if named is None:
+        kept = tuple(name for name in classes if not (no_idle and name in rest_classes))
+        if no_idle and len(kept) == len(classes):
+            raise SettingError("no_idle", f"a class without a gesture among {_listed(classes)}, found none")
+        return _enough(kept, "no_idle", classes)
+    if unknown := [name for name in named if name not in classes]:
+        raise SettingError("classes", f"gestures of {_listed(classes)}", repr(unknown[0]))
+    if len(set(named)) < len(named):
+        raise SettingError("classes", "each gesture once")
+    return _enough(tuple(named), "classes", classes)
+
+
+def _enough(kept: tuple[str, ...], setting: str, classes: Sequence[str]) -> tuple[str, ...]:
+    if len(kept) < FEWEST:
+        raise SettingError(setting, f"at least {FEWEST} gestures to be left of {_listed(classes)}")
+    return kept
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """The names as a shell takes them: those of two words in quotes."""
+    return ", ".join(f"'{name}'" if " " in name else name for name in classes)
+
+
+def windows_of(windows: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """The windows whose labels are `places`; each label becomes its place among them. windows: of WINDOW_FIELDS."""
+    kept = windows[np.isin(windows["label"], places)].copy()
+    label = np.full(max([*windows["label"].tolist(), *places], default=0) + 1, -1, kept["label"].dtype)
+    label[list(places)] = np.arange(len(places))
+    kept["label"] = label[kept["label"]]
+    return kept
+
+
+def restricted(shard: Shard, classes: Sequence[str]) -> Shard:
+    """The shard with the windows of these classes alone. Its signal stays whole: a session's statistics are of all.
+
+    DataError for a class that the shard has not.
+    """
+    if missing := [name for name in classes if name not in shard.classes]:
+        found = f"found {_listed(shard.classes)}"
+        raise DataError(f"{shard.path}: expected windows of {_listed(missing)} among the classes, {found}")
+    if tuple(classes) == shard.classes:
+        return shard
+    meta = {
+        **shard.meta,
+        "classes": list(classes),
+        "rest_classes": [name for name in classes if name in shard.rest_classes],
+    }
+    places = [shard.classes.index(name) for name in classes]
+    return replace(shard, meta=meta, windows=windows_of(shard.windows, places))
