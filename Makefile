@@ -5,10 +5,10 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO := data/demo
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
-BENCHMARKS := backbone checksums evaluation growth live_delay preprocessing reading streaming training_step
+BENCHMARKS := backbone checksums evaluation features growth live_delay preprocessing reading streaming training_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench lint format clean
+.PHONY: help demo test faults cluster bench lint format clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -45,6 +45,9 @@ test: $(STAMP) ## the tests, a few minutes
 
 faults: $(STAMP) ## the long fault suite: kills, damaged files, hostile servers
 	$(RUN) -m pytest -n 2 --dist worksteal tests/faults -m "not network and not gpu" --override-ini addopts="-q --strict-markers"
+
+cluster: $(STAMP) ## a real Slurm on this machine (as root, with slurm-wlm and munge): runs launched on it, some minutes
+	$(RUN) tests/cluster.py
 
 bench: $(STAMP) ## benchmarks, as ratios measured in one run, a quarter of an hour; gpu.py apart
 	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import features
 import gpu
 import measuring
 import numpy as np
@@ -14,6 +15,7 @@ from preprocessing import authors_method
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import GPT2Classifier, ModelConfig
+from semg.common.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("checksums", "growth", "preprocessing")]
@@ -51,6 +53,20 @@ def test_a_benchmark_prints_a_table_and_writes_machine_and_commit(tmp_path, name
     assert written["quick"] is True and written["commit"] and written["machine"]["cores"]
     assert written["rows"] and all(row["ratio"] > 0 for row in written["rows"])
     assert all(row["what"] in done.stdout for row in written["rows"])
+
+
+def test_without_libemg_its_benchmark_says_so_in_one_line(monkeypatch):
+    monkeypatch.setattr(features.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(DataError, match=r"expected LibEMG 2.0.3, found none; pip install"):
+        features.libemg()
+
+
+def test_the_benchmark_of_features_compares_values_where_libemg_is(tmp_path):
+    if features.importlib.util.find_spec("libemg") is None:
+        pytest.skip("LibEMG is not installed")
+    done = run("features", "--quick", "--out", tmp_path / "features.json")
+    assert done.returncode == 0, done.stderr
+    assert max(json.loads((tmp_path / "features.json").read_text())["largest_relative_difference"].values()) < 1e-3
 
 
 def test_a_row_knows_whether_it_reached_its_goal():

@@ -18,6 +18,7 @@ from semg.evaluation.hand_crafted_features import (
     USUAL,
     FeatureExtractor,
     Thresholds,
+    _as_float32,
     band_cover,
     feature_names,
 )
@@ -197,6 +198,13 @@ def test_columns_come_feature_by_feature():
     assert found.shape == (1, 3 * len(extract.columns)) == (1, 3 * (1 + 6 + 8))
     np.testing.assert_allclose(found[0, :6], [1, 2, 3, 40, 80, 120])  # RMS, then IAV
     assert extract.columns[-1] == "LOGBAND_8"
+
+
+def test_every_float16_is_taken_as_it_is():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    for values in (finite[np.abs(finite) < 100], finite, every):
+        np.testing.assert_array_equal(_as_float32(values, np.empty(len(values), np.float32)), values.astype(np.float32))
 
 
 def test_silence_and_no_windows_at_all():

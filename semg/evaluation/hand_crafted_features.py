@@ -33,7 +33,9 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 N_BANDS = 8
 POWER_FLOOR = 1e-2  # uV^2 added to a band's power: below 12-bit rounding, so that a dead channel stays finite
-_CHUNK = 32  # windows at once: a few megabytes, whatever the batch
+# Windows at once: so many that an array of them is below this, whatever the batch. Larger ones are given back to the
+# system after each use and fetched anew, page by page, which took three quarters of the time of the simple features.
+_BYTES_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,16 @@ class FeatureExtractor:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """(B, T, C) float16 or float32 -> (B, C * k) float32: all channels' first value, then their second, ..."""
-        pieces = [self._chunk(batch[at : at + _CHUNK]) for at in range(0, len(batch), _CHUNK)]
-        return np.concatenate(pieces) if pieces else np.empty((0, batch.shape[2] * self.width), np.float32)
+        windows, samples, channels = batch.shape
+        count = max(1, _BYTES_AT_ONCE // (4 * samples * channels))
+        x = np.empty((min(count, windows), channels, samples), np.float32)
+        spare = np.empty_like(x)
+        found = np.empty((windows, channels * self.width), np.float32)
+        for at in range(0, windows, count):
+            few = batch[at : at + count]
+            x[: len(few)] = _as_float32(few, spare[: len(few)].reshape(few.shape)).transpose(0, 2, 1)
+            found[at : at + count] = self._chunk(x[: len(few)], spare[: len(few)])
+        return found
 
     @property
     def width(self) -> int:
@@ -100,8 +110,8 @@ class FeatureExtractor:
         ]
         return tuple(column for part in spread for column in part)
 
-    def _chunk(self, batch: np.ndarray) -> np.ndarray:
-        x = np.ascontiguousarray(batch.transpose(0, 2, 1), dtype=np.float32)  # (B, C, T)
+    def _chunk(self, x: np.ndarray, spare: np.ndarray) -> np.ndarray:
+        """(B, C, T) float32 -> (B, C * k). spare: an array like x, for the formulas to write to."""
         limits = self.thresholds or (AUTHORS if self.authors else USUAL)
         if self.authors:
             x = x / np.float32(MICROVOLTS_PER_COUNT)
@@ -116,29 +126,46 @@ class FeatureExtractor:
                 values.extend(np.moveaxis(log_band_powers(x, self.rate, self.bands, self.low, self.high), 2, 0))
             else:
                 formula = _AUTHORS_FORMULAS.get(name) if self.authors else None
-                values.append((formula or _FORMULAS[name])(x, limits))
-        return np.concatenate(values, axis=1).astype(np.float32)  # (B, k * C)
+                values.append((formula or _FORMULAS[name])(x, limits, spare))
+        return np.concatenate(values, axis=1)  # (B, k * C)
 
 
-# --- the formulas: (B, C, T) float32 and thresholds in x's unit -> (B, C) ------------------------------------
+# --- the formulas: (B, C, T) float32, thresholds in its unit, an array to write to -> (B, C) -----------------------
 
 
-def _iav(x: np.ndarray, _: Thresholds) -> np.ndarray:
-    return np.abs(x).sum(2)
+def _as_float32(x: np.ndarray, spare: np.ndarray) -> np.ndarray:
+    """`x` as float32, written to `spare` of its shape; of float16 in a third of the time of NumPy's own conversion.
+
+    Sign, exponent and fraction are moved to where float32 has them; the exponent then counts from another zero, which a
+    factor of 2^112 puts right, for subnormal numbers too. Infinities and NaN come out as 2^16 or more; where there may
+    be such, NumPy converts.
+    """
+    if x.dtype != np.float16:
+        return x.astype(np.float32, copy=False)
+    bits = np.left_shift(x.view(np.int16), 13, out=spare.view(np.int32), dtype=np.int32)
+    bits &= np.int32(-0x70002000)  # the sign, 28 bits of exponent and fraction
+    values = bits.view(np.float32)
+    values *= np.float32(2.0**112)
+    return values if np.vdot(values, values) < 2.0**32 else x.astype(np.float32)
 
 
-def _zero_crossings(x: np.ndarray, limits: Thresholds) -> np.ndarray:
+def _sum_of_sizes(x: np.ndarray, spare: np.ndarray) -> np.ndarray:
+    """(B, C, T) -> (B, C): sum |x|, as a product of matrices, which is faster than NumPy's sum."""
+    return np.abs(x, out=spare) @ np.ones(x.shape[2], np.float32)
+
+
+def _zero_crossings(x: np.ndarray, limits: Thresholds, _spare: np.ndarray) -> np.ndarray:
     left, right = x[:, :, :-1], x[:, :, 1:]
     opposite = ((left > 0) & (right < 0)) | ((left < 0) & (right > 0))
     return np.count_nonzero(opposite & (np.abs(left - right) >= limits.zc), axis=2)
 
 
-def _slope_sign_changes(x: np.ndarray, limits: Thresholds) -> np.ndarray:
+def _slope_sign_changes(x: np.ndarray, limits: Thresholds, _spare: np.ndarray) -> np.ndarray:
     d = np.diff(x, axis=2)
     return np.count_nonzero(d[:, :, :-1] * d[:, :, 1:] <= -limits.ssc, axis=2)
 
 
-def _authors_zero_crossings(x: np.ndarray, limits: Thresholds) -> np.ndarray:
+def _authors_zero_crossings(x: np.ndarray, limits: Thresholds, _spare: np.ndarray) -> np.ndarray:
     flat = x.reshape(-1, x.shape[2])  # (B * C, T)
     loud = np.abs(flat) > limits.zc
     series = np.nonzero(loud)[0]  # which row each loud sample belongs to
@@ -147,20 +174,21 @@ def _authors_zero_crossings(x: np.ndarray, limits: Thresholds) -> np.ndarray:
     return np.bincount(series[1:][change], minlength=len(flat)).reshape(x.shape[:2])
 
 
-_FORMULAS: dict[str, Callable[[np.ndarray, Thresholds], np.ndarray]] = {
-    "RMS": lambda x, _: np.sqrt(np.square(x).mean(2)),
-    "MAV": lambda x, _: np.abs(x).mean(2),
-    "IAV": _iav,
-    "VAR": lambda x, _: x.var(2),
-    "WL": lambda x, _: np.abs(np.diff(x, axis=2)).sum(2),
+Formula = Callable[[np.ndarray, Thresholds, np.ndarray], np.ndarray]
+_FORMULAS: dict[str, Formula] = {
+    "RMS": lambda x, _, _spare: np.sqrt(np.vecdot(x, x) / x.shape[2]),  # no array of squares
+    "MAV": lambda x, _, spare: _sum_of_sizes(x, spare) / x.shape[2],
+    "IAV": lambda x, _, spare: _sum_of_sizes(x, spare),
+    "VAR": lambda x, _, _spare: x.var(2),
+    "WL": lambda x, _, spare: _sum_of_sizes(np.diff(x, axis=2), spare[:, :, 1:]),
     "ZC": _zero_crossings,
     "SSC": _slope_sign_changes,
-    "WAMP": lambda x, limits: np.count_nonzero(np.abs(np.diff(x, axis=2)) >= limits.wamp, axis=2),
+    "WAMP": lambda x, limits, _spare: np.count_nonzero(np.abs(np.diff(x, axis=2)) >= limits.wamp, axis=2),
 }
-_AUTHORS_FORMULAS: dict[str, Callable[[np.ndarray, Thresholds], np.ndarray]] = {
-    "WL": lambda x, _: x[:, :, -1] - x[:, :, 0],
+_AUTHORS_FORMULAS: dict[str, Formula] = {
+    "WL": lambda x, _, _spare: x[:, :, -1] - x[:, :, 0],
     "ZC": _authors_zero_crossings,
-    "WAMP": lambda x, limits: np.count_nonzero(np.diff(x, axis=2) >= limits.wamp, axis=2),
+    "WAMP": lambda x, limits, _spare: np.count_nonzero(np.diff(x, axis=2) >= limits.wamp, axis=2),
 }
 
 
