@@ -3,14 +3,16 @@
   python plot.py architecture [CKPT]          how does a window become a gesture? GPT-2 small, or a checkpoint's network
   python plot.py recording RECORDING          what was recorded? channels over time, gestures as bands of colour
   python plot.py spectrum RECORDING.hdf5      what does the filter take out? power before and after
-  python plot.py electrodes RECORDING...      where are the muscles? RMS of the rings of electrodes for each gesture
+  python plot.py electrodes RECORDING...      where are the muscles? RMS for each gesture, times that in rest
   python plot.py classes SPLIT                how many windows of each gesture are in each subset of a split?
   python plot.py curves RUN                   how did training go? loss and macro-F1 by epoch
   python plot.py calibration RESULTS...       what do a new person's first repetitions gain? scores against their number
+  python plot.py errors RESULTS               which windows went wrong most surely? with their signals
 
 RECORDING is an HDF5 recording (drawn as recorded, without its mean) or a shard (drawn filtered). RUN is a folder that
 train.py wrote; RESULTS are folders that calibrate.py wrote, of one or more numbers of repetitions, and of
-one or more folds: the people of all folds count together. A picture is written to --out, by default
+one or more folds: the people of all folds count together; for errors, those of evaluate.py and others too, whose
+shards lie in --shards. A picture is written to --out, by default
 results/plots/<picture>.png.
 
   python plot.py recording data/shards/emg_gestures-03-... --begin 20 --seconds 10 --channels 1-8
@@ -22,7 +24,6 @@ the title. Each picture takes seconds.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -44,9 +45,11 @@ from semg.data.splits import SUBSETS, read_split
 from semg.data.tables import is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, score_figures, signal_figures
+from semg.evaluation.predictions import excerpt, read_predictions, surest_errors
+from semg.evaluation.result_record import read_result
+from semg.evaluation.run_record import read_epochs, says_simulated
 
-NOTCH = (30.0, 50.0, 60.0, 90.0, 150.0)
-DEFAULT_BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz
+ERRORS, ERROR_CHANNELS = 9, 6  # windows that went wrong, and their loudest channels
 ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
 
 
@@ -63,8 +66,8 @@ def arguments() -> argparse.ArgumentParser:
     signal.add_argument("--channels", type=cli.number_ranges, help="places of the channels, such as 1-8 (default: all)")
     signal.add_argument("--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen, or as prompted")
     signal.add_argument("--causal", action="store_true", help="spectrum: filter as in live use")
-    other = parser.add_argument_group("classes, architecture")
-    other.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of the split's shards")
+    other = parser.add_argument_group("classes, architecture, errors")
+    other.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of the shards")
     other.add_argument("--tune", default="full", help="what of GPT-2 small trains: full, last:N, fpt, lora or frozen")
     return parser
 
@@ -86,12 +89,14 @@ class Signal:
             self.rate, self.channels = putemg.RATE, putemg.CHANNEL_COLUMNS
             self.rings = tuple(tuple(ring) for ring in whole_rings(ALL_CHANNELS, "monopolar"))
             self.classes = tuple(putemg.GESTURES.values())
+            self.rest_classes = tuple(putemg.REST_CLASSES)
             self.segments = _labelled(codes, list(putemg.GESTURES))
         else:
             shard = open_shard(path)
             self.simulated = shard.simulated
             self.values, self.rate, self.channels = shard.signal, shard.rate, shard.channels
             self.classes, self.rings = shard.classes, shard.rings
+            self.rest_classes = tuple(shard.rest_classes)
             self.segments = _windowed(shard)
 
     def part(self, begin: float, seconds: float | None, channels: tuple[int, ...] | None) -> np.ndarray:
@@ -163,13 +168,14 @@ def draw_architecture(args: argparse.Namespace) -> str:
     from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
     from semg.evaluation.architecture_figure import architecture
     from semg.inference.trained_model import TrainedModel
+    from semg.training.config import BANDS
 
     rate, classes = putemg.RATE, list(putemg.GESTURES.values())
     if args.source:
         trained = TrainedModel.open(_one(args, "a checkpoint"), "cpu")
         model, rate, classes = trained.network, trained.rate, list(trained.classes)
     else:
-        edges = tuple(edge / rate for edge in DEFAULT_BANDS)
+        edges = tuple(edge / rate for edge in BANDS)
         seen = 2 * putemg.N_CHANNELS  # every electrode scaled, and whitened
         config = ModelConfig(channels=seen, band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
         model = GPT2Classifier(config)
@@ -202,7 +208,7 @@ def draw_spectrum(args: argparse.Namespace) -> str:
         raise UsageError(f"{path}: expected an HDF5 recording: a shard no longer holds what the filter took out")
     signal = Signal(path, args.labels)
     before = signal.part(args.begin, args.seconds, args.channels)
-    spec = FilterSpec(notch=NOTCH, causal=args.causal)
+    spec = FilterSpec(notch=putemg.NOTCH, causal=args.causal)
     after = filtered(before, np.eye(before.shape[1], dtype=np.float32), spec, signal.rate, scale=1.0)
     segment = min(len(before), round(signal.rate))
     found = [welch(x.astype(np.float32), signal.rate, nperseg=segment, axis=0) for x in (before, after)]
@@ -232,8 +238,17 @@ def draw_electrodes(args: argparse.Namespace) -> str:
     told = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
     title = _title(args, f"RMS at each electrode, {told}", any(signal.simulated for signal in signals))
     places = [place for ring in rings for place in ring]
-    signal_figures.electrodes(args.out, gesture_rms(signals)[:, places], signals[0].classes, len(rings), title)
+    signal_figures.electrodes(
+        args.out, gesture_rms(signals)[:, places], signals[0].classes, len(rings), title, _rest(signals)
+    )
     return told
+
+
+def _rest(signals: list[Signal]) -> int | None:
+    """The one class of rest, where it was made, the recordings have it and gestures too; else None."""
+    made = {label for signal in signals for _, _, label in signal.segments}
+    rest = [k for k, name in enumerate(signals[0].classes) if name in signals[0].rest_classes and k in made]
+    return rest[0] if len(rest) == 1 and len(made) > 1 else None
 
 
 def draw_classes(args: argparse.Namespace) -> str:
@@ -262,16 +277,9 @@ def draw_curves(args: argparse.Namespace) -> str:
     """Learning curves from metrics.jsonl."""
     run = _one(args, "the folder of a training run")
     path = run / "metrics.jsonl" if run.is_dir() else run
-    try:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not rows:
-            raise ValueError("nothing")
-        title = _title(args, f"Learning curves of {path.resolve().parent.name}", _run_was_simulated(path.parent))
-        score_figures.learning_curves(args.out, rows, title)
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected the metrics.jsonl of a run, found no such file") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: expected one line of metrics an epoch, found {error}") from None
+    rows = read_epochs(path)
+    title = _title(args, f"Learning curves of {path.resolve().parent.name}", _run_was_simulated(path.parent))
+    score_figures.learning_curves(args.out, rows, title)
     return f"{len(rows)} epochs"
 
 
@@ -279,9 +287,7 @@ def _run_was_simulated(run: Path) -> bool:
     """Whether a run's config.json says that it trained on simulated recordings."""
     if not (run / "config.json").is_file():
         return False
-    derived = read_json(run / "config.json", "a run's configuration").get("derived")
-    train = derived.get("train") if isinstance(derived, dict) else None
-    return isinstance(train, dict) and train.get("simulated") is True
+    return says_simulated(read_json(run / "config.json", "a run's configuration"))
 
 
 def _calibrated(folder: Path) -> tuple[int, bool, np.ndarray, dict[str, dict[str, Any]]]:
@@ -342,6 +348,25 @@ def draw_calibration(args: argparse.Namespace) -> str:
     return f"{cli.counted(len(everybody), 'person', 'people')}, repetitions {', '.join(map(str, sorted(table)))}"
 
 
+def draw_errors(args: argparse.Namespace) -> str:
+    """Wrong decisions with the highest confidence, from one result and its shards."""
+    folder = _one(args, "a folder of results")
+    result = read_result(folder / "metrics.json", list(metrics.headlines()), metrics.METRICS[0])
+    made = read_predictions(folder / "predictions.npz", len(result.classes))
+    if made.confidence is None:
+        raise DataError(f"{folder}: expected probabilities in predictions.npz, by which errors are sorted, found none")
+    if not (places := surest_errors(made, ERRORS)):
+        raise DataError(f"{folder}: expected some wrong decision, found none")
+    parts = []
+    for k in places:
+        part = excerpt(args.shards, str(made.record[k]), int(made.start[k]), ERROR_CHANNELS)
+        told = f"{result.classes[made.label[k]]} taken for {result.classes[made.prediction[k]]}"
+        parts.append((f"{told}, {made.confidence[k]:.0%} sure\nperson {made.subject[k]}, {part.begin:.2f} s", part))
+    simulated = any(run.simulated for run in result.runs.values())
+    signal_figures.errors(args.out, parts, _title(args, f"Surest errors of {folder.resolve().name}", simulated))
+    return f"{len(parts)} windows"
+
+
 PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
     "architecture": draw_architecture,
     "recording": draw_recording,
@@ -350,6 +375,7 @@ PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
     "classes": draw_classes,
     "curves": draw_curves,
     "calibration": draw_calibration,
+    "errors": draw_errors,
 }
 
 

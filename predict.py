@@ -115,6 +115,11 @@ def voted(model: TrainedModel, prediction: np.ndarray, end: np.ndarray, k: int) 
     return metrics.majority_vote(prediction, one, end, k, len(model.classes), max_step=np.inf)
 
 
+def vote_shares(prediction: np.ndarray, votes: np.ndarray, k: int) -> np.ndarray:
+    """(n,) the share of the last k decisions, fewer at the begin, that say what was voted. prediction, votes: (n,)."""
+    return np.array([np.mean(prediction[max(0, n - k + 1) : n + 1] == one) for n, one in enumerate(votes)])
+
+
 def as_csv(model: TrainedModel, made: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool) -> str:
     """One row a decision."""
     classes = model.classes
@@ -144,9 +149,10 @@ def draw(
     made: Predictions,
     said: np.ndarray,
     *,
+    vote: int,
     simulated: bool,
 ) -> None:
-    """The timeline of one recording."""
+    """The timeline of one recording; said: (n,) what was decided, with `vote` above 1 by the last `vote` windows."""
     rate = model.rate
     loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
     ends = np.append(made.end[1:], min(len(signal), made.end[-1] + model.stride))
@@ -157,12 +163,16 @@ def draw(
         known = truth_of(source.codes, model.classes, each, 1)
         truth = [(a / rate, b / rate, int(k)) for a, b, k in zip(*segments(known), strict=True) if k >= 0]
     names = [model.channels[place] for place in loud]
-    confidence = made.probabilities[np.arange(len(said)), said]
+    confidence = (
+        made.probabilities[np.arange(len(said)), said]
+        if vote == 1
+        else vote_shares(made.probabilities.argmax(1), said, vote)
+    )
     times = made.end / rate
     title = f"{source.name}: decisions {'streamed' if made.delay is not None else 'offline'}"
     title += " (SIMULATED)" if simulated else ""
     signal_figures.timeline(
-        path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, model.classes, title
+        path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, model.classes, title, vote
     )
 
 
@@ -200,7 +210,16 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
     write_text(args.out / f"{path.stem}.csv", as_csv(model, made, truth, votes, source.codes is not None))
     if args.plot:
         said = prediction if votes is None else votes
-        draw(args.out / f"{path.stem}.png", model, source, signal, made, said, simulated=is_simulated(path))
+        draw(
+            args.out / f"{path.stem}.png",
+            model,
+            source,
+            signal,
+            made,
+            said,
+            vote=args.vote,
+            simulated=is_simulated(path),
+        )
     told: dict[str, Any] = {"decisions": len(made.end)}
     if (known := truth >= 0).any():
         counts = metrics.confusion(truth[known], prediction[known], len(model.classes))

@@ -149,7 +149,7 @@ def arguments() -> argparse.ArgumentParser:
         "--notch",
         type=cli.number(0, above=True),
         nargs="+",
-        default=[30.0, 50.0, 60.0, 90.0, 150.0],
+        default=list(putemg.NOTCH),
         metavar="HZ",
         help="narrow bands to take out, Hz",
     )

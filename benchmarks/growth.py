@@ -17,11 +17,11 @@ from measuring import Finished, Row, arguments, report, run_script
 
 from semg.common import cli
 from semg.data.splits import Split, write_split
-from semg.evaluation import score_figures
+from semg.evaluation import palette, score_figures
 
 COUNTS = (1, 4, 16)
 SHORT = 20.0  # seconds of the recordings of the two people who validate and are tested
-COLOURS = (score_figures.BLUE, score_figures.ORANGE, score_figures.GREY)
+COLOURS = (palette.BLUE, palette.ORANGE, palette.GREY)
 STEPS = ("preprocess.py", "train.py", "evaluate.py")
 
 

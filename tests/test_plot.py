@@ -17,7 +17,9 @@ from matplotlib.image import imread
 import plot
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
+from semg.data.shards import open_shard
 from semg.evaluation import architecture_figure, signal_figures
+from semg.evaluation.report import write_results
 from semg.frontends import FrontEnd
 
 TINY = {"patch": 64, "layers": 1, "width": 16, "heads": 2}
@@ -118,13 +120,12 @@ def test_the_spectrum_shows_what_the_filter_takes_out(draw, data, tmp_path, monk
 
 
 def test_electrodes_are_drawn_in_the_rings_that_shards_name(draw, tmp_path, monkeypatch):
-    from semg.data.shards import open_shard
-
     calls = seen(monkeypatch, "electrodes")
     around = [[11, *range(11)], [*range(12, 24)]]
     record = small_shards.write(tmp_path, 1, rings=around)
     draw("electrodes", tmp_path / record, "--out", tmp_path / "e.png")
-    _, rms, _, rings, _ = calls[-1]
+    _, rms, _, rings, _, rest = calls[-1]
+    assert rest == 0
     assert rings == 2
     samples = open_shard(tmp_path / record).signal[small_shards.labels() == 0].astype(np.float64)
     expected = np.sqrt((samples**2).mean(axis=0))[[*around[0], *around[1]]]
@@ -137,16 +138,54 @@ def test_electrodes_are_drawn_in_the_rings_that_shards_name(draw, tmp_path, monk
 def test_electrodes_are_loud_where_their_gesture_is(draw, data, tmp_path, monkeypatch):
     calls = seen(monkeypatch, "electrodes")
     draw("electrodes", *[data.shards / small_shards.name(i) for i in (1, 2)], "--out", tmp_path / "e.png")
-    _, rms, classes, rings, title = calls[-1]
+    _, rms, classes, rings, title, _ = calls[-1]
     assert (rms.shape, list(classes), rings) == ((4, 24), small_shards.CLASSES, 3)
     assert np.array_equal(rms.argmax(0), np.arange(24) % 4), "each class is loudest on channels of its own"
     assert "2 recordings" in title
-    from semg.data.shards import open_shard
-
     one = plot.Signal(data.shards / small_shards.name(1), "TRAJ_GT")
     fist = small_shards.labels() == 1
     expected = np.sqrt(np.mean(np.asarray(open_shard(data.shards / small_shards.name(1)).signal, float)[fist] ** 2, 0))
     np.testing.assert_allclose(plot.gesture_rms([one])[1], expected, rtol=1e-6)
+
+
+def test_electrodes_are_drawn_relative_to_rest(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    rms = np.array([[2.0, 4.0, 1.0, 1.0], [6.0, 4.0, 1.0, 3.0]])
+    signal_figures.electrodes(tmp_path / "e.png", rms, ["idle", "fist"], 2, "title", 0)
+    (image,) = [image for axes in drawn[0].axes for image in axes.images if axes.get_title() == "fist"]
+    assert image.get_array().tolist() == [[3, 1], [1, 3]]
+    signal_figures.electrodes(tmp_path / "e.png", rms, ["idle", "fist"], 2, "title", None)
+    assert [axes.get_title() for axes in drawn[1].axes][:2] == ["idle", "fist"]
+
+
+def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):
+    record = small_shards.name(1)
+    start = open_shard(data.shards / record).windows["start"][:4].astype(np.int64)
+    shares = np.array([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0], [0.1, 0.8, 0.1, 0], [0, 0, 1, 0]])
+    label = np.array([1, 2, 1, 2])  # the first two are wrong, the first more surely
+    write_results(
+        tmp_path / "scores",
+        label=label,
+        prediction=shares.argmax(1),
+        probabilities=shares,
+        subject=np.full(4, "01"),
+        record=np.full(4, record),
+        start=start,
+        classes=small_shards.CLASSES,
+        extra={"subset": "test"},
+        rest_classes=["idle"],
+        rate=small_shards.RATE,
+        window_seconds=0.0625,
+        stride_seconds=0.03125,
+        simulated=True,
+    )
+    calls = seen(monkeypatch, "errors")
+    assert "2 windows" in draw("errors", tmp_path / "scores", "--shards", data.shards, "--out", tmp_path / "errors.png")
+    _, parts, title = calls[-1]
+    assert [told.split(",")[0] for told, _ in parts] == ["fist taken for idle", "flexion taken for idle"]
+    assert [part.begin for _, part in parts] == pytest.approx(start[:2] / small_shards.RATE)
+    assert title.endswith("(SIMULATED)")
 
 
 def test_classes_of_a_split(draw, data, tmp_path, monkeypatch):

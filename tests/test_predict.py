@@ -398,3 +398,10 @@ def test_a_table_in_another_unit_is_brought_to_the_usual_range_and_said(here, da
         assert ("is of another unit: multiplied by" in told) == (name != "micro")
     for name in ("volts", "adc"):
         np.testing.assert_allclose(numbers(tmp_path / f"{name}.csv")[1], numbers(tmp_path / "micro.csv")[1], atol=2e-2)
+
+
+def test_a_vote_is_shown_with_its_share():
+    said = np.array([0, 0, 1, 1, 1])
+    votes = predict.voted(said, 3)
+    assert votes.tolist() == [0, 0, 0, 1, 1]
+    assert predict.vote_shares(said, votes, 3).tolist() == pytest.approx([1, 1, 2 / 3, 2 / 3, 1])

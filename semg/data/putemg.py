@@ -21,6 +21,7 @@ ADC_BITS = 12
 MICROVOLTS_PER_COUNT = 5.0 / 2**12 * 1e6 / 200.0  # 5 V range, 12 bits, gain 200: 6.1 uV
 EXPERIMENTS = ("emg_gestures", "emg_force")
 TRAJECTORIES = ("repeats_long", "sequential", "repeats_short")  # in the order of recording
+NOTCH = (30.0, 50.0, 60.0, 90.0, 150.0)  # Hz, narrow interference that its recordings have
 LABEL_COLUMNS = ("TRAJ_GT", "TRAJ_1")  # what the video shows; what the person was prompted to do
 REST = -1  # in no gesture: relaxing between gestures, or excluded
 GESTURES = {

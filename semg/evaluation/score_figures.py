@@ -1,7 +1,6 @@
 """Figures from arrays: no file formats of ours, no models. The same input gives the same bytes.
 
-matplotlib's objects are used directly, without pyplot's global state. Colours are from the Okabe-Ito palette and
-the viridis family, which colour-blind readers can tell apart.
+matplotlib's objects are used directly, without pyplot's global state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,11 @@ from matplotlib.ticker import MaxNLocator
 
 from semg.common.console import counted
 from semg.common.files import atomic_path
-from semg.evaluation import metrics
+from semg.evaluation import metrics, palette
 from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval
+from semg.evaluation.palette import BLUE, GREY, ORANGE
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
-COLOURS, MARKERS = (BLUE, ORANGE, "#009E73", "#CC79A7"), "os^v"  # of metrics, in the registry's order
+MARKERS = "os^v"  # of metrics, in the registry's order
 SIMULATED = " (SIMULATED)"  # ends a title
 NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
@@ -100,7 +99,7 @@ def per_subject(
     places = np.arange(len(order))
     figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 5.4)
     axes = figure.add_subplot()
-    for metric, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
+    for metric, colour, marker in zip(shown, palette.METRICS, MARKERS, strict=False):
         values = np.array([subjects[subject][metric.name] for subject in order], float)
         mean = np.nanmean(values)
         told = f"{metric.label}, mean {mean:.3f}"

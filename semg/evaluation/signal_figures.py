@@ -1,7 +1,4 @@
-"""Figures of signals and of data sets, from arrays: no files of ours, no models. The same input gives the same bytes.
-
-Gestures keep their colours from figure to figure: the Okabe-Ito palette, with grey for the first class (idle).
-"""
+"""Figures of signals and of data sets, from arrays: no files, no models. The same input gives the same bytes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,17 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from semg.evaluation.score_figures import BLUE, GREY, ORANGE, new_figure, save, usual_style
+from semg.evaluation import palette
+from semg.evaluation.palette import BLUE, GREY, ORANGE
+from semg.evaluation.predictions import Excerpt
+from semg.evaluation.score_figures import new_figure, save, usual_style
 
-# idle, then Okabe and Ito's eight; what follows is a class more than putEMG has
-COLOURS = ("#C4C4C4", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
 COLUMNS = 1600  # of a figure's traces; more samples than that are drawn as their lowest and highest
 Segment = tuple[float, float, int]  # begin and end in seconds, class
-
-
-def colour_of(label: int) -> str:
-    """The colour of the class `label`."""
-    return COLOURS[label % len(COLOURS)]
 
 
 @usual_style
@@ -44,7 +37,7 @@ def recording(
     end = begin + len(signal) / rate
     label_strip(strip, segments, classes, begin, end)
     for first, last, label in segments:
-        axes.axvspan(first, last, color=colour_of(label), alpha=0.22, linewidth=0)
+        axes.axvspan(first, last, color=palette.gesture(label), alpha=0.22, linewidth=0)
     step = draw_channels(axes, signal, rate, channels, begin)
     axes.set_xlim(begin, end)
     axes.set_xlabel("time, s", fontsize=12)
@@ -57,21 +50,20 @@ def recording(
 def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str]) -> None:
     """Which colour is which gesture, below everything."""
     if used := sorted(set(labels)):
-        handles = [Patch(color=colour_of(label), label=classes[label]) for label in used]
+        handles = [Patch(color=palette.gesture(label), label=classes[label]) for label in used]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(9, len(used)), fontsize=11)
 
 
 def label_strip(axes: Axes, segments: Sequence[Segment], classes: Sequence[str], begin: float, end: float) -> None:
     """A row of coloured bars with the gestures' names in those that are wide enough."""
     for first, last, label in segments:
-        axes.axvspan(first, last, color=colour_of(label), linewidth=0)
+        axes.axvspan(first, last, color=palette.gesture(label), linewidth=0)
         inside = min(last, end) - max(first, begin)
         wide = inside > (end - begin) * 0.0078 * len(classes[label])
         if wide:
-            pale = label in (0, 1, 2, 4)
             middle = (max(first, begin) + min(last, end)) / 2
             axes.text(
-                middle, 0.5, classes[label], ha="center", va="center", fontsize=10, color="black" if pale else "white"
+                middle, 0.5, classes[label], ha="center", va="center", fontsize=10, color=palette.on_gesture(label)
             )
     axes.set_ylim(0, 1)
     axes.set_yticks([])
@@ -144,11 +136,19 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
 
 
 @usual_style
-def electrodes(path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, title: str) -> None:
+def electrodes(
+    path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, title: str, rest: int | None = None
+) -> None:
     """Where the muscles are: a map of the electrodes for each gesture, all on one scale of colour.
 
-    rms: (K, C) root mean square in microvolts; channels in `rings` rings from the elbow to the wrist.
+    rms: (K, C) root mean square in microvolts; channels in `rings` rings from the elbow to the wrist. rest: the class
+    in which no gesture is made; the gestures are then drawn as multiples of its RMS, each electrode's own, so that one
+    with poor contact or much noise does not stand out in every map. None: in microvolts.
     """
+    label = "root mean square, µV"
+    if rest is not None:
+        rms, label = np.delete(rms / rms[rest], rest, axis=0), f"RMS, times that in {classes[rest]}"
+        classes = [name for place, name in enumerate(classes) if place != rest]
     columns = 4 if len(classes) > 3 else len(classes)
     rows = -(-len(classes) // columns)
     figure = new_figure(3.2 * columns + 0.8, 1.1 + 1.75 * rows)
@@ -160,7 +160,11 @@ def electrodes(path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, 
             axes.axis("off")
             continue
         image = axes.imshow(
-            rms[place].reshape(rings, around), cmap="viridis", vmin=0, vmax=np.nanmax(rms), aspect="auto"
+            rms[place].reshape(rings, around),
+            cmap="viridis",
+            vmin=0 if rest is None else min(1.0, np.nanmin(rms)),
+            vmax=np.nanmax(rms),
+            aspect="auto",
         )
         axes.set_title(classes[place], fontsize=13)
         between = ["middle"] if rings == 3 else [""] * (rings - 2)
@@ -171,7 +175,7 @@ def electrodes(path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, 
         if below:
             axes.set_xlabel("electrode around the forearm", fontsize=11)
     assert image is not None  # noqa: S101  there is a class
-    figure.colorbar(image, ax=grid, fraction=0.03, pad=0.02).set_label("root mean square, µV", fontsize=12)
+    figure.colorbar(image, ax=grid, fraction=0.03, pad=0.02).set_label(label, fontsize=12)
     figure.suptitle(title, fontsize=14)
     save(figure, path)
 
@@ -219,11 +223,12 @@ def timeline(
     confidence: np.ndarray,
     classes: Sequence[str],
     title: str,
+    vote: int = 1,
 ) -> None:
     """A recording's decisions over time: some channels, the truth if there is one, what was decided, how surely.
 
-    signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) each decision's moment in seconds and the
-    probability of what was decided.
+    signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) each decision's moment in seconds, and the
+    probability of what was decided; with `vote` above 1 its share of the last `vote` decisions.
     """
     heights = [0.8 + 0.5 * signal.shape[1], *([0.45] if truth else []), 0.45, 1.1]
     figure = new_figure(13, 2.2 + sum(heights))
@@ -235,11 +240,41 @@ def timeline(
             label_strip(row, segments, classes, 0.0, len(signal) / rate)
             row.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
     rows[-1].step(time, confidence, where="post", color=BLUE, linewidth=1.0)
-    rows[-1].axhline(1 / len(classes), color=GREY, linewidth=1.2, linestyle=":")
     rows[-1].set_ylim(0, 1.03)
-    rows[-1].set_ylabel("probability of\nthe decision", fontsize=11)
-    rows[-1].set_xlabel("time, s (dotted: chance)", fontsize=12)
+    if vote > 1:
+        rows[-1].set_ylabel(f"share of the\nlast {vote} votes", fontsize=11)
+        rows[-1].set_xlabel("time, s", fontsize=12)
+    else:
+        rows[-1].axhline(1 / len(classes), color=GREY, linewidth=1.2, linestyle=":")
+        rows[-1].set_ylabel("probability of\nthe decision", fontsize=11)
+        rows[-1].set_xlabel("time, s (dotted: chance)", fontsize=12)
     rows[-1].set_xlim(0, len(signal) / rate)
     legend(figure, [label for _, _, label in (*truth, *decided)], classes)
     figure.suptitle(title, fontsize=14)
+    save(figure, path)
+
+
+@usual_style
+def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None:
+    """Windows that were decided wrongly, each with its signal: shaded the window, rows on one scale of its own.
+
+    parts: what is said above each, and its signal.
+    """
+    columns = min(3, len(parts))
+    rows = -(-len(parts) // columns)
+    figure = new_figure(5.2 * columns, 0.8 + 3.1 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (told, part) in zip(grid.flat, parts, strict=False):
+        step = _round_up(2.5 * float(np.percentile(np.abs(part.values), 99)))
+        axes.axvspan(0, part.length, color=ORANGE, alpha=0.14, linewidth=0)
+        for row in range(part.values.shape[1]):
+            axes.plot(part.time, part.values[:, row] - row * step, color="#222222", linewidth=0.6)
+        axes.set_yticks([-row * step for row in range(part.values.shape[1])], part.channels, fontsize=9)
+        axes.set_ylim(-(part.values.shape[1] - 0.3) * step, 0.7 * step)
+        axes.set_xlim(part.time[0], part.time[-1])
+        axes.set_xlabel(f"s from the window's begin; rows are {step:g} µV apart", fontsize=9)
+        axes.set_title(told, fontsize=10)
+    for axes in grid.flat[len(parts) :]:
+        axes.axis("off")
+    figure.suptitle(title, fontsize=13)
     save(figure, path)
