@@ -15,8 +15,8 @@ Both are checked before they are there: the folder is opened again and must hold
 ONNX file is run in onnxruntime and must give the same numbers to 1e-3 of a logit (seen: about 1e-6). No code is stored
 and none is run on opening. The folder opens where a checkpoint does, in Python too:
 
-  from semg.inference.trained_model import TrainedModel
-  model = TrainedModel.open("exports/RUN")
+  from semg import Decoder
+  model = Decoder.open("exports/RUN")
 
 The filter and the normalisation of channels are not part of the ONNX network; such a folder knows both.
 

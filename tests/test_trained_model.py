@@ -53,6 +53,14 @@ def test_the_readmes_snippet_runs_from_the_checkout(monkeypatch):
     assert [one.end for one in told["decisions"]] == list(range(1280, 4001, 640))
 
 
+def test_the_public_name_is_the_trained_model():
+    from semg import Decoder
+
+    assert Decoder is TrainedModel
+    with pytest.raises(ImportError, match="Encoder"):
+        from semg import Encoder  # noqa: F401
+
+
 def test_a_recording_is_decided_as_predict_does(model, signal, script, tmp_path):
     np.save(tmp_path / "new.npy", signal)
     assert script(predict, tmp_path / "new.npy", "--checkpoint", SHIPPED, "--rate", 2000, "--out", tmp_path) == 0

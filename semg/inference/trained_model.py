@@ -1,6 +1,8 @@
 """A trained model: a checkpoint's network, and all that signals need on their way to it.
 
-model = TrainedModel.open("checkpoints/best_model.ckpt")
+from semg import Decoder                  # TrainedModel, under its public name
+
+model = Decoder.open("checkpoints/best_model.ckpt")
 table = model.predict(signal, rate=2000)  # (time, channels) microvolts as recorded -> one row a decision
 stream = model.stream()                   # or block by block, as from a device
 decisions = stream.push(block)

@@ -1,0 +1,31 @@
+"""examples/: the notebook runs from its first cell to its last, on a small simulated session."""
+
+import nbformat
+from conftest import ROOT
+from nbclient import NotebookClient
+
+NOTEBOOK = ROOT / "examples" / "explore.ipynb"
+DEMO = 'ROOT / "data" / "demo" / "shards"'
+
+
+def test_the_notebook_runs_and_shows_what_it_says(run_script, tmp_path):
+    raw, shards = tmp_path / "raw", tmp_path / "shards"
+    run_script("simulate_putemg.py", raw, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 1)
+    run_script("preprocess.py", "--raw", raw, "--shards", shards, "--workers", 1)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (first,) = [cell for cell in notebook.cells if DEMO in cell.source]
+    first.source = first.source.replace(DEMO, f"Path({str(shards)!r})")
+    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    outputs = [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
+    said = "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
+    assert "20 s of 24 channels at 5120 Hz" in said
+    assert "decisions, one every 125 ms" in said
+    assert "adapted" in said.rpartition("% of the labelled")[0]
+    assert sum("image/png" in out.get("data", {}) for out in outputs) == 2
+    assert not [out for out in outputs if out.output_type == "error"]
+
+
+def test_the_notebook_is_kept_without_what_it_showed():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
