@@ -9,8 +9,8 @@ Input: recordings in putEMG's layout, or tables (.csv, .txt or .tsv with or with
 all that are channels, as docs/data.md says. They must be the model's in the model's order; another rate is resampled to
 the model's. Output, in OUT, for each recording:
   <recording>.csv   time of the decision in seconds (the window's end), gesture, probability of each class; with --vote
-                    the majority over the last K decisions; the true gesture where the recording has labels and
-                    one of them covers the whole window; with --stream the delay
+                    the majority over the last K decisions; the true gesture where the recording has labels (a table:
+                    in a column called as in training) and one covers the whole window; with --stream the delay
   <recording>.png   with --plot: some channels, truth, decisions and their probability over time
 
 --classes and --no-idle let the model decide between some of its gestures alone: the CSV has the probabilities of these,
@@ -100,12 +100,15 @@ def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, 
     truth = np.full(len(end), -1)
     if codes is None:
         return truth
-    names = {**putemg.GESTURES, putemg.REST: "rest"}
-    known = {code: classes.index(name) for code, name in names.items() if name in classes}
+    if codes.dtype.kind == "U":
+        known: dict[Any, int] = {name: place for place, name in enumerate(classes)}
+    else:
+        names = {**putemg.GESTURES, putemg.REST: "rest"}
+        known = {code: classes.index(name) for code, name in names.items() if name in classes}
     changes = np.concatenate([[0], np.cumsum(codes[1:] != codes[:-1])])
     for place, stop in enumerate(end):
         if changes[stop - 1] == changes[stop - window]:
-            truth[place] = known.get(int(codes[stop - 1]), -1)
+            truth[place] = known.get(codes[stop - 1].item(), -1)
     return truth
 
 

@@ -32,7 +32,8 @@ _HEAD = 1000  # rows from which it is told which columns hold numbers
 
 @dataclass(frozen=True)
 class Source:
-    """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known."""
+    """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
+    numbers, or in a table the names of gestures, empty where there is none."""
 
     name: str
     samples: np.ndarray
@@ -219,18 +220,25 @@ def in_order(labels: Iterable[str]) -> list[str]:
 
 
 def read_table(
-    path: Path, rate: float, scale: float, columns: Sequence[int] | None, n_channels: int, names: Sequence[str] = ()
+    path: Path,
+    rate: float,
+    scale: float,
+    columns: Sequence[int] | None,
+    n_channels: int,
+    names: Sequence[str] = (),
+    labels: str = "",
 ) -> Source:
-    """The channels of a table at `rate` Hz, in units of `scale` microvolts.
+    """The channels of a table at `rate` Hz, in units of `scale` microvolts, and its labels if it has a column `labels`.
 
     columns: which to take, counted from 1, in the model's order of channels (None: those with the model's own `names`,
     or else all channels); n_channels: how many the model needs.
     Raises DataError for anything but finite numbers of that shape.
     """
-    table = Table(path)
+    table = Table(path, texts=[labels] if labels else [])
+    place = table.find(labels) if labels else None
     if columns is None and names and set(names) <= set(table.names):
         columns = [table.names.index(name) + 1 for name in names]
-    roles = table.roles(columns)
+    roles = table.roles(columns, place)
     if len(roles.channels) != n_channels:
         found = f"{len(roles.channels)} columns"
         raise DataError(
@@ -238,7 +246,7 @@ def read_table(
         )
     with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
         samples = exact_in_float32(table.samples(roles.channels))
-    return Source(path.stem, samples, rate, scale)
+    return Source(path.stem, samples, rate, scale, None if place is None else table.labels(place))
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:
@@ -271,4 +279,8 @@ def resampled(source: Source, rate: float) -> Source:
 
     ratio = resampling_ratio(source.name, source.rate, rate)
     samples = resample_poly(source.samples.astype(np.float32), ratio.numerator, ratio.denominator, axis=0)
-    return Source(source.name, samples.astype(np.float32), rate, source.scale)
+    codes = source.codes
+    if codes is not None:
+        latest = np.arange(len(samples)) * ratio.denominator // ratio.numerator
+        codes = codes[np.minimum(latest, len(codes) - 1)]
+    return Source(source.name, samples.astype(np.float32), rate, source.scale, codes)

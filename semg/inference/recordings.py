@@ -39,7 +39,7 @@ def recording_for(
         raise DataError(f"{path}: expected a sampling rate for a table, found none")
     else:
         scale = signals.scale if unit is None else UNITS[unit]
-        source = read_table(path, rate, scale, columns, len(signals.electrodes), signals.channels)
+        source = read_table(path, rate, scale, columns, len(signals.electrodes), signals.channels, signals.labels)
         if unit is None:
             source = in_usual_range(model, path, source, warn)
     if source.rate != model.rate:
