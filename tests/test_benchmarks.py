@@ -42,9 +42,7 @@ def test_without_cuda_the_gpu_benchmark_says_so_in_one_line(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["backbone", "streaming", "live_delay", "evaluation", "reading", "training_step", *SLOW]
-)
+@pytest.mark.parametrize("name", ["backbone", "streaming", "live", "evaluation", "reading", "training_step", *SLOW])
 def test_a_benchmark_prints_a_table_and_writes_machine_and_commit(tmp_path, name):
     out = tmp_path / f"{name}.json"
     done = run(name, "--quick", "--out", out)

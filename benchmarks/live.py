@@ -6,7 +6,7 @@ and decides as live.py does. `computing` is from the arrival of a window's last 
 compared with the time between two decisions, which is what there is of it. The model is the demo's,
 checkpoints/best_model.ckpt. Decisions of the first five seconds do not count.
 
-  python benchmarks/live_delay.py           # about a minute
+  python benchmarks/live.py           # about a minute
 """
 
 import multiprocessing
@@ -57,7 +57,7 @@ def measure(path: Path, seconds: float) -> dict[str, np.ndarray]:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    parser = arguments(__doc__, "live_delay")
+    parser = arguments(__doc__, "live")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/best_model.ckpt", help="the model")
     args = parser.parse_args()
     torch.set_num_threads(1)
