@@ -45,6 +45,7 @@ qda and knn, about half a minute with svm. Signals are streamed; features need u
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -448,4 +449,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.STARTS_ANEW if "--overwrite" in sys.argv else cli.GOES_ON)

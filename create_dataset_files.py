@@ -370,8 +370,8 @@ def main() -> int:
     if not cli.has_gpu():
         flags += " --init random"
     console.finish(
-        f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, {len(names)} recordings; "
-        f"next: python train.py --split {example.as_posix()}{flags}"
+        f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, "
+        f"{cli.counted(len(names), 'recording')}; next: python train.py --split {example.as_posix()}{flags}"
         f"{'' if cli.has_gpu() else ' (no GPU is seen here; with one, leave out --init random)'}",
         out=args.out.as_posix(),
         kept=kept,

@@ -22,6 +22,7 @@ an epoch of 19,000 windows takes about 20 s with ShallowFBCSPNet, 40 s with EEGN
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,4 +185,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.STARTS_ANEW if "--overwrite" in sys.argv else cli.GOES_ON)

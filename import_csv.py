@@ -434,7 +434,7 @@ def in_words(found: dict[Entry, Look], settled: Settled, args: argparse.Namespac
     said.append(f"{band}; mains hum: {heard or 'not heard'}")
     if settled.unit != "uV":
         said.append(f"samples in a unit of their own, multiplied by {settled.scale:g} (--unit)")
-    said.append(f"{len(settled.classes)} gestures: {', '.join(settled.classes)}")
+    said.append(f"{cli.counted(len(settled.classes), 'gesture')}: {', '.join(settled.classes)}")
     return said + assumptions(args, rest_classes(settled.classes, args.rest))
 
 
@@ -486,7 +486,8 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -
             if wrong:
                 report.console.warn(f"{entry.facts.name}: {wrong}")
     report.close()
-    told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"
+    written, held = cli.counted(counts["done"], "shard"), cli.counted(windows, "window")
+    told = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
     report.console.finish(
         f"{told}{failed}; next: python create_dataset_files.py --shards {args.shards}",
@@ -498,4 +499,4 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.GOES_ON)

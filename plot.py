@@ -280,7 +280,7 @@ def draw_curves(args: argparse.Namespace) -> str:
     rows = read_epochs(path)
     title = _title(args, f"Learning curves of {path.resolve().parent.name}", _run_was_simulated(path.parent))
     score_figures.learning_curves(args.out, rows, title)
-    return f"{len(rows)} epochs"
+    return cli.counted(len(rows), "epoch")
 
 
 def _run_was_simulated(run: Path) -> bool:

@@ -386,9 +386,9 @@ def make_shards(
 ) -> int:
     """Turn the recordings into shards, telling what becomes of each."""
     console.say(
-        f"{cli.counted(len(files), 'recording')} in {args.raw}: {len(how.channels)} channels, "
+        f"{cli.counted(len(files), 'recording')} in {args.raw}: {cli.counted(len(how.channels), 'channel')}, "
         f"{how.low:g}-{how.high:g} Hz, windows of {how.window} samples every {how.stride}, labels {how.labels}, "
-        f"{len(classes)} classes: {', '.join(classes)}"
+        f"{cli.counted(len(classes), 'class', 'classes')}: {', '.join(classes)}"
     )
     jobs = [Job(path, args.shards / path.stem, how, args.overwrite, classes) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
@@ -405,7 +405,8 @@ def make_shards(
         heard = ", ".join(f"{mains:g} Hz in {cli.counted(n, 'recording')}" for mains, n in sorted(hum.items()))
         left = [mains for mains in hum if all(abs(mains - notch) > 1 for notch in how.notch)]
         console.say(f"mains hum: {heard}" + (f", {left[0]:g} Hz is left in (--notch)" if left else "; taken out"))
-    told = f"{args.shards}: {counts['done']} shards written, {counts['kept']} kept, {windows} windows"
+    written, held = cli.counted(counts["done"], "shard"), cli.counted(windows, "window")
+    told = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     if counts["failed"]:
         console.finish(
             f"{told}; {cli.counted(counts['failed'], 'recording')} failed, see above",
@@ -418,4 +419,4 @@ def make_shards(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.GOES_ON)

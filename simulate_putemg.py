@@ -275,8 +275,8 @@ def run(args: argparse.Namespace, console: cli.Console) -> None:
         write_listing(args, entries)
     warn_of_others(planned, entries, args.outdir, console)
     console.finish(
-        f"{args.outdir}: {len(to_make)} recordings written, {len(to_keep)} kept, {seconds / 60:.1f} minutes "
-        f"({NOTICE}); next: python preprocess.py --raw {args.outdir}",
+        f"{args.outdir}: {cli.counted(len(to_make), 'recording')} written, {len(to_keep)} kept, "
+        f"{seconds / 60:.1f} minutes ({NOTICE}); next: python preprocess.py --raw {args.outdir}",
         done=len(to_make),
         kept=len(to_keep),
         seconds=seconds,
@@ -307,4 +307,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.GOES_ON)

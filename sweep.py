@@ -541,4 +541,4 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.GOES_ON)

@@ -201,4 +201,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again="if OUT has a last.ckpt, the same command with --resume goes on")

@@ -11,11 +11,13 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import StandardScaler
 
 import baselines
+from semg.common.console import Console
 from semg.common.files import read_json
 from semg.data.records import from_name
 from semg.data.shards import WindowSet, open_shards, write_shard
 from semg.data.splits import Split, write_split
 from semg.data.windows import whole_windows
+from semg.evaluation import baseline_results
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
 from semg.training import classical
 
@@ -372,3 +374,13 @@ def test_a_classifier_that_cannot_be_trained_does_not_stop_the_others(data, tmp_
     assert baselines.main() == 1
     assert (tmp_path / "lda-rms" / "metrics.json").is_file()
     assert not (tmp_path / "qda-rms").exists()
+
+
+def test_what_there_is_one_of_is_told_as_one(tmp_path, capsys):
+    make_shard(tmp_path, record_of("03"), labels=np.repeat([0, -1], [WINDOW, 3500 - WINDOW]))
+    windows = WindowSet(open_shards(tmp_path, [record_of("03")]))
+    said = baseline_results.describe("", {"train": windows, "scored": windows}, "test", "session")
+    assert said.startswith("training on 1 window of 1 person, scoring 1 window of 1 person (test)")
+    one = baseline_results.Baseline("lda-rms", "", tmp_path / "lda-rms", {})
+    assert baseline_results.finish(Console(), tmp_path, [one], [one], {"lda-rms": 0.5}) == 0
+    assert ": 1 result written; best macro-F1 0.5000 (lda-rms)" in capsys.readouterr().out

@@ -3,7 +3,9 @@
 import copy
 import os
 import re
+import runpy
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +153,58 @@ def test_an_error_about_a_setting_names_the_flag_and_what_was_typed():
     assert said(DataError("x.npy: expected finite numbers, found nan", "try {lr}")) == (
         "x.npy: expected finite numbers, found nan; try --lr"
     )
+
+
+@pytest.fixture
+def stop(monkeypatch, capsys):
+    """Runs a `main` that is stopped: what it raises -> (exit code, the last line on standard error)."""
+
+    def main(raised):
+        raise raised
+
+    def run(raised, *words, **flags):
+        monkeypatch.setattr(sys, "argv", ["script.py", *words])
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as end:
+                cli.run(lambda: main(raised), **flags)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return end.value.code, capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+def test_a_stopped_script_says_what_the_same_command_does(stop):
+    assert stop(KeyboardInterrupt()) == (130, "stopped: the same command starts from the beginning")
+    assert stop(cli.Terminated(), again=cli.GOES_ON) == (143, "stopped: run the same command again to go on")
+    assert stop(KeyboardInterrupt("a.csv is whole"), again=cli.GOES_ON) == (130, "stopped: a.csv is whole")
+
+
+KEEPS_WORK = {  # what a stopped script says, if not that it starts from the beginning
+    **dict.fromkeys(("download_putemg", "import_csv", "preprocess", "simulate_putemg", "sweep"), cli.GOES_ON),
+    **dict.fromkeys(("baselines", "deep_baselines"), cli.GOES_ON),
+    "train": "if OUT has a last.ckpt, the same command with --resume goes on",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_that_keep_finished_work_say_that_they_go_on(script, stop, monkeypatch):
+    run, name = cli.run, script.removesuffix(".py")
+
+    def stopped(_main, **flags):
+        monkeypatch.setattr(cli, "run", run)
+        said.append(stop(KeyboardInterrupt(), *sys.argv[1:], **flags))
+
+    for words in ((), ("--overwrite",)):
+        said = []
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        monkeypatch.setattr(cli, "run", stopped)
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+        expected = KEEPS_WORK.get(name, cli.STARTS_ANEW)
+        if words and name in ("baselines", "deep_baselines"):  # --overwrite redoes all; elsewhere only what differs
+            expected = cli.STARTS_ANEW
+        assert said == [(130, f"stopped: {expected}")]
 
 
 def test_errors_survive_the_way_from_another_process():

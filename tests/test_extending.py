@@ -76,7 +76,7 @@ def here(study, monkeypatch, capsys):
 
 
 def test_a_table_becomes_a_shard_and_is_kept(here, study):
-    assert "1 shards written" in here()[1]
+    assert "1 shard written" in here()[1]
     shard = open_shard(study / "shards" / "a", verify=True)
     assert (shard.channels, shard.classes, shard.subject) == (("left", "right"), ("rest", "fist"), "7")
     assert (shard.session, shard.order, shard.task) == ("7/2024-03-01", 1, "")

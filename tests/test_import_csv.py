@@ -147,7 +147,7 @@ def test_a_pipe_is_no_recording_and_others_are_done(study):
     code, out, errors = study.run()
     assert code == 1
     assert "p2.csv: expected a table of samples, found a pipe" in errors
-    assert "1 shards written" in out
+    assert "1 shard written" in out
 
 
 # --- columns and labels ------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_a_recording_added_later_is_multiplied_by_the_same(study):
     made = table(3)
     made.assign(**(made.filter(like="ch") * 9e-6)).to_csv(study.folder / "p3.csv", index=False)
     out = study.run()[1]
-    assert "1 shards written, 2 kept" in out
+    assert "1 shard written, 2 kept" in out
     assert {shard.arguments["scale"] for shard in study.shards()} == {scale}
 
 

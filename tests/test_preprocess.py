@@ -198,7 +198,7 @@ def test_wrong_recordings_are_named_and_the_others_done(run_script, tmp_path):
     for told in ("expected subject 04", "HDF5", "at least a window", "EMG_2", "record name"):
         assert [line for line in errors if told in line], told
     assert list_records(tmp_path / "s") == [recordings.record_name(3)]
-    assert "1 shards written, 0 kept" in done.stdout
+    assert "1 shard written, 0 kept" in done.stdout
     assert "5 recordings failed" in done.stdout
 
 

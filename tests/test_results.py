@@ -107,6 +107,11 @@ def test_summary_tells_the_numbers(tmp_path):
     assert f"{100 * voted:.1f}" in told.partition("majority")[2]
 
 
+def test_summary_of_one_window(tmp_path):
+    one = {name: value[:1] for name, value in predictions().items() if isinstance(value, np.ndarray)}
+    assert summary(write(tmp_path, **one)).startswith("1 window of 1 person (test)")
+
+
 def test_summary_of_one_person_and_of_a_class_never_seen(tmp_path):
     given = predictions()
     one = {name: value[:30] for name, value in given.items() if isinstance(value, np.ndarray)}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from semg.common.launching import Launcher
 
 os.environ["MPLBACKEND"] = "agg"  # scripts draw into files; a notebook leaves there what only it can import
+GOES_ON = "run the same command again to go on"  # what a script says that was stopped and keeps finished work
+STARTS_ANEW = "the same command starts from the beginning"
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
 
 
@@ -203,13 +205,14 @@ def console(args: argparse.Namespace) -> Console:
     return Console(quiet=args.quiet, as_json=args.json)
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main`; turn what went wrong into one line and an exit code."""
+def run(main: Callable[[], int | None], again: str = STARTS_ANEW) -> NoReturn:
+    """Run a script's `main`; turn what went wrong into one line and an exit code. again: what a user who stopped it is
+    told about running it again, unless the Ctrl-C raised has a message of its own."""
     signal.signal(signal.SIGTERM, _terminate)
     _fill_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding can't show
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(_exit_code(main))
+    sys.exit(_exit_code(main, again))
 
 
 def _fill_closed_streams() -> None:
@@ -220,17 +223,17 @@ def _fill_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  stays open
 
 
-def _exit_code(main: Callable[[], int | None]) -> int:
+def _exit_code(main: Callable[[], int | None], again: str) -> int:
     try:
         return main() or 0
     except KeyboardInterrupt as stop:
-        return _stopped(stop)
+        return _stopped(stop, again)
     except BrokenPipeError:  # `script | head`: the reader has had enough
         sys.stderr.close()
         return 1
     except Exception as error:
         if behind := _stop_behind(error):
-            return _stopped(behind)
+            return _stopped(behind, again)
         told = in_words(error)
         if not told or "--debug" in sys.argv:
             raise
@@ -238,9 +241,8 @@ def _exit_code(main: Callable[[], int | None]) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _stopped(stop: KeyboardInterrupt) -> int:
-    told = str(stop) or "run the same command again to go on"
-    print(f"\nstopped: {told}", file=sys.stderr)
+def _stopped(stop: KeyboardInterrupt, again: str) -> int:
+    print(f"\nstopped: {str(stop) or again}", file=sys.stderr)
     return 143 if isinstance(stop, Terminated) else 130
 
 

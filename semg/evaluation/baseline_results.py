@@ -165,7 +165,9 @@ def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None
 def describe(fold: str, windows: Mapping[str, WindowSet], subset: str, normalize: str) -> str:
     """A line before a fold's work: how many windows of how many people."""
     counts = {name: (len(one), len({shard.subject for shard in one.shards})) for name, one in windows.items()}
-    told = {name: f"{n} windows of {counted(people, 'person', 'people')}" for name, (n, people) in counts.items()}
+    told = {
+        name: f"{counted(n, 'window')} of {counted(people, 'person', 'people')}" for name, (n, people) in counts.items()
+    }
     where = f"{fold}: " if fold else ""
     return f"{where}training on {told['train']}, scoring {told['scored']} ({subset}), normalisation: {normalize}"
 
@@ -188,7 +190,7 @@ def finish(
     told = f"; best macro-F1 {done[best]:.4f} ({best})" if best else ""
     failed = len(left) - len(done)
     console.finish(
-        f"{out}: {len(done)} results written{told}; next: python compare.py {out}",
+        f"{out}: {counted(len(done), 'result')} written{told}; next: python compare.py {out}",
         out=out.as_posix(),
         macro_f1=dict(done),
         kept=len(baselines) - len(left),

@@ -89,7 +89,7 @@ def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:
 
 def summary(scored: dict[str, Any]) -> str:
     """What metrics.json says, for a person to read in the terminal; shares in percent."""
-    told = f"{scored['n_windows']} windows of {counted(scored['n_subjects'], 'person', 'people')}"
+    told = f"{counted(scored['n_windows'], 'window')} of {counted(scored['n_subjects'], 'person', 'people')}"
     simulated = ", SIMULATED recordings" if scored.get("simulated") else ""
     lines = [f"{told} ({scored.get('subset', '')}), in %{simulated}"]
     if left_out := scored.get("classes_left_out"):
