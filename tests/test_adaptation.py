@@ -240,7 +240,7 @@ def test_first_of_sessions_of_one_recording_is_an_error(trained, run_script):
 
 def test_online_and_adapt_do_not_go_together(trained, run_script):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--adapt", "session", "--normalize", "online")
-    assert "--adapt: expected --normalize trained" in run_script("evaluate.py", *words, code=2).stderr
+    assert "--adapt session: expected --normalize trained" in run_script("evaluate.py", *words, code=2).stderr
 
 
 def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, model):
