@@ -4,11 +4,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO := data/demo
+MINUTES ?= 20
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 BENCHMARKS := backbone checksums evaluation features growth live preprocessing reading streaming training_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults cluster bench lint format clean
+.PHONY: help demo test faults cluster fuzz bench lint format clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -48,6 +49,9 @@ faults: $(STAMP) ## the long fault suite: kills, damaged files, hostile servers
 
 cluster: $(STAMP) ## a real Slurm on this machine (as root, with slurm-wlm and munge): runs launched on it, some minutes
 	$(RUN) tests/cluster.py
+
+fuzz: $(STAMP) ## damaged and hostile files at random, MINUTES for each of five readers
+	$(RUN) tests/faults/fuzz_long.py --minutes $(MINUTES)
 
 bench: $(STAMP) ## benchmarks, as ratios measured in one run, a quarter of an hour; gpu.py apart
 	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done

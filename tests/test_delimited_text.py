@@ -87,6 +87,7 @@ def test_lines_are_the_files_own(tmp_path):
     [
         (b"", "expected a recording, found no row"),
         (b"\n\n", "found no row"),
+        (b'""\n', "found no row"),
         (b"# only a comment\n", "found no row"),
         (b"PK\x03\x04" + b"\0" * 99, "found an Excel workbook or a zip archive; save the sheet as CSV"),
         (b"\x01\x02\0\0\x05" * 40, "binary data"),

@@ -43,7 +43,10 @@ class DelimitedText:
         if not self._lines:
             raise DataError(f"{path}: expected {what}, found no row")
         self.delimiter = forced or _delimiter(self._lines[:_SAMPLE])
-        (line, first), *below = islice(self._parsed(), _SAMPLE)
+        head = list(islice(self._parsed(), _SAMPLE))
+        if not head:
+            raise DataError(f"{path}: expected {what}, found no row")
+        (line, first), *below = head
         self.decimal = "." if self.delimiter == "," else self._decimal_mark([first, *(row for _, row in below)])
         self.width = self._usual_width(first, [row for _, row in below])
         self.names: tuple[str, ...] | None = None

@@ -4,6 +4,7 @@ Refused: entries that would land outside the folder, links and other special fil
 entries of one name, and archives that would unpack to far more than they hold (bombs).
 """
 
+import errno
 import lzma
 import os
 import shutil
@@ -20,6 +21,7 @@ from semg.common.files import atomic_folder
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200  # text of numbers packs about 10-fold, deflate at most 1032-fold
 _BLOCK = 1 << 20
+_LONGEST_PATH = 1000  # bytes of an entry's path; with the folder's, Linux takes 4096
 
 
 def check(path: Path, *, contents: bool) -> None:
@@ -78,7 +80,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
         raise _broken(path, error) from None
     except OSError as error:
-        if error.errno is not None:  # of the disk; without one it is bz2's word for damaged data
+        # of the disk; without a number it is bz2's word for damaged data, EINVAL an entry before the file's begin
+        if error.errno not in (None, errno.EINVAL):
             raise
         raise _broken(path, error) from None
 
@@ -98,15 +101,32 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         raise DataError(
             f"{path}: expected an archive of measurements, found {size} bytes that unpack to {unpacked}; refused"
         )
+    files = {entry.filename.lower() for entry in entries if not _is_folder(entry)}
     seen: set[str] = set()
     for entry in entries:
-        reason = _refusal(entry) or ("a second entry of that name" if entry.filename.lower() in seen else "")
+        name = entry.filename.lower()
+        reason = _refusal(entry)
+        if not reason and name in seen:
+            reason = "a second entry of that name"
+        if not reason and not files.isdisjoint(_folders(name)):
+            reason = "a file of the name of its folder"
         if reason:
-            raise DataError(
-                f"{path}: {entry.filename!r}: expected a plain file in the archive, found {reason}; refused"
-            )
-        seen.add(entry.filename.lower())
-    return [entry for entry in entries if not entry.is_dir()]
+            shown = repr(entry.filename[:200])
+            raise DataError(f"{path}: {shown}: expected a plain file in the archive, found {reason}; refused")
+        seen.add(name)
+    return [entry for entry in entries if not _is_folder(entry)]
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.filename.endswith("/")  # is_dir() stumbles over a name of nothing
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders in which an entry lies: `a/b/c` in `a` and `a/b`, and so does the folder `a/b/c/` in `a/b/c`."""
+    end = name.find("/")
+    while end >= 0:
+        yield name[:end]
+        end = name.find("/", end + 1)
 
 
 def _refusal(entry: zipfile.ZipInfo) -> str:
@@ -115,6 +135,8 @@ def _refusal(entry: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if not name or not name.isprintable() or any(len(part.encode()) > 200 for part in name.split("/")):
         return "a name with control characters or too long a name"
+    if len(name.encode()) > _LONGEST_PATH:
+        return "too long a path"
     if "\\" in name or ":" in name or name.startswith("/") or ".." in name.split("/"):
         return "a path that leads out of the folder"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

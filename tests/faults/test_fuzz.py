@@ -20,6 +20,7 @@ import small_shards
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mutations import mutated
 
 from semg.common.errors import DataError
 from semg.data.putemg import is_record, parse_record
@@ -27,32 +28,6 @@ from semg.data.putemg_recording import Recording
 from semg.data.shards import open_shard
 from semg.data.splits import Split, read_split, write_split
 from semg.inference.checkpoint import open_checkpoint, write_checkpoint
-
-
-def mutated(whole: bytes, draw: random.Random) -> bytes:
-    """`whole` with one kind of damage, never `whole` itself unless by chance."""
-    data = bytearray(whole)
-    kind = draw.choice(["flip", "flip", "flip", "flips", "cut", "swap", "repeat", "blank", "more"])
-    if kind == "flip":
-        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    elif kind == "flips":
-        for _ in range(draw.randint(2, 20)):
-            data[draw.randrange(len(data))] ^= draw.randint(1, 255)
-    elif kind == "cut":
-        del data[draw.randrange(len(data)) :]
-    elif kind == "more":
-        data += draw.randbytes(draw.randint(1, 100))
-    else:
-        size = draw.randint(1, max(1, min(512, len(data) // 3)))
-        one, other = (draw.randrange(len(data) - size + 1) for _ in range(2))
-        first, second = bytes(data[one : one + size]), bytes(data[other : other + size])
-        if kind == "blank":
-            data[one : one + size] = bytes(size)
-        else:
-            data[other : other + size] = first
-            if kind == "swap" and abs(one - other) >= size:
-                data[one : one + size] = second
-    return bytes(data)
 
 
 @contextmanager
