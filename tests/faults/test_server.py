@@ -13,14 +13,13 @@ import os
 import random
 import resource
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -193,9 +192,7 @@ def test_a_server_that_keeps_one_waiting(
     """A body that comes byte by byte, so that no socket's time-out comes, is cut off after --timeout all the same."""
     stock(share)
     share.misbehave(FIRST, kind, **options)
-    began = time.monotonic()
-    done = from_mirror(share, tmp_path, "--timeout", "0.2", "--retries", "0")
-    assert time.monotonic() - began < 4
+    done = from_mirror(share, tmp_path, "--timeout", "0.2", "--retries", "0")  # else it would get all, in an hour
     told(done, code=1)
     assert f"error: {FIRST}: " in done.err and "gave up after 1 attempt" in done.err
     well_again(share, tmp_path)
@@ -206,9 +203,7 @@ def test_a_slow_head_holds_nothing_up(share: ShareServer, tmp_path: Path) -> Non
     share.misbehave(FIRST, "silent", methods=("HEAD",))
     share.misbehave(PATHS[1], "hang_up", methods=("HEAD",))
     share.misbehave(PATHS[2], "status", code=405, methods=("HEAD",))
-    began = time.monotonic()
     told(from_mirror(share, tmp_path, "--timeout", "0.2"), code=0)
-    assert time.monotonic() - began < 4
 
 
 def test_the_server_says_how_long_to_wait(share: ShareServer, tmp_path: Path) -> None:
@@ -216,7 +211,7 @@ def test_the_server_says_how_long_to_wait(share: ShareServer, tmp_path: Path) ->
     share.misbehave(FIRST, "status", code=503, Retry_After="1", times=1)
     began = time.monotonic()
     told(from_mirror(share, tmp_path), code=0)
-    assert 1 <= time.monotonic() - began < 10
+    assert time.monotonic() - began >= 1
 
 
 def test_waits_double_and_never_exceed_the_cap(monkeypatch: pytest.MonkeyPatch, share: ShareServer) -> None:
@@ -665,6 +660,27 @@ def understated() -> bytes:
     return bytes(data)
 
 
+def before_the_file() -> bytes:
+    """A directory that is said to lie later than it does, by more than there is before it."""
+    data = bytearray(zipped())
+    at = data.index(b"PK\x05\x06") + 16
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "little") + 50).to_bytes(4, "little")
+    return bytes(data)
+
+
+def nameless() -> bytes:
+    """An entry whose name has no letters."""
+    data = bytearray(zipped({"a": b"x"}))
+    for mark, length, name in ((b"PK\x01\x02", 28, 46), (b"PK\x03\x04", 26, 30)):
+        at = data.index(mark)
+        data[at + length] = 0
+        del data[at + name]
+    end = data.index(b"PK\x05\x06")
+    for place, less in ((12, 1), (16, 1)):
+        data[end + place] -= less
+    return bytes(data)
+
+
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "slip": (lambda: zipped({"../evil": b"x"}), "a path that leads out of the folder"),
     "deep slip": (lambda: zipped({"a/../../../evil": b"x"}), "a path that leads out of the folder"),
@@ -695,7 +711,11 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "damaged directory": (lambda: bit(zipped(), zipped().index(b"PK\x01\x02") + 1), "expected a whole zip archive"),
     "no archive": (lambda: b"PK but not really" * 20, "expected a whole zip archive"),
-    "file and folder of one name": (lambda: zipped({"a": b"1", "a/b": b"2"}), "could not be unpacked"),
+    "file and folder of one name": (lambda: zipped({"a": b"1", "a/b": b"2"}), "a file of the name of its folder"),
+    "file and empty folder": (lambda: zipped({"a/": b"", "A": b"2"}), "a file of the name of its folder"),
+    "long path": (lambda: zipped({"/".join(["a" * 150] * 30): b"x"}), "too long a path"),
+    "no name": (nameless, "too long a name"),
+    "entry before the file": (before_the_file, "expected a whole zip archive"),
 }
 
 
@@ -816,64 +836,75 @@ def test_a_full_file_system(share: ShareServer, tmp_path: Path) -> None:
 # --- killed, and two at once -----------------------------------------------------------------------------------
 
 
-def kill_and_go_on(share: ShareServer, folder: Path, moment: float, times: int) -> int:
-    """Start, kill after `moment` seconds, `times` times; then run to the end. Returns how many were killed."""
-    killed = 0
-    for _ in range(times):
-        process = started(share, folder, "--jobs", "2", *CSV_TOO)
-        try:
-            process.wait(timeout=moment)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
+BUFFER = io.DEFAULT_BUFFER_SIZE  # bytes that have come may wait in memory
+
+
+def kill_and_go_on(share: ShareServer, folder: Path, draw: random.Random) -> None:
+    """Kill a run where one of its files has just reached some length, at which the server holds it.
+
+    By then the files before it are whole, or half there, or unpacked.
+    """
+    path = draw.choice([*PATHS, *(f"Data-CSV/{name}.zip" for name in NAMES)])
+    length = draw.randrange(BUFFER, len(share.files[path].data))
+    share.misbehave(path, "drip", after=length, times=1)
+    part = folder / f"{path}.part"
+    process = started(share, folder, "--jobs", str(draw.randint(1, 3)), *CSV_TOO, "--timeout", "600")
+    try:
+        until(lambda: part.exists() and part.stat().st_size >= length - BUFFER, process)
+    finally:
+        process.kill()
         process.communicate()
-    assert from_mirror(share, folder, *CSV_TOO).code == 0
-    return killed
+
+
+def until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for something that a process does before it ends."""
+    while not holds():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
 
 
 CSV_TOO = ("--media", "data-hdf5", "data-csv", "--unpack", "--remove")
 
 
-def stock_slowly(share: ShareServer) -> None:
-    """Three recordings and three archives, at a pace that leaves time to kill somebody."""
+def stock_all(share: ShareServer) -> None:
+    """Three recordings and three archives."""
     stock(share)
     for number, name in enumerate(NAMES):
         share.put(f"Data-CSV/{name}.zip", zipped({"a.csv": random.Random(number).randbytes(40_000), **GOOD}))
-        share.misbehave(f"Data-CSV/{name}.zip", "pace", rate=300_000)
-        share.misbehave(PATHS[number], "pace", rate=400_000)
 
 
-def killed_at(share: ShareServer, tmp_path: Path, moments: list[float]) -> int:
-    stock_slowly(share)
+def killed_at(share: ShareServer, tmp_path: Path, moments: Iterable[int]) -> int:
+    stock_all(share)
     right = undisturbed(share, *CSV_TOO)
     killed = 0
-    for number, moment in enumerate(moments):
-        folder = tmp_path / str(number)
-        killed += kill_and_go_on(share, folder, moment, times=1 + number % 2)
-        assert tree(folder) == right, moment
+    for number in moments:
+        folder, draw = tmp_path / str(number), random.Random(number)
+        for _ in range(1 + number % 2):
+            kill_and_go_on(share, folder, draw)
+            killed += 1
+        assert from_mirror(share, folder, *CSV_TOO).code == 0
+        assert tree(folder) == right, number
     return killed
 
 
 def test_killed_anywhere_it_ends_the_same(
     share: ShareServer, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    moments = [0.2 + 0.9 * random.Random(number).random() for number in range(4)]
-    record_property("kills at random moments", killed_at(share, tmp_path, moments))
+    record_property("kills at random moments", killed_at(share, tmp_path, range(4)))
 
 
 @pytest.mark.slow
 def test_killed_at_many_moments_it_ends_the_same(
     share: ShareServer, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    moments = [0.2 + 1.1 * random.Random(100 + number).random() for number in range(40)]
-    killed = killed_at(share, tmp_path, moments)
-    record_property("kills at random moments", killed)
-    assert killed >= 40
+    record_property("kills at random moments", killed_at(share, tmp_path, range(100, 140)))
 
 
 def test_two_started_at_the_same_time_never_corrupt(share: ShareServer, tmp_path: Path) -> None:
     """One does the work; the other does it after, or ends with the reason. Killed, the lock goes too."""
-    stock_slowly(share)
+    stock_all(share)
+    for path in PATHS:
+        share.misbehave(path, "pace", rate=400_000)
     right = undisturbed(share, *CSV_TOO)
     pair = [started(share, tmp_path, *CSV_TOO) for _ in range(2)]
     told_by = [process.communicate(timeout=60) for process in pair]
