@@ -23,11 +23,13 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.provenance import how_made
 from semg.flags import recordings
+from semg.flags.computing import add_threads
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.recordings import recording_for
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
+from semg.training.threads import use_threads
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -40,6 +42,7 @@ def arguments() -> argparse.ArgumentParser:
     recordings.add_classes(parser)
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add_threads(parser)
     recordings.add_tables(parser)
     return parser
 
@@ -87,6 +90,7 @@ def main() -> int:
     args.recordings = cli.expanded(args.recordings)
     check(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
+    use_threads(args.threads, model.network, 512)
     signals = signals_of(model, args, console)
     how = Adaptation(seed=args.seed)
     console.say(f"adapting to {cli.counted(len(signals), 'recording')}")

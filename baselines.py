@@ -53,10 +53,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from semg.common import cli, launching
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
+from semg.common.process_pool import usable_cores
 from semg.common.provenance import how_made
 from semg.data.normalization import sessions
 from semg.data.shards import Shard, WindowSet, open_shard
@@ -65,6 +67,7 @@ from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
 from semg.flags import folds
+from semg.flags.computing import add_threads
 from semg.training import classical
 
 USUAL_CLASSIFIERS = ("lda", "qda", "knn", "svm")
@@ -113,6 +116,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
     )
+    add_threads(p, "the cores that the job may use")
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
     folds.flags(p)
     cli.moved(p, "--networks", "python deep_baselines.py --networks ...")
@@ -212,15 +216,19 @@ def evenly_spaced(shard: Shard, most: int) -> np.ndarray:
 class Tables:
     """The features of a fold's windows, for all results that need the same kind of features."""
 
-    def __init__(self, windows: dict[str, WindowSet], baselines: Sequence[Baseline], console: Console) -> None:
+    def __init__(
+        self, windows: dict[str, WindowSet], baselines: Sequence[Baseline], console: Console, threads: int
+    ) -> None:
         self._windows, self._console = windows, console
         first = windows["train"].shards[0]
         self.tokens = baselines[0].settings["features"] == TOKENS
         self._columns: tuple[str, ...] = ()
         self._sources: dict[str, Any] = {}
         if self.tokens:
-            from semg.training.token_features import TokenFeatures  # with torch, for which --help need not wait
+            from semg.training.threads import use_threads  # with torch, for which --help need not wait
+            from semg.training.token_features import TokenFeatures
 
+            use_threads(threads)
             self._sources = {name: TokenFeatures(own.shards) for name, own in windows.items()}
             self._turned = self._sources["train"].turned
         else:
@@ -401,7 +409,7 @@ def run_fold(
             own = [baseline for baseline in baselines if (baseline.settings["features"] == TOKENS) == tokens]
             if not own:
                 continue
-            tables = Tables(windows, own, console)
+            tables = Tables(windows, own, console, args.threads)
             for baseline in own:
                 try:
                     done[baseline.name] = run_one(baseline, tables, windows, args, console)
@@ -416,6 +424,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
+    args.threads = args.threads or usable_cores()
     args.train_on = ("train", "val") if args.preset else ("train",)
     if args.subset in args.train_on:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
@@ -437,7 +446,7 @@ def main() -> int:
     if many:
         return folds.launch(Path(__file__).resolve(), args, baselines, many, console)
     done: dict[str, float] = {}
-    with launching.sole_writer(args.out):
+    with launching.sole_writer(args.out), threadpool_limits(args.threads):
         left = baseline_results.unfinished(baselines, args.overwrite)
         if len(left) < len(baselines):
             console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")

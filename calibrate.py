@@ -38,6 +38,7 @@ from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
 from semg.flags import recordings
+from semg.flags.computing import add_threads
 from semg.inference.checkpoint import weights_file
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
@@ -45,6 +46,7 @@ from semg.training.calibration import AUGMENTATION, Calibration, by_subject, cal
 from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
 from semg.training.optimization import OptimizerConfig, autocast
+from semg.training.threads import use_threads
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -60,6 +62,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder to write (default: results/RUN-calibrated-N)")
     add("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add_threads(parser)
     add("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="auto: bf16 on CUDA")
     _training_flags(parser.add_argument_group("training"))
     return parser
@@ -189,6 +192,7 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.console(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
+    use_threads(args.threads, model.network, args.batch_size)
     fill_defaults(args, model)
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_shards(args.shards, split.records(args.subset), verify=True))

@@ -36,6 +36,7 @@ from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results
 from semg.evaluation.baseline_results import Baseline
 from semg.flags import folds
+from semg.flags.computing import add_threads
 
 if TYPE_CHECKING:
     from semg.training.deep_baselines import Recipe
@@ -57,6 +58,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
     p.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     p.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add_threads(p, "1")
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
     folds.flags(p, gpus=1)
     return p
@@ -107,7 +109,9 @@ def run_fold(
     from semg.inference.batch import choose_device
     from semg.training import deep_baselines
     from semg.training.loop import DivergedError
+    from semg.training.threads import use_threads
 
+    use_threads(args.threads)
     device = choose_device(args.device)
     train, val, scored = (
         deep_baselines.prepare(

@@ -55,6 +55,7 @@ from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import over_time_in_words, summary, write_results
 from semg.flags import recordings
+from semg.flags.computing import add_threads
 from semg.inference.batch import open_windows
 from semg.inference.checkpoint import weights_file
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
@@ -63,6 +64,7 @@ from semg.training.adaptation import Adaptation
 from semg.training.adapted_scores import MODES, score_adapted
 from semg.training.online_adaptation import OnlineAdaptation, Schedule
 from semg.training.optimization import autocast
+from semg.training.threads import use_threads
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -78,6 +80,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder to write (default: results/ and the run's name)")
     parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows at once")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add_threads(parser)
     parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="auto: bf16 on CUDA")
     parser.add_argument(
         "--workers", type=cli.whole(0), default=0, help="threads that read windows ahead, for shards on a slow disk"
@@ -256,6 +259,7 @@ def main() -> int:
     check(args)
     console = cli.console(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
+    use_threads(args.threads, model.network, args.batch_size)
     fill_defaults(args, model)
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_shards(args.shards, split.records(args.subset), verify=True))

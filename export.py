@@ -33,9 +33,11 @@ from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import folder_lock, write_text
 from semg.evaluation import metrics
+from semg.flags.computing import add_threads
 from semg.inference.checkpoint import CONFIG, WEIGHTS, write_folder
 from semg.inference.export import check_packages, write_onnx
 from semg.inference.trained_model import TrainedModel
+from semg.training.threads import use_threads
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -45,6 +47,7 @@ def arguments() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
     )
     parser.add_argument("--out", type=Path, help="folder to write (default: exports/ and the run's name)")
+    add_threads(parser)
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="the Hugging Face folder alone")
     return parser
 
@@ -95,6 +98,7 @@ def check_copy(folder: Path, model: TrainedModel) -> None:
 def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
     """Write what was asked for; returns what to tell of it."""
     model = TrainedModel.open(args.checkpoint, "cpu")
+    use_threads(args.threads, model.network)
     args.out = args.out or Path("exports") / model.origin.run
     if args.out.resolve() == args.checkpoint.resolve():
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")

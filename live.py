@@ -43,12 +43,14 @@ from semg.common.console import counted
 from semg.common.errors import UsageError
 from semg.common.terminal_view import TerminalView, bar, can_redraw
 from semg.data.tables import UNITS
+from semg.flags.computing import add_threads
 from semg.inference import lsl
 from semg.inference.live_decoder import LiveDecoder
 from semg.inference.live_outputs import DecisionTable, Outputs, Recorder
 from semg.inference.lsl_replay import play, read_playable
 from semg.inference.trained_model import TrainedModel
 from semg.training.online_adaptation import OnlineAdaptation
+from semg.training.threads import use_threads
 
 REDRAW = 0.1  # seconds
 SHOWN = 3  # gestures in the terminal's view
@@ -77,6 +79,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--adapt", action="store_true", help="adapt the model while the stream goes on, without labels")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add_threads(parser)
     stream = parser.add_argument_group("the stream, or the table that is played")
     stream.add_argument(
         "--rate", type=cli.number(0, above=True), metavar="HZ", help="sampling rate (default: as the stream says)"
@@ -185,6 +188,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     """--lsl: decide on a stream."""
     lsl.pylsl()
     model = TrainedModel.open(args.checkpoint, args.device)
+    use_threads(args.threads, model.network)
     if not model.signal_path.filter.causal:
         console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)

@@ -55,12 +55,14 @@ from semg.data.tables import Source, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
 from semg.flags import recordings
+from semg.flags.computing import add_threads
 from semg.inference.batch import Signal
 from semg.inference.recordings import recording_for
 from semg.inference.streaming import Predictions, Stream, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
 from semg.training.online_adaptation import OnlineAdaptation
+from semg.training.threads import use_threads
 
 PLOTTED = 4  # channels of a timeline: the loudest
 
@@ -78,6 +80,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
     parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also the majority of the last K")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add_threads(parser)
     recordings.add_tables(parser)
     live = parser.add_argument_group("live")
     live.add_argument("--stream", action="store_true", help="block by block, as from a device")
@@ -303,6 +306,7 @@ def main() -> int:
     args.recordings = cli.expanded(args.recordings)
     check(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
+    use_threads(args.threads, model.network, 1 if args.stream else 512)
     if args.statistics is not None:
         model.read_statistics(args.statistics)  # refused before the first recording, not for each
     if args.save_statistics is not None and model.channel_normalization.method != "session":

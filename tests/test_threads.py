@@ -3,8 +3,10 @@
 import importlib
 import json
 import os
+import sys
 
 import pytest
+from conftest import ROOT
 from test_train import RANDOM, data, here  # noqa: F401  fixtures
 
 from model import GPT2Classifier, ModelConfig
@@ -78,6 +80,55 @@ def test_train_py_says_and_keeps_how_many_threads_it_computes_with(here, tmp_pat
     finally:
         torch.set_num_threads(before)
     assert json.loads((tmp_path / "config.json").read_text())["derived"]["threads"] == 2
+
+
+@pytest.fixture
+def threads_as_before():
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_as_before")
+def test_what_is_asked_for_comes_before_what_is_careful(monkeypatch):
+    import torch
+
+    model = GPT2Classifier(ModelConfig())
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 3)
+    assert threads.use_threads(2, model, 128) == torch.get_num_threads() == 2
+    assert threads.use_threads(None, model, 128) == 1
+    assert threads.use_threads(None, model, 128_000) == 3
+    assert threads.use_threads(None) == 1, "networks of others"
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads.use_threads(None) == 2
+
+
+COMPUTING = sorted(path.stem for path in ROOT.glob("*.py") if '"--device", choices' in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("script", [*COMPUTING, "train", "baselines", "export"])
+def test_every_script_that_computes_lets_the_threads_be_chosen(script):
+    parser = importlib.import_module(script).arguments()
+    assert parser.get_default("threads") is None, "careful, unless it is given"
+    assert {"--threads"} == {name for action in parser._actions for name in action.option_strings if "thread" in name}
+
+
+@pytest.mark.usefixtures("threads_as_before")
+def test_predict_py_computes_with_the_threads_it_is_given(tmp_path, monkeypatch):
+    import numpy as np
+    import torch
+
+    import predict
+
+    np.save(tmp_path / "new.npy", np.random.default_rng(0).normal(0, 50, (5120, 24)))
+    words = [tmp_path / "new.npy", "--rate", 5120, "--out", tmp_path, "--device", "cpu", "--quiet"]
+    for given, expected in ((["--threads", 2], 2), ([], 1)):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, [*words, *given])])
+        assert predict.main() == 0
+        assert torch.get_num_threads() == expected
 
 
 @pytest.mark.parametrize("given", [{}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "LOCAL_RANK": "x"}])

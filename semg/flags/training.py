@@ -14,6 +14,7 @@ from semg.common import cli
 from semg.common.errors import UsageError
 from semg.data import normalization
 from semg.evaluation import metrics
+from semg.flags.computing import add_threads
 from semg.training.augmentation import NAMES, Augmentation
 from semg.training.config import BANDS, PATCH, TrainConfig
 from semg.training.optimization import LARGE_BACKBONE
@@ -47,12 +48,7 @@ def parser(manual: str | None = None) -> argparse.ArgumentParser:
         help="compute band powers in every step; else once, and windows start on a grid of some ms",
     )
     parser.add_argument("--workers", type=cli.whole(0), default=1, help="threads that read windows ahead")
-    parser.add_argument(
-        "--threads",
-        type=cli.whole(1),
-        help="threads that compute on the CPU; another number may change the last digits of a result (default: 1 for "
-        "small models, else the cores that the job may use)",
-    )
+    add_threads(parser)
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
     parser.add_argument("--overwrite", action="store_true", help="start anew over a run that is there")
     _network_flags(parser.add_argument_group("network"))

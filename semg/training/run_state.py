@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from semg.common.schema import OBJECT, TEXT, Field, number, whole
+from semg.common.schema import OBJECT, TEXT, Field, is_finite, is_whole
 from semg.training.loop import LoopState
 
 
@@ -39,8 +39,8 @@ class RunState:
 
 def expected_fields(classes: int) -> dict[str, Field]:
     """What the description of a last.ckpt holds, for `check_fields`."""
-    count = Field("a whole number", lambda value: whole(value, 0))
-    amount = Field("a number", number)
+    count = Field("a whole number", lambda value: is_whole(value, 0))
+    amount = Field("a number", is_finite)
     loop = Field(f"an object with {', '.join(LoopState().__dict__)}", _has_exactly(LoopState))
     steps = {one.name: count if one.type in (int, "int") else amount for one in fields(LoopState)}
     return {
@@ -51,10 +51,10 @@ def expected_fields(classes: int) -> dict[str, Field]:
         "state.pretraining": loop,
         **{f"state.{which}.{name}": kind for which in ("training", "pretraining") for name, kind in steps.items()},
         "state.pretraining_losses": Field(
-            "numbers", lambda values: isinstance(values, list) and all(map(number, values))
+            "numbers", lambda values: isinstance(values, list) and all(map(is_finite, values))
         ),
         "state.confusion": Field(f"a table of {classes} x {classes} counts", lambda table: _is_table(table, classes)),
-        "state.best": Field("a number", number, needed=False),
+        "state.best": Field("a number", is_finite, needed=False),
         "state.best_epoch": count,
         "state.rows": Field("rows of metrics", lambda rows: isinstance(rows, list) and all(map(OBJECT.holds, rows))),
     }
@@ -70,4 +70,4 @@ def _is_table(table: Any, size: int) -> bool:
     if not isinstance(table, list) or len(table) not in (0, size):
         return False
     square = all(isinstance(row, list) and len(row) == size for row in table)
-    return square and all(whole(count, 0) for row in table for count in row)
+    return square and all(is_whole(count, 0) for row in table for count in row)

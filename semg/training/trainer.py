@@ -31,7 +31,7 @@ from semg.training.optimization import Optimizer, Stream, WeightAverage, autocas
 from semg.training.pretraining import NextPatchTask
 from semg.training.run_state import RunState
 from semg.training.subsets import open_split, prepare
-from semg.training.threads import careful_threads
+from semg.training.threads import use_threads
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Trainer:
         self.model = build(config, model_config(config, shards.train[0], decoder), decoder)
         self.first_weights = first_weights(config, self.model, decoder)
         self.model.to(device)
-        torch.set_num_threads(machine.threads or careful_threads(self.model, config.batch_size))
+        use_threads(machine.threads, self.model, config.batch_size)
         self.split, self.classes = shards.split, shards.train[0].classes
         self.data = prepare(config, shards, self.model, device, machine.workers, console)
         self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)

@@ -78,5 +78,8 @@ def test_the_targets_accept_and_refuse(tmp_path) -> None:
     for name, target in TARGETS.items():
         (tmp_path / name).mkdir()
         read = target(tmp_path / name)
-        kinds = [fuzz_long.attempt(read, seed, EXPECTED) for seed in range(12)]
-        assert {kind for kind, _ in kinds} == {"accepted", "refused"}, (name, kinds)
+        kinds: set[str] = set()
+        for seed in range(200):
+            if len(kinds) < 2:
+                kinds.add(fuzz_long.attempt(read, seed, EXPECTED)[0])
+        assert kinds == {"accepted", "refused"}, name
