@@ -22,8 +22,9 @@ P1/day2/fist.csv becomes P1-day2-fist.
 
 Two facts of the device are assumed unless told, and what was assumed is said. --rings names the columns of each ring
 of electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`; by
-default 4 to 16 channels are one ring. Training may turn rings by a place (train.py --augment). --rest names the classes
-in which no gesture is made, which scores tell apart; by default those called idle, rest, relax, neutral or no movement.
+default 4 to 16 channels are one ring. Training may turn rings by a place (train.py --augment). --rest-classes names
+those in which no gesture is made, which scores tell apart; by default all called idle, rest, relax, neutral or no
+movement.
 
 Three more are seen in the recordings, and said: what is not given with --unit, --low and --high, or --notch.
   unit    without --unit, samples are multiplied by the power of ten that brings the median recording to an RMS of 32 to
@@ -115,7 +116,10 @@ def arguments() -> argparse.ArgumentParser:
     table.add_argument("--channels", type=cli.number_ranges, help="columns, such as 2-9 (default: see above)")
     table.add_argument("--labels", default="label", metavar="COLUMN", help="the column that names the gesture")
     recordings.add_classes(table, default="all, rest first")
-    table.add_argument("--rest", nargs="*", metavar="NAME", help="classes without a gesture (default: see above)")
+    table.add_argument(
+        "--rest-classes", nargs="*", metavar="NAME", help="classes without a gesture (default: see above)"
+    )
+    cli.renamed(table, "--rest", "--rest-classes")
     table.add_argument(
         "--rings", type=ring, nargs="+", metavar="COLUMNS", help="of each ring of electrodes, or none (see above)"
     )
@@ -246,8 +250,8 @@ def settled_classes(found: dict[Entry, Look], args: argparse.Namespace, console:
     if args.classes is None:
         classes = sorted(in_order(named), key=lambda name: not is_rest(name))
         if args.no_idle:
-            classes = list(chosen(classes, rest_classes(classes, args.rest), None, no_idle=True))
-            args.rest = []  # none of them is left
+            classes = list(chosen(classes, rest_classes(classes, args.rest_classes), None, no_idle=True))
+            args.rest_classes = []  # none of them is left
     else:
         classes = [label(name) for name in args.classes]
         if len(set(classes)) < len(classes):
@@ -309,7 +313,7 @@ def check_strengths(found: dict[Entry, Look], settled: Settled, args: argparse.N
 def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
     """The classes in which no gesture is made. UsageError for one that is none of the classes."""
     if unknown := [name for name in named or () if name not in classes]:
-        raise UsageError(f"--rest {unknown[0]}: expected one of the classes {', '.join(classes)}")
+        raise UsageError(f"--rest-classes {unknown[0]}: expected one of the classes {', '.join(classes)}")
     return [name for name in classes if (is_rest(name) if named is None else name in named)]
 
 
@@ -355,7 +359,7 @@ def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namesp
         **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
         "rate": args.rate,
         "classes": classes,
-        "rest_classes": rest_classes(classes, args.rest),
+        "rest_classes": rest_classes(classes, args.rest_classes),
         "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),
         "simulated": args.simulated or is_simulated(entry.path),
         "arguments": how,
@@ -435,7 +439,7 @@ def in_words(found: dict[Entry, Look], settled: Settled, args: argparse.Namespac
     if settled.unit != "uV":
         said.append(f"samples in a unit of their own, multiplied by {settled.scale:g} (--unit)")
     said.append(f"{cli.counted(len(settled.classes), 'gesture')}: {', '.join(settled.classes)}")
-    return said + assumptions(args, rest_classes(settled.classes, args.rest))
+    return said + assumptions(args, rest_classes(settled.classes, args.rest_classes))
 
 
 def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
@@ -443,8 +447,8 @@ def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
     said = []
     if args.rings is None:
         said.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
-    if args.rest is None:
-        said.append(f"no gesture is made in {', '.join(rest) or 'none of the classes'} (--rest)")
+    if args.rest_classes is None:
+        said.append(f"no gesture is made in {', '.join(rest) or 'none of the classes'} (--rest-classes)")
     return ["assumed: " + "; ".join(said)] if said else []
 
 
@@ -454,7 +458,7 @@ def check(args: argparse.Namespace) -> None:
     args.low, args.high = args.low or low, args.high or high
     FilterSpec(args.low, args.high, args.order, tuple(args.notch or ()), args.causal).check(args.rate)
     check_rings(args.rings or [])
-    args.rest = None if args.rest is None else [label(name) for name in args.rest]
+    args.rest_classes = None if args.rest_classes is None else [label(name) for name in args.rest_classes]
 
 
 def main() -> int:
@@ -489,8 +493,9 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -
     written, held = cli.counted(counts["done"], "shard"), cli.counted(windows, "window")
     told = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
+    after = f"; next: python create_dataset_files.py --shards {args.shards}" if counts["done"] + counts["kept"] else ""
     report.console.finish(
-        f"{told}{failed}; next: python create_dataset_files.py --shards {args.shards}",
+        f"{told}{failed}{after}",
         **counts,
         failed=report.count,
         windows=windows,

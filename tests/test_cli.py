@@ -118,6 +118,27 @@ def test_every_manual_says_purpose_commands_cost_and_every_flag_what_it_does(scr
         assert action.help, f"{action.option_strings or action.dest} says nothing of itself"
 
 
+def test_a_path_that_no_text_can_hold_is_told_in_a_line(capsys):
+    """What is not UTF-8 could be read, but neither shard.json nor a checkpoint could say of it."""
+    parser = cli.parser("Manual.")
+    parser.add_argument("--shards", type=Path)
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--shards", "data/m\udcfcller"])
+    assert stop.value.code == 2
+    assert "expected names in UTF-8" in (told := capsys.readouterr().err)
+    assert "data/m\\udcfcller; rename it" in told
+    assert parser.parse_args(["--shards", "data/müller"]).shards == Path("data/müller")
+
+
+@pytest.mark.parametrize("devices", ["", "-1"])
+def test_a_gpu_that_is_hidden_is_none(monkeypatch, devices):
+    monkeypatch.setattr(cli.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert cli.has_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+    assert not cli.has_gpu()
+
+
 def test_patterns_that_a_shell_has_left(tmp_path):
     for name in ("a-1.hdf5", "a-2.hdf5", "b[1].hdf5"):
         (tmp_path / name).touch()

@@ -142,7 +142,7 @@ def test_facts_of_the_list_and_the_flags(study, here):
     (study / "list.csv").write_text("\n".join(["file,subject,session,date", *rows]) + "\n")
     said = here()[1]
     assert "assumed: 4 to 16 channels are one ring" in said
-    assert "no gesture is made in rest (--rest)" in said
+    assert "no gesture is made in rest (--rest-classes)" in said
     facts = {shard.name: open_shard(shard).facts for shard in (study / "shards").iterdir()}
     assert {name: (one.session_key, one.order) for name, one in facts.items()} == {
         "a": ("P101/evening", 3),
@@ -150,12 +150,12 @@ def test_facts_of_the_list_and_the_flags(study, here):
         "c": ("P101/2024-03-01", 1),
         "P_1-d": ("2/1", 1),
     }
-    said = here("--rings", "3,2", "--rest", "--simulated", "--overwrite")[1]
+    said = here("--rings", "3,2", "--rest-classes", "--simulated", "--overwrite")[1]
     assert "assumed" not in said
     shard = open_shard(study / "shards" / "a")
     assert (shard.rings, shard.rest_classes, shard.simulated) == (((1, 0),), (), True)
     for flags, message in (
-        (("--rest", "nap"), "--rest nap: expected one of the classes rest, fist"),
+        (("--rest-classes", "nap"), "--rest-classes nap: expected one of the classes rest, fist"),
         (("--rings", "none", "2-3"), "--rings none: expected no rings beside it"),
         (("--rings", "2"), "rings of two columns or more"),
     ):

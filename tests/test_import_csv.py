@@ -198,9 +198,9 @@ def test_numbers_as_labels_are_one_class_however_they_are_written(study):
 def test_no_idle_keeps_the_gestures_alone(study):
     assert "3 gestures: fist, open, pinch" in study.write().run("--no-idle")[1]
     assert study.shards()[0].rest_classes == ()
-    assert "2 gestures: idle, pinch" in study.run("--no-idle", "--rest", "fist", "open", "--overwrite")[1]
+    assert "2 gestures: idle, pinch" in study.run("--no-idle", "--rest-classes", "fist", "open", "--overwrite")[1]
     with pytest.raises(SettingError, match="a class without a gesture among idle, fist, open, pinch, found none"):
-        study.run("--no-idle", "--rest", "--overwrite")
+        study.run("--no-idle", "--rest-classes", "--overwrite")
 
 
 def test_classes_that_no_recording_has_are_warned_of(study):
@@ -314,6 +314,23 @@ def test_hum_is_said_recorded_and_taken_out(study, mains):
 def test_without_hum_50_hertz_are_taken_out_as_ever(study):
     assert "50 Hz out; mains hum: not heard" in study.write().run()[1]
     assert study.shards()[0].meta["mains"] is None
+
+
+def test_where_nothing_could_be_read_nothing_follows(study):
+    study.write()
+    for path in study.folder.glob("p*.csv"):
+        path.write_text("")
+    code, out, err = study.run()
+    assert (code, err.count("error: ")) == (1, 2)
+    assert "0 shards written" in out
+    assert "next:" not in out
+
+
+def test_rest_means_another_thing_elsewhere_and_is_refused_here(study, capsys):
+    with pytest.raises(SystemExit) as stop:
+        study.write().run("--rest", "nap")
+    assert stop.value.code == 2
+    assert "--rest: is now called --rest-classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("rate", "high"), [(200, 90), (1000, 450), (2000, 700)])

@@ -34,6 +34,9 @@ STARTS_ANEW = "the same command starts from the beginning"
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
 
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a character; Python's stand-ins for bytes that are not UTF-8
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """The docstring as it is written, and the default behind every flag that has one."""
 
@@ -54,8 +57,15 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does; remembers the words typed."""
+        words = list(sys.argv[1:] if args is None else args)
+        for word in words:
+            shown = word.encode(errors="backslashreplace").decode()
+            if shown.encode() != word.encode(errors="surrogateescape"):
+                self.error(
+                    f"expected names in UTF-8, in which results say where they came from, found {shown}; rename it"
+                )
         read = super().parse_args(args, namespace)
-        Parser.latest = CommandLine(self, list(sys.argv[1:] if args is None else args))
+        Parser.latest = CommandLine(self, words)
         return read
 
 

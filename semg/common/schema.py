@@ -39,12 +39,12 @@ def check_fields(where: object, told: Mapping[str, Any], fields: Mapping[str, Fi
             raise DataError(f"{where}: expected {field.words} for {name}, found {found}", advice)
 
 
-def whole(value: Any, low: int = 1) -> bool:
+def is_whole(value: Any, low: int = 1) -> bool:
     """A whole number of at least `low` that fits 64 bits; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
 
 
-def number(value: Any, above: float = -math.inf) -> bool:
+def is_finite(value: Any, above: float = -math.inf) -> bool:
     """A finite number above `above`; a whole one has to fit 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -68,7 +68,7 @@ def folder_name(value: Any) -> bool:
 
 def numbers(value: Any) -> bool:
     """A list of finite numbers above 0, perhaps empty."""
-    return isinstance(value, list) and all(number(one, above=0) for one in value)
+    return isinstance(value, list) and all(is_finite(one, above=0) for one in value)
 
 
 def flag(value: Any) -> bool:
@@ -76,8 +76,8 @@ def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-POSITIVE = Field("a number above 0", lambda value: number(value, above=0))
-COUNT = Field("a whole number above 0", whole)
+POSITIVE = Field("a number above 0", lambda value: is_finite(value, above=0))
+COUNT = Field("a whole number above 0", is_whole)
 TEXT = Field("a text", text)
 TEXTS = Field("a list of names", texts)
 OBJECT = Field("an object", lambda value: isinstance(value, dict))

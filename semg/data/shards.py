@@ -28,7 +28,18 @@ import numpy as np
 
 from semg.common.errors import DataError
 from semg.common.files import atomic_folder, checksum, is_system_file, read_json, write_json
-from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, flag, number, text, whole
+from semg.common.schema import (
+    COUNT,
+    POSITIVE,
+    TEXT,
+    TEXTS,
+    Field,
+    check_fields,
+    flag,
+    is_finite,
+    is_whole,
+    text,
+)
 from semg.data import putemg, records
 from semg.data.records import Record
 from semg.data.windows import WINDOW_FIELDS
@@ -399,11 +410,13 @@ def _are_files(files: Any) -> bool:
     """Whether shard.json's `files` names both files, and no other that would be read for it."""
     if not isinstance(files, dict) or set(files) != {"signal.npy", "windows.npy"}:
         return False
-    return all(isinstance(one, dict) and whole(one.get("bytes")) and text(one.get("sha256")) for one in files.values())
+    return all(
+        isinstance(one, dict) and is_whole(one.get("bytes")) and text(one.get("sha256")) for one in files.values()
+    )
 
 
 def _are_numbers(row: Any) -> bool:
-    return isinstance(row, list) and all(map(number, row))
+    return isinstance(row, list) and all(map(is_finite, row))
 
 
 def _are_rings(rings: Any) -> bool:
@@ -411,7 +424,7 @@ def _are_rings(rings: Any) -> bool:
     if not isinstance(rings, list) or not all(isinstance(ring, list) and len(ring) > 1 for ring in rings):
         return False
     places = [place for ring in rings for place in ring]
-    return all(whole(place, 0) for place in places) and len(set(places)) == len(places)
+    return all(is_whole(place, 0) for place in places) and len(set(places)) == len(places)
 
 
 _NAME = Field(f"a name of {records.NAME_FORM}", records.is_name)
@@ -419,10 +432,10 @@ _ARGUMENTS = dict.fromkeys(("arguments.window", "arguments.stride"), COUNT)
 _RENAMED = {"guard": "transition_margin"}  # arguments of version 1
 _FACTS = {  # that whoever makes a shard has to say
     **dict.fromkeys(("record", "subject", "session"), _NAME),
-    "order": Field("a whole number", lambda value: whole(value, 0)),
+    "order": Field("a whole number", lambda value: is_whole(value, 0)),
     **dict.fromkeys(("task", "unit"), TEXT),
     "rate": POSITIVE,
-    "mains": Field("a frequency", lambda value: number(value, above=0), needed=False),
+    "mains": Field("a frequency", lambda value: is_finite(value, above=0), needed=False),
     **dict.fromkeys(("channels", "classes"), TEXTS),
     "rings": Field("lists of the channels' places, counted from 0, each place once", _are_rings),
     "rest_classes": Field("a list of classes", lambda names: isinstance(names, list) and all(map(text, names))),
@@ -431,7 +444,7 @@ _FACTS = {  # that whoever makes a shard has to say
 }
 _FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
     "n_samples": COUNT,
-    "n_windows": Field("a whole number", lambda value: whole(value, 0)),
+    "n_windows": Field("a whole number", lambda value: is_whole(value, 0)),
     "files": Field("sizes and checksums of signal.npy and windows.npy", _are_files),
     "second_moment": Field("rows of numbers", lambda rows: isinstance(rows, list) and all(map(_are_numbers, rows))),
 }

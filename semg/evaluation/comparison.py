@@ -17,7 +17,7 @@ from scipy.stats import wilcoxon
 from semg.common.console import counted, printable
 from semg.common.errors import DataError, SettingError
 from semg.common.files import is_system_file, read_json
-from semg.common.schema import number, text, whole
+from semg.common.schema import is_finite, is_whole, text
 from semg.data.putemg import parse_record
 from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval, metric, per_subject
 
@@ -145,13 +145,13 @@ def run_of(path: Path, content: dict[str, Any], name: str) -> Run:
 
 def _number(value: object) -> float:
     """`value` if it is a finite number; a text or True that could pass for one is none."""
-    if not number(value):
+    if not is_finite(value):
         raise ValueError(f"{value!r} in place of a number")
     return float(value)  # type: ignore[arg-type]
 
 
 def _count(value: object) -> int:
-    if not whole(value, 0):
+    if not is_whole(value, 0):
         raise ValueError(f"{value!r} in place of a count")
     return int(value)  # type: ignore[call-overload]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from semg.common.errors import DataError
 from semg.common.files import read_json
-from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, text, whole
+from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
 from semg.evaluation.comparison import MOST_CLASSES, Run, read_run, run_of
 from semg.evaluation.metrics import Metric
 
@@ -105,7 +105,7 @@ def _confusion(path: Path, content: Mapping[str, Any], n: int) -> np.ndarray | N
     if rows is None or not n:
         return None
     square = isinstance(rows, list) and len(rows) == n and all(isinstance(row, list) and len(row) == n for row in rows)
-    if not square or not all(whole(cell, 0) and cell < _MOST_WINDOWS for row in rows for cell in row):
+    if not square or not all(is_whole(cell, 0) and cell < _MOST_WINDOWS for row in rows for cell in row):
         raise DataError(f"{path}: expected windows of {n} true and {n} decided classes as confusion, found others")
     counts = np.array(rows, np.int64)
     if not counts.sum():

@@ -6,7 +6,7 @@ from typing import Any
 
 from semg.common.errors import DataError
 from semg.common.files import expect_file, json_value, read_json
-from semg.common.schema import OBJECT, TEXT, check_fields, number, whole
+from semg.common.schema import OBJECT, TEXT, check_fields, is_finite, is_whole
 from semg.evaluation import metrics
 
 _CONFIG = {"arguments": OBJECT, "derived": OBJECT, "versions": OBJECT, "commit": TEXT}
@@ -63,9 +63,9 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
         if not rows:
             raise ValueError("nothing")
         for row in rows:
-            if not isinstance(row, dict) or not whole(row.get("epoch")):
+            if not isinstance(row, dict) or not is_whole(row.get("epoch")):
                 raise ValueError("a line without an epoch")
-            if wrong := [name for name in names if not number(row.get(name))]:
+            if wrong := [name for name in names if not is_finite(row.get(name))]:
                 raise ValueError(f"no number for {wrong[0]} in epoch {row['epoch']}")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: expected one line of metrics an epoch, found {error}") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semg.common.errors import DataError, SettingError
-from semg.common.schema import POSITIVE, TEXT, Field, check_fields, flag, numbers, whole
+from semg.common.schema import POSITIVE, TEXT, Field, check_fields, flag, is_whole, numbers
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import MONTAGES, filtered, montage
 from semg.data.putemg import N_CHANNELS
@@ -15,14 +15,16 @@ from semg.inference.checkpoint import Checkpoint
 _SIGNAL = {  # how recordings became the model's signals; other devices' models know fewer of these
     "data.arguments.low": POSITIVE,
     "data.arguments.high": POSITIVE,
-    "data.arguments.order": Field("a whole number from 1 to 12", lambda n: whole(n) and n <= 12, needed=False),
+    "data.arguments.order": Field("a whole number from 1 to 12", lambda n: is_whole(n) and n <= 12, needed=False),
     "data.arguments.notch": Field("frequencies", numbers, needed=False),
     "data.arguments.causal": Field("true or false", flag, needed=False),
     "data.arguments.labels": replace(TEXT, needed=False),
     "data.arguments.scale": replace(POSITIVE, needed=False),
     "data.arguments.montage": Field("monopolar, car or bipolar", lambda kind: kind in list(MONTAGES), needed=False),
     "data.arguments.channels": Field(
-        "numbers of channels", lambda found: isinstance(found, list) and bool(found) and all(map(whole, found)), False
+        "numbers of channels",
+        lambda found: isinstance(found, list) and bool(found) and all(map(is_whole, found)),
+        False,
     ),
 }
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from model import GPT2Classifier, ModelConfig, weight_shapes
 from semg.common.errors import DataError, SettingError
-from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, number, texts
+from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, is_finite, texts
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
 from semg.data.shards import Shard, WindowSet, current_arguments, difference, second_moment
@@ -68,7 +68,7 @@ _ORIGIN = {
     "split.train": TEXTS,
     "trained_on": TEXTS,
     "validation": replace(OBJECT, needed=False),
-    **{f"validation.val/{one.name}": Field("a number", number, needed=False) for one in metrics.headlines()},
+    **{f"validation.val/{one.name}": Field("a number", is_finite, needed=False) for one in metrics.headlines()},
 }
 
 
