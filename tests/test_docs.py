@@ -114,6 +114,7 @@ def test_flags_named_are_flags(page: Path):
         known |= set(re.findall(r"\"(--[a-z][a-z0-9-]*)\"", path.read_text(encoding="utf-8")))
     known |= {"--job-name", "--array", "--cpus-per-task", "--mem", "--time"}  # SLURM's
     known |= {"--require-hashes", "--generate-hashes", "--universal", "--python-version", "--no-header"}  # pip's, uv's
+    known |= {"--index-url", "--rm", "--build-arg"}  # pip's, Docker's
     wrong = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8"))) - known
     assert not wrong
 
