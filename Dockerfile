@@ -2,9 +2,9 @@
 # the image has no git.
 FROM python:3.11-slim
 
-# UID: the user's on the host, so that what the scripts write into mounted folders belongs to that user.
-ARG UID=1000
-RUN useradd --create-home --uid "$UID" semg
+# USER_ID: the user's on the host, so that what the scripts write into mounted folders belongs to that user.
+ARG USER_ID=1000
+RUN useradd --create-home --uid "$USER_ID" semg
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /semg
@@ -20,5 +20,5 @@ COPY semg/ semg/
 COPY --chown=semg splits/ splits/
 COPY --chown=semg checkpoints/best_model.ckpt checkpoints/
 
-USER $UID
+USER $USER_ID
 CMD ["python", "train.py", "--help"]

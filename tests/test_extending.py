@@ -32,7 +32,7 @@ def test_the_worked_example_runs(tmp_path):
         for command in commands:
             done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    shard = open_shard(next(iter((tmp_path / "data/shards-armband").glob("*"))), verify=True)
+    shard = open_shard(next(iter((tmp_path / "my_armband/shards").glob("*"))), verify=True)
     assert (shard.rate, shard.channels) == (200, tuple(f"ch{n}" for n in range(1, 9)))
     assert shard.classes[0] == "idle"
     assert (shard.rest_classes, shard.rings) == (("idle",), (tuple(range(8)),))
@@ -40,7 +40,10 @@ def test_the_worked_example_runs(tmp_path):
     assert len(shard.classes) == 8
     assert shard.window == 50
     assert (tmp_path / "results/predictions/03-repeats_long.png").exists()
-    assert json.loads((tmp_path / "results/armband/metrics.json").read_text())["n_subjects"] >= 1
+    assert json.loads((tmp_path / "results/my_armband/metrics.json").read_text())["n_subjects"] >= 1
+    assert not (tmp_path / "data").exists()
+    (listing,) = re.findall(r"```\n(file,.*)\n\.\.\.\n```", TEXT, re.DOTALL)
+    assert (tmp_path / "my_armband/recordings.csv").read_text().startswith(listing + "\n")
 
 
 @pytest.fixture

@@ -62,10 +62,10 @@ def test_requirements_are_copied_before_they_are_installed():
 
 
 def test_the_image_runs_a_script_that_it_has_as_a_user_that_it_makes():
-    assert instructions("USER")[-1] == ["$UID"]  # by number: a cluster's check for root can't look names up
-    uid = re.search(r"^ARG UID=(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1]
+    assert instructions("USER")[-1] == ["$USER_ID"]  # by number: a cluster's check for root can't look names up
+    uid = re.search(r"^ARG USER_ID=(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1]
     assert int(uid) > 0
-    assert any("useradd" in words and "$UID" in words for words in instructions("RUN"))
+    assert any("useradd" in words and "$USER_ID" in words for words in instructions("RUN"))
     python, script, flag = [word.strip("[],") for word in instructions("CMD")[-1]]
     assert (python, flag) == ("python", "--help")
     assert (ROOT / script).is_file()
