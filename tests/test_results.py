@@ -45,7 +45,7 @@ def test_what_the_files_hold(tmp_path):
     assert (metrics["subset"], metrics["checkpoint"], metrics["n_windows"]) == ("test", "x.ckpt", 60)
     assert metrics["accuracy"] == pytest.approx(np.mean(given["label"] == given["prediction"]))
     with np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False) as arrays:
-        assert set(arrays) == {"subject", "record", "start", "label", "prediction", "probabilities"}
+        assert set(arrays) == {"classes", "subject", "record", "start", "label", "prediction", "probabilities"}
         for name in arrays:
             np.testing.assert_array_equal(arrays[name], given[name])
     with (tmp_path / "run" / "per_subject.csv").open() as file:
@@ -91,7 +91,7 @@ def test_other_files_in_the_folder_stay(tmp_path):
 def test_predictions_without_probabilities(tmp_path):
     write(tmp_path, probabilities=None)
     with np.load(tmp_path / "predictions.npz") as arrays:
-        assert set(arrays) == {"subject", "record", "start", "label", "prediction"}
+        assert set(arrays) == {"classes", "subject", "record", "start", "label", "prediction"}
 
 
 def test_summary_tells_the_numbers(tmp_path):
