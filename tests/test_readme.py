@@ -4,10 +4,11 @@ The commands run in an empty folder, with flags added that make them small; a la
 """
 
 import re
-import shutil
 import subprocess
 import sys
 
+import loopback
+import numpy as np
 import pytest
 from conftest import ROOT
 from share_server import ShareServer
@@ -18,18 +19,21 @@ import simulate_putemg
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
-TINY = "--layers 1 --frame 256 --epochs 1 --batch-size 32 --device cpu --overwrite"
+TINY = "--layers 1 --epochs 1 --batch-size 32 --device cpu"
 SMALLER = {
     "preprocess.py": "--workers 1",
     "train.py": TINY,
+    "sweep.py": TINY,  # behind its --, for train.py
+    "calibrate.py": "--epochs 1",
+    "live.py": "--seconds 2",
     "export.py": "--no-onnx",
-    "baselines.py": "--classifiers lda --features rms",
 }
 
 
 def test_readme_has_the_commands():
     scripts = {command.split()[1] for command in COMMANDS if command.startswith("python ")}
     expected = {"download_putemg", "preprocess", "create_dataset_files", "train", "evaluate", "baselines", "compare"}
+    expected |= {"import_csv", "sweep", "live", "report", "calibrate", "predict"}
     assert {f"{name}.py" for name in expected} <= scripts
     assert "make demo" in COMMANDS
 
@@ -56,14 +60,34 @@ def workplace(tmp_path_factory, run_script):
     folder = tmp_path_factory.mktemp("readme")
     run_script("simulate_putemg.py", folder / "share", "--subjects", 4, "--days", 1, "--seconds", 20, "--workers", 1)
     run_script("preprocess.py", "--raw", folder / "share", "--shards", folder / "shards", "--workers", 1)
-    # in place of the committed split, of all 44 people, and of the demo's model
-    split = ("--shards", folder / "shards", "--out", folder / "splits" / "putemg-unseen-users")
-    run_script("create_dataset_files.py", *split)
-    (folder / "checkpoints" / "demo").mkdir(parents=True)
-    shutil.copy(ROOT / "checkpoints" / "best_model.ckpt", folder / "checkpoints" / "demo")
+    # in place of the committed split, of all 44 people, and of what the demo leaves
+    folds = folder / "splits" / "putemg-kfold5"
+    kfold = ("--protocol", "kfold", "--folds", 2)
+    run_script("create_dataset_files.py", "--shards", folder / "shards", "--out", folds, *kfold)
+    demo = folder / "checkpoints" / "demo"
+    data = ("--shards", folder / "shards", "--split", folds / "fold0")
+    run_script("train.py", *data, "--out", demo, "--init", "random", "--width", 16, "--heads", 2, *TINY.split())
+    for out in ("demo", "demo-adapted"):
+        run_script("evaluate.py", "--checkpoint", demo / "best_model.ckpt", *data, "--out", folder / "results" / out)
+    write_tables(folder / "mine")
     shape = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=3, bos_token_id=0, eos_token_id=0)
     GPT2Model(shape).save_pretrained(folder / "path" / "to" / "gpt2")
     return folder
+
+
+def write_tables(folder) -> None:
+    """Four people's recordings with an 8-channel device at 200 Hz: three gestures, three times each."""
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    header = ",".join(f"ch{n}" for n in range(1, 9))
+    labels = np.tile(np.repeat(["rest", "fist", "flexion"], 400), 3)
+    for person in (1, 2, 3, 4):
+        signal = noise.normal(0, 50, (len(labels), 8)) * (1 + (labels == "fist")[:, None])
+        table = [",".join(f"{value:.1f}" for value in sample) for sample in signal]
+        rows = [f"{row},{label}" for row, label in zip(table, labels, strict=True)]
+        (folder / f"{person}.csv").write_text("\n".join([f"{header},label", *rows]) + "\n")
+    (folder / "recordings.csv").write_text("file,subject\n" + "".join(f"{n}.csv,{n}\n" for n in (1, 2, 3, 4)))
+    (folder / "new.csv").write_text("\n".join([header, *table]) + "\n")
 
 
 def adapted(command: str, url: str, recording: str) -> list[str]:
@@ -72,10 +96,12 @@ def adapted(command: str, url: str, recording: str) -> list[str]:
     words = [f"share/{recording}" if word.endswith(".hdf5") else word for word in words]
     if script == "download_putemg.py":
         words += ["--base-url", url]
-    if script == "train.py" and "fpt" in words:  # GPT-2 from a folder, as without a connection
+    if "fpt" in words:  # GPT-2 from a folder, as without a connection
         words += ["--backbone", "path/to/gpt2"]
-    if script == "train.py" and "random" in words:
+    if script in ("train.py", "sweep.py") and "random" in words:
         words += ["--width", "16", "--heads", "2"]
+    if "--replay" in words:
+        return [str(ROOT / script), *words]
     return [str(ROOT / script), *words, *SMALLER.get(script, "").split()]
 
 
@@ -87,6 +113,7 @@ def test_the_demos_recording_is_one_that_the_demo_makes():
 
 
 def test_every_command_runs_in_order(workplace):
+    loopback.on_this_machine_alone()
     files = {path.name: path.read_bytes() for path in sorted((workplace / "share").glob("*.hdf5"))}
     names = "".join(f"{name.removesuffix('.hdf5')}\n" for name in files)
     with ShareServer() as share:
@@ -98,17 +125,23 @@ def test_every_command_runs_in_order(workplace):
                 assert command.split()[0] in ("make", "source", "tensorboard"), f"untested command {command!r}"
                 continue
             words = [sys.executable, *adapted(command, share.mirror, next(iter(files)))]
+            if "--replay" in words:  # goes on beside the next command, which reads its stream
+                playing = subprocess.Popen(words, cwd=workplace)
+                continue
             done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, f"{command}\n{words}\n{done.stdout}\n{done.stderr}"
+    playing.terminate()
+    playing.wait()
     for made in (
-        "checkpoints/gpt2/best_model.ckpt",
-        "results/gpt2/metrics.json",
+        "results/gpt2/sweep.csv",
         "results/compare/compare.md",
-        "results/baselines/lda-rms/metrics.json",
-        "splits/threefold/fold2/test.txt",
+        "results/baselines/lda-tokens/fold0/metrics.json",
+        "results/report.html",
         "results/plots/recording.png",
         "results/predictions",
-        "exports/random/model.safetensors",
+        "results/live",
+        "results/mine-adapted/metrics.json",
+        "exports/mine/model.safetensors",
     ):
         assert (workplace / made).exists(), made
 
