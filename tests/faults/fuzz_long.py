@@ -66,9 +66,14 @@ def attempt(read: Reader, seed: int, expected: tuple[type[Exception], ...]) -> t
 
 
 def _peak() -> int:
-    """The most memory this process has held so far, in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    """The most memory this process has held so far, in bytes.
+
+    Linux's ru_maxrss would begin with what the starting process had held: it outlives fork and exec.
+    """
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def child(make: Callable[[Path], Reader], expected: tuple, folder: Path, seed: int, out: Connection, now: Any) -> None:

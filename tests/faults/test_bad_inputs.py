@@ -922,7 +922,7 @@ FLAGS: list[tuple[str, str, str]] = [
     ("deep_baselines", "--lr inf", "above 0"),
     ("deep_baselines", "--decimate 0", "at least 1"),
     ("compare", "--group best", "expected NAME=GLOB"),
-    ("compare", "--reference nobody", "--reference: expected one of"),
+    ("compare", "--reference nobody", "--reference nobody: expected one of"),
     ("compare", "--metric auc", "invalid choice"),
     ("plot", "--begin -1", "at least 0"),
     ("plot", "--begin 1000", "expected below the recording's"),
