@@ -11,10 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the scripts are run from the checkout, nothing is installed
-# A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them send.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 # `make test` runs a test on each core: with more threads they wait for each other, and take twice the processor time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> None:
+    """Ctrl-C does what it does in a terminal, which some tests rely on.
+
+    A shell that starts the tests in the background lets them ignore it, and train.py, run in a test's own process, keeps
+    a handler for it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
