@@ -23,7 +23,8 @@ epoch; GPT-2 small wants a GPU.
 
 import argparse
 import signal
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -85,8 +86,9 @@ def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
     )
 
 
-def catch_signals(run: Trainer) -> list[int]:
-    """Let Ctrl-C and SIGTERM end training after the step under way; a second one ends it at once."""
+@contextmanager
+def catch_signals(run: Trainer, *, when: bool) -> Iterator[list[int]]:
+    """Meanwhile, let Ctrl-C and SIGTERM end training after the step under way; a second one ends it at once."""
     caught: list[int] = []
 
     def ask(number: int, _frame: FrameType | None) -> None:
@@ -95,9 +97,12 @@ def catch_signals(run: Trainer) -> list[int]:
         caught.append(number)
         run.stop_asked = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return caught
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if when}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def describe(run: Trainer, facts: dict[str, Any]) -> None:
@@ -150,16 +155,17 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
     run = Trainer(config, args.out, Machine(args.device, args.workers, args.compile, args.threads), world, console)
     if last is not None:
         run_files.restore(run, last)
-    caught = catch_signals(run) if world.size == 1 else []
-    if world.main:
-        begin(run, last)
-    try:
-        run.run()
-    finally:
-        if run.board is not None:
-            run.board.close()
+    with catch_signals(run, when=world.size == 1) as caught:
+        if world.main:
+            begin(run, last)
+        try:
+            run.run()
+        finally:
+            if run.board is not None:
+                run.board.close()
+        if run.stop_asked:
+            run_files.save(run)
     if run.stop_asked:
-        run_files.save(run)
         message = f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on"
         raise cli.Terminated(message) if caught[0] == signal.SIGTERM else KeyboardInterrupt(message)
     if world.main:

@@ -19,8 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def ctrl_c_interrupts() -> None:
     """Ctrl-C does what it does in a terminal, which some tests rely on.
 
-    A shell that starts the tests in the background lets them ignore it, and train.py, run in a test's own process,
-    leaves a handler of its own.
+    A shell that starts the tests in the background lets them ignore it.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

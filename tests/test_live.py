@@ -286,12 +286,17 @@ def test_channels_are_taken_by_label_else_in_order_or_refused(model, microvolts)
 
 
 def test_a_stream_is_found_by_name_source_id_or_type_and_else_told_what_there_is(model):
+    import pylsl
+
     device = loopback.Device(loopback.unique("device"), RATE, LABELS, kind=loopback.unique("EMG"))
     assert reader_of(f"{device.name}-source", model).facts.name == device.name
     assert reader_of(device._info.type(), model).facts.name == device.name
-    with pytest.raises(DataError, match=r"nobody: expected a stream .* within 0.1 s, found device-\w+ \(\S+, 2"):
+    with pytest.raises(
+        DataError, match=r"nobody: expected a stream .* within 0.1 s, found device-\w+ \(\S+, \d+ channels"
+    ):
         lsl.StreamReader("nobody", pytest.fail, 0.1)
     twin = loopback.Device(device.name, RATE, LABELS)
+    loopback.wait_for(lambda: len(pylsl.resolve_byprop("name", device.name, 2, 1)) == 2, "both streams")
     with pytest.raises(DataError, match="expected one stream, found"):
         reader_of(device.name, model)
     twin.off()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,7 @@ def here(data, monkeypatch):
 
     def run(out, *flags):
         monkeypatch.setattr(sys, "argv", ["train.py", *data, "--out", str(out), *map(str, flags)])
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return train.main()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return train.main()
 
     return run
 
@@ -132,7 +128,7 @@ def stop_in_step(monkeypatch, task, number):
         return loss(self, batch, generator)
 
     monkeypatch.setattr(task, "loss", counted)
-    monkeypatch.setattr(train, "catch_signals", lambda run: running.append(run) or [signal.SIGINT])
+    monkeypatch.setattr(train, "catch_signals", lambda run, **_: running.append(run) or nullcontext([signal.SIGINT]))
 
 
 @pytest.mark.parametrize("stop_after", [2, 5, 8])
@@ -146,6 +142,12 @@ def test_a_stopped_run_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch,
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     for name in ("best_model.ckpt", "last.ckpt"):
         assert same(weights(tmp_path / "parts" / name), weights(tmp_path / "whole" / name)), name
+
+
+def test_training_in_a_process_of_others_leaves_ctrl_c_as_it_was(here, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    here(tmp_path, *RANDOM, "--epochs", 1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -311,7 +313,6 @@ def test_a_band_rotation_that_changes_nothing_is_told(tmp_path, monkeypatch, cap
     words = ["--shards", tmp_path / "shards", "--split", split, "--out", tmp_path / "run", *RANDOM, "--epochs", 1]
     words = [str(word) for word in [*words, "--augment", *augment] if word != "--quiet"]
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
-    monkeypatch.setattr(train, "catch_signals", lambda _run: [])
     assert train.main() == 0
     assert ("band rotation changes nothing here" in capsys.readouterr().out) == told
 
@@ -447,7 +448,6 @@ def test_a_line_says_what_each_stage_begins_and_without_a_terminal_a_line_a_minu
     monkeypatch.setattr("semg.common.console.MINUTE", 0.0)
     words = [word for word in [*data, "--out", str(tmp_path / "run"), *RANDOM] if word != "--quiet"]
     monkeypatch.setattr(sys, "argv", ["train.py", *words, "--pretrain", "1"])
-    monkeypatch.setattr(train, "catch_signals", lambda _run: [])
     assert train.main() == 0
     said = capsys.readouterr()
     stages = [
