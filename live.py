@@ -31,8 +31,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.console import counted
 from semg.common.errors import UsageError
+from semg.common.stopping import StopRequest, stop_at_a_safe_place
 from semg.common.terminal_view import TerminalView, bar, can_redraw
 from semg.data.tables import UNITS
 from semg.flags.computing import add_threads
@@ -175,15 +175,6 @@ def play_recording(args: argparse.Namespace, console: cli.Console) -> int:
     return 0
 
 
-@contextmanager
-def until_stopped(stopped: list[BaseException]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM is how a session usually ends: it goes into `stopped`, and what was written is told."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        stopped.append(stop)
-
-
 def decide(args: argparse.Namespace, console: cli.Console) -> int:
     """--lsl: decide on a stream."""
     lsl.pylsl()
@@ -207,7 +198,6 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
         console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")
     started = time.strftime("%Y-%m-%d-%H-%M-%S")
     safe = re.sub(r"[^\w.-]+", "_", name)
-    stopped: list[BaseException] = []
     with ExitStack() as stack:
         recorder = None
         if adaptation is not None:
@@ -218,16 +208,14 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
         table = DecisionTable(args.out / f"{safe}-{started}.csv", model.classes)
         outputs = stack.enter_context(Outputs(table, model.classes, reader.facts, args.udp))
         stack.callback(watched.close)
-        with until_stopped(stopped):
-            session(reader, decoder, outputs, recorder, watched, args.seconds)
+        with stop_at_a_safe_place() as stop:  # which is how a session usually ends
+            session(reader, decoder, outputs, recorder, watched, args.seconds, stop)
     if args.save_statistics and (heard := decoder.heard()) is not None:
         model.write_statistics(args.save_statistics, heard)
     if adaptation is not None:
         console.say(adaptation.in_words())
     tell(args, console, reader, decoder, outputs, table, recorder)
-    if not stopped:
-        return 0
-    return 143 if isinstance(stopped[0], cli.Terminated) else 130
+    return stop.exit_code if stop else 0
 
 
 def session(
@@ -237,10 +225,11 @@ def session(
     recorder: Recorder | None,
     watched: Watched,
     seconds: float | None,
+    stop: StopRequest,
 ) -> None:
     """Read and decide, for so many seconds from the first sample on, or until somebody stops it."""
     interruptions, first = reader.interruptions, None
-    while seconds is None or first is None or time.monotonic() - first < seconds:
+    while not stop and (seconds is None or first is None or time.monotonic() - first < seconds):
         chunk = reader.pull(0.1)
         if chunk is not None:
             first = first or time.monotonic()

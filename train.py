@@ -22,11 +22,8 @@ epoch; GPT-2 small wants a GPU.
 """
 
 import argparse
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from semg import backbones
@@ -36,6 +33,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, write_json
 from semg.common.provenance import how_made
 from semg.common.schema import folder_name
+from semg.common.stopping import stop_at_a_safe_place
 from semg.evaluation.tensorboard import Board, remove_old
 from semg.flags import training
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
@@ -84,25 +82,6 @@ def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
         warn=run.console.warn,
         purge_from=run.state.training.epoch + 1,
     )
-
-
-@contextmanager
-def catch_signals(run: Trainer, *, when: bool) -> Iterator[list[int]]:
-    """Meanwhile, let Ctrl-C and SIGTERM end training after the step under way; a second one ends it at once."""
-    caught: list[int] = []
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if caught:
-            raise cli.Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        caught.append(number)
-        run.stop_asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if when}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def describe(run: Trainer, facts: dict[str, Any]) -> None:
@@ -155,7 +134,7 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
     run = Trainer(config, args.out, Machine(args.device, args.workers, args.compile, args.threads), world, console)
     if last is not None:
         run_files.restore(run, last)
-    with catch_signals(run, when=world.size == 1) as caught:
+    with stop_at_a_safe_place(when=world.size == 1) as run.stop:
         if world.main:
             begin(run, last)
         try:
@@ -163,11 +142,10 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
         finally:
             if run.board is not None:
                 run.board.close()
-        if run.stop_asked:
+        if run.stop:
             run_files.save(run)
-    if run.stop_asked:
-        message = f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on"
-        raise cli.Terminated(message) if caught[0] == signal.SIGTERM else KeyboardInterrupt(message)
+    if run.stop:
+        raise run.stop.error(f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on")
     if world.main:
         finish(run)
     return 0

@@ -16,6 +16,7 @@ from conftest import ROOT
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
+from semg.common.stopping import stop_at_a_safe_place
 
 pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")  # Windows has neither
 NO_SCRIPTS = {"model.py", "hatch_build.py"}  # the network; a hook of the build
@@ -276,3 +277,20 @@ def test_streams_that_the_shell_closed_are_no_error(closed, tmp_path):
     assert ("error: file: expected this, found that" in done.stderr) == ("2>&-" not in closed)
     assert "Traceback" not in done.stderr
     assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "code"), [("SIGINT", KeyboardInterrupt, 130), ("SIGTERM", cli.Terminated, 143)]
+)
+def test_a_stop_is_asked_for_once_and_the_second_time_it_is_at_once(number, error, code):
+    number = getattr(signal, number)
+    before = signal.getsignal(number)
+    with stop_at_a_safe_place() as stop:
+        assert not stop
+        signal.raise_signal(number)
+        assert stop
+        assert stop.exit_code == code
+        with pytest.raises(error):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+    assert type(stop.error("what now")) is error

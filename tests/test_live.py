@@ -25,6 +25,7 @@ from semg.data import putemg  # noqa: E402
 from semg.inference import lsl  # noqa: E402
 from semg.inference.live_decoder import Chunk, LiveDecoder  # noqa: E402
 from semg.inference.lsl_replay import read_playable  # noqa: E402
+from semg.inference.streaming import OnlineNormalization  # noqa: E402
 from semg.inference.trained_model import TrainedModel  # noqa: E402
 
 RATE, SECONDS = recordings.RATE, 4
@@ -225,6 +226,25 @@ def test_a_session_goes_on_from_the_statistics_of_another(here, recording, micro
     assert "not adapted: less than 30 s of signal" in said
     np.testing.assert_allclose(shares(rows(next(out.glob("*.csv")))), shares(expected), atol=1.5e-6)
     streamed(here, recording, tmp_path / "third", "--statistics", statistics)
+
+
+def test_ctrl_c_while_statistics_are_computed_leaves_none_half_done(here, microvolts, tmp_path, monkeypatch):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    add, added = OnlineNormalization._add_to, []
+
+    def interrupted(self, renewal):
+        if not added:
+            signal.raise_signal(signal.SIGINT)
+        waiting = len(renewal.waiting)
+        add(self, renewal)
+        added.append((waiting - len(renewal.waiting), renewal.count))
+
+    monkeypatch.setattr(OnlineNormalization, "_add_to", interrupted)
+    with loopback.beside(lambda: device.send(microvolts)):
+        code, *_ = here(live, "--lsl", device.name, "--out", tmp_path, "--save-statistics", tmp_path / "heard.npz")
+    assert code == 130
+    assert sum(few for few, _ in added) == added[0][1]  # the renewal was finished, all its windows added
+    assert (tmp_path / "heard.npz").is_file()
 
 
 def test_samples_that_a_reader_was_too_slow_for_are_counted(model, microvolts):

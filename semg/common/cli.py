@@ -24,6 +24,7 @@ from semg.common.console import marked, one_line
 from semg.common.console import printable as printable
 from semg.common.errors import FULL_DISK, DataError, SettingError, UsageError, with_names
 from semg.common.length import LARGEST, Length
+from semg.common.stopping import Terminated as Terminated
 
 if TYPE_CHECKING:
     from semg.common.launching import Launcher
@@ -44,10 +45,6 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         if action.default in (None, []) or isinstance(action.default, bool) or not action.help:
             return action.help
         return super()._get_help_string(action)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: handled like Ctrl-C, but with its own exit code."""
 
 
 class Parser(argparse.ArgumentParser):

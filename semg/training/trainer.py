@@ -16,6 +16,7 @@ import torch
 from model import GPT2Classifier
 from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
+from semg.common.stopping import StopRequest
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, projected
 from semg.inference.batch import choose_device
@@ -75,7 +76,7 @@ class Trainer:
         self.validator = Validator(self.model, self.data.val, self.autocast)
         self.board: Board | None = None
         self.writer = Background()
-        self.stop_asked = False
+        self.stop = StopRequest()  # looked at between steps
 
     def _pretraining(self) -> "tuple[NextPatchTask, Optimizer]":
         try:
@@ -87,7 +88,7 @@ class Trainer:
     # --- training ---
 
     def run(self) -> None:
-        """Train until the last epoch, until patience is at its end, or until `stop_asked`. DataError if it diverges."""
+        """Train until the last epoch, until patience is at its end, or until `stop` asks. DataError if it diverges."""
         try:
             with self.writer:
                 if self.pretraining is not None:
@@ -150,7 +151,7 @@ class Trainer:
     def _stopped(self) -> bool:
         """Whether somebody asked. DataError if files can't be written: what is learnt from then on would be lost."""
         self.writer.check()
-        return self.stop_asked
+        return bool(self.stop)
 
     def _should_stop(self) -> bool:
         """As `_stopped`, or whether the validation score has not risen for `patience` epochs."""
