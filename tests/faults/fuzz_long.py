@@ -5,13 +5,14 @@
   python tests/faults/fuzz_long.py csv --only 5017           one input again, in this process, with its traceback
 
 A finding is an input that ends in anything but acceptance or the project's own error: another exception, the end of the
-process by a signal, no answer for 20 s, or memory that grows by more than 1 GB. Each is written to standard error with
-its seed, and the exit code is 1. The last line of each target counts inputs, what was accepted and refused.
+process by a signal, no answer for 20 s, or memory that grows by more than 1 GB. On Linux a process that others keep
+from computing is given its 20 s first. Each finding is written to standard error with its seed, and the exit code is 1. The last line of each target counts inputs, what was accepted and refused.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
@@ -111,20 +112,40 @@ def fuzz(
 
 def _watch(process: Any, results: Connection, now: Any, counts: Counts, end: float, longest: float) -> Iterator[Counts]:
     """Count results until the process ends, an input takes too long, or the time is over."""
-    late = time.monotonic() + IMPORTS
+    late, used = time.monotonic() + IMPORTS, 0.0
     while time.monotonic() < end:
         ended = not process.is_alive()  # asked first: all that it told is there then
         taken = _take(results, counts, 0 if ended else LOOK)
         if taken:
-            late = time.monotonic() + longest
+            late, used = time.monotonic() + longest, _computed(process.pid)
         yield counts
         if ended and not taken:
             if process.exitcode != 0:
                 _count(counts, now[0], "finding", f"the process ended with {process.exitcode}")
             return
-        if not ended and time.monotonic() > late:
+        if not ended and time.monotonic() > late and not _starves(process.pid, used, longest):
             _count(counts, now[0], "finding", f"no answer for {longest:g} s")
             return
+
+
+def _computed(pid: int) -> float:
+    """Seconds for which a process has computed; 0 where there is no telling."""
+    told = _stat(pid)
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK") if told else 0.0
+
+
+def _starves(pid: int, used: float, longest: float) -> bool:
+    """Whether others keep a process from computing, which had computed for `used` s when it last gave an answer."""
+    told = _stat(pid)
+    return bool(told) and told[0] != "S" and _computed(pid) - used < longest  # S: it waits for something by itself
+
+
+def _stat(pid: int) -> list[str]:
+    """What Linux says of a process, from its state on; nothing on other systems and of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _take(results: Connection, counts: Counts, wait: float) -> int:

@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from math import inf
 from pathlib import Path
@@ -46,6 +48,14 @@ class Hangs(Target):
         threading.Event().wait()
 
 
+class Starves(Target):
+    """Others keep it from computing for as long as an input may take."""
+
+    def fail(self) -> None:
+        subprocess.Popen(["sh", "-c", f"sleep 4; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
 class Swells(Target):
     def fail(self) -> None:
         bytearray(fuzz_long.MOST_MEMORY + (1 << 27))[::4096] = bytes((fuzz_long.MOST_MEMORY + (1 << 27)) >> 12)
@@ -69,6 +79,14 @@ def test_a_finding_names_its_input_and_the_others_go_on(target, told, capsys) ->
     assert len(findings) == 1 or target is Hangs  # on a busy machine others may take 3 s too
     assert counts.refused >= 2
     assert f"finding: x {WRONG}: {told}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell how long a process has computed")
+def test_an_input_that_others_keep_from_being_read_is_none() -> None:
+    found = fuzz("x", Starves, (ValueError,), seconds=inf, longest=3)
+    (counts,) = itertools.islice((one for one in found if one.accepted > 3), 1)
+    found.close()
+    assert counts.findings == []
 
 
 def test_the_targets_accept_and_refuse(tmp_path) -> None:
