@@ -1,5 +1,6 @@
 """Weights before training: pretrained, random or shuffled, and the map from tokens to the backbone."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import transformers
 
 from model import ModelConfig
 from semg.backbones import open_pretrained
-from semg.common.errors import SettingError
+from semg.common.errors import DataError, SettingError
+from semg.training import network as training_network
 from semg.training.config import TrainConfig
 from semg.training.network import build, decoder_of
 
@@ -28,7 +30,7 @@ def folder(tmp_path_factory):
 def network(folder, **settings):
     config = TrainConfig(shards=Path("s"), split=Path("t"), backbone=str(folder), **settings)
     decoder = decoder_of(config)
-    shape = {"backbone": "gpt2", "layers": decoder.layers, "width": decoder.width, "heads": decoder.heads}
+    shape = {"backbone": decoder.family.name, "layers": decoder.layers, "width": decoder.width, "heads": decoder.heads}
     return build(config, ModelConfig(**SHAPE, **shape, architecture=decoder.architecture), decoder)
 
 
@@ -71,3 +73,35 @@ def test_without_a_decoder_there_is_no_scale_to_take():
     with pytest.raises(SettingError) as refused:
         build(config, ModelConfig(**SHAPE), None)
     assert refused.value.field == "embed_scale"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"n_embd": 2**21}, "weights that fit into the memory"),
+        ({"n_embd": 4 * WIDTH}, "these are not the weights"),
+        ({"model_type": "llama", "hidden_size": 64}, "these are not the weights"),
+    ],
+    ids=["huge", "wide", "llama"],
+)
+def test_a_decoder_whose_weights_are_others_is_refused_before_the_network_takes_memory(
+    tmp_path, folder, monkeypatch, change, told
+):
+    """llama's own defaults, 26 GB of them, were drawn first, and the system ended the process."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+
+    def built(*_: object) -> None:
+        raise AssertionError("built")
+
+    monkeypatch.setattr(training_network, "GPT2Classifier", built)
+    with pytest.raises((DataError, SettingError), match=told):
+        network(tmp_path)
+
+
+def test_a_random_network_larger_than_the_memory_is_refused():
+    config = TrainConfig(shards=Path("s"), split=Path("t"), backbone="gpt2", init="random")
+    with pytest.raises(SettingError, match=r"width: expected weights that fit into the memory of .* GiB, found"):
+        build(config, ModelConfig(**SHAPE, layers=1000, width=2**16, heads=2), None)

@@ -1,10 +1,12 @@
 """The network that a training run begins with: its shape, by settings and data, and its first weights."""
 
+import math
+import os
 from typing import Any
 
 import torch
 
-from model import CONTROLS, GPT2Classifier, ModelConfig
+from model import CONTROLS, GPT2Classifier, ModelConfig, weight_shapes
 from semg.backbones import Pretrained, fingerprint, open_pretrained, own_parameters, shuffled
 from semg.common.errors import SettingError
 from semg.data.shards import Shard
@@ -73,14 +75,34 @@ def in_own_units(error: SettingError, config: TrainConfig, rate: float) -> Setti
 
 
 def build(config: TrainConfig, shape: ModelConfig, decoder: Pretrained | None) -> GPT2Classifier:
-    """The network with its first weights."""
+    """The network with its first weights. SettingError for one that finds no room, DataError for weights of another."""
+    _check_room(shape, decoder)
+    weights = None
+    if decoder is not None and config.init != "random":  # read first: a file of other weights costs no network
+        weights = decoder.weights(shape.layers)
     torch.manual_seed(config.seed)
     model = GPT2Classifier(shape)
-    if decoder is not None and config.init != "random":
-        weights = decoder.weights(shape.layers)
+    if weights is not None:
         model.load_backbone(weights if config.init == "pretrained" else shuffled(weights, config.seed))
     _prepare_embedding(config, model, decoder)
     return model
+
+
+def _check_room(shape: ModelConfig, decoder: Pretrained | None) -> None:
+    """SettingError for a network larger than the memory: where systems promise more than they have, filling it would
+    end the process without a word."""
+    size, room = 4 * sum(map(math.prod, weight_shapes(shape).values())), _memory()
+    if size > room:
+        expected = f"weights that fit into the memory of {room / 2**30:.0f} GiB, found {size / 2**30:,.0f} GiB of them"
+        raise SettingError("width" if decoder is None else "backbone", expected)
+
+
+def _memory() -> float:
+    """Bytes that the machine has; infinity where the system does not tell."""
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@
 
 A finding is an input that ends in anything but acceptance or the project's own error: another exception, the end of the
 process by a signal, no answer for 20 s, or memory that grows by more than 1 GB. On Linux a process that others keep
-from computing is given its 20 s first. Each finding is written to standard error with its seed, and the exit code is 1. The last line of each target counts inputs, what was accepted and refused.
+from computing is given its 20 s first. Each finding is written to standard error with its seed, and the exit code is 1.
+The last line of each target counts inputs, what was accepted and refused.
 """
 
 import argparse
