@@ -71,7 +71,7 @@ def signals_of(model: TrainedModel, args: argparse.Namespace, console: cli.Conso
 
 def write(adapted: Adapted, model: TrainedModel, how: Adaptation, args: argparse.Namespace) -> None:
     """Write the model as a checkpoint that says what it was adapted to."""
-    told = {
+    provenance = {
         "recordings": [path.name for path in args.recordings],
         "checkpoint": args.checkpoint.as_posix(),
         "settings": how.to_dict(),
@@ -80,7 +80,7 @@ def write(adapted: Adapted, model: TrainedModel, how: Adaptation, args: argparse
     }
     weights = {f"model.{name}": value for name, value in adapted.model.network.state_dict().items()}
     tensors = {name: value for name, value in model.checkpoint.tensors.items() if not name.startswith("model.")}
-    write_checkpoint(args.out, {**model.description, "adapted": told}, tensors | weights)
+    write_checkpoint(args.out, {**model.description, "adapted": provenance}, tensors | weights)
 
 
 def main() -> int:

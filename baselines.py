@@ -160,7 +160,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
 # --- features --------------------------------------------------------------------------------------------------
 
 
-class Source(Protocol):
+class FeatureSource(Protocol):
     """Features of windows anywhere in some shards' recordings, normalised as they are to be."""
 
     def of(self, place: int, starts: np.ndarray, done: Callable[[int], object]) -> np.ndarray:
@@ -193,17 +193,17 @@ class HandCrafted:
         return table
 
 
-def feature_table(windows: WindowSet, source: Source, bar: Any) -> np.ndarray:
+def feature_table(windows: WindowSet, source: FeatureSource, bar: Any) -> np.ndarray:
     """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time."""
     table: np.ndarray | None = None
     for place in range(len(windows.shards)):
         rows = np.flatnonzero(windows.shard == place)
         if not len(rows):
             continue
-        found = source.of(place, windows.start[rows], bar.update)
+        part = source.of(place, windows.start[rows], bar.update)
         if table is None:
-            table = np.empty((len(windows), *found.shape[1:]), np.float32)
-        table[rows] = found
+            table = np.empty((len(windows), *part.shape[1:]), np.float32)
+        table[rows] = part
     assert table is not None  # noqa: S101  sets of windows are not empty
     return table
 
@@ -249,7 +249,7 @@ class Tables:
 
     def of(self, name: str, features: str) -> np.ndarray:
         """(n, k, C) of the windows called `name`: a feature set's columns."""
-        return self._tables[name][:, self._kept(features)]
+        return self._tables[name][:, self._columns_of(features)]
 
     def train(self, features: str, rotations: bool) -> tuple[np.ndarray, np.ndarray]:
         """(n, F) features and (n,) labels to train on."""
@@ -261,11 +261,13 @@ class Tables:
     def unlabelled(self, name: str, places: Sequence[int], features: str) -> np.ndarray:
         """(n, F) of windows spread over whole recordings, whatever their labels."""
         shards, source = self._windows[name].shards, self._sources[name]
-        found = [source.of(p, evenly_spaced(shards[p], ADAPTING_WINDOWS))[:, self._kept(features)] for p in places]
-        table = np.concatenate(found)
+        tables = [
+            source.of(p, evenly_spaced(shards[p], ADAPTING_WINDOWS))[:, self._columns_of(features)] for p in places
+        ]
+        table = np.concatenate(tables)
         return table.reshape(len(table), -1)
 
-    def _kept(self, features: str) -> Any:
+    def _columns_of(self, features: str) -> Any:
         if self.tokens:
             return slice(None)
         names = feature_names(features)
@@ -298,18 +300,18 @@ class Trained:
 
 def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], seed: int) -> Trained:
     """Train a classifier, with --choose with the settings that suit the validation people best."""
-    asked = baseline.settings
-    name, features = asked["classifier"], asked["features"]
-    x, label = tables.train(features, asked["augment"] == "rotation")
+    options = baseline.settings
+    name, features = options["classifier"], options["features"]
+    x, label = tables.train(features, options["augment"] == "rotation")
     if name in classical.SUBSAMPLED:
-        rows = classical.subsample(label, asked["max_train_windows"], seed)
+        rows = classical.subsample(label, options["max_train_windows"], seed)
         x, label = x[rows], label[rows]
     tried: list[dict[str, Any]] = []
     best: tuple[float, dict[str, Any], Any] | None = None
-    for settings in classical.SETTINGS[name] if asked["choose"] else classical.SETTINGS[name][:1]:
+    for settings in classical.SETTINGS[name] if options["choose"] else classical.SETTINGS[name][:1]:
         model = classical.fitted(name, settings, x, label, seed)
         score = 0.0
-        if asked["choose"]:
+        if options["choose"]:
             own, table = windows["val"], tables.of("val", features)
             prediction, _ = classical.decide(model, table.reshape(len(table), -1))
             score = mean_macro_f1(own, prediction)
@@ -334,7 +336,7 @@ def adapt_sessions(
     Returns places of the windows scored, their predictions, their probabilities (empty if there are none), and facts.
     """
     recipe = classical.Adaptation(seed=seed)
-    rows, predictions, probabilities, told = [], [], [], []
+    rows, predictions, probabilities, adapted_sessions = [], [], [], []
     flat = tables.of("scored", features).reshape(len(windows), -1)
     for session, places in sessions(windows.shards).items():
         heard, scored = (places[:1], places[1:]) if how == "first" else (places, places)
@@ -344,7 +346,7 @@ def adapt_sessions(
         unlabelled, began = tables.unlabelled("scored", heard, features), time.perf_counter()
         both = (trained.x, trained.label)
         model = classical.adapted(trained.name, trained.settings, trained.model, both, unlabelled, recipe)
-        told.append(
+        adapted_sessions.append(
             {
                 "session": session,
                 "accepted": True,
@@ -352,14 +354,14 @@ def adapt_sessions(
                 "seconds_of_computing": round(time.perf_counter() - began, 3),
             }
         )
-        prediction, found = classical.decide(model, flat[own])
+        prediction, probability = classical.decide(model, flat[own])
         rows.append(own)
         predictions.append(prediction)
-        probabilities.append(found if found is not None else np.empty((len(own), 0), np.float32))
+        probabilities.append(probability if probability is not None else np.empty((len(own), 0), np.float32))
     if not rows:
         raise DataError(f"{trained.name}: expected sessions of several recordings to adapt on the first, found none")
     method = "expectation-maximisation" if trained.name in classical.GAUSSIAN else "self-training"
-    facts = {"on": how, "method": method, **asdict(recipe), "sessions": told}
+    facts = {"on": how, "method": method, **asdict(recipe), "sessions": adapted_sessions}
     order = np.argsort(np.concatenate(rows), kind="stable")
     joined = (np.concatenate(part)[order] for part in (rows, predictions, probabilities))
     return (*joined, facts)  # type: ignore[return-value]

@@ -105,8 +105,8 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
         raise UsageError("--augment jitter: expected none, for each window's tokens are computed once; leave it out")
     for name in OF_BAND_POWERS:
         if getattr(augmentation, name) and not frontends.has_log_powers(model.config.frontend):
-            found = f"found one of {model.config.frontend}"
-            raise UsageError(f"--augment {name}: expected a model of band powers, {found}")
+            actual = f"found one of {model.config.frontend}"
+            raise UsageError(f"--augment {name}: expected a model of band powers, {actual}")
     replace(model.config, tune=args.tune)  # refuses what cannot be
     return Calibration(
         repetitions=args.repetitions,
@@ -141,7 +141,7 @@ def warn_of_leaks(model: TrainedModel, shards: list[Shard], console: cli.Console
 
 
 def write(
-    found: dict[str, np.ndarray],
+    predictions: dict[str, np.ndarray],
     model: TrainedModel,
     shards: list[Shard],
     split: Split,
@@ -151,7 +151,7 @@ def write(
 ) -> dict[str, Any]:
     """Score the decisions before and after and write the results; returns what metrics.json holds."""
     first = shards[0]
-    scored: dict[str, Any] = {key: found[key] for key in ("label", "subject", "record", "start")} | {
+    scored: dict[str, Any] = {key: predictions[key] for key in ("label", "subject", "record", "start")} | {
         "classes": first.classes,
         "rest_classes": first.rest_classes,
     }
@@ -160,7 +160,7 @@ def write(
         "window_seconds": first.window / first.rate,
         "stride_seconds": first.arguments["stride"] / first.rate,
     }
-    zero_shot = metrics.report(prediction=found["before"].argmax(1), **scored, **lengths)
+    zero_shot = metrics.report(prediction=predictions["before"].argmax(1), **scored, **lengths)
     extra = {
         "subset": args.subset,
         "calibrate": args.repetitions,
@@ -178,8 +178,8 @@ def write(
     }
     return write_results(
         args.out,
-        prediction=found["after"].argmax(1),
-        probabilities=found["after"],
+        prediction=predictions["after"].argmax(1),
+        probabilities=predictions["after"],
         simulated=any(shard.simulated for shard in shards),
         extra=extra,
         **scored,
@@ -211,8 +211,8 @@ def main() -> int:
             parts = [calibrate_subject(model, own, recipe, precision) for own in bar]
         except DivergedError as error:
             raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g} or --amp fp32") from None
-        found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        report = write(found, model, shards, split, recipe, seen, args)
+        predictions = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        report = write(predictions, model, shards, split, recipe, seen, args)
     console.say(summary(report))
     after = report["mean_over_subjects"]["macro_f1"]
     before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"]["macro_f1"]

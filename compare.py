@@ -35,12 +35,12 @@ from semg.evaluation.comparison import (
     against,
     check_same_subset,
     differences_between,
-    find_runs,
+    find_results,
     interval_text,
     method_names,
     p_text,
     pool,
-    read_run,
+    read_evaluation,
     simulated,
     too_few,
 )
@@ -93,7 +93,7 @@ def main() -> None:
 def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: str) -> list[Method]:
     """The methods that the command line names, pooled. DataError if they scored different parts of their splits."""
     files: dict[str, list[Path]] = {}
-    loose = list(dict.fromkeys(run for path in results for run in find_runs(path)))
+    loose = list(dict.fromkeys(run for path in results for run in find_results(path)))
     for run, name in zip(loose, method_names(loose), strict=True):
         files.setdefault(name, []).append(run)
     for first, *more in groups:
@@ -107,17 +107,17 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
         files[name] = matching(name, [pattern, *more])
     if not files:
         raise UsageError("expected results to compare, found none; give folders or --group")
-    methods = [pool(name, (read_run(path, metric) for path in paths)) for name, paths in files.items()]
+    methods = [pool(name, (read_evaluation(path, metric) for path in paths)) for name, paths in files.items()]
     check_same_subset(methods)
     return methods
 
 
 def matching(name: str, patterns: Sequence[str]) -> list[Path]:
     """All metrics.json files that the patterns stand for."""
-    paths = [Path(found) for pattern in patterns for found in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
+    paths = [Path(match) for pattern in patterns for match in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
     if not paths:
         raise DataError(f"--group {name}: expected results at {' '.join(patterns)}, found none")
-    return list(dict.fromkeys(run.resolve() for path in paths for run in find_runs(path)))
+    return list(dict.fromkeys(run.resolve() for path in paths for run in find_results(path)))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def write(
         args.reference,
         "Methods over people" + (SIMULATED if simulated(methods) else ""),
     )
-    runs = {method.name: [run.path.as_posix() for run in method.runs] for method in methods}
+    runs = {method.name: [one.path.as_posix() for one in method.evaluations] for method in methods}
     write_json(args.out / "compare.json", {"runs": runs, "made": how_made("compare.py", args)})
 
 

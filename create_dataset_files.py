@@ -169,7 +169,7 @@ def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str,
         return splits.by_fold(records, folds=args.folds, val=args.val, seed=args.seed), []
     if args.protocol == "loso":
         return splits.leave_one_out(records, val=args.val, seed=args.seed), []
-    made = splits.by_subject(
+    by_name = splits.by_subject(
         records,
         val=args.val,
         test=args.test,
@@ -177,7 +177,7 @@ def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str,
         test_subjects=args.test_subjects or (),
         val_subjects=args.val_subjects or (),
     )
-    return made, []
+    return by_name, []
 
 
 def name_subjects(args: argparse.Namespace, records: Sequence[Record]) -> None:
@@ -185,16 +185,16 @@ def name_subjects(args: argparse.Namespace, records: Sequence[Record]) -> None:
     known = {record.subject for record in records}
     by_number = {subject.lstrip("0"): subject for subject in known if subject.isdigit()}
     for flag in ("test_subjects", "val_subjects"):
-        if given := getattr(args, flag):
-            as_known = (one if one in known else by_number.get(one.lstrip("0"), one) for one in given)
+        if names := getattr(args, flag):
+            as_known = (one if one in known else by_number.get(one.lstrip("0"), one) for one in names)
             setattr(args, flag, list(dict.fromkeys(as_known)))
     if both := sorted(set(args.test_subjects or ()) & set(args.val_subjects or ())):
         raise UsageError(f"--test-subjects, --val-subjects: expected no person in both, found {', '.join(both)}")
 
 
-def refuse_missing_classes(made: Mapping[str, splits.Split], windows: Windows) -> None:
+def refuse_missing_classes(by_fold: Mapping[str, splits.Split], windows: Windows) -> None:
     """DataError if windows of a class are missing from a subset of a split."""
-    for key, split in made.items():
+    for key, split in by_fold.items():
         for subset in splits.SUBSETS:
             counts = windows.of(split.records(subset))
             if missing := [name for name, n in zip(windows.classes, counts, strict=True) if n == 0]:
@@ -208,14 +208,14 @@ def refuse_missing_classes(made: Mapping[str, splits.Split], windows: Windows) -
 def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[str]) -> dict[str, Any]:
     """What split.json says of its making: nothing that differs between machines, so that its bytes do not."""
     flags = ("seed", *(flag for flag, protocols in FLAGS_OF.items() if args.protocol in protocols))
-    given = {flag: plain(getattr(args, flag)) for flag in flags if getattr(args, flag) is not None}
+    flag_values = {flag: plain(getattr(args, flag)) for flag in flags if getattr(args, flag) is not None}
     for subset in ("val", "test"):
-        if given.get(f"{subset}_subjects"):
-            del given[subset]
+        if flag_values.get(f"{subset}_subjects"):
+            del flag_values[subset]
     listed = text_checksum("".join(f"{name}\n" for name in sorted(names)))
     return {
         "script": "create_dataset_files.py",
-        "arguments": {"protocol": args.protocol, **given},
+        "arguments": {"protocol": args.protocol, **flag_values},
         "from_records": {"count": len(names), "sha256_of_sorted_names": listed},
         "left_out": list(left_out),
     }
@@ -224,7 +224,7 @@ def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[
 # --- what is there already ---------------------------------------------------------------------------------
 
 
-def already_there(out: Path, made: Mapping[str, splits.Split], shards: Path | None, overwrite: bool) -> bool:
+def already_there(out: Path, by_fold: Mapping[str, splits.Split], shards: Path | None, overwrite: bool) -> bool:
     """Whether `out` holds these very splits. DataError if it holds anything that may not be replaced.
 
     shards: whose the recordings are, see `splits.read_split`.
@@ -232,7 +232,7 @@ def already_there(out: Path, made: Mapping[str, splits.Split], shards: Path | No
     if not out.exists():
         return False
     folders = _split_folders_only(out)
-    difference = _difference(out, folders, made, shards)
+    difference = _difference(out, folders, by_fold, shards)
     if not difference:
         return True
     if folders and not overwrite:
@@ -266,20 +266,20 @@ def _is_fold_of(out: Path, folder: Path, shards: Path | None) -> bool:
         return (folder / "split.json").exists()
 
 
-def _difference(out: Path, folders: Sequence[Path], made: Mapping[str, splits.Split], shards: Path | None) -> str:
+def _difference(out: Path, folders: Sequence[Path], by_fold: Mapping[str, splits.Split], shards: Path | None) -> str:
     """The first thing in which the splits on disk differ from those made; empty if they are the same."""
-    found = {"" if folder == out else folder.name: folder for folder in folders}
-    if set(found) != set(made):
-        return f"{len(found)} folders, not {len(made)}" if len(found) != len(made) else "other folds"
-    for key, folder in found.items():
+    on_disk = {"" if folder == out else folder.name: folder for folder in folders}
+    if set(on_disk) != set(by_fold):
+        return f"{len(on_disk)} folders, not {len(by_fold)}" if len(on_disk) != len(by_fold) else "other folds"
+    for key, folder in on_disk.items():
         try:
             there = splits.read_split(folder, shards)
         except DataError as error:
             return cli.in_words(error)
-        if there.protocol != made[key].protocol or there.seed != made[key].seed:
+        if there.protocol != by_fold[key].protocol or there.seed != by_fold[key].seed:
             return f"{folder.name}: protocol {there.protocol}, seed {there.seed}"
         for subset in splits.SUBSETS:
-            if there.records(subset) != made[key].records(subset):
+            if there.records(subset) != by_fold[key].records(subset):
                 return f"{folder.name}: other recordings in {subset}"
     return ""
 
@@ -298,23 +298,23 @@ def subset_facts(split: splits.Split, subset: str, windows: Windows | None) -> d
     return facts
 
 
-def table(made: Mapping[str, splits.Split], windows: Windows | None) -> str:
+def table(by_fold: Mapping[str, splits.Split], windows: Windows | None) -> str:
     """Subjects, recordings, windows and windows of each class in each subset, for a person to read."""
     rows = []
-    if len(made) <= FOLDS_SHOWN:
-        for key, split in made.items():
+    if len(by_fold) <= FOLDS_SHOWN:
+        for key, split in by_fold.items():
             for subset in splits.SUBSETS:
                 rows.append({"fold": key, "subset": subset, **subset_facts(split, subset, windows)})
     else:
         for subset in splits.SUBSETS:
-            facts = [subset_facts(split, subset, windows) for split in made.values()]
+            facts = [subset_facts(split, subset, windows) for split in by_fold.values()]
             spans = {name: (min(f[name] for f in facts), max(f[name] for f in facts)) for name in facts[0]}
             ranges = {name: low if low == high else f"{low}-{high}" for name, (low, high) in spans.items()}
-            rows.append({"fold": f"all {len(made)}", "subset": subset, **ranges})
-    names = [name for name in rows[0] if name != "fold" or len(made) > 1]
+            rows.append({"fold": f"all {len(by_fold)}", "subset": subset, **ranges})
+    names = [name for name in rows[0] if name != "fold" or len(by_fold) > 1]
     cells = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    words = 2 if len(made) > 1 else 1  # columns of text, to the left of the numbers
+    words = 2 if len(by_fold) > 1 else 1  # columns of text, to the left of the numbers
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column < words else cell.rjust(width)
@@ -324,11 +324,11 @@ def table(made: Mapping[str, splits.Split], windows: Windows | None) -> str:
     )
 
 
-def tell(made: Mapping[str, splits.Split], left_out: Sequence[str], args: argparse.Namespace) -> str:
+def tell(by_fold: Mapping[str, splits.Split], left_out: Sequence[str], args: argparse.Namespace) -> str:
     """Who is where, in one line each."""
     lines = [f"{args.protocol}: {splits.PROMISES[args.protocol]}"]
-    if len(made) == 1 and args.protocol != "session":
-        split = made[""]
+    if len(by_fold) == 1 and args.protocol != "session":
+        split = by_fold[""]
         lines += [f"{subset:5s} {' '.join(split.subjects(subset))}" for subset in splits.SUBSETS]
     if left_out:
         lines.append(f"left out for want of recordings: {', '.join(left_out)}")
@@ -344,37 +344,37 @@ def main() -> int:
     names = [record.name for record in records]
     name_subjects(args, records)
     try:
-        made, left_out = make(args, records)
+        by_fold, left_out = make(args, records)
         if windows:
-            refuse_missing_classes(made, windows)
+            refuse_missing_classes(by_fold, windows)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    console.say(tell(made, left_out, args))
-    console.say("\n" + table(made, windows) + "\n")
+    console.say(tell(by_fold, left_out, args))
+    console.say("\n" + table(by_fold, windows) + "\n")
     with folder_lock(args.out.resolve().parent):
         shards = args.shards or (None if args.records else source)
-        kept = already_there(args.out, made, shards, args.overwrite)
-        if kept:
+        unchanged = already_there(args.out, by_fold, shards, args.overwrite)
+        if unchanged:
             remove_leftovers(args.out)
         else:
-            splits.write_splits(args.out, made, how_made(args, names, left_out))
-    example = args.out / next(iter(made))
+            splits.write_splits(args.out, by_fold, how_made(args, names, left_out))
+    example = args.out / next(iter(by_fold))
     subsets = {
         key: {
             subset: {**subset_facts(split, subset, windows), "subjects": list(split.subjects(subset))}
             for subset in splits.SUBSETS
         }
-        for key, split in made.items()
+        for key, split in by_fold.items()
     }
     flags = f" --shards {args.shards.as_posix()}" if args.shards else ""
     if not cli.has_gpu():
         flags += " --init random"
     console.finish(
-        f"{args.out}: {'the same split is there already, kept' if kept else 'written'}, "
+        f"{args.out}: {'the same split is there already, kept' if unchanged else 'written'}, "
         f"{cli.counted(len(names), 'recording')}; next: python train.py --split {example.as_posix()}{flags}"
         f"{'' if cli.has_gpu() else ' (no GPU is seen here; with one, leave out --init random)'}",
         out=args.out.as_posix(),
-        kept=kept,
+        kept=unchanged,
         protocol=args.protocol,
         left_out=list(left_out),
         splits={(args.out / key).as_posix(): facts for key, facts in subsets.items()},

@@ -135,8 +135,8 @@ def run_fold(
             )
             epochs = deep_baselines.fit(model, train, val, recipe_of(args), console.progress, console.say)
         except DivergedError as error:
-            told = DataError(f"{baseline.name}: {error}", hint=f"give a smaller {{lr}} than {args.lr:g}")
-            console.error(cli.in_words(told))
+            advice = DataError(f"{baseline.name}: {error}", hint=f"give a smaller {{lr}} than {args.lr:g}")
+            console.error(cli.in_words(advice))
             continue
         except DataError as error:
             console.error(cli.in_words(error))

@@ -154,8 +154,8 @@ def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list
         console.say(f"from {server.root}")
         for line in refused[:5]:
             console.warn(f"records.txt: expected a record name, found {line[:100]!r}; refused")
-        wanted = sum(any(name in line for name in args.experiment) for line in refused)
-        return client, records, wanted
+        n_refused = sum(any(name in line for name in args.experiment) for line in refused)
+        return client, records, n_refused
     raise DataError(f"{'; '.join(failures)}; check the connection or name a mirror by --base-url")
 
 
@@ -163,16 +163,16 @@ def files_of(client: "Client", medium: Medium, records: list[str], console: cli.
     """One medium's files, with the sizes that the share lists and the MD5 sums that it publishes."""
     listing = client.listing(medium.folder) if client.server.lists else None
     sums = md5_sums(client, medium.folder, console) if listing is None or "MD5SUMS" in listing else {}
-    wanted = []
+    files = []
     for record in records:
         for file in names_of(record, medium, listing):
             listed = (listing or {}).get(file, Listed())
-            wanted.append(Wanted(f"{medium.folder}/{file}", listed.size or None, sums.get(file), listed.version))
-    known = sum(file.md5 is not None for file in wanted)
-    if known < len(wanted):
+            files.append(Wanted(f"{medium.folder}/{file}", listed.size or None, sums.get(file), listed.version))
+    known = sum(file.md5 is not None for file in files)
+    if known < len(files):
         which = "the others are" if known else "all are"
-        console.say(f"{medium.folder}: MD5 sums of {known} of {len(wanted)} files; {which} checked without one")
-    return wanted
+        console.say(f"{medium.folder}: MD5 sums of {known} of {len(files)} files; {which} checked without one")
+    return files
 
 
 def md5_sums(client: "Client", folder: str, console: cli.Console) -> dict[str, str]:
@@ -229,18 +229,18 @@ class Fetcher:
         self.tally = Tally()
         self._progress = threading.Lock()
 
-    def run(self, wanted: list[Wanted]) -> None:
+    def run(self, files: list[Wanted]) -> None:
         """Have all of `wanted`; the tally says what came of it."""
-        total = sum(file.size or 0 for file in self.absent(wanted))
+        total = sum(file.size or 0 for file in self.absent(files))
         with self.console.progress(total=total or None, unit="B", unit_scale=True, unit_divisor=1000) as self._bar:
-            in_parallel(self.client, self.args.jobs, self.ensure, wanted, self._done)
+            in_parallel(self.client, self.args.jobs, self.ensure, files, self._done)
 
-    def ensure(self, wanted: Wanted) -> tuple[bool, bool]:
+    def ensure(self, file: Wanted) -> tuple[bool, bool]:
         """Have one file, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
         from semg.download.http_client import DiskFullError, full_disk
 
         try:
-            return self._have(wanted)
+            return self._have(file)
         except (OSError, DiskFullError) as error:
             full = full_disk(error, self.args.outdir) if isinstance(error, OSError) else error
             if full is None:
@@ -248,59 +248,59 @@ class Fetcher:
             self.client.stop()  # before this thread takes the next file, which would fail alike
             raise full from None
 
-    def _have(self, wanted: Wanted) -> tuple[bool, bool]:
+    def _have(self, file: Wanted) -> tuple[bool, bool]:
         from semg.download.http_client import StoppedError
         from semg.download.partial_file import clear_part
         from semg.download.verification import verify
 
         if self.client.stopped:
             raise StoppedError
-        target = self.args.outdir / wanted.name
-        if self._is_unpacked(wanted) and not (self.args.verify_only and target.exists()):
+        target = self.args.outdir / file.name
+        if self._is_unpacked(file) and not (self.args.verify_only and target.exists()):
             if self.args.remove:
                 target.unlink(missing_ok=True)
             return False, False
-        md5 = self._md5_on_disk(wanted, target)
+        md5 = self._md5_on_disk(file, target)
         fetched = md5 is None
         if md5 is None:
             md5 = self.client.fetch(
-                wanted.name,
+                file.name,
                 target,
-                wanted.size,
-                lambda path: verify(path, wanted),
+                file.size,
+                lambda path: verify(path, file),
                 self._report,
-                any_length=wanted.md5 is not None,
+                any_length=file.md5 is not None,
             )
         elif not self.args.verify_only:
             clear_part(target)
         if not self.args.verify_only:  # which must do on a share that nobody may write to
-            self.memory.verified(wanted, md5)
-        unpack = bool(self.args.unpack and wanted.is_archive)
+            self.memory.verified(file, md5)
+        unpack = bool(self.args.unpack and file.is_archive)
         if unpack:
-            self._unpack(wanted.name, target)
+            self._unpack(file.name, target)
         return fetched, unpack
 
-    def _is_unpacked(self, wanted: Wanted) -> bool:
-        return wanted.is_archive and self.memory.is_unpacked(wanted)
+    def _is_unpacked(self, file: Wanted) -> bool:
+        return file.is_archive and self.memory.is_unpacked(file)
 
-    def _md5_on_disk(self, wanted: Wanted, target: Path) -> str | None:
+    def _md5_on_disk(self, file: Wanted, target: Path) -> str | None:
         """The MD5 of the file on disk if it is right; None if it has to be fetched."""
         from semg.download.verification import verify
 
-        known = None if self.args.verify_only else self.memory.md5(wanted)
+        known = None if self.args.verify_only else self.memory.md5(file)
         if known is not None:
             return known
         try:
             if not target.is_file():
                 raise DataError("expected a file, found none")
-            if self.memory.is_outdated(wanted):
+            if self.memory.is_outdated(file):
                 raise DataError("expected the version that is on the server now, found an older one")
-            return verify(target, wanted, self.memory.last_md5(wanted.name))
+            return verify(target, file, self.memory.last_md5(file.name))
         except DataError as error:
             if self.args.verify_only:
                 raise
             if target.exists():
-                self.console.say(f"{wanted.name}: {error}; fetching it again")
+                self.console.say(f"{file.name}: {error}; fetching it again")
             return None
 
     def _unpack(self, name: str, archive_path: Path) -> None:
@@ -324,7 +324,7 @@ class Fetcher:
         with self._progress:
             self._bar.update(grown)
 
-    def _done(self, wanted: Wanted, future: "Future[tuple[bool, bool]]") -> None:
+    def _done(self, file: Wanted, future: "Future[tuple[bool, bool]]") -> None:
         """Count one file, in the main thread."""
         from semg.download.http_client import StoppedError, as_data_error
 
@@ -333,26 +333,26 @@ class Fetcher:
         except StoppedError:
             self.tally.not_tried += 1
         except Exception as error:  # of any kind: it is this file's alone
-            self.tally.failed.append(wanted.name)
+            self.tally.failed.append(file.name)
             reason = str(error) if isinstance(error, OSError) else str(as_data_error(error))
-            self.console.error(f"{wanted.name}: {reason.removeprefix(f'{self.args.outdir / wanted.name}: ')}")
+            self.console.error(f"{file.name}: {reason.removeprefix(f'{self.args.outdir / file.name}: ')}")
         else:
             self.tally.fetched += fetched
             self.tally.there += not fetched
             self.tally.unpacked += unpacked
             if fetched:
-                self.console.say(f"{wanted.name}: fetched" + (" and unpacked" if unpacked else ""))
+                self.console.say(f"{file.name}: fetched" + (" and unpacked" if unpacked else ""))
 
-    def absent(self, wanted: list[Wanted]) -> list[Wanted]:
+    def absent(self, files: list[Wanted]) -> list[Wanted]:
         """Those of `wanted` that have to be fetched, as far as sizes tell."""
 
         def there(file: Wanted) -> bool:
             path = self.args.outdir / file.name
             return path.is_file() and file.size in (None, path.stat().st_size)
 
-        return [file for file in wanted if not there(file) and not self._is_unpacked(file)]
+        return [file for file in files if not there(file) and not self._is_unpacked(file)]
 
-    def with_sizes(self, wanted: list[Wanted]) -> list[Wanted]:
+    def with_sizes(self, files: list[Wanted]) -> list[Wanted]:
         """`wanted`, with the server asked for those lengths and versions that no list gave and that are needed.
 
         The length of a file that is to be fetched; the version of one that is here, if no MD5 tells whether it changed.
@@ -360,7 +360,7 @@ class Fetcher:
         answers: dict[str, Listed] = {}
         unknown = [
             file
-            for file in wanted
+            for file in files
             if file.size is None and (self.memory.md5(file) is None or file.md5 is None) and not self._is_unpacked(file)
         ]
         in_parallel(
@@ -370,7 +370,7 @@ class Fetcher:
             unknown,
             lambda file, future: answers.update({file.name: future.result()}),
         )
-        known = [(file, answers.get(file.name, Listed(file.size, file.version))) for file in wanted]
+        known = [(file, answers.get(file.name, Listed(file.size, file.version))) for file in files]
         return [replace(file, size=listed.size, version=listed.version) for file, listed in known]
 
 
@@ -415,18 +415,18 @@ def in_parallel(
         raise
 
 
-def announce(fetcher: Fetcher, wanted: list[Wanted]) -> tuple[int, int]:
+def announce(fetcher: Fetcher, files: list[Wanted]) -> tuple[int, int]:
     """Say what will be fetched; DataError if the disk is too small. Returns the number of files and bytes."""
     from semg.download.http_client import free_bytes
     from semg.download.partial_file import part_size
 
-    args, absent = fetcher.args, fetcher.absent(wanted)
+    args, absent = fetcher.args, fetcher.absent(files)
     needed = sum(max(0, (file.size or 0) - part_size(args.outdir / file.name)) for file in absent)
     unknown = sum(file.size is None for file in absent)
     for file in absent if args.dry_run else []:
         fetcher.console.say(f"{in_words(file.size):>12}  {file.name}")
     fetcher.console.say(
-        f"{len(absent)} of {len(wanted)} files to fetch, {in_words(needed)}"
+        f"{len(absent)} of {len(files)} files to fetch, {in_words(needed)}"
         + (f" and {unknown} files of unknown size" if unknown else "")
         + f" into {args.outdir}"
     )
@@ -481,18 +481,18 @@ def main() -> int:
         if not reads_only:
             sweep(args.outdir)
         memory = Memory(args.outdir, console)
-        client, wanted, refused = plan(args, console, memory)
+        client, files, refused = plan(args, console, memory)
         fetcher = Fetcher(args, console, client, memory)
         fetcher.tally.refused = refused
-        wanted = fetcher.with_sizes(wanted)
+        files = fetcher.with_sizes(files)
         if not args.verify_only:
-            count, needed = announce(fetcher, wanted)
+            count, needed = announce(fetcher, files)
         if args.dry_run:
             text = f"would fetch {count} files, {in_words(needed)}; nothing was written"
-            console.finish(text, files=count, bytes=needed, there=len(wanted) - count)
+            console.finish(text, files=count, bytes=needed, there=len(files) - count)
             return 0
-        fetcher.run(wanted)
-        return summary(fetcher, len(wanted))
+        fetcher.run(files)
+        return summary(fetcher, len(files))
 
 
 if __name__ == "__main__":

@@ -194,8 +194,8 @@ def adapted(
         console.warn(f"{args.checkpoint}: does not say how often each gesture was trained on; equal shares are assumed")
     console.say(f"adapted to {result.accepted} of {cli.counted(len(result.sessions), 'session')}")
     columns = result.adapted.columns() | {"prediction": result.unadapted.argmax(1)}
-    told = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
-    return result.adapted, {"unadapted": metrics.report(**columns, vote=args.vote), "adaptation": told}
+    record = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
+    return result.adapted, {"unadapted": metrics.report(**columns, vote=args.vote), "adaptation": record}
 
 
 def adapted_online(
@@ -219,9 +219,9 @@ def adapted_online(
     reached = sum(any(one["accepted"] for one in own) for own in events.values())
     console.say(f"adapted to {reached} of {cli.counted(len(events), 'session')}")
     columns = scores.columns() | {"prediction": unadapted.argmax(1)}
-    told = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}
+    record = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}
     beside = metrics.report(**columns, vote=args.vote) | over_time(Scores(windows, unadapted))
-    return scores, {"unadapted": beside, "adaptation": told}
+    return scores, {"unadapted": beside, "adaptation": record}
 
 
 def over_time(scores: Scores) -> dict[str, Any]:

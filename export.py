@@ -54,24 +54,24 @@ def arguments() -> argparse.ArgumentParser:
 
 def card(model: TrainedModel) -> str:
     """The model card: only what the checkpoint knows."""
-    told = model.description
-    data, split = told["data"], told["split"]
+    description = model.description
+    data, split, people = description["data"], description["split"], len(description["trained_on"])
     seconds = data["arguments"]["window"] / data["rate"]
-    scores = told.get("validation", {})
-    shown = {one.label: scores.get(f"val/{one.name}") for one in metrics.headlines()}
-    reached = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
+    scores = description.get("validation", {})
+    reported = {one.label: scores.get(f"val/{one.name}") for one in metrics.headlines()}
+    reached = ", ".join(f"{name} {value:.3f}" for name, value in reported.items() if value is not None)
     lines = [
         "---",
         "library_name: semg-gpt2",
         "tags: [semg, emg, gesture-recognition, gpt2]",
         "---",
-        f"# {told['run']}: {len(data['classes'])} hand gestures from surface EMG",
+        f"# {description['run']}: {len(data['classes'])} hand gestures from surface EMG",
         "",
         f"* input: {len(data['channels'])} channels at {data['rate']:g} Hz, windows of {1000 * seconds:g} ms",
         f"* gestures: {', '.join(data['classes'])}",
-        f"* trained on {'SIMULATED recordings of ' if told.get('simulated') else ''}{len(told['trained_on'])} people "
+        f"* trained on {'SIMULATED recordings of ' if description.get('simulated') else ''}{people} people "
         f"(split {split['name']}); normalised by "
-        f"{told['normalize']['method']}, whitening {told['normalize']['whitening']}",
+        f"{description['normalize']['method']}, whitening {description['normalize']['whitening']}",
         f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people)",
         "",
         "Made by semg-gpt2's export.py. From a checkout of semg-gpt2:",
@@ -106,16 +106,16 @@ def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
         write_folder(args.out, model.checkpoint)
         check_copy(args.out, model)
         write_text(args.out / "README.md", card(model))
-        told: dict[str, Any] = {"out": args.out.as_posix(), "files": [CONFIG, WEIGHTS, "README.md"]}
+        summary: dict[str, Any] = {"out": args.out.as_posix(), "files": [CONFIG, WEIGHTS, "README.md"]}
         console.say(
             f"{args.out / WEIGHTS}: {len(model.checkpoint.tensors)} tensors, opened again, the same bit for bit"
         )
         if args.onnx:
             apart = write_onnx(args.out / "model.onnx", model)
-            told["files"].append("model.onnx")
-            told["onnx_largest_difference"] = apart
+            summary["files"].append("model.onnx")
+            summary["onnx_largest_difference"] = apart
             console.say(f"{args.out / 'model.onnx'}: run in onnxruntime, largest difference {apart:.1e}")
-    return told
+    return summary
 
 
 def main() -> int:
@@ -124,9 +124,10 @@ def main() -> int:
     console = cli.console(args)
     if args.onnx:
         check_packages()
-    told = export(args, console)
+    summary = export(args, console)
     console.finish(
-        f"{args.out}: {', '.join(told['files'])}; next: python predict.py RECORDING --checkpoint {args.out}", **told
+        f"{args.out}: {', '.join(summary['files'])}; next: python predict.py RECORDING --checkpoint {args.out}",
+        **summary,
     )
     return 0
 

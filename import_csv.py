@@ -162,8 +162,8 @@ def read(path: Path, args: argparse.Namespace) -> tuple[Table, Roles, np.ndarray
     table = Table(path, header=True, texts=[args.labels])
     place = table.find(args.labels)
     if place is None:
-        found = ", ".join(table.names)
-        raise DataError(f"{path}: expected a column {args.labels!r}, found {found}", "{labels} names another")
+        names = ", ".join(table.names)
+        raise DataError(f"{path}: expected a column {args.labels!r}, found {names}", "{labels} names another")
     return table, table.roles(args.channels, place), table.labels(place)
 
 
@@ -187,20 +187,20 @@ def look(entry: Entry, args: argparse.Namespace) -> Look:
 
 def look_at_all(entries: list[Entry], args: argparse.Namespace, report: "Report") -> dict[Entry, Look]:
     """The first reading of all recordings; those that are wrong are named and left out."""
-    found: dict[Entry, Look] = {}
+    looks: dict[Entry, Look] = {}
     report.console.say(f"reading {cli.counted(len(entries), 'recording')}")
     for entry in report.console.progress(entries, unit="recording", desc="reading", leave=False):
         try:
-            found[entry] = look(entry, args)
+            looks[entry] = look(entry, args)
         except (DataError, OSError) as error:
             report.failed(entry, error)
-    if found:
-        usual = Counter(one.channels for one in found.values()).most_common(1)[0][0]
-        for entry in [entry for entry, one in found.items() if one.channels != usual]:
-            names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(found[entry].channels)}"
+    if looks:
+        usual = Counter(one.channels for one in looks.values()).most_common(1)[0][0]
+        for entry in [entry for entry, one in looks.items() if one.channels != usual]:
+            names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(looks[entry].channels)}"
             report.failed(entry, DataError(f"{entry.path}: {names}"))
-            del found[entry]
-    return found
+            del looks[entry]
+    return looks
 
 
 class Report:
@@ -213,12 +213,12 @@ class Report:
 
     def failed(self, entry: Entry, error: Exception) -> None:
         """Name a recording that is left out."""
-        told = cli.in_words(error)
-        kind = re.sub(r"[\d.]+", "0", told.replace(str(entry.path), ""))
+        message = cli.in_words(error)
+        kind = re.sub(r"[\d.]+", "0", message.replace(str(entry.path), ""))
         self.count += 1
         self._kinds[kind] += 1
         if self._kinds[kind] <= SHOWN:
-            self.console.error(told)
+            self.console.error(message)
 
     def close(self) -> None:
         """Say how many more there were of each kind."""
@@ -230,23 +230,23 @@ class Report:
 # --- what holds for all ----------------------------------------------------------------------------------------
 
 
-def settle(found: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> Settled:
+def settle(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> Settled:
     """What the flags or else the recordings say: classes, unit and notches. UsageError for flags that do not fit."""
-    classes = settled_classes(found, args, console)
-    before = {} if args.overwrite else earlier_arguments(found, args)
+    classes = settled_classes(looks, args, console)
+    before = {} if args.overwrite else earlier_arguments(looks, args)
     notch = args.notch
     if notch is None:
-        notch = before.get("notch") or mains_lines(list(found.values()))
+        notch = before.get("notch") or mains_lines(list(looks.values()))
     if args.unit is not None:
-        return Settled(next(iter(found.values())).channels, classes, UNITS[args.unit], "uV", notch)
-    typical = float(np.median([one.rms for one in found.values() if one.rms > 0] or [100.0]))
+        return Settled(next(iter(looks.values())).channels, classes, UNITS[args.unit], "uV", notch)
+    typical = float(np.median([one.rms for one in looks.values() if one.rms > 0] or [100.0]))
     scale = before.get("scale") or common_scale(typical)
-    return Settled(next(iter(found.values())).channels, classes, scale, "arbitrary", notch)
+    return Settled(next(iter(looks.values())).channels, classes, scale, "arbitrary", notch)
 
 
-def settled_classes(found: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> list[str]:
+def settled_classes(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> list[str]:
     """The gestures to keep, by name; rest first, numbers by their value."""
-    named = frozenset[str]().union(*(one.gestures for one in found.values()))
+    named = frozenset[str]().union(*(one.gestures for one in looks.values()))
     if args.classes is None:
         classes = sorted(in_order(named), key=lambda name: not is_rest(name))
         if args.no_idle:
@@ -279,9 +279,9 @@ def mains_lines(looks: list[Look]) -> list[float]:
     return sorted({mains, *(line for line, times in heard.items() if 2 * times > count)})
 
 
-def earlier_arguments(found: dict[Entry, Look], args: argparse.Namespace) -> dict[str, Any]:
+def earlier_arguments(looks: dict[Entry, Look], args: argparse.Namespace) -> dict[str, Any]:
     """How a shard of one of these recordings was made that is there already, if in the same unit."""
-    for entry in found:
+    for entry in looks:
         path = args.shards / entry.facts.name
         if path.is_dir():
             try:
@@ -292,9 +292,9 @@ def earlier_arguments(found: dict[Entry, Look], args: argparse.Namespace) -> dic
     return {}
 
 
-def check_strengths(found: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Report) -> None:
+def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Report) -> None:
     """Leave out recordings in another unit than the others. SettingError where --unit cannot be the unit of any."""
-    strengths = {entry: one.rms * settled.scale for entry, one in found.items()}
+    strengths = {entry: one.rms * settled.scale for entry, one in looks.items()}
     typical = float(np.median([rms for rms in strengths.values() if rms > 0] or [100.0]))
     low, high = USUAL_RMS
     if args.unit and not low <= typical <= high:
@@ -305,9 +305,9 @@ def check_strengths(found: dict[Entry, Look], settled: Settled, args: argparse.N
     for entry, rms in strengths.items():
         if rms > 0 and not 1 / FURTHEST <= rms / typical <= FURTHEST:
             unit = "uV" if settled.unit == "uV" else "times the unit"
-            told = f"expected an RMS near the others' {typical:.3g} {unit}, found {rms:.3g}: it is in another unit"
-            report.failed(entry, DataError(f"{entry.path}: {told}"))
-            del found[entry]
+            problem = f"expected an RMS near the others' {typical:.3g} {unit}, found {rms:.3g}: it is in another unit"
+            report.failed(entry, DataError(f"{entry.path}: {problem}"))
+            del looks[entry]
 
 
 def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
@@ -331,7 +331,7 @@ def ring_places(path: Path, columns: list[int], named: list[tuple[int, ...]] | N
 
 def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any]:
     """What a shard's content depends on, as preprocess.py stores it. UsageError for what cannot be."""
-    made = {
+    lengths = {
         "channels": list(range(1, len(settled.channels) + 1)),
         "montage": "monopolar",
         "window": args.window.samples(args.rate),
@@ -345,9 +345,9 @@ def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any
         "scale": settled.scale,
         "columns": plain(args.channels),
     }
-    if made["stride"] > made["window"]:
+    if lengths["stride"] > lengths["window"]:
         raise UsageError(f"--stride {args.stride}: expected at most the window, {args.window}")
-    return made
+    return lengths
 
 
 def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namespace) -> tuple[str, int, str]:
@@ -355,7 +355,7 @@ def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namesp
     path, how, classes = args.shards / entry.facts.name, shard_arguments(args, settled), settled.classes
     expect_file(entry.path, "a recording")
     source = {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)}
-    asked = {
+    expected = {
         **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
         "rate": args.rate,
         "classes": classes,
@@ -367,17 +367,17 @@ def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namesp
     }
     if path.exists() and not args.overwrite:
         meta = read_meta(path)
-        for key in asked:
-            if meta.get(key) != asked[key]:
-                raise DataError(f"{path}: expected {difference(asked, meta, key)}; --overwrite redoes it")
+        for key in expected:
+            if meta.get(key) != expected[key]:
+                raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
         return "kept", len(open_shard(path, verify=True).windows), ""
     table, roles, labels = read(entry.path, args)
     samples, missing = table.samples(roles.channels), table.gaps(roles, args.rate)
     windows = windows_of(labels, missing, how, classes, args)
     if len(windows) == 0:
         lost = gaps.in_words(missing, args.rate)
-        found = f"found none ({lost})" if lost else "found none"
-        raise DataError(f"{entry.path}: expected segments of a gesture of at least a window, {found}")
+        actual = f"found none ({lost})" if lost else "found none"
+        raise DataError(f"{entry.path}: expected segments of a gesture of at least a window, {actual}")
     spec = FilterSpec(args.low, args.high, args.order, tuple(settled.notch), args.causal)
     with np.errstate(over="ignore", invalid="ignore"):
         signal = filtered(
@@ -392,7 +392,7 @@ def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namesp
         "record": entry.facts.name,
         "unit": settled.unit,
         "channels": list(settled.channels),
-        **asked,
+        **expected,
         "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
         "mains": seen.mains,
         "versions": versions("numpy", "scipy"),
@@ -421,35 +421,35 @@ def check_rings(rings: list[tuple[int, ...]]) -> None:
         raise UsageError("--rings: expected rings of two columns or more, each column in one ring")
 
 
-def in_words(found: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> list[str]:
+def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> list[str]:
     """What is known of the recordings, and what is taken for granted as the flags don't say it: a line each."""
-    looks = list(found.values())
-    said = [f"channels {', '.join(settled.channels)}"]
+    looks = list(look_of.values())
+    facts = [f"channels {', '.join(settled.channels)}"]
     if left_out := {name: why for one in looks for name, why in one.left_out.items()}:
-        said[0] += "; no channels: " + ", ".join(f"{name} ({why})" for name, why in left_out.items())
+        facts[0] += "; no channels: " + ", ".join(f"{name} ({why})" for name, why in left_out.items())
     if times := sorted({one.time for one in looks}):
         judged = ", ".join(filter(None, times))
-        said.append(f"missing samples are judged by {judged}" if judged else "no column shows missing samples")
+        facts.append(f"missing samples are judged by {judged}" if judged else "no column shows missing samples")
     band = (
         f"{args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, {', '.join(f'{one:g}' for one in settled.notch)} Hz out"
     )
     hum = Counter(one.mains for one in looks if one.mains)
     heard = ", ".join(f"{mains:g} Hz in {count} of {len(looks)}" for mains, count in sorted(hum.items()))
-    said.append(f"{band}; mains hum: {heard or 'not heard'}")
+    facts.append(f"{band}; mains hum: {heard or 'not heard'}")
     if settled.unit != "uV":
-        said.append(f"samples in a unit of their own, multiplied by {settled.scale:g} (--unit)")
-    said.append(f"{cli.counted(len(settled.classes), 'gesture')}: {', '.join(settled.classes)}")
-    return said + assumptions(args, rest_classes(settled.classes, args.rest_classes))
+        facts.append(f"samples in a unit of their own, multiplied by {settled.scale:g} (--unit)")
+    facts.append(f"{cli.counted(len(settled.classes), 'gesture')}: {', '.join(settled.classes)}")
+    return facts + assumptions(args, rest_classes(settled.classes, args.rest_classes))
 
 
 def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
     """What is taken for granted of the device as the flags don't say it: a line, or none where they do."""
-    said = []
+    facts = []
     if args.rings is None:
-        said.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
+        facts.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
     if args.rest_classes is None:
-        said.append(f"no gesture is made in {', '.join(rest) or 'none of the classes'} (--rest-classes)")
-    return ["assumed: " + "; ".join(said)] if said else []
+        facts.append(f"no gesture is made in {', '.join(rest) or 'none of the classes'} (--rest-classes)")
+    return ["assumed: " + "; ".join(facts)] if facts else []
 
 
 def check(args: argparse.Namespace) -> None:
@@ -474,28 +474,28 @@ def main() -> int:
 def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -> int:
     """Look at the recordings, settle what holds for all, and make their shards."""
     counts, windows = {"done": 0, "kept": 0}, 0
-    if found := look_at_all(entries, args, report):
-        settled = settle(found, args, report.console)
-        check_strengths(found, settled, args, report)
-        for line in in_words(found, settled, args):
+    if looks := look_at_all(entries, args, report):
+        settled = settle(looks, args, report.console)
+        check_strengths(looks, settled, args, report)
+        for line in in_words(looks, settled, args):
             report.console.say(line)
-        for entry in report.console.progress(list(found), unit="recording", desc="filtering"):
+        for entry in report.console.progress(list(looks), unit="recording", desc="filtering"):
             try:
-                state, made, wrong = make_shard(entry, found[entry], settled, args)
+                state, n_windows, wrong = make_shard(entry, looks[entry], settled, args)
             except (DataError, OSError) as error:
                 report.failed(entry, error)
                 continue
             counts[state] += 1
-            windows += made
+            windows += n_windows
             if wrong:
                 report.console.warn(f"{entry.facts.name}: {wrong}")
     report.close()
     written, held = cli.counted(counts["done"], "shard"), cli.counted(windows, "window")
-    told = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
+    summary = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
     after = f"; next: python create_dataset_files.py --shards {args.shards}" if counts["done"] + counts["kept"] else ""
     report.console.finish(
-        f"{told}{failed}{after}",
+        f"{summary}{failed}{after}",
         **counts,
         failed=report.count,
         windows=windows,

@@ -104,8 +104,8 @@ def address(text: str) -> tuple[str, int]:
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
     if (args.lsl is None) == (args.replay is None):
-        found = "neither" if args.lsl is None else "both"
-        raise UsageError(f"expected --lsl NAME or --replay RECORDING, found {found}")
+        actual = "neither" if args.lsl is None else "both"
+        raise UsageError(f"expected --lsl NAME or --replay RECORDING, found {actual}")
     if args.name is not None and args.replay is None:
         raise UsageError("--name: expected --replay with it; --lsl says which stream to read")
 
@@ -120,7 +120,7 @@ class Watched:
         self._console, self._classes = console, classes
         self._view = TerminalView() if can_redraw(sys.stderr) and not console.quiet else None
         self._lines = None if self._view else console.progress(unit="decision")
-        self._drawn, self._told, self._begun = 0.0, 0, time.monotonic()
+        self._drawn, self._counted, self._begun = 0.0, 0, time.monotonic()
 
     def warn(self, text: str) -> None:
         """A warning above the lines."""
@@ -131,8 +131,8 @@ class Watched:
     def show(self, outputs: Outputs, reader: lsl.StreamReader, decoder: LiveDecoder) -> None:
         """How it goes."""
         if self._lines is not None:
-            self._lines.update(len(outputs.delays) - self._told)
-            self._told = len(outputs.delays)
+            self._lines.update(len(outputs.delays) - self._counted)
+            self._counted = len(outputs.delays)
         now = time.monotonic()
         if self._view and now - self._drawn >= REDRAW:
             self._drawn = now
@@ -169,8 +169,8 @@ def play_recording(args: argparse.Namespace, console: cli.Console) -> int:
     """--replay: play a recording into a stream."""
     recording = read_playable(args.replay, args.rate, args.unit, args.channels)
     name = args.name or recording.name
-    with console.progress(total=len(recording.samples), unit="sample") as shown:
-        sent = play(recording, name, seconds=args.seconds, say=console.say, progress=shown.update)
+    with console.progress(total=len(recording.samples), unit="sample") as bar:
+        sent = play(recording, name, seconds=args.seconds, say=console.say, progress=bar.update)
     console.finish(f"{name}: played {sent / recording.rate:.1f} s of {args.replay}", name=name, samples=sent)
     return 0
 
@@ -237,8 +237,8 @@ def session(
                 interruptions = reader.interruptions
                 decoder.begin_anew()
                 watched.warn(f"{reader.facts.name}: is back; windows begin anew")
-            for made in decoder.push(chunk):
-                outputs.send(made)
+            for decision in decoder.push(chunk):
+                outputs.send(decision)
             if recorder:
                 recorder.write(chunk)
         elif recorder:

@@ -90,11 +90,11 @@ class ModelConfig:
 
     def _complete_architecture(self) -> None:
         """Keep all that rebuilds the backbone, the family's defaults too: they may change with transformers."""
-        given, complete = self.architecture or {}, {}
+        architecture, complete = self.architecture or {}, {}
         if self.family is not None:
-            complete = self.family.completed(self.layers, self.width, self.heads, given)
+            complete = self.family.completed(self.layers, self.width, self.heads, architecture)
         else:
-            _expect(not given, "architecture", f"none for {self.backbone}", given)
+            _expect(not architecture, "architecture", f"none for {self.backbone}", architecture)
         object.__setattr__(self, "architecture", complete)
 
     @property
@@ -119,15 +119,15 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_dict`. Raises TypeError for unknown fields, SettingError for wrong values."""
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        given = _without_former_names(given)
+        fields_given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        fields_given = _without_former_names(fields_given)
         for field in fields(cls):
-            found = given.get(field.name, field.default)
+            value = fields_given.get(field.name, field.default)
             kinds = {int: (int,), float: (int, float), str: (str,), tuple: (tuple,), type(None): (dict, type(None))}
-            right = isinstance(found, kinds[type(field.default)]) and not isinstance(found, bool)
-            numbers = not isinstance(found, tuple) or all(isinstance(x, int | float) for x in found)
-            _expect(right and numbers, field.name, f"a value such as {field.default}", repr(found))
-        return cls(**given)
+            right = isinstance(value, kinds[type(field.default)]) and not isinstance(value, bool)
+            numbers = not isinstance(value, tuple) or all(isinstance(x, int | float) for x in value)
+            _expect(right and numbers, field.name, f"a value such as {field.default}", repr(value))
+        return cls(**fields_given)
 
 
 _FORMER_NAMES = {  # of what `architecture` holds now, when there was GPT-2 alone
@@ -142,8 +142,8 @@ def _without_former_names(values: Mapping[str, Any]) -> dict[str, Any]:
     former = {_FORMER_NAMES[name]: values[name] for name in values if name in _FORMER_NAMES}
     if not former:
         return dict(values)
-    kept = {name: value for name, value in values.items() if name not in _FORMER_NAMES}
-    return kept | {"architecture": former if values.get("backbone") == "gpt2" else {}}
+    current = {name: value for name, value in values.items() if name not in _FORMER_NAMES}
+    return current | {"architecture": former if values.get("backbone") == "gpt2" else {}}
 
 
 def _expect(holds: bool, name: str, expected: str, actual: object, *limits: float) -> None:
@@ -262,13 +262,13 @@ class GPT2Classifier(nn.Module):
 
     def restricted(self, outputs: Sequence[int]) -> "GPT2Classifier":
         """A copy with these of its outputs, in this order: their softmax is the whole one, renormalised over them."""
-        made = copy.deepcopy(self)
-        made.config = replace(self.config, classes=len(outputs))
+        smaller = copy.deepcopy(self)
+        smaller.config = replace(self.config, classes=len(outputs))
         for name in ("weight", "bias"):
-            kept = getattr(self.head, name).detach()[list(outputs)].clone()
-            setattr(made.head, name, nn.Parameter(kept, getattr(self.head, name).requires_grad))
-        made.head.out_features = len(outputs)
-        return made
+            rows = getattr(self.head, name).detach()[list(outputs)].clone()
+            setattr(smaller.head, name, nn.Parameter(rows, getattr(self.head, name).requires_grad))
+        smaller.head.out_features = len(outputs)
+        return smaller
 
     @torch.no_grad()
     def token_statistics(self, x: Tensor) -> Tensor:

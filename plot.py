@@ -120,8 +120,8 @@ class Signal:
 
 def _labelled(codes: np.ndarray, classes: list[int]) -> list[tuple[int, int, int]]:
     """(first sample, end, class) of every segment of a known label."""
-    found = zip(*segments(codes), strict=True)
-    return [(int(a), int(b), classes.index(int(code))) for a, b, code in found if int(code) in classes]
+    runs = zip(*segments(codes), strict=True)
+    return [(int(a), int(b), classes.index(int(code))) for a, b, code in runs if int(code) in classes]
 
 
 def _windowed(shard: Shard) -> list[tuple[int, int, int]]:
@@ -193,8 +193,8 @@ def draw_recording(args: argparse.Namespace) -> str:
     if signal.raw:
         part = part - part.mean(axis=0)
     names = [signal.channels[n - 1] for n in args.channels] if args.channels else signal.channels
-    told = "as recorded" if signal.raw else "filtered"
-    title = _title(args, f"{signal.name}, {told}", signal.simulated)
+    state = "as recorded" if signal.raw else "filtered"
+    title = _title(args, f"{signal.name}, {state}", signal.simulated)
     signal_figures.recording(args.out, part, signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
     return f"{part.shape[1]} channels, {len(part) / signal.rate:.1f} s"
 
@@ -211,10 +211,10 @@ def draw_spectrum(args: argparse.Namespace) -> str:
     spec = FilterSpec(notch=putemg.NOTCH, causal=args.causal)
     after = filtered(before, np.eye(before.shape[1], dtype=np.float32), spec, signal.rate, scale=1.0)
     segment = min(len(before), round(signal.rate))
-    found = [welch(x.astype(np.float32), signal.rate, nperseg=segment, axis=0) for x in (before, after)]
+    spectra = [welch(x.astype(np.float32), signal.rate, nperseg=segment, axis=0) for x in (before, after)]
     kind = "causal" if args.causal else "zero-phase"
     title = _title(args, f"{signal.name}, {spec.low:g}-{spec.high:g} Hz, {kind}", signal.simulated)
-    signal_figures.spectrum(args.out, found[0][0][1:], found[0][1][1:], found[1][1][1:], title)
+    signal_figures.spectrum(args.out, spectra[0][0][1:], spectra[0][1][1:], spectra[1][1][1:], title)
     return f"{before.shape[1]} channels, {len(before) / signal.rate:.1f} s"
 
 
@@ -235,20 +235,20 @@ def draw_electrodes(args: argparse.Namespace) -> str:
         raise DataError(f"{args.source[0]}: expected electrodes in rings of one size, found none (rings in shard.json)")
     if not any(signal.segments for signal in signals):
         raise DataError(f"{args.source[0]}: expected some gesture in the recording, found none")
-    told = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
-    title = _title(args, f"RMS at each electrode, {told}", any(signal.simulated for signal in signals))
+    subject_line = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
+    title = _title(args, f"RMS at each electrode, {subject_line}", any(signal.simulated for signal in signals))
     places = [place for ring in rings for place in ring]
     signal_figures.electrodes(
         args.out, gesture_rms(signals)[:, places], signals[0].classes, len(rings), title, _rest(signals)
     )
-    return told
+    return subject_line
 
 
 def _rest(signals: list[Signal]) -> int | None:
     """The one class of rest, where it was made, the recordings have it and gestures too; else None."""
-    made = {label for signal in signals for _, _, label in signal.segments}
-    rest = [k for k, name in enumerate(signals[0].classes) if name in signals[0].rest_classes and k in made]
-    return rest[0] if len(rest) == 1 and len(made) > 1 else None
+    labels = {label for signal in signals for _, _, label in signal.segments}
+    rest = [k for k, name in enumerate(signals[0].classes) if name in signals[0].rest_classes and k in labels]
+    return rest[0] if len(rest) == 1 and len(labels) > 1 else None
 
 
 def draw_classes(args: argparse.Namespace) -> str:
@@ -270,7 +270,7 @@ def draw_classes(args: argparse.Namespace) -> str:
         simulated |= any(shard.simulated for shard in shards)
     title = _title(args, f"Windows of each gesture in {split.name}", simulated)
     signal_figures.class_counts(args.out, counts, classes, about, title)
-    return ", ".join(f"{subset}: {told}" for subset, told in about.items())
+    return ", ".join(f"{subset}: {about_subset}" for subset, about_subset in about.items())
 
 
 def draw_curves(args: argparse.Namespace) -> str:
@@ -294,25 +294,27 @@ def _calibrated(folder: Path) -> tuple[int, bool, np.ndarray, dict[str, dict[str
     """Of one results folder: repetitions, whether recordings were simulated, (K,) windows of each class, each person's
     scores adapted and unadapted."""
     path, what = folder / "metrics.json", "results of calibrate.py"
-    told = read_json(path, what)
+    result = read_json(path, what)
     some = Field("an object with something in it", lambda value: isinstance(value, dict) and bool(value))
     plain = "zero_shot_on_the_same_windows.per_subject"
-    check_fields(path, told, {"calibrate": COUNT, **dict.fromkeys(("per_class", "per_subject", plain), some)}, what, "")
-    pair = {"adapted": told["per_subject"], "unadapted": told["zero_shot_on_the_same_windows"]["per_subject"]}
+    check_fields(
+        path, result, {"calibrate": COUNT, **dict.fromkeys(("per_class", "per_subject", plain), some)}, what, ""
+    )
+    pair = {"adapted": result["per_subject"], "unadapted": result["zero_shot_on_the_same_windows"]["per_subject"]}
     names = [metric.name for metric in metrics.headlines()]
     try:
         scores = {
             which: {who: {name: float(one[name]) for name in names} for who, one in subjects.items()}
             for which, subjects in pair.items()
         }
-        support = np.array([int(one["support"]) for one in told["per_class"].values()])
+        support = np.array([int(one["support"]) for one in result["per_class"].values()])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: expected {what}, found no {error}") from None
     if not all(0 <= value <= 1 for subjects in scores.values() for one in subjects.values() for value in one.values()):
         raise DataError(f"{path}: expected scores from 0 to 1, found others")  # NaN too
     if scores["adapted"].keys() != scores["unadapted"].keys():
         raise DataError(f"{path}: expected the same people with and without calibration, found others")
-    return told["calibrate"], told.get("simulated") is True, support, scores
+    return result["calibrate"], result.get("simulated") is True, support, scores
 
 
 def draw_calibration(args: argparse.Namespace) -> str:
@@ -325,11 +327,11 @@ def draw_calibration(args: argparse.Namespace) -> str:
         count, marked, windows, scores = _calibrated(folder)
         support = support + windows if len(support) == len(windows) else windows
         simulated |= marked
-        kept = subjects.setdefault(count, {"adapted": {}, "unadapted": {}})
-        if twice := kept["adapted"].keys() & scores["adapted"].keys():
+        of_count = subjects.setdefault(count, {"adapted": {}, "unadapted": {}})
+        if twice := of_count["adapted"].keys() & scores["adapted"].keys():
             raise DataError(f"{folder}: expected each person once, found {min(twice)} again; is it another run's?")
         for which, one in scores.items():
-            kept[which] |= one
+            of_count[which] |= one
     first = min(subjects)
     everybody = sorted(subjects[first]["adapted"])
     if other := [count for count, one in subjects.items() if sorted(one["adapted"]) != everybody]:
@@ -352,17 +354,18 @@ def draw_errors(args: argparse.Namespace) -> str:
     """Wrong decisions with the highest confidence, from one result and its shards."""
     folder = _one(args, "a folder of results")
     result = read_result(folder / "metrics.json", list(metrics.headlines()), metrics.METRICS[0])
-    made = read_predictions(folder / "predictions.npz", len(result.classes))
-    if made.confidence is None:
+    predictions = read_predictions(folder / "predictions.npz", len(result.classes))
+    if predictions.confidence is None:
         raise DataError(f"{folder}: expected probabilities in predictions.npz, by which errors are sorted, found none")
-    if not (places := surest_errors(made, ERRORS)):
+    if not (places := surest_errors(predictions, ERRORS)):
         raise DataError(f"{folder}: expected some wrong decision, found none")
     parts = []
     for k in places:
-        part = excerpt(args.shards, str(made.record[k]), int(made.start[k]), ERROR_CHANNELS)
-        told = f"{result.classes[made.label[k]]} taken for {result.classes[made.prediction[k]]}"
-        parts.append((f"{told}, {made.confidence[k]:.0%} sure\nperson {made.subject[k]}, {part.begin:.2f} s", part))
-    simulated = any(run.simulated for run in result.runs.values())
+        part = excerpt(args.shards, str(predictions.record[k]), int(predictions.start[k]), ERROR_CHANNELS)
+        caption = f"{result.classes[predictions.label[k]]} taken for {result.classes[predictions.prediction[k]]}"
+        caption += f", {predictions.confidence[k]:.0%} sure\nperson {predictions.subject[k]}, {part.begin:.2f} s"
+        parts.append((caption, part))
+    simulated = any(run.simulated for run in result.evaluations.values())
     signal_figures.errors(args.out, parts, _title(args, f"Surest errors of {folder.resolve().name}", simulated))
     return f"{len(parts)} windows"
 
@@ -387,8 +390,8 @@ def main() -> int:
     args.out = args.out or Path("results/plots") / f"{args.picture}.png"
     if args.out.suffix != ".png":
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")
-    told = PICTURES[args.picture](args)
-    console.finish(f"{args.out}: {args.picture}, {told}", out=args.out.as_posix())
+    facts = PICTURES[args.picture](args)
+    console.finish(f"{args.out}: {args.picture}, {facts}", out=args.out.as_posix())
     return 0
 
 

@@ -51,7 +51,7 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import write_text
 from semg.data import putemg
-from semg.data.tables import Source, is_simulated
+from semg.data.tables import RawRecording, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, signal_figures
 from semg.flags import recordings
@@ -126,20 +126,22 @@ def vote_shares(prediction: np.ndarray, votes: np.ndarray, k: int) -> np.ndarray
     return np.array([np.mean(prediction[max(0, n - k + 1) : n + 1] == one) for n, one in enumerate(votes)])
 
 
-def as_csv(model: TrainedModel, made: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool) -> str:
+def as_csv(
+    model: TrainedModel, predictions: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool
+) -> str:
     """One row a decision."""
     classes = model.classes
     columns: dict[str, list[Any]] = {
-        "time_s": [f"{end / model.rate:.6f}" for end in made.end],
-        "gesture": [classes[one] for one in made.probabilities.argmax(1)],
+        "time_s": [f"{end / model.rate:.6f}" for end in predictions.end],
+        "gesture": [classes[one] for one in predictions.probabilities.argmax(1)],
     }
     if votes is not None:
         columns["voted"] = [classes[one] for one in votes]
-    columns |= {f"p_{name}": [f"{p:.6f}" for p in made.probabilities[:, k]] for k, name in enumerate(classes)}
+    columns |= {f"p_{name}": [f"{p:.6f}" for p in predictions.probabilities[:, k]] for k, name in enumerate(classes)}
     if labelled:
         columns["truth"] = [classes[one] if one >= 0 else "" for one in truth]
-    if made.delay is not None:
-        columns["delay_ms"] = [f"{1000 * delay:.2f}" for delay in made.delay]
+    if predictions.delay is not None:
+        columns["delay_ms"] = [f"{1000 * delay:.2f}" for delay in predictions.delay]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
@@ -150,10 +152,10 @@ def as_csv(model: TrainedModel, made: Predictions, truth: np.ndarray, votes: np.
 def draw(
     path: Path,
     model: TrainedModel,
-    source: Source,
+    source: RawRecording,
     signal: np.ndarray,
-    made: Predictions,
-    said: np.ndarray,
+    predictions: Predictions,
+    decisions: np.ndarray,
     *,
     vote: int,
     simulated: bool,
@@ -161,8 +163,8 @@ def draw(
     """The timeline of one recording; said: (n,) what was decided, with `vote` above 1 by the last `vote` windows."""
     rate = model.rate
     loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
-    ends = np.append(made.end[1:], min(len(signal), made.end[-1] + model.stride))
-    decided = [(a / rate, b / rate, int(one)) for a, b, one in zip(made.end, ends, said, strict=True)]
+    ends = np.append(predictions.end[1:], min(len(signal), predictions.end[-1] + model.stride))
+    decided = [(a / rate, b / rate, int(one)) for a, b, one in zip(predictions.end, ends, decisions, strict=True)]
     truth = []
     if source.codes is not None:
         each = np.arange(1, len(source.codes) + 1)
@@ -170,12 +172,12 @@ def draw(
         truth = [(a / rate, b / rate, int(k)) for a, b, k in zip(*segments(known), strict=True) if k >= 0]
     names = [model.channels[place] for place in loud]
     confidence = (
-        made.probabilities[np.arange(len(said)), said]
+        predictions.probabilities[np.arange(len(decisions)), decisions]
         if vote == 1
-        else vote_shares(made.probabilities.argmax(1), said, vote)
+        else vote_shares(predictions.probabilities.argmax(1), decisions, vote)
     )
-    times = made.end / rate
-    title = f"{source.name}: decisions {'streamed' if made.delay is not None else 'offline'}"
+    times = predictions.end / rate
+    title = f"{source.name}: decisions {'streamed' if predictions.delay is not None else 'offline'}"
     title += " (SIMULATED)" if simulated else ""
     signal_figures.timeline(
         path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, model.classes, title, vote
@@ -202,40 +204,40 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
             heard = None if args.statistics is None else model.read_statistics(args.statistics)
             adaptation = OnlineAdaptation.in_signal_time(model) if args.adapt else None
             stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=heard, adaptation=adaptation)
-            made = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
+            predictions = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
             save_statistics(model, stream, args)
             if adaptation is not None:
                 console.say(f"{path.stem}: {adaptation.in_words()}")
         else:
-            made = decider(model, signal, path, args, console).predict_filtered(signal)
+            predictions = decider(model, signal, path, args, console).predict_filtered(signal)
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from None
-    truth = truth_of(source.codes, model.classes, made.end, model.window)
-    prediction = made.probabilities.argmax(1)
-    votes = voted(model, prediction, made.end, args.vote) if args.vote > 1 else None
-    write_text(args.out / f"{path.stem}.csv", as_csv(model, made, truth, votes, source.codes is not None))
+    truth = truth_of(source.codes, model.classes, predictions.end, model.window)
+    prediction = predictions.probabilities.argmax(1)
+    votes = voted(model, prediction, predictions.end, args.vote) if args.vote > 1 else None
+    write_text(args.out / f"{path.stem}.csv", as_csv(model, predictions, truth, votes, source.codes is not None))
     if args.plot:
-        said = prediction if votes is None else votes
+        decided_classes = prediction if votes is None else votes
         draw(
             args.out / f"{path.stem}.png",
             model,
             source,
             signal,
-            made,
-            said,
+            predictions,
+            decided_classes,
             vote=args.vote,
             simulated=is_simulated(path),
         )
-    told: dict[str, Any] = {"decisions": len(made.end)}
+    summary: dict[str, Any] = {"decisions": len(predictions.end)}
     if (known := truth >= 0).any():
         counts = metrics.confusion(truth[known], prediction[known], len(model.classes))
         scores = metrics.scores_of(counts)
-        told |= {"with_truth": int(known.sum()), **{one.name: scores[one.name] for one in metrics.headlines()}}
-    if made.delay is not None and made.computing is not None:
-        p50, p99 = 1000 * np.percentile(made.computing, (50, 99))
-        told |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
-        told["delay_ms_max"] = round(1000 * float(made.delay.max()), 2)
-    return told
+        summary |= {"with_truth": int(known.sum()), **{one.name: scores[one.name] for one in metrics.headlines()}}
+    if predictions.delay is not None and predictions.computing is not None:
+        p50, p99 = 1000 * np.percentile(predictions.computing, (50, 99))
+        summary |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
+        summary["delay_ms_max"] = round(1000 * float(predictions.delay.max()), 2)
+    return summary
 
 
 def save_statistics(model: TrainedModel, stream: Stream, args: argparse.Namespace) -> None:
@@ -257,23 +259,23 @@ def decider(
     return adapted.model
 
 
-def in_words(told: dict[str, Any]) -> str:
+def in_words(summary: dict[str, Any]) -> str:
     """What `predict` tells, for a person."""
-    text = cli.counted(told["decisions"], "decision")
-    if "with_truth" in told:
-        scores = " and ".join(f"{one.label} {told[one.name]:.3f}" for one in metrics.headlines())
-        text += f", {scores} of {told['with_truth']} whose truth is known"
-    if "delay_ms_max" in told:
-        text += f"; computing {told['computing_ms_p50']:g} ms (p50), {told['computing_ms_p99']:g} ms (p99), "
-        text += f"delay at most {told['delay_ms_max']:g} ms after the window's end"
+    text = cli.counted(summary["decisions"], "decision")
+    if "with_truth" in summary:
+        scores = " and ".join(f"{one.label} {summary[one.name]:.3f}" for one in metrics.headlines())
+        text += f", {scores} of {summary['with_truth']} whose truth is known"
+    if "delay_ms_max" in summary:
+        text += f"; computing {summary['computing_ms_p50']:g} ms (p50), {summary['computing_ms_p99']:g} ms (p99), "
+        text += f"delay at most {summary['delay_ms_max']:g} ms after the window's end"
     return text
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
     recordings.check_rate(args.rate, args.recordings)
-    for flag, given in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
-        if given is not None and not args.stream:
+    for flag, file in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
+        if file is not None and not args.stream:
             raise UsageError(f"{flag}: expected --stream with it, for it is about what a stream has heard")
     if args.save_statistics is not None and len(args.recordings) > 1:
         count = len(args.recordings)
@@ -321,12 +323,12 @@ def main() -> int:
         except (DataError, OSError, MemoryError) as error:
             failed += 1
             console.error(cli.in_words(error))
-    told = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
+    message = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
     if args.save_statistics is not None and done:
-        told += f"; next: --statistics {args.save_statistics} with the session's next recording"
-    told += f"; {failed} failed, see above" if failed else ""
+        message += f"; next: --statistics {args.save_statistics} with the session's next recording"
+    message += f"; {failed} failed, see above" if failed else ""
     left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
-    console.finish(told, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)
+    console.finish(message, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)
     return 1 if failed else 0
 
 

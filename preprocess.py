@@ -103,7 +103,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Job:
+class Conversion:
     """One recording to turn into one shard."""
 
     source: Path
@@ -115,7 +115,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: `done`, `kept` or `failed`, with a message where there is something to say."""
+    """What became of a conversion: `done`, `kept` or `failed`, with a message where there is something to say."""
 
     record: str
     state: str
@@ -193,7 +193,7 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
         raise UsageError(f"--channels: expected numbers from 1 to {putemg.N_CHANNELS}, found {wrong[0]}")
     if args.rest and args.label_rule == "last-sample":
         raise UsageError("--rest: --preset paper leaves label -1 out as its authors did; give one of the two")
-    made = Arguments(
+    parsed = Arguments(
         channels=args.channels,
         montage=args.montage,
         window=window,
@@ -208,9 +208,9 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
         transition_margin=args.transition_margin,
         label_rule=args.label_rule,
     )
-    made.filter.check(putemg.RATE)
-    montage(made.channels, made.montage)
-    return made
+    parsed.filter.check(putemg.RATE)
+    montage(parsed.channels, parsed.montage)
+    return parsed
 
 
 def class_names(args: argparse.Namespace) -> tuple[str, ...]:
@@ -232,40 +232,41 @@ def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndar
     return names, whole_windows(labels, codes, how.window, how.stride, margin)
 
 
-def process(job: Job) -> Outcome:
+def process(conversion: Conversion) -> Outcome:
     """Make one shard, unless it is there. A wrong recording is an outcome, not an exception."""
-    name = job.source.stem
+    name = conversion.source.stem
     try:
         # one thread: sums come out the same whatever else the machine does, and workers don't crowd each other
         with threadpool_limits(1):
-            return _process(job, name)
+            return _process(conversion, name)
     except (DataError, UsageError) as error:
         return Outcome(name, "failed", cli.in_words(error))
     except MemoryError:
-        return Outcome(name, "failed", f"{job.source}: found too little memory; use fewer --workers")
+        return Outcome(name, "failed", f"{conversion.source}: found too little memory; use fewer --workers")
     except OSError as error:
-        if error.filename == str(job.source):
+        if error.filename == str(conversion.source):
             return Outcome(name, "failed", cli.in_words(error))
-        return Outcome(name, "failed", f"{job.shard}: could not be written ({error}); is the disk full?")
+        return Outcome(name, "failed", f"{conversion.shard}: could not be written ({error}); is the disk full?")
 
 
-def _process(job: Job, name: str) -> Outcome:
+def _process(conversion: Conversion, name: str) -> Outcome:
     record = from_name(name)
-    expect_file(job.source, "a recording")
-    source = {"name": job.source.name, "bytes": job.source.stat().st_size, "sha256": checksum(job.source)}
-    if job.shard.exists() and not job.overwrite:
-        return _keep(job, name, source)
-    how = job.arguments
-    with Recording(job.source) as recording:
+    expect_file(conversion.source, "a recording")
+    path = conversion.source
+    source = {"name": path.name, "bytes": path.stat().st_size, "sha256": checksum(path)}
+    if conversion.shard.exists() and not conversion.overwrite:
+        return _keep(conversion, name, source)
+    how = conversion.arguments
+    with Recording(conversion.source) as recording:
         counts, labels = recording.read(how.channels, how.labels)
         measured, missing = recording.rate, recording.gaps()
     named, windows = window_table(labels, how)
-    classes, windows = list(job.classes), windows_of(windows, [named.index(name) for name in job.classes])
+    classes, windows = list(conversion.classes), windows_of(windows, [named.index(name) for name in conversion.classes])
     windows = without_gaps(windows, gaps.breaks(missing, putemg.RATE), how.window)
     if len(windows) == 0:
         lost = gaps.in_words(missing, putemg.RATE)
-        found = f"found none ({lost})" if lost else "found none"
-        raise DataError(f"{job.source}: expected segments of a gesture of at least a window, {found}")
+        actual = f"found none ({lost})" if lost else "found none"
+        raise DataError(f"{conversion.source}: expected segments of a gesture of at least a window, {actual}")
     faults = find_faults(counts, how.channels)
     mains = Spectrum.of(counts, putemg.RATE).mains()
     channels, reference = montage(how.channels, how.montage)
@@ -283,24 +284,24 @@ def _process(job: Job, name: str) -> Outcome:
         "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
         "mains": mains,
         "source": source,
-        "simulated": is_simulated(job.source),
+        "simulated": is_simulated(conversion.source),
         "versions": versions("numpy", "scipy", "h5py"),
         "commit": commit(),
     }
-    write_shard(job.shard, meta, filtered(counts, reference, how.filter, putemg.RATE), windows)
+    write_shard(conversion.shard, meta, filtered(counts, reference, how.filter, putemg.RATE), windows)
     wrong = ", ".join(filter(None, [str(faults), gaps.in_words(missing, putemg.RATE)]))
     return Outcome(name, "done", f"{name}: {wrong}" if wrong else "", len(windows), mains)
 
 
-def _keep(job: Job, name: str, source: dict[str, Any]) -> Outcome:
+def _keep(conversion: Conversion, name: str, source: dict[str, Any]) -> Outcome:
     """Keep the shard that is there if it was made from this file in this way; DataError otherwise."""
-    meta = read_meta(job.shard)
-    asked = {"classes": list(job.classes), "arguments": job.arguments.as_json(), "source": source}
-    for key in asked:
-        if meta.get(key) != asked[key]:
-            raise DataError(f"{job.shard}: expected {difference(asked, meta, key)}; --overwrite redoes it")
-    shard = open_shard(job.shard, verify=True)
-    remove_leftovers(job.shard)
+    meta = read_meta(conversion.shard)
+    expected = {"classes": list(conversion.classes), "arguments": conversion.arguments.as_json(), "source": source}
+    for key in expected:
+        if meta.get(key) != expected[key]:
+            raise DataError(f"{conversion.shard}: expected {difference(expected, meta, key)}; --overwrite redoes it")
+    shard = open_shard(conversion.shard, verify=True)
+    remove_leftovers(conversion.shard)
     return Outcome(name, "kept", windows=len(shard.windows), mains=meta.get("mains"))
 
 
@@ -323,25 +324,25 @@ def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
     return [path for path, subject in subject_of.items() if subject in subjects]
 
 
-def outcomes(jobs: list[Job], workers: int, console: cli.Console) -> Iterator[Outcome]:
-    """Run the jobs in this process, or in `workers` others; outcomes come as they are ready."""
-    if workers > 1 and len(jobs) > 1:
+def outcomes(conversions: list[Conversion], workers: int, console: cli.Console) -> Iterator[Outcome]:
+    """Do the conversions in this process, or in `workers` others; outcomes come as they are ready."""
+    if workers > 1 and len(conversions) > 1:
         try:
-            with submitted(process, jobs, workers) as futures:
+            with submitted(process, conversions, workers) as futures:
                 for future in as_completed(futures):
                     yield _result(future, futures[future])
             return
         except WorkersError as error:
             console.warn(f"{error}; one recording after another instead (--workers 1)")
-    yield from map(process, jobs)
+    yield from map(process, conversions)
 
 
-def _result(future: Future[Outcome], job: Job) -> Outcome:
+def _result(future: Future[Outcome], conversion: Conversion) -> Outcome:
     try:
         return future.result()
     except BrokenProcessPool:
-        told = f"{job.source}: the worker was killed, perhaps for want of memory; use fewer --workers"
-        return Outcome(job.source.stem, "failed", told)
+        problem = f"{conversion.source}: the worker was killed, perhaps for want of memory; use fewer --workers"
+        return Outcome(conversion.source.stem, "failed", problem)
 
 
 def main() -> int:
@@ -371,13 +372,13 @@ def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console:
         if wrong:
             console.error(f"{job.name}: {wrong}")
     there = sum((args.shards / path.stem / "shard.json").is_file() for path in files)
-    told = f"{args.shards}: {there} of {cli.counted(len(files), 'recording')} have their shards"
+    summary = f"{args.shards}: {there} of {cli.counted(len(files), 'recording')} have their shards"
     if failed or wrongs:
         console.finish(
-            f"{told}; some failed, see above; the same command tries them again", shards=there, failed=wrongs
+            f"{summary}; some failed, see above; the same command tries them again", shards=there, failed=wrongs
         )
         return 1
-    console.finish(f"{told}; next: python create_dataset_files.py --shards {args.shards}", shards=there, failed=0)
+    console.finish(f"{summary}; next: python create_dataset_files.py --shards {args.shards}", shards=there, failed=0)
     return 0
 
 
@@ -390,10 +391,12 @@ def make_shards(
         f"{how.low:g}-{how.high:g} Hz, windows of {how.window} samples every {how.stride}, labels {how.labels}, "
         f"{cli.counted(len(classes), 'class', 'classes')}: {', '.join(classes)}"
     )
-    jobs = [Job(path, args.shards / path.stem, how, args.overwrite, classes) for path in files]
+    conversions = [Conversion(path, args.shards / path.stem, how, args.overwrite, classes) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
     windows, hum = 0, Counter[float]()
-    for outcome in console.progress(outcomes(jobs, args.workers, console), total=len(jobs), unit="recording"):
+    for outcome in console.progress(
+        outcomes(conversions, args.workers, console), total=len(conversions), unit="recording"
+    ):
         counts[outcome.state] += 1
         windows += outcome.windows
         hum.update([outcome.mains] if outcome.mains else [])
@@ -406,15 +409,15 @@ def make_shards(
         left = [mains for mains in hum if all(abs(mains - notch) > 1 for notch in how.notch)]
         console.say(f"mains hum: {heard}" + (f", {left[0]:g} Hz is left in (--notch)" if left else "; taken out"))
     written, held = cli.counted(counts["done"], "shard"), cli.counted(windows, "window")
-    told = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
+    summary = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     if counts["failed"]:
         console.finish(
-            f"{told}; {cli.counted(counts['failed'], 'recording')} failed, see above",
+            f"{summary}; {cli.counted(counts['failed'], 'recording')} failed, see above",
             **counts,
             windows=windows,
         )
         return 1
-    console.finish(f"{told}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows)
+    console.finish(f"{summary}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows)
     return 0
 
 

@@ -60,7 +60,7 @@ def main() -> int:
         reference=args.reference,
         shards=args.shards,
         errors_shown=args.errors,
-        made=how_made("report.py", args),
+        provenance=how_made("report.py", args),
     )
     for failure in page.failures:
         console.error(failure)

@@ -128,21 +128,21 @@ class _Store(pd.HDFStore):
 
 def make(one: Planned) -> tuple[str, dict[str, Any]]:
     """Simulate and write one recording. Returns its file's name and its entry in the listing."""
-    made = simulate(one.seed, one.subject, one.day, one.trajectory, one.seconds)
-    n_samples = len(made.counts)
+    recording = simulate(one.seed, one.subject, one.day, one.trajectory, one.seconds)
+    n_samples = len(recording.counts)
     frame = pd.DataFrame(
-        made.counts.astype(np.float64),
+        recording.counts.astype(np.float64),
         columns=list(putemg.CHANNEL_COLUMNS),
         index=np.arange(n_samples) / putemg.RATE,
     )
-    frame["TRAJ_1"] = made.prompted.astype(np.float64)
+    frame["TRAJ_1"] = recording.prompted.astype(np.float64)
     frame["type"] = pd.Categorical(["emg_gestures"] * n_samples)
     frame["subject"] = float(one.subject)
     frame["trajectory"] = pd.Categorical([one.trajectory] * n_samples)
     frame["date_time"] = pd.Timestamp(started(one.subject, one.day, one.trajectory).replace(microsecond=0))
-    frame["TRAJ_GT_NO_FILTER"] = made.seen.astype(np.float64)
+    frame["TRAJ_GT_NO_FILTER"] = recording.seen.astype(np.float64)
     frame["VIDEO_STAMP"] = frame.index.to_numpy()
-    frame["TRAJ_GT"] = made.truth.astype(np.float64)
+    frame["TRAJ_GT"] = recording.truth.astype(np.float64)
     content = hdf5(frame)
     try:
         with atomic_path(one.path) as temporary:
@@ -191,9 +191,9 @@ def difference(one: Planned, entry: dict[str, Any]) -> str:
     """How the file that is there differs from the one asked for: empty if it does not."""
     made_with = entry.get("arguments")
     for key, value in one.arguments.items():
-        found = made_with.get(key) if isinstance(made_with, dict) else None
-        if found != value:
-            return f"expected a recording made with {key} {value}, found {found}"
+        actual = made_with.get(key) if isinstance(made_with, dict) else None
+        if actual != value:
+            return f"expected a recording made with {key} {value}, found {actual}"
     expected = entry.get("sha256")
     # no checksum: the run ended between the file, which is whole whenever it is there, and its entry
     if expected is not None and checksum(one.path) != expected:
@@ -247,8 +247,12 @@ def results(to_make: list[Planned], workers: int, console: cli.Console) -> Itera
 
 def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) -> None:
     """Say in OUTDIR what its recordings are."""
-    asked = {key: getattr(args, key) for key in ("subjects", "days", "seconds", "seed")}
-    content = {"notice": NOTICE, **how_made("simulate_putemg.py", asked), "recordings": dict(sorted(entries.items()))}
+    arguments = {key: getattr(args, key) for key in ("subjects", "days", "seconds", "seed")}
+    content = {
+        "notice": NOTICE,
+        **how_made("simulate_putemg.py", arguments),
+        "recordings": dict(sorted(entries.items())),
+    }
     write_json(args.outdir / LISTING, content)
 
 

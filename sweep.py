@@ -98,7 +98,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingRun:
     """One training run. `settings`: train.py's; `inputs`: checksums of the split and of the shards it names."""
 
     setting: Setting
@@ -132,16 +132,16 @@ class Job:
         path, best = self.results / "metrics.json", self.folder / "best_model.ckpt"
         if not (path.is_file() and best.is_file()):
             return False
-        found = read_json(path, "metrics as evaluate.py writes them")
-        same = found.get("subset") == "test" and found.get("split_sha256") == self.inputs["split_sha256"]
-        return same and found.get("checkpoint_sha256") == checksum(best)
+        result = read_json(path, "metrics as evaluate.py writes them")
+        same = result.get("subset") == "test" and result.get("split_sha256") == self.inputs["split_sha256"]
+        return same and result.get("checkpoint_sha256") == checksum(best)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A script's command line for a job. begun: a file that is there if it has begun; `again` then follows."""
+class ScriptCall:
+    """A script's command line for a training run. begun: a file that is there if it has begun; `again` then follows."""
 
-    job: Job
+    run: TrainingRun
     script: str
     flags: tuple[str, ...]
     begun: Path | None = None
@@ -155,37 +155,37 @@ class Plan:
     settings: list[Setting]
     folds: dict[str, Split]
     seeds: list[int]
-    jobs: list[Job]
+    runs: list[TrainingRun]
     simulated: bool
 
-    def of(self, setting: Setting, folds: Iterable[str]) -> list[Job]:
+    def of(self, setting: Setting, folds: Iterable[str]) -> list[TrainingRun]:
         """The runs of a setting on some folds."""
-        wanted = set(folds)
-        return [job for job in self.jobs if job.setting == setting and job.fold in wanted]
+        folds_wanted = set(folds)
+        return [run for run in self.runs if run.setting == setting and run.fold in folds_wanted]
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """Everything there is to do, checked as far as it can be before the first run starts."""
-    given = [word.partition("=")[0].removeprefix("--") for word in args.train if word.startswith("--")]
-    if own := [flag for flag in given if flag in OWN_FLAGS]:
+    flags_given = [word.partition("=")[0].removeprefix("--") for word in args.train if word.startswith("--")]
+    if own := [flag for flag in flags_given if flag in OWN_FLAGS]:
         raise UsageError(f"after --: expected flags that the sweep does not set itself, found --{own[0]}")
     from semg.flags import training  # with torch, for which --help need not wait
 
     settings = read_grid([*PRESETS.get(args.preset, []), *args.grid])
-    if twice := [flag for flag, _ in settings[0].values if flag in given]:
+    if twice := [flag for flag, _ in settings[0].values if flag in flags_given]:
         raise UsageError(f"--{twice[0]}: expected it in the grid or after --, found it in both")
     read = [training.checked([*args.train, *setting.flags]) for setting in settings]
     folds = read_folds(args.split, args.shards)
     records = sorted({name for split in folds.values() for subset in SUBSETS for name in split.records(subset)})
     shards = open_shards(args.shards, records)
     inputs = checksums(shards, folds)
-    jobs = []
+    runs = []
     for (setting, (train, used)), fold, seed in itertools.product(zip(settings, read, strict=True), folds, args.seeds):
         place, split = Path(setting.name) / fold / f"seed{seed}", args.split / fold
         fixed = {"shards": args.shards.as_posix(), "split": split.as_posix(), "seed": seed}
         flags = [word for flag, value in fixed.items() for word in (f"--{flag}", str(value))]
-        jobs.append(
-            Job(
+        runs.append(
+            TrainingRun(
                 setting=setting,
                 fold=fold,
                 seed=seed,
@@ -197,33 +197,33 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 device=train.device,
             )
         )
-    return Plan(settings, folds, args.seeds, jobs, any(shard.simulated for shard in shards))
+    return Plan(settings, folds, args.seeds, runs, any(shard.simulated for shard in shards))
 
 
 def checksums(shards: Sequence[Shard], folds: Mapping[str, Split]) -> dict[str, dict[str, str]]:
     """Of each fold's lists and of the shards that they name."""
-    found = {shard.record: shard.meta["checksum"] for shard in shards}
-    told = {}
+    checksum_of = {shard.record: shard.meta["checksum"] for shard in shards}
+    by_fold = {}
     for fold, split in folds.items():
-        lines = [f"{name} {found[name]}" for subset in SUBSETS for name in split.records(subset)]
-        told[fold] = {"split_sha256": split.checksum, "shards_sha256": text_checksum("\n".join(lines))}
-    return told
+        lines = [f"{name} {checksum_of[name]}" for subset in SUBSETS for name in split.records(subset)]
+        by_fold[fold] = {"split_sha256": split.checksum, "shards_sha256": text_checksum("\n".join(lines))}
+    return by_fold
 
 
-def check_earlier(jobs: Sequence[Job]) -> None:
+def check_earlier(runs: Sequence[TrainingRun]) -> None:
     """DataError if a run that is there, whole or not, is of other settings, another split or other shards."""
-    for job in jobs:
-        if not (job.trained or (job.folder / "last.ckpt").is_file()):
+    for run in runs:
+        if not (run.trained or (run.folder / "last.ckpt").is_file()):
             continue
-        expected: dict[str, Any] = dict(job.settings)
-        found = read_json(job.folder / "config.json", "what train.py wrote beside its run").get("arguments", {})
-        if job.trained:
-            expected |= job.inputs
-            found |= read_json(job.validation, "what sweep.py wrote of its run").get("inputs", {})
+        expected: dict[str, Any] = dict(run.settings)
+        recorded = read_json(run.folder / "config.json", "what train.py wrote beside its run").get("arguments", {})
+        if run.trained:
+            expected |= run.inputs
+            recorded |= read_json(run.validation, "what sweep.py wrote of its run").get("inputs", {})
         for key, value in expected.items():
-            if found.get(key) != value:
+            if recorded.get(key) != value:
                 raise DataError(
-                    f"{job.folder}: expected a run with {key} {value}, found {found.get(key)}; "
+                    f"{run.folder}: expected a run with {key} {value}, found {recorded.get(key)}; "
                     "choose another --out and --checkpoints, or delete the old ones"
                 )
 
@@ -231,7 +231,7 @@ def check_earlier(jobs: Sequence[Job]) -> None:
 # --- doing them ------------------------------------------------------------------------------------------------
 
 
-def call(script: str, flags: Sequence[str], console: cli.Console) -> str:
+def run_script(script: str, flags: Sequence[str], console: cli.Console) -> str:
     """Run a script that lies beside this one. Returns "" if it ended well, else what it said was wrong.
 
     Its lines for a person are said as they come, but for the last one, which tells what to run next. A stop is
@@ -253,15 +253,15 @@ def call(script: str, flags: Sequence[str], console: cli.Console) -> str:
         if stop is not None:
             raise stop
         errors.seek(0)
-        told = errors.read().splitlines()
-    for line in told:
+        lines = errors.read().splitlines()
+    for line in lines:
         if line.startswith("warning: "):
             console.warn(line.removeprefix("warning: "))
     if process.returncode == 0:
         return ""
-    said = [line.removeprefix("error: ") for line in told if line.startswith("error: ")] or told
+    problems = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
     ended = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
-    return said[-1] if said else f"{script} ended by {ended}"
+    return problems[-1] if problems else f"{script} ended by {ended}"
 
 
 def _hand_on(process: subprocess.Popen[str], stop: KeyboardInterrupt) -> None:
@@ -280,101 +280,105 @@ def _say_all_but_last(process: subprocess.Popen[str], console: cli.Console) -> N
         held = line.rstrip()
 
 
-def to_train(job: Job) -> Run:
+def to_train(run: TrainingRun) -> ScriptCall:
     """The command line that trains a run, or the rest of it."""
-    flags = ("--out", str(job.folder), *job.flags)
-    return Run(job, "train.py", flags, begun=job.folder / "last.ckpt", again=("--resume",))
+    flags = ("--out", str(run.folder), *run.flags)
+    return ScriptCall(run, "train.py", flags, begun=run.folder / "last.ckpt", again=("--resume",))
 
 
-def keep_scores(job: Job, console: cli.Console) -> None:
+def keep_scores(run: TrainingRun, console: cli.Console) -> None:
     """Of a run that has just been trained: write down the validation people's scores, by which it is whole."""
     from semg.inference.checkpoint import open_checkpoint  # with torch
 
-    best = open_checkpoint(job.folder / "best_model.ckpt").description
-    told = {
+    best = open_checkpoint(run.folder / "best_model.ckpt").description
+    content = {
         "subset": "val",
         "epoch": best["epoch"],
         "scores": best["validation"],
         "per_subject": best["validation_per_subject"],
-        "inputs": job.inputs,
+        "inputs": run.inputs,
     }
-    write_json(job.validation, told)
-    (job.folder / "last.ckpt").unlink(missing_ok=True)  # with the optimiser's state three times as large as the model
-    console.say(f"  validation macro-F1 {told['scores']['val/macro_f1']:.4f}, epoch {told['epoch']}")
+    write_json(run.validation, content)
+    (run.folder / "last.ckpt").unlink(missing_ok=True)  # with the optimiser's state three times as large as the model
+    console.say(f"  validation macro-F1 {content['scores']['val/macro_f1']:.4f}, epoch {content['epoch']}")
 
 
 def wait_for_lock(folder: Path, console: cli.Console) -> None:
     """Wait while a run works there that a killed sweep has left behind."""
-    told = False
+    warned = False
     while True:
         try:
             with folder_lock(folder):
                 return
         except DataError:
-            if not told:
+            if not warned:
                 console.warn(f"{folder}: another run is writing there; waiting for its end")
-            told = True
+            warned = True
             time.sleep(1)
 
 
-def to_evaluate(job: Job, args: argparse.Namespace) -> Run:
+def to_evaluate(run: TrainingRun, args: argparse.Namespace) -> ScriptCall:
     """The command line that scores a run on the test people."""
-    best = job.folder / "best_model.ckpt"
-    flags = {"checkpoint": best, "shards": args.shards, "split": args.split / job.fold, "out": job.results}
+    best = run.folder / "best_model.ckpt"
+    flags = {"checkpoint": best, "shards": args.shards, "split": args.split / run.fold, "out": run.results}
     words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-    return Run(job, "evaluate.py", (*words, "--subset", "test", "--device", job.device, "--quiet"))
+    return ScriptCall(run, "evaluate.py", (*words, "--subset", "test", "--device", run.device, "--quiet"))
 
 
-Ended = Callable[[Job, cli.Console], None]
+Ended = Callable[[TrainingRun, cli.Console], None]
 
 
-def do_all(runs: Sequence[Run], what: str, ended: Ended, console: cli.Console, many: Launcher | None) -> dict[str, str]:
-    """Have the runs done, `ended` called after each. One that fails is named, and the others are done.
+def do_all(
+    calls: Sequence[ScriptCall], what: str, ended: Ended, console: cli.Console, many: Launcher | None
+) -> dict[str, str]:
+    """Have the scripts run, `ended` called after each. One that fails is named, and the others are done.
 
     Returns what was wrong by the run's name.
     """
     failures: dict[str, str] = {}
-    for run, wrong in launched(runs, what, console, many) if many else one_by_one(runs, what, console):
-        told = wrong or _end(run, ended, console)
-        if told:
-            failures[run.job.name] = cli.one_line(told)
-            console.error(f"{run.job.name}: {told}")
+    for call, wrong in launched(calls, what, console, many) if many else one_by_one(calls, what, console):
+        problem = wrong or _end(call, ended, console)
+        if problem:
+            failures[call.run.name] = cli.one_line(problem)
+            console.error(f"{call.run.name}: {problem}")
     return failures
 
 
-def _end(run: Run, ended: Ended, console: cli.Console) -> str:
+def _end(call: ScriptCall, ended: Ended, console: cli.Console) -> str:
     try:
-        ended(run.job, console)
+        ended(call.run, console)
     except DataError as error:
         return str(error)
     return ""
 
 
-def one_by_one(runs: Sequence[Run], what: str, console: cli.Console) -> Iterator[tuple[Run, str]]:
-    """Each run, when it has ended, with what was wrong."""
-    with console.progress(total=len(runs), unit="run", desc=what) as bar:
-        for number, run in enumerate(runs, 1):
-            console.say(f"[{number}/{len(runs)}] {what} {run.job.name}")
-            wait_for_lock(run.job.folder, console)
-            again = run.again if run.begun and run.begun.is_file() else ()
-            yield run, call(run.script, [*run.flags, *again], console)
+def one_by_one(calls: Sequence[ScriptCall], what: str, console: cli.Console) -> Iterator[tuple[ScriptCall, str]]:
+    """Each script, when it has ended, with what was wrong."""
+    with console.progress(total=len(calls), unit="run", desc=what) as bar:
+        for number, call in enumerate(calls, 1):
+            console.say(f"[{number}/{len(calls)}] {what} {call.run.name}")
+            wait_for_lock(call.run.folder, console)
+            again = call.again if call.begun and call.begun.is_file() else ()
+            yield call, run_script(call.script, [*call.flags, *again], console)
             bar.update()
 
 
-def launched(runs: Sequence[Run], what: str, console: cli.Console, many: Launcher) -> Iterator[tuple[Run, str]]:
-    """The same of runs that are done several at once."""
+def launched(
+    calls: Sequence[ScriptCall], what: str, console: cli.Console, many: Launcher
+) -> Iterator[tuple[ScriptCall, str]]:
+    """The same of scripts that run several at once."""
     of_job = {
         launching.Job(
-            name=f"{what} {run.job.name}",
-            command=(sys.executable, str(ROOT / run.script), *run.flags),
-            begun=run.begun,
-            again=run.again,
-            own_threads=run.script == "train.py",
-        ): run
-        for run in runs
+            name=f"{what} {call.run.name}",
+            command=(sys.executable, str(ROOT / call.script), *call.flags),
+            begun=call.begun,
+            again=call.again,
+            own_threads=call.script == "train.py",
+        ): call
+        for call in calls
     }
     for number, (job, wrong) in enumerate(many.run(list(of_job), what), 1):
-        console.say(f"[{number}/{len(runs)}] {job.name}")
+        console.say(f"[{number}/{len(calls)}] {job.name}")
         yield of_job[job], wrong
 
 
@@ -387,33 +391,33 @@ def pick(plan: Plan, how: str) -> dict[str, Setting]:
     picked: dict[str, Setting] = {}
     for folds in groups:
         runs = {setting.name: plan.of(setting, folds) for setting in plan.settings}
-        whole = [setting for setting in plan.settings if all(job.trained for job in runs[setting.name])]
+        whole = [setting for setting in plan.settings if all(run.trained for run in runs[setting.name])]
         if whole:
             best = max(whole, key=lambda setting: PICKED_BY.rank(validation(runs[setting.name])[PICKED_BY.name]))
             picked |= dict.fromkeys(folds, best)
     return picked
 
 
-def validation(jobs: Sequence[Job]) -> dict[str, Any]:
+def validation(runs: Sequence[TrainingRun]) -> dict[str, Any]:
     """Numbers over the validation people of whole runs."""
-    return over_subjects(by_seed(jobs, lambda job: job.validation))
+    return over_subjects(by_seed(runs, lambda run: run.validation))
 
 
-def by_seed(jobs: Sequence[Job], path: Callable[[Job], Path]) -> dict[int, list[Path]]:
+def by_seed(runs: Sequence[TrainingRun], path: Callable[[TrainingRun], Path]) -> dict[int, list[Path]]:
     """Seed -> a file for each of its runs."""
     files: dict[int, list[Path]] = {}
-    for job in jobs:
-        files.setdefault(job.seed, []).append(path(job))
+    for run in runs:
+        files.setdefault(run.seed, []).append(path(run))
     return files
 
 
-def make_row(name: str, values: Mapping[str, str], jobs: Sequence[Job], picked: str, tested: set[str]) -> Row:
+def make_row(name: str, values: Mapping[str, str], runs: Sequence[TrainingRun], picked: str, tested: set[str]) -> Row:
     """A line of the table from some runs."""
-    done = sum(job.trained for job in jobs)
-    whole = done == len(jobs)
-    scored = whole and all(job.name in tested for job in jobs)
-    test = over_subjects(by_seed(jobs, lambda job: job.results / "metrics.json")) if scored else None
-    return Row(name, values, done, len(jobs), picked, validation(jobs) if whole else None, test)
+    done = sum(run.trained for run in runs)
+    whole = done == len(runs)
+    scored = whole and all(run.name in tested for run in runs)
+    test = over_subjects(by_seed(runs, lambda run: run.results / "metrics.json")) if scored else None
+    return Row(name, values, done, len(runs), picked, validation(runs) if whole else None, test)
 
 
 def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[str]) -> list[Row]:
@@ -425,8 +429,8 @@ def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[s
         rows.append(make_row(setting.name, dict(setting.values), plan.of(setting, plan.folds), mark, tested))
     rows = by_validation(rows)
     if how == "fold" and len(set(picked.values())) > 1 and len(picked) == len(plan.folds):
-        jobs = [job for fold, setting in picked.items() for job in plan.of(setting, [fold])]
-        rows.insert(0, make_row("picked in each fold", {}, jobs, "yes", tested))
+        runs = [run for fold, setting in picked.items() for run in plan.of(setting, [fold])]
+        rows.insert(0, make_row("picked in each fold", {}, runs, "yes", tested))
     return rows
 
 
@@ -457,12 +461,12 @@ def write(
     if plan.settings[0].values:
         write_hparams(args.out / "hparams", rows)
     runs = [
-        {"setting": job.setting.name, "fold": job.fold, "seed": job.seed, "folder": job.folder.as_posix()}
-        | {"trained": job.trained, "failure": failures.get(job.name)}
-        for job in plan.jobs
+        {"setting": run.setting.name, "fold": run.fold, "seed": run.seed, "folder": run.folder.as_posix()}
+        | {"trained": run.trained, "failure": failures.get(run.name)}
+        for run in plan.runs
     ]
-    told = {"settings": [asdict(row) for row in rows], "notes": list(notes), "runs": runs}
-    write_json(args.out / "sweep.json", told | {"made": how_made("sweep.py", args)})
+    content = {"settings": [asdict(row) for row in rows], "notes": list(notes), "runs": runs}
+    write_json(args.out / "sweep.json", content | {"made": how_made("sweep.py", args)})
 
 
 def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
@@ -472,7 +476,12 @@ def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
     with atomic_folder(folder) as new:
         for row in rows:
             subsets = (("val", row.val), ("test", row.test))
-            scores = {f"{subset}/{one.name}": told[one.name] for subset, told in subsets if told for one in headlines()}
+            scores = {
+                f"{subset}/{one.name}": scores_of[one.name]
+                for subset, scores_of in subsets
+                if scores_of
+                for one in headlines()
+            }
             if row.values and scores:
                 with SummaryWriter(str(new)) as writer:
                     writer.add_hparams({key: as_number(value) for key, value in row.values.items()}, scores, row.name)
@@ -493,22 +502,22 @@ def main() -> int:
     many = cli.launcher(args, args.checkpoints, console)
     plan = make_plan(args)
     with folder_lock(args.checkpoints), folder_lock(args.out):
-        check_earlier(plan.jobs)
-        left = [job for job in plan.jobs if not job.trained]
+        check_earlier(plan.runs)
+        left = [run for run in plan.runs if not run.trained]
         console.say(
-            f"{len(plan.settings)} settings x {len(plan.folds)} folds x {len(plan.seeds)} seeds = {len(plan.jobs)} "
-            f"runs, {len(plan.jobs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
+            f"{len(plan.settings)} settings x {len(plan.folds)} folds x {len(plan.seeds)} seeds = {len(plan.runs)} "
+            f"runs, {len(plan.runs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
         )
-        failures = do_all([to_train(job) for job in left], "train", keep_scores, console, many)
+        failures = do_all([to_train(run) for run in left], "train", keep_scores, console, many)
         picked = pick(plan, args.pick)
-        wanted = {
-            "picked": [job for job in plan.jobs if picked.get(job.fold) == job.setting],
-            "all": [job for job in plan.jobs if job.trained],
+        to_test = {
+            "picked": [run for run in plan.runs if picked.get(run.fold) == run.setting],
+            "all": [run for run in plan.runs if run.trained],
             "none": [],
         }[args.evaluate]
-        scored = [to_evaluate(job, args) for job in wanted if not job.evaluated]
+        scored = [to_evaluate(run, args) for run in to_test if not run.evaluated]
         failures |= do_all(scored, "evaluate", lambda *_: None, console, many)
-        tested = {job.name for job in plan.jobs if job.evaluated}
+        tested = {run.name for run in plan.runs if run.evaluated}
         rows = make_rows(plan, picked, args.pick, tested)
         notes = make_notes(plan, rows, args.pick)
         write(args, plan, rows, notes, failures)
@@ -520,18 +529,18 @@ def main() -> int:
 def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str, str], console: cli.Console) -> None:
     """The last line."""
     best = next((row for row in rows if row.picked == "yes"), None)
-    told = "no setting has all its runs"
+    summary = "no setting has all its runs"
     if best is not None:
-        told = " and ".join(
+        summary = " and ".join(
             f"{subset} macro-F1 {scores['macro_f1']:.4f} ({scores['subjects']} people)"
             for subset, scores in (("validation", best.val), ("test", best.test))
             if scores
         )
-        told = f"picked {best.name}: {told}"
+        summary = f"picked {best.name}: {summary}"
     if failures:
-        told += f"; runs that failed: {len(failures)}; the same command tries them again"
+        summary += f"; runs that failed: {len(failures)}; the same command tries them again"
     console.finish(
-        f"{args.out / 'sweep.md'}: {told}",
+        f"{args.out / 'sweep.md'}: {summary}",
         out=args.out.as_posix(),
         picked=best.name if best else None,
         val=best.val if best else None,

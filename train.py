@@ -117,10 +117,10 @@ def begin(run: Trainer, last: Checkpoint | None) -> None:
     """Write down what this run is, in place of a run that was there before, or go on from `last`."""
     facts = run_files.facts_of(run)
     describe(run, facts)
-    made = how_made("train.py", run.config.to_dict()) | {"model": run.model.config.to_dict(), "derived": facts}
+    content = how_made("train.py", run.config.to_dict()) | {"model": run.model.config.to_dict(), "derived": facts}
     if last is None:  # not before: wrong inputs must not cost the run that is there
         remove_old_run(run.out)
-    write_json(run.out / "config.json", made)
+    write_json(run.out / "config.json", content)
     if last is None:
         run_files.save(run)
     else:

@@ -80,14 +80,14 @@ def measure(name: str, config: ModelConfig, batch: int, repeats: int) -> list[Ro
     for what, training in (("forward", False), ("forward and backward", True)):
         ways: dict[str, Callable[[], object]] = {"classifier": way(ours, classify, training)}
         ways |= {key: way(model, partial(hidden, model), training) for key, model in theirs.items()}
-        taken = in_turns(ways, repeats)
+        seconds = in_turns(ways, repeats)
         facts = {"batch": batch, "tokens": config.tokens}
         for key, against, reach in (
             ("bare", "bare GPT2Model", 1.08),
             ("bare_fused", "with fused activation", None),
         ):
-            ratio = taken["classifier"] / taken[key]
-            rows.append(Row(f"{name}, {what}", against, ratio, reach, seconds=taken, facts=facts))
+            ratio = seconds["classifier"] / seconds[key]
+            rows.append(Row(f"{name}, {what}", against, ratio, reach, seconds=seconds, facts=facts))
     return rows
 
 

@@ -42,7 +42,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[Row]:
     """The rows of the table."""
     shard = material.shard(folder, 30 if args.quick else material.SECONDS)
     path = make_checkpoint(folder)
-    taken = in_turns(
+    seconds = in_turns(
         {
             "verify": lambda: open_shard(shard, verify=True),
             "epoch": lambda: read_windows(shard),
@@ -51,10 +51,10 @@ def measure(folder: Path, args: argparse.Namespace) -> list[Row]:
         },
         args.repeats,
     )
-    ratio = (taken["epoch"] + taken["verify"]) / taken["epoch"]
+    ratio = (seconds["epoch"] + seconds["verify"]) / seconds["epoch"]
     return [
-        Row("a shard verified, then its windows read once", "reading them", ratio, seconds=taken),
-        Row("a checkpoint opened and verified", "torch.load", taken["open"] / taken["load"], seconds=taken),
+        Row("a shard verified, then its windows read once", "reading them", ratio, seconds=seconds),
+        Row("a checkpoint opened and verified", "torch.load", seconds["open"] / seconds["load"], seconds=seconds),
     ]
 
 

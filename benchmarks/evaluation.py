@@ -52,10 +52,10 @@ def main() -> int:
         for subject in (1, 2):
             material.shard(Path(name), 30 if args.quick else 150, subject)
         for workers in (0, 1):
-            taken = in_turns(ways(Path(name), workers), args.repeats)
-            ratio = taken["evaluation"] / taken["forward"]
+            seconds = in_turns(ways(Path(name), workers), args.repeats)
+            ratio = seconds["evaluation"] / seconds["forward"]
             what = f"evaluating all windows, {workers} reading ahead"
-            rows.append(Row(what, "forward passes alone", ratio, 1.15, seconds=taken))
+            rows.append(Row(what, "forward passes alone", ratio, 1.15, seconds=seconds))
     return report(args, rows, batch=BATCH, threads=1)
 
 

@@ -87,8 +87,8 @@ def main() -> int:
             apart[what] = float(np.max(np.abs(ours - expected) / np.maximum(np.abs(expected), 1e-9)))
             if apart[what] > APART:
                 raise DataError(f"{what}: expected LibEMG's values to {APART:g}, found {apart[what]:.2g} apart")
-            taken = both(extract, stored, other, names, ready, repeats)
-            rows.append(Row(what, "LibEMG's", taken["ours"] / taken["LibEMG"], 1.0, seconds=taken))
+            seconds = both(extract, stored, other, names, ready, repeats)
+            rows.append(Row(what, "LibEMG's", seconds["ours"] / seconds["LibEMG"], 1.0, seconds=seconds))
     return report(args, rows, windows=count, largest_relative_difference=apart)
 
 

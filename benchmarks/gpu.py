@@ -82,26 +82,26 @@ def one(args: argparse.Namespace, layers: int, tune: str, batch: int, most: floa
     words = ["--layers", layers, "--width", 768, "--heads", 12, "--tune", tune, "--batch-size", batch]
     with tempfile.TemporaryDirectory() as name:
         run = a_run(Path(name), 150, list(map(str, words)), device="cuda")
-        found = measure(run, args.repeats)
-    rate = run.task.steps_per_epoch * batch / found["epoch"]
+        figures = measure(run, args.repeats)
+    rate = run.task.steps_per_epoch * batch / figures["epoch"]
     achieved = rate * flops(run.model.config)
     facts = {
-        **found,
+        **figures,
         "windows_per_second": rate,
         "teraflops": achieved / 1e12,
         "putemg_epoch_seconds": PUTEMG_WINDOWS / rate,
         "resident": run.data.train.batches.resident,
     }
-    told = f"{layers} blocks, {tune}, batch {batch}"
-    waiting = found["reading"] / found["epoch"]
+    label = f"{layers} blocks, {tune}, batch {batch}"
+    waiting = figures["reading"] / figures["epoch"]
     cli.console(args).say(
-        f"{told:<28}{rate:9,.0f} windows/s{achieved / 1e12:8.1f} TFLOP/s{found['bytes'] / 1e9:7.1f} GB"
+        f"{label:<28}{rate:9,.0f} windows/s{achieved / 1e12:8.1f} TFLOP/s{figures['bytes'] / 1e9:7.1f} GB"
         f"   putEMG's epoch {PUTEMG_WINDOWS / rate:6.0f} s"
     )
     reach = REACH if tune == "full" else None
     return [
-        Row(f"{told}: arithmetic", "a matrix product's", achieved / most, reach, True, facts=facts),
-        Row(f"{told}: reading", "the epoch", waiting, WAITING, facts=facts),
+        Row(f"{label}: arithmetic", "a matrix product's", achieved / most, reach, True, facts=facts),
+        Row(f"{label}: reading", "the epoch", waiting, WAITING, facts=facts),
     ]
 
 

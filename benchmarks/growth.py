@@ -88,16 +88,16 @@ def main() -> int:
     args = arguments(__doc__, "growth", repeats=1).parse_args()
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), 20.0 if args.quick else 60.0)
-        found = measure(Path(name), args)
-    draw(args.out.with_suffix(".png"), found["seconds"], found["memory"])
+        measured = measure(Path(name), args)
+    draw(args.out.with_suffix(".png"), measured["seconds"], measured["memory"])
     rows = []
     for step in STEPS:
-        first, second, third = found["seconds"][step]
+        first, second, third = measured["seconds"][step]
         line = first + (second - first) / (COUNTS[1] - COUNTS[0]) * (COUNTS[2] - COUNTS[0])
         rows.append(Row(f"{step}: time of 16 recordings", "a line through 1 and 4", third / line, 1.2))
-        memory = found["memory"][step]
+        memory = measured["memory"][step]
         rows.append(Row(f"{step}: most memory, 16 recordings", "4 recordings", memory[2] / memory[1]))
-    return report(args, rows, counts=COUNTS, **found)
+    return report(args, rows, counts=COUNTS, **measured)
 
 
 if __name__ == "__main__":

@@ -42,17 +42,17 @@ def measure(path: Path, seconds: float) -> dict[str, np.ndarray]:
     sender.start()
     reader = lsl.StreamReader(name, lambda facts: lsl.layout_for(facts, model.signal_path, warn=print), 60)
     decoder = LiveDecoder(model, model.rate, 1.0, warmup=UNCOUNTED, warn=print)
-    taken: dict[str, list[float]] = {"computing": [], "delay": []}
+    durations: dict[str, list[float]] = {"computing": [], "delay": []}
     begun = time.monotonic()
     while time.monotonic() - begun < seconds + UNCOUNTED - 1:
         if (chunk := reader.pull(0.1)) is not None:
-            for made in decoder.push(chunk):
-                taken["delay"].append(lsl.clock() - made.stamp)
-                taken["computing"].append(made.computing)
+            for decision in decoder.push(chunk):
+                durations["delay"].append(lsl.clock() - decision.stamp)
+                durations["computing"].append(decision.computing)
         decoder.prepare()
     reader.close()
     sender.join(30)
-    return {name: np.array(values) for name, values in taken.items()} | {"lost": np.array(decoder.finish())}
+    return {name: np.array(values) for name, values in durations.items()} | {"lost": np.array(decoder.finish())}
 
 
 def main() -> int:
@@ -63,15 +63,15 @@ def main() -> int:
     torch.set_num_threads(1)
     model = TrainedModel.open(args.checkpoint, "cpu")
     between = model.stride / model.rate
-    found = measure(args.checkpoint, 5 if args.quick else 60)
+    durations = measure(args.checkpoint, 5 if args.quick else 60)
     rows = []
     for what in ("computing", "delay"):
         for name, share in (("median", 50), ("99th percentile", 99)):
-            at = float(np.percentile(found[what], share))
+            at = float(np.percentile(durations[what], share))
             rows.append(
                 Row(f"a live decision's {what}, {name}", f"{1000 * between:g} ms", at / between, 1, seconds={what: at})
             )
-    return report(args, rows, decisions=len(found["delay"]), lost=int(found["lost"]), threads=1)
+    return report(args, rows, decisions=len(durations["delay"]), lost=int(durations["lost"]), threads=1)
 
 
 if __name__ == "__main__":

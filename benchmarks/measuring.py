@@ -72,7 +72,7 @@ def in_turns(
             began = clock()
             work()
             times[name].append(clock() - began)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Finished:
 
     seconds: float
     memory: int
-    told: str
+    output: str
 
 
 # Linux counts what a process held before it became another program, so a small one has to start the script
@@ -98,10 +98,10 @@ def run_python(*words: object) -> Finished:
     began = time.perf_counter()
     launched = subprocess.run([sys.executable, "-c", _LAUNCH, *command], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - began
-    code, told, memory = json.loads(launched.stdout)
+    code, output, memory = json.loads(launched.stdout)
     if code:
-        raise RuntimeError(f"{' '.join(command)}: {told}")
-    return Finished(seconds, memory * (1 if sys.platform == "darwin" else 1024), told)
+        raise RuntimeError(f"{' '.join(command)}: {output}")
+    return Finished(seconds, memory * (1 if sys.platform == "darwin" else 1024), output)
 
 
 def run_script(name: str, *words: object) -> Finished:

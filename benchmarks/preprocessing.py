@@ -52,11 +52,11 @@ def authors_method(channel: np.ndarray) -> np.ndarray:
         for begin in range(0, len(channel), length):
             heard = channel[begin : begin + length]
             times = np.arange(begin, begin + len(heard)) / RATE
-            given = (frequency, times, heard)
-            found = optimize.minimize(hum, guess, given, "L-BFGS-B", jac=True, bounds=bounds, options={"gtol": 1e-6})
-            phase = 2 * np.pi * (frequency + found.x[2]) * times
-            cleaned[begin : begin + length] -= found.x[0] * np.sin(phase) + found.x[1] * np.cos(phase)
-            guess = np.array([found.x[0], found.x[1], 0.0])
+            known = (frequency, times, heard)
+            fit = optimize.minimize(hum, guess, known, "L-BFGS-B", jac=True, bounds=bounds, options={"gtol": 1e-6})
+            phase = 2 * np.pi * (frequency + fit.x[2]) * times
+            cleaned[begin : begin + length] -= fit.x[0] * np.sin(phase) + fit.x[1] * np.cos(phase)
+            guess = np.array([fit.x[0], fit.x[1], 0.0])
     return signal.filtfilt(*signal.butter(5, (20, 700), "bandpass", fs=RATE), cleaned)
 
 
@@ -64,10 +64,10 @@ def one_recording(folder: Path, args: argparse.Namespace, seconds: float) -> lis
     """Reading, filtering, windowing and writing of one recording against the two references."""
     source = material.recording(folder / "raw", seconds)
     how = preprocess.shard_arguments(preprocess.arguments().parse_args([]))
-    job = preprocess.Job(source, folder / "one" / source.stem, how, overwrite=True)
+    job = preprocess.Conversion(source, folder / "one" / source.stem, how, overwrite=True)
     channel = np.random.default_rng(0).standard_normal(int(min(MEASURED, seconds) * RATE)) * 60
     channel += 20 * np.sin(2 * np.pi * 49.995 * np.arange(len(channel)) / RATE)
-    taken = in_turns(
+    times = in_turns(
         {
             "preprocess": lambda: preprocess.process(job),
             "read_hdf": lambda: pd.read_hdf(source, "data"),
@@ -75,11 +75,11 @@ def one_recording(folder: Path, args: argparse.Namespace, seconds: float) -> lis
         },
         args.repeats,
     )
-    authors = taken["read_hdf"] + taken["authors_one_channel"] * N_CHANNELS * seconds * RATE / len(channel)
-    ours = taken["preprocess"]
+    authors = times["read_hdf"] + times["authors_one_channel"] * N_CHANNELS * seconds * RATE / len(channel)
+    ours = times["preprocess"]
     return [
-        Row("preprocess, one worker, read to shard", "pandas.read_hdf", ours / taken["read_hdf"], 1.5, seconds=taken),
-        Row("read_hdf and the authors' filter", "preprocess", authors / ours, 30, at_least=True, seconds=taken),
+        Row("preprocess, one worker, read to shard", "pandas.read_hdf", ours / times["read_hdf"], 1.5, seconds=times),
+        Row("read_hdf and the authors' filter", "preprocess", authors / ours, 30, at_least=True, seconds=times),
     ]
 
 
@@ -112,15 +112,15 @@ def two_workers(folder: Path, args: argparse.Namespace, seconds: float) -> list[
         with ThreadPoolExecutor(2) as both:
             list(both.map(half, (3, 7)))
 
-    taken = in_turns({"1": one, "2": two, "apart": apart}, args.repeats)
+    times = in_turns({"1": one, "2": two, "apart": apart}, args.repeats)
     facts = {"recordings": 8, "recording_seconds": seconds, "cores": os.cpu_count()}
     return [
-        Row("two workers' throughput", "one worker's", taken["1"] / taken["2"], 1.8, True, taken, facts),
+        Row("two workers' throughput", "one worker's", times["1"] / times["2"], 1.8, True, times, facts),
         Row(
             "two workers' throughput",
             "two runs', each of half",
-            taken["apart"] / taken["2"],
-            seconds=taken,
+            times["apart"] / times["2"],
+            seconds=times,
             facts=facts,
         ),
     ]

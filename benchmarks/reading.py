@@ -41,9 +41,9 @@ def linked(first: Path) -> None:
         path.mkdir()
         for name in ("signal.npy", "windows.npy"):
             (path / name).hardlink_to(first / name)
-        told = read_json(first / "shard.json", "a shard's description") | material.meta(path.name)
-        told["checksum"] = meta_checksum(told)
-        write_json(path / "shard.json", told)
+        meta = read_json(first / "shard.json", "a shard's description") | material.meta(path.name)
+        meta["checksum"] = meta_checksum(meta)
+        write_json(path / "shard.json", meta)
 
 
 # in a process of its own that imports nothing else
@@ -61,7 +61,7 @@ print(json.dumps({"seconds": time.perf_counter() - began, "windows": len(windows
 def open_many(folder: Path) -> list[Row]:
     """How long opening takes, and how much memory the process has then, all it imported included."""
     done = run_python("-c", OPENING, ROOT, folder)
-    facts = json.loads(done.told) | {"bytes": done.memory}
+    facts = json.loads(done.output) | {"bytes": done.memory}
     memory = done.memory / OPENED_BYTES
     return [
         Row(f"opening {MANY} shards", f"{OPENED_SECONDS:g} s", facts["seconds"] / OPENED_SECONDS, 1, facts=facts),
@@ -87,7 +87,7 @@ def batches(folder: Path, repeats: int) -> list[Row]:
     def copies(source: np.ndarray) -> list[np.ndarray]:
         return [source[at % COPIED].copy() for at in range(len(order))]
 
-    taken = in_turns(
+    seconds = in_turns(
         {
             "gather": lambda: [windows.gather(index) for index in order],
             "copy_float16": lambda: copies(stored),
@@ -104,7 +104,7 @@ def batches(folder: Path, repeats: int) -> list[Row]:
         ("scaled and whitened", "whitened", "copy_whitened", None),
     ]
     return [
-        Row(f"shuffled batches, {what}: rate", "a plain copy's", taken[plain] / taken[ours], reach, True, taken)
+        Row(f"shuffled batches, {what}: rate", "a plain copy's", seconds[plain] / seconds[ours], reach, True, seconds)
         for what, ours, plain, reach in pairs
     ]
 

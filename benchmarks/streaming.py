@@ -32,24 +32,24 @@ def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
     stream = trained.stream(scale=MICROVOLTS_PER_COUNT)
     x = torch.randn(1, model.config.channels, trained.window)
     statistics = model.finish_statistics(model.token_statistics(x))[None]
-    taken: dict[str, list[float]] = {"decision": [], "forward": []}
+    durations: dict[str, list[float]] = {"decision": [], "forward": []}
 
     def decide() -> None:
-        while not (made := stream.push(random.standard_normal(shape, np.float32) * 60)):
+        while not (decisions := stream.push(random.standard_normal(shape, np.float32) * 60)):
             pass
-        taken["decision"] += [one.computing for one in made]
+        durations["decision"] += [one.computing for one in decisions]
 
     def forward() -> None:
         began = time.perf_counter()
         with torch.inference_mode():
             model(x, statistics).softmax(1)
-        taken["forward"].append(time.perf_counter() - began)
+        durations["forward"].append(time.perf_counter() - began)
 
     shape = round(BLOCK * trained.rate), len(trained.signal_path.electrodes)
-    while len(taken["decision"]) < count + skipped:
+    while len(durations["decision"]) < count + skipped:
         for work in (decide, forward, forward, decide):
             work()
-    return {name: np.array(values[-count:]) for name, values in taken.items()}
+    return {name: np.array(values[-count:]) for name, values in durations.items()}
 
 
 def main() -> int:
@@ -58,16 +58,16 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/best_model.ckpt", help="the model")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(args.checkpoint, *((100, 10) if args.quick else (1000, 100)))
+    durations = measure(args.checkpoint, *((100, 10) if args.quick else (1000, 100)))
     rows = []
     for name, share in (("median", 50), ("99th percentile", 99)):
-        at = {what: float(np.percentile(values, share)) for what, values in found.items()}
+        at = {what: float(np.percentile(values, share)) for what, values in durations.items()}
         reach = 1.25 if share == 99 else None
         ratio = at["decision"] / at["forward"]
         rows.append(Row(f"one decision in streaming, {name}", "the forward pass's", ratio, reach, seconds=at))
     slowest = rows[-1].seconds["decision"]
     rows.append(Row("the same, 99th percentile", f"{1000 * DEMO_SECONDS:g} ms", slowest / DEMO_SECONDS, 1))
-    return report(args, rows, decisions=len(found["decision"]), threads=1)
+    return report(args, rows, decisions=len(durations["decision"]), threads=1)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,17 @@ def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -
     records = [material.shard(folder / "shards", seconds, subject).name for subject in range(1, 7)]
     split = Split("noise", "subject", tuple(records[:4]), (records[4],), (records[5],))
     write_split(folder / "split", split, {})
-    given = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "run", "--init", "random"]
-    args = train.arguments().parse_args([*map(str, given), "--device", device, "--quiet", *words])
+    paths = [
+        "--shards",
+        folder / "shards",
+        "--split",
+        folder / "split",
+        "--out",
+        folder / "run",
+        "--init",
+        "random",
+    ]
+    args = train.arguments().parse_args([*map(str, paths), "--device", device, "--quiet", *words])
     machine = Machine(args.device, args.workers, args.compile)
     return Trainer(training.config_of(args), args.out, machine, World(), cli.console(args))
 
@@ -71,11 +80,11 @@ def main() -> int:
     for what, words in (("the default model", []), ("raw samples", ["--frontend", "raw"])):
         with tempfile.TemporaryDirectory() as name:
             run = a_run(Path(name), 30 if args.quick else 150, words)
-            taken = measure(run, args.repeats)
+            seconds = measure(run, args.repeats)
         reach = 1.10 if not words else None
         facts = {"steps": run.task.steps_per_epoch, "batch": run.config.batch_size}
-        rows.append(Row(f"a training step, {what}", "the bare loop", taken["train.py"] / taken["bare"], reach,
-                        seconds=taken, facts=facts))  # fmt: skip
+        rows.append(Row(f"a training step, {what}", "the bare loop", seconds["train.py"] / seconds["bare"], reach,
+                        seconds=seconds, facts=facts))  # fmt: skip
     return report(args, rows, threads=1)
 
 

@@ -111,7 +111,7 @@ class Family:
         apart = general | _NOT_OF_BLOCKS | {*self.sizes, *self.dropout}
         return [one.name for one in fields(self.config_class) if one.name not in apart]
 
-    def made(
+    def configured(
         self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float = 0.0
     ) -> PreTrainedConfig:
         """The family's own configuration. Raises ValueError (SettingError: a field is to blame) for what cannot be.
@@ -122,12 +122,12 @@ class Family:
             raise SettingError("architecture", f"fields of {self.config}", unknown[0])
         if not 1 <= layers <= MOST_BLOCKS:
             raise SettingError("layers", f"1 to {MOST_BLOCKS}", layers)
-        given = json.loads(json.dumps(architecture))  # a copy: transformers completes rope_parameters in place
-        if isinstance(given.get("layer_types"), list):
-            given["layer_types"] = given["layer_types"][:layers]
-        given |= dict(zip(self.sizes, (layers, width, heads), strict=True)) | dict.fromkeys(self.dropout, dropout)
+        values = json.loads(json.dumps(architecture))  # a copy: transformers completes rope_parameters in place
+        if isinstance(values.get("layer_types"), list):
+            values["layer_types"] = values["layer_types"][:layers]
+        values |= dict(zip(self.sizes, (layers, width, heads), strict=True)) | dict.fromkeys(self.dropout, dropout)
         words = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
-        config = _quietly_configured(self, words | given)
+        config = _quietly_configured(self, words | values)
         activation = getattr(config, self.activation)
         if activation not in ACT2FN:
             raise SettingError(self.activation, "an activation that transformers has", repr(activation))
@@ -135,7 +135,7 @@ class Family:
 
     def completed(self, layers: int, width: int, heads: int, architecture: Mapping[str, Any]) -> dict[str, Any]:
         """All `carried` fields in plain types. Raises ValueError for what cannot be."""
-        config = self.made(layers, width, heads, architecture)
+        config = self.configured(layers, width, heads, architecture)
         plain = json.loads(json.dumps({name: getattr(config, name) for name in self.carried}))
         if wrong := [path for path, value in _numbers(plain) if not math.isfinite(value)]:
             raise SettingError(wrong[0], "a finite number", "NaN or infinity")
@@ -156,7 +156,7 @@ class Family:
 
         Raises SettingError for what cannot be built, or takes more memory than there is.
         """
-        config = self.made(layers, width, heads, architecture, dropout)
+        config = self.configured(layers, width, heads, architecture, dropout)
         activation = getattr(config, self.activation)
         setattr(config, self.activation, FUSED.get(activation, activation))
         try:
@@ -201,11 +201,11 @@ def attention_of(config: PreTrainedConfig) -> str:
     return CAUSAL if all(kind == "full_attention" for kind in kinds) else "sdpa"
 
 
-def _quietly_configured(family: Family, given: dict[str, Any]) -> PreTrainedConfig:
+def _quietly_configured(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
     """transformers' configuration of these values. ValueError, in one line, for anything it raises."""
     try:
         with _no_chatter():
-            config = family.config_class(**given)
+            config = family.config_class(**values)
     except Exception as error:  # its checks raise what they like
         raise ValueError(f"{family.config}: {_short(error)}") from None
     return config
@@ -370,15 +370,15 @@ class Pretrained:
     def _check_names(self, expected: Mapping[str, object], in_file: Mapping[str, "_InFile"]) -> None:
         """ValueError unless the file has all blocks of the configuration, and nothing else in those that are kept."""
         numbered = re.compile(re.escape(self.family.blocks) + r"\.(\d+)\.")
-        found = {int(match[1]) for name in in_file if (match := numbered.match(name))}
-        if absent := set(range(self.layers)) - found:
+        blocks = {int(match[1]) for name in in_file if (match := numbered.match(name))}
+        if absent := set(range(self.layers)) - blocks:
             first = min(absent)
-            raise ValueError(f"expected weights of {self.layers} blocks, found {len(found)} (none of block {first})")
+            raise ValueError(f"expected weights of {self.layers} blocks, found {len(blocks)} (none of block {first})")
         parts = {name.partition(".")[0] for name in expected}
-        kept = {_block(numbered, name) for name in expected}
+        built = {_block(numbered, name) for name in expected}
         words = self.family.words + "."
         for name in sorted(set(in_file) - set(expected)):
-            own = name.partition(".")[0] in parts and not name.startswith(words) and _block(numbered, name) in kept
+            own = name.partition(".")[0] in parts and not name.startswith(words) and _block(numbered, name) in built
             if own and not _BUFFERS.search(name) and not _leaf(_parent(name)).startswith("project_"):
                 raise ValueError(f"expected the weights of a {self.family.name} alone, found {name} too")
 
@@ -476,40 +476,40 @@ def open_pretrained(name: str) -> Pretrained:
         raise _unreachable(source, "no such file")
     if path.stat().st_size > MOST_CONFIG_BYTES:
         raise DataError(f"{path}: expected a model's configuration, found {path.stat().st_size:,} bytes")
-    given = read_json(path, "a model's configuration")
+    content = read_json(path, "a model's configuration")
     if revision:
         revision = extract_commit_hash(str(path), None) or revision
     if _file_of(source, revision, "adapter_config.json") is not None:
         raise DataError(f"{source}: expected a model, found an adapter too; merge it into the model (peft) first")
     try:
-        family = _family_of(given)
-        return Pretrained(source, revision, family, *_read_sizes(family, given))
+        family = _family_of(content)
+        return Pretrained(source, revision, family, *_read_sizes(family, content))
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
 
 
-def _family_of(given: Mapping[str, Any]) -> Family:
-    kind = given.get("model_type")
+def _family_of(content: Mapping[str, Any]) -> Family:
+    kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"model_type: expected {', '.join(FAMILIES)}, found {kind!r}")
     return FAMILIES[kind]
 
 
-def _read_sizes(family: Family, given: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
+def _read_sizes(family: Family, content: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
     """Blocks, width, heads and all `carried` fields of a config.json. Raises ValueError for what cannot be carried."""
     for name, values in _ONLY.items():
-        if given.get(name) not in values:
+        if content.get(name) not in values:
             raise ValueError(
-                f"{name}: expected none, which would make it another function, found {_brief(given[name])}"
+                f"{name}: expected none, which would make it another function, found {_brief(content[name])}"
             )
     standard = ("num_hidden_layers", "hidden_size", "num_attention_heads")
     for name in (*family.sizes, *standard):
-        value = given.get(name, 1)
+        value = content.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, found {_brief(value)}")
-    if max(given.get(family.sizes[0], 1), given.get(standard[0], 1)) > MOST_BLOCKS:
-        raise ValueError(f"{family.sizes[0]}: expected at most {MOST_BLOCKS} blocks, found {given[family.sizes[0]]}")
-    config = _quietly_configured(family, json.loads(json.dumps(given)))
+    if max(content.get(family.sizes[0], 1), content.get(standard[0], 1)) > MOST_BLOCKS:
+        raise ValueError(f"{family.sizes[0]}: expected at most {MOST_BLOCKS} blocks, found {content[family.sizes[0]]}")
+    config = _quietly_configured(family, json.loads(json.dumps(content)))
     layers, width, heads = (getattr(config, name) for name in family.sizes)
     plain = {name: getattr(config, name) for name in family.carried}
     return layers, width, heads, family.completed(layers, width, heads, plain)
@@ -540,10 +540,10 @@ def _file_of(source: str, revision: str, name: str) -> Path | None:
         expect_file(path, "a file of a pretrained model")
         return path
     try:
-        found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        cached = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
         raise _unreachable(source, _short(error)) from None
-    return None if found is None else Path(found)
+    return None if cached is None else Path(cached)
 
 
 def hide_progress() -> None:

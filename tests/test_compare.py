@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semg.common.errors import DataError
-from semg.evaluation.comparison import Run, differences_between, find_runs, holm, method_names, paired, pool, read_run
+from semg.evaluation.comparison import (
+    Evaluation,
+    differences_between,
+    find_results,
+    holm,
+    method_names,
+    paired,
+    pool,
+    read_evaluation,
+)
 
 PEOPLE = [f"{n:02d}" for n in range(3, 11)]  # eight
 
@@ -30,8 +39,8 @@ def write_result(folder: Path, values: dict[str, float], subset: str = "test", w
     return path
 
 
-def run_of(values: dict[str, float], windows: int = 100) -> Run:
-    return Run(Path("x"), "test", values, dict.fromkeys(values, windows))
+def evaluation_of(values: dict[str, float], windows: int = 100) -> Evaluation:
+    return Evaluation(Path("x"), "test", values, dict.fromkeys(values, windows))
 
 
 def table(path: Path) -> dict[str, dict[str, str]]:
@@ -61,7 +70,7 @@ def test_paired_test_is_the_exact_signed_rank_test(thousandths):
     differences = [value / 1000 for value in thousandths]
     reference = {f"{i:02d}": 0.5 for i in range(len(differences))}
     method = {person: 0.5 + d for person, d in zip(reference, differences, strict=True)}
-    found = paired(pool("a", [run_of(method)]), pool("b", [run_of(reference)]))
+    found = paired(pool("a", [evaluation_of(method)]), pool("b", [evaluation_of(reference)]))
     assert found.n == len(differences)
     assert found.difference == pytest.approx(np.mean(differences))
     assert found.p == pytest.approx(signed_rank_p(differences))
@@ -70,18 +79,18 @@ def test_paired_test_is_the_exact_signed_rank_test(thousandths):
 
 
 def test_equal_methods_differ_by_nothing():
-    one = pool("a", [run_of(dict.fromkeys(PEOPLE, 0.1 + 0.2))])
-    same = pool("b", [run_of(dict.fromkeys(PEOPLE, 0.3))])  # 0.1 + 0.2 is not quite 0.3
+    one = pool("a", [evaluation_of(dict.fromkeys(PEOPLE, 0.1 + 0.2))])
+    same = pool("b", [evaluation_of(dict.fromkeys(PEOPLE, 0.3))])  # 0.1 + 0.2 is not quite 0.3
     assert paired(one, same).p == 1.0
 
 
 def test_pairs_are_people_that_both_have():
-    one = pool("a", [run_of({"03": 0.9, "04": 0.8, "05": 0.7})])
-    other = pool("b", [run_of({"04": 0.5, "05": 0.5, "06": 0.0})])
+    one = pool("a", [evaluation_of({"03": 0.9, "04": 0.8, "05": 0.7})])
+    other = pool("b", [evaluation_of({"04": 0.5, "05": 0.5, "06": 0.0})])
     found = paired(one, other)
     assert (found.n, found.difference) == (2, pytest.approx(0.25))
     with pytest.raises(DataError, match="found none"):
-        paired(one, pool("c", [run_of({"09": 0.1})]))
+        paired(one, pool("c", [evaluation_of({"09": 0.1})]))
 
 
 def test_holm_by_hand():
@@ -92,16 +101,18 @@ def test_holm_by_hand():
 
 
 def test_seeds_are_averaged_and_folds_add_people():
-    method = pool("m", [run_of({"03": 0.2, "04": 0.4}), run_of({"03": 0.4, "04": 0.6}), run_of({"05": 0.9})])
+    method = pool(
+        "m", [evaluation_of({"03": 0.2, "04": 0.4}), evaluation_of({"03": 0.4, "04": 0.6}), evaluation_of({"05": 0.9})]
+    )
     assert method.subjects == pytest.approx({"03": 0.3, "04": 0.5, "05": 0.9})
     assert method.values.tolist() == pytest.approx([0.3, 0.5, 0.9])
     assert method.runs_per_subject == (1, 2)
 
 
 def test_notes_name_what_is_not_comparable():
-    full = pool("full", [run_of(dict.fromkeys(PEOPLE, 0.5))])
-    partly = pool("partly", [run_of(dict.fromkeys(PEOPLE[1:], 0.5), windows=90)])
-    uneven = pool("uneven", [run_of(dict.fromkeys(PEOPLE, 0.5)), run_of({"03": 0.4})])
+    full = pool("full", [evaluation_of(dict.fromkeys(PEOPLE, 0.5))])
+    partly = pool("partly", [evaluation_of(dict.fromkeys(PEOPLE[1:], 0.5), windows=90)])
+    uneven = pool("uneven", [evaluation_of(dict.fromkeys(PEOPLE, 0.5)), evaluation_of({"03": 0.4})])
     assert differences_between([full, full]) == []
     notes = "\n".join(differences_between([full, partly, uneven]))
     assert "partly: 1 of 8 people not scored (03)" in notes
@@ -111,7 +122,7 @@ def test_notes_name_what_is_not_comparable():
 
 def test_a_persons_recordings_may_differ_in_windows():
     def of(folder, windows):
-        return replace(run_of({"03": 0.5}, windows=windows), path=Path(f"results/paper/{folder}/metrics.json"))
+        return replace(evaluation_of({"03": 0.5}, windows=windows), path=Path(f"results/paper/{folder}/metrics.json"))
 
     first = of("03-2018-05-11-sequential/lda-rms", 90)
     assert differences_between([pool("lda", [first, of("03-2018-05-11-repeats_long/lda-rms", 80)])]) == []
@@ -121,9 +132,9 @@ def test_a_persons_recordings_may_differ_in_windows():
 
 def test_a_mean_of_ones_may_be_rounded_up(tmp_path):
     path = write_result(tmp_path, {"03": 0.0, "04": 1.0000000000000002})
-    assert read_run(path, "macro_f1").subjects["04"] == pytest.approx(1)
+    assert read_evaluation(path, "macro_f1").subjects["04"] == pytest.approx(1)
     with pytest.raises(DataError, match="from 0 to 1"):
-        read_run(write_result(tmp_path, {"03": 1.01}), "macro_f1")
+        read_evaluation(write_result(tmp_path, {"03": 1.01}), "macro_f1")
 
 
 def test_names_are_paths_without_folds_seeds_and_what_is_common():
@@ -209,7 +220,7 @@ def test_files_of_the_system_are_no_results(tmp_path):
     run = write_result(tmp_path / "a" / "run", {"03": 0.5})
     (tmp_path / "a" / "@eaDir" / "metrics.json").mkdir(parents=True)
     write_result(tmp_path / "a" / ".ipynb_checkpoints", {"03": 0.5})
-    assert find_runs(tmp_path / "a") == [run]
+    assert find_results(tmp_path / "a") == [run]
 
 
 def test_predictions_alone_are_scored_by_person(tmp_path, run_script):
@@ -221,7 +232,7 @@ def test_predictions_alone_are_scored_by_person(tmp_path, run_script):
     named = {"subject": np.repeat(["P101", "P7"], 10), "record": np.repeat(["fist-1", "fist-2"], 10)}
     with np.load(path) as arrays:
         np.savez(tmp_path / "c.npz", **{**arrays, **named})
-    assert read_run(tmp_path / "c.npz", "accuracy").subjects == {"P101": 0.8, "P7": 1.0}
+    assert read_evaluation(tmp_path / "c.npz", "accuracy").subjects == {"P101": 0.8, "P7": 1.0}
     path.write_bytes(path.read_bytes()[:-30])
     done = run_script("compare.py", path, "--out", tmp_path / "out", code=1)
     assert "expected record, label and prediction" in done.stderr
@@ -313,17 +324,17 @@ def test_what_passes_for_a_number_is_none(tmp_path, change, told):
     content["per_subject"]["03"] |= change
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=told):
-        read_run(path, "macro_f1")
+        read_evaluation(path, "macro_f1")
 
 
 @pytest.mark.parametrize("name", ["", "a\x1b[2J", "a\nb", "x" * 65])
 def test_people_have_names_that_can_be_shown(tmp_path, name):
     with pytest.raises(DataError, match="expected people's names of 1 to 64 printable characters"):
-        read_run(write_result(tmp_path, {name: 0.5}), "macro_f1")
+        read_evaluation(write_result(tmp_path, {name: 0.5}), "macro_f1")
 
 
 def test_a_key_that_is_there_twice_is_refused(tmp_path):
     path = write_result(tmp_path, {"03": 0.5})
     path.write_text(path.read_text().replace('"macro_f1": 0.5', '"macro_f1": 0.1, "macro_f1": 0.9'))
     with pytest.raises(DataError, match="the key 'macro_f1' is there twice"):
-        read_run(path, "macro_f1")
+        read_evaluation(path, "macro_f1")

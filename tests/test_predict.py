@@ -138,7 +138,7 @@ def test_as_a_user_runs_it_and_one_wrong_recording_does_not_stop_the_others(run_
 def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
     here(recording, "--checkpoint", data / "session.ckpt", "--out", tmp_path)
     time, found = numbers(tmp_path / f"{recording.stem}.csv")
-    job = preprocess.Job(recording, tmp_path / recording.stem, arguments(causal=False), False)
+    job = preprocess.Conversion(recording, tmp_path / recording.stem, arguments(causal=False), False)
     assert preprocess.process(job).state == "done"
     shard = open_shard(tmp_path / recording.stem)
     trained = TrainedModel.open(data / "session.ckpt", CPU)
@@ -425,5 +425,5 @@ def test_a_tables_labels_are_the_truth_as_a_recordings_are(here, data, recording
 def test_labels_stay_with_a_recording_that_is_resampled():
     codes = np.repeat([0, 1, 2], 100)
     for rate, count in ((200.0, 600), (50.0, 150)):
-        found = tables.resampled(tables.Source("a", np.zeros((300, 2)), 100.0, 1.0, codes), rate).codes
+        found = tables.resampled(tables.RawRecording("a", np.zeros((300, 2)), 100.0, 1.0, codes), rate).codes
         assert np.array_equal(found, np.repeat([0, 1, 2], count // 3))

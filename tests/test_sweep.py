@@ -91,7 +91,7 @@ def run(monkeypatch):
 
     def started(scripts, *words):
         monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
-        monkeypatch.setattr(sweep, "call", scripts)
+        monkeypatch.setattr(sweep, "run_script", scripts)
         return sweep.main()
 
     return started
@@ -115,7 +115,7 @@ def hyperparameters(folder):
 
 def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, capsys):
     words = flags(data, tmp_path, "--grid", "lr=1e-9,1e-2", split="split")
-    assert run(sweep.call, *words, "--", *TINY, "--epochs", "2") == 0
+    assert run(sweep.run_script, *words, "--", *TINY, "--epochs", "2") == 0
     told = capsys.readouterr().out
     assert "picked lr-1e-2: validation macro-F1" in told.splitlines()[-1]
     assert "epoch   2" in told

@@ -56,10 +56,10 @@ class Parser(argparse.ArgumentParser):
         """As argparse does; remembers the words typed."""
         words = list(sys.argv[1:] if args is None else args)
         for word in words:
-            shown = word.encode(errors="backslashreplace").decode()
-            if shown.encode() != word.encode(errors="surrogateescape"):
+            readable = word.encode(errors="backslashreplace").decode()
+            if readable.encode() != word.encode(errors="surrogateescape"):
                 self.error(
-                    f"expected names in UTF-8, in which results say where they came from, found {shown}; rename it"
+                    f"expected names in UTF-8, in which results say where they came from, found {readable}; rename it"
                 )
         read = super().parse_args(args, namespace)
         Parser.latest = CommandLine(self, words)
@@ -104,7 +104,7 @@ class CommandLine:
     def without(self, *settings: str) -> list[str]:
         """The words typed but for the flags that set one of `settings`, and what belongs to them."""
         takes = {name: most for setting in settings for name, most in self._takes(setting).items()}
-        kept, left = list[str](), 0.0
+        remaining, left = list[str](), 0.0
         for word in self.words:
             name, equals, _ = word.partition("=")
             if name in takes:
@@ -112,8 +112,8 @@ class CommandLine:
             elif left and (not word.startswith("-") or _NUMBER.fullmatch(word)):
                 left -= 1
             else:
-                kept, left = [*kept, word], 0
-        return kept
+                remaining, left = [*remaining, word], 0
+        return remaining
 
     def in_words(self, error: SettingError) -> str:
         """`--patch 1: expected at least 2, ...`: the flag, what was typed, and what would do."""
@@ -134,12 +134,12 @@ _NUMBER = re.compile(r"-\d+(\.\d*)?(e-?\d+)?")  # a value such as -1, where a fl
 
 def parser(manual: str | None) -> Parser:
     """An argument parser that prints a script's docstring as its manual and has the flags all scripts share."""
-    made = Parser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
-    output = made.add_argument_group("messages")
+    script_parser = Parser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
+    output = script_parser.add_argument_group("messages")
     output.add_argument("--quiet", action="store_true", help="print errors and the last line only, no progress")
     output.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return made
+    return script_parser
 
 
 def moved(parser: argparse.ArgumentParser, flag: str, instead: str) -> None:
@@ -174,8 +174,8 @@ def launch_flags(parser: argparse.ArgumentParser, what: str, gpus: int = 0) -> N
 
 def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launcher | None":
     """What --launch asks for, of jobs that write to `folder`; None without it. UsageError for flags that do not fit."""
-    given = [name for name in LAUNCH[1:] if Parser.latest and Parser.latest.typed(name)]
-    if idle := [name for name in given if not args.launch or (args.launch == "local" and name in _SLURM)]:
+    launch_flags = [name for name in LAUNCH[1:] if Parser.latest and Parser.latest.typed(name)]
+    if idle := [name for name in launch_flags if not args.launch or (args.launch == "local" and name in _SLURM)]:
         expected = "--launch slurm" if idle[0] in _SLURM else "--launch local or slurm"
         raise UsageError(f"--{idle[0]}: expected {expected} beside it, found {args.launch or 'none'}")
     if not args.launch:
@@ -241,10 +241,10 @@ def _exit_code(main: Callable[[], int | None], again: str) -> int:
     except Exception as error:
         if behind := _stop_behind(error):
             return _stopped(behind, again)
-        told = in_words(error)
-        if not told or "--debug" in sys.argv:
+        message = in_words(error)
+        if not message or "--debug" in sys.argv:
             raise
-        print(f"{marked('error')} {one_line(told)}", file=sys.stderr)
+        print(f"{marked('error')} {one_line(message)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -276,8 +276,8 @@ def in_words(error: Exception) -> str:
         advice = "; free some and run again" if error.errno in FULL_DISK else ""
         return f"{error.filename or 'output'}: expected to read or write there, found: {reason}{advice}"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
-        told = one_line(str(error)).partition(". ")[0][:100] or "none left"
-        return f"expected enough memory, found too little ({told}); less at once needs less: --batch-size, --workers"
+        detail = one_line(str(error)).partition(". ")[0][:100] or "none left"
+        return f"expected enough memory, found too little ({detail}); less at once needs less: --batch-size, --workers"
     return ""
 
 
@@ -318,7 +318,7 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
         if value < low or value > (LARGEST if high is None else high):
-            raise argparse.ArgumentTypeError(f"expected {_range(low, _told(value, high))}, found {text}")
+            raise argparse.ArgumentTypeError(f"expected {_range(low, _shown(value, high))}, found {text}")
         return value
 
     return parse
@@ -334,13 +334,13 @@ def number(low: float, high: float | None = None, *, above: bool = False) -> Cal
             raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
         too_low = value <= low if above else value < low
         if not math.isfinite(value) or too_low or value > (LARGEST if high is None else high):
-            raise argparse.ArgumentTypeError(f"expected {_range(low, _told(value, high), above)}, found {text}")
+            raise argparse.ArgumentTypeError(f"expected {_range(low, _shown(value, high), above)}, found {text}")
         return value
 
     return parse
 
 
-def _told(value: float, high: float | None) -> float | None:
+def _shown(value: float, high: float | None) -> float | None:
     """The upper limit to tell of; LARGEST goes without saying unless a value is above it."""
     return LARGEST if high is None and value > LARGEST else high
 
@@ -395,11 +395,11 @@ def number_ranges(text: str) -> tuple[int, ...]:
 def expanded(paths: Iterable[Path]) -> list[Path]:
     """`paths`, with each pattern such as `raw/*-03-*.hdf5` replaced by what it matches: Windows's shells leave that to
     programs. What matches nothing stays, for the caller to name it."""
-    found: list[Path] = []
+    named: list[Path] = []
     for path in paths:
         matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207  `path` may be absolute
-        found += map(Path, matches) if matches else [path]
-    return found
+        named += map(Path, matches) if matches else [path]
+    return named
 
 
 def existing_folder(path: Path, flag: str, hint: str) -> Path:

@@ -11,6 +11,8 @@ from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 from tqdm import tqdm
 
 T = TypeVar("T")
+# Goes over items and shows how far it is; whoever calls it may add tqdm's settings, such as total and unit.
+Progress = Callable[..., Iterable[Any]]
 
 MINUTE = 60.0  # seconds between lines of progress where there is no terminal
 _COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them

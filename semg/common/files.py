@@ -127,8 +127,8 @@ def expect_file(path: Path, what: str) -> None:
     except OSError as error:
         raise DataError(f"{path}: expected {what}, found: {error.strerror}") from None
     if not stat.S_ISREG(mode):
-        found = next((name for holds, name in _KINDS if holds(mode)), "a device")
-        raise DataError(f"{path}: expected {what}, found {found}")
+        kind = next((name for holds, name in _KINDS if holds(mode)), "a device")
+        raise DataError(f"{path}: expected {what}, found {kind}")
 
 
 def json_value(text: str) -> Any:
@@ -200,7 +200,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     The operating system drops the lock with the process, so a killed run leaves none behind; the empty lock
     file is removed on the way out, and so are folders that were made for it and in which nothing was written.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
@@ -226,5 +226,5 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
             lock.release()
         with suppress(OSError):  # not empty
-            for place in made:
+            for place in created:
                 place.rmdir()

@@ -133,8 +133,8 @@ def runs_again() -> bool:
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     if job is None or int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= MOST_RESTARTS:
         return False
-    shown = subprocess.run(["scontrol", "-o", "show", "job", job], capture_output=True, text=True, check=False)
-    if shown.returncode == 0 and "JobState=RUNNING" not in shown.stdout:
+    answer = subprocess.run(["scontrol", "-o", "show", "job", job], capture_output=True, text=True, check=False)
+    if answer.returncode == 0 and "JobState=RUNNING" not in answer.stdout:
         return True
     return subprocess.run(["scontrol", "requeue", job], capture_output=True, check=False).returncode == 0
 

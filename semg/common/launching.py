@@ -153,7 +153,7 @@ class Launcher:
         """Starts by an earlier launcher that are under way, or have ended without having been told of."""
         path = self._folder / "jobs.json"
         known = read_json(path, "jobs as a launcher writes them")["jobs"] if path.is_file() else {}
-        found = []
+        starts = []
         for job in jobs:
             entry = known.get(job.name)
             if entry is None or entry["kind"] != self._place.kind:
@@ -161,13 +161,13 @@ class Launcher:
             start = _Start(job, self._folder_of(job), entry["ticket"], entry["id"], entry["slot"])
             same = (start.folder / "job.json").is_file() and Spec.read(start.folder).command == list(job.command)
             if same and (outcome_of(start.folder, start.ticket) or self._lives(start)):
-                found.append(start)
+                starts.append(start)
             elif not same and self._lives(start):
                 raise DataError(
                     f"{start.folder}: expected no job under way there but this command's, found one of another command "
                     f"({self._ending([start])} ends it); wait for its end or end it"
                 )
-        return found
+        return starts
 
     def _folder_of(self, job: Job) -> Path:
         plain = re.sub(r"[^A-Za-z0-9.+]+", "-", job.name).strip("-.")[:60]
@@ -192,8 +192,8 @@ class Launcher:
     def _start_some(self, waiting: list[Job], under_way: list[_Start]) -> None:
         """Start what there is room for; Slurm has room for all and keeps to the number itself."""
         room = len(waiting) if self._place.kind == "slurm" else self._parallel - len(under_way)
-        taken = {start.slot for start in under_way}
-        free = [slot for slot in range(self._parallel) if slot not in taken]
+        busy = {start.slot for start in under_way}
+        free = [slot for slot in range(self._parallel) if slot not in busy]
         ready: list[_Start] = []
         while waiting and len(ready) < room:
             job = waiting.pop(0)
@@ -256,8 +256,8 @@ class Launcher:
             with _apart():
                 handles = self._open_executor().submit_array(calls)
         except (FailedJobError, FailedSubmissionError) as error:
-            said = " ".join(str(error).split()) or "nothing"
-            raise DataError(f"sbatch: expected it to take {counted(len(ready), 'job')}, it said: {said}") from None
+            reason = " ".join(str(error).split()) or "nothing"
+            raise DataError(f"sbatch: expected it to take {counted(len(ready), 'job')}, it said: {reason}") from None
         for start, handle in zip(ready, handles, strict=True):
             start.handle, start.id = handle, handle.job_id
             under_way.append(start)
@@ -283,7 +283,7 @@ class Launcher:
 
         place = self._place
         executor = submitit.SlurmExecutor(self._starts)
-        asked: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "job_name": self._folder.parent.name or "semg",
             "time": max(1, round(60 * place.hours)),
             "cpus_per_task": self._cores,
@@ -292,10 +292,10 @@ class Launcher:
             "additional_parameters": {"signal": f"TERM@{_WARNING}", "requeue": True},
             "array_parallelism": place.parallel or 256,
         }
-        asked |= {"partition": place.partition} if place.partition else {}
-        asked |= {"gpus_per_node": place.gpus} if place.gpus else {}
-        asked |= {"mem": f"{round(1024 * place.memory)}M"} if place.memory else {}
-        executor.update_parameters(**asked)
+        parameters |= {"partition": place.partition} if place.partition else {}
+        parameters |= {"gpus_per_node": place.gpus} if place.gpus else {}
+        parameters |= {"mem": f"{round(1024 * place.memory)}M"} if place.memory else {}
+        executor.update_parameters(**parameters)
         return executor
 
     # --- watching ------------------------------------------------------------------------------------------------
@@ -309,11 +309,11 @@ class Launcher:
             if outcome is not None:
                 code = outcome["exit_code"]
                 how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-                yield start, "" if code == 0 else self._told(start, how)
+                yield start, "" if code == 0 else self._how_ended(start, how)
             elif not lives:
                 start.missed += 1
                 if start.missed > 1:  # drives that several machines share may show a file late
-                    yield start, self._told(start, "ended without an outcome: killed or cancelled")
+                    yield start, self._how_ended(start, "ended without an outcome: killed or cancelled")
             else:
                 start.missed = 0
 
@@ -330,18 +330,18 @@ class Launcher:
 
     def _queued(self) -> set[str]:
         """Numbers of this user's jobs in Slurm's queue, arrays one by one; waits while Slurm does not answer."""
-        told = False
+        warned = False
         while True:
             words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i"]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 return set(done.stdout.split())
-            if not told:
+            if not warned:
                 self._console.warn(f"squeue: expected the queue, found: {done.stderr}; asking until it answers")
-            told = True
+            warned = True
             time.sleep(_LOOK["slurm"][1])
 
-    def _told(self, start: _Start, how: str) -> str:
+    def _how_ended(self, start: _Start, how: str) -> str:
         """What was wrong: the script's own error message or its last lines, and where its log is."""
         log = start.folder / "log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
@@ -380,14 +380,14 @@ def _apart() -> Iterator[None]:
     """What is started in here ignores Ctrl-C and the terminal's end, and holds neither terminal nor pipe open."""
     number = {signal.SIGINT, signal.SIGHUP}
     before = {one: signal.signal(one, signal.SIG_IGN) for one in number}
-    kept = {stream: os.dup(stream) for stream in (1, 2)}
+    saved_streams = {stream: os.dup(stream) for stream in (1, 2)}
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        for stream in kept:
+        for stream in saved_streams:
             os.dup2(nowhere, stream)
         yield
     finally:
-        for stream, saved in kept.items():
+        for stream, saved in saved_streams.items():
             os.dup2(saved, stream)
             os.close(saved)
         os.close(nowhere)
@@ -419,9 +419,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 def gpus_here() -> list[str]:
     """This machine's NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; only those in it where it is set."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [one.strip() for one in given.split(",") if one.strip() not in ("", "-1")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)

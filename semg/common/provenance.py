@@ -26,13 +26,13 @@ _PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "h5py", "torch", "trans
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of Python and of `packages` (default: all that a result can depend on)."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in packages or _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def commit() -> str:
@@ -63,6 +63,6 @@ def plain(value: Any) -> Any:
 
 def how_made(script: str, arguments: object) -> dict[str, Any]:
     """What every output says of its making: script, arguments, versions, commit."""
-    given = arguments if isinstance(arguments, dict) else vars(arguments)
-    kept = {key: plain(value) for key, value in given.items() if key not in _OF_NO_MATTER}
-    return {"script": script, "arguments": kept, "versions": versions(), "commit": commit()}
+    values = arguments if isinstance(arguments, dict) else vars(arguments)
+    recorded = {key: plain(value) for key, value in values.items() if key not in _OF_NO_MATTER}
+    return {"script": script, "arguments": recorded, "versions": versions(), "commit": commit()}

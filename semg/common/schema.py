@@ -24,10 +24,12 @@ class Field:
     needed: bool = True
 
 
-def check_fields(where: object, told: Mapping[str, Any], fields: Mapping[str, Field], what: str, advice: str) -> None:
-    """DataError, beginning with `where`, unless `told` holds the `fields`; `data.rate` is the field rate in data."""
+def check_fields(
+    where: object, content: Mapping[str, Any], fields: Mapping[str, Field], what: str, advice: str
+) -> None:
+    """DataError, beginning with `where`, unless `content` holds the `fields`; `data.rate` is the field rate in data."""
     for name, field in fields.items():
-        value: Any = told
+        value: Any = content
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is None and not field.needed:
@@ -35,8 +37,8 @@ def check_fields(where: object, told: Mapping[str, Any], fields: Mapping[str, Fi
         if value is None:
             raise DataError(f"{where}: expected {what}, found one without {name}", advice)
         if not field.holds(value):
-            found = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-            raise DataError(f"{where}: expected {field.words} for {name}, found {found}", advice)
+            shortened = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
+            raise DataError(f"{where}: expected {field.words} for {name}, found {shortened}", advice)
 
 
 def is_whole(value: Any, low: int = 1) -> bool:

@@ -173,18 +173,18 @@ class Batches:
 
     def iterate(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None) -> Iterator[Batch]:
         """One batch for each array of places in `order`, read ahead of its use where reading takes time."""
-        wanted = zip(order, starts if starts is not None else [None] * len(order), strict=True)
+        windows_due = zip(order, starts if starts is not None else [None] * len(order), strict=True)
         if self._on_device and self.device.type == "cuda":
             yield from self._iterate_there(order, starts)
             return
         # what is ready in memory is there sooner than another thread says so
         if self._on_device or self._workers == 0 or len(order) < 2:
-            for index, start in wanted:
+            for index, start in windows_due:
                 yield self.load(index, start)
             return
         with ThreadPoolExecutor(self._workers, initializer=_use, initargs=(self.device,)) as pool:
             ahead = []
-            for index, start in wanted:
+            for index, start in windows_due:
                 ahead.append(pool.submit(self.load, index, start))
                 if len(ahead) > self._workers:
                     yield ahead.pop(0).result()

@@ -57,8 +57,8 @@ class DelimitedText:
         elif header or (header is None and is_header(first, [row for _, row in below], self.decimal)):
             self.names, self._header_rows = tuple(_without_tail(first, self.width)), 1
             if len(self.names) != self.width:
-                found = f"expected {self.width} names, as many as the rows below have cells, found {len(self.names)}"
-                raise DataError(f"{path}:{line}: {found}")
+                problem = f"expected {self.width} names, as many as the rows below have cells, found {len(self.names)}"
+                raise DataError(f"{path}:{line}: {problem}")
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """(line in the file, counted from 1; the cells, without blanks around them) of each row below the header.
@@ -73,11 +73,11 @@ class DelimitedText:
                 continue
             if blank:
                 raise DataError(f"{self.path}:{blank}: expected a sample, found a row without one")
-            kept = row if len(row) == width else _without_tail(row, width)
-            if len(kept) != width:
-                found = f"expected {width} cells as in the other rows, found {len(row)}"
-                raise DataError(f"{self.path}:{line}: {found}")
-            yield line, kept
+            cells = row if len(row) == width else _without_tail(row, width)
+            if len(cells) != width:
+                problem = f"expected {width} cells as in the other rows, found {len(row)}"
+                raise DataError(f"{self.path}:{line}: {problem}")
+            yield line, cells
 
     def number(self, cell: str) -> float:
         """The number that a cell holds. Raises ValueError for anything else."""
@@ -95,8 +95,8 @@ class DelimitedText:
             if row is None:
                 return
             if reader.line_num > last + 1:
-                found = "expected a quote to end on its line, found one left open"
-                raise DataError(f"{self.path}:{last + 1 + self._skipped}: {found}")
+                problem = "expected a quote to end on its line, found one left open"
+                raise DataError(f"{self.path}:{last + 1 + self._skipped}: {problem}")
             last = reader.line_num
             if row and row != [""]:
                 yield last + self._skipped, [cell.strip() for cell in row]

@@ -80,5 +80,5 @@ def in_words(gaps: Sequence[Gap], rate: float) -> str:
     lost = sum(max(0, gap.lost) for gap in gaps) / rate
     back = sum(gap.lost < 0 for gap in gaps)
     where = ", ".join(f"{gap.start / rate:.4g}" for gap in gaps[:3]) + (", ..." if len(gaps) > 3 else "")
-    told = f"lost samples: {lost:.3g} s in {len(gaps)} gap{'' if len(gaps) == 1 else 's'}, at {where} s"
-    return told + (f"; the time falls back {back} times" if back else "")
+    summary = f"lost samples: {lost:.3g} s in {len(gaps)} gap{'' if len(gaps) == 1 else 's'}, at {where} s"
+    return summary + (f"; the time falls back {back} times" if back else "")

@@ -26,10 +26,10 @@ def chosen(
     Raises SettingError, of the setting `classes` or `no_idle`, for another name, one named twice, or fewer than two.
     """
     if named is None:
-        kept = tuple(name for name in classes if not (no_idle and name in rest_classes))
-        if no_idle and len(kept) == len(classes):
+        remaining = tuple(name for name in classes if not (no_idle and name in rest_classes))
+        if no_idle and len(remaining) == len(classes):
             raise SettingError("no_idle", f"a class without a gesture among {_listed(classes)}, found none")
-        return _enough(kept, "no_idle", classes)
+        return _enough(remaining, "no_idle", classes)
     if unknown := [name for name in named if name not in classes]:
         raise SettingError("classes", f"gestures of {_listed(classes)}", repr(unknown[0]))
     if len(set(named)) < len(named):
@@ -37,10 +37,10 @@ def chosen(
     return _enough(tuple(named), "classes", classes)
 
 
-def _enough(kept: tuple[str, ...], setting: str, classes: Sequence[str]) -> tuple[str, ...]:
-    if len(kept) < FEWEST:
+def _enough(remaining: tuple[str, ...], setting: str, classes: Sequence[str]) -> tuple[str, ...]:
+    if len(remaining) < FEWEST:
         raise SettingError(setting, f"at least {FEWEST} gestures to be left of {_listed(classes)}")
-    return kept
+    return remaining
 
 
 def _listed(classes: Sequence[str]) -> str:
@@ -50,11 +50,11 @@ def _listed(classes: Sequence[str]) -> str:
 
 def windows_of(windows: np.ndarray, places: Sequence[int]) -> np.ndarray:
     """The windows whose labels are `places`; each label becomes its place among them. windows: of WINDOW_FIELDS."""
-    kept = windows[np.isin(windows["label"], places)].copy()
-    label = np.full(max([*windows["label"].tolist(), *places], default=0) + 1, -1, kept["label"].dtype)
+    remaining = windows[np.isin(windows["label"], places)].copy()
+    label = np.full(max([*windows["label"].tolist(), *places], default=0) + 1, -1, remaining["label"].dtype)
     label[list(places)] = np.arange(len(places))
-    kept["label"] = label[kept["label"]]
-    return kept
+    remaining["label"] = label[remaining["label"]]
+    return remaining
 
 
 def restricted(shard: Shard, classes: Sequence[str]) -> Shard:
@@ -63,8 +63,8 @@ def restricted(shard: Shard, classes: Sequence[str]) -> Shard:
     DataError for a class that the shard has not.
     """
     if missing := [name for name in classes if name not in shard.classes]:
-        found = f"found {_listed(shard.classes)}"
-        raise DataError(f"{shard.path}: expected windows of {_listed(missing)} among the classes, {found}")
+        actual = f"found {_listed(shard.classes)}"
+        raise DataError(f"{shard.path}: expected windows of {_listed(missing)} among the classes, {actual}")
     if tuple(classes) == shard.classes:
         return shard
     meta = {

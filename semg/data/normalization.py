@@ -94,10 +94,10 @@ def transform_from(moment: np.ndarray, channel_normalization: ChannelNormalizati
 
 def sessions(shards: Sequence[Shard]) -> dict[str, list[int]]:
     """Which shards (by place) belong to each session, in the order of recording."""
-    found: dict[str, list[int]] = {}
+    places_of: dict[str, list[int]] = {}
     for place in sorted(range(len(shards)), key=lambda i: (shards[i].session, shards[i].order)):
-        found.setdefault(shards[place].session, []).append(place)
-    return found
+        places_of.setdefault(shards[place].session, []).append(place)
+    return places_of
 
 
 def transform_of(

@@ -248,13 +248,13 @@ def _opened(path: Path) -> h5py.File:
 
 def _why_not(error: Exception) -> str:
     """Why HDF5 did not open a file, and the way on."""
-    number, told = getattr(error, "errno", None), str(error)
-    if "unable to lock file" in told and number in _HELD:
+    number, text = getattr(error, "errno", None), str(error)
+    if "unable to lock file" in text and number in _HELD:
         return (
             "one that another program has open for writing; close it there (a notebook's HDFStore, a viewer), "
             "the file itself need not be fetched again"
         )
-    if "already open for write" in told:
+    if "already open for write" in text:
         return (
             "one that the program which wrote it did not close; close it there, or if it has ended, run "
             "`h5clear -s FILE` (HDF5's tools) or fetch it again"
@@ -273,10 +273,10 @@ def _table(path: Path, file: h5py.File) -> h5py.Dataset:
         table = file["data/table"]
     except (KeyError, OSError, RuntimeError, ValueError):
         try:
-            found = ", ".join(sorted(file)) or "nothing"
+            actual = ", ".join(sorted(file)) or "nothing"
         except (OSError, RuntimeError, ValueError):
-            found = "an unreadable file"
-        raise DataError(f"{path}: expected a pandas table under the key 'data', found {found}") from None
+            actual = "an unreadable file"
+        raise DataError(f"{path}: expected a pandas table under the key 'data', found {actual}") from None
     names = table.dtype.names if isinstance(table, h5py.Dataset) else None
     if not names or "index" not in names or table.ndim != 1:
         raise DataError(f"{path}: expected a pandas table under the key 'data', found another kind of object")
@@ -318,8 +318,8 @@ def _check_size(path: Path, table: h5py.Dataset) -> None:
         raise DataError(f"{path}: expected {rows:,} samples, found room for them and no data; fetch it again")
     chunk = row * table.chunks[0] if table.chunks else 0
     if chunk > _LARGEST_CHUNK or (unfolded > _ANY_RATIO_BYTES and unfolded > _LARGEST_RATIO * stored):
-        found = f"{stored / 1e6:.3g} MB that unfold to {max(chunk, unfolded) / 1e6:,.0f} MB"
-        raise DataError(f"{path}: expected a recording, packed to a tenth, found {found}")
+        actual = f"{stored / 1e6:.3g} MB that unfold to {max(chunk, unfolded) / 1e6:,.0f} MB"
+        raise DataError(f"{path}: expected a recording, packed to a tenth, found {actual}")
 
 
 def _kind(dtype: np.dtype) -> str:

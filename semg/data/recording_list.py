@@ -48,8 +48,8 @@ def read_list(path: Path) -> list[Entry]:
         raise DataError(f"{path}: expected a header {','.join(COLUMNS)} and a row a recording, found no row") from None
     names = [name.strip().casefold() for name in table.names or ()]
     if not set(_NEEDED) <= set(names):
-        found = ", ".join(table.names or ())
-        raise DataError(f"{path}: expected columns {', '.join(_NEEDED)} in a list of recordings, found {found}")
+        actual = ", ".join(table.names or ())
+        raise DataError(f"{path}: expected columns {', '.join(_NEEDED)} in a list of recordings, found {actual}")
     rows: list[_Row] = []
     for line, cells in table.rows():
         rows.append(_row(path, f"{path}:{line}", len(rows), dict(zip(names, cells, strict=True))))

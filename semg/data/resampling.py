@@ -12,14 +12,14 @@ _HALF_LENGTH = 10  # samples of the lower rate in half the low-pass filter, as i
 _KAISER = 5.0  # the same function's window
 
 
-def resampling_ratio(name: str, rate: float, wanted: float) -> Fraction:
+def resampling_ratio(name: str, rate: float, target_rate: float) -> Fraction:
     """wanted / rate, both in Hz, as a fraction of small numbers. DataError, which begins with `name`, where none is."""
-    if not 1 / _LARGEST_RATIO <= rate / wanted <= _LARGEST_RATIO:
-        near = f"{wanted / _LARGEST_RATIO:g} to {wanted * _LARGEST_RATIO:g} Hz"
+    if not 1 / _LARGEST_RATIO <= rate / target_rate <= _LARGEST_RATIO:
+        near = f"{target_rate / _LARGEST_RATIO:g} to {target_rate * _LARGEST_RATIO:g} Hz"
         raise DataError(f"{name}: expected a rate of {near}, found {rate:g} Hz")
-    ratio = Fraction(wanted / rate).limit_denominator(_LARGEST_STEP)
-    if abs(float(ratio) * rate / wanted - 1) > 1e-4:
-        raise DataError(f"{name}: expected a rate that {wanted:g} Hz can be made of, found {rate:g} Hz")
+    ratio = Fraction(target_rate / rate).limit_denominator(_LARGEST_STEP)
+    if abs(float(ratio) * rate / target_rate - 1) > 1e-4:
+        raise DataError(f"{name}: expected a rate that {target_rate:g} Hz can be made of, found {rate:g} Hz")
     return ratio
 
 
@@ -56,7 +56,7 @@ class CausalResampler:
         places = np.arange(self._next, len(block) * self._up, self._down)
         latest, phase = np.divmod(places, self._up)
         windows = known[latest[:, None] + np.arange(taps - 1, -1, -1)]  # (m, taps, C), the latest sample first
-        made = np.einsum("mt,mtc->mc", self._phases[phase], windows)
+        resampled = np.einsum("mt,mtc->mc", self._phases[phase], windows)
         self._next = (places[-1] + self._down if len(places) else self._next) - len(block) * self._up
         self._past = known[len(block) :]
-        return made.astype(np.float32), latest
+        return resampled.astype(np.float32), latest

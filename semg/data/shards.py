@@ -18,7 +18,7 @@ import threading
 import tokenize
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from semg.common.console import Progress
 from semg.common.errors import DataError
 from semg.common.files import atomic_folder, checksum, is_system_file, read_json, write_json
 from semg.common.schema import (
@@ -463,7 +464,7 @@ def open_shards(
     names: Sequence[str],
     *,
     verify: bool = False,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: Progress = iter,
 ) -> list[Shard]:
     """Open the shards of the recordings `names` in that order. DataError if one is missing or was made differently.
 
@@ -492,20 +493,20 @@ def check_all_there(folder: Path, names: Sequence[str]) -> None:
     subjects = sorted({one.subject for one in facts_in(folder)}, key=records.counting_order)
     if not subjects:
         raise DataError(f"{expected}; run preprocess.py first")
-    shown = " ".join(subjects[:_SUBJECTS_SHOWN]) + (" ..." if len(subjects) > _SUBJECTS_SHOWN else "")
+    examples = " ".join(subjects[:_SUBJECTS_SHOWN]) + (" ..." if len(subjects) > _SUBJECTS_SHOWN else "")
     raise DataError(
-        f"{expected}; shards of {len(subjects)} subjects are there ({shown}): make the others' with preprocess.py, or "
-        "a split of those that are there with create_dataset_files.py"
+        f"{expected}; shards of {len(subjects)} subjects are there ({examples}): make the others' with preprocess.py, "
+        "or a split of those that are there with create_dataset_files.py"
     )
 
 
 def facts_in(folder: Path) -> list[Record]:
     """The facts of every shard in a folder that can be read; an empty list where there is no folder."""
-    found = []
+    facts = []
     for name in list_records(folder) if folder.is_dir() else []:
         with suppress(DataError, OSError):
-            found.append(records.from_meta(read_meta(folder / name)))
-    return found
+            facts.append(records.from_meta(read_meta(folder / name)))
+    return facts
 
 
 def check_alike(shards: Sequence[Shard]) -> None:

@@ -377,9 +377,9 @@ def surface(someone: Person, angles: np.ndarray, when: np.ndarray, unit: np.ndar
         gain = units.size * np.exp(-0.5 * ((place - centre) / half_length) ** 2)
         delay = np.abs(place - units.innervation) / _VELOCITY * (RATE / 1000)  # samples
         arrival = np.rint(when + delay[unit]).astype(np.int64)
-        kept = arrival < n_samples
+        in_time = arrival < n_samples
         train = sparse.csr_array(
-            (gain[unit[kept]].astype(np.float32), (arrival[kept], unit[kept])), shape=(length, len(gain))
+            (gain[unit[in_time]].astype(np.float32), (arrival[in_time], unit[in_time])), shape=(length, len(gain))
         )
         reach = _reach(units, radius, angles[ring])
         total = np.zeros((RING_SIZE, spectra.shape[1]), np.complex64)

@@ -153,8 +153,8 @@ def split_folders(folder: Path) -> list[Path]:
     """The folders of splits in `folder`: itself, or its folds in counting order; empty if there are none."""
     if (folder / "train.txt").exists():
         return [folder]
-    found = [path.parent for path in folder.glob("*/train.txt") if not is_system_file(path.parent.name)]
-    return sorted(found, key=lambda path: counting_order(path.name))
+    folders = [path.parent for path in folder.glob("*/train.txt") if not is_system_file(path.parent.name)]
+    return sorted(folders, key=lambda path: counting_order(path.name))
 
 
 def read_folds(folder: Path, shards: Path | None = None) -> dict[str, Split]:
@@ -295,12 +295,12 @@ def _fold_splits(
     protocol: str, records: Sequence[Record], groups: Sequence[Sequence[str]], val: float, seed: int
 ) -> dict[str, Split]:
     subjects = _subjects(records)
-    made = {}
+    folds_ = {}
     for fold, tested in enumerate(groups):
         rest = [subject for subject in subjects if subject not in tested]
         validated = drawn(rest, seed, f"val of fold {fold}")[: _count(val, len(subjects))]
-        made[f"fold{fold}"] = _subject_split(protocol, records, tested, validated, seed)
-    return made
+        folds_[f"fold{fold}"] = _subject_split(protocol, records, tested, validated, seed)
+    return folds_
 
 
 def _subject_split(
@@ -361,7 +361,7 @@ def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Spl
     sessions: dict[str, list[Record]] = {}
     for record in in_time(records):
         sessions.setdefault(record.session_key, []).append(record)
-    made: dict[str, Split] = {}
+    by_test: dict[str, Split] = {}
     left_out = []
     for session, own in sorted(sessions.items(), key=lambda item: counting_order(item[0])):
         if len(own) < 3:
@@ -371,18 +371,18 @@ def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Spl
         for tested in own:
             others = [record for record in own if record != tested]
             key = f"{tested.subject}-{tested.session}-{tested.task}" if distinct else tested.name
-            if key in made:
+            if key in by_test:
                 raise DataError(f"expected folders of different names, found {key} twice; rename a subject or session")
-            made[key] = _split("recording", {"train": others[:-1], "val": others[-1:], "test": [tested]}, seed)
-    if not made:
+            by_test[key] = _split("recording", {"train": others[:-1], "val": others[-1:], "test": [tested]}, seed)
+    if not by_test:
         raise DataError("expected a person's session with three recordings, found none")
-    return made, left_out
+    return by_test, left_out
 
 
 # --- writing -----------------------------------------------------------------------------------------------
 
 
-def write_splits(out: Path, splits: Mapping[str, Split], made: Mapping[str, Any]) -> None:
+def write_splits(out: Path, splits: Mapping[str, Split], provenance: Mapping[str, Any]) -> None:
     """Write splits in place of whatever is at `out`: each into the folder of its key, "" being `out` itself.
 
     made: how they were made, in JSON's types; recorded in each split.json.
@@ -390,15 +390,15 @@ def write_splits(out: Path, splits: Mapping[str, Split], made: Mapping[str, Any]
     with atomic_folder(out) as folder:
         for key, split in splits.items():
             name = f"{out.resolve().name}/{key}".rstrip("/")
-            _write_files(folder / key, split, name, made)
+            _write_files(folder / key, split, name, provenance)
 
 
-def write_split(folder: Path, split: Split, made: Mapping[str, Any]) -> None:
+def write_split(folder: Path, split: Split, provenance: Mapping[str, Any]) -> None:
     """Write one split in place of whatever is at `folder`."""
-    write_splits(folder, {"": split}, made)
+    write_splits(folder, {"": split}, provenance)
 
 
-def _write_files(folder: Path, split: Split, name: str, made: Mapping[str, Any]) -> None:
+def _write_files(folder: Path, split: Split, name: str, provenance: Mapping[str, Any]) -> None:
     for subset in SUBSETS:
         write_text(folder / f"{subset}.txt", "".join(f"{record}\n" for record in split.records(subset)))
     meta = {
@@ -410,6 +410,6 @@ def _write_files(folder: Path, split: Split, name: str, made: Mapping[str, Any])
         "subjects": {subset: list(split.subjects(subset)) for subset in SUBSETS},
         "n_records": {subset: len(split.records(subset)) for subset in SUBSETS},
         "lists_sha256": split.checksum,
-        "made": dict(made),
+        "made": dict(provenance),
     }
     write_json(folder / "split.json", {**meta, "checksum": _meta_checksum(meta)})

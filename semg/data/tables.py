@@ -31,7 +31,7 @@ _HEAD = 1000  # rows from which it is told which columns hold numbers
 
 
 @dataclass(frozen=True)
-class Source:
+class RawRecording:
     """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
     numbers, or in a table the names of gestures, empty where there is none."""
 
@@ -52,13 +52,13 @@ def is_simulated(path: Path) -> bool:
     return (path.parent / SIMULATED).exists()
 
 
-def read_recording(path: Path, channels: Sequence[int], labels: str) -> Source:
+def read_recording(path: Path, channels: Sequence[int], labels: str) -> RawRecording:
     """A recording in putEMG's layout, under any name: `channels` by number, truth from the column `labels`."""
     if labels not in putemg.LABEL_COLUMNS or max(channels) > putemg.N_CHANNELS:
         raise DataError(f"{path}: expected a table, as the model is of another device, found putEMG's layout")
     with Recording(path, check_name=False) as recording:
         samples, codes = recording.read(tuple(channels), labels)
-    return Source(path.stem, samples, putemg.RATE, putemg.MICROVOLTS_PER_COUNT, codes)
+    return RawRecording(path.stem, samples, putemg.RATE, putemg.MICROVOLTS_PER_COUNT, codes)
 
 
 class Table:
@@ -104,8 +104,8 @@ class Table:
         channels: numbers, counted from 1, of those that somebody chose; labels: the labels' place.
         """
         if channels and (wrong := [one for one in channels if not 1 <= one <= len(self.names)]):
-            found = f"{len(self.names)} columns"
-            raise DataError(f"{self.path}: expected a column {wrong[0]}, found {found}", hint="see {channels}")
+            actual = f"{len(self.names)} columns"
+            raise DataError(f"{self.path}: expected a column {wrong[0]}, found {actual}", hint="see {channels}")
         chosen = None if channels is None else [one - 1 for one in channels]
         numbers = [self._numbers.get(place) for place in range(len(self.names))]
         return told_apart(self.path, self.names, numbers, chosen, labels)
@@ -227,7 +227,7 @@ def read_table(
     n_channels: int,
     names: Sequence[str] = (),
     labels: str = "",
-) -> Source:
+) -> RawRecording:
     """The channels of a table at `rate` Hz, in units of `scale` microvolts, and its labels if it has a column `labels`.
 
     columns: which to take, counted from 1, in the model's order of channels (None: those with the model's own `names`,
@@ -240,13 +240,13 @@ def read_table(
         columns = [table.names.index(name) + 1 for name in names]
     roles = table.roles(columns, place)
     if len(roles.channels) != n_channels:
-        found = f"{len(roles.channels)} columns"
+        actual = f"{len(roles.channels)} columns"
         raise DataError(
-            f"{path}: expected the model's {n_channels} channels, found {found}", hint="{channels} names the columns"
+            f"{path}: expected the model's {n_channels} channels, found {actual}", hint="{channels} names the columns"
         )
     with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
         samples = exact_in_float32(table.samples(roles.channels))
-    return Source(path.stem, samples, rate, scale, None if place is None else table.labels(place))
+    return RawRecording(path.stem, samples, rate, scale, None if place is None else table.labels(place))
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:
@@ -273,7 +273,7 @@ def _read_npy(path: Path) -> np.ndarray:
     return np.array(values)
 
 
-def resampled(source: Source, rate: float) -> Source:
+def resampled(source: RawRecording, rate: float) -> RawRecording:
     """The source at `rate` Hz, by a polyphase filter; it looks ahead, so it is no part of a live chain."""
     from scipy.signal import resample_poly  # not needed where the rates agree
 
@@ -283,4 +283,4 @@ def resampled(source: Source, rate: float) -> Source:
     if codes is not None:
         latest = np.arange(len(samples)) * ratio.denominator // ratio.numerator
         codes = codes[np.minimum(latest, len(codes) - 1)]
-    return Source(source.name, samples.astype(np.float32), rate, source.scale, codes)
+    return RawRecording(source.name, samples.astype(np.float32), rate, source.scale, codes)

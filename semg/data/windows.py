@@ -86,11 +86,11 @@ def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.nda
     """
     ends = np.concatenate([[np.iinfo(np.int64).min], breaks, [np.iinfo(np.int64).max]])
     place = np.searchsorted(breaks, windows["start"], side="right")  # the gaps up to a window's start
-    kept = windows[windows["start"] <= ends[place + 1] - window].copy()
-    place = np.searchsorted(breaks, kept["start"], side="right")
-    kept["low"] = np.maximum(kept["low"], ends[place])
-    kept["high"] = np.minimum(kept["high"], ends[place + 1] - window)
-    return kept
+    whole = windows[windows["start"] <= ends[place + 1] - window].copy()
+    place = np.searchsorted(breaks, whole["start"], side="right")
+    whole["low"] = np.maximum(whole["low"], ends[place])
+    whole["high"] = np.minimum(whole["high"], ends[place + 1] - window)
+    return whole
 
 
 def _repetitions(label: np.ndarray) -> np.ndarray:

@@ -111,8 +111,8 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         if not reason and not files.isdisjoint(_folders(name)):
             reason = "a file of the name of its folder"
         if reason:
-            shown = repr(entry.filename[:200])
-            raise DataError(f"{path}: {shown}: expected a plain file in the archive, found {reason}; refused")
+            printed_name = repr(entry.filename[:200])
+            raise DataError(f"{path}: {printed_name}: expected a plain file in the archive, found {reason}; refused")
         seen.add(name)
     return [entry for entry in entries if not _is_folder(entry)]
 

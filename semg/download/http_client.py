@@ -434,10 +434,12 @@ def _validator(response: requests.Response) -> str:
 
 def _continues(response: requests.Response, have: int, note: Note) -> bool:
     """Whether a 206 brings exactly the missing bytes of the version that `note` names."""
-    given = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("content-range", ""))
-    if response.status_code != 206 or not given or note.size is None:
+    content_range = re.fullmatch(
+        r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("content-range", "")
+    )
+    if response.status_code != 206 or not content_range or note.size is None:
         return False
-    start, end, total = (int(text) for text in given.groups())
+    start, end, total = (int(text) for text in content_range.groups())
     length = _length(response)
     return (
         (start, end, total) == (have, note.size - 1, note.size)

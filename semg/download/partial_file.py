@@ -26,7 +26,7 @@ class PartialFile:
     def __init__(self, target: Path, report: Callable[[int], None]) -> None:
         self._target, self._report = target, report
         self.path, self._note_path = part_names(target)
-        self._told = 0
+        self._reported = 0
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -45,8 +45,8 @@ class PartialFile:
         if not usable:
             self.discard()
             return None
-        self._report(have - self._told)
-        self._told = have
+        self._report(have - self._reported)
+        self._reported = have
         return note
 
     def begin(self, note: Note) -> None:
@@ -57,14 +57,14 @@ class PartialFile:
     def grew(self, by: int) -> None:
         """Bytes were added."""
         self._report(by)
-        self._told += by
+        self._reported += by
 
     def discard(self) -> None:
         """Throw the bytes and their note away."""
         for path in (self.path, self._note_path, temporary_name(self._note_path)):
             path.unlink(missing_ok=True)
-        self._report(-self._told)
-        self._told = 0
+        self._report(-self._reported)
+        self._reported = 0
 
     def finish(self) -> None:
         """Give the file its name and the server's time of change."""

@@ -36,10 +36,10 @@ class Memory:
         self._files = {name: dict(entry) for name, entry in value["files"].items()}
         self._unpacked = {name: dict(entry) for name, entry in value["unpacked"].items()}
 
-    def md5(self, wanted: Wanted) -> str | None:
+    def md5(self, file: Wanted) -> str | None:
         """The MD5 of a file that was verified and has not changed since, here or on the share."""
-        entry, path = self._files.get(wanted.name, {}), self.root / wanted.name
-        if not path.is_file() or not _matches(entry, wanted):
+        entry, path = self._files.get(file.name, {}), self.root / file.name
+        if not path.is_file() or not _matches(entry, file):
             return None
         now = path.stat()
         same = (entry["size"], entry.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
@@ -50,29 +50,29 @@ class Memory:
         whole = Wanted("")
         return [Wanted(name, e["size"], e["md5"]) for name, e in self._files.items() if _matches(e, whole)]
 
-    def is_outdated(self, wanted: Wanted) -> bool:
+    def is_outdated(self, file: Wanted) -> bool:
         """Whether the server has another version now than when the file was fetched, though perhaps of equal length."""
-        version = self._files.get(wanted.name, {}).get("version", "")
-        return bool(version and wanted.version) and version != wanted.version
+        version = self._files.get(file.name, {}).get("version", "")
+        return bool(version and file.version) and version != file.version
 
     def last_md5(self, name: str) -> str | None:
         """The MD5 that a file had when it was verified."""
         md5 = self._files.get(name, {}).get("md5")
         return md5 if isinstance(md5, str) else None
 
-    def is_unpacked(self, wanted: Wanted) -> bool:
+    def is_unpacked(self, file: Wanted) -> bool:
         """Whether this archive was unpacked and all that came out of it is still there."""
-        entry, folder = self._unpacked.get(wanted.name, {}), (self.root / wanted.name).with_suffix("")
-        if not folder.is_dir() or not _matches(entry, wanted):
+        entry, folder = self._unpacked.get(file.name, {}), (self.root / file.name).with_suffix("")
+        if not folder.is_dir() or not _matches(entry, file):
             return False
         return archive.measure(folder) == {"members": entry.get("members"), "bytes": entry.get("bytes")}
 
-    def verified(self, wanted: Wanted, md5: str) -> None:
+    def verified(self, file: Wanted, md5: str) -> None:
         """Remember that the file is right as it lies there, and where no MD5 tells, which version of the server's."""
-        now = (self.root / wanted.name).stat()
-        version = "" if wanted.md5 else wanted.version or self._files.get(wanted.name, {}).get("version", "")
+        now = (self.root / file.name).stat()
+        version = "" if file.md5 else file.version or self._files.get(file.name, {}).get("version", "")
         entry = {"size": now.st_size, "mtime_ns": now.st_mtime_ns, "md5": md5}
-        self._write(self._files, wanted.name, entry | ({"version": version} if version else {}))
+        self._write(self._files, file.name, entry | ({"version": version} if version else {}))
 
     def unpacked(self, name: str, result: dict[str, int]) -> None:
         """Remember that the archive was unpacked, and into how much."""
@@ -88,33 +88,33 @@ class Memory:
             write_json(self.path, {"format": self.FORMAT, "files": files, "unpacked": unpacked})
 
 
-def _matches(entry: dict[str, Any], wanted: Wanted) -> bool:
+def _matches(entry: dict[str, Any], file: Wanted) -> bool:
     """Whether what is remembered of a file is what the share says of it."""
     size, md5 = entry.get("size"), entry.get("md5")
     known = isinstance(size, int) and isinstance(md5, str)
-    same_version = not wanted.version or entry.get("version", wanted.version) == wanted.version
-    return known and same_version and wanted.size in (None, size) and wanted.md5 in (None, md5)
+    same_version = not file.version or entry.get("version", file.version) == file.version
+    return known and same_version and file.size in (None, size) and file.md5 in (None, md5)
 
 
 _hdf5_lock = threading.Lock()  # the HDF5 library does one thing at a time
 
 
-def verify(path: Path, wanted: Wanted, before: str | None = None) -> str:
+def verify(path: Path, file: Wanted, before: str | None = None) -> str:
     """The file's MD5, if it is what was wanted; DataError if not. `before`: its MD5 when it was last verified."""
     size = path.stat().st_size
-    if size == 0 or wanted.size not in (None, size):
-        raise DataError(f"expected {wanted.size or 'some'} bytes, found {size}")
+    if size == 0 or file.size not in (None, size):
+        raise DataError(f"expected {file.size or 'some'} bytes, found {size}")
     if looks_like_page(path):
         raise DataError("expected a file, found a web page")
-    md5, expected = checksum(path, "md5"), wanted.md5 or before
+    md5, expected = checksum(path, "md5"), file.md5 or before
     if expected is not None and md5 != expected:
         raise DataError(f"expected MD5 {expected}, found {md5}")
     try:
-        if wanted.name.endswith(".hdf5"):
+        if file.name.endswith(".hdf5"):
             with _hdf5_lock:
                 check_layout(path)
-        elif wanted.is_archive:
-            archive.check(path, contents=wanted.md5 is None)
+        elif file.is_archive:
+            archive.check(path, contents=file.md5 is None)
     except DataError as error:
         raise DataError(str(error).removeprefix(f"{path}: ")) from None
     return md5

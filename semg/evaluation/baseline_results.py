@@ -74,16 +74,16 @@ def open_folds(
     records = [name for split in folds.values() for own in subsets.values() for s in own for name in split.records(s)]
     distinct = list(dict.fromkeys(records))
     opened = dict(zip(distinct, open_shards(folder, distinct, verify=True), strict=True))  # together: they must agree
-    made: dict[str, dict[str, WindowSet]] = {}
+    by_fold: dict[str, dict[str, WindowSet]] = {}
     for fold, split in folds.items():
-        made[fold] = {}
+        by_fold[fold] = {}
         for name, own in subsets.items():
             shards = [opened[record] for subset in own for record in split.records(subset)]
             if not sum(len(shard.windows) for shard in shards):
                 raise DataError(f"{split.folder}: expected windows in its {' and '.join(own)} subset, found none")
-            made[fold][name] = WindowSet(shards)
-        _check_classes(split, made[fold]["train"])
-    return made
+            by_fold[fold][name] = WindowSet(shards)
+        _check_classes(split, by_fold[fold]["train"])
+    return by_fold
 
 
 def _check_classes(split: Split, train: WindowSet) -> None:
@@ -151,12 +151,16 @@ def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None
             continue
         scores = read_json(path, "metrics of this run")["per_subject"]
         people.setdefault(baseline.method, {}).update({who: one["macro_f1"] for who, one in scores.items()})
-    found = {}
+    by_method = {}
     for method in dict.fromkeys(baseline.method for baseline in baselines):
         if method in whole:
             values = np.array(list(people[method].values()))
-            found[method] = (float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
-    return found
+            by_method[method] = (
+                float(values.mean()),
+                float(values.std(ddof=1)) if len(values) > 1 else None,
+                len(values),
+            )
+    return by_method
 
 
 # --- what is said ------------------------------------------------------------------------------------------------
@@ -165,11 +169,11 @@ def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None
 def describe(fold: str, windows: Mapping[str, WindowSet], subset: str, normalize: str) -> str:
     """A line before a fold's work: how many windows of how many people."""
     counts = {name: (len(one), len({shard.subject for shard in one.shards})) for name, one in windows.items()}
-    told = {
+    words = {
         name: f"{counted(n, 'window')} of {counted(people, 'person', 'people')}" for name, (n, people) in counts.items()
     }
     where = f"{fold}: " if fold else ""
-    return f"{where}training on {told['train']}, scoring {told['scored']} ({subset}), normalisation: {normalize}"
+    return f"{where}training on {words['train']}, scoring {words['scored']} ({subset}), normalisation: {normalize}"
 
 
 def finish(
@@ -187,10 +191,10 @@ def finish(
                 f"all folds  {method:<28} macro-F1 {mean:.4f}{spread} over {counted(people, 'person', 'people')}"
             )
     best = max(done, key=lambda name: done[name], default=None)
-    told = f"; best macro-F1 {done[best]:.4f} ({best})" if best else ""
+    best_words = f"; best macro-F1 {done[best]:.4f} ({best})" if best else ""
     failed = len(left) - len(done)
     console.finish(
-        f"{out}: {counted(len(done), 'result')} written{told}; next: python compare.py {out}",
+        f"{out}: {counted(len(done), 'result')} written{best_words}; next: python compare.py {out}",
         out=out.as_posix(),
         macro_f1=dict(done),
         kept=len(baselines) - len(left),

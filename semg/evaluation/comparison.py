@@ -32,8 +32,8 @@ _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d
 
 
 @dataclass(frozen=True)
-class Run:
-    """One evaluation. `people` maps a person to the metric, `windows` to the windows scored.
+class Evaluation:
+    """One training run's scores by one metric. subjects: each one's metric; windows: how many of each were scored.
 
     subset: of the split; None where only predictions are there, which do not say. simulated: whether the
     result says that recordings were.
@@ -48,10 +48,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Method:
-    """Runs of one method. `people`: each person's metric, the mean over the runs that scored that person."""
+    """Evaluations of one method's runs. subjects: each one's metric, the mean over the runs that scored that person."""
 
     name: str
-    runs: tuple[Run, ...]
+    evaluations: tuple[Evaluation, ...]
     subjects: dict[str, float]
 
     @property
@@ -62,16 +62,16 @@ class Method:
     @property
     def runs_per_subject(self) -> tuple[int, int]:
         """Fewest and most runs that scored one person."""
-        counts = [sum(subject in run.subjects for run in self.runs) for subject in self.subjects]
+        counts = [sum(subject in one.subjects for one in self.evaluations) for subject in self.subjects]
         return min(counts), max(counts)
 
     @property
     def windows(self) -> dict[str, int]:
         """Windows scored of each person, in the first run that has the person."""
-        found: dict[str, int] = {}
-        for run in self.runs:
-            found = {**run.windows, **found}
-        return found
+        windows_of: dict[str, int] = {}
+        for one in self.evaluations:
+            windows_of = {**one.windows, **windows_of}
+        return windows_of
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,17 @@ class Paired:
 # --- finding and naming runs ---------------------------------------------------------------------------------
 
 
-def find_runs(path: Path) -> list[Path]:
+def find_results(path: Path) -> list[Path]:
     """The result files that `path` stands for: itself, its metrics.json, or all metrics.json below it, sorted."""
     if path.is_file():
         return [path]
     if (path / "metrics.json").is_file():
         return [path / "metrics.json"]
     below = sorted(path.rglob("metrics.json")) if path.is_dir() else []
-    found = [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
-    if not found:
+    paths = [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
+    if not paths:
         raise DataError(f"{path}: expected a metrics.json or a folder with one, found none; run evaluate.py")
-    return found
+    return paths
 
 
 def method_names(runs: Sequence[Path]) -> list[str]:
@@ -106,25 +106,25 @@ def method_names(runs: Sequence[Path]) -> list[str]:
     results/none/fold0/lda-rms and results/session/fold1/lda-rms give none/lda-rms and session/lda-rms.
     """
     stripped = [[_RUN_PART.sub("", part).strip("-_.") for part in run.resolve().parent.parts] for run in runs]
-    kept = [[part for part in parts if part] for parts in stripped]
+    folders = [[part for part in parts if part] for parts in stripped]
     shared = 0
-    while kept and all(len(parts) > shared + 1 and parts[shared] == kept[0][shared] for parts in kept):
+    while folders and all(len(parts) > shared + 1 and parts[shared] == folders[0][shared] for parts in folders):
         shared += 1
-    return [printable("/".join(parts[shared:])) for parts in kept]
+    return [printable("/".join(parts[shared:])) for parts in folders]
 
 
-def read_run(path: Path, name: str) -> Run:
+def read_evaluation(path: Path, name: str) -> Evaluation:
     """Read a metrics.json, or score a predictions.npz. DataError if it is not as evaluate.py writes them."""
     content: dict[str, Any]
     if path.suffix == ".npz":
         content = {"per_subject": _score_predictions(path)}
     else:
         content = read_json(path, "metrics as evaluate.py or baselines.py write them")
-    return run_of(path, content, name)
+    return evaluation_of(path, content, name)
 
 
-def run_of(path: Path, content: dict[str, Any], name: str) -> Run:
-    """The run that `content`, read from `path`, tells of. DataError if it is not as evaluate.py writes it."""
+def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
+    """The evaluation that `content`, read from `path`, describes. DataError if it is not as evaluate.py writes it."""
     try:
         scored = {subject: one[name] for subject, one in content["per_subject"].items()}
         subjects = {subject: _number(value) for subject, value in scored.items() if value is not None}
@@ -140,7 +140,7 @@ def run_of(path: Path, content: dict[str, Any], name: str) -> Run:
     subset = content.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
-    return Run(path, subset, subjects, windows, content.get("simulated") is True)
+    return Evaluation(path, subset, subjects, windows, content.get("simulated") is True)
 
 
 def _number(value: object) -> float:
@@ -162,14 +162,14 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as arrays:
             record, label, prediction = (arrays[name] for name in ("record", "label", "prediction"))
             subject = arrays["subject"] if "subject" in arrays.files else subjects_of(record)
-        if record.ndim != 1 or any(found.dtype.kind not in "iu" for found in (label, prediction)):
+        if record.ndim != 1 or any(array.dtype.kind not in "iu" for array in (label, prediction)):
             raise ValueError("other kinds of arrays")
         if max(label.max(), prediction.max()) >= MOST_CLASSES:  # damage: a table of all classes by all is made
             raise ValueError(f"{MOST_CLASSES} classes and more")
         return per_subject(label, prediction, subject, int(max(label.max(), prediction.max())) + 1)
     except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, DataError) as error:
-        told = f"expected record, label and prediction of windows, found {error}"
-        raise DataError(f"{path}: {told}; evaluate.py writes such files") from None
+        problem = f"expected record, label and prediction of windows, found {error}"
+        raise DataError(f"{path}: {problem}; evaluate.py writes such files") from None
 
 
 def subjects_of(record: np.ndarray) -> np.ndarray:
@@ -178,12 +178,12 @@ def subjects_of(record: np.ndarray) -> np.ndarray:
     return np.array([parse_record(str(name)).subject for name in names])[place]
 
 
-def pool(name: str, runs: Iterable[Run]) -> Method:
+def pool(name: str, evaluations: Iterable[Evaluation]) -> Method:
     """Average each person's runs."""
-    runs = tuple(runs)
-    subjects = sorted({subject for run in runs for subject in run.subjects})
-    means = {p: float(np.mean([run.subjects[p] for run in runs if p in run.subjects])) for p in subjects}
-    return Method(name, runs, means)
+    pooled = tuple(evaluations)
+    subjects = sorted({subject for one in pooled for subject in one.subjects})
+    means = {p: float(np.mean([one.subjects[p] for one in pooled if p in one.subjects])) for p in subjects}
+    return Method(name, pooled, means)
 
 
 # --- statistics over people ----------------------------------------------------------------------------------
@@ -224,10 +224,10 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
         if other:
             notes.append(f"{method.name}: not the same windows as {methods[0].name} (people {', '.join(other)})")
         first: dict[tuple[str, ...], int] = {}
-        for run in method.runs:
-            recording = [part for part in run.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
-            if [p for p, n in run.windows.items() if first.setdefault((p, *recording), n) != n]:
-                notes.append(f"{method.name}: {run.path} has other numbers of windows than the runs before it")
+        for one in method.evaluations:
+            recording = [part for part in one.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
+            if [p for p, n in one.windows.items() if first.setdefault((p, *recording), n) != n]:
+                notes.append(f"{method.name}: {one.path} has other numbers of windows than the runs before it")
     return notes
 
 
@@ -246,15 +246,15 @@ def against(methods: Sequence[Method], reference: str | None) -> dict[str, tuple
 
 def check_same_subset(methods: Sequence[Method]) -> None:
     """DataError if the methods scored different subsets of their splits."""
-    subsets = {run.subset: run.path for method in methods for run in method.runs if run.subset}
+    subsets = {one.subset: one.path for method in methods for one in method.evaluations if one.subset}
     if len(subsets) > 1:
-        told = ", ".join(f"{subset} in {path}" for subset, path in sorted(subsets.items()))
-        raise DataError(f"expected results of one subset, found {told}", "evaluate all with the same {subset}")
+        actual = ", ".join(f"{subset} in {path}" for subset, path in sorted(subsets.items()))
+        raise DataError(f"expected results of one subset, found {actual}", "evaluate all with the same {subset}")
 
 
 def simulated(methods: Sequence[Method]) -> list[str]:
     """A note where recordings were simulated: such numbers say nothing about people."""
-    names = [method.name for method in methods if any(run.simulated for run in method.runs)]
+    names = [method.name for method in methods if any(one.simulated for one in method.evaluations)]
     return [f"scored on SIMULATED recordings, no people: {', '.join(names)}"] if names else []
 
 

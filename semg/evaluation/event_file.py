@@ -50,5 +50,5 @@ class EventFile:
             change()
         except OSError as error:
             self._writer = None
-            told = error.strerror or error
-            self._warn(f"{self._folder}: TensorBoard's log ends here ({told}); metrics.jsonl has all numbers")
+            reason = error.strerror or error
+            self._warn(f"{self._folder}: TensorBoard's log ends here ({reason}); metrics.jsonl has all numbers")

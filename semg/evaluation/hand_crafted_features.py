@@ -89,12 +89,12 @@ class FeatureExtractor:
         count = max(1, _BYTES_AT_ONCE // (4 * samples * channels))
         x = np.empty((min(count, windows), channels, samples), np.float32)
         spare = np.empty_like(x)
-        found = np.empty((windows, channels * self.width), np.float32)
+        features = np.empty((windows, channels * self.width), np.float32)
         for at in range(0, windows, count):
             few = batch[at : at + count]
             x[: len(few)] = _as_float32(few, spare[: len(few)].reshape(few.shape)).transpose(0, 2, 1)
-            found[at : at + count] = self._chunk(x[: len(few)], spare[: len(few)])
-        return found
+            features[at : at + count] = self._chunk(x[: len(few)], spare[: len(few)])
+        return features
 
     @property
     def width(self) -> int:

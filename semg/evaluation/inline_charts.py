@@ -44,8 +44,8 @@ class Axis:
 class Chart:
     """Elements of one drawing, `width` by `height`; `told` is what a screen reader says of it."""
 
-    def __init__(self, width: float, height: float, told: str) -> None:
-        self.width, self.height, self.told = width, height, told
+    def __init__(self, width: float, height: float, description: str) -> None:
+        self.width, self.height, self.description = width, height, description
         self._parts: list[Markup] = []
 
     def line(self, points: Iterable[tuple[float, float]], css: str) -> None:
@@ -53,10 +53,10 @@ class Chart:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._parts.append(Markup('<polyline class="{}" points="{}"/>').format(css, path))
 
-    def dot(self, x: float, y: float, css: str, told: str, radius: float = 3.6) -> None:
+    def dot(self, x: float, y: float, css: str, tooltip: str, radius: float = 3.6) -> None:
         """A dot with a tooltip."""
         dot = Markup('<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>')
-        self._parts.append(dot.format(css, f"{x:.1f}", f"{y:.1f}", radius, told))
+        self._parts.append(dot.format(css, f"{x:.1f}", f"{y:.1f}", radius, tooltip))
 
     def box(self, x: float, y: float, width: float, height: float, css: str) -> None:
         """A filled rectangle."""
@@ -73,7 +73,7 @@ class Chart:
         """The drawing."""
         head = Markup('<svg viewBox="0 0 {} {}" style="max-width:{}px" role="img" aria-label="{}">')
         shape = f"{self.width:g}", f"{self.height:g}", f"{self.width:g}"
-        return head.format(*shape, self.told) + Markup("").join(self._parts) + Markup("</svg>")
+        return head.format(*shape, self.description) + Markup("").join(self._parts) + Markup("</svg>")
 
     def across(self, axis: Axis, label: str, *, text: str = "{:g}", whole: bool = False) -> None:
         """Ticks and a label below."""
@@ -187,11 +187,11 @@ def repetitions(means: Mapping[int, tuple[float, float]], metric: Metric) -> Mar
     up = Axis(*_range(scale * value for pair in means.values() for value in pair), chart.height - _BOTTOM, _TOP)
     chart.across(across, "repetitions of each gesture", whole=True)
     chart.up(up, _LEFT, chart.width - _RIGHT, metric.head)
-    for which, css, told in ((0, "c1", "without"), (1, "c0", "with")):
+    for which, css, words in ((0, "c1", "without"), (1, "c0", "with")):
         points = [(across.at(count), up.at(scale * means[count][which])) for count in counts]
         chart.line(points, css)
         for (x, y), count in zip(points, counts, strict=True):
-            chart.dot(x, y, css, f"{count} repetitions, {told}: {metric.text(means[count][which])}")
+            chart.dot(x, y, css, f"{count} repetitions, {words}: {metric.text(means[count][which])}")
     return chart.markup()
 
 

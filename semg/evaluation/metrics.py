@@ -352,7 +352,7 @@ def majority_vote(
         return prediction
     _, code = _codes(record)
     order = np.lexsort((start, code))
-    said, at, recording = prediction[order], np.asarray(start)[order], code[order]
+    ordered, at, recording = prediction[order], np.asarray(start)[order], code[order]
     begins = np.concatenate([[True], (recording[1:] != recording[:-1]) | (np.diff(at) > max_step)])
     here = np.arange(n)
     segment = np.maximum.accumulate(np.where(begins, here, 0))  # (n,) place where each window's segment begins
@@ -360,7 +360,7 @@ def majority_vote(
     best = np.full(n, -1, np.int64)
     voted = np.empty(n, np.int64)
     for c in range(n_classes):  # one class at a time: memory stays a few columns
-        says = said == c
+        says = ordered == c
         before = np.concatenate([[0], np.cumsum(says)])
         votes = before[here + 1] - before[first]
         latest = np.maximum.accumulate(np.where(says, here, -1))
@@ -432,7 +432,7 @@ def report(
     class); classes, rest_classes; n_windows; n_subjects.
     """
     result = scores(label, prediction, subject, classes, rest_classes, seed=seed)
-    made = {
+    content = {
         **result,
         "chance": chance(np.array(result["confusion"]).sum(1), is_rest(classes, rest_classes)),
         "classes": list(classes),
@@ -443,9 +443,9 @@ def report(
     if vote > 1:
         max_step = (window_seconds + MAX_PAUSE) * rate
         voted = majority_vote(prediction, record, start, vote, len(classes), max_step)
-        made["vote"] = {
+        content["vote"] = {
             "k": vote,
             "added_delay_ms": round(1000 * added_delay(vote, stride_seconds), 3),
             **scores(label, voted, subject, classes, rest_classes, seed=seed),
         }
-    return made
+    return content

@@ -16,7 +16,15 @@ from markupsafe import Markup
 from semg.common.console import counted, printable
 from semg.common.errors import DataError, SettingError
 from semg.evaluation import comparison, inline_charts, metrics
-from semg.evaluation.comparison import Method, check_same_subset, find_runs, interval_text, method_names, p_text, pool
+from semg.evaluation.comparison import (
+    Method,
+    check_same_subset,
+    find_results,
+    interval_text,
+    method_names,
+    p_text,
+    pool,
+)
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.predictions import Predictions, excerpt, read_predictions, reliability, surest_errors
 from semg.evaluation.result_record import ResultRecord, read_result
@@ -55,12 +63,12 @@ class Page:
     reference: str | None
     shards: Path | None
     errors_shown: int
-    made: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def simulated(self) -> bool:
         """Whether some recording behind the page was simulated."""
-        scored = [run.simulated for entry in self.entries for one in entry.results for run in one.runs.values()]
+        scored = [run.simulated for entry in self.entries for one in entry.results for run in one.evaluations.values()]
         return any(scored) or any(run.simulated for run in self.runs)
 
 
@@ -75,7 +83,7 @@ def read_page(
     reference: str | None,
     shards: Path | None,
     errors_shown: int,
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> Page:
     """Read runs and results. What cannot be read is a failure on the page; DataError if nothing can.
 
@@ -84,24 +92,34 @@ def read_page(
     """
     failures: list[str] = []
     runs = [_try(failures, read_run_record, path) for path in sources if is_run(path)]
-    found = [_try(failures, find_runs, path) for path in sources if not is_run(path)]
-    paths = list(dict.fromkeys(path for some in found if some is not None for path in some))
-    shown = list({one.name: one for one in (metric, *metrics.headlines())}.values())
-    read = {path: _try(failures, read_result, path, shown, metric) for path in paths}
+    file_lists = [_try(failures, find_results, path) for path in sources if not is_run(path)]
+    paths = list(dict.fromkeys(path for some in file_lists if some is not None for path in some))
+    reported = list({one.name: one for one in (metric, *metrics.headlines())}.values())
+    read = {path: _try(failures, read_result, path, reported, metric) for path in paths}
     groups: dict[str, list[ResultRecord]] = {}
     for name, path in zip(method_names(paths), paths, strict=True):
         if (result := read[path]) is not None:
             groups.setdefault(name, []).append(result)
-    entries = [_entry(name, results, shown) for name, results in groups.items()]
-    kept = [run for run in runs if run is not None]
-    if not entries and not kept:
+    entries = [_entry(name, results, reported) for name, results in groups.items()]
+    read_runs = [run for run in runs if run is not None]
+    if not entries and not read_runs:
         raise DataError(failures[0] if failures else "expected results or training runs, found none")
     check_same_subset([entry.pooled[metric.name] for entry in entries])
     names = [entry.name for entry in entries]
     if reference is not None and reference not in names:
         raise SettingError("reference", f"one of {', '.join(names) or 'some results'}")
     reference = reference or (names[0] if len(names) > 1 else None)
-    return Page(title, metric, tuple(entries), tuple(kept), tuple(failures), reference, shards, errors_shown, made)
+    return Page(
+        title,
+        metric,
+        tuple(entries),
+        tuple(read_runs),
+        tuple(failures),
+        reference,
+        shards,
+        errors_shown,
+        provenance,
+    )
 
 
 def _try(failures: list[str], read: Callable[P, T], *words: P.args, **named: P.kwargs) -> T | None:
@@ -113,14 +131,14 @@ def _try(failures: list[str], read: Callable[P, T], *words: P.args, **named: P.k
         return None
 
 
-def _entry(name: str, results: list[ResultRecord], shown: Sequence[Metric]) -> Entry:
-    pooled = {one.name: pool(name, (result.runs[one.name] for result in results)) for one in shown}
+def _entry(name: str, results: list[ResultRecord], reported: Sequence[Metric]) -> Entry:
+    pooled = {one.name: pool(name, (result.evaluations[one.name] for result in results)) for one in reported}
     errors: list[str] = []
     predictions = []
     for result in results:
         path = result.path.with_name("predictions.npz")
-        if result.classes and (found := _try(errors, read_predictions, path, len(result.classes))) is not None:
-            predictions.append((result, found))
+        if result.classes and (windows := _try(errors, read_predictions, path, len(result.classes))) is not None:
+            predictions.append((result, windows))
     return Entry(name, tuple(results), pooled, tuple(predictions), tuple(errors))
 
 
@@ -147,7 +165,7 @@ def render(page: Page) -> str:
         repetitions=_repetitions(page),
         entries=[_details(entry, page) for entry in page.entries],
         runs=[_run(run) for run in page.runs],
-        made=_made(page.made),
+        made=_provenance(page.provenance),
     )
 
 
@@ -161,9 +179,9 @@ def _table(page: Page) -> dict[str, Any] | None:
         return None
     metric, methods = page.metric, _methods(page)
     order = sorted(page.entries, key=lambda one: (-metric.rank(one.pooled[metric.name].values.mean()), one.name))
-    shown = list(page.entries[0].pooled)
-    rows = [{"name": one.name, "simulated": _simulated(one), "cells": _row(one, shown)} for one in order]
-    heads = [metrics.metric(name).label for name in shown]
+    names = list(page.entries[0].pooled)
+    rows = [{"name": one.name, "simulated": _simulated(one), "cells": _row(one, names)} for one in order]
+    heads = [metrics.metric(name).label for name in names]
     everyone = sorted({who for method in methods for who in method.subjects})
     people = [
         {"name": who, "cells": [metric.text(one.pooled[metric.name].subjects.get(who)) for one in order]}
@@ -181,11 +199,11 @@ def _table(page: Page) -> dict[str, Any] | None:
     }
 
 
-def _row(entry: Entry, shown: Sequence[str]) -> list[str]:
-    first = entry.pooled[shown[0]]
+def _row(entry: Entry, names: Sequence[str]) -> list[str]:
+    first = entry.pooled[names[0]]
     fewest, most = first.runs_per_subject
     cells = [str(len(first.subjects)), str(most) if fewest == most else f"{fewest} to {most}"]
-    for name in shown:
+    for name in names:
         metric, values = metrics.metric(name), entry.pooled[name].values
         spread = f" ± {metric.text(float(values.std(ddof=1)))}" if len(values) > 1 else ""
         cells += [f"{metric.text(float(values.mean()))}{spread}", interval_text(metric, bootstrap_interval(values))]
@@ -205,13 +223,13 @@ def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
 
 
 def _simulated(entry: Entry) -> bool:
-    return any(run.simulated for one in entry.results for run in one.runs.values())
+    return any(run.simulated for one in entry.results for run in one.evaluations.values())
 
 
 def _chance(entries: Sequence[Entry], metric: Metric) -> float | None:
     """What deciding without the signal reaches, where that is the same for all results."""
-    found = {_chance_of(one, metric) for entry in entries for one in entry.results}
-    return found.pop() if len(found) == 1 else None
+    levels = {_chance_of(one, metric) for entry in entries for one in entry.results}
+    return levels.pop() if len(levels) == 1 else None
 
 
 def _chance_of(result: ResultRecord, metric: Metric) -> float | None:
@@ -267,8 +285,8 @@ def _befores(entry: Entry) -> list[ResultRecord]:
 def _before_and_after(entry: Entry, metric: Metric) -> dict[str, tuple[float, float]]:
     """Person -> scores of the model as it was and adapted, means over the runs that scored the person."""
     results = _befores(entry)
-    was = pool(entry.name, (one.before.run for one in results if one.before)).subjects
-    now = pool(entry.name, (one.runs[metric.name] for one in results)).subjects
+    was = pool(entry.name, (one.before.evaluation for one in results if one.before)).subjects
+    now = pool(entry.name, (one.evaluations[metric.name] for one in results)).subjects
     return {who: (was[who], now[who]) for who in sorted(set(was) & set(now))}
 
 
@@ -326,7 +344,7 @@ def _details(entry: Entry, page: Page) -> dict[str, Any]:
         "confusion": None if counts is None else _confusion(counts, first.classes),
         "confidence": _confidence(entry),
         "wrong": _wrong(entry, page),
-        "made": [_result_made(one) for one in entry.results],
+        "made": [_result_facts(one) for one in entry.results],
     }
 
 
@@ -338,9 +356,9 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
         cells = [{"percent": round(100 * s), "windows": int(n)} for s, n in zip(shares, counts[k], strict=True)]
         rows.append({"name": name, "cells": cells})
     scores = metrics.per_class(counts, classes)
-    shown = ("precision", "recall", "f1")
+    columns = ("precision", "recall", "f1")
     percent = {
-        name: [*("-" if one[key] is None else f"{100 * one[key]:.1f}" for key in shown), f"{one['support']:,}"]
+        name: [*("-" if one[key] is None else f"{100 * one[key]:.1f}" for key in columns), f"{one['support']:,}"]
         for name, one in scores.items()
     }
     return {"rows": rows, "per_class": percent}
@@ -348,11 +366,11 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
 
 def _confidence(entry: Entry) -> dict[str, Any] | None:
     """Reliability over all windows of a method; None where it gives no probabilities."""
-    found = [one for _, one in entry.predictions if one.probabilities is not None]
-    if not found:
+    with_probabilities = [one for _, one in entry.predictions if one.probabilities is not None]
+    if not with_probabilities:
         return None
-    confidence = np.concatenate([one.confidence for one in found if one.confidence is not None])
-    right = np.concatenate([one.label == one.prediction for one in found])
+    confidence = np.concatenate([one.confidence for one in with_probabilities if one.confidence is not None])
+    right = np.concatenate([one.label == one.prediction for one in with_probabilities])
     bins, error = reliability(confidence, right)
     return {
         "chart": inline_charts.reliability(bins),
@@ -369,8 +387,8 @@ def _wrong(entry: Entry, page: Page) -> list[dict[str, Any]]:
         confidence = one.confidence
         if confidence is not None:
             chosen += [(float(confidence[k]), result, one, k) for k in surest_errors(one, page.errors_shown)]
-    chosen.sort(key=lambda found: -found[0])
-    return [_wrong_window(*found, page.shards) for found in chosen[: page.errors_shown]]
+    chosen.sort(key=lambda candidate: -candidate[0])
+    return [_wrong_window(*candidate, page.shards) for candidate in chosen[: page.errors_shown]]
 
 
 def _wrong_window(
@@ -398,33 +416,36 @@ def _wrong_window(
     }
 
 
-def _result_made(result: ResultRecord) -> dict[str, Any]:
+def _result_facts(result: ResultRecord) -> dict[str, Any]:
     """How one result was made, for a table."""
     content = result.content
     facts = {
         "result": result.path.parent.as_posix(),
         "subset": content.get("subset"),
-        "windows": f"{sum(next(iter(result.runs.values())).windows.values()):,}",
+        "windows": f"{sum(next(iter(result.evaluations.values())).windows.values()):,}",
         "split": content.get("split"),
         "split SHA-256": content.get("split_sha256"),
         "checkpoint": content.get("checkpoint"),
         "checkpoint SHA-256": content.get("checkpoint_sha256"),
         "normalisation": content.get("normalize"),
     }
-    return {"facts": {name: value for name, value in facts.items() if value is not None}, **_made(result.made)}
-
-
-def _made(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Script, commit, versions and arguments, of a file's `made`."""
     return {
-        "script": made.get("script", "not said"),
-        "commit": made.get("commit", "not said"),
-        "versions": {name: _told(value) for name, value in (made.get("versions") or {}).items()},
-        "arguments": {name: _told(value) for name, value in (made.get("arguments") or {}).items()},
+        "facts": {name: value for name, value in facts.items() if value is not None},
+        **_provenance(result.provenance),
     }
 
 
-def _told(value: Any) -> str:
+def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Script, commit, versions and arguments, of a file's `made`."""
+    return {
+        "script": content.get("script", "not said"),
+        "commit": content.get("commit", "not said"),
+        "versions": {name: _text(value) for name, value in (content.get("versions") or {}).items()},
+        "arguments": {name: _text(value) for name, value in (content.get("arguments") or {}).items()},
+    }
+
+
+def _text(value: Any) -> str:
     """A setting in words, cut where it is long."""
     if isinstance(value, list):
         value = " ".join(map(str, value))
@@ -443,14 +464,14 @@ def _run(run: RunRecord) -> dict[str, Any]:
     return {
         "name": run.name,
         "simulated": run.simulated,
-        "data": {name: [_told(one.get(column, "-")) for column in columns] for name, one in data.items()},
-        "split": _told(run.config["arguments"].get("split")),
-        "classes": _told(derived.get("classes")),
-        "parameters": {k: _told(v) for k, v in parameters.items()} if isinstance(parameters, dict) else {},
+        "data": {name: [_text(one.get(column, "-")) for column in columns] for name, one in data.items()},
+        "split": _text(run.config["arguments"].get("split")),
+        "classes": _text(derived.get("classes")),
+        "parameters": {k: _text(v) for k, v in parameters.items()} if isinstance(parameters, dict) else {},
         "epochs": len(run.rows),
         "best": best["epoch"],
         "score": f"{best[f'val/{first.name}']:.4f}",
         "metric": first,
         "charts": [inline_charts.learning_curve(run.rows, one, best["epoch"]) for one in (metrics.LOSS, first)],
-        **_made({"script": "train.py"} | run.config),
+        **_provenance({"script": "train.py"} | run.config),
     }

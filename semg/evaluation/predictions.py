@@ -134,15 +134,15 @@ def surest_errors(predictions: Predictions, most: int) -> list[int]:
     if confidence is not None:
         wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     kinds: set[tuple[str, int, int]] = set()
-    kept: list[int] = []
+    places: list[int] = []
     for place in map(int, wrong):
         kind = str(predictions.subject[place]), int(predictions.label[place]), int(predictions.prediction[place])
         if kind not in kinds:
             kinds.add(kind)
-            kept.append(place)
-        if len(kept) == most:
+            places.append(place)
+        if len(places) == most:
             break
-    return kept
+    return places
 
 
 def excerpt(shards: Path, record: str, start: int, channels: int) -> Excerpt:

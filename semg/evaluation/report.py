@@ -89,12 +89,12 @@ def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:
 
 def summary(scored: dict[str, Any]) -> str:
     """What metrics.json says, for a person to read in the terminal; shares in percent."""
-    told = f"{counted(scored['n_windows'], 'window')} of {counted(scored['n_subjects'], 'person', 'people')}"
+    counts = f"{counted(scored['n_windows'], 'window')} of {counted(scored['n_subjects'], 'person', 'people')}"
     simulated = ", SIMULATED recordings" if scored.get("simulated") else ""
-    lines = [f"{told} ({scored.get('subset', '')}), in %{simulated}"]
+    lines = [f"{counts} ({scored.get('subset', '')}), in %{simulated}"]
     if left_out := scored.get("classes_left_out"):
-        kept = ", ".join(scored["classes"])
-        lines.append(f"deciding between {kept} alone; windows of {', '.join(left_out)} are left out")
+        names = ", ".join(scored["classes"])
+        lines.append(f"deciding between {names} alone; windows of {', '.join(left_out)} are left out")
     lines += ["", *_over_subjects(scored, scored["chance"])]
     if "vote" in scored:
         vote = scored["vote"]
@@ -104,22 +104,22 @@ def summary(scored: dict[str, Any]) -> str:
     for name, one in scored["per_class"].items():
         cells = "".join(f"{_percent(one[key]):>10}" for key in ("precision", "recall", "f1"))
         lines.append(f"{name:<22}{cells}{one['support']:>10}")
-    shown = metrics.headlines()
-    lines += ["", f"{'person':<22}" + "".join(f"{one.label:>10}" for one in shown) + f"{'windows':>20}"]
+    reported = metrics.headlines()
+    lines += ["", f"{'person':<22}" + "".join(f"{one.label:>10}" for one in reported) + f"{'windows':>20}"]
     for name, one in scored["per_subject"].items():
-        cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in shown)
+        cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in reported)
         lines.append(f"{name:<22}{cells}{one['n_windows']:>20}")
     return "\n".join(lines)
 
 
 def over_time_in_words(scored: dict[str, Any]) -> str:
     """Online scores by minute and by recording of the session, for a person to read; means over people, in percent."""
-    shown, lines = metrics.headlines(), []
+    reported, lines = metrics.headlines(), []
     for key, what in (("by_minute", "minute of the session"), ("by_recording", "recording of the session")):
-        heads = "".join(f"{one.label:>10}" for one in shown)
+        heads = "".join(f"{one.label:>10}" for one in reported)
         lines += ["", f"{what:<26}{heads}{'windows':>10}{'people':>8}"]
         for name, one in scored[key].items():
-            cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in shown)
+            cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in reported)
             lines.append(f"{name:<26}{cells}{one['n_windows']:>10}{one['n_subjects']:>8}")
     return "\n".join(lines[1:])
 

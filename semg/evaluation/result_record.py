@@ -10,7 +10,7 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.common.files import read_json
 from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
-from semg.evaluation.comparison import MOST_CLASSES, Run, read_run, run_of
+from semg.evaluation.comparison import MOST_CLASSES, Evaluation, evaluation_of, read_evaluation
 from semg.evaluation.metrics import Metric
 
 _WHAT = "metrics as evaluate.py or baselines.py write them"
@@ -48,25 +48,25 @@ class Before:
     """The model before it was adapted to the people scored, on the same windows. name: how the result calls it."""
 
     name: str
-    run: Run
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True)
 class ResultRecord:
-    """One evaluation. content: metrics.json; runs: by metric; before: where the model was adapted, else None.
+    """One evaluation. content: metrics.json; evaluations: by metric; before: where the model was adapted, else None.
 
     confusion: (K, K) windows by true class (row) and decided class; None where the file has none.
     """
 
     path: Path
     content: Mapping[str, Any]
-    runs: Mapping[str, Run]
+    evaluations: Mapping[str, Evaluation]
     classes: tuple[str, ...]
     confusion: np.ndarray | None
     before: Before | None
 
     @property
-    def made(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, Any]:
         """Script, arguments, versions and commit; empty where the file does not say."""
         return self.content.get("made") or {}
 
@@ -78,25 +78,25 @@ class ResultRecord:
     @property
     def shards(self) -> Path | None:
         """The folder of shards that the script which made the result was given."""
-        folder = (self.made.get("arguments") or {}).get("shards")
+        folder = (self.provenance.get("arguments") or {}).get("shards")
         return Path(folder) if text(folder) and folder else None
 
 
-def read_result(path: Path, shown: list[Metric], main: Metric) -> ResultRecord:
+def read_result(path: Path, wanted_metrics: list[Metric], main: Metric) -> ResultRecord:
     """Read a metrics.json. shown: metrics of each person wanted; main: the one compared before and after adapting.
 
     DataError if it is not as evaluate.py, calibrate.py and the baselines write it.
     """
     if path.suffix != ".json":
         raise DataError(f"{path}: expected a metrics.json or the folder of one, found another file")
-    runs = {metric.name: read_run(path, metric.name) for metric in shown}
+    evaluations = {metric.name: read_evaluation(path, metric.name) for metric in wanted_metrics}
     content = read_json(path, _WHAT)
     check_fields(path, content, _FIELDS, _WHAT, "evaluate.py writes it")
     classes = tuple(content.get("classes") or ())
     if len(classes) > MOST_CLASSES:
         raise DataError(f"{path}: expected at most {MOST_CLASSES} classes, found {len(classes)}")
     return ResultRecord(
-        path, content, runs, classes, _confusion(path, content, len(classes)), _before(path, content, main)
+        path, content, evaluations, classes, _confusion(path, content, len(classes)), _before(path, content, main)
     )
 
 
@@ -117,5 +117,5 @@ def _before(path: Path, content: Mapping[str, Any], metric: Metric) -> Before | 
     """evaluate.py and calibrate.py write the scores of the model as it was under names of their own."""
     for key, name in (("unadapted", "as trained"), ("zero_shot_on_the_same_windows", "zero-shot")):
         if isinstance(content.get(key), dict):
-            return Before(name, run_of(path, content | content[key], metric.name))
+            return Before(name, evaluation_of(path, content | content[key], metric.name))
     return None

@@ -93,23 +93,23 @@ def per_subject(
     subjects: person -> fractions by name; chance: by name; ci95: ends of the means' 95 % intervals by name, drawn as
     bands, None where there are too few people for one.
     """
-    shown = metrics.headlines()
-    first = shown[0]
+    reported = metrics.headlines()
+    first = reported[0]
     order = sorted(subjects, key=lambda subject: (first.rank(subjects[subject][first.name]), subject))
     places = np.arange(len(order))
     figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 5.4)
     axes = figure.add_subplot()
-    for metric, colour, marker in zip(shown, palette.METRICS, MARKERS, strict=False):
+    for metric, colour, marker in zip(reported, palette.METRICS, MARKERS, strict=False):
         values = np.array([subjects[subject][metric.name] for subject in order], float)
         mean = np.nanmean(values)
-        told = f"{metric.label}, mean {mean:.3f}"
+        label = f"{metric.label}, mean {mean:.3f}"
         axes.axhline(mean, color=colour, linewidth=1.2, linestyle="--")
         if interval := ci95[metric.name]:
             axes.axhspan(*interval, color=colour, alpha=0.13, linewidth=0)
-            told += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+            label += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
         else:
-            told += f" ({NO_INTERVAL})"
-        axes.plot(places, values, marker, color=colour, markersize=8, label=told)
+            label += f" ({NO_INTERVAL})"
+        axes.plot(places, values, marker, color=colour, markersize=8, label=label)
         draw_chance(axes, metric, chance[metric.name], colour)
     axes.set_xticks(places, order, fontsize=10, rotation=90 if len(order) > 24 else 0)
     axes.set_xlabel("person", fontsize=12)
@@ -142,8 +142,8 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
         key, axes = criterion.name, figure.add_subplot(1, 2, place + 1)
         for subset, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
             values = [row[f"{subset}/{key}"] for row in rows]
-            told = "training" if subset == "train" else "validation"
-            axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=told)
+            label = "training" if subset == "train" else "validation"
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=label)
         axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label=f"best validation {first.label}")
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.set_xlabel("epoch", fontsize=12)
@@ -227,12 +227,12 @@ def calibration(
     scored on the same windows at each number of repetitions, on other windows at another number. chance: by name.
     """
     counts = sorted(subjects)
-    shown = metrics.headlines()
+    reported = metrics.headlines()
     figure = new_figure(9.5, 4.6)
     lowest = min(one.min() for pair in subjects.values() for scores in pair.values() for one in scores.values())
-    for place, metric in enumerate(shown):
-        axes = figure.add_subplot(1, len(shown), place + 1)
-        for which, colour, marker, aside, told in (
+    for place, metric in enumerate(reported):
+        axes = figure.add_subplot(1, len(reported), place + 1)
+        for which, colour, marker, aside, model_words in (
             ("unadapted", ORANGE, "s", -0.03, "the model as it was, on the same windows"),
             ("adapted", BLUE, "o", 0.03, "adapted to the person"),
         ):  # aside: two intervals at one place would hide each other
@@ -241,7 +241,7 @@ def calibration(
             axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.9)
             people = counted(values.shape[1], "person", "people")
             means, errors = values.mean(axis=1), _errors(values)
-            label = f"{told}: mean over {people}, {NO_INTERVAL if errors is None else '95 % interval'}"
+            label = f"{model_words}: mean over {people}, {NO_INTERVAL if errors is None else '95 % interval'}"
             axes.errorbar(
                 places, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
             )

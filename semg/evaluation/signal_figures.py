@@ -264,7 +264,7 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
     rows = -(-len(parts) // columns)
     figure = new_figure(5.2 * columns, 0.8 + 3.1 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (told, part) in zip(grid.flat, parts, strict=False):
+    for axes, (caption, part) in zip(grid.flat, parts, strict=False):
         step = _round_up(2.5 * float(np.percentile(np.abs(part.values), 99)))
         axes.axvspan(0, part.length, color=ORANGE, alpha=0.14, linewidth=0)
         for row in range(part.values.shape[1]):
@@ -273,7 +273,7 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
         axes.set_ylim(-(part.values.shape[1] - 0.3) * step, 0.7 * step)
         axes.set_xlim(part.time[0], part.time[-1])
         axes.set_xlabel(f"s from the window's begin; rows are {step:g} µV apart", fontsize=9)
-        axes.set_title(told, fontsize=10)
+        axes.set_title(caption, fontsize=10)
     for axes in grid.flat[len(parts) :]:
         axes.axis("off")
     figure.suptitle(title, fontsize=13)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from semg.evaluation import metrics
-from semg.evaluation.comparison import pool, read_run
+from semg.evaluation.comparison import pool, read_evaluation
 from semg.evaluation.metrics import headlines
 from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
@@ -44,15 +44,15 @@ def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
     single person), and the standard deviation of the mean over seeds (`macro_f1_sd_seeds`; None for one seed).
     `subjects`: how many.
     """
-    told: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for name in (metric.name for metric in headlines()):
-        by_seed = [pool(str(seed), [read_run(path, name) for path in paths]) for seed, paths in files.items()]
-        values = pool("all seeds", [run for method in by_seed for run in method.runs]).values
-        told["subjects"] = len(values)
-        told[name] = float(values.mean())
-        told[f"{name}_sd"] = standard_deviation(values)
-        told[f"{name}_sd_seeds"] = standard_deviation([method.values.mean() for method in by_seed])
-    return told
+        by_seed = [pool(str(seed), [read_evaluation(path, name) for path in paths]) for seed, paths in files.items()]
+        values = pool("all seeds", [one for method in by_seed for one in method.evaluations]).values
+        numbers["subjects"] = len(values)
+        numbers[name] = float(values.mean())
+        numbers[f"{name}_sd"] = standard_deviation(values)
+        numbers[f"{name}_sd_seeds"] = standard_deviation([method.values.mean() for method in by_seed])
+    return numbers
 
 
 def standard_deviation(values: Sequence[float] | np.ndarray) -> float | None:
@@ -109,7 +109,7 @@ def csv_table(rows: Sequence[Row]) -> str:
     head = ["setting", *flags, "picked", "runs", "runs_expected", *(f"{p}_{key}" for p in SUBSETS for key in keys)]
     table: list[list[object]] = [list(head)]
     for row in rows:
-        found = [(scores or {}).get(key) for scores in (row.val, row.test) for key in keys]
-        cells = ["" if value is None else value for value in found]
+        values = [(scores or {}).get(key) for scores in (row.val, row.test) for key in keys]
+        cells = ["" if value is None else value for value in values]
         table.append([row.name, *(row.values.get(f, "") for f in flags), row.picked, row.done, row.expected, *cells])
     return csv_text(table)

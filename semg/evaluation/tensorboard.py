@@ -57,8 +57,8 @@ class Board:
         self._events = EventFile(folder, warn, purge_step=purge_from)
         self._events.add(summary.text("configuration", configuration_text(settings, facts)))
         self._events.add(summary.text("split", split_text(split)))
-        shown = [metrics.LOSS, *metrics.METRICS]
-        together = {one.label: ["Multiline", [f"train/{one.name}", f"val/{one.name}"]] for one in shown}
+        charted = [metrics.LOSS, *metrics.METRICS]
+        together = {one.label: ["Multiline", [f"train/{one.name}", f"val/{one.name}"]] for one in charted}
         self._events.add(summary.custom_scalars({"learning": together}))
         self._hparams(settings)
 
@@ -74,7 +74,7 @@ class Board:
         row: Mapping[str, Any],
         subjects: Mapping[str, Mapping[str, Any]],
         label: np.ndarray,
-        found: np.ndarray,
+        probabilities: np.ndarray,
         *,
         chosen: bool = False,
     ) -> None:
@@ -84,7 +84,7 @@ class Board:
         is the best so far, whose model is kept.
         """
         step = row["epoch"]
-        confusion = metrics.confusion(label, found.argmax(1), len(self.classes))
+        confusion = metrics.confusion(label, probabilities.argmax(1), len(self.classes))
         scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
         if chosen:
             scalars |= {f"chosen/{name}": row.get(f"val/{name}") for name in metrics.criteria()}
@@ -94,7 +94,7 @@ class Board:
             if value is not None:  # the F1 of a class that is neither there nor decided
                 self._events.add(summary.scalar(name, value), step)
         for place, name in enumerate(self.classes):
-            curve = summary.pr_curve(f"val_precision_recall/{name}", label == place, found[:, place])
+            curve = summary.pr_curve(f"val_precision_recall/{name}", label == place, probabilities[:, place])
             self._events.add(curve, step)
         figure = score_figures.confusion_figure(confusion, self.classes, self._title)
         self._events.add(summary.image("val/confusion", score_figures.pixels(figure), dataformats="HWC"), step)
@@ -112,12 +112,12 @@ class Board:
         rows = ["gesture\tperson", *(f"{self.classes[k]}\t{who}" for k, who in zip(label, subject, strict=True))]
         write_text(folder / "metadata.tsv", _lines(rows))
         write_text(folder / "features.tsv", _lines("\t".join(f"{x:.5g}" for x in row) for row in features))
-        told = {
+        embedding = {
             "tensor_name": f"pooled features of validation windows, epoch {epoch}",
             "tensor_path": f"{_PROJECTOR}/features.tsv",
             "metadata_path": f"{_PROJECTOR}/metadata.tsv",
         }
-        config = _lines(["embeddings {", *(f'  {key}: "{value}"' for key, value in told.items()), "}"])
+        config = _lines(["embeddings {", *(f'  {key}: "{value}"' for key, value in embedding.items()), "}"])
         write_text(self.folder / _CONFIG, config)
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ def launch(
 
 def _scores(baselines: Sequence[Baseline]) -> Mapping[str, float]:
     """Macro-F1 of those that have been made."""
-    made = {}
+    scores = {}
     for baseline in baselines:
         try:
             if baseline_results.unfinished([baseline], overwrite=False):
@@ -57,5 +57,5 @@ def _scores(baselines: Sequence[Baseline]) -> Mapping[str, float]:
         except DataError:  # what was to be overwritten is still there
             continue
         report = read_json(baseline.folder / "metrics.json", "metrics of this run")
-        made[baseline.name] = report["mean_over_subjects"]["macro_f1"]
-    return made
+        scores[baseline.name] = report["mean_over_subjects"]["macro_f1"]
+    return scores

@@ -22,8 +22,8 @@ class Setting:
     @property
     def flags(self) -> list[str]:
         """As train.py gets them."""
-        given = [(flag, value) for flag, value in self.values if value != "default"]
-        return [word for flag, value in given for word in (f"--{flag}", *value.split())]
+        changed = [(flag, value) for flag, value in self.values if value != "default"]
+        return [word for flag, value in changed for word in (f"--{flag}", *value.split())]
 
     @property
     def name(self) -> str:

@@ -233,9 +233,9 @@ def embed_scale(text: str) -> str:
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
     """The run's settings, made from the flags once: each has its flag's name."""
-    given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
+    values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     return TrainConfig(
-        **given
+        **values
         | {
             "augment": Augmentation.parse(args.augment),
             "bands": tuple(args.bands) if args.bands else None,

@@ -1,17 +1,17 @@
 """A network on many windows: its sessions' statistics, its tokens, its probabilities."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model import GPT2Classifier
+from semg.common.console import Progress
 from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batches, CachedFrames, in_order
@@ -21,7 +21,6 @@ from semg.inference.streaming import Given
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
 PIECE = 64  # windows whose tokens a CPU computes at once: its caches hold most of that
 READY_BYTES = 1 << 30  # of tokens kept in memory at most: some 90,000 windows of the default model
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -173,10 +172,10 @@ def _computed(
     pieces = [[index[at : at + few] for at in range(0, len(index), few)] for index in order]
     loaded = batches.iterate([piece for own in pieces for piece in own])
     for own in pieces:
-        made = []
+        tokens = []
         for batch in islice(loaded, len(own)):
-            made.append(model.tokens(batch.x, None if statistics is None else statistics[batch.shard]))
-        yield torch.cat(made)
+            tokens.append(model.tokens(batch.x, None if statistics is None else statistics[batch.shard]))
+        yield torch.cat(tokens)
 
 
 @torch.inference_mode()

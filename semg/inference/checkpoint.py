@@ -49,13 +49,13 @@ class Checkpoint:
 def write_checkpoint(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint; at every moment `path` is the old file, the new one, or absent."""
     text = json.dumps(description, allow_nan=False)
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     whole = {
         "format": FORMAT,
         "version": VERSION,
         "description": text,
-        "tensors": kept,
-        "checksum": _checksum(text, kept),
+        "tensors": on_cpu,
+        "checksum": _checksum(text, on_cpu),
     }
     with atomic_path(path) as temporary:
         try:
@@ -140,12 +140,12 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     """Write config.json and model.safetensors into `folder`, config.json last: it knows the other's checksum."""
-    kept = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    contiguous = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(save(kept, metadata={"format": "pt"}))
-    head = {**_LAYOUT, "format_version": VERSION, "weights_checksum": _checksum("", kept)}
-    told = head | checkpoint.description
-    write_json(folder / CONFIG, told)
+        temporary.write_bytes(save(contiguous, metadata={"format": "pt"}))
+    head = {**_LAYOUT, "format_version": VERSION, "weights_checksum": _checksum("", contiguous)}
+    content = head | checkpoint.description
+    write_json(folder / CONFIG, content)
 
 
 def weights_file(path: Path) -> Path:
@@ -156,8 +156,10 @@ def weights_file(path: Path) -> Path:
 def _open_folder(folder: Path) -> Checkpoint:
     description = read_json(folder / CONFIG, "the description of an exported model; export.py writes one")
     for key, value in _LAYOUT.items():
-        if (found := description.pop(key, None)) != value:
-            raise DataError(f"{folder / CONFIG}: expected {key} {value}, found {found}; export.py writes such a folder")
+        if (actual := description.pop(key, None)) != value:
+            raise DataError(
+                f"{folder / CONFIG}: expected {key} {value}, found {actual}; export.py writes such a folder"
+            )
     version, expected = description.pop("format_version", None), description.pop("weights_checksum", None)
     if not isinstance(version, int) or version not in READABLE:
         raise DataError(f"{folder / CONFIG}: expected format_version {VERSION}, found {version}; export it again")

@@ -59,30 +59,32 @@ def check_packages() -> None:
         try:
             import_module(name)
         except ImportError:
-            wanted = " ".join(PACKAGES)
+            names = " ".join(PACKAGES)
             raise DataError(
                 f"{name}: expected this package for ONNX, found none",
-                hint=f"pip install {wanted}, or give {{onnx}}",
+                hint=f"pip install {names}, or give {{onnx}}",
             ) from None
 
 
 def contract(model: TrainedModel) -> dict[str, Any]:
     """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
     data, channel_normalization = model.description["data"], model.channel_normalization
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
     }
-    told["normalize"] = channel_normalization.to_dict()
-    told["features"] = [asdict(group) for group in model.network.frontend.groups]
+    content["normalize"] = channel_normalization.to_dict()
+    content["features"] = [asdict(group) for group in model.network.frontend.groups]
     if channel_normalization.method == "session":
-        told["transform"] = _SESSION_TRANSFORM[channel_normalization.whitening]
-        told["statistics"] = "mean and standard deviation of the features over the session's windows and tokens"
-        return told
+        content["transform"] = _SESSION_TRANSFORM[channel_normalization.whitening]
+        content["statistics"] = "mean and standard deviation of the features over the session's windows and tokens"
+        return content
     tensors = model.checkpoint.tensors
     gain = tensors["train_gain"]
-    told["transform"] = torch.diag(gain if channel_normalization.method == "train" else torch.ones_like(gain)).tolist()
-    told["statistics"] = [tensors[f"model.token_{name}"].tolist() for name in ("mean", "std")]
-    return told
+    content["transform"] = torch.diag(
+        gain if channel_normalization.method == "train" else torch.ones_like(gain)
+    ).tolist()
+    content["statistics"] = [tensors[f"model.token_{name}"].tolist() for name in ("mean", "std")]
+    return content
 
 
 def write_onnx(path: Path, model: TrainedModel) -> float:
@@ -125,8 +127,8 @@ def largest_difference(path: Path, graph: nn.Module) -> float:
         inputs = _example(graph.model, count)
         with torch.inference_mode():
             expected = graph(*inputs)
-        given = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=True)}
-        for ours, theirs in zip(expected, session.run(list(OUTPUTS), given), strict=True):
+        feed = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=True)}
+        for ours, theirs in zip(expected, session.run(list(OUTPUTS), feed), strict=True):
             apart = max(apart, float(np.abs(ours.numpy() - theirs).max()))
     return apart
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from semg.common.errors import DataError
 from semg.data.resampling import CausalResampler, resampling_ratio
-from semg.data.tables import RATE_TOLERANCE, Source
+from semg.data.tables import RATE_TOLERANCE, RawRecording
 from semg.inference.recordings import in_usual_range
 from semg.inference.session_statistics import SessionStatistics
 from semg.inference.stream_clock import StreamClock
@@ -113,7 +113,7 @@ class LiveDecoder:
             return []
         held, self._held = self._held, []
         self._scale = scale = self._told_scale(np.concatenate([one.samples for one in held]))
-        return [made for one in held for made in self._decide(one, scale)]
+        return [decision for one in held for decision in self._decide(one, scale)]
 
     def prepare(self) -> None:
         """Do what a decision need not wait for: call it when there is time."""
@@ -159,11 +159,11 @@ class LiveDecoder:
             return []
         seen = stream.seen
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is met below
-            made = stream.push(samples)
+            pushed = stream.push(samples)
         now = time.perf_counter()
         behind = 1 / self._rate - (self._first or 0.0)
         decisions = []
-        for one in made:
+        for one in pushed:
             if not np.isfinite(one.probabilities).all():
                 raise DataError(f"{self._name}: expected amplitudes below 65 mV, found more", "is {unit} right?")
             stamp = float(chunk.stamps[places[one.end - seen - 1]])
@@ -205,7 +205,7 @@ class LiveDecoder:
 
     def _told_scale(self, samples: np.ndarray) -> float:
         """Microvolts of one unit of (n, channels) samples."""
-        source = Source(self._name, samples, self._rate, self._model.signal_path.scale)
+        source = RawRecording(self._name, samples, self._rate, self._model.signal_path.scale)
         return in_usual_range(self._model, self._name, source, self._warn).scale
 
     def _check_rate(self, chunk: Chunk) -> None:

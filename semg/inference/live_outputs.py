@@ -34,12 +34,12 @@ class DecisionTable:
         names = [f"p_{name}" for name in classes]
         self._table.writerow(["time_s", "lsl_time", "gesture", *names, "delay_ms", "computing_ms", "lost"])
 
-    def write(self, made: LiveDecision, delay: float) -> None:
+    def write(self, decision: LiveDecision, delay: float) -> None:
         """One decision. delay: seconds from the window's last sample to it."""
-        gesture = self._classes[int(made.probabilities.argmax())]
-        shares = [f"{p:.6f}" for p in made.probabilities]
-        times = [f"{1000 * delay:.2f}", f"{1000 * made.computing:.2f}"]
-        self._table.writerow([f"{made.time:.6f}", f"{made.stamp:.6f}", gesture, *shares, *times, made.lost])
+        gesture = self._classes[int(decision.probabilities.argmax())]
+        shares = [f"{p:.6f}" for p in decision.probabilities]
+        times = [f"{1000 * delay:.2f}", f"{1000 * decision.computing:.2f}"]
+        self._table.writerow([f"{decision.time:.6f}", f"{decision.stamp:.6f}", gesture, *shares, *times, decision.lost])
 
     def close(self) -> None:
         """No more decisions."""
@@ -104,9 +104,9 @@ class Datagrams:
         self._socket = socket.socket(family, kind)
         self._socket.setblocking(False)
 
-    def send(self, made: LiveDecision, delay: float) -> None:
+    def send(self, decision: LiveDecision, delay: float) -> None:
         """One decision. delay: seconds from the window's last sample to it."""
-        line = json.dumps(as_json(made, self._classes, delay)) + "\n"
+        line = json.dumps(as_json(decision, self._classes, delay)) + "\n"
         try:
             self._socket.sendto(line.encode(), self._address)
         except OSError:
@@ -117,17 +117,17 @@ class Datagrams:
         self._socket.close()
 
 
-def as_json(made: LiveDecision, classes: Sequence[str], delay: float) -> dict[str, Any]:
+def as_json(decision: LiveDecision, classes: Sequence[str], delay: float) -> dict[str, Any]:
     """A decision in plain types."""
-    best = int(made.probabilities.argmax())
+    best = int(decision.probabilities.argmax())
     return {
-        "time_s": round(made.time, 6),
-        "lsl_time": round(made.stamp, 6),
+        "time_s": round(decision.time, 6),
+        "lsl_time": round(decision.stamp, 6),
         "gesture": classes[best],
-        "probability": round(float(made.probabilities[best]), 6),
-        "probabilities": {name: round(float(p), 6) for name, p in zip(classes, made.probabilities, strict=True)},
+        "probability": round(float(decision.probabilities[best]), 6),
+        "probabilities": {name: round(float(p), 6) for name, p in zip(classes, decision.probabilities, strict=True)},
         "delay_ms": round(1000 * delay, 2),
-        "lost": made.lost,
+        "lost": decision.lost,
     }
 
 
@@ -164,14 +164,14 @@ class Outputs:
         """Datagrams that could not be sent."""
         return self._datagrams.failed if self._datagrams else 0
 
-    def send(self, made: LiveDecision) -> None:
+    def send(self, decision: LiveDecision) -> None:
         """One decision to all of them, to the fastest first."""
-        delay = lsl.clock() - made.stamp
-        values = [float(made.probabilities.argmax()), *made.probabilities.tolist()]
-        self._outlet.push_sample(values, made.stamp)
+        delay = lsl.clock() - decision.stamp
+        values = [float(decision.probabilities.argmax()), *decision.probabilities.tolist()]
+        self._outlet.push_sample(values, decision.stamp)
         if self._datagrams:
-            self._datagrams.send(made, delay)
-        self._table.write(made, delay)
+            self._datagrams.send(decision, delay)
+        self._table.write(decision, delay)
         self.delays.append(delay)
-        self.computing.append(made.computing)
-        self.latest = made
+        self.computing.append(decision.computing)
+        self.latest = decision

@@ -151,42 +151,42 @@ def layout_for(
 
 
 def _places(
-    facts: StreamFacts, wanted: Sequence[str], chosen: Sequence[int] | None, warn: Callable[[str], None]
+    facts: StreamFacts, channels: Sequence[str], chosen: Sequence[int] | None, warn: Callable[[str], None]
 ) -> tuple[int, ...]:
     """Places of the model's channels among the stream's."""
     if chosen is not None:
-        if len(chosen) != len(wanted):
+        if len(chosen) != len(channels):
             hint = f"{{channels}} names {len(chosen)}"
-            raise DataError(f"{facts.name}: expected the model's {len(wanted)} channels, found {len(chosen)}", hint)
+            raise DataError(f"{facts.name}: expected the model's {len(channels)} channels, found {len(chosen)}", hint)
         if wrong := [one for one in chosen if not 1 <= one <= facts.channels]:
-            found = f"{facts.channels} channels"
-            raise DataError(f"{facts.name}: expected a channel {wrong[0]}, found {found}", "see {channels}")
+            actual = f"{facts.channels} channels"
+            raise DataError(f"{facts.name}: expected a channel {wrong[0]}, found {actual}", "see {channels}")
         return tuple(one - 1 for one in chosen)
     labels = [label.strip().casefold() for label in facts.labels]
-    there = [name for name in wanted if name.casefold() in labels]
-    if len(there) == len(wanted):
-        if twice := [name for name in wanted if labels.count(name.casefold()) > 1]:
+    there = [name for name in channels if name.casefold() in labels]
+    if len(there) == len(channels):
+        if twice := [name for name in channels if labels.count(name.casefold()) > 1]:
             raise DataError(f"{facts.name}: expected one channel {twice[0]!r}, found two", "{channels} chooses")
-        return tuple(labels.index(name.casefold()) for name in wanted)
+        return tuple(labels.index(name.casefold()) for name in channels)
     if there:
-        missing = next(name for name in wanted if name not in there)
-        found = ", ".join(facts.labels[:8]) + (", ..." if len(labels) > 8 else "")
-        raise DataError(f"{facts.name}: expected the model's channel {missing}, found {found}", "{channels} chooses")
-    if facts.channels != len(wanted):
-        found = f"{facts.channels}"
+        missing = next(name for name in channels if name not in there)
+        actual = ", ".join(facts.labels[:8]) + (", ..." if len(labels) > 8 else "")
+        raise DataError(f"{facts.name}: expected the model's channel {missing}, found {actual}", "{channels} chooses")
+    if facts.channels != len(channels):
+        actual = f"{facts.channels}"
         raise DataError(
-            f"{facts.name}: expected the model's {len(wanted)} channels, found {found}", "{channels} chooses"
+            f"{facts.name}: expected the model's {len(channels)} channels, found {actual}", "{channels} chooses"
         )
     if labels:
-        names = f"{facts.labels[0]} to {facts.labels[-1]}, the model's are {wanted[0]} to {wanted[-1]}"
+        names = f"{facts.labels[0]} to {facts.labels[-1]}, the model's are {channels[0]} to {channels[-1]}"
         warn(f"{facts.name}: its channels are called {names}: taken in their order")
-    return tuple(range(len(wanted)))
+    return tuple(range(len(channels)))
 
 
 def _unit(facts: StreamFacts, places: Sequence[int]) -> str | None:
     """The unit of the channels taken; None where they have none, several, or one that is no voltage."""
-    said = {_UNITS.get(facts.units[place].strip().casefold()) for place in places} if facts.units else {None}
-    return said.pop() if len(said) == 1 else None
+    units = {_UNITS.get(facts.units[place].strip().casefold()) for place in places} if facts.units else {None}
+    return units.pop() if len(units) == 1 else None
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class StreamReader:
         self._heard = time.monotonic()
         self._corrected = -_CORRECTION
         self._correction = self._first_correction = 0.0  # seconds from the sender's clock to ours
-        self._open(self._found(called, predicate, wait))
+        self._open(self._resolved(called, predicate, wait))
 
     @property
     def silent(self) -> float:
@@ -248,18 +248,18 @@ class StreamReader:
         """Stop reading."""
         self._inlet = None
 
-    def _found(self, called: str, predicate: str, wait: float) -> Any:
+    def _resolved(self, called: str, predicate: str, wait: float) -> Any:
         """The one stream that is called so: by name before source id before type."""
-        found = self._module.resolve_bypred(predicate, 1, wait)
-        if not found:
+        streams = self._module.resolve_bypred(predicate, 1, wait)
+        if not streams:
             others = [str(StreamFacts.of(info)) for info in self._module.resolve_streams(1.0)]
             there = "; ".join(others[:5]) or "no stream at all"
             raise DataError(
                 f"{called}: expected a stream of this name, source id or type within {wait:g} s, found {there}",
                 "see docs/live.md where a stream runs and is not found",
             )
-        found = self._module.resolve_bypred(predicate, 2, _TWINS) or found
-        by = [[info for info in found if read(info) == called] for read in _KINDS]
+        streams = self._module.resolve_bypred(predicate, 2, _TWINS) or streams
+        by = [[info for info in streams if read(info) == called] for read in _KINDS]
         best = next(same for same in by if same)
         if len(best) > 1:
             both = "; ".join(str(StreamFacts.of(info)) for info in best[:3])

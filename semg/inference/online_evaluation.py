@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
+from semg.common.console import Progress
 from semg.data.normalization import sessions
 from semg.data.shards import WindowSet
-from semg.inference.batch import Progress
 from semg.inference.streaming import Adapting, Normalization, OnlineNormalization
 
 
@@ -35,7 +35,7 @@ def online_probabilities(
     begin: gives the normalisation of a session that begins; adaptation: that of its network, by the session's name.
     stride: samples from one look at the stream to the next. progress: goes over the sessions.
     """
-    found = np.empty((len(windows), model.config.classes), np.float32)
+    probabilities = np.empty((len(windows), model.config.classes), np.float32)
     held: list[tuple[int, Tensor, Tensor]] = []
 
     def decide(network: GPT2Classifier) -> None:
@@ -44,7 +44,7 @@ def online_probabilities(
         places, x, statistics = zip(*held, strict=True)
         with autocast or nullcontext():
             logits = network(torch.cat(x), torch.cat(statistics))
-        found[list(places)] = logits.float().softmax(1).cpu().numpy()
+        probabilities[list(places)] = logits.float().softmax(1).cpu().numpy()
         held.clear()
 
     network = model
@@ -59,7 +59,7 @@ def online_probabilities(
                 network = now
                 held.append((place, x, online.statistics()))
     decide(network)
-    return found
+    return probabilities
 
 
 def _heard(

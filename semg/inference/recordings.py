@@ -10,7 +10,7 @@ from semg.common.errors import DataError
 from semg.data.filters import default_band
 from semg.data.preprocessing import USUAL_RMS, common_scale
 from semg.data.spectrum import Spectrum
-from semg.data.tables import UNITS, Source, is_table, read_recording, read_table, resampled
+from semg.data.tables import UNITS, RawRecording, is_table, read_recording, read_table, resampled
 from semg.inference.trained_model import TrainedModel
 
 ANOTHER_UNIT = (1e-12, 1e9)  # RMS of recordings in volts, counts of many bits and the like; beyond, it is damage
@@ -25,7 +25,7 @@ def recording_for(
     *,
     causal: bool = False,
     warn: Callable[[str], None],
-) -> Source:
+) -> RawRecording:
     """The samples of a recording in putEMG's layout or of a table, at the model's rate.
 
     rate (Hz), unit, columns: of a table; unit None: the training's, or another that is seen and told; columns None: all
@@ -58,7 +58,9 @@ def recording_for(
     return source
 
 
-def in_usual_range(model: TrainedModel, path: Path | str, source: Source, warn: Callable[[str], None]) -> Source:
+def in_usual_range(
+    model: TrainedModel, path: Path | str, source: RawRecording, warn: Callable[[str], None]
+) -> RawRecording:
     """The source, multiplied by a power of ten where its samples are in another unit than those of the training.
 
     path: what messages begin with. Only a model that normalises by session takes any scale out again. DataError for

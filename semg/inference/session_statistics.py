@@ -89,16 +89,16 @@ def _arrays(path: Path, shape: tuple[int, int, int, int]) -> dict[str, np.ndarra
 def _check_model(path: Path, about: np.ndarray, model: Mapping[str, Any]) -> None:
     """DataError, naming the first difference, unless the file was written for such a model."""
     try:
-        told = json_value(str(about))
-        version, theirs = told["version"], dict(told["model"])
+        content = json_value(str(about))
+        version, theirs = content["version"], dict(content["model"])
     except (ValueError, TypeError, KeyError):
         raise DataError(f"{path}: expected {_WHAT}, found a file that does not say what it is") from None
     if version != VERSION:
         raise DataError(f"{path}: expected {_WHAT} of version {VERSION}, found version {version}")
     for name, value in json.loads(json.dumps(model)).items():
         if theirs.get(name) != value:
-            found = f"{name} {theirs.get(name)}"
-            raise DataError(f"{path}: expected {_WHAT} with a model of {name} {value}, found {found}")
+            actual = f"{name} {theirs.get(name)}"
+            raise DataError(f"{path}: expected {_WHAT} with a model of {name} {value}, found {actual}")
 
 
 def _check_arrays(path: Path, arrays: Mapping[str, np.ndarray], shape: tuple[int, int, int, int]) -> None:
@@ -110,11 +110,11 @@ def _check_arrays(path: Path, arrays: Mapping[str, np.ndarray], shape: tuple[int
         "kept": ("float16", (len(arrays["kept"]) if arrays["kept"].ndim else 0, window, channels)),
         "counts": ("int64", (4,)),
     }
-    for name, (kind, wanted) in expected.items():
+    for name, (kind, expected_shape) in expected.items():
         array = arrays[name]
-        if (str(array.dtype), array.shape) != (kind, wanted):
-            found = f"{array.dtype} of shape {array.shape}"
-            raise DataError(f"{path}: expected {name} as {kind} of shape {wanted}, found {found}")
+        if (str(array.dtype), array.shape) != (kind, expected_shape):
+            actual = f"{array.dtype} of shape {array.shape}"
+            raise DataError(f"{path}: expected {name} as {kind} of shape {expected_shape}, found {actual}")
         if not np.isfinite(array).all():
             raise DataError(f"{path}: expected finite numbers in {name}, found others")
     samples, renewed_at, decided, every = arrays["counts"].tolist()

@@ -23,7 +23,7 @@ _SIGNAL = {  # how recordings became the model's signals; other devices' models 
     "data.arguments.montage": Field("monopolar, car or bipolar", lambda kind: kind in list(MONTAGES), needed=False),
     "data.arguments.channels": Field(
         "numbers of channels",
-        lambda found: isinstance(found, list) and bool(found) and all(map(is_whole, found)),
+        lambda value: isinstance(value, list) and bool(value) and all(map(is_whole, value)),
         False,
     ),
 }
@@ -61,8 +61,8 @@ class SignalPath:
         except SettingError as error:  # of flags that the model's training was never given
             raise DataError(f"{path}: expected a filter and montage that can be, found {error}") from None
         if reference.shape[1] != len(data["channels"]):
-            found = f"{reference.shape[1]} of {len(data['channels'])}"
-            raise DataError(f"{path}: expected a recording's channels to become the model's, found {found}")
+            actual = f"{reference.shape[1]} of {len(data['channels'])}"
+            raise DataError(f"{path}: expected a recording's channels to become the model's, found {actual}")
         scale = how.get("scale", 1.0) if data.get("unit") == "arbitrary" else 1.0
         return cls(electrodes, tuple(names), reference, spec, data["rate"], how.get("labels", "TRAJ_GT"), scale)
 

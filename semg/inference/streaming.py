@@ -146,7 +146,7 @@ class OnlineNormalization:
         self._products = np.zeros((channels, channels))
         self._samples = 0
         self._tail = np.empty((0, channels), np.float16)  # the last window's worth of samples
-        self._kept: list[np.ndarray] = []  # (N, C) past windows
+        self._past: list[np.ndarray] = []  # (N, C) past windows
         self._every, self._decided = 1, 0  # windows from one that is kept to the next; windows seen whole
         self._renewed_at = 0  # samples heard when the transform was computed
         # of tokens under the transform, where they are made: a copy of each window's would make the host wait for a GPU
@@ -161,7 +161,7 @@ class OnlineNormalization:
 
     def _go_on_from(self, heard: SessionStatistics) -> None:
         self._products, self._samples = heard.products.copy(), heard.samples
-        self._kept, self._every, self._decided = list(heard.kept), heard.every, heard.decided
+        self._past, self._every, self._decided = list(heard.kept), heard.every, heard.decided
         self._sums, self._transform = torch.from_numpy(heard.sums.copy()).to(self._sums.device), heard.transform
         self._renewed_at = heard.renewed_at
 
@@ -176,7 +176,7 @@ class OnlineNormalization:
             self._products.copy(),
             self.transform,
             self._sums.double().cpu().numpy(),
-            np.stack(self._kept),
+            np.stack(self._past),
             self._samples,
             self._renewed_at,
             self._decided,
@@ -201,16 +201,16 @@ class OnlineNormalization:
         """See `Normalization`; the window itself is part of what has been heard."""
         self._sums += self._model.feature_sums(features.to(self._sums.device))
         if self._decided % self._every == 0:
-            self._kept.append(self._tail)
-            if len(self._kept) > KEPT_WINDOWS:
-                self._kept, self._every = self._kept[::2], 2 * self._every
+            self._past.append(self._tail)
+            if len(self._past) > KEPT_WINDOWS:
+                self._past, self._every = self._past[::2], 2 * self._every
         self._decided += 1
         return self._model.normalized(features, self.statistics())
 
     def prepare(self) -> None:
         """See `Normalization`: here, to put kept windows under a new transform."""
         if self._renewal is None and self._samples > RENEWAL_GROWTH * self._renewed_at:
-            self._renewal = _Renewal(self._computed_transform(), list(self._kept), self._decided, self._samples)
+            self._renewal = _Renewal(self._computed_transform(), list(self._past), self._decided, self._samples)
         renewal = self._renewal
         if renewal is None:
             return
@@ -423,13 +423,13 @@ def replay(stream: Stream, samples: np.ndarray, block: int, rate: float) -> Pred
     decisions: list[Decision] = []
     delay: list[float] = []
     for at in range(0, len(samples), block):
-        made = stream.push(samples[at : at + block])
-        decisions += made
-        delay += [(stream.seen - one.end) / rate + one.computing for one in made]
+        block_decisions = stream.push(samples[at : at + block])
+        decisions += block_decisions
+        delay += [(stream.seen - one.end) / rate + one.computing for one in block_decisions]
         stream.prepare()
     if not decisions:
-        found = f"{len(samples) / rate:.1f} s"
-        raise DataError(f"expected more signal than the warm-up, found {found}", hint="give a shorter {warmup}")
+        actual = f"{len(samples) / rate:.1f} s"
+        raise DataError(f"expected more signal than the warm-up, found {actual}", hint="give a shorter {warmup}")
     return Predictions(
         np.array([one.end for one in decisions]),
         np.stack([one.probabilities for one in decisions]),

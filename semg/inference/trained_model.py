@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier, ModelConfig, weight_shapes
+from semg.common.console import Progress
 from semg.common.errors import DataError, SettingError
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, is_finite, texts
 from semg.data import gestures, normalization, tables
@@ -30,7 +31,6 @@ from semg.data.batches import Batches
 from semg.data.shards import Shard, WindowSet, current_arguments, difference, second_moment
 from semg.evaluation import metrics
 from semg.inference.batch import (
-    Progress,
     choose_device,
     open_windows,
     probabilities,
@@ -140,9 +140,9 @@ class TrainedModel:
 
     def with_network(self, network: GPT2Classifier) -> "TrainedModel":
         """The same with other weights, such as those of a copy that was adapted."""
-        made = copy(self)
-        made.network = network.to(self.device).eval()
-        return made
+        model = copy(self)
+        model.network = network.to(self.device).eval()
+        return model
 
     def restricted(self, classes: Sequence[str] | None = None, *, no_idle: bool = False) -> "TrainedModel":
         """The same, deciding between these classes alone, in this order: probabilities renormalised over them.
@@ -150,37 +150,37 @@ class TrainedModel:
         no_idle: all classes but those without a gesture. Neither: the model itself. Raises SettingError for what is
         no choice of at least two of its classes.
         """
-        kept = gestures.chosen(self.classes, self.rest_classes, classes, no_idle=no_idle)
-        if kept == self.classes:
+        chosen = gestures.chosen(self.classes, self.rest_classes, classes, no_idle=no_idle)
+        if chosen == self.classes:
             return self
-        told, places = self.description, [self.classes.index(name) for name in kept]
+        before, places = self.description, [self.classes.index(name) for name in chosen]
         network = self.network.restricted(places).eval()
         data = {
-            **told["data"],
-            "classes": list(kept),
-            "rest_classes": [one for one in kept if one in self.rest_classes],
+            **before["data"],
+            "classes": list(chosen),
+            "rest_classes": [one for one in chosen if one in self.rest_classes],
         }
         description = {
-            **told,
+            **before,
             "model": network.config.to_dict(),
             "data": data,
             "classes_of_training": list(self.classes_of_training),
         }
-        counts = told.get("class_windows")
+        counts = before.get("class_windows")
         if isinstance(counts, list) and len(counts) == len(self.classes):
             description["class_windows"] = [counts[place] for place in places]
         others = {name: value for name, value in self.checkpoint.tensors.items() if not name.startswith("model.")}
         weights = {f"model.{name}": value for name, value in network.state_dict().items()}
-        made = copy(self)
-        made.checkpoint = Checkpoint(self.path, description, others | weights)
-        made.classes, made.network = kept, network
-        return made
+        model = copy(self)
+        model.checkpoint = Checkpoint(self.path, description, others | weights)
+        model.classes, model.network = chosen, network
+        return model
 
     @property
     def rest_classes(self) -> tuple[str, ...]:
         """Those of its classes in which no gesture is made; of older checkpoints, those that are called so."""
-        told = self.description["data"].get("rest_classes")
-        return tuple(one for one in self.classes if (gestures.is_rest(one) if told is None else one in told))
+        rest = self.description["data"].get("rest_classes")
+        return tuple(one for one in self.classes if (gestures.is_rest(one) if rest is None else one in rest))
 
     @property
     def classes_of_training(self) -> tuple[str, ...]:
@@ -196,8 +196,8 @@ class TrainedModel:
         """For a person, which gestures it decides between and which not; nothing where it is all it was trained for."""
         if not self.classes_left_out:
             return ""
-        told, left_out = ", ".join(self.classes), ", ".join(self.classes_left_out)
-        return f"deciding between {told} alone, probabilities renormalised over them; left out: {left_out}"
+        decided, left_out = ", ".join(self.classes), ", ".join(self.classes_left_out)
+        return f"deciding between {decided} alone, probabilities renormalised over them; left out: {left_out}"
 
     def restriction_facts(self) -> dict[str, Any]:
         """The same for metrics.json: nothing where it decides between all."""
@@ -221,11 +221,13 @@ class TrainedModel:
     @cached_property
     def origin(self) -> Origin:
         """How it came about. DataError if the checkpoint does not say it."""
-        told = self.description
-        check_fields(self.path, told, _ORIGIN, "a trained model, best_model.ckpt", "train.py writes one")
-        split = told["split"]
-        shards, folder = Path(told["shards"]), Path(split["folder"])
-        return Origin(told["run"], shards, folder, frozenset(split["train"]), frozenset(told["trained_on"]))
+        description = self.description
+        check_fields(self.path, description, _ORIGIN, "a trained model, best_model.ckpt", "train.py writes one")
+        split = description["split"]
+        shards, folder = Path(description["shards"]), Path(split["folder"])
+        return Origin(
+            description["run"], shards, folder, frozenset(split["train"]), frozenset(description["trained_on"])
+        )
 
     def folder_of_training(self, folder: Path, hint: str) -> Path:
         """A folder as training was given it: from here, or if it is relative, from a folder above the checkpoint.
@@ -304,9 +306,11 @@ class TrainedModel:
 
         DataError unless they were made as the training data was.
         """
-        kept = [gestures.restricted(shard, self.classes) for shard in shards] if self.classes_left_out else list(shards)
-        self.check_same_data(kept[0])
-        return kept
+        windows_kept = (
+            [gestures.restricted(shard, self.classes) for shard in shards] if self.classes_left_out else list(shards)
+        )
+        self.check_same_data(windows_kept[0])
+        return windows_kept
 
     def decide(
         self,
@@ -361,23 +365,25 @@ class TrainedModel:
         and the probability of each class, `p_idle` and so on. Raises DataError for anything but such a signal.
         """
         samples = self._checked(signal)
-        source = tables.Source("signal", samples, self.rate if rate is None else rate, 1.0)
+        source = tables.RawRecording("signal", samples, self.rate if rate is None else rate, 1.0)
         if source.rate != self.rate:
             source = tables.resampled(source, self.rate)
-        made = self.predict_filtered(self.signal_path.apply(source.samples))
+        predictions = self.predict_filtered(self.signal_path.apply(source.samples))
         table: dict[str, Any] = {
-            "time_s": made.end / self.rate,
-            "gesture": np.array(self.classes)[made.probabilities.argmax(1)],
+            "time_s": predictions.end / self.rate,
+            "gesture": np.array(self.classes)[predictions.probabilities.argmax(1)],
         }
-        return pd.DataFrame(table | {f"p_{name}": made.probabilities[:, k] for k, name in enumerate(self.classes)})
+        return pd.DataFrame(
+            table | {f"p_{name}": predictions.probabilities[:, k] for k, name in enumerate(self.classes)}
+        )
 
     def predict_filtered(self, signal: np.ndarray) -> Predictions:
         """The same from (T, C) filtered microvolts at the model's rate, as `signal_path.apply` gives them."""
         if len(signal) < self.window:
             raise DataError(f"expected at least a window, {self.window} samples, found {len(signal)}")
         starts = np.arange(0, len(signal) - self.window + 1, self.stride)
-        found = signal_probabilities(self.network, signal, starts, self.session_of(signal))
-        return Predictions(starts + self.window, found)
+        values = signal_probabilities(self.network, signal, starts, self.session_of(signal))
+        return Predictions(starts + self.window, values)
 
     def stream(
         self,
@@ -454,10 +460,10 @@ class TrainedModel:
     def _checked(self, signal: np.ndarray) -> np.ndarray:
         """(time, channels) float32. DataError for anything else."""
         values = np.asarray(signal)
-        wanted = len(self.signal_path.electrodes)
-        if values.ndim != 2 or values.shape[1] != wanted or values.dtype.kind not in "fiu":
-            found = f"{values.dtype} of shape {values.shape}"
-            raise DataError(f"expected numbers of shape (time, {wanted}), the model's channels, found {found}")
+        n_channels = len(self.signal_path.electrodes)
+        if values.ndim != 2 or values.shape[1] != n_channels or values.dtype.kind not in "fiu":
+            actual = f"{values.dtype} of shape {values.shape}"
+            raise DataError(f"expected numbers of shape (time, {n_channels}), the model's channels, found {actual}")
         if not np.isfinite(values).all():
             raise DataError("expected finite numbers, found NaN or infinity")
         return values.astype(np.float32)
@@ -468,12 +474,12 @@ class TrainedModel:
 
 def _check_network(checkpoint: Checkpoint) -> None:
     """DataError unless the checkpoint says what a network needs, and keeps a gain for each channel."""
-    told = checkpoint.description
-    check_fields(checkpoint.path, told, _NETWORK, "a trained model, best_model.ckpt", "train.py writes one")
-    gain, shape = checkpoint.tensors.get("train_gain"), (len(told["data"]["channels"]),)
+    description = checkpoint.description
+    check_fields(checkpoint.path, description, _NETWORK, "a trained model, best_model.ckpt", "train.py writes one")
+    gain, shape = checkpoint.tensors.get("train_gain"), (len(description["data"]["channels"]),)
     if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
-        found = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
-        raise DataError(f"{checkpoint.path}: expected train_gain of shape {shape}, found {found}")
+        actual = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
+        raise DataError(f"{checkpoint.path}: expected train_gain of shape {shape}, found {actual}")
 
 
 def _channel_normalization(checkpoint: Checkpoint) -> normalization.ChannelNormalization:
@@ -502,8 +508,8 @@ def _check_weights(
     checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor]
 ) -> None:
     for name in sorted(set(expected) ^ set(weights)):
-        found = "none" if name in expected else f"{name}, which the model has no place for"
-        raise DataError(f"{checkpoint.path}: expected the weights of the model ({name}), found {found}")
+        actual = "none" if name in expected else f"{name}, which the model has no place for"
+        raise DataError(f"{checkpoint.path}: expected the weights of the model ({name}), found {actual}")
     for name, shape in expected.items():
         if weights[name].shape != shape:
             raise DataError(f"{checkpoint.path}: expected {name} of shape {shape}, found {tuple(weights[name].shape)}")
@@ -517,10 +523,10 @@ def _check_shape(checkpoint: Checkpoint, config: ModelConfig, channels: int) -> 
         "classes": (config.classes, len(data["classes"])),
         "samples": (config.samples, data["arguments"]["window"]),
     }
-    for name, (found, expected) in fitting.items():
-        if found != expected:
+    for name, (actual, expected) in fitting.items():
+        if actual != expected:
             raise DataError(
-                f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {found}"
+                f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {actual}"
             )
     if config.family is not None and config.layers > len(checkpoint.tensors):
         found_blocks = f"{len(checkpoint.tensors)} tensors in all"

@@ -112,8 +112,8 @@ class Adapted:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the model, in JSON's types."""
-        told = {key: value for key, value in vars(self).items() if key != "model"}
-        return {"accepted": self.accepted, **told}
+        facts = {key: value for key, value in vars(self).items() if key != "model"}
+        return {"accepted": self.accepted, **facts}
 
 
 def adapt(model: TrainedModel, recordings: Sequence[Signal], how: Adaptation | None = None) -> Adapted:

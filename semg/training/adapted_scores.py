@@ -1,6 +1,6 @@
 """Scoring a model that is adapted to each session apart, beside the model as it is, on the same windows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from semg.common.console import Progress
 from semg.common.errors import DataError
 from semg.data import normalization
 from semg.data.batches import Batches
@@ -44,7 +45,7 @@ def score_adapted(
     *,
     batch_size: int = 512,
     autocast: torch.autocast | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Progress = iter,
 ) -> AdaptedScores:
     """Adapt to each session without labels, and decide for its labelled windows.
 
@@ -63,23 +64,23 @@ def score_adapted(
         transforms = model.transforms(own)
         statistics = model.statistics(own, transforms)
         known = [None] * len(own) if statistics is None else list(statistics)
-        given = [Given(model.network, transforms[i], known[i], model.device) for i in range(len(own))]
+        normalizations = [Given(model.network, transforms[i], known[i], model.device) for i in range(len(own))]
         heard = len(own) if mode == "session" else 1
-        adapted = adapt(model, [Signal(own[i].signal, given[i]) for i in range(heard)], how)
+        adapted = adapt(model, [Signal(own[i].signal, normalizations[i]) for i in range(heard)], how)
         first = len(own) - len(later)
         batches = Batches(open_windows(later), transforms[first:], model.device, workers=0)
         for tokens in tokens_of(model.network, batches, None if statistics is None else statistics[first:], batch_size):
             before.append(_decided(model, tokens, autocast))
             after.append(_decided(adapted.model, tokens, autocast))
         scored += later
-        sessions.append(_told(name, own[0].subject, adapted))
+        sessions.append(_session_facts(name, own[0].subject, adapted))
     if not scored:
         raise DataError(f"expected sessions of two recordings, found {len(left_out)} of one: nothing is left to score")
     result = Scores(open_windows(scored), np.concatenate(after))
     return AdaptedScores(result, np.concatenate(before), sessions, left_out)
 
 
-def _told(session: str, subject: str, adapted: Adapted) -> dict[str, Any]:
+def _session_facts(session: str, subject: str, adapted: Adapted) -> dict[str, Any]:
     return {"session": session, "subject": subject, **adapted.to_dict()}
 
 

@@ -74,15 +74,15 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
     """
     shards = windows.shards
     repetition = np.zeros(len(windows), np.int64)
-    made: dict[tuple[str, int], int] = {}
+    count_of: dict[tuple[str, int], int] = {}
     for place in sorted(range(len(shards)), key=lambda i: (shards[i].subject, shards[i].order)):
         own = np.flatnonzero(windows.shard == place)
         for label in np.unique(windows.label[own]):
             these = own[windows.label[own] == label]
             segments, index = np.unique(windows.repetition[these], return_inverse=True)
             key = (shards[place].subject, int(label))
-            repetition[these] = made.get(key, 0) + index
-            made[key] = made.get(key, 0) + len(segments)
+            repetition[these] = count_of.get(key, 0) + index
+            count_of[key] = count_of.get(key, 0) + len(segments)
     return repetition
 
 
@@ -220,10 +220,10 @@ def calibrate_subject(
         adapted = adapt(network, tokens, label, recipe, layout, autocast)
     except DivergedError as error:
         raise DivergedError(f"subject {shards[0].subject}: {error}") from None
-    found: dict[str, list[Tensor]] = {"before": [], "after": []}
+    probabilities: dict[str, list[Tensor]] = {"before": [], "after": []}
     for piece in _tokens(network, batches, statistics, rest):
         for name, one in (("before", network), ("after", adapted)):
             with torch.no_grad(), autocast or nullcontext():
-                found[name].append(one.classify(piece).float().softmax(1).cpu())
+                probabilities[name].append(one.classify(piece).float().softmax(1).cpu())
     columns = {key: getattr(windows, key)[rest] for key in ("label", "subject", "record", "start")}
-    return columns | {name: torch.cat(parts).numpy() for name, parts in found.items()}
+    return columns | {name: torch.cat(parts).numpy() for name, parts in probabilities.items()}

@@ -46,7 +46,7 @@ def build(name: str, settings: Mapping[str, Any], seed: int) -> Any:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    made = {
+    classifiers = {
         "lda": lambda: LinearDiscriminantAnalysis(**settings),
         "qda": lambda: QuadraticDiscriminantAnalysis(**settings),
         "knn": lambda: KNeighborsClassifier(**settings),
@@ -55,7 +55,7 @@ def build(name: str, settings: Mapping[str, Any], seed: int) -> Any:
         "boosting": lambda: HistGradientBoostingClassifier(max_iter=100, random_state=seed, **settings),
         "mlp": lambda: MLPClassifier((64,), max_iter=10, batch_size=128, random_state=seed, **settings),
     }
-    return make_pipeline(StandardScaler(), made[name]())
+    return make_pipeline(StandardScaler(), classifiers[name]())
 
 
 @contextmanager
@@ -100,8 +100,8 @@ def decide(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """(n,) labels and (n, classes) probabilities; a support vector machine gives none."""
     if not hasattr(model, "predict_proba"):  # SVC's would take a second, cross-validated training
         return model.predict(x), None
-    found = model.predict_proba(x)
-    return model.classes_[found.argmax(1)], found.astype(np.float32)
+    probability = model.predict_proba(x)
+    return model.classes_[probability.argmax(1)], probability.astype(np.float32)
 
 
 def subsample(label: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -122,6 +122,6 @@ def bands_at(rate: float) -> tuple[float, ...]:
 
 def patch_of(window: int, rate: float) -> int:
     """The length of a patch, samples, that divides a window (samples) and is nearest to PATCH, as a ratio."""
-    wanted = PATCH.samples(rate)
+    samples = PATCH.samples(rate)
     divisors = [length for length in range(1, window + 1) if window % length == 0]
-    return min(divisors, key=lambda length: max(length, wanted) / min(length, wanted))
+    return min(divisors, key=lambda length: max(length, samples) / min(length, samples))

@@ -18,6 +18,7 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor, nn
 
+from semg.common.console import Progress
 from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batch, Batches, in_order
@@ -32,7 +33,6 @@ NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGC
 AUGMENTATION = Augmentation()  # train.py's default, all of which acts on samples too
 INFERENCE_BATCH = 512
 LEADING = metrics.leading()
-Progress = loop.Progress
 
 
 # --- the networks ----------------------------------------------------------------------------------------------
@@ -52,15 +52,15 @@ def network_class(name: str) -> type[nn.Module]:
         ) from None
     except (ImportError, OSError) as error:  # OSError: a shared library, such as that of torchaudio's CUDA build
         raise _unloadable(error) from None
-    found = getattr(models, NETWORKS[name], None)
-    if found is None:
+    network = getattr(models, NETWORKS[name], None)
+    if network is None:
         raise DataError(f"braindecode: expected it to have {NETWORKS[name]}, found none; pip install -U braindecode")
-    return found
+    return network
 
 
 def _unloadable(error: Exception) -> DataError:
-    told = "install what is missing, and torchaudio in the same build (CPU or CUDA) as torch"
-    return DataError(f"braindecode: expected it to load, found {error}; {told}")
+    advice = "install what is missing, and torchaudio in the same build (CPU or CUDA) as torch"
+    return DataError(f"braindecode: expected it to load, found {error}; {advice}")
 
 
 def build(name: str, *, channels: int, samples: int, classes: int, seed: int) -> nn.Module:
@@ -68,12 +68,12 @@ def build(name: str, *, channels: int, samples: int, classes: int, seed: int) ->
 
     DataError if windows of `samples` are too short for its filters.
     """
-    made = network_class(name)
+    network = network_class(name)
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return made(n_chans=channels, n_outputs=classes, n_times=samples)
+            return network(n_chans=channels, n_outputs=classes, n_times=samples)
     except (RuntimeError, ValueError) as error:
         raise DataError(
             f"{NETWORKS[name]}: expected windows as long as its filters, found {samples} samples ({error})",
@@ -221,10 +221,10 @@ def validated(row: dict[str, float]) -> float:
 def _validation(model: nn.Module, val: Batches) -> dict[str, float]:
     """Means over the validation people."""
     windows = val.windows
-    found = probabilities(model, val)
-    subjects = metrics.per_subject(windows.label, found.argmax(1), windows.subject, found.shape[1]).values()
-    shown = [one.name for one in metrics.headlines()]
-    return {f"val_{name}": float(np.mean([one[name] for one in subjects])) for name in shown}
+    predicted = probabilities(model, val)
+    subjects = metrics.per_subject(windows.label, predicted.argmax(1), windows.subject, predicted.shape[1]).values()
+    names = [one.name for one in metrics.headlines()]
+    return {f"val_{name}": float(np.mean([one[name] for one in subjects])) for name in names}
 
 
 @torch.inference_mode()

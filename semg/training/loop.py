@@ -16,17 +16,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from semg.common.console import Progress
 from semg.common.errors import DataError
 from semg.training.distributed import World
 from semg.training.optimization import Optimizer, Stream, WeightAverage, reseed, seed_of
 
 B = TypeVar("B")
-Progress = Callable[..., Iterable[Any]]  # of an iterable and tqdm's settings
 
 # No healthy run comes near these: gradients are of order 1, and the first loss is about log(classes).
 EXPLODED_LOSS = 100.0  # times the first step's loss

@@ -42,8 +42,8 @@ def model_config(config: TrainConfig, shard: Shard, decoder: Pretrained | None) 
         shape = {"backbone": decoder.family.name} | {name: getattr(decoder, name) for name in own}
     elif config.backbone in CONTROLS:
         shape |= {"backbone": config.backbone}
-    given = {"layers": config.layers, "width": config.width, "heads": config.heads}
-    shape |= {name: value for name, value in given.items() if value}
+    sizes = {"layers": config.layers, "width": config.width, "heads": config.heads}
+    shape |= {name: value for name, value in sizes.items() if value}
     try:
         return ModelConfig(
             channels=len(shard.channels) * config.normalization.copies,

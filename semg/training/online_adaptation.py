@@ -74,10 +74,10 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """network: to decide from now on, None where the model is not to be adapted; told: about it, in JSON's types."""
+    """network: to decide from now on, None where the model is not to be adapted; facts: about it, in JSON's types."""
 
     network: GPT2Classifier | None
-    told: dict[str, Any]
+    facts: dict[str, Any]
 
 
 class OnlineAdaptation:
@@ -126,7 +126,7 @@ class OnlineAdaptation:
             if result.network is not None:
                 self.network = result.network
             at = {"began": self._began / self._rate, "taken": self._heard / self._rate}
-            self.events.append({**at, **result.told})
+            self.events.append({**at, **result.facts})
             self._began = None
         if self._began is None and self._heard >= self._next:
             self._began, self._next = self._heard, self._schedule.growth * self._heard
@@ -136,10 +136,10 @@ class OnlineAdaptation:
         """What became of the adaptations so far, for a person."""
         if not self.events:
             return f"not adapted: less than {self._schedule.first:g} s of signal and the time to adapt to them"
-        taken = [f"{one['taken']:.0f} s" for one in self.events if one["accepted"]]
+        times = [f"{one['taken']:.0f} s" for one in self.events if one["accepted"]]
         last = self.events[-1]
-        kept = "" if last["accepted"] else f"; the last time the model was kept as it was: {last['reason']}"
-        return (f"adapted after {', '.join(taken)} of signal" if taken else "not adapted") + kept
+        suffix = "" if last["accepted"] else f"; the last time the model was kept as it was: {last['reason']}"
+        return (f"adapted after {', '.join(times)} of signal" if times else "not adapted") + suffix
 
     def close(self) -> None:
         """End what still runs in the background."""
@@ -183,22 +183,22 @@ class InSignalTime:
 
     def __init__(self, model: TrainedModel, how: Adaptation, schedule: Schedule) -> None:
         self._model, self._how, self._schedule = model, how, schedule
-        self._kept = _Heard(round(KEPT_SECONDS * model.rate))
+        self._received = _Heard(round(KEPT_SECONDS * model.rate))
         self._waiting: list[Signal] | None = None
         self._left = 0.0  # samples until it takes effect
 
     def hear(self, block: np.ndarray) -> None:
         """See `Worker`."""
-        self._kept.add(block)
+        self._received.add(block)
         self._left -= len(block)
 
     def begin_recording(self) -> None:
         """See `Worker`."""
-        self._kept.begin_recording()
+        self._received.begin_recording()
 
     def begin(self, session: Given) -> None:
         """See `Worker`."""
-        self._waiting = self._kept.signals(session, self._model.window)
+        self._waiting = self._received.signals(session, self._model.window)
         seconds = sum(len(one.samples) for one in self._waiting) / self._model.rate
         self._left = (self._schedule.delay + self._schedule.delay_share * seconds) * self._model.rate
 
@@ -284,8 +284,8 @@ class InBackground:
         """In a thread: put weights that come into the network that does not decide now."""
         with suppress(EOFError, OSError):
             while True:
-                told, weights = results.recv()
-                self._results.put(Result(self._with(weights) if weights else None, told))
+                facts, weights = results.recv()
+                self._results.put(Result(self._with(weights) if weights else None, facts))
         self._ended.set()
         self._results.put(Result(None, {"accepted": False, "reason": "the process that adapts has ended"}))
 
@@ -309,18 +309,18 @@ def _serve(
     torch.set_num_threads(1)
     model = TrainedModel.open(path, device)
     model.network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    kept = _Heard(round(KEPT_SECONDS * model.rate))
+    heard = _Heard(round(KEPT_SECONDS * model.rate))
     while True:
         what, content = jobs.get()
         if what == "heard":
-            kept.add(content)
+            heard.add(content)
         elif what == "recording":
-            kept.begin_recording()
+            heard.begin_recording()
         else:
             transform, statistics = content
             known = None if statistics is None else torch.from_numpy(statistics)
             session = Given(model.network, transform, known, model.device)
-            adapted = _adapted(model, kept.signals(session, model.window), how)
+            adapted = _adapted(model, heard.signals(session, model.window), how)
             results.send((adapted.to_dict(), _learnt_weights(adapted, model)))
 
 

@@ -99,13 +99,13 @@ def adamw(module: nn.Module, config: OptimizerConfig) -> tuple[list[str], torch.
         decays = weight.dim() >= 2 and id(weight) not in positions and not name.endswith("positions")
         kind = (own_lr if _in_backbone(name) else config.lr, config.weight_decay if decays else 0.0)
         groups.setdefault(kind, []).append((name, weight))
-    made = [
+    parameter_groups = [
         {"params": [weight for _, weight in group], "lr": lr, "weight_decay": decay}
         for (lr, decay), group in groups.items()
     ]
     fused = trained[0][1].device.type in ("cuda", "cpu")
     names = [name for group in groups.values() for name, _ in group]
-    return names, torch.optim.AdamW(made, lr=config.lr, betas=(0.9, 0.98), fused=fused)
+    return names, torch.optim.AdamW(parameter_groups, lr=config.lr, betas=(0.9, 0.98), fused=fused)
 
 
 def _in_backbone(name: str) -> bool:

@@ -101,12 +101,12 @@ def tensors_of(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
 def check_same_run(last: Checkpoint, config: TrainConfig, split: str) -> None:
     """DataError, naming the setting, unless last.ckpt is of a run with this config and the split of this checksum."""
     try:
-        kept = TrainConfig.from_dict(last.description["config"])
+        earlier = TrainConfig.from_dict(last.description["config"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(
             f"{last.path}: expected a run's settings, found others ({error})", hint="start it anew with {overwrite}"
         ) from None
-    was = kept.to_dict()
+    was = earlier.to_dict()
     for name, value in config.to_dict().items():
         if was[name] != value:
             raise DataError(

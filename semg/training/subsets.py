@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
-from semg.common.console import Console, counted
+from semg.common.console import Console, Progress, counted
 from semg.data import normalization
 from semg.data.batches import Batch, Batches
 from semg.data.shards import Shard, WindowSet, check_alike, open_shards
 from semg.data.splits import Split, read_split
-from semg.inference.batch import Progress, cached_frames, open_windows, session_statistics, statistics_for
+from semg.inference.batch import cached_frames, open_windows, session_statistics, statistics_for
 from semg.training.config import TrainConfig
 
 

@@ -18,8 +18,8 @@ def careful_threads(model: GPT2Classifier, batch_size: int) -> int:
     It follows from the settings and the machine alone, not from how busy that is: another number of threads sums in
     another order, and the last digits of a result can depend on it.
     """
-    if given := _in_environment():
-        return given
+    if n_threads := _in_environment():
+        return n_threads
     parameters = model.parameter_counts()["total"]
     forwards_and_backwards = 6  # a parameter's multiplication and addition: once forwards, twice backwards
     work = forwards_and_backwards * parameters * model.config.tokens * batch_size
@@ -38,5 +38,5 @@ def use_threads(threads: int | None, model: GPT2Classifier | None = None, batch_
 
 def _in_environment() -> int:
     """What OMP_NUM_THREADS says; 0 where it says nothing."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() else 0
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdecimal() else 0
