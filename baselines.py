@@ -27,6 +27,8 @@ a few settings of each classifier and keeps the one with the best macro-F1 over 
 --adapt adapts each classifier to each session without its labels, from windows spread over whole recordings: lda and
 qda by expectation-maximisation, the others by self-training. metrics.json then has the adapted scores at its top,
 `unadapted` with those of the same windows before, and `adaptation`. Compare such results with adapted ones alone.
+--adapt-by network adapts them as evaluate.py adapts the network instead: by self-training on the posteriors of a hidden
+Markov model of the session that begins with the classifier's probabilities, and with the same safeguard.
 
 --normalize session first z-scores the features by the mean and standard deviation over each session (one person, one
 day). These are taken from windows evenly spaced over the session's recordings in the same subset, whatever their
@@ -47,7 +49,7 @@ qda and knn, about half a minute with svm. Signals are streamed; features need u
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,6 +77,7 @@ TOKENS = "tokens"  # the network's own features
 ADAPTING_WINDOWS = 1000  # of each recording at most
 FEATURES = ("rms", "hudgins", "du", "logband")
 NORMALIZE = ("session", "none")
+LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "every", "augmentation")  # what a classifier has not
 GATHERED = 256  # windows read at once
 STATISTICS_WINDOWS = 256  # of each recording, for the mean and standard deviation of its session
 SMALLEST_STD = 1e-6  # a feature that does not vary in a session is left at 0
@@ -108,6 +111,12 @@ def arguments() -> argparse.ArgumentParser:
         "--adapt",
         choices=("session", "first"),
         help="adapt to each session without its labels: on all its recordings, or on the first to score the later ones",
+    )
+    p.add_argument(
+        "--adapt-by",
+        choices=("own", "network"),
+        default="own",
+        help="--adapt in the classifier's own way, or as the network is adapted, safeguard and all",
     )
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
@@ -152,6 +161,8 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                     "split_sha256": splits[fold],
                     "shards_sha256": data,
                 }
+                if args.adapt_by != "own":
+                    settings["adapt_by"] = args.adapt_by
                 method = f"{classifier}-{features}"
                 baselines.append(Baseline(method, fold, args.out / method / fold, settings))
     return baselines
@@ -267,6 +278,21 @@ class Tables:
         table = np.concatenate(tables)
         return table.reshape(len(table), -1)
 
+    def session(self, name: str, places: Sequence[int], features: str) -> classical.SessionWindows:
+        """All windows of a session's recordings, a stride apart, whatever their labels."""
+        shards, source = self._windows[name].shards, self._sources[name]
+        own = [shards[p] for p in places]
+        stride = own[0].arguments["stride"]
+        starts = [np.arange(0, len(shard.signal) - shard.window + 1, stride) for shard in own]
+        tables = [source.of(p, at)[:, self._columns_of(features)] for p, at in zip(places, starts, strict=True)]
+        table = np.concatenate(tables)
+        return classical.SessionWindows(
+            x=table.reshape(len(table), -1),
+            recording=np.repeat(np.arange(len(starts)), [len(at) for at in starts]),
+            spacing=stride / own[0].rate,
+            seconds=sum(len(shard.signal) for shard in own) / own[0].rate,
+        )
+
     def _columns_of(self, features: str) -> Any:
         if self.tokens:
             return slice(None)
@@ -329,27 +355,28 @@ def mean_macro_f1(windows: WindowSet, prediction: np.ndarray) -> float:
 
 
 def adapt_sessions(
-    trained: Trained, tables: Tables, windows: WindowSet, features: str, how: str, seed: int
+    trained: Trained, tables: Tables, windows: WindowSet, options: Mapping[str, Any], seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-    """Adapt to each session without its labels; `how` as --adapt.
+    """Adapt to each session without its labels, as `options` say: a baseline's settings.
 
     Returns places of the windows scored, their predictions, their probabilities (empty if there are none), and facts.
     """
-    recipe = classical.Adaptation(seed=seed)
+    features, first = options["features"], options["adapt"] == "first"
+    adapter = ByNetwork(trained, seed) if options.get("adapt_by") == "network" else ByItself(trained, seed)
     rows, predictions, probabilities, adapted_sessions = [], [], [], []
     flat = tables.of("scored", features).reshape(len(windows), -1)
     for session, places in sessions(windows.shards).items():
-        heard, scored = (places[:1], places[1:]) if how == "first" else (places, places)
+        heard, scored = (places[:1], places[1:]) if first else (places, places)
         own = np.flatnonzero(np.isin(windows.shard, scored))
         if not len(own):
             continue
-        unlabelled, began = tables.unlabelled("scored", heard, features), time.perf_counter()
-        both = (trained.x, trained.label)
-        model = classical.adapted(trained.name, trained.settings, trained.model, both, unlabelled, recipe)
+        began = time.perf_counter()
+        model, reason = adapter(tables, heard, features)
         adapted_sessions.append(
             {
                 "session": session,
-                "accepted": True,
+                "accepted": not reason,
+                "reason": reason,
                 "seconds_of_signal": sum(len(windows.shards[p].signal) for p in heard) / windows.shards[0].rate,
                 "seconds_of_computing": round(time.perf_counter() - began, 3),
             }
@@ -360,11 +387,50 @@ def adapt_sessions(
         probabilities.append(probability if probability is not None else np.empty((len(own), 0), np.float32))
     if not rows:
         raise DataError(f"{trained.name}: expected sessions of several recordings to adapt on the first, found none")
-    method = "expectation-maximisation" if trained.name in classical.GAUSSIAN else "self-training"
-    facts = {"on": how, "method": method, **asdict(recipe), "sessions": adapted_sessions}
+    facts = {"on": options["adapt"], **adapter.facts(), "sessions": adapted_sessions}
     order = np.argsort(np.concatenate(rows), kind="stable")
     joined = (np.concatenate(part)[order] for part in (rows, predictions, probabilities))
     return (*joined, facts)  # type: ignore[return-value]
+
+
+class ByItself:
+    """Adapts a classifier in its own way; what it returns is the model, and why it was kept as it was: never."""
+
+    def __init__(self, trained: Trained, seed: int) -> None:
+        self._trained, self._recipe = trained, classical.Adaptation(seed=seed)
+
+    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
+        """Adapt to the recordings of the scored windows that are at the places `heard`."""
+        own, unlabelled = self._trained, tables.unlabelled("scored", heard, features)
+        both = (own.x, own.label)
+        return classical.adapted(own.name, own.settings, own.model, both, unlabelled, self._recipe), ""
+
+    def facts(self) -> dict[str, Any]:
+        """How, in JSON's types."""
+        gaussian = self._trained.name in classical.GAUSSIAN
+        return {"method": "expectation-maximisation" if gaussian else "self-training", **asdict(self._recipe)}
+
+
+class ByNetwork:
+    """Adapts a classifier as the network is adapted; returns the model, and why it was kept as it was, if it was."""
+
+    def __init__(self, trained: Trained, seed: int) -> None:
+        from semg.training.adaptation import Adaptation  # with torch, for which --help need not wait
+
+        self._trained, self._recipe = trained, Adaptation(seed=seed)
+        self._sample = classical.Adaptation().sample
+
+    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
+        """Adapt to the recordings of the scored windows that are at the places `heard`."""
+        own, session = self._trained, tables.session("scored", heard, features)
+        both = (own.x, own.label)
+        recipe, sample = self._recipe, self._sample
+        return classical.adapted_as_the_network(own.name, own.settings, own.model, both, session, recipe, sample)
+
+    def facts(self) -> dict[str, Any]:
+        """How, in JSON's types."""
+        network = {key: value for key, value in self._recipe.to_dict().items() if key not in LEARNT_BY_GRADIENTS}
+        return {"method": "self-training on the network's posteriors", "sample": self._sample, **network}
 
 
 def run_one(
@@ -393,7 +459,7 @@ def run_one(
     if args.adapt:
         before = prediction
         rows, prediction, probabilities, facts["adaptation"] = adapt_sessions(
-            trained, tables, scored, features, args.adapt, args.seed
+            trained, tables, scored, baseline.settings, args.seed
         )
         facts["unadapted"] = baseline_results.report(scored, before[rows], rows)
         probabilities = probabilities if probabilities.shape[1] else None
@@ -422,6 +488,14 @@ def run_fold(
     return done
 
 
+def check_adapt_by(args: argparse.Namespace) -> None:
+    """Raise UsageError where --adapt-by network can't be had."""
+    if not args.adapt:
+        raise UsageError("--adapt-by network: expected --adapt session or --adapt first beside it, found neither")
+    if "svm" in (args.classifiers or USUAL_CLASSIFIERS):
+        raise UsageError("--adapt-by network: expected classifiers that give probabilities, found svm")
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -437,6 +511,8 @@ def main() -> int:
         raise UsageError("--normalize none: expected session with --features tokens, which are normalised by session")
     if args.subset == "val" and args.choose:
         raise UsageError("--subset val: expected a subset on which nothing was chosen with --choose; give test")
+    if args.adapt_by != "own":
+        check_adapt_by(args)
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
     subsets = {"train": args.train_on, "scored": (args.subset,)} | ({"val": ("val",)} if args.choose else {})

@@ -15,6 +15,7 @@ from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.shards import WindowSet, open_shards
 from semg.inference.batch import ready_tokens, session_statistics
 from semg.training import classical
+from semg.training.adaptation import Adaptation
 from semg.training.token_features import TokenFeatures
 
 
@@ -115,6 +116,37 @@ def test_adapting_follows_a_session_that_is_shifted(name):
     assert np.mean(classical.decide(model, session)[0] == truth) == before, "the model stays as it was"
 
 
+def held_gestures(rng, means, order, hold=40):
+    """(n, F) features and (n,) labels of gestures that are held for `hold` windows each."""
+    label = np.repeat(order, hold)
+    return means[label] + rng.normal(size=(len(label), means.shape[1])), label
+
+
+@pytest.mark.parametrize("name", ["lda", "logistic", "boosting"])
+def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_model_where_they_are_few(name):
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(4, 6)) * 1.2
+    x, label = held_gestures(rng, means, np.tile(np.arange(4), 5))
+    settings = classical.SETTINGS[name][0]
+    model = classical.fitted(name, settings, x, label, 0)
+    turned = means + rng.normal(size=means.shape) * 0.7  # another person's gestures
+    how = Adaptation()
+
+    def adapted(order):
+        own, truth = held_gestures(rng, turned, order)
+        windows = classical.SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10)
+        after, reason = classical.adapted_as_the_network(name, settings, model, (x, label), windows, how, 200)
+        correct = [float(np.mean(classical.decide(m, own)[0] == truth)) for m in (model, after)]
+        return (*correct, reason, after)
+
+    before, after, reason, _ = adapted(np.tile([2, 0, 3, 1], 5))
+    assert not reason
+    assert after > before + 0.02
+    *_, reason, kept = adapted(np.full(20, 3))
+    assert reason
+    assert kept is model
+
+
 def test_a_run_with_all_that_the_network_has(data, run_script, tmp_path):
     shards, split = data
     flags = ("--shards", shards, "--split", split, "--features", "tokens", "--classifiers", "lda", "logistic")
@@ -132,6 +164,14 @@ def test_a_run_with_all_that_the_network_has(data, run_script, tmp_path):
         assert report["adaptation"]["on"] == "session"
         assert [one["accepted"] for one in report["adaptation"]["sessions"]] == [True]
         assert report["n_train_windows"] % 3 == 0
+    run_script("baselines.py", *flags, "--adapt", "session", "--adapt-by", "network", "--out", tmp_path / "c")
+    facts = json.loads((tmp_path / "c" / "lda-tokens" / "metrics.json").read_text())["adaptation"]
+    assert facts["method"] == "self-training on the network's posteriors"
+    assert facts["hold"] == Adaptation().hold
+    assert all(bool(one["reason"]) != one["accepted"] for one in facts["sessions"])
+    svm = (*flags[:-2], "svm", "--adapt", "session")
+    for words, found in ((svm, "expected classifiers that give probabilities, found svm"), (flags, "--adapt session")):
+        assert found in run_script("baselines.py", *words, "--adapt-by", "network", code=2).stderr
     done = run_script("baselines.py", *flags, "--out", tmp_path / "a", code=1)
     assert "augment none, found rotation" in done.stderr
     done = run_script("baselines.py", *flags, "--adapt", "first", "--out", tmp_path / "b", code=1)

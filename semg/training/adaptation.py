@@ -22,7 +22,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,34 +122,59 @@ def adapt(model: TrainedModel, recordings: Sequence[Signal], how: Adaptation | N
     looked at: windows are evenly spaced over the whole of them. Raises DataError if no recording holds a window.
     """
     how, began = how or Adaptation(), time.perf_counter()
-    prior = class_prior(model)
     tokens, recording, spacing = _session_tokens(model, recordings)
-    features = _principal_components(tokens.mean(1).double().cpu().numpy(), how.dimensions)
-    stay = math.exp(-spacing / how.hold)
+    session = SessionModel(tokens.mean(1).double().cpu().numpy(), recording, spacing, class_prior(model), how)
     before = _decided(model.network, tokens)
-    explain = partial(explained, features=features, recording=recording, prior=prior, stay=stay, how=how)
-    posterior = explain(before)
-    chained, _ = smoothed(np.exp(0.5 * _ratio(before, prior)), recording, prior, stay)
-    signs = _Signs(
-        seconds=sum(len(one.samples) for one in recordings) / model.rate,
-        agreement=_agreement(before, posterior),
-        divergence=divergence(before.mean(0), prior),
-        divergence_smoothed=divergence(chained.mean(0), prior),
-        agreement_of_starts=float(
-            np.mean([_agreement(posterior, explain(before, anneal=a)) for a in how.anneal_check])
-        ),
-    )
+    posterior = session.posterior(before)
+    signs = session.signs(before, posterior, sum(len(one.samples) for one in recordings) / model.rate)
     adapted, after, reason = model, None, signs.doubt(how)
     if not reason:
-        network = _learnt(model, tokens, posterior, explain, how)
-        after = None if network is None else divergence(_decided(network, tokens).mean(0), prior)
-        reason = _doubt_of_adapted(after, how)
+        network = _learnt(model, tokens, posterior, session.posterior, how)
+        after = None if network is None else session.divergence(_decided(network, tokens))
+        reason = doubt_of_adapted(after, how)
         adapted = model if network is None or reason else model.with_network(network)
     return Adapted(adapted, reason, computing=time.perf_counter() - began, divergence_adapted=after, **vars(signs))
 
 
+class SessionModel:
+    """The hidden Markov model of a session's windows: posteriors from any classifier's probabilities, and their signs.
+
+    `baselines.py` gives it to classical methods, so that they adapt as the network does.
+    """
+
+    def __init__(
+        self, features: np.ndarray, recording: np.ndarray, spacing: float, prior: np.ndarray, how: Adaptation
+    ) -> None:
+        """features: (n, F) of windows in time order; recording (n,): which each is of; spacing: seconds between two;
+        prior (K,): shares of the classes in training, all above 0."""
+        self._recording, self._prior, self._stay, self._how = recording, prior, math.exp(-spacing / how.hold), how
+        self._components = _principal_components(features, how.dimensions)
+
+    def posterior(self, probability: np.ndarray, anneal: float | None = None) -> np.ndarray:
+        """(n, K) probabilities -> (n, K) posteriors. anneal: see `explained`."""
+        return explained(
+            probability, self._components, self._recording, self._prior, self._stay, self._how, anneal=anneal
+        )
+
+    def divergence(self, probability: np.ndarray) -> float:
+        """Of the mean of (n, K) probabilities from the prior, nats."""
+        return divergence(probability.mean(0), self._prior)
+
+    def signs(self, before: np.ndarray, posterior: np.ndarray, seconds: float) -> "Signs":
+        """What the safeguard looks at. before: (n, K) probabilities; posterior: theirs; seconds: of signal."""
+        chained, _ = smoothed(np.exp(0.5 * _ratio(before, self._prior)), self._recording, self._prior, self._stay)
+        others = [self.posterior(before, anneal) for anneal in self._how.anneal_check]
+        return Signs(
+            seconds=seconds,
+            agreement=_agreement(before, posterior),
+            divergence=self.divergence(before),
+            divergence_smoothed=self.divergence(chained),
+            agreement_of_starts=float(np.mean([_agreement(posterior, other) for other in others])),
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Signs:
+class Signs:
     """What the safeguard looks at before anything is learnt; as in `Adapted`."""
 
     seconds: float
@@ -177,7 +201,7 @@ class _Signs:
         return ""
 
 
-def _doubt_of_adapted(apart: float | None, how: Adaptation) -> str:
+def doubt_of_adapted(apart: float | None, how: Adaptation) -> str:
     """Why an adapted model is not to be taken. apart: of its mean prediction from the prior; None: it diverged."""
     if apart is None:
         return "its weights diverged"

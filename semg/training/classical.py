@@ -3,7 +3,9 @@
 The first of each classifier's settings are the default: for lda, qda, knn and svm those of putEMG's authors.
 Adapting: lda and qda by expectation-maximisation (EM; Dempster, Laird, Rubin 1977) over the session's windows, with the
 training windows' means and covariances as a prior and the class shares estimated; the others by self-training, in which
-a classifier is trained again on what it decided for the session beside a sample of the training windows.
+a classifier is trained again on what it decided for the session beside a sample of the training windows. Or as the
+network does it: every classifier by self-training on the posteriors of the network's hidden Markov model of the session
+(semg/training/adaptation.py), which begins with the classifier's own probabilities, and with the same safeguard.
 """
 
 import warnings
@@ -11,11 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from semg.common.errors import DataError
+
+if TYPE_CHECKING:
+    from semg.training.adaptation import Adaptation as NetworkAdaptation
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "lda": [
@@ -206,3 +211,50 @@ def adapted(
         both = np.concatenate([x[rows], session]), np.concatenate([label[rows], decided])
         model = fitted(name, settings, *both, how.seed)
     return model
+
+
+@dataclass(frozen=True)
+class SessionWindows:
+    """A session's unlabelled windows in time order.
+
+    x: (n, F) features; recording: (n,) which each is of; spacing: seconds from one to the next; seconds: of signal.
+    """
+
+    x: np.ndarray
+    recording: np.ndarray
+    spacing: float
+    seconds: float
+
+
+def adapted_as_the_network(
+    name: str,
+    settings: Mapping[str, Any],
+    model: Any,
+    train: tuple[np.ndarray, np.ndarray],
+    session: SessionWindows,
+    how: "NetworkAdaptation",
+    sample: int,
+) -> tuple[Any, str]:
+    """The trained `model` adapted as the network adapts, and why it was kept as it was, if it was.
+
+    train: (x, label) it was trained on; sample: how many of these stay beside the session's windows.
+    """
+    from semg.training import adaptation  # with torch, which nothing else here needs
+
+    x, label = train
+    prior = np.array([np.mean(label == c) for c in model.classes_])
+    chain = adaptation.SessionModel(session.x, session.recording, session.spacing, prior, how)
+    before = model.predict_proba(session.x)
+    posterior = chain.posterior(before)
+    if reason := chain.signs(before, posterior, session.seconds).doubt(how):
+        return model, reason
+    rows, own = subsample(label, sample, how.seed), model
+    for turn in range(how.rounds):
+        posterior = chain.posterior(own.predict_proba(session.x)) if turn else posterior
+        decided = model.classes_[posterior.argmax(1)]
+        both = np.concatenate([x[rows], session.x]), np.concatenate([label[rows], decided])
+        own = fitted(name, settings, *both, how.seed)
+    if not np.array_equal(own.classes_, model.classes_):
+        return model, "a gesture is in none of its windows"
+    reason = adaptation.doubt_of_adapted(chain.divergence(own.predict_proba(session.x)), how)
+    return (model, reason) if reason else (own, "")
