@@ -91,6 +91,6 @@ def test_tensorboard_shows_it_and_training_can_choose_by_it(tmp_path):
     board.epoch(row, subjects, given["label"], np.eye(3)[given["prediction"]], chosen=True)
     board.close()
     shown = EventAccumulator(str(tmp_path)).Reload()
-    for tag in ("val/kappa", "chosen/kappa"):
+    for tag in ("3_scores/kappa_val", "4_chosen/kappa"):
         assert shown.Scalars(tag)[0].value == pytest.approx(row["val/kappa"])
     assert train.arguments().parse_args(["--select", "kappa"]).select == "kappa"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,13 +11,16 @@ import pytest
 import small_shards
 from conftest import ROOT
 from google.protobuf import text_format
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector import projector_config_pb2
 from tensorboard.util import tensor_util
 
 import train
-from semg.evaluation import metrics, tensorboard
+from semg.evaluation import metrics, palette, tensorboard
 from semg.inference.checkpoint import open_checkpoint
 
 CLASSES = small_shards.CLASSES
@@ -48,32 +52,63 @@ def row(out, epoch):
     return json.loads((out / "metrics.jsonl").read_text().splitlines()[epoch - 1])
 
 
+def natural(tag):
+    """TensorBoard's order of tags: by name, runs of digits by value."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", tag)]
+
+
+def groups(tags):
+    """Groups of tags in the order in which TensorBoard shows them; it opens the first two."""
+    return list(dict.fromkeys(tag.split("/")[0] for tag in sorted(tags, key=natural)))
+
+
+GESTURES = [f"{place}_{name}" for place, name in enumerate(CLASSES, 1)]
+
+
 def test_every_tag_is_there_at_every_epoch(events):
     tags = events.Tags()
-    scores = [f"{part}/{name}" for part in ("train", "val") for name in metrics.criteria()]
-    chosen = {f"chosen/{name}" for name in metrics.criteria()}
+    scores = [tensorboard.tag(f"{part}/{name}") for part in ("train", "val") for name in metrics.criteria()]
+    chosen = {f"4_chosen/{name}" for name in metrics.criteria()}
     assert chosen <= set(tags["scalars"])
     tags["scalars"] = [name for name in tags["scalars"] if name not in chosen]
-    scalars = [*scores, "optimizer/lr", "optimizer/gradient_norm", "speed/windows_per_second"]
-    scalars += [*(f"val_f1/{name}" for name in CLASSES), "val_macro_f1_of_subject/04"]
+    scalars = [*scores, "7_optimizer/lr", "7_optimizer/gradient_norm", "8_speed/windows_per_second"]
+    scalars += [*(f"5_val_f1/{name}" for name in GESTURES), "6_val_macro_f1_of_subject/04"]
     assert sorted(tags["scalars"]) == sorted(scalars)
-    assert tags["images"] == ["val/confusion"]
-    curves = [f"val_precision_recall/{name}" for name in CLASSES]
+    assert tags["images"] == ["2_confusion/val"]
+    curves = [f"val_precision_recall/{name}" for name in GESTURES]
     texts = ["configuration/text_summary", "split/text_summary"]
     assert sorted(tags["tensors"]) == sorted([*curves, *texts, "custom_scalars__config__"])
     for name in scalars:
         assert [event.step for event in events.Scalars(name)] == [1, 2], name
     for name in curves:
         assert [event.step for event in events.Tensors(name)] == [1, 2], name
-    assert [event.step for event in events.Images("val/confusion")] == [1, 2]
+    assert [event.step for event in events.Images("2_confusion/val")] == [1, 2]
+
+
+def test_loss_and_macro_f1_are_first_and_gestures_are_in_their_order(events):
+    tags = [*events.Tags()["scalars"], *events.Tags()["images"]]
+    first, second, *_ = groups(tags)
+    learning = [tag for tag in sorted(tags, key=natural) if tag.split("/")[0] == first]
+    assert [tag.split("/")[1] for tag in learning] == ["loss_train", "loss_val", "macro_f1_train", "macro_f1_val"]
+    assert second == "2_confusion"
+    gestures = [tag for tag in sorted(tags, key=natural) if "val_f1/" in tag]
+    assert [tag.split("_", 3)[-1] for tag in gestures] == CLASSES
 
 
 def test_scalars_are_the_numbers_of_metrics_jsonl(out, events):
     for name, value in row(out, 2).items():
         if name not in ("epoch", "step"):
-            assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-5)
-    f1 = [events.Scalars(f"val_f1/{name}")[-1].value for name in CLASSES]
+            assert events.Scalars(tensorboard.tag(name))[-1].value == pytest.approx(value, rel=1e-5)
+    f1 = [events.Scalars(f"5_val_f1/{name}")[-1].value for name in GESTURES]
     assert np.mean(f1) == pytest.approx(row(out, 2)["val/macro_f1"], abs=1e-6)  # one validation person
+
+
+def test_charts_of_training_and_validation_name_tags_that_are_there(events):
+    held = tensor_util.make_ndarray(events.Tensors("custom_scalars__config__")[0].tensor_proto).item()
+    (category,) = layout_pb2.Layout.FromString(held).category
+    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert list(charts) == [one.label for one in (metrics.LOSS, *metrics.METRICS)]
+    assert {tag for tags in charts.values() for tag in tags} <= set(events.Tags()["scalars"])
 
 
 def test_texts_say_settings_and_who_is_where(events):
@@ -94,7 +129,7 @@ def test_precision_and_recall_follow_from_the_probabilities(tmp_path):
     board = tensorboard.Board(tmp_path, ["a", "b"], settings={}, facts={}, split=split)
     board.epoch({"epoch": 1, "step": 1}, {}, label, found)
     board.close()
-    event = EventAccumulator(str(tmp_path)).Reload().Tensors("val_precision_recall/a")[0]
+    event = EventAccumulator(str(tmp_path)).Reload().Tensors("val_precision_recall/1_a")[0]
     *_, precision, recall = tensor_util.make_ndarray(event.tensor_proto)  # (6, thresholds)
     half = len(precision) // 2
     assert (precision[half], recall[half]) == (0.5, 0.5)
@@ -110,7 +145,7 @@ def test_settings_are_hyperparameters_with_validation_scores(events):
     assert given["batch_size"].number_value == 32
     assert given["tune"].string_value == "full"
     shown = [info.name.tag for info in content("experiment").experiment.metric_infos]
-    assert shown == [f"chosen/{name}" for name in metrics.criteria()]
+    assert shown == [f"4_chosen/{name}" for name in metrics.criteria()]
 
 
 def test_the_scores_beside_the_settings_are_those_of_the_epoch_chosen(tmp_path):
@@ -124,8 +159,8 @@ def test_the_scores_beside_the_settings_are_those_of_the_epoch_chosen(tmp_path):
     board.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     for name in metrics.criteria():
-        assert events.Scalars(f"val/{name}")[-1].value == pytest.approx(0.6)
-        assert events.Scalars(f"chosen/{name}")[-1].value == pytest.approx(0.8)
+        assert events.Scalars(tensorboard.tag(f"val/{name}"))[-1].value == pytest.approx(0.6)
+        assert events.Scalars(f"4_chosen/{name}")[-1].value == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("simulated", [True, False])
@@ -148,10 +183,27 @@ def test_the_projector_shows_features_of_the_best_epoch(out):
     assert shown.tensor_name.endswith(f"epoch {open_checkpoint(out / 'best_model.ckpt').description['epoch']}")
     features = np.loadtxt(out / shown.tensor_path, delimiter="\t")
     head, *rows = (out / shown.metadata_path).read_text().splitlines()
-    assert head == "gesture\tperson"
+    assert head == "gesture\tperson\trecording\tbegin"
     assert features.shape == (len(rows), 16)
-    assert {line.split("\t")[0] for line in rows} == set(CLASSES)
-    assert {line.split("\t")[1] for line in rows} == {"04"}
+    gesture, person, recording, begin = zip(*(line.split("\t") for line in rows), strict=True)
+    assert set(gesture) == set(CLASSES)
+    assert (set(person), set(recording)) == ({"04"}, {small_shards.name(4)})
+    assert all(re.fullmatch(r"\d+\.\d\d s", one) for one in begin)
+    assert len(set(begin)) > 10
+
+
+def test_the_projector_opens_in_the_colours_of_the_gestures(out):
+    """Its own colours are off until somebody chooses them; a picture for each point is there at once."""
+    text = (out / "projector_config.pbtxt").read_text()
+    (shown,) = text_format.Parse(text, projector_config_pb2.ProjectorConfig()).embeddings
+    across, down = shown.sprite.single_image_dim
+    sheet = imread(out / shown.sprite.image_path)
+    gestures = [line.split("\t")[0] for line in (out / shown.metadata_path).read_text().splitlines()[1:]]
+    columns = sheet.shape[1] // across
+    assert sheet.shape[0] // down * columns >= len(gestures)
+    for place, gesture in enumerate(gestures):
+        middle = sheet[place // columns * down + down // 2, place % columns * across + across // 2]
+        assert middle == pytest.approx((*to_rgb(palette.gesture(CLASSES.index(gesture))), 1), abs=1 / 255)
 
 
 def test_projected_windows_are_spread_over_gestures_and_recordings():

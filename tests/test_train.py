@@ -89,11 +89,11 @@ def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_
     assert best["validation"]["val/macro_f1"] == max(row["val/macro_f1"] for row in told)
     events = EventAccumulator(str(out)).Reload()
     scalars = set(events.Tags()["scalars"])
-    assert {f"{p}/{k}" for p in ("train", "val") for k in ("loss", "accuracy", "macro_f1")} <= scalars
-    assert {"optimizer/lr", "optimizer/gradient_norm", "speed/windows_per_second"} <= scalars
-    assert [e.step for e in events.Scalars("val/loss")] == [1, 2, 3, 4]
-    assert events.Scalars("val/loss")[-1].value == pytest.approx(told[-1]["val/loss"], rel=1e-5)
-    assert "val/confusion" in events.Tags()["images"]
+    assert {f"1_learning/{k}_{p}" for p in ("train", "val") for k in ("loss", "macro_f1")} <= scalars
+    assert {"7_optimizer/lr", "7_optimizer/gradient_norm", "8_speed/windows_per_second"} <= scalars
+    assert [e.step for e in events.Scalars("1_learning/loss_val")] == [1, 2, 3, 4]
+    assert events.Scalars("1_learning/loss_val")[-1].value == pytest.approx(told[-1]["val/loss"], rel=1e-5)
+    assert "2_confusion/val" in events.Tags()["images"]
     assert {"configuration/text_summary", "split/text_summary"} <= set(events.Tags()["tensors"])
 
 

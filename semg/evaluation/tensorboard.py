@@ -1,34 +1,53 @@
 """What a training run shows in TensorBoard; arrays and plain values in, event files out. `train.py` only calls it.
 
 In a run's folder:
-  events.out.tfevents...   SCALARS   train/, val/, chosen/, val_f1/<gesture>, val_macro_f1_of_subject/<subject>,
-                                     optimizer/, speed/, and pretrain/ where it was pretrained
+  events.out.tfevents...   SCALARS   1_learning (loss and macro-F1), 3_scores, 4_chosen, 5_val_f1/<gesture>,
+                                     6_val_macro_f1_of_subject/<subject>, 7_optimizer, 8_speed, and 9_pretrain where it
+                                     was pretrained
                            CUSTOM SCALARS   training and validation in one chart
-                           IMAGES    val/confusion, every epoch
+                           IMAGES    2_confusion/val, every epoch
                            PR CURVES val_precision_recall/<gesture>, every epoch
                            TEXT      configuration, split
-                           HPARAMS   the settings beside the validation scores of the epoch chosen (chosen/)
-  projector/               PROJECTOR pooled features of validation windows at the best epoch, by gesture and by person
+                           HPARAMS   the settings beside the validation scores of the epoch chosen (4_chosen)
+  projector/               PROJECTOR pooled features of validation windows at the best epoch: dots in the gestures'
+                                     colours, and the gesture, person, recording and time of each
   projector_config.pbtxt   tells TensorBoard about projector/
 
-A run that is resumed goes on in a new event file; what the old one said of later epochs is hidden by TensorBoard.
+TensorBoard sorts groups of tags by name and opens the first two, so numbers bring them into order. A run that is
+resumed goes on in a new event file; what the old one said of later epochs is hidden by TensorBoard.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.image import imsave
 from tensorboardX import summary
 
-from semg.common.files import write_text
+from semg.common.files import atomic_path, write_text
 from semg.data.splits import SUBSETS, Split
-from semg.evaluation import metrics, score_figures
+from semg.evaluation import metrics, palette, score_figures
 from semg.evaluation.event_file import EventFile
 
 PROJECTED = 1000  # windows in the projector; a browser turns that many fluently
 _PROJECTOR = "projector"
 _CONFIG = "projector_config.pbtxt"
+_DOT = 16  # pixels across a dot of the projector
+_LEARNING, _CONFUSION, _SCORES, _CHOSEN = "1_learning", "2_confusion/val", "3_scores", "4_chosen"
+_GESTURES, _SUBJECTS, _PRETRAINING = "5_val_f1", "6_val_macro_f1_of_subject", "9_pretrain"
+_OTHERS = {"optimizer": "7_optimizer", "speed": "8_speed", "chosen": _CHOSEN}
+
+
+def tag(name: str) -> str:
+    """Where TensorBoard shows the number that metrics.jsonl calls `name`, such as train/loss."""
+    group, _, what = name.partition("/")
+    if group in _OTHERS:
+        return f"{_OTHERS[group]}/{what}"
+    first = what in (metrics.LOSS.name, metrics.METRICS[0].name)
+    return f"{_LEARNING if first else _SCORES}/{what}_{group}"
 
 
 class Board:
@@ -53,19 +72,20 @@ class Board:
         that this process will write, for what an earlier process wrote of it is void.
         """
         self.folder, self.classes = folder, list(classes)
+        self._gestures = [f"{place}_{name}" for place, name in enumerate(classes, 1)]  # numbers keep their order
         self._title = score_figures.CONFUSION + (score_figures.SIMULATED if simulated else "")
         self._events = EventFile(folder, warn, purge_step=purge_from)
         self._events.add(summary.text("configuration", configuration_text(settings, facts)))
         self._events.add(summary.text("split", split_text(split)))
         charted = [metrics.LOSS, *metrics.METRICS]
-        together = {one.label: ["Multiline", [f"train/{one.name}", f"val/{one.name}"]] for one in charted}
+        together = {one.label: ["Multiline", [tag(f"train/{one.name}"), tag(f"val/{one.name}")]] for one in charted}
         self._events.add(summary.custom_scalars({"learning": together}))
         self._hparams(settings)
 
     def _hparams(self, settings: Mapping[str, Any]) -> None:
         """Settings for the HPARAMS page, whose scores are the scalars of the same run."""
         values = {name: _one_value(value) for name, value in settings.items()}
-        scores = [f"chosen/{one.name}" for one in (*metrics.METRICS, metrics.LOSS)]
+        scores = [f"{_CHOSEN}/{one.name}" for one in (*metrics.METRICS, metrics.LOSS)]
         for part in summary.hparams(values, dict.fromkeys(scores, 0.0)):
             self._events.add(part)
 
@@ -80,45 +100,51 @@ class Board:
     ) -> None:
         """Show an epoch. row: as in metrics.jsonl; subjects: validation person -> metrics.
 
-        label: (n,) class indices of the validation windows; found: (n, K) probabilities; chosen: whether this epoch
+        label: (n,) class indices of the validation windows; probabilities: (n, K); chosen: whether this epoch
         is the best so far, whose model is kept.
         """
         step = row["epoch"]
         confusion = metrics.confusion(label, probabilities.argmax(1), len(self.classes))
-        scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        scalars = {tag(name): value for name, value in row.items() if name not in ("epoch", "step")}
         if chosen:
-            scalars |= {f"chosen/{name}": row.get(f"val/{name}") for name in metrics.criteria()}
-        scalars |= {f"val_f1/{name}": one["f1"] for name, one in metrics.per_class(confusion, self.classes).items()}
-        scalars |= {f"val_macro_f1_of_subject/{name}": one["macro_f1"] for name, one in subjects.items()}
+            scalars |= {f"{_CHOSEN}/{name}": row.get(f"val/{name}") for name in metrics.criteria()}
+        f1 = [one["f1"] for one in metrics.per_class(confusion, self.classes).values()]
+        scalars |= {f"{_GESTURES}/{name}": value for name, value in zip(self._gestures, f1, strict=True)}
+        scalars |= {f"{_SUBJECTS}/{name}": one["macro_f1"] for name, one in subjects.items()}
         for name, value in scalars.items():
             if value is not None:  # the F1 of a class that is neither there nor decided
                 self._events.add(summary.scalar(name, value), step)
-        for place, name in enumerate(self.classes):
+        for place, name in enumerate(self._gestures):
             curve = summary.pr_curve(f"val_precision_recall/{name}", label == place, probabilities[:, place])
             self._events.add(curve, step)
         figure = score_figures.confusion_figure(confusion, self.classes, self._title)
-        self._events.add(summary.image("val/confusion", score_figures.pixels(figure), dataformats="HWC"), step)
+        self._events.add(summary.image(_CONFUSION, score_figures.pixels(figure), dataformats="HWC"), step)
         self._events.flush()
 
     def pretrained(self, losses: Sequence[float]) -> None:
         """Show how pretraining went; losses: one an epoch of it."""
         for epoch, loss in enumerate(losses, 1):
-            self._events.add(summary.scalar("pretrain/loss", loss), epoch)
+            self._events.add(summary.scalar(f"{_PRETRAINING}/loss", loss), epoch)
 
-    def project(self, features: np.ndarray, label: np.ndarray, subject: np.ndarray, epoch: int) -> None:
-        """Show (n, d) features in the projector, in place of an earlier epoch's; label: (n,), subject: (n,) whose."""
+    def project(self, features: np.ndarray, label: np.ndarray, about: Mapping[str, Sequence[str]], epoch: int) -> None:
+        """Show (n, d) features in the projector, in place of an earlier epoch's.
+
+        label: (n,) class indices; about: what else is said of each window, column -> (n,) texts.
+        """
         folder = self.folder / _PROJECTOR
         folder.mkdir(exist_ok=True)
-        rows = ["gesture\tperson", *(f"{self.classes[k]}\t{who}" for k, who in zip(label, subject, strict=True))]
-        write_text(folder / "metadata.tsv", _lines(rows))
+        gestures = [self.classes[place] for place in label]
+        rows = zip(gestures, *about.values(), strict=True)
+        write_text(folder / "metadata.tsv", _lines("\t".join(row) for row in [("gesture", *about), *rows]))
         write_text(folder / "features.tsv", _lines("\t".join(f"{x:.5g}" for x in row) for row in features))
-        embedding = {
-            "tensor_name": f"pooled features of validation windows, epoch {epoch}",
-            "tensor_path": f"{_PROJECTOR}/features.tsv",
-            "metadata_path": f"{_PROJECTOR}/metadata.tsv",
-        }
-        config = _lines(["embeddings {", *(f'  {key}: "{value}"' for key, value in embedding.items()), "}"])
-        write_text(self.folder / _CONFIG, config)
+        _write_dots(folder / "dots.png", label)
+        config = [
+            f'tensor_name: "pooled features of validation windows, epoch {epoch}"',
+            f'tensor_path: "{_PROJECTOR}/features.tsv"',
+            f'metadata_path: "{_PROJECTOR}/metadata.tsv"',
+            f'sprite {{ image_path: "{_PROJECTOR}/dots.png" single_image_dim: [{_DOT}, {_DOT}] }}',
+        ]
+        write_text(self.folder / _CONFIG, _lines(["embeddings {", *(f"  {line}" for line in config), "}"]))
 
     def close(self) -> None:
         """Write what is left and close the file."""
@@ -135,9 +161,26 @@ def projected(label: np.ndarray, classes: int) -> np.ndarray:
     return np.sort(np.concatenate(picked))
 
 
+def _write_dots(path: Path, label: np.ndarray) -> None:
+    """A picture of a dot for each window, side by side, in its gesture's colour; label: (n,).
+
+    The projector opens without colours, whatever the metadata say; a picture for each point it shows at once.
+    """
+    columns = math.ceil(math.sqrt(len(label)))
+    rows = -(-len(label) // columns)
+    away = np.arange(_DOT) - (_DOT - 1) / 2
+    inside = np.hypot(*np.meshgrid(away, away)) < _DOT / 2
+    sheet = np.zeros((rows * _DOT, columns * _DOT, 4))
+    for place, one in enumerate(label):
+        top, left = place // columns * _DOT, place % columns * _DOT
+        sheet[top : top + _DOT, left : left + _DOT][inside] = (*to_rgb(palette.gesture(one)), 1)
+    with atomic_path(path) as temporary:
+        imsave(temporary, sheet, format="png", metadata={"Software": None})
+
+
 def remove_old(folder: Path) -> None:
     """Remove what an earlier run in `folder` showed."""
-    old = [folder / _CONFIG, *(folder / _PROJECTOR).glob("*.tsv"), *folder.glob("events.out.*")]
+    old = [folder / _CONFIG, *(folder / _PROJECTOR).glob("*.*"), *folder.glob("events.out.*")]
     for path in old:
         path.unlink(missing_ok=True)
 

@@ -205,7 +205,13 @@ class Trainer:
             return
         windows = self.data.val.windows
         index = projected(windows.label, len(self.classes))
-        self.board.project(self.validator.features(index), windows.label[index], windows.subject[index], epoch)
+        rate = windows.shards[0].rate
+        about = {
+            "person": windows.subject[index].tolist(),
+            "recording": windows.record[index].tolist(),
+            "begin": [f"{start / rate:.2f} s" for start in windows.start[index]],
+        }
+        self.board.project(self.validator.features(index), windows.label[index], about, epoch)
 
 
 def _compile(model: GPT2Classifier, how: str, device: torch.device) -> None:
