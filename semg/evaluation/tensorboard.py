@@ -169,7 +169,7 @@ def _write_dots(path: Path, label: np.ndarray) -> None:
     columns = math.ceil(math.sqrt(len(label)))
     rows = -(-len(label) // columns)
     away = np.arange(_DOT) - (_DOT - 1) / 2
-    inside = np.hypot(*np.meshgrid(away, away)) < _DOT / 2
+    inside = np.hypot(*np.meshgrid(away, away)) < 0.35 * _DOT  # full dots hide each other
     sheet = np.zeros((rows * _DOT, columns * _DOT, 4))
     for place, one in enumerate(label):
         top, left = place // columns * _DOT, place % columns * _DOT
