@@ -204,7 +204,8 @@ def main() -> int:
         console.say(
             f"calibrating to {cli.counted(len(subjects), 'person', 'people')} ({args.subset}) with "
             f"{cli.counted(args.repetitions, 'repetition')} of each gesture: tune {recipe.tune}, "
-            f"{recipe.epochs} epochs, lr {recipe.optimizer.lr:g}, augment {recipe.augmentation}, seed {recipe.seed}"
+            f"{cli.counted(recipe.epochs, 'epoch')}, lr {recipe.optimizer.lr:g}, "
+            f"augment {recipe.augmentation}, seed {recipe.seed}"
         )
         bar = console.progress(subjects.values(), total=len(subjects), unit="person")
         try:

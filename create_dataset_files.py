@@ -131,7 +131,7 @@ def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[Rec
     if not names:
         raise DataError(f"{args.records}: expected names of gesture recordings, found none")
     if len(names) < len(listed):
-        console.say(f"{len(listed) - len(names)} recordings of {args.records} hold no gestures and are left out")
+        console.say(f"{args.records}: {cli.counted(len(listed) - len(names), 'recording')} without gestures left out")
     if args.shards:
         shards = open_shards(args.shards, names)
         return [shard.facts for shard in shards], count_windows(shards), args.records

@@ -171,7 +171,9 @@ def files_of(client: "Client", medium: Medium, records: list[str], console: cli.
     known = sum(file.md5 is not None for file in files)
     if known < len(files):
         which = "the others are" if known else "all are"
-        console.say(f"{medium.folder}: MD5 sums of {known} of {len(files)} files; {which} checked without one")
+        console.say(
+            f"{medium.folder}: MD5 sums of {known} of {cli.counted(len(files), 'file')}; {which} checked without one"
+        )
     return files
 
 
@@ -426,8 +428,8 @@ def announce(fetcher: Fetcher, files: list[Wanted]) -> tuple[int, int]:
     for file in absent if args.dry_run else []:
         fetcher.console.say(f"{in_words(file.size):>12}  {file.name}")
     fetcher.console.say(
-        f"{len(absent)} of {len(files)} files to fetch, {in_words(needed)}"
-        + (f" and {unknown} files of unknown size" if unknown else "")
+        f"{len(absent)} of {cli.counted(len(files), 'file')} to fetch, {in_words(needed)}"
+        + (f" and {cli.counted(unknown, 'file')} of unknown size" if unknown else "")
         + f" into {args.outdir}"
     )
     free = free_bytes(args.outdir)
@@ -454,11 +456,12 @@ def summary(fetcher: Fetcher, n_wanted: int) -> int:
     """The last line, and the exit code: 1 as long as anything is missing."""
     args, tally = fetcher.args, fetcher.tally
     good = tally.there + tally.fetched
-    text = f"{good} of {n_wanted + tally.refused} files are there and verified"
+    of = cli.counted(n_wanted + tally.refused, "file")
+    text = f"{good} of {of} {'is' if good == 1 else 'are'} there and verified"
     if not args.verify_only:
         text += f" ({tally.fetched} fetched, {tally.there} were there)"
     if tally.refused:
-        text += f", {tally.refused} names refused"
+        text += f", {cli.counted(tally.refused, 'name')} refused"
     if tally.missing:
         text += f", {tally.missing} missing or wrong; "
         text += "run without --verify-only to fetch them" if args.verify_only else "re-run to fetch the rest"
@@ -488,7 +491,7 @@ def main() -> int:
         if not args.verify_only:
             count, needed = announce(fetcher, files)
         if args.dry_run:
-            text = f"would fetch {count} files, {in_words(needed)}; nothing was written"
+            text = f"would fetch {cli.counted(count, 'file')}, {in_words(needed)}; nothing was written"
             console.finish(text, files=count, bytes=needed, there=len(files) - count)
             return 0
         fetcher.run(files)

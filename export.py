@@ -67,9 +67,11 @@ def card(model: TrainedModel) -> str:
         "---",
         f"# {description['run']}: {len(data['classes'])} hand gestures from surface EMG",
         "",
-        f"* input: {len(data['channels'])} channels at {data['rate']:g} Hz, windows of {1000 * seconds:g} ms",
+        f"* input: {cli.counted(len(data['channels']), 'channel')} at {data['rate']:g} Hz, "
+        f"windows of {1000 * seconds:g} ms",
         f"* gestures: {', '.join(data['classes'])}",
-        f"* trained on {'SIMULATED recordings of ' if description.get('simulated') else ''}{people} people "
+        f"* trained on {'SIMULATED recordings of ' if description.get('simulated') else ''}"
+        f"{cli.counted(people, 'person', 'people')} "
         f"(split {split['name']}); normalised by "
         f"{description['normalize']['method']}, whitening {description['normalize']['whitening']}",
         f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people)",

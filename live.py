@@ -156,7 +156,7 @@ class Watched:
             width = max(map(len, self._classes))
             lines += [f"  {self._classes[k]:<{width}} {bar(shares[k], 30)} {shares[k]:4.0%}" for k in best]
         delay = f"delay {1000 * outputs.delays[-1]:.0f} ms   " if outputs.delays else ""
-        state = f"{delay}lost {decoder.lost} samples   interruptions {reader.interruptions}"
+        state = f"{delay}lost {counted(decoder.lost, 'sample')}   interruptions {reader.interruptions}"
         if reader.silent > lsl.SILENCE:
             state += f"   no sample for {reader.silent:.0f} s: waiting for the stream to come back"
         return [*lines, state]

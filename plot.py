@@ -196,7 +196,7 @@ def draw_recording(args: argparse.Namespace) -> str:
     state = "as recorded" if signal.raw else "filtered"
     title = _title(args, f"{signal.name}, {state}", signal.simulated)
     signal_figures.recording(args.out, part, signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
-    return f"{part.shape[1]} channels, {len(part) / signal.rate:.1f} s"
+    return f"{cli.counted(part.shape[1], 'channel')}, {len(part) / signal.rate:.1f} s"
 
 
 def draw_spectrum(args: argparse.Namespace) -> str:
@@ -215,7 +215,7 @@ def draw_spectrum(args: argparse.Namespace) -> str:
     kind = "causal" if args.causal else "zero-phase"
     title = _title(args, f"{signal.name}, {spec.low:g}-{spec.high:g} Hz, {kind}", signal.simulated)
     signal_figures.spectrum(args.out, spectra[0][0][1:], spectra[0][1][1:], spectra[1][1][1:], title)
-    return f"{before.shape[1]} channels, {len(before) / signal.rate:.1f} s"
+    return f"{cli.counted(before.shape[1], 'channel')}, {len(before) / signal.rate:.1f} s"
 
 
 def draw_electrodes(args: argparse.Namespace) -> str:
@@ -335,7 +335,8 @@ def draw_calibration(args: argparse.Namespace) -> str:
     first = min(subjects)
     everybody = sorted(subjects[first]["adapted"])
     if other := [count for count, one in subjects.items() if sorted(one["adapted"]) != everybody]:
-        raise DataError(f"{other[0]} repetitions: expected the same people as with {first}; is a fold missing?")
+        told = cli.counted(other[0], "repetition")
+        raise DataError(f"{told}: expected the same people as with {first}; is a fold missing?")
     table = {
         count: {
             which: {
@@ -367,7 +368,7 @@ def draw_errors(args: argparse.Namespace) -> str:
         parts.append((caption, part))
     simulated = any(run.simulated for run in result.evaluations.values())
     signal_figures.errors(args.out, parts, _title(args, f"Surest errors of {folder.resolve().name}", simulated))
-    return f"{len(parts)} windows"
+    return cli.counted(len(parts), "window")
 
 
 PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {

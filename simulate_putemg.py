@@ -264,8 +264,9 @@ def run(args: argparse.Namespace, console: cli.Console) -> None:
     check_disk(args.outdir, to_make)
     seconds = args.seconds * len(planned)
     console.say(
-        f"{args.outdir}: {args.subjects} simulated people, {args.days} days, {len(planned)} recordings of "
-        f"{args.seconds:g} s, seed {args.seed}; {len(to_keep)} are there already"
+        f"{args.outdir}: {cli.counted(args.subjects, 'simulated person', 'simulated people')}, "
+        f"{cli.counted(args.days, 'day')}, {cli.counted(len(planned), 'recording')} of {args.seconds:g} s, "
+        f"seed {args.seed}; {len(to_keep)} {'is' if len(to_keep) == 1 else 'are'} there already"
     )
     for one in to_make:  # gone before they are listed anew: what is there is always what the list says
         one.path.unlink(missing_ok=True)
@@ -295,9 +296,9 @@ def warn_of_others(
     names = {one.path.name for one in planned}
     others = [n for n, e in entries.items() if n not in names and e.get("arguments") != planned[0].arguments]
     if others:
+        told = cli.counted(len(others), "recording")
         console.warn(
-            f"{folder}: {len(others)} recordings made with other arguments are there too, such as {others[0]}; "
-            "delete them unless you want both"
+            f"{folder}: has also {told} made with other arguments, such as {others[0]}; delete what you don't want"
         )
 
 

@@ -505,8 +505,9 @@ def main() -> int:
         check_earlier(plan.runs)
         left = [run for run in plan.runs if not run.trained]
         console.say(
-            f"{len(plan.settings)} settings x {len(plan.folds)} folds x {len(plan.seeds)} seeds = {len(plan.runs)} "
-            f"runs, {len(plan.runs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
+            f"{cli.counted(len(plan.settings), 'setting')} x {cli.counted(len(plan.folds), 'fold')} x "
+            f"{cli.counted(len(plan.seeds), 'seed')} = {cli.counted(len(plan.runs), 'run')}, "
+            f"{len(plan.runs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
         )
         failures = do_all([to_train(run) for run in left], "train", keep_scores, console, many)
         picked = pick(plan, args.pick)
@@ -532,7 +533,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
     summary = "no setting has all its runs"
     if best is not None:
         summary = " and ".join(
-            f"{subset} macro-F1 {scores['macro_f1']:.4f} ({scores['subjects']} people)"
+            f"{subset} macro-F1 {scores['macro_f1']:.4f} ({cli.counted(scores['subjects'], 'person', 'people')})"
             for subset, scores in (("validation", best.val), ("test", best.test))
             if scores
         )

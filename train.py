@@ -89,7 +89,8 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
     config, model, counts, say = run.config, run.model.config, facts["parameters"], run.console.say
     for subset in ("train", "val"):
         f = facts[subset]
-        line = f"{subset:6s}{f['subjects']:4d} people {f['recordings']:5d} recordings {f['windows']:8d} windows"
+        subjects, recordings = cli.counted(f["subjects"], "person", "people"), cli.counted(f["recordings"], "recording")
+        line = f"{subset:6s}{subjects:>10s}, {recordings:>14s}, {cli.counted(f['windows'], 'window')}"
         say(line + ("   SIMULATED" if f["simulated"] else ""))
     say(
         f"model  {model.frontend} front-end, {model.tokens} tokens, backbone {config.backbone} "
@@ -107,7 +108,8 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
     if config.augment.band_rotation and not run.layout.rings:
         say("       band rotation changes nothing here: the recordings' channels lie in no rings of electrodes")
     say(
-        f"steps  {config.epochs} epochs x {run.task.steps_per_epoch} steps of {config.batch_size} windows, "
+        f"steps  {cli.counted(config.epochs, 'epoch')} x {cli.counted(run.task.steps_per_epoch, 'step')} "
+        f"of {config.batch_size} windows, "
         f"lr {config.lr:g}{of_backbone}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
         f"{cli.counted(facts['threads'], 'thread')}, seed {config.seed}"
     )

@@ -17,6 +17,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers blosc and the like, with which pandas can compress
 import numpy as np
 
+from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data.gaps import Gap, find_gaps, sampling_interval
@@ -172,7 +173,9 @@ class Recording:
     def _check_rate(self) -> float:
         """Sampling rate in Hz by the usual step of the first rows' index."""
         if self.n_samples < 2:
-            raise DataError(f"{self.path}: expected a recording of some seconds, found {self.n_samples} samples")
+            raise DataError(
+                f"{self.path}: expected a recording of some seconds, found {counted(self.n_samples, 'sample')}"
+            )
         times = self._table[:_RATE_ROWS]["index"].astype(float)
         with np.errstate(all="ignore"):
             interval = sampling_interval(times, RATE)

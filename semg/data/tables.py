@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data import gaps, putemg
@@ -104,7 +105,7 @@ class Table:
         channels: numbers, counted from 1, of those that somebody chose; labels: the labels' place.
         """
         if channels and (wrong := [one for one in channels if not 1 <= one <= len(self.names)]):
-            actual = f"{len(self.names)} columns"
+            actual = counted(len(self.names), "column")
             raise DataError(f"{self.path}: expected a column {wrong[0]}, found {actual}", hint="see {channels}")
         chosen = None if channels is None else [one - 1 for one in channels]
         numbers = [self._numbers.get(place) for place in range(len(self.names))]
@@ -240,7 +241,7 @@ def read_table(
         columns = [table.names.index(name) + 1 for name in names]
     roles = table.roles(columns, place)
     if len(roles.channels) != n_channels:
-        actual = f"{len(roles.channels)} columns"
+        actual = counted(len(roles.channels), "column")
         raise DataError(
             f"{path}: expected the model's {n_channels} channels, found {actual}", hint="{channels} names the columns"
         )

@@ -219,7 +219,7 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
             notes.append(f"{method.name}: {len(missing)} of {len(everyone)} people not scored ({', '.join(missing)})")
         fewest, most = method.runs_per_subject
         if fewest != most:
-            notes.append(f"{method.name}: some people have {fewest} runs, others {most}")
+            notes.append(f"{method.name}: some people have {counted(fewest, 'run')}, others {most}")
         other = sorted(p for p, n in method.windows.items() if n != methods[0].windows.get(p, n))
         if other:
             notes.append(f"{method.name}: not the same windows as {methods[0].name} (people {', '.join(other)})")

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from semg.common.console import counted
 from semg.evaluation.metrics import Criterion, Metric, bootstrap_interval
 from semg.evaluation.predictions import Bin, Excerpt
 
@@ -191,7 +192,7 @@ def repetitions(means: Mapping[int, tuple[float, float]], metric: Metric) -> Mar
         points = [(across.at(count), up.at(scale * means[count][which])) for count in counts]
         chart.line(points, css)
         for (x, y), count in zip(points, counts, strict=True):
-            chart.dot(x, y, css, f"{count} repetitions, {words}: {metric.text(means[count][which])}")
+            chart.dot(x, y, css, f"{counted(count, 'repetition')}, {words}: {metric.text(means[count][which])}")
     return chart.markup()
 
 

@@ -175,7 +175,7 @@ def _write_dots(path: Path, label: np.ndarray) -> None:
         top, left = place // columns * _DOT, place % columns * _DOT
         sheet[top : top + _DOT, left : left + _DOT][inside] = (*to_rgb(palette.gesture(one)), 1)
     with atomic_path(path) as temporary:
-        imsave(temporary, sheet, format="png", metadata={"Software": None})
+        imsave(temporary, sheet, format="png", metadata={"Software": ""})
 
 
 def remove_old(folder: Path) -> None:

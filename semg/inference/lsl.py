@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.data import putemg
 from semg.inference.live_decoder import Chunk
@@ -96,7 +97,7 @@ class StreamFacts:
     def __str__(self) -> str:
         rate = f"{self.rate:g} Hz" if self.rate else "no regular rate"
         source = f", source id {self.source_id}" if self.source_id else ""
-        return f"{self.name} ({self.type or 'no type'}, {self.channels} channels, {rate}{source})"
+        return f"{self.name} ({self.type or 'no type'}, {counted(self.channels, 'channel')}, {rate}{source})"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _places(
             hint = f"{{channels}} names {len(chosen)}"
             raise DataError(f"{facts.name}: expected the model's {len(channels)} channels, found {len(chosen)}", hint)
         if wrong := [one for one in chosen if not 1 <= one <= facts.channels]:
-            actual = f"{facts.channels} channels"
+            actual = counted(facts.channels, "channel")
             raise DataError(f"{facts.name}: expected a channel {wrong[0]}, found {actual}", "see {channels}")
         return tuple(one - 1 for one in chosen)
     labels = [label.strip().casefold() for label in facts.labels]

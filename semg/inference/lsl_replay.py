@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.data import putemg
 from semg.data.preprocessing import exact_in_float32
@@ -65,7 +66,8 @@ def play(
         samples = samples[: max(1, round(seconds * rate))]
     source = f"replay of {recording.name} as {name}"
     out = lsl.outlet(name, "EMG", recording.labels, rate, source_id=source, units=recording.unit)
-    say(f"{name}: a stream of {len(recording.labels)} channels at {rate:g} Hz; it begins when somebody reads it")
+    channels = counted(len(recording.labels), "channel")
+    say(f"{name}: a stream of {channels} at {rate:g} Hz; it begins when somebody reads it")
     while not out.wait_for_consumers(0.2):
         pass
     packet = max(1, round(_PACKET * rate))
