@@ -24,6 +24,7 @@ the title. Each picture takes seconds.
 """
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +45,7 @@ from semg.data.shards import Shard, open_shard, open_shards
 from semg.data.splits import SUBSETS, read_split
 from semg.data.tables import is_simulated
 from semg.data.windows import segments
-from semg.evaluation import metrics, score_figures, signal_figures
+from semg.evaluation import metrics, palette, score_figures, signal_figures
 from semg.evaluation.predictions import excerpt, read_predictions, surest_errors
 from semg.evaluation.result_record import read_result
 from semg.evaluation.run_record import read_epochs, says_simulated
@@ -163,6 +164,13 @@ def _title(args: argparse.Namespace, text: str, simulated: bool = False) -> str:
     return f"{text} ({notes[0]})" if notes else text
 
 
+def _run_name(folder: Path) -> str:
+    """A run's folder, and those above it for as long as a name is a fold's or a seed's: default/fold0/seed0."""
+    parts = folder.resolve().parts[1:]
+    first = next((k for k in range(len(parts) - 1, 0, -1) if not re.match(r"(fold|seed)\d+$", parts[k])), 0)
+    return "/".join(parts[first:])
+
+
 def draw_architecture(args: argparse.Namespace) -> str:
     """The network, from a checkpoint or of GPT-2 small."""
     from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
@@ -195,7 +203,9 @@ def draw_recording(args: argparse.Namespace) -> str:
     names = [signal.channels[n - 1] for n in args.channels] if args.channels else signal.channels
     state = "as recorded" if signal.raw else "filtered"
     title = _title(args, f"{signal.name}, {state}", signal.simulated)
-    signal_figures.recording(args.out, part, signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
+    place = (signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
+    colours = palette.gestures(signal.classes, signal.rest_classes)
+    signal_figures.recording(args.out, part, *place, colours=colours)
     return f"{cli.counted(part.shape[1], 'channel')}, {len(part) / signal.rate:.1f} s"
 
 
@@ -278,7 +288,7 @@ def draw_curves(args: argparse.Namespace) -> str:
     run = _one(args, "the folder of a training run")
     path = run / "metrics.jsonl" if run.is_dir() else run
     rows = read_epochs(path)
-    title = _title(args, f"Learning curves of {path.resolve().parent.name}", _run_was_simulated(path.parent))
+    title = _title(args, f"Learning curves of {_run_name(path.parent)}", _run_was_simulated(path.parent))
     score_figures.learning_curves(args.out, rows, title)
     return cli.counted(len(rows), "epoch")
 
@@ -364,10 +374,11 @@ def draw_errors(args: argparse.Namespace) -> str:
     for k in places:
         part = excerpt(args.shards, str(predictions.record[k]), int(predictions.start[k]), ERROR_CHANNELS)
         caption = f"{result.classes[predictions.label[k]]} taken for {result.classes[predictions.prediction[k]]}"
-        caption += f", {predictions.confidence[k]:.0%} sure\nperson {predictions.subject[k]}, {part.begin:.2f} s"
+        caption += f", {predictions.confidence[k]:.0%} sure\n"
+        caption += f"person {predictions.subject[k]}, {part.begin:.2f} s of {predictions.record[k]}"
         parts.append((caption, part))
     simulated = any(run.simulated for run in result.evaluations.values())
-    signal_figures.errors(args.out, parts, _title(args, f"Surest errors of {folder.resolve().name}", simulated))
+    signal_figures.errors(args.out, parts, _title(args, f"Surest errors of {_run_name(folder)}", simulated))
     return cli.counted(len(parts), "window")
 
 

@@ -53,7 +53,7 @@ from semg.common.files import write_text
 from semg.data import putemg
 from semg.data.tables import RawRecording, is_simulated
 from semg.data.windows import segments
-from semg.evaluation import metrics, signal_figures
+from semg.evaluation import metrics, palette, signal_figures
 from semg.flags import recordings
 from semg.flags.computing import add_threads
 from semg.inference.batch import Signal
@@ -179,9 +179,9 @@ def draw(
     times = predictions.end / rate
     title = f"{source.name}: decisions {'streamed' if predictions.delay is not None else 'offline'}"
     title += " (SIMULATED)" if simulated else ""
-    signal_figures.timeline(
-        path, signal[:, loud], rate, names, truth, _joined(decided), times, confidence, model.classes, title, vote
-    )
+    colours = palette.gestures(model.classes, model.rest_classes, model.classes_of_training)
+    shown = (signal[:, loud], rate, names, truth, _joined(decided), times, confidence, model.classes, title, vote)
+    signal_figures.timeline(path, *shown, colours=colours)
 
 
 def _joined(decided: list[signal_figures.Segment]) -> list[signal_figures.Segment]:

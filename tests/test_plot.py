@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,14 +12,16 @@ import pytest
 import recordings
 import small_shards
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import plot
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
+from semg.data import putemg
 from semg.data.shards import open_shard
-from semg.evaluation import architecture_figure, signal_figures
+from semg.evaluation import architecture_figure, palette, score_figures, signal_figures
 from semg.evaluation.report import write_results
 from semg.frontends import FrontEnd
 
@@ -59,7 +62,7 @@ def seen(monkeypatch, name):
     """What plot.py hands to a drawing function."""
     calls = []
     real = getattr(signal_figures, name)
-    monkeypatch.setattr(signal_figures, name, lambda *args: (calls.append(args), real(*args)))
+    monkeypatch.setattr(signal_figures, name, lambda *args, **named: (calls.append(args), real(*args, **named)))
     return calls
 
 
@@ -226,7 +229,9 @@ def calibrated(folder, repetitions, people, *, gain=0.2):
 def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     calls = []
     real = plot.score_figures.calibration
-    monkeypatch.setattr(plot.score_figures, "calibration", lambda *args: (calls.append(args), real(*args)))
+    monkeypatch.setattr(
+        plot.score_figures, "calibration", lambda *args, **named: (calls.append(args), real(*args, **named))
+    )
     folders = [
         calibrated(tmp_path / f"{n}-{fold}", n, {who: 0.3 + 0.1 * n})
         for n in (2, 1)
@@ -329,15 +334,104 @@ def test_every_picture_is_in_the_manual():
         assert f"python plot.py {name} " in plot.__doc__
 
 
-@pytest.mark.parametrize("loud", [0, 1], ids=["the top channel", "the bottom channel"])
-def test_the_outermost_channels_are_not_cut_off(loud):
-    axes = Figure().add_subplot()
-    signal = np.random.default_rng(0).uniform(-100, 100, (60_000, 2)).astype(np.float32)
+def rows_of(axes):
+    """(lowest, highest) place of the drawing in each row, from top to bottom."""
+    return [(path.vertices[:, 1].min(), path.vertices[:, 1].max()) for c in axes.collections for path in c.get_paths()]
+
+
+@pytest.mark.parametrize("loud", [0, 1, 2], ids=["the top channel", "one in the middle", "the bottom channel"])
+def test_rows_do_not_touch_and_what_is_cut_is_said(loud):
+    axes, other = Figure().add_subplot(), Figure().add_subplot()
+    signal = np.random.default_rng(0).uniform(-100, 100, (60_000, 3)).astype(np.float32)
     signal[10_000:10_500, loud] *= 2.5
-    step = signal_figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
+    step = signal_figures.draw_channels(axes, signal, 1000.0, ["a", "b", "c"], 0.0)
+    rows = rows_of(axes)
+    assert len(rows) == 3
+    assert all(above[0] > below[1] for above, below in pairwise(rows))
     low, high = axes.get_ylim()
-    assert high >= signal[:, 0].max()
-    assert low <= signal[:, 1].min() - step
+    assert high > rows[0][1]
+    assert low < rows[2][0]
+    assert rows[loud][1] - rows[loud][0] == pytest.approx(500, rel=0.02), "the burst is drawn whole"
+    assert axes.get_title("right") == f"rows are {step:g} µV apart"
     signal[5, loud] = 1e6  # a jump must not make all the rest a line
-    signal_figures.draw_channels(axes, signal, 1000.0, ["a", "b"], 0.0)
-    assert np.ptp(axes.get_ylim()) < 6 * step
+    assert signal_figures.draw_channels(other, signal, 1000.0, ["a", "b", "c"], 0.0) == step
+    assert other.get_ylim() == axes.get_ylim()
+    rows = rows_of(other)
+    assert all(above[0] > below[1] for above, below in pairwise(rows))
+    assert f"cut beyond ±{0.49 * step:g} µV" in other.get_title("right")
+
+
+def test_the_legend_has_the_gestures_that_are_seen(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    signal = np.zeros((1000, 2), np.float32)
+    segments = [(0, 2, 0), (2, 4.5, 1), (4.5, 9, 2)]
+    names = ["idle", "fist", "flexion"]
+    signal_figures.recording(tmp_path / "r.png", signal, 1000.0, ["a", "b"], segments, names, "title", begin=3)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["fist"]
+
+
+def test_electrodes_leave_out_gestures_that_nobody_made(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    rms = np.array([[2.0, 4.0], [np.nan, np.nan], [6.0, 4.0]])
+    signal_figures.electrodes(tmp_path / "e.png", rms, ["idle", "fist", "flexion"], 1, "title", 0)
+    assert [axes.get_title() for axes in drawn[0].axes if axes.images] == ["flexion"]
+
+
+def test_axes_of_the_spectrum_are_numbers(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    density = np.full((50, 2), 3.0)
+    signal_figures.spectrum(tmp_path / "s.png", np.arange(1, 51.0), density, density / 1e4, "t" * 20)
+    FigureCanvasAgg(drawn[0]).draw()
+    labels = [label.get_text() for axes in drawn[0].axes for label in axes.get_yticklabels()]
+    assert "0.001" in labels
+    assert [float(label) for label in labels] == sorted(map(float, labels))
+
+
+def test_a_long_title_is_told_in_lines_that_fit():
+    figure = Figure(figsize=(4, 2))
+    title = " ".join(["repeats_long-2020-01-09"] * 4)
+    score_figures.headline(figure, title)
+    FigureCanvasAgg(figure).draw()
+    assert figure._suptitle.get_window_extent().width < figure.bbox.width
+    assert figure._suptitle.get_text().split() == title.split()
+
+
+def test_a_class_keeps_its_colour_whatever_else_is_there():
+    everything = [*putemg.GESTURES.values()]
+    colours = dict(zip(everything, palette.gestures(everything), strict=True))
+    assert len(set(colours.values())) == len(everything)
+    some = ["pinch small", "fist"]
+    assert palette.gestures(some) == [colours[name] for name in some]
+    others = ["extension", "fist", "hibernation", "supination", "wrist up"]
+    named = dict(zip(others, palette.gestures(others, ["hibernation"]), strict=True))
+    assert named["hibernation"] == colours["idle"]
+    assert (named["fist"], named["extension"]) == (colours["fist"], colours["extension"])
+    assert len(set(named.values())) == len(others)
+    assert palette.gestures(["wrist up"], ["hibernation"], others) == [named["wrist up"]]
+    assert len(palette.gestures([f"gesture {k}" for k in range(20)])) == 20
+    assert [palette.letters_on(colour) for colour in ("#F0E442", "#0072B2")] == ["black", "white"]
+
+
+def test_calibration_is_on_one_scale_from_0_to_1(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(score_figures, "save", lambda figure, _path: drawn.append(figure))
+    names = [metric.name for metric in score_figures.metrics.headlines()]
+    table = {n: {w: dict.fromkeys(names, np.array([0.7, 0.9])) for w in ("adapted", "unadapted")} for n in (1, 2)}
+    score_figures.calibration(tmp_path / "c.png", table, dict.fromkeys(names, 0.125), "title")
+    assert {axes.get_ylim() for axes in drawn[0].axes} == {(0, 1)}
+    assert all(axes.get_ylabel().endswith("0 to 1") and axes.get_xlabel() for axes in drawn[0].axes)
+
+
+def test_comparison_has_a_panel_of_paired_differences(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(score_figures, "save", lambda figure, _path: drawn.append(figure))
+    subjects = {"a": {"01": 0.5, "02": 0.75}, "b": {"01": 0.25, "02": 1.0, "03": 0.1}}
+    score_figures.compare(tmp_path / "c.png", subjects, score_figures.metrics.METRICS[0], "a", "title")
+    _, panel = drawn[0].axes
+    assert panel.get_xlabel() == "macro-F1 minus that of a"
+    assert "right of the line" in panel.get_title()
+    (dots,) = [line for line in panel.lines if line.get_marker() == "o"]
+    assert sorted(dots.get_xdata()) == [-0.25, 0.25], "of those whom both scored"

@@ -199,11 +199,12 @@ def test_the_projector_opens_in_the_colours_of_the_gestures(out):
     across, down = shown.sprite.single_image_dim
     sheet = imread(out / shown.sprite.image_path)
     gestures = [line.split("\t")[0] for line in (out / shown.metadata_path).read_text().splitlines()[1:]]
+    colours = dict(zip(CLASSES, palette.gestures(CLASSES), strict=True))
     columns = sheet.shape[1] // across
     assert sheet.shape[0] // down * columns >= len(gestures)
     for place, gesture in enumerate(gestures):
         middle = sheet[place // columns * down + down // 2, place % columns * across + across // 2]
-        assert middle == pytest.approx((*to_rgb(palette.gesture(CLASSES.index(gesture))), 1), abs=1 / 255)
+        assert middle == pytest.approx((*to_rgb(colours[gesture]), 1), abs=1 / 255)
 
 
 def test_projected_windows_are_spread_over_gestures_and_recordings():

@@ -17,29 +17,39 @@ def can_redraw(stream: TextIO | None) -> bool:
 
 
 class TerminalView:
-    """Lines that take the place of those drawn before."""
+    """Lines that take the place of those drawn before. The cursor stays visible, below them."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """stream: where to draw; standard error unless told otherwise."""
         self._stream = stream or sys.stderr
-        self._drawn = 0  # lines on the screen
+        self._drawn: list[int] = []  # letters in each line on the screen
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines, each cut to the terminal's width."""
-        width = shutil.get_terminal_size().columns
-        text = "".join(f"{_CLEAR_LINE}{visible(line)[: width - 1]}\n" for line in lines)
-        self._stream.write(self._begin() + text)
+        """Show these lines, each cut to the terminal's width; the first ones, where it is too low for all."""
+        width, height = self._size()
+        shown = [visible(line)[: width - 1] for line in lines[: height - 1]]
+        self._stream.write(self._begin(width, height) + "".join(f"{_CLEAR_LINE}{line}\n" for line in shown))
         self._stream.flush()
-        self._drawn = len(lines)
+        self._drawn = [len(line) for line in shown]
 
     def clear(self) -> None:
         """Take the lines away, so that something else can be printed."""
-        self._stream.write(self._begin())
+        self._stream.write(self._begin(*self._size()))
         self._stream.flush()
-        self._drawn = 0
+        self._drawn = []
 
-    def _begin(self) -> str:
-        return (_UP.format(self._drawn) + "\r" + _CLEAR_BELOW) if self._drawn else ""
+    def _size(self) -> tuple[int, int]:
+        """Columns and rows of the terminal that is drawn on, which need not be standard output's."""
+        try:
+            size = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):  # no terminal, or no file at all
+            size = shutil.get_terminal_size()
+        return max(2, size.columns), max(2, size.lines)  # a terminal that knows nothing of its size says 0
+
+    def _begin(self, width: int, height: int) -> str:
+        """The way back to the first line; in a window that became narrower, the terminal has broken long lines."""
+        rows = sum(max(1, -(-letters // width)) for letters in self._drawn)
+        return (_UP.format(min(rows, height - 1)) + "\r" + _CLEAR_BELOW) if rows else ""
 
 
 def bar(share: float, width: int, encoding: str | None = None) -> str:

@@ -3,18 +3,39 @@
 From the Okabe-Ito palette, which colour-blind readers can tell apart, and grey.
 """
 
+from collections.abc import Collection, Sequence
+from itertools import cycle
+
+from matplotlib.colors import to_rgb
+
+from semg.data import putemg
+from semg.data.gestures import is_rest
+
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 METRICS = (BLUE, ORANGE, GREEN, PURPLE)  # in the registry's order
-# idle, then Okabe and Ito's eight; what follows is a class more than putEMG has
-GESTURES = ("#C4C4C4", "#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, ORANGE, PURPLE, "#000000")
-_PALE = frozenset((0, 1, 2, 4))  # places of GESTURES on which black is easier to read than white
+REST = "#C4C4C4"
+_GESTURES = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, ORANGE, PURPLE, "#000000")
+_ACTIVE = [name for code, name in putemg.GESTURES.items() if code not in putemg.REST_CLASSES]
+_KNOWN = dict(zip(_ACTIVE, _GESTURES, strict=False))
 
 
-def gesture(label: int) -> str:
-    """The colour of the class `label`, the place of its name among the classes."""
-    return GESTURES[label % len(GESTURES)]
+def gestures(
+    classes: Sequence[str], rest_classes: Collection[str] = (), among: Sequence[str] | None = None
+) -> list[str]:
+    """The colour of each class, by its name: also where some classes of a set are left out.
+
+    Classes without a gesture are grey: `rest_classes`, and those that are called so. putEMG's gestures have colours of
+    their own; others take the remaining ones in the order of the whole set, `among` (default: `classes`).
+    """
+    everything = list(classes) if among is None else list(among)
+    colours = {name: REST for name in everything if name in rest_classes or is_rest(name)}
+    colours |= {name: _KNOWN[name] for name in everything if name in _KNOWN and name not in colours}
+    left = cycle([one for one in _GESTURES if one not in colours.values()] or _GESTURES)
+    colours |= {name: next(left) for name in everything if name not in colours}
+    return [colours[name] for name in classes]
 
 
-def on_gesture(label: int) -> str:
-    """The colour of letters on `gesture(label)`."""
-    return "black" if label % len(GESTURES) in _PALE else "white"
+def letters_on(colour: str) -> str:
+    """The colour of letters on a bar of that colour."""
+    red, green, blue = to_rgb(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.6 else "white"

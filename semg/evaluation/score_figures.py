@@ -3,6 +3,7 @@
 matplotlib's objects are used directly, without pyplot's global state.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def headline(figure: Figure, title: str, size: float = 13) -> None:
+    """The title above everything, in as many lines as the figure's width needs."""
+    room = int(72 * figure.get_figwidth() / (0.6 * size))  # letters; one is about 0.6 of its size wide
+    lines = textwrap.wrap(title, room, break_long_words=False, break_on_hyphens=False)
+    figure.suptitle("\n".join(lines), fontsize=size)
+
+
 @usual_style
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CONFUSION) -> Figure:
     """A confusion matrix: rows true, columns decided; colour is the share of the row, the cell tells both."""
@@ -71,7 +79,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CO
         colour = "white" if dark else "black" if counts[row, column] else "#9a9a9a"  # noughts are many
         axes.text(column, row, text, ha="center", va="center", fontsize=10.5, color=colour)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label="share of the true class")
-    axes.set_title(title, fontsize=13)
+    headline(figure, title)
     return figure
 
 
@@ -119,7 +127,7 @@ def per_subject(
     axes.grid(axis="y", color="#dddddd")
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", fontsize=10)  # inside, it could hide a person
-    axes.set_title(title, fontsize=13)
+    headline(figure, title)
     save(figure, path)
 
 
@@ -153,7 +161,7 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
         axes.set_axisbelow(True)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", fontsize=11, ncols=3)
-    figure.suptitle(title, fontsize=13)
+    headline(figure, title)
     save(figure, path)
 
 
@@ -179,14 +187,14 @@ def compare(
             for name, one in subjects.items()
             if name != reference
         }
-        panels.append((f"minus {reference}, person by person", {reference: np.empty(0)} | differences))
-    figure = new_figure(3.2 + 4.6 * len(panels), 1.9 + 0.45 * len(subjects))
+        panels.append((f"{metric.label} minus that of {reference}", {reference: np.empty(0)} | differences))
+    names = [f"{name} (reference)" if name == reference else name for name in subjects]
+    figure = new_figure(0.8 + 0.09 * max(map(len, names)) + 4.6 * len(panels), 1.9 + 0.45 * len(subjects))
     few = False
     for place, (label, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         for row, name in enumerate(subjects):
             few |= _draw_people(axes, row, values[name], ORANGE if name == reference else BLUE)
-        names = [f"{name} (reference)" if name == reference else name for name in subjects]
         axes.set_yticks(range(len(subjects)), names if place == 0 else [], fontsize=11)
         axes.set_ylim(len(subjects) - 0.5, -0.5)
         axes.margins(x=0.06)
@@ -195,9 +203,11 @@ def compare(
         axes.set_axisbelow(True)
         if place:
             axes.axvline(0, color=ORANGE, linewidth=1.2)
+            better = "right" if metric.rank(1.0) > metric.rank(0.0) else "left"
+            axes.set_title(f"every person a dot; {better} of the line: better than the reference", fontsize=10)
     below = "black: the mean over people" + ("" if few else " and its 95 % interval")
     figure.supxlabel(f"{below}; {NO_INTERVAL}" if few else below, fontsize=10)
-    figure.suptitle(title, fontsize=13)
+    headline(figure, title)
     save(figure, path)
 
 
@@ -229,7 +239,6 @@ def calibration(
     counts = sorted(subjects)
     reported = metrics.headlines()
     figure = new_figure(9.5, 4.6)
-    lowest = min(one.min() for pair in subjects.values() for scores in pair.values() for one in scores.values())
     for place, metric in enumerate(reported):
         axes = figure.add_subplot(1, len(reported), place + 1)
         for which, colour, marker, aside, model_words in (
@@ -249,16 +258,16 @@ def calibration(
         draw_chance(axes, metric, by_chance, GREY)
         axes.set_xticks(counts)
         axes.set_xlim(counts[0] - 0.5, counts[-1] + 0.5)
-        axes.set_ylim(max(0.0, min(lowest, by_chance or 0.0) - 0.05), 1)
+        axes.set_ylim(0, 1)
         axes.set_xlabel("repetitions of each gesture to adapt with", fontsize=12)
-        axes.set_ylabel(metric.label, fontsize=12)
+        axes.set_ylabel(f"{metric.label}, 0 to 1", fontsize=12)
         axes.grid(color="#dddddd")
         axes.set_axisbelow(True)
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", fontsize=10)
-    figure.suptitle(title, fontsize=13)
+    headline(figure, title)
     save(figure, path)
 
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from semg.evaluation import palette
 from semg.evaluation.palette import BLUE, GREY, ORANGE
 from semg.evaluation.predictions import Excerpt
-from semg.evaluation.score_figures import new_figure, save, usual_style
+from semg.evaluation.score_figures import headline, new_figure, save, usual_style
 
 COLUMNS = 1600  # of a figure's traces; more samples than that are drawn as their lowest and highest
 Segment = tuple[float, float, int]  # begin and end in seconds, class
@@ -27,44 +27,51 @@ def recording(
     classes: Sequence[str],
     title: str,
     begin: float = 0.0,
+    *,
+    colours: Sequence[str] | None = None,
 ) -> None:
     """Channels over time, one above the other on one scale, with bands of colour where a gesture is.
 
-    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; segments: where which class is.
+    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; segments: where which class is;
+    colours: of the classes, None for those that their names have.
     """
+    colours = colours or palette.gestures(classes)
     figure = new_figure(13, 2.4 + 0.26 * max(6, signal.shape[1]))
     strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3 + 0.8 * signal.shape[1]])
     end = begin + len(signal) / rate
-    label_strip(strip, segments, classes, begin, end)
+    segments = [(first, last, label) for first, last, label in segments if first < end and last > begin]
+    label_strip(strip, segments, classes, colours, begin, end)
     for first, last, label in segments:
-        axes.axvspan(first, last, color=palette.gesture(label), alpha=0.22, linewidth=0)
-    step = draw_channels(axes, signal, rate, channels, begin)
+        axes.axvspan(first, last, color=colours[label], alpha=0.22, linewidth=0)
+    draw_channels(axes, signal, rate, channels, begin)
     axes.set_xlim(begin, end)
     axes.set_xlabel("time, s", fontsize=12)
-    axes.set_title(f"rows are {step:g} µV apart", fontsize=10, loc="right", color="#555555")
-    legend(figure, [label for _, _, label in segments], classes)
-    figure.suptitle(title, fontsize=14)
+    axes.set_ylabel("channel", fontsize=12)
+    legend(figure, [label for _, _, label in segments], classes, colours)
+    headline(figure, title)
     save(figure, path)
 
 
-def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str]) -> None:
+def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str], colours: Sequence[str]) -> None:
     """Which colour is which gesture, below everything."""
     if used := sorted(set(labels)):
-        handles = [Patch(color=palette.gesture(label), label=classes[label]) for label in used]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(9, len(used)), fontsize=11)
+        handles = [Patch(color=colours[label], label=classes[label]) for label in used]
+        fit = int(figure.get_figwidth() / (0.75 + 0.09 * max(len(classes[label]) for label in used)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(fit, len(used))), fontsize=11)
 
 
-def label_strip(axes: Axes, segments: Sequence[Segment], classes: Sequence[str], begin: float, end: float) -> None:
+def label_strip(
+    axes: Axes, segments: Sequence[Segment], classes: Sequence[str], colours: Sequence[str], begin: float, end: float
+) -> None:
     """A row of coloured bars with the gestures' names in those that are wide enough."""
     for first, last, label in segments:
-        axes.axvspan(first, last, color=palette.gesture(label), linewidth=0)
+        axes.axvspan(first, last, color=colours[label], linewidth=0)
         inside = min(last, end) - max(first, begin)
         wide = inside > (end - begin) * 0.0078 * len(classes[label])
         if wide:
             middle = (max(first, begin) + min(last, end)) / 2
-            axes.text(
-                middle, 0.5, classes[label], ha="center", va="center", fontsize=10, color=palette.on_gesture(label)
-            )
+            ink = palette.letters_on(colours[label])
+            axes.text(middle, 0.5, classes[label], ha="center", va="center", fontsize=10, color=ink)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.tick_params(bottom=False)
@@ -73,10 +80,17 @@ def label_strip(axes: Axes, segments: Sequence[Segment], classes: Sequence[str],
 
 
 def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequence[str], begin: float) -> float:
-    """Draw channels from top to bottom, each about a row of its own; returns the rows' distance in microvolts."""
+    """Draw channels from top to bottom, each within a row of its own, and say how far rows are apart.
+
+    What is larger than a row, of few channels or for a moment, is cut, and said to be. Returns the rows' distance in
+    microvolts.
+    """
     low, high, time = _envelope(signal, rate, begin)
-    swing = np.percentile(high - low, 98, axis=0)  # of each channel; few columns swing more
-    step = _round_up(0.85 * float(np.percentile(swing, 75)))  # a quarter of the channels may reach into others
+    reach = np.percentile(np.maximum(-low, high), 99.5, axis=0)  # of each channel, but for rare jumps
+    step = _round_up(2.1 * float(np.percentile(reach, 90, method="higher")))
+    most = 0.49 * step
+    cut = low.min() < -most or high.max() > most
+    low, high = np.clip(low, -most, most), np.clip(high, -most, most)
     single = np.array_equal(low, high)
     for row in range(signal.shape[1]):
         place = -row * step
@@ -85,9 +99,9 @@ def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequenc
         else:
             axes.fill_between(time, low[:, row] + place, high[:, row] + place, color="#222222", linewidth=0.35)
     axes.set_yticks([-row * step for row in range(signal.shape[1])], channels, fontsize=9)
-    # what the outermost channels need beyond their rows, but for rare jumps
-    below, above = (min(1.5 * step, value) for value in (-np.min(low[:, -1]), np.max(high[:, 0])))
-    axes.set_ylim(-(signal.shape[1] - 1) * step - max(0.75 * step, 1.05 * below), max(0.75 * step, 1.05 * above))
+    axes.set_ylim(-(signal.shape[1] - 0.4) * step, 0.6 * step)
+    told = f"rows are {step:g} µV apart" + (f"; cut beyond ±{most:g} µV" if cut else "")
+    axes.set_title(told, fontsize=10, loc="right", color="#555555")
     return step
 
 
@@ -100,11 +114,11 @@ def _envelope(signal: np.ndarray, rate: float, begin: float) -> tuple[np.ndarray
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50, ... from `value` on."""
+    """The next of 1, 1.5, 2, 3, 5, 7, 10, 15, ... from `value` on."""
     if not value > 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
-    return float(next(power * digit for digit in (1, 2, 5, 10) if power * digit >= value * 0.9999))
+    return float(next(power * digit for digit in (1, 1.5, 2, 3, 5, 7, 10) if power * digit >= value * 0.9999))
 
 
 @usual_style
@@ -124,6 +138,7 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     axes.set_xlim(frequency[0], frequency[-1])
     top = float(before.max())
     axes.set_ylim(max(top * 1e-9, float(np.percentile(after, 10)) / 10), top * 3)
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")  # the usual one writes TeX, which is off
     axes.set_xticks(ticks := [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if t <= frequency[-1]])
     axes.set_xticklabels([str(t) for t in ticks])
     axes.set_xlabel("frequency, Hz", fontsize=12)
@@ -131,7 +146,7 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     axes.grid(color="#dddddd")
     axes.set_axisbelow(True)
     axes.legend(fontsize=11, title="bands: 80 % of the channels")
-    axes.set_title(title, fontsize=13)
+    headline(figure, title)
     save(figure, path)
 
 
@@ -149,9 +164,11 @@ def electrodes(
     if rest is not None:
         rms, label = np.delete(rms / rms[rest], rest, axis=0), f"RMS, times that in {classes[rest]}"
         classes = [name for place, name in enumerate(classes) if place != rest]
+    made = ~np.isnan(rms).all(axis=1)
+    rms, classes = rms[made], [name for name, there in zip(classes, made, strict=True) if there]
     columns = 4 if len(classes) > 3 else len(classes)
     rows = -(-len(classes) // columns)
-    figure = new_figure(3.2 * columns + 0.8, 1.1 + 1.75 * rows)
+    figure = new_figure(max(7.0, 3.2 * columns + 0.8), 1.1 + 1.75 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     around = rms.shape[1] // rings
     image = None
@@ -170,13 +187,14 @@ def electrodes(
         between = ["middle"] if rings == 3 else [""] * (rings - 2)
         names = ["elbow", *between, "wrist"] if rings > 1 else [""]
         axes.set_yticks(range(rings), names if place % columns == 0 else [""] * rings, fontsize=11)
+        axes.tick_params(left=rings > 1)
         below = place + columns >= len(classes)
         axes.set_xticks(range(around), [str(n + 1) for n in range(around)] if below else [""] * around, fontsize=11)
         if below:
             axes.set_xlabel("electrode around the forearm", fontsize=11)
     assert image is not None  # noqa: S101  there is a class
     figure.colorbar(image, ax=grid, fraction=0.03, pad=0.02).set_label(label, fontsize=12)
-    figure.suptitle(title, fontsize=14)
+    headline(figure, title)
     save(figure, path)
 
 
@@ -207,7 +225,7 @@ def class_counts(
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", fontsize=11, ncols=len(counts))
-    axes.set_title(title, fontsize=13)
+    headline(figure, title)
     save(figure, path)
 
 
@@ -224,20 +242,23 @@ def timeline(
     classes: Sequence[str],
     title: str,
     vote: int = 1,
+    *,
+    colours: Sequence[str] | None = None,
 ) -> None:
     """A recording's decisions over time: some channels, the truth if there is one, what was decided, how surely.
 
     signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) each decision's moment in seconds, and the
-    probability of what was decided; with `vote` above 1 its share of the last `vote` decisions.
+    probability of what was decided; with `vote` above 1 its share of the last `vote` decisions; colours: of the
+    classes, None for those that their names have.
     """
+    colours = colours or palette.gestures(classes)
     heights = [0.8 + 0.5 * signal.shape[1], *([0.45] if truth else []), 0.45, 1.1]
     figure = new_figure(13, 2.2 + sum(heights))
     rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    step = draw_channels(rows[0], signal, rate, channels, 0.0)
-    rows[0].set_title(f"rows are {step:g} µV apart", fontsize=10, loc="right", color="#555555")
+    draw_channels(rows[0], signal, rate, channels, 0.0)
     for row, name, segments in ((rows[1], "true", truth), (rows[-2], "decided", decided)):
         if segments:
-            label_strip(row, segments, classes, 0.0, len(signal) / rate)
+            label_strip(row, segments, classes, colours, 0.0, len(signal) / rate)
             row.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
     rows[-1].step(time, confidence, where="post", color=BLUE, linewidth=1.0)
     rows[-1].set_ylim(0, 1.03)
@@ -249,8 +270,8 @@ def timeline(
         rows[-1].set_ylabel("probability of\nthe decision", fontsize=11)
         rows[-1].set_xlabel("time, s (dotted: chance)", fontsize=12)
     rows[-1].set_xlim(0, len(signal) / rate)
-    legend(figure, [label for _, _, label in (*truth, *decided)], classes)
-    figure.suptitle(title, fontsize=14)
+    legend(figure, [label for _, _, label in (*truth, *decided)], classes, colours)
+    headline(figure, title)
     save(figure, path)
 
 
@@ -262,19 +283,19 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
     """
     columns = min(3, len(parts))
     rows = -(-len(parts) // columns)
-    figure = new_figure(5.2 * columns, 0.8 + 3.1 * rows)
+    figure = new_figure(5.2 * columns, 0.8 + 3.3 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (caption, part) in zip(grid.flat, parts, strict=False):
-        step = _round_up(2.5 * float(np.percentile(np.abs(part.values), 99)))
+        step = _round_up(2.1 * float(np.abs(part.values).max()))
         axes.axvspan(0, part.length, color=ORANGE, alpha=0.14, linewidth=0)
         for row in range(part.values.shape[1]):
-            axes.plot(part.time, part.values[:, row] - row * step, color="#222222", linewidth=0.6)
+            axes.plot(part.time, part.values[:, row] - row * step, color="#222222", linewidth=0.7)
         axes.set_yticks([-row * step for row in range(part.values.shape[1])], part.channels, fontsize=9)
         axes.set_ylim(-(part.values.shape[1] - 0.3) * step, 0.7 * step)
         axes.set_xlim(part.time[0], part.time[-1])
-        axes.set_xlabel(f"s from the window's begin; rows are {step:g} µV apart", fontsize=9)
-        axes.set_title(caption, fontsize=10)
+        axes.set_xlabel(f"seconds from the window's begin; rows are {step:g} µV apart", fontsize=9)
+        axes.set_title(caption, fontsize=9.5)
     for axes in grid.flat[len(parts) :]:
         axes.axis("off")
-    figure.suptitle(title, fontsize=13)
+    headline(figure, title)
     save(figure, path)

@@ -61,6 +61,7 @@ class Board:
         settings: Mapping[str, Any],
         facts: Mapping[str, Any],
         split: Split,
+        rest_classes: Sequence[str] = (),
         simulated: bool = False,
         warn: Callable[[str], None] = print,
         purge_from: int = 1,
@@ -68,11 +69,13 @@ class Board:
         """Open it and write what holds for the whole run.
 
         warn: told once if the file can't be written any more; settings: train.py's flags; facts: what followed from
-        them, may be nested; simulated: whether recordings were, the picture then says so; purge_from: the first epoch
-        that this process will write, for what an earlier process wrote of it is void.
+        them, may be nested; rest_classes: those without a gesture; simulated: whether recordings were, the picture
+        then says so; purge_from: the first epoch that this process will write, for what an earlier process wrote of
+        it is void.
         """
         self.folder, self.classes = folder, list(classes)
         self._gestures = [f"{place}_{name}" for place, name in enumerate(classes, 1)]  # numbers keep their order
+        self._colours = palette.gestures(classes, rest_classes)
         self._title = score_figures.CONFUSION + (score_figures.SIMULATED if simulated else "")
         self._events = EventFile(folder, warn, purge_step=purge_from)
         self._events.add(summary.text("configuration", configuration_text(settings, facts)))
@@ -137,7 +140,7 @@ class Board:
         rows = zip(gestures, *about.values(), strict=True)
         write_text(folder / "metadata.tsv", _lines("\t".join(row) for row in [("gesture", *about), *rows]))
         write_text(folder / "features.tsv", _lines("\t".join(f"{x:.5g}" for x in row) for row in features))
-        _write_dots(folder / "dots.png", label)
+        _write_dots(folder / "dots.png", [self._colours[place] for place in label])
         config = [
             f'tensor_name: "pooled features of validation windows, epoch {epoch}"',
             f'tensor_path: "{_PROJECTOR}/features.tsv"',
@@ -161,19 +164,19 @@ def projected(label: np.ndarray, classes: int) -> np.ndarray:
     return np.sort(np.concatenate(picked))
 
 
-def _write_dots(path: Path, label: np.ndarray) -> None:
-    """A picture of a dot for each window, side by side, in its gesture's colour; label: (n,).
+def _write_dots(path: Path, colours: Sequence[str]) -> None:
+    """A picture of a dot for each window, side by side, in its gesture's colour.
 
     The projector opens without colours, whatever the metadata say; a picture for each point it shows at once.
     """
-    columns = math.ceil(math.sqrt(len(label)))
-    rows = -(-len(label) // columns)
+    columns = math.ceil(math.sqrt(len(colours)))
+    rows = -(-len(colours) // columns)
     away = np.arange(_DOT) - (_DOT - 1) / 2
     inside = np.hypot(*np.meshgrid(away, away)) < 0.35 * _DOT  # full dots hide each other
     sheet = np.zeros((rows * _DOT, columns * _DOT, 4))
-    for place, one in enumerate(label):
+    for place, colour in enumerate(colours):
         top, left = place // columns * _DOT, place % columns * _DOT
-        sheet[top : top + _DOT, left : left + _DOT][inside] = (*to_rgb(palette.gesture(one)), 1)
+        sheet[top : top + _DOT, left : left + _DOT][inside] = (*to_rgb(colour), 1)
     with atomic_path(path) as temporary:
         imsave(temporary, sheet, format="png", metadata={"Software": ""})
 
