@@ -34,6 +34,10 @@ Markov model of the session that begins with the classifier's probabilities, and
 day). These are taken from windows evenly spaced over the session's recordings in the same subset, whatever their
 labels: no label is looked at, but some minutes of a new person's signal must have been seen.
 
+--classes NAME... and --no-idle keep the windows of some gestures alone, in training, in choosing and in scoring: the
+same windows as evaluate.py scores with the same flag. A rival is then trained for these gestures, which a restricted
+network is not; on shards that preprocess.py made with the flag both are.
+
 --preset paper is the authors' way: their own definitions of ZC, WL and WAMP on ADC counts, no normalisation by
 session, and training on the validation subset too, for they chose nothing. Use it on shards that preprocess.py made
 with --preset paper, and on the splits of --protocol recording.
@@ -68,7 +72,7 @@ from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
-from semg.flags import folds
+from semg.flags import folds, recordings
 from semg.flags.computing import add_threads
 from semg.training import classical
 
@@ -121,6 +125,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
     p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
+    recordings.add_classes(p)
     p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows")
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
@@ -137,7 +142,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], splits: dict[str, str]) -> list[Baseline]:
     """All results that the flags ask for, each once, fold by fold. splits: fold -> checksum."""
-    limits = AUTHORS if args.preset else USUAL
+    limits, restriction = AUTHORS if args.preset else USUAL, baseline_results.restriction(windows)
     baselines = []
     for fold, own in windows.items():
         data = baseline_results.data_checksum(own.values())
@@ -160,6 +165,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                     "max_train_windows": args.max_train_windows if classifier in classical.SUBSAMPLED else None,
                     "split_sha256": splits[fold],
                     "shards_sha256": data,
+                    **restriction,
                 }
                 if args.adapt_by != "own":
                     settings["adapt_by"] = args.adapt_by
@@ -453,6 +459,7 @@ def run_one(
         "n_train_windows_available": available,
         "classifier_settings": trained.settings,
         "tried_on_validation": trained.tried,
+        **baseline_results.restriction({baseline.fold: windows}),
         "made": how_made("baselines.py", args),
     }
     rows = None
@@ -516,7 +523,7 @@ def main() -> int:
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
     subsets = {"train": args.train_on, "scored": (args.subset,)} | ({"val": ("val",)} if args.choose else {})
-    windows = baseline_results.open_folds(args.shards, split_folds, subsets)
+    windows = baseline_results.open_folds(args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle)
     shard = next(iter(windows.values()))["train"].shards[0]
     if args.preset and shard.arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")

@@ -12,7 +12,8 @@ confusion_matrix.png and per_subject.png. Needs `pip install braindecode`.
 Networks: ShallowFBCSPNet (shallow), EEGNet (eegnet) and EEGConformer (conformer) with braindecode's own settings. Whole
 recordings are decimated behind an anti-alias filter, each channel is divided by its root mean square over the session
 (--normalize none: over the training recordings), which looks at no label. Optimiser, learning rate over time,
-augmentation and loop are train.py's. The epoch is chosen by macro-F1 over the validation people. See docs/baselines.md.
+augmentation and loop are train.py's. The epoch is chosen by macro-F1 over the validation people. --classes and
+--no-idle are as in baselines.py: networks are trained and scored on these gestures alone. See docs/baselines.md.
 
 A network that was stopped starts anew; finished ones are kept if they were made from the same windows with the same
 arguments, and named otherwise; --overwrite redoes them.
@@ -35,7 +36,7 @@ from semg.data.shards import WindowSet
 from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results
 from semg.evaluation.baseline_results import Baseline
-from semg.flags import folds
+from semg.flags import folds, recordings
 from semg.flags.computing import add_threads
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--decimate", type=cli.whole(1), default=4, metavar="N", help="keep every N-th sample, filtered")
     p.add_argument("--normalize", choices=("session", "none"), default="session", help="what scales the channels")
     p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
+    recordings.add_classes(p)
     p.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     p.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     add_threads(p, "1")
@@ -87,6 +89,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                 "subset": args.subset,
                 "split_sha256": splits[fold],
                 "shards_sha256": baseline_results.data_checksum(own.values()),
+                **baseline_results.restriction(windows),
             },
         )
         for fold, own in windows.items()
@@ -151,6 +154,7 @@ def run_fold(
             "n_train_windows": len(train.windows),
             "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "best_epoch": best["epoch"],
+            **baseline_results.restriction({baseline.fold: windows}),
             "epochs": epochs,
             "made": how_made("deep_baselines.py", args),
         }
@@ -170,9 +174,8 @@ def main() -> int:
         raise UsageError("--subset train: expected a subset that is not trained on; give test")
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
-    windows = baseline_results.open_folds(
-        args.shards, split_folds, {"train": ("train",), "val": ("val",), "scored": (args.subset,)}
-    )
+    subsets = {"train": ("train",), "val": ("val",), "scored": (args.subset,)}
+    windows = baseline_results.open_folds(args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle)
     baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})
     if many:
         return folds.launch(Path(__file__).resolve(), args, baselines, many, console)

@@ -156,6 +156,34 @@ def test_numbers_are_those_of_the_definitions(data, score, tmp_path, normalize):
     np.testing.assert_allclose(found, by_hand(data, normalize == "session"), atol=2e-3)
 
 
+def test_some_of_the_gestures_are_trained_and_scored_alone(data, score, tmp_path):
+    """The windows that evaluate.py scores with the same flag; what is left out has no part in training."""
+    done = score(tmp_path, "--features", "rms", "--classifiers", "lda", "--normalize", "none", "--no-idle")
+    assert "fist, flexion alone, left out: idle" in done.stdout
+    told, arrays = result(tmp_path / "lda-rms")
+    windows = scored_windows(data)
+    kept = windows.label > 0
+    np.testing.assert_array_equal(arrays["start"], windows.start[kept])
+    np.testing.assert_array_equal(arrays["label"], windows.label[kept] - 1)
+    assert list(told["per_class"]) == ["fist", "flexion"]
+    assert told["classes_left_out"] == ["idle"]
+    tables = {}
+    for subset in ("train", "test"):
+        some = WindowSet(open_shards(data / "shards", records(subset)))
+        rows = np.flatnonzero(some.label)
+        rms = [np.sqrt((some.gather(np.array([i]))[0].astype(float) ** 2).mean(0)) for i in rows]
+        tables[subset] = np.array(rms), some.label[rows]
+    mean, std = tables["train"][0].mean(0), tables["train"][0].std(0)
+    model = LinearDiscriminantAnalysis().fit((tables["train"][0] - mean) / std, tables["train"][1])
+    expected = model.predict_proba((tables["test"][0] - mean) / std)
+    np.testing.assert_allclose(arrays["probabilities"], expected, atol=2e-3)
+    some = ("--features", "rms", "--classifiers", "lda", "--normalize", "none")
+    done = score(tmp_path, *some, "--classes", "fist", "idle", code=1)  # another result than the one that is there
+    assert "--overwrite" in done.stderr
+    done = score(tmp_path, *some, "--classes", "fist", "first", code=1)
+    assert "--classes: expected gestures of idle, fist, flexion, found 'first'" in done.stderr
+
+
 # --- what must not matter ----------------------------------------------------------------------------------------
 
 

@@ -327,6 +327,19 @@ def test_networks_are_scored_on_the_windows_of_the_others(data, score, fake, tmp
     assert "decimate 2, found 4" in done.stderr
 
 
+def test_some_of_the_gestures_are_trained_and_scored_alone(data, score, fake, tmp_path):
+    fake()
+    score("--networks", "shallow", "--no-idle", "--epochs", 2)
+    shards, split = data
+    windows = WindowSet(open_shards(shards, (split / "test.txt").read_text().split()))
+    told = json.loads((tmp_path / "out" / "shallow-raw" / "metrics.json").read_text())
+    with np.load(tmp_path / "out" / "shallow-raw" / "predictions.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["start"], windows.start[windows.label > 0])
+        assert arrays["probabilities"].shape[1] == CLASSES - 1
+    assert (told["classes_left_out"], list(told["per_class"])) == (small_shards.CLASSES[:1], small_shards.CLASSES[1:])
+    assert told["n_parameters"] == (CLASSES - 1) * (CHANNELS + 1)
+
+
 def test_the_test_people_have_no_part_in_training(data, score, fake, tmp_path):
     """The same network with the test person's recording made otherwise: all that was chosen is the same."""
     fake()

@@ -60,7 +60,7 @@ def windows_of(windows: np.ndarray, places: Sequence[int]) -> np.ndarray:
 def restricted(shard: Shard, classes: Sequence[str]) -> Shard:
     """The shard with the windows of these classes alone. Its signal stays whole: a session's statistics are of all.
 
-    DataError for a class that the shard has not.
+    What is left out is in meta["classes_left_out"]. DataError for a class that the shard has not.
     """
     if missing := [name for name in classes if name not in shard.classes]:
         actual = f"found {_listed(shard.classes)}"
@@ -71,6 +71,7 @@ def restricted(shard: Shard, classes: Sequence[str]) -> Shard:
         **shard.meta,
         "classes": list(classes),
         "rest_classes": [name for name in classes if name in shard.rest_classes],
+        "classes_left_out": [name for name in shard.classes if name not in classes],
     }
     places = [shard.classes.index(name) for name in classes]
     return replace(shard, meta=meta, windows=windows_of(shard.windows, places))

@@ -15,6 +15,7 @@ import numpy as np
 from semg.common.console import Console, counted
 from semg.common.errors import DataError
 from semg.common.files import read_json, text_checksum
+from semg.data import gestures
 from semg.data.shards import WindowSet, open_shards
 from semg.data.splits import Split
 from semg.evaluation import metrics
@@ -64,16 +65,24 @@ def unfinished(baselines: Iterable[Baseline], overwrite: bool) -> list[Baseline]
 
 
 def open_folds(
-    folder: Path, folds: Mapping[str, Split], subsets: Mapping[str, Sequence[str]]
+    folder: Path,
+    folds: Mapping[str, Split],
+    subsets: Mapping[str, Sequence[str]],
+    classes: Sequence[str] | None = None,
+    *,
+    no_idle: bool = False,
 ) -> dict[str, dict[str, WindowSet]]:
     """The windows of each fold: fold -> name -> windows. Every shard is opened and checked once.
 
-    subsets: name -> the subsets of the split that it stands for. DataError for one without windows, or if the
-    windows called `train` lack a class.
+    subsets: name -> the subsets of the split that it stands for; classes, no_idle: whose windows are kept, as
+    `gestures.chosen` takes them. SettingError for what is no choice of classes; DataError for a subset without windows,
+    or if the windows called `train` lack a class.
     """
     records = [name for split in folds.values() for own in subsets.values() for s in own for name in split.records(s)]
     distinct = list(dict.fromkeys(records))
-    opened = dict(zip(distinct, open_shards(folder, distinct, verify=True), strict=True))  # together: they must agree
+    shards = open_shards(folder, distinct, verify=True)  # together: they must agree
+    kept = gestures.chosen(shards[0].classes, shards[0].rest_classes, classes, no_idle=no_idle)
+    opened = {name: gestures.restricted(shard, kept) for name, shard in zip(distinct, shards, strict=True)}
     by_fold: dict[str, dict[str, WindowSet]] = {}
     for fold, split in folds.items():
         by_fold[fold] = {}
@@ -90,6 +99,13 @@ def _check_classes(split: Split, train: WindowSet) -> None:
     present = set(train.label.tolist())
     if missing := [name for place, name in enumerate(train.shards[0].classes) if place not in present]:
         raise DataError(f"{split.folder}: expected training windows of every class, found none of {missing[0]}")
+
+
+def restriction(windows: Mapping[str, Mapping[str, WindowSet]]) -> dict[str, Any]:
+    """`classes_left_out` for metrics.json, of windows by fold and name; nothing where all classes are kept."""
+    shard = next(iter(windows.values()))["train"].shards[0]
+    left_out = shard.meta.get("classes_left_out")
+    return {"classes_left_out": left_out} if left_out else {}
 
 
 def data_checksum(windows: Iterable[WindowSet]) -> str:
@@ -169,11 +185,15 @@ def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None
 def describe(fold: str, windows: Mapping[str, WindowSet], subset: str, normalize: str) -> str:
     """A line before a fold's work: how many windows of how many people."""
     counts = {name: (len(one), len({shard.subject for shard in one.shards})) for name, one in windows.items()}
+    shard = windows["train"].shards[0]
+    left_out = shard.meta.get("classes_left_out")
+    classes = f"; {', '.join(shard.classes)} alone, left out: {', '.join(left_out)}" if left_out else ""
     words = {
         name: f"{counted(n, 'window')} of {counted(people, 'person', 'people')}" for name, (n, people) in counts.items()
     }
     where = f"{fold}: " if fold else ""
-    return f"{where}training on {words['train']}, scoring {words['scored']} ({subset}), normalisation: {normalize}"
+    scored = f"scoring {words['scored']} ({subset})"
+    return f"{where}training on {words['train']}, {scored}, normalisation: {normalize}{classes}"
 
 
 def finish(
