@@ -11,9 +11,8 @@
 
 RECORDING is an HDF5 recording (drawn as recorded, without its mean) or a shard (drawn filtered). RUN is a folder that
 train.py wrote; RESULTS are folders that calibrate.py wrote, of one or more numbers of repetitions, and of
-one or more folds: the people of all folds count together; for errors, those of evaluate.py and others too, whose
-shards lie in --shards. A picture is written to --out, by default
-results/plots/<picture>.png.
+one or more folds: the people of all folds count together; for errors, those of evaluate.py and others too. A picture is
+written to --out, by default results/plots/<picture>.png.
 
   python plot.py recording data/shards/emg_gestures-03-... --begin 20 --seconds 10 --channels 1-8
   python plot.py electrodes data/shards/emg_gestures-03-*    # one person, all recordings together
@@ -68,7 +67,9 @@ def arguments() -> argparse.ArgumentParser:
     signal.add_argument("--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen, or as prompted")
     signal.add_argument("--causal", action="store_true", help="spectrum: filter as in live use")
     other = parser.add_argument_group("classes, architecture, errors")
-    other.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of the shards")
+    other.add_argument(
+        "--shards", type=Path, help="folder of the shards (default: data/shards; errors: the one that RESULTS names)"
+    )
     other.add_argument("--tune", default="full", help="what of GPT-2 small trains: full, last:N, fpt, lora or frozen")
     return parser
 
@@ -263,7 +264,8 @@ def _rest(signals: list[Signal]) -> int | None:
 
 def draw_classes(args: argparse.Namespace) -> str:
     """Windows of each gesture in each subset of a split."""
-    split = read_split(_one(args, "the folder of a split"), args.shards)
+    folder = args.shards or Path("data/shards")
+    split = read_split(_one(args, "the folder of a split"), folder)
     counts: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
     classes: tuple[str, ...] = ()
@@ -271,7 +273,7 @@ def draw_classes(args: argparse.Namespace) -> str:
     for subset in SUBSETS:
         if not split.records(subset):
             continue
-        shards = open_shards(args.shards, split.records(subset))
+        shards = open_shards(folder, split.records(subset))
         classes = shards[0].classes
         tables = [np.bincount(shard.windows["label"], minlength=len(classes)) for shard in shards]
         counts[subset] = np.sum(tables, axis=0)
@@ -370,12 +372,15 @@ def draw_errors(args: argparse.Namespace) -> str:
         raise DataError(f"{folder}: expected probabilities in predictions.npz, by which errors are sorted, found none")
     if not (places := surest_errors(predictions, ERRORS)):
         raise DataError(f"{folder}: expected some wrong decision, found none")
+    shards = args.shards or result.shards
+    if shards is None:
+        raise DataError(f"{folder}: expected to be told where the shards are, found no word of it; give --shards")
     parts = []
     for k in places:
-        part = excerpt(args.shards, str(predictions.record[k]), int(predictions.start[k]), ERROR_CHANNELS)
+        part = excerpt(shards, str(predictions.record[k]), int(predictions.start[k]), ERROR_CHANNELS)
         caption = f"{result.classes[predictions.label[k]]} taken for {result.classes[predictions.prediction[k]]}"
         caption += f", {predictions.confidence[k]:.0%} sure\n"
-        caption += f"person {predictions.subject[k]}, {part.begin:.2f} s of {predictions.record[k]}"
+        caption += f"person {predictions.subject[k]}, {part.begin:.2f} s\n{predictions.record[k]}"
         parts.append((caption, part))
     simulated = any(run.simulated for run in result.evaluations.values())
     signal_figures.errors(args.out, parts, _title(args, f"Surest errors of {_run_name(folder)}", simulated))

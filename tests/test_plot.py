@@ -189,6 +189,14 @@ def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):
     assert [told.split(",")[0] for told, _ in parts] == ["fist taken for idle", "flexion taken for idle"]
     assert [part.begin for _, part in parts] == pytest.approx(start[:2] / small_shards.RATE)
     assert title.endswith("(SIMULATED)")
+    told = tmp_path / "scores" / "metrics.json"
+    content = json.loads(told.read_text())
+    told.write_text(json.dumps(content | {"made": {"arguments": {"shards": data.shards.name}}}))
+    with pytest.raises(DataError, match="shards"):
+        draw("errors", tmp_path / "scores", "--out", tmp_path / "errors.png")
+    (tmp_path / data.shards.name).symlink_to(data.shards)  # above the result, as where it was made
+    draw("errors", tmp_path / "scores", "--out", tmp_path / "errors.png")
+    assert len(calls) == 2
 
 
 def test_classes_of_a_split(draw, data, tmp_path, monkeypatch):
@@ -343,7 +351,7 @@ def rows_of(axes):
 def test_rows_do_not_touch_and_what_is_cut_is_said(loud):
     axes, other = Figure().add_subplot(), Figure().add_subplot()
     signal = np.random.default_rng(0).uniform(-100, 100, (60_000, 3)).astype(np.float32)
-    signal[10_000:10_500, loud] *= 2.5
+    signal[10_000:13_000, loud] *= 2.5
     step = signal_figures.draw_channels(axes, signal, 1000.0, ["a", "b", "c"], 0.0)
     rows = rows_of(axes)
     assert len(rows) == 3

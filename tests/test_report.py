@@ -268,6 +268,13 @@ def test_signals_are_drawn_or_their_absence_is_told(make, data, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(data.shards, moved)
     assert make(data.results / "plain", "--shards", moved).path.read_text().count('class="trace"') == 6 * 6
+    away = tmp_path / "home" / "results" / "one"
+    write_result(away, data.shards)
+    told = (away / "metrics.json").read_text()
+    assert f'"{data.shards.as_posix()}"' in told
+    (away / "metrics.json").write_text(told.replace(f'"{data.shards.as_posix()}"', '"shards"'))
+    (tmp_path / "home" / "shards").symlink_to(data.shards)  # not here, but above the result
+    assert make(away).path.read_text().count('class="trace"') == 6 * 6
     words = make(data.results / "plain", "--shards", tmp_path / "none").parts.words
     assert words.count("No signal here") == 6
     write_result(tmp_path / "bare", data.shards)

@@ -92,8 +92,8 @@ def test_folders_of_training_are_found_from_anywhere(trained, script, tmp_path, 
     shutil.copytree(trained / "shards", home / "shards")
     shutil.copytree(trained / "split", home / "splits" / "one")
     split = told.description["split"] | {"folder": "splits/one"}
-    (home / "checkpoints" / "run").mkdir(parents=True)
-    best = home / "checkpoints" / "run" / "best_model.ckpt"
+    best = home / "checkpoints" / "run" / "fold0" / "seed0" / "best_model.ckpt"  # as sweep.py lays them
+    best.parent.mkdir(parents=True)
     write_checkpoint(best, told.description | {"shards": "shards", "split": split}, told.tensors)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -20,6 +20,7 @@ _BLOCK = 1 << 22  # bytes read at once when hashing
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # as some network drives answer
 # what desktops, network drives and notebooks put into folders; names that begin with a dot are hidden anyway
 _SYSTEM_FILES = ("lost+found", "@eadir", "thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "#recycle")
+_LEVELS = 5  # folders above a file that `places_near` tries: HERE/checkpoints/RUN/fold0/seed0/best_model.ckpt
 
 
 def is_system_file(name: str) -> bool:
@@ -150,6 +151,13 @@ def json_value(text: str) -> Any:
         return value
 
     return json.loads(text, parse_int=whole, parse_float=real, parse_constant=real, object_pairs_hook=_without_twins)
+
+
+def places_near(folder: Path, file: Path) -> list[Path]:
+    """Where a folder may be that was named when `file` was made: from here, and if it is relative from folders above
+    the file."""
+    above = [] if folder.is_absolute() else file.resolve().parents[:_LEVELS]
+    return [folder, *(parent / folder for parent in above)]
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

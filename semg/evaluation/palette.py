@@ -15,7 +15,7 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 METRICS = (BLUE, ORANGE, GREEN, PURPLE)  # in the registry's order
 REST = "#C4C4C4"
 _GESTURES = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, ORANGE, PURPLE, "#000000")
-_ACTIVE = [name for code, name in putemg.GESTURES.items() if code not in putemg.REST_CLASSES]
+_ACTIVE = [name for name in putemg.GESTURES.values() if name not in putemg.REST_CLASSES]
 _KNOWN = dict(zip(_ACTIVE, _GESTURES, strict=False))
 
 

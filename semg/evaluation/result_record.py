@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from semg.common.errors import DataError
-from semg.common.files import read_json
+from semg.common.files import places_near, read_json
 from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
 from semg.evaluation.comparison import MOST_CLASSES, Evaluation, evaluation_of, read_evaluation
 from semg.evaluation.metrics import Metric
@@ -77,9 +77,12 @@ class ResultRecord:
 
     @property
     def shards(self) -> Path | None:
-        """The folder of shards that the script which made the result was given."""
+        """The folder of shards that the script which made the result was given, also where this is run elsewhere."""
         folder = (self.provenance.get("arguments") or {}).get("shards")
-        return Path(folder) if text(folder) and folder else None
+        if not (text(folder) and folder):
+            return None
+        places = places_near(Path(folder), self.path)
+        return next((place for place in places if place.is_dir()), places[0])
 
 
 def read_result(path: Path, wanted_metrics: list[Metric], main: Metric) -> ResultRecord:

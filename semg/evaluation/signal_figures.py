@@ -56,8 +56,9 @@ def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str], colour
     """Which colour is which gesture, below everything."""
     if used := sorted(set(labels)):
         handles = [Patch(color=colours[label], label=classes[label]) for label in used]
-        fit = int(figure.get_figwidth() / (0.75 + 0.09 * max(len(classes[label]) for label in used)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(fit, len(used))), fontsize=11)
+        fit = max(1, int(figure.get_figwidth() / (0.55 + 0.085 * max(len(classes[label]) for label in used))))
+        rows = -(-len(used) // fit)
+        figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(used) // rows), fontsize=11)
 
 
 def label_strip(
@@ -86,7 +87,7 @@ def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequenc
     microvolts.
     """
     low, high, time = _envelope(signal, rate, begin)
-    reach = np.percentile(np.maximum(-low, high), 99.5, axis=0)  # of each channel, but for rare jumps
+    reach = np.percentile(np.maximum(-low, high), 98, axis=0)  # of each channel; few columns reach further
     step = _round_up(2.1 * float(np.percentile(reach, 90, method="higher")))
     most = 0.49 * step
     cut = low.min() < -most or high.max() > most
@@ -114,11 +115,13 @@ def _envelope(signal: np.ndarray, rate: float, begin: float) -> tuple[np.ndarray
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 5, 7, 10, 15, ... from `value` on."""
+    """The next of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, ... from `value` on."""
     if not value > 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
-    return float(next(power * digit for digit in (1, 1.5, 2, 3, 5, 7, 10) if power * digit >= value * 0.9999))
+    return float(
+        next(power * digit for digit in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * digit >= value * 0.9999)
+    )
 
 
 @usual_style
@@ -283,7 +286,7 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
     """
     columns = min(3, len(parts))
     rows = -(-len(parts) // columns)
-    figure = new_figure(5.2 * columns, 0.8 + 3.3 * rows)
+    figure = new_figure(5.2 * columns, 0.8 + 3.5 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (caption, part) in zip(grid.flat, parts, strict=False):
         step = _round_up(2.1 * float(np.abs(part.values).max()))

@@ -25,6 +25,7 @@ from torch import Tensor
 from model import GPT2Classifier, ModelConfig, weight_shapes
 from semg.common.console import Progress
 from semg.common.errors import DataError, SettingError
+from semg.common.files import places_near
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, is_finite, texts
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
@@ -45,7 +46,6 @@ from semg.inference.session_statistics import SessionStatistics, read_statistics
 from semg.inference.signal_path import SignalPath
 from semg.inference.streaming import Adapting, Given, Normalization, OnlineNormalization, Predictions, Stream
 
-_LEVELS = 3  # above a checkpoint, where the folders of its training are looked for
 _SHARDS = "preprocess.py makes it, and `make demo` that of the shipped example"
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
 _NETWORK = {
@@ -234,11 +234,11 @@ class TrainedModel:
 
         DataError, which ends with the hint, if it is in none of these places.
         """
-        above = [parent / folder for parent in self.path.resolve().parents[:_LEVELS]]
-        for place in [folder, *above]:
+        _, *above = places = places_near(folder, self.path)
+        for place in places:
             if place.is_dir():
                 return place
-        tried = "" if folder.is_absolute() else f" here, nor in {', '.join(str(place.parent) for place in above)}"
+        tried = f" here, nor in {', '.join(str(place.parent) for place in above)}" if above else ""
         raise DataError(f"{folder}: expected this folder, with which {self.path} was trained, found none{tried}", hint)
 
     def folders_of_training(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
