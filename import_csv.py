@@ -210,6 +210,7 @@ class Report:
         self.console = console
         self.count = 0
         self._kinds: Counter[str] = Counter()
+        self._latest: dict[str, str] = {}  # of each kind, what the last message said after the name
 
     def failed(self, entry: Entry, error: Exception) -> None:
         """Name a recording that is left out."""
@@ -217,6 +218,7 @@ class Report:
         kind = re.sub(r"[\d.]+", "0", message.replace(str(entry.path), ""))
         self.count += 1
         self._kinds[kind] += 1
+        self._latest[kind] = message.partition(": ")[2] or message
         if self._kinds[kind] <= SHOWN:
             self.console.error(message)
 
@@ -224,7 +226,8 @@ class Report:
         """Say how many more there were of each kind."""
         for kind, count in self._kinds.items():
             if count > SHOWN:
-                self.console.error(f"{cli.counted(count - SHOWN, 'more recording')}{kind}"[:200])
+                more = cli.counted(count - SHOWN, "more recording")
+                self.console.error(f"{more}: {self._latest[kind]}"[:200])
 
 
 # --- what holds for all ----------------------------------------------------------------------------------------
@@ -448,7 +451,8 @@ def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
     if args.rings is None:
         facts.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
     if args.rest_classes is None:
-        facts.append(f"no gesture is made in {', '.join(rest) or 'none of the classes'} (--rest-classes)")
+        told = f"no gesture is made in {', '.join(rest)}" if rest else "every class is a gesture, none is rest"
+        facts.append(f"{told} (--rest-classes)")
     return ["assumed: " + "; ".join(facts)] if facts else []
 
 

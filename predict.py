@@ -326,6 +326,8 @@ def main() -> int:
     message = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
     if args.save_statistics is not None and done:
         message += f"; next: --statistics {args.save_statistics} with the session's next recording"
+    if args.plot and done:
+        message += f"; look at {args.out / next(iter(done))}.png" + (" and others" if len(done) > 1 else "")
     message += f"; {failed} failed, see above" if failed else ""
     left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
     console.finish(message, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)

@@ -34,6 +34,7 @@ from semg.common.files import folder_lock, write_json
 from semg.common.provenance import how_made
 from semg.common.schema import folder_name
 from semg.common.stopping import stop_at_a_safe_place
+from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, remove_old
 from semg.flags import training
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
@@ -157,9 +158,9 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
 def finish(run: Trainer) -> None:
     """The last line."""
     best, state, config = run.out / "best_model.ckpt", run.state, run.config
-    score = state.best or 0.0
+    score, label = state.best or 0.0, metrics.criteria()[config.select].label
     run.console.finish(
-        f"{best}: best epoch {state.best_epoch} of {state.training.epoch}, validation {config.select} "
+        f"{best}: best epoch {state.best_epoch} of {state.training.epoch}, validation {label} "
         f"{abs(score):.4f} (mean over people); next: python evaluate.py --checkpoint {best} "
         f"--shards {config.shards} --split {config.split}",
         checkpoint=best.as_posix(),

@@ -166,6 +166,8 @@ def test_an_error_about_a_setting_names_the_flag_and_what_was_typed():
     assert str(rising) == "bands: expected rising to 640, found 60.0 40.0; or a smaller batch_size"
     assert said(rising, "--bands", "60", "40") == ("--bands 60 40: expected rising to 640; or a smaller --batch-size")
     assert said(rising) == "--bands 20.0 700.0 (the default): expected rising to 640; or a smaller --batch-size"
+    switch = SettingError("quiet", "something to be quiet about, found none")
+    assert said(switch, "--quiet") == "--quiet: expected something to be quiet about, found none"
     assert said(patch, "--patch", "1", "a.csv") == "--patch 1: expected at least 2 where --no-notch is given"
     assert said(patch, "--patch=2", "--patch", "1ms") == "--patch 1ms: expected at least 2 where --no-notch is given"
     assert said(SettingError("batch_size", "even", 3), "-b", "3", "--no-notch") == "--batch-size 3: expected even"

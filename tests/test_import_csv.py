@@ -131,6 +131,16 @@ def test_the_true_reason_is_told_once_for_many_recordings_of_a_kind(study):
     assert "3 more recordings: expected a column 'label'" in lines[3]
 
 
+def test_shards_made_otherwise_are_named_and_the_rest_of_them_counted(study):
+    assert study.write(people=6).run()[0] == 0
+    code, _, errors = study.run("--unit", "uV")
+    assert code == 1
+    first, *_, last = [line.removeprefix("error: ") for line in errors.splitlines()]
+    told = "expected unit uV, found none; --overwrite redoes it"
+    assert first.endswith(f"p1: {told}")
+    assert last == f"3 more recordings: {told}"
+
+
 def test_a_wrong_unit_is_one_error_and_no_shard(study):
     study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e4)), people=4)
     with pytest.raises(UsageError, match=r"unit: expected a unit in which surface EMG has an RMS of 0.1 to 10000 uV"):

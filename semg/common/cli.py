@@ -121,7 +121,7 @@ class CommandLine:
         if not own:
             return str(error)
         typed, default = self.typed(error.field), self.parser.get_default(error.field)
-        if not typed and default not in (None, []):
+        if not typed and default not in (None, []) and not isinstance(default, bool):  # a switch takes no value
             typed = [*map(str, default if isinstance(default, list | tuple) else [default]), "(the default)"]
         several = len(typed) != 1 and not isinstance(error.actual, tuple | list)
         actual = f", found {error.actual}" if several and error.actual is not None else ""

@@ -28,7 +28,8 @@ def chosen(
     if named is None:
         remaining = tuple(name for name in classes if not (no_idle and name in rest_classes))
         if no_idle and len(remaining) == len(classes):
-            raise SettingError("no_idle", f"a class without a gesture among {_listed(classes)}, found none")
+            hint = "import_csv.py {rest_classes} says which are; {classes} names those to keep"
+            raise SettingError("no_idle", f"a class without a gesture among {_listed(classes)}, found none", hint=hint)
         return _enough(remaining, "no_idle", classes)
     if unknown := [name for name in named if name not in classes]:
         raise SettingError("classes", f"gestures of {_listed(classes)}", repr(unknown[0]))

@@ -526,8 +526,12 @@ def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], key: str)
     if isinstance(left, dict) and isinstance(right, dict):
         for name in [*left, *right]:
             if left.get(name) != right.get(name):
-                return f"{name} {left.get(name)}, found {right.get(name)}"
-    return f"{key} {left}, found {right}"
+                return f"{name} {_or_none(left.get(name))}, found {_or_none(right.get(name))}"
+    return f"{key} {_or_none(left)}, found {_or_none(right)}"
+
+
+def _or_none(value: Any) -> Any:
+    return "none" if value is None else value
 
 
 # --- the windows of many shards ----------------------------------------------------------------------------

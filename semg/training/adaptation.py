@@ -194,10 +194,10 @@ class Signs:
         if apart_smoothed > most_smoothed:
             return _far("the mean prediction, smoothed,", apart_smoothed, most_smoothed)
         if self.agreement < how.least_agreement:
-            return f"only {self.agreement:.0%} of the decisions would stay, less than {how.least_agreement:.0%}"
+            return f"only {self.agreement:.1%} of the decisions would stay, less than {how.least_agreement:.0%}"
         if self.agreement_of_starts < how.least_agreement_of_starts:
             alike, least = self.agreement_of_starts, how.least_agreement_of_starts
-            return f"gestures are not clear: only {alike:.0%} of the windows are explained alike, less than {least:.0%}"
+            return f"gestures are not clear: only {alike:.1%} of the windows are explained alike, less than {least:.0%}"
         return ""
 
 
