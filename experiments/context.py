@@ -29,6 +29,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from the checkout, nothing is installed
 
+from context_table import ORDERS, mean, table
 from smoothing import smoothers
 
 from model import GPT2Classifier, ModelConfig
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import UsageError
-from semg.common.files import atomic_path, read_json, write_json
+from semg.common.files import atomic_path, write_json
 from semg.common.length import Length
 from semg.common.provenance import how_made
 from semg.data import normalization
@@ -66,7 +68,6 @@ STEP, FRAME = "100ms", "150ms"  # from token to token, and what a token's band p
 CHUNK = 256  # tokens that the network is trained on at once: 25.6 s
 BATCH = 4  # chunks of a step
 CHOICES = 6  # epochs after which the network is scored on the validation people; the best is kept, as in train.py
-ORDERS = ("recorded", "shuffled", "cut")
 SMOOTHED = (1, 4, 16)  # seconds
 DRAWS = 3  # random orders of each recording that is scored
 NONE = -1  # label of tokens that no segment holds
@@ -146,16 +147,12 @@ def read(shards: Sequence[Shard], cache: Path) -> list[Recording]:
     """The shards as tokens, normalised by their sessions; kept in the folder `cache`."""
     config = shape_of(shards[0], FEW)
     network = GPT2Classifier(config).eval()
-    result: dict[int, Recording] = {}
+    files = [cache / f"{one.record}.npy" for one in shards]
     for places in normalization.sessions(shards).values():
-        session = [shards[place] for place in places]
-        files = [cache / f"{one.record}.npy" for one in session]
-        if not all(file.exists() for file in files):
-            write_tokens(network, session, files)
-        for place, file in zip(places, files, strict=True):
-            tokens = torch.from_numpy(np.load(file)).float()
-            result[place] = recording_of(shards[place], tokens, config.patch, config.frame)
-    return [result[place] for place in range(len(shards))]
+        if not all(files[place].exists() for place in places):
+            write_tokens(network, [shards[place] for place in places], [files[place] for place in places])
+    tokens = [torch.from_numpy(np.load(file)).float() for file in files]
+    return [recording_of(one, own, config.patch, config.frame) for one, own in zip(shards, tokens, strict=True)]
 
 
 def write_tokens(network: GPT2Classifier, session: Sequence[Shard], files: Sequence[Path]) -> None:
@@ -195,10 +192,9 @@ class ContextNetwork:
         """(B, T, F) -> (B, T, classes)."""
         net, T = self.module, tokens.shape[1]
         assert net.backbone is not None  # noqa: S101
-        read = net.backbone(
-            inputs_embeds=net.embed(tokens), attention_mask=self._mask[..., :T, :T], use_cache=False
-        ).last_hidden_state
-        return net.head(net.drop(net.norm(read)))
+        mask = self._mask[..., :T, :T]
+        read = net.backbone(inputs_embeds=net.embed(tokens), attention_mask=mask, use_cache=False)
+        return net.head(net.drop(net.norm(read.last_hidden_state)))
 
     @torch.inference_mode()
     def probabilities(self, tokens: Tensor) -> np.ndarray:
@@ -220,8 +216,8 @@ class Reading:
         self.network, self.module = network, network.module
         self._recordings, self._order, self._seed = recordings, order, seed
         self._config = TrainConfig(shards=Path(), split=Path())
-        copies = self._config.normalization.copies
-        self._layout = TokenLayout(self.module.frontend.groups, recordings[0].shard.rings, copies)
+        rings, copies = recordings[0].shard.rings, self._config.normalization.copies
+        self._layout = TokenLayout(self.module.frontend.groups, rings, copies)
         self.steps_per_epoch = max(1, sum(map(len, recordings)) // (network.chunk * BATCH))
 
     def batches(self, epoch: int, first: int) -> Iterable[tuple[Tensor, Tensor]]:
@@ -243,8 +239,8 @@ class Reading:
         tokens, labels = batch
         change = draw(self._config.augment, self._layout, (len(tokens), self.network.chunk), generator)
         logits = self.network.logits(change(tokens)).flatten(0, 1)
-        smoothing = self._config.label_smoothing
-        return F.cross_entropy(logits, labels.flatten(), ignore_index=NONE, label_smoothing=smoothing)
+        how: dict[str, Any] = {"ignore_index": NONE, "label_smoothing": self._config.label_smoothing}
+        return F.cross_entropy(logits, labels.flatten(), **how)
 
 
 def trained(
@@ -288,14 +284,10 @@ def scores(recordings: Sequence[Recording], how: str, decide: Any) -> dict[str, 
             columns.append(tuple(c[whole] for c in (label, decided, np.full(len(label), one.shard.subject), one.since)))
     label, decided, subject, since = (np.concatenate(column) for column in zip(*columns, strict=True))
     classes, early = len(recordings[0].shard.classes), since <= 1.25
-    found = {name: own["macro_f1"] for name, own in metrics.per_subject(label, decided, subject, classes).items()}
+    every = metrics.per_subject(label, decided, subject, classes)
     onset = metrics.per_subject(label[early], decided[early], subject[early], classes)
-    return found | {f"{name} onset": own["macro_f1"] for name, own in onset.items()}
-
-
-def mean(found: dict[str, float], ending: str = "") -> float:
-    """Over the people."""
-    return float(np.mean([value for name, value in found.items() if name.endswith(" onset") == bool(ending)]))
+    each = {"": every, " onset": onset}
+    return {f"{name}{of}": own["macro_f1"] for of, people in each.items() for name, own in people.items()}
 
 
 def under_all(recordings: Sequence[Recording], probabilities: Any) -> dict[str, dict[str, dict[str, float]]]:
@@ -308,24 +300,23 @@ def under_all(recordings: Sequence[Recording], probabilities: Any) -> dict[str, 
             known[key] = probabilities(one, order)
         return known[key]
 
-    smoothed = smoothers(SMOOTHED, Length(STEP).samples(recordings[0].shard.rate) / recordings[0].shard.rate)
-    return {
-        name: {how: scores(recordings, how, lambda one, at, do=smooth: do(decided(one, at))) for how in ORDERS}
-        for name, smooth in smoothed.items()
-    }
+    result = {}
+    for name, smooth in smoothers(SMOOTHED, float(STEP.removesuffix("ms")) / 1000).items():
+        smoothed = lambda one, order: smooth(decided(one, order))  # noqa: B023, E731
+        result[name] = {how: scores(recordings, how, smoothed) for how in ORDERS}
+    return result
 
 
 def of_windows(model: TrainedModel, recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
     """Record -> (n, K) probabilities of the window that ends with each token, as evaluate.py's are normalised."""
     shards = [one.shard for one in recordings]
-    result = {}
-    step, frame = (Length(one).samples(model.rate) for one in (STEP, FRAME))
+    step, frame, result = *(Length(one).samples(model.rate) for one in (STEP, FRAME)), {}
     for places in normalization.sessions(shards).values():
         session = model.session_of(*(np.array(shards[place].signal) for place in places))
         for place in places:
             starts = np.maximum(np.arange(len(recordings[place])) * step + frame - model.window, 0)
-            found = signal_probabilities(model.network, shards[place].signal, starts, session)
-            result[shards[place].record] = found
+            one = shards[place]
+            result[one.record] = signal_probabilities(model.network, one.signal, starts, session)
     return result
 
 
@@ -362,33 +353,14 @@ def measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         windows = of_windows(model, val)
         probabilities = lambda one, order: windows[one.shard.record][order]  # noqa: E731
         found["windows of 0.25 s"] = under_all(val, probabilities)
-    for order in args.orders:
-        for seconds in args.context:
-            network = trained(train, val, seconds, order, args)
-            probabilities = lambda one, at: network.probabilities(one.tokens[at])  # noqa: B023, E731
-            name = f"context {seconds:g} s, trained {order}"
-            found[name] = under_all(val, probabilities)
-            means = ", ".join(f"{how} {100 * mean(found[name]['alone'][how]):.1f}" for how in ORDERS)
-            console.say(f"{name}: macro-F1 {means}")
+    for order, seconds in product(args.orders, args.context):
+        network = trained(train, val, seconds, order, args)
+        probabilities = lambda one, at: network.probabilities(one.tokens[at])  # noqa: B023, E731
+        name = f"context {seconds:g} s, trained {order}"
+        found[name] = under_all(val, probabilities)
+        means = ", ".join(f"{how} {100 * mean(found[name]['alone'][how]):.1f}" for how in ORDERS)
+        console.say(f"{name}: macro-F1 {means}")
     return found
-
-
-def table(files: Sequence[Path]) -> str:
-    """Means over the people of all files, in Markdown. A person in several files (seeds) counts once, by the mean."""
-    values: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
-    for path in files:
-        for method, by_smoother in read_json(path, "results of experiments/context.py")["found"].items():
-            for smoother, by_order in by_smoother.items():
-                row = values.setdefault((method, smoother), {how: {} for how in ORDERS})
-                for how, people in by_order.items():
-                    for name, value in people.items():
-                        row[how].setdefault(name, []).append(value)
-    lines = [f"| network | smoothed by | {' | '.join(ORDERS)} | onsets, shuffled |", "|---|---|" + "---|" * 4]
-    for (method, smoother), row in values.items():
-        people = {how: {name: float(np.mean(own)) for name, own in row[how].items()} for how in ORDERS}
-        cells = [*(mean(people[how]) for how in ORDERS), mean(people["shuffled"], "onset")]
-        lines.append(f"| {method} | {smoother} | {' | '.join(f'{100 * cell:.1f}' for cell in cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -400,6 +372,9 @@ def main() -> int:
         return 0
     if args.split is None:
         raise UsageError("--split: expected a folder of a split, or --table with results, found neither")
+    longest = float(STEP.removesuffix("ms")) / 1000 * args.chunk
+    if max(args.context) >= longest:
+        raise UsageError(f"--context: expected less than the {longest:g} s of --chunk, found {max(args.context):g}")
     torch.set_num_threads(1)
     found = measure(args, console)
     write_json(args.out, {"found": found, "made": how_made("experiments/context.py", args)})

@@ -132,7 +132,7 @@ def test_smoothing_is_causal_and_what_it_says():
 
 def test_the_script_scores_validation_people_and_never_opens_test_people(shards, tmp_path, run_script):
     how = ["--shards", shards / "shards", "--split", shards / "split", "--cache", tmp_path / "tokens"]
-    how += ["--context", 0.35, 1, "--orders", "cut", "--epochs", 3, "--chunk", 16, "--out", tmp_path / "out.json"]
+    how += ["--context", 0.35, 1, "--orders", "cut", "--epochs", 60, "--chunk", 16, "--out", tmp_path / "out.json"]
     run_script("experiments/context.py", *how)
     found = json.loads((tmp_path / "out.json").read_text())["found"]
     assert list(found) == ["context 0.35 s, trained cut", "context 1 s, trained cut"]
@@ -144,5 +144,7 @@ def test_the_script_scores_validation_people_and_never_opens_test_people(shards,
     assert "| context 1 s, trained cut | alone |" in printed
     error = run_script("experiments/context.py", code=2).stderr
     assert "--split: expected a folder of a split" in error
+    error = run_script("experiments/context.py", *how, "--context", 2, code=2).stderr
+    assert "--context: expected less than the 1.6 s of --chunk, found 2" in error
     with pytest.raises(DataError):
         open_shard(shards / "shards" / small_shards.name(3))
