@@ -121,7 +121,7 @@ def begin(run: Trainer, last: Checkpoint | None) -> None:
     """Write down what this run is, in place of a run that was there before, or go on from `last`."""
     facts = run_files.facts_of(run)
     describe(run, facts)
-    content = how_made("train.py", run.config.to_dict()) | {"model": run.model.config.to_dict(), "derived": facts}
+    content = how_made("train.py", run.asked.to_dict()) | {"model": run.model.config.to_dict(), "derived": facts}
     if last is None:  # not before: wrong inputs must not cost the run that is there
         remove_old_run(run.out)
     write_json(run.out / "config.json", content)
@@ -135,7 +135,9 @@ def begin(run: Trainer, last: Checkpoint | None) -> None:
 def train(args: argparse.Namespace, config: TrainConfig, world: World, console: Console) -> int:
     """Prepare and train one run."""
     last = to_resume(args) if world.main or args.resume else None
-    run = Trainer(config, args.out, Machine(args.device, args.workers, args.compile, args.threads), world, console)
+    machine = Machine(args.device, args.workers, args.compile, args.threads)
+    batch_size = run_files.batch_size_of(last) if last is not None else None
+    run = Trainer(config, args.out, machine, world, console, batch_size)
     if last is not None:
         run_files.restore(run, last)
     with stop_at_a_safe_place(when=world.size == 1) as run.stop:

@@ -27,7 +27,7 @@ from semg.inference.batch import Signal, choose_device
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.streaming import Stream
 from semg.inference.trained_model import TrainedModel
-from semg.training import deep_baselines, loop
+from semg.training import batch_size, deep_baselines, loop
 from semg.training.adaptation import adapt
 from semg.training.calibration import Calibration, calibrate_subject
 from semg.training.optimization import OptimizerConfig
@@ -195,6 +195,24 @@ def test_a_stopped_run_goes_on_to_the_same_bits(script, tmp_path, monkeypatch):
     whole, stopped = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
     assert whole.keys() == stopped.keys()
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_a_batch_fills_the_memory_that_is_there_and_a_run_that_goes_on_keeps_it(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_size, "LEAST_STEPS", 1)
+    monkeypatch.setattr(batch_size, "MOST", 1 << 20)
+    flags = [*TINY, "--batch-size", "auto", "--epochs", 12, "--patience", 1, "--device", "cuda"]
+    chosen, free = [], 24_000_000
+    with pretended() as gpu:
+        for times in (1, 2):
+            gpu.free = times * free
+            script(train, tmp_path / str(times), *flags)
+            chosen.append(json.loads((tmp_path / str(times) / "config.json").read_text())["derived"])
+            assert gpu.most_bytes < gpu.free
+        script(train, tmp_path / "1", *flags, "--resume")
+    assert json.loads((tmp_path / "1/config.json").read_text())["derived"]["batch_size"] == chosen[0]["batch_size"]
+    assert chosen[1]["batch_size"] >= 2 * chosen[0]["batch_size"] > 256
+    for one in chosen:
+        assert one["lr"] == one["backbone_lr"] == pytest.approx(1e-3 * (one["batch_size"] / 128) ** 0.5)
 
 
 def test_pretraining_computes_what_the_cpu_does_and_waits_once(script, tmp_path, steps):

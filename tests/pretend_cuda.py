@@ -23,6 +23,8 @@ import subprocess
 import tempfile
 import threading
 import traceback
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,8 @@ class OnDevice(Tensor):
         made.held = held
         return made
 
-    def __init__(self, held: Tensor, device: torch.device) -> None: ...
+    def __init__(self, held: Tensor, device: torch.device) -> None:  # noqa: ARG002
+        GPU.take(self, held)
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -196,10 +199,32 @@ class Gpu:
     """What happened on the pretended devices."""
 
     def __init__(self) -> None:
+        self._users: Counter[int] = Counter()  # tensors that share a piece of memory, by its address
+        self.bytes = self.most_bytes = 0  # held now; held at most since somebody asked to count anew
         self.clear()
+
+    def take(self, tensor: Tensor, held: Tensor) -> None:
+        """Count the memory behind a tensor, until the tensor is gone."""
+        storage = held.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        weakref.finalize(tensor, self._give_back, place, size).atexit = False
+        self._users[place] += 1
+        if self._users[place] == 1:
+            self.bytes += size
+            self.most_bytes = max(self.most_bytes, self.bytes)
+
+    def _give_back(self, place: int, size: int) -> None:
+        self._users[place] -= 1
+        if self._users[place] == 0:
+            self.bytes -= size
+
+    def count_anew(self) -> None:
+        """What is held at most, from now on."""
+        self.most_bytes = self.bytes
 
     def clear(self) -> None:
         """Begin to count anew."""
+        self.free = FREE  # memory for this process, bytes
         self.operations: list[Operation] = []
         self.waits: list[str] = []  # what the host waited for, and where
         self.attention: list[tuple[bool, bool, torch.dtype]] = []  # mask given, causal, type of the queries
@@ -393,7 +418,10 @@ def pretended() -> Iterator[Gpu]:
         "device_count": lambda: DEVICES,
         "current_device": LIBRARY.pretended_device,
         "set_device": lambda device: LIBRARY.set_pretended_device(getattr(device, "index", device)),
-        "mem_get_info": lambda _=None: (FREE, TOTAL),
+        "mem_get_info": lambda _=None: (GPU.free - GPU.bytes, TOTAL),
+        "memory_reserved": lambda _=None: GPU.bytes,
+        "max_memory_allocated": lambda _=None: GPU.most_bytes,
+        "reset_peak_memory_stats": lambda _=None: GPU.count_anew(),
         "manual_seed": lambda seed: None,  # noqa: ARG005  what is drawn comes from the CPU's generator
         "manual_seed_all": lambda seed: None,  # noqa: ARG005
         "synchronize": lambda *_: GPU.wait("torch.cuda.synchronize"),

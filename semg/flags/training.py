@@ -16,8 +16,8 @@ from semg.data import normalization
 from semg.evaluation import metrics
 from semg.flags.computing import add_threads
 from semg.training.augmentation import NAMES, Augmentation
-from semg.training.config import BANDS, PATCH, TrainConfig
-from semg.training.optimization import LARGE_BACKBONE
+from semg.training.config import AUTO, BANDS, PATCH, TrainConfig
+from semg.training.optimization import LARGE_BACKBONE, REFERENCE_BATCH
 
 
 def parser(manual: str | None = None) -> argparse.ArgumentParser:
@@ -154,7 +154,12 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         "(self-supervised: no label is looked at); 0: none",
     )
     group.add_argument(
-        "--batch-size", type=cli.whole(1), default=TrainConfig.batch_size, help="windows a step, over all processes"
+        "--batch-size",
+        type=batch_size,
+        default=TrainConfig.batch_size,
+        metavar="N",
+        help=f"windows a step, over all processes; auto: on a GPU as many as fill it, see docs/scale.md, with learning "
+        f"rates times the square root of N / {REFERENCE_BATCH}; elsewhere {REFERENCE_BATCH}",
     )
     group.add_argument(
         "--lr",
@@ -229,6 +234,11 @@ def _choice_flags(group: argparse._ArgumentGroup) -> None:
 def embed_scale(text: str) -> str:
     """Argument of --embed-scale. argparse.ArgumentTypeError for neither a number above 0 nor `backbone`."""
     return text if text == "backbone" else f"{cli.number(0, above=True)(text):g}"
+
+
+def batch_size(text: str) -> int:
+    """Argument of --batch-size. argparse.ArgumentTypeError for neither a whole number of at least 1 nor `auto`."""
+    return AUTO if text == "auto" else cli.whole(1)(text)
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:

@@ -5,7 +5,7 @@ written and on which device, is not among them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from semg.common.provenance import plain
 from semg.data.normalization import RIDGE, ChannelNormalization
 from semg.frontends import has_log_powers
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
-from semg.training.optimization import OptimizerConfig
+from semg.training.optimization import REFERENCE_BATCH, OptimizerConfig, rate_factor
 
 BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz, edges; even steps on a logarithmic scale
 PATCH, FRAME = Length("25ms"), Length("50ms")
+AUTO = 0  # as a batch size: none yet; semg/training/batch_size.py chooses
 CLOSE = 1.25  # two edges nearer to each other than by this factor make no band of their own
 
 
@@ -30,7 +31,8 @@ class TrainConfig:
     layers, width, heads: None for the backbone's own. pretrain: epochs of next-patch prediction before the others.
     init: the backbone's first weights, `pretrained`, `random` or `shuffled`. embed_init, embed_scale: first weights of
     the map from tokens to the backbone: `uniform` or `orthogonal`, times a number or as large as `backbone` expects.
-    backbone_lr: None: by its size. batch_size: over all processes. warmup, label_smoothing: shares. ema: decay of the
+    backbone_lr: None: by its size. batch_size: over all processes; AUTO: chosen by the run, which then scales lr and
+    backbone_lr to it (`at`). warmup, label_smoothing: shares. ema: decay of the
     mean of weights, 0 for none.
     patience: epochs without a better one, then training ends; 0: never. precompute: band powers once, not each step.
     """
@@ -58,7 +60,7 @@ class TrainConfig:
     # the training
     epochs: int = 8
     pretrain: int = 0
-    batch_size: int = 128
+    batch_size: int = REFERENCE_BATCH
     lr: float = 1e-3
     backbone_lr: float | None = None
     weight_decay: float = 0.05
@@ -94,9 +96,16 @@ class TrainConfig:
             lr=self.lr, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip
         )
 
+    def at(self, batch_size: int) -> "TrainConfig":
+        """The settings of a run whose batch size AUTO has become this one."""
+        factor = rate_factor(batch_size)
+        backbone_lr = None if self.backbone_lr is None else self.backbone_lr * factor
+        return replace(self, batch_size=batch_size, lr=self.lr * factor, backbone_lr=backbone_lr)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON and checkpoints."""
-        return {one.name: plain(getattr(self, one.name)) for one in fields(self)}
+        told = {one.name: plain(getattr(self, one.name)) for one in fields(self)}
+        return told | {"batch_size": self.batch_size or "auto"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
@@ -105,6 +114,7 @@ class TrainConfig:
         read |= {name: Path(read[name]) for name in ("shards", "split")}
         read |= {name: Length(read[name]) for name in ("patch", "frame") if read[name] is not None}
         read["bands"] = None if read["bands"] is None else tuple(map(float, read["bands"]))
+        read["batch_size"] = AUTO if read["batch_size"] == "auto" else read["batch_size"]
         read["augment"] = Augmentation.parse(read["augment"].split())
         return cls(**read)
 

@@ -25,6 +25,11 @@ class World:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    def check_shares(self, batch_size: int) -> None:
+        """SettingError if the processes cannot share a batch of so many windows evenly."""
+        if batch_size % self.size:
+            raise SettingError("batch_size", "a multiple of the {} processes", batch_size, (self.size,))
+
     def share(self, index: np.ndarray) -> np.ndarray:
         """This process's share of a batch: every size-th of its places (B,)."""
         return index[self.rank :: self.size]
@@ -41,6 +46,14 @@ class World:
         if self.size > 1:
             distributed.all_reduce(counts)
         return counts
+
+    def least(self, value: int, device: torch.device) -> int:
+        """The least of what the processes have in `value`. device: of this process."""
+        if self.size == 1:
+            return value
+        held = torch.tensor(value, device=device)
+        distributed.all_reduce(held, distributed.ReduceOp.MIN)
+        return int(held)
 
     def from_main(self, value: T) -> T:
         """What the main process has in `value`."""
@@ -68,14 +81,14 @@ class World:
 def join_world(batch_size: int, device: str) -> World:
     """Join the processes that torchrun started, if it did. SettingError if they can't share a batch evenly.
 
-    batch_size: windows of a step, over all processes. device: `auto`, `cpu`, `cuda` or `mps`.
+    batch_size: windows of a step, over all processes; 0 where it is chosen later. device: `auto`, `cpu`, `cuda` or
+    `mps`.
     """
     if "RANK" not in os.environ:
         return World()
     rank, size, local = (_from_launcher(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     world = World(rank, size)
-    if batch_size % world.size:
-        raise SettingError("batch_size", "a multiple of the {} processes", batch_size, (world.size,))
+    world.check_shares(batch_size)
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(local)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+REFERENCE_BATCH = 128  # windows of a step that the default learning rate was tuned for
 LARGE_BACKBONE = 5_000_000  # trained numbers: less than one block of GPT-2 small, more than all of a small random GPT-2
 
 
@@ -118,6 +119,15 @@ def backbone_lr(lr: float, trained: int) -> float:
     It does not depend on where the weights come from, so that random weights and pretrained ones are treated alike.
     """
     return lr if trained < LARGE_BACKBONE else lr / 10
+
+
+def rate_factor(batch_size: int) -> float:
+    """What learning rates for REFERENCE_BATCH windows are multiplied by for `batch_size` windows.
+
+    The square root keeps the noise of AdamW's steps alike: Malladi et al., "On the SDEs and scaling rules for adaptive
+    gradient algorithms", NeurIPS 2022.
+    """
+    return math.sqrt(batch_size / REFERENCE_BATCH)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

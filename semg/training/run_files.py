@@ -14,7 +14,7 @@ from torch import Tensor
 from semg.common.errors import DataError
 from semg.common.files import write_text
 from semg.common.provenance import how_made
-from semg.common.schema import check_fields
+from semg.common.schema import Field, check_fields, is_whole
 from semg.inference.checkpoint import Checkpoint, write_checkpoint
 from semg.inference.prior import Prior
 from semg.training.config import TrainConfig
@@ -60,10 +60,22 @@ def save(run: "Trainer", *, wait: bool = True) -> None:
         task, optimizer = run.pretraining
         tensors |= {f"pretraining.head.{name}": value for name, value in task.module.head.state_dict().items()}
         tensors |= optimizer.tensors("pretraining.optimizer.")
-    description = {"config": run.config.to_dict(), "split": run.split.checksum, "state": run.state.to_dict()}
+    description = {
+        "config": run.asked.to_dict(),
+        "batch_size": run.config.batch_size,
+        "split": run.split.checksum,
+        "state": run.state.to_dict(),
+    }
     run.writer.do(write_checkpoint, run.out / "last.ckpt", description, _copied(tensors))
     if wait:
         run.writer.finish()
+
+
+def batch_size_of(last: Checkpoint) -> int | None:
+    """The batch size of the run that stands in last.ckpt; None where its settings say it. DataError if damaged."""
+    expected = {"batch_size": Field("a whole number", is_whole, needed=False)}
+    check_fields(last.path, last.description, expected, "a run to resume", "start it anew with {overwrite}")
+    return last.description.get("batch_size")
 
 
 def restore(run: "Trainer", last: Checkpoint) -> None:
@@ -75,7 +87,7 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         "a run to resume",
         "start it anew with {overwrite}",
     )
-    check_same_run(last, run.config, run.split.checksum)
+    check_same_run(last, run.asked, run.split.checksum)
     run.state = RunState.from_dict(last.description["state"])
     if run.state.confusion:
         run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)
@@ -127,6 +139,7 @@ def facts_of(run: "Trainer") -> dict[str, Any]:
         "tokens_per_window": run.model.config.tokens,
         "parameters": run.model.parameter_counts(),
         "backbone": run.first_weights,
+        "batch_size": run.config.batch_size,
         "lr": run.config.lr,
         "backbone_lr": run.optimizer.backbone_lr,
         "augment": str(run.config.augment),
@@ -162,5 +175,5 @@ def description_of(run: "Trainer") -> dict[str, Any]:
         "class_windows": np.bincount(run.data.train.windows.label, minlength=len(run.classes)).tolist(),
         "trained_on": sorted({shard.subject for shard in run.data.train.shards}),
         "simulated": run.data.train.simulated or run.data.val.simulated,
-        "made": how_made("train.py", config.to_dict()),
+        "made": how_made("train.py", run.asked.to_dict()),
     }

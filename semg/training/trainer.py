@@ -23,12 +23,13 @@ from semg.inference.batch import choose_device
 from semg.training import run_files
 from semg.training.augmentation import TokenLayout
 from semg.training.background import Background
+from semg.training.batch_size import choose
 from semg.training.classification import Classification, Validation, Validator
-from semg.training.config import TrainConfig
+from semg.training.config import AUTO, TrainConfig
 from semg.training.distributed import World
 from semg.training.loop import DivergedError, Epoch, fit
 from semg.training.network import build, decoder_of, first_weights, in_own_units, model_config
-from semg.training.optimization import Optimizer, Stream, WeightAverage, autocast
+from semg.training.optimization import REFERENCE_BATCH, Optimizer, Stream, WeightAverage, autocast
 from semg.training.pretraining import NextPatchTask
 from semg.training.run_state import RunState
 from semg.training.subsets import open_split, prepare
@@ -51,23 +52,41 @@ class Machine:
 
 
 class Trainer:
-    """A training run: build it, `run_files.restore` it if it was stopped, `run` it. Files go to `out`."""
+    """A training run: build it, `run_files.restore` it if it was stopped, `run` it. Files go to `out`.
 
-    def __init__(self, config: TrainConfig, out: Path, machine: Machine, world: World, console: Console) -> None:
-        """Open the data and build the network; nothing is written. DataError or SettingError for what can't be."""
-        self.config, self.out, self.world, self.console = config, out, world, console
+    asked: its settings as they were given. config: the same with the batch size and learning rates that are used.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        machine: Machine,
+        world: World,
+        console: Console,
+        batch_size: int | None = None,
+    ) -> None:
+        """Open the data and build the network; nothing is written. DataError or SettingError for what can't be.
+
+        batch_size: of the run that goes on, which is taken where the settings leave it to the run.
+        """
+        self.asked, self.out, self.world, self.console = config, out, world, console
         device = choose_device(machine.device)
         shards = open_split(config, console, verify=world.main)
         decoder = decoder_of(config)
         self.model = build(config, model_config(config, shards.train[0], decoder), decoder)
         self.first_weights = first_weights(config, self.model, decoder)
         self.model.to(device)
-        use_threads(machine.threads, self.model, config.batch_size)
+        use_threads(machine.threads, self.model, config.batch_size or REFERENCE_BATCH)
         self.split, self.classes = shards.split, shards.train[0].classes
         self.data = prepare(config, shards, self.model, device, machine.workers, console)
         self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)
-        _compile(self.model, machine.compile, device)
         self.autocast = autocast(config.amp, device)
+        if config.batch_size == AUTO:
+            config = config.at(batch_size or self._chosen_batch_size())
+            world.check_shares(config.batch_size)
+        self.config = config
+        _compile(self.model, machine.compile, device)
         self.state = RunState()
         self.pretraining = self._pretraining() if config.pretrain else None
         self.task = Classification(self.model, self.data.train, self.layout, config, world)
@@ -77,6 +96,14 @@ class Trainer:
         self.board: Board | None = None
         self.writer = Background()
         self.stop = StopRequest()  # looked at between steps
+
+    def _chosen_batch_size(self) -> int:
+        """For settings that leave it to the run: the same in all processes."""
+        asked, train = self.asked, self.data.train
+        size = choose(
+            self.model, train, asked.epochs, autocast=self.autocast, ema=asked.ema > 0, processes=self.world.size
+        )
+        return self.world.least(size, train.batches.device)
 
     def _pretraining(self) -> "tuple[NextPatchTask, Optimizer]":
         try:
