@@ -47,9 +47,9 @@ def test_each_process_gets_the_same_power_of_two(most, processes, shared):
 @pytest.mark.parametrize(
     ("device", "windows", "epochs", "chosen"),
     [
-        ("cuda", 19_521, 8, 512),  # 2048 would leave 72 steps
+        ("cuda", 19_521, 8, 128),  # 512 would leave 304 steps
         ("cuda", 400_000, 8, 2048),
-        ("cuda", 400_000, 1, 1024),
+        ("cuda", 400_000, 1, 256),
         ("cuda", 300, 8, 128),
         ("cpu", 400_000, 8, 128),
     ],

@@ -1,4 +1,4 @@
-"""How many windows a step has under `--batch-size auto`: as many as fill the device, and learning rates to go with it.
+"""How many windows a step has where the settings leave it to the run, and the learning rates that go with it.
 
 A GPU computes a step of 128 windows in little more time than one of 16: what it waits for is to be told the next
 operation. Larger batches use it better, until it is full; but they also leave fewer steps. So a batch is the largest
@@ -23,7 +23,7 @@ from semg.training.optimization import REFERENCE_BATCH
 from semg.training.subsets import Subset
 
 MOST = 2048
-LEAST_STEPS = 256
+LEAST_STEPS = 1000  # 304 were too few: batches of 512 scored lower than those of 128 (docs/scale.md)
 FILL = 0.8  # of the memory that a step may take; tokens of validation and what is augmented need some too
 _PROBES = (32, 64)  # windows
 _ADAMW_BYTES, _AVERAGE_BYTES = 8, 4  # of a number that trains: two means of gradients; of any, under `ema`
