@@ -104,3 +104,21 @@ def test_causal_filter_gives_the_same_in_blocks_as_at_once_and_starts_without_a_
 def test_filters_that_cannot_be_are_refused(spec, told):
     with pytest.raises(UsageError, match=told):
         spec.sections(RATE)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [FilterSpec(low=1e-9), FilterSpec(low=1e-300), FilterSpec(notch=(1e-13,))],
+    ids=["low", "lowest", "notch"],
+)
+def test_a_filter_that_rounding_makes_unstable_is_refused(spec):
+    with pytest.raises(UsageError, match="low: expected a band and notches that can be filtered out at 5120 Hz"):
+        spec.sections(RATE)
+
+
+@pytest.mark.parametrize("order", range(1, 13))
+def test_filters_that_can_be_are_not_refused(order):
+    for rate in (200.0, 1000.0, 5120.0, 30_000.0):
+        spec = FilterSpec(5.0, 0.45 * rate if rate < 2000 else 700.0, order, (50.0,))
+        quiet = CausalFilter(spec.sections(rate))(np.ones((int(rate), 1)))
+        assert np.isfinite(quiet).all()

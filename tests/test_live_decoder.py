@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from test_predict import checkpoint
 
 from semg.common.errors import DataError
@@ -182,6 +183,18 @@ def test_samples_that_are_no_numbers_are_held_and_counted(model, samples):
     assert decoder.finish() == 3
     with pytest.raises(DataError, match="expected amplitudes below 65 mV"):
         LiveDecoder(model, RATE, 1e6, warn=pytest.fail).push(Chunk(samples, stamps, 0.0))
+
+
+def test_amplitudes_that_no_model_takes_are_refused_before_anything_is_learnt_of_them(samples):
+    """Whitened, they ended in NumPy's own error."""
+    model = TrainedModel.open(ROOT / "checkpoints/best_model.ckpt", "cpu")
+    session = model.online()
+    stream = model.stream(normalization=session)
+    stream.push(samples[:2000])
+    with pytest.raises(DataError, match="expected amplitudes below 65 mV"):
+        stream.push(samples[2000:] * 1e30)
+    made = model.stream(normalization=session).push(samples[:2000])
+    assert made and all(np.isfinite(one.probabilities).all() for one in made)
 
 
 def test_a_rate_that_is_not_as_announced_is_told(model, samples):

@@ -47,7 +47,13 @@ class FilterSpec:
         self.check(rate)
         band = signal.butter(self.order, (self.low, self.high), "bandpass", fs=rate, output="sos")
         notches = [signal.tf2sos(*signal.iirnotch(f, NOTCH_QUALITY, fs=rate)) for f in self.notch]
-        return np.concatenate([band, *notches])
+        sections = np.concatenate([band, *notches])
+        a1, a2 = sections[:, 4], sections[:, 5]
+        stable = np.isfinite(sections).all() and (np.abs(a2) < 1).all() and (np.abs(a1) < 1 + a2).all()
+        if not stable:  # rounding has moved poles onto the unit circle or beyond: what is filtered would grow or be NaN
+            expected = "a band and notches that can be filtered out at {} Hz, further from 0 Hz and from each other"
+            raise SettingError("low", expected, self.low, (rate,), "or a lower {order}")
+        return sections
 
 
 def default_band(rate: float) -> tuple[float, float]:

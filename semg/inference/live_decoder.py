@@ -158,14 +158,14 @@ class LiveDecoder:
         if not len(samples):
             return []
         seen = stream.seen
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is met below
+        try:
             pushed = stream.push(samples)
+        except DataError as error:
+            raise DataError(f"{self._name}: {error.message}", error.hint) from None
         now = time.perf_counter()
         behind = 1 / self._rate - (self._first or 0.0)
         decisions = []
         for one in pushed:
-            if not np.isfinite(one.probabilities).all():
-                raise DataError(f"{self._name}: expected amplitudes below 65 mV, found more", "is {unit} right?")
             stamp = float(chunk.stamps[places[one.end - seen - 1]])
             decisions.append(
                 LiveDecision(stamp + chunk.drift, stamp + behind, one.probabilities, now - chunk.arrived, self.lost)

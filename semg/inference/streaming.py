@@ -368,11 +368,17 @@ class Stream:
 
     @torch.inference_mode()
     def push(self, block: np.ndarray) -> list[Decision]:
-        """(n, channels in) the next samples -> what can be decided now, in order."""
+        """(n, channels in) the next samples -> what can be decided now, in order.
+
+        Raises DataError for amplitudes that no float16 holds, before anything is learnt of them.
+        """
         begin = time.perf_counter()
         self.prepare()
         # float16, as signals are in shards: the model was trained on what is left of them
-        new = self._filter(block.astype(np.float32) @ self._reference).astype(np.float16)
+        with np.errstate(over="ignore", invalid="ignore"):
+            new = self._filter(block.astype(np.float32) @ self._reference).astype(np.float16)
+        if not np.isfinite(new).all():
+            raise DataError("expected amplitudes below 65 mV, found more", hint="is {unit} right?")
         decisions = []
         while len(new):
             self.prepare()
