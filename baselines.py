@@ -346,18 +346,18 @@ def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], see
         if options["choose"]:
             own, table = windows["val"], tables.of("val", features)
             prediction, _ = classical.decide(model, table.reshape(len(table), -1))
-            score = mean_macro_f1(own, prediction)
-            tried.append({"settings": settings, "val_macro_f1": score})
+            score = mean_over_people(metrics.leading(), own, prediction)
+            tried.append({"settings": settings, f"val_{metrics.leading().name}": score})
         if best is None or score > best[0]:
             best = score, settings, model
     assert best is not None  # noqa: S101  every classifier has settings
     return Trained(name, best[1], best[2], x, label, tried)
 
 
-def mean_macro_f1(windows: WindowSet, prediction: np.ndarray) -> float:
-    """Mean over people."""
+def mean_over_people(metric: metrics.Metric, windows: WindowSet, prediction: np.ndarray) -> float:
+    """The mean of the people's values."""
     people = metrics.per_subject(windows.label, prediction, windows.subject, len(windows.shards[0].classes))
-    return float(np.mean([one["macro_f1"] for one in people.values()]))
+    return float(np.mean([one[metric.name] for one in people.values()]))
 
 
 def adapt_sessions(
@@ -442,7 +442,7 @@ class ByNetwork:
 def run_one(
     baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> float:
-    """Train one classifier, write its result, return its macro-F1 averaged over people."""
+    """Train one classifier, write its result, return its leading metric averaged over people."""
     features, scored = baseline.settings["features"], windows["scored"]
     trained = train(baseline, tables, windows, args.seed)
     available = len(windows["train"]) * (3 if args.augment == "rotation" else 1)
@@ -471,13 +471,13 @@ def run_one(
         facts["unadapted"] = baseline_results.report(scored, before[rows], rows)
         probabilities = probabilities if probabilities.shape[1] else None
     report = baseline_results.write(baseline, scored, prediction, probabilities, facts, rows)
-    return report["mean_over_subjects"]["macro_f1"]
+    return report["mean_over_subjects"][metrics.leading().name]
 
 
 def run_fold(
     baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
-    """Train and score the classifiers on one fold; macro-F1 by result. One that fails is named, the others are done."""
+    """Train and score the classifiers on one fold; returns the leading metric of each. One that fails is named."""
     done: dict[str, float] = {}
     with console.progress(total=len(baselines), unit="result", desc="classifiers") as bar:
         for tokens in (False, True):  # the features of one kind at a time
@@ -488,7 +488,7 @@ def run_fold(
             for baseline in own:
                 try:
                     done[baseline.name] = run_one(baseline, tables, windows, args, console)
-                    console.say(f"  {baseline.name:<28} macro-F1 {done[baseline.name]:.4f}")
+                    console.say(f"  {baseline.name:<28} {metrics.leading().labelled(done[baseline.name])}")
                 except DataError as error:
                     console.error(f"{baseline.name}: {cli.in_words(error)}")
                 bar.update()

@@ -215,15 +215,15 @@ def main() -> int:
         predictions = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         report = write(predictions, model, shards, split, recipe, seen, args)
     console.say(summary(report))
-    after = report["mean_over_subjects"]["macro_f1"]
-    before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"]["macro_f1"]
+    leading = metrics.leading()
+    after = report["mean_over_subjects"][leading.name]
+    before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"][leading.name]
     console.finish(
-        f"{args.out}: macro-F1 {after:.4f} with {cli.counted(args.repetitions, 'repetition')} of each gesture, "
+        f"{args.out}: {leading.labelled(after)} with {cli.counted(args.repetitions, 'repetition')} of each gesture, "
         f"{before:.4f} without (the same windows of {cli.counted(report['n_subjects'], 'person', 'people')}); "
         f"next: python compare.py {args.out} ...",
         out=args.out.as_posix(),
-        macro_f1=after,
-        zero_shot_macro_f1=before,
+        **{leading.name: after, f"zero_shot_{leading.name}": before},
     )
     return 0
 

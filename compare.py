@@ -62,7 +62,10 @@ def arguments() -> argparse.ArgumentParser:
     )
     p.add_argument("--reference", metavar="NAME", help="test every other method against this one")
     p.add_argument(
-        "--metric", choices=[one.name for one in metrics.METRICS], default="macro_f1", help="what is compared"
+        "--metric",
+        choices=[one.name for one in metrics.METRICS],
+        default=metrics.leading().name,
+        help="what is compared",
     )
     p.add_argument("--out", type=Path, default=Path("results/compare"), help="folder for the tables and the picture")
     return p

@@ -108,7 +108,7 @@ def recipe_of(args: argparse.Namespace) -> "Recipe":
 def run_fold(
     baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
-    """Train and score the networks on one fold; macro-F1 by result. One that fails is named, the others are done."""
+    """Train and score the networks on one fold; returns the leading metric of each. One that fails is named."""
     from semg.inference.batch import choose_device
     from semg.training import deep_baselines
     from semg.training.loop import DivergedError
@@ -162,7 +162,7 @@ def run_fold(
         leading = deep_baselines.LEADING
         done[baseline.name] = report["mean_over_subjects"][leading.name]
         chosen = f"epoch {best['epoch']}, validation {deep_baselines.validated(best):.4f}"
-        console.say(f"  {baseline.name:<28} {leading.label} {done[baseline.name]:.4f} ({chosen})")
+        console.say(f"  {baseline.name:<28} {leading.labelled(done[baseline.name])} ({chosen})")
     return done
 
 

@@ -270,12 +270,14 @@ def main() -> int:
         console.say(over_time_in_words(report))
     means = report["mean_over_subjects"]
     subjects = cli.counted(report["n_subjects"], "person", "people")
+    first, *others = metrics.headlines()
     before = ""
     if "unadapted" in report:
-        unadapted = report["unadapted"]["mean_over_subjects"]["macro_f1"]
+        unadapted = report["unadapted"]["mean_over_subjects"][first.name]
         before = f", adapted without labels; {unadapted:.4f} as it was, on the same windows"
+    scores = [first.labelled(means[first.name]) + before, *(one.labelled(means[one.name]) for one in others)]
     console.finish(
-        f"{args.out}: macro-F1 {means['macro_f1']:.4f}{before}, accuracy {means['accuracy']:.4f} "
+        f"{args.out}: {', '.join(scores)} "
         f"(means over {subjects} of the {args.subset} set); pictures and metrics.json are there; "
         f"next: python compare.py {args.out} ...",
         out=args.out.as_posix(),

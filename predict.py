@@ -263,7 +263,7 @@ def in_words(summary: dict[str, Any]) -> str:
     """What `predict` tells, for a person."""
     text = cli.counted(summary["decisions"], "decision")
     if "with_truth" in summary:
-        scores = " and ".join(f"{one.label} {summary[one.name]:.3f}" for one in metrics.headlines())
+        scores = " and ".join(one.labelled(summary[one.name], 3) for one in metrics.headlines())
         text += f", {scores} of {summary['with_truth']} whose truth is known"
     if "delay_ms_max" in summary:
         text += f"; computing {summary['computing_ms_p50']:g} ms (p50), {summary['computing_ms_p99']:g} ms (p99), "

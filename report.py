@@ -36,7 +36,10 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--title", default="Hand gestures from surface EMG: results", help="of the page")
     p.add_argument("--reference", metavar="NAME", help="compare every other method with this one (default: the first)")
     p.add_argument(
-        "--metric", choices=[one.name for one in metrics.METRICS], default="macro_f1", help="what is compared"
+        "--metric",
+        choices=[one.name for one in metrics.METRICS],
+        default=metrics.leading().name,
+        help="what is compared",
     )
     p.add_argument("--shards", type=Path, help="folder of the shards scored (default: the one that each result names)")
     p.add_argument(

@@ -300,7 +300,8 @@ def keep_scores(run: TrainingRun, console: cli.Console) -> None:
     }
     write_json(run.validation, content)
     (run.folder / "last.ckpt").unlink(missing_ok=True)  # with the optimiser's state three times as large as the model
-    console.say(f"  validation macro-F1 {content['scores']['val/macro_f1']:.4f}, epoch {content['epoch']}")
+    score = PICKED_BY.labelled(content["scores"][f"val/{PICKED_BY.name}"])
+    console.say(f"  validation {score}, epoch {content['epoch']}")
 
 
 def wait_for_lock(folder: Path, console: cli.Console) -> None:
@@ -533,7 +534,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
     summary = "no setting has all its runs"
     if best is not None:
         summary = " and ".join(
-            f"{subset} macro-F1 {scores['macro_f1']:.4f} ({cli.counted(scores['subjects'], 'person', 'people')})"
+            f"{subset} {PICKED_BY.labelled(scores[PICKED_BY.name])} ({cli.counted(scores['subjects'], 'person', 'people')})"
             for subset, scores in (("validation", best.val), ("test", best.test))
             if scores
         )

@@ -156,8 +156,8 @@ def _scored(windows: WindowSet, rows: np.ndarray | None) -> dict[str, Any]:
 
 
 def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None, int]]:
-    """Of each method that has a result in every fold: macro-F1 as mean and standard deviation over all folds' people,
-    and how many people they are."""
+    """Each method that has a result in every fold: the leading metric's mean and standard deviation over all folds'
+    people, and how many people they are."""
     people: dict[str, dict[str, float]] = {}
     whole = {baseline.method for baseline in baselines}
     for baseline in baselines:
@@ -166,16 +166,13 @@ def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None
             whole.discard(baseline.method)
             continue
         scores = read_json(path, "metrics of this run")["per_subject"]
-        people.setdefault(baseline.method, {}).update({who: one["macro_f1"] for who, one in scores.items()})
+        people.setdefault(baseline.method, {}).update({who: one[metrics.leading().name] for who, one in scores.items()})
     by_method = {}
     for method in dict.fromkeys(baseline.method for baseline in baselines):
         if method in whole:
             values = np.array(list(people[method].values()))
-            by_method[method] = (
-                float(values.mean()),
-                float(values.std(ddof=1)) if len(values) > 1 else None,
-                len(values),
-            )
+            spread = float(values.std(ddof=1)) if len(values) > 1 else None
+            by_method[method] = (float(values.mean()), spread, len(values))
     return by_method
 
 
@@ -204,19 +201,18 @@ def finish(
     done: Mapping[str, float],
 ) -> int:
     """Say what was made, over all folds where there are several; returns the exit code."""
+    leading = metrics.leading()
     if len({baseline.fold for baseline in baselines}) > 1:
         for method, (mean, sd, people) in pooled(baselines).items():
-            spread = f" +- {sd:.4f}" if sd is not None else ""
-            console.say(
-                f"all folds  {method:<28} macro-F1 {mean:.4f}{spread} over {counted(people, 'person', 'people')}"
-            )
-    best = max(done, key=lambda name: done[name], default=None)
-    best_words = f"; best macro-F1 {done[best]:.4f} ({best})" if best else ""
+            score = leading.labelled(mean) + (f" +- {sd:.4f}" if sd is not None else "")
+            console.say(f"all folds  {method:<28} {score} over {counted(people, 'person', 'people')}")
+    best = max(done, key=lambda name: leading.rank(done[name]), default=None)
+    best_words = f"; best {leading.labelled(done[best])} ({best})" if best else ""
     failed = len(left) - len(done)
     console.finish(
         f"{out}: {counted(len(done), 'result')} written{best_words}; next: python compare.py {out}",
         out=out.as_posix(),
-        macro_f1=dict(done),
+        **{leading.name: dict(done)},
         kept=len(baselines) - len(left),
         failed=failed,
     )

@@ -143,6 +143,10 @@ class Criterion:
             return "-"
         return f"{100 * value:{sign}.1f}" if self.share else f"{value:{sign}.3f}"
 
+    def labelled(self, value: float | None, digits: int = 4) -> str:
+        """`macro-F1 0.8125`: `value` in a sentence, `-` where there is none."""
+        return f"{self.label} -" if value is None else f"{self.label} {value:.{digits}f}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Criterion):

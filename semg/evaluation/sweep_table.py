@@ -40,8 +40,8 @@ class Row:
 def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
     """Numbers over people of runs whose scores lie in `files`: seed -> one file a fold.
 
-    For each metric: its mean over people (`macro_f1`), its standard deviation over people (`macro_f1_sd`; None for a
-    single person), and the standard deviation of the mean over seeds (`macro_f1_sd_seeds`; None for one seed).
+    For each metric: its mean over people (under its name), its standard deviation over people (`..._sd`; None for a
+    single person), and the standard deviation of the mean over seeds (`..._sd_seeds`; None for one seed).
     `subjects`: how many.
     """
     numbers: dict[str, Any] = {}
@@ -61,7 +61,7 @@ def standard_deviation(values: Sequence[float] | np.ndarray) -> float | None:
 
 
 def by_validation(rows: Sequence[Row]) -> list[Row]:
-    """Best validation macro-F1 first; rows without one last."""
+    """Best validation score first; rows without one last."""
     return sorted(rows, key=lambda row: -PICKED_BY.rank(row.val[PICKED_BY.name]) if row.val else math.inf)
 
 
@@ -72,7 +72,9 @@ def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The table in percent, with what it means below it."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
     subsets = [subset for subset in SUBSETS if any(getattr(row, subset) for row in rows)]
-    seeds = any(scores and scores["macro_f1_sd_seeds"] is not None for row in rows for scores in (row.val, row.test))
+    seeds = any(
+        scores and scores[f"{PICKED_BY.name}_sd_seeds"] is not None for row in rows for scores in (row.val, row.test)
+    )
     head = ["picked", *(flags or ["setting"]), "runs"]
     for subset in subsets:
         head += [f"{SUBSETS[subset]} people", *_metric_heads(SUBSETS[subset], seeds)]

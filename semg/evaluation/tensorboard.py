@@ -113,7 +113,8 @@ class Board:
             scalars |= {f"{_CHOSEN}/{name}": row.get(f"val/{name}") for name in metrics.criteria()}
         f1 = [one["f1"] for one in metrics.per_class(confusion, self.classes).values()]
         scalars |= {f"{_GESTURES}/{name}": value for name, value in zip(self._gestures, f1, strict=True)}
-        scalars |= {f"{_SUBJECTS}/{name}": one["macro_f1"] for name, one in subjects.items()}
+        leading = metrics.leading().name
+        scalars |= {f"{_SUBJECTS}/{name}": one[leading] for name, one in subjects.items()}
         for name, value in scalars.items():
             if value is not None:  # the F1 of a class that is neither there nor decided
                 self._events.add(summary.scalar(name, value), step)

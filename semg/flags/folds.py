@@ -10,7 +10,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import read_json
 from semg.common.launching import Job, Launcher
 from semg.data.splits import Split, read_folds
-from semg.evaluation import baseline_results
+from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 
 
@@ -48,7 +48,7 @@ def launch(
 
 
 def _scores(baselines: Sequence[Baseline]) -> Mapping[str, float]:
-    """Macro-F1 of those that have been made."""
+    """The leading metric of those that have a result."""
     scores = {}
     for baseline in baselines:
         try:
@@ -57,5 +57,5 @@ def _scores(baselines: Sequence[Baseline]) -> Mapping[str, float]:
         except DataError:  # what was to be overwritten is still there
             continue
         report = read_json(baseline.folder / "metrics.json", "metrics of this run")
-        scores[baseline.name] = report["mean_over_subjects"]["macro_f1"]
+        scores[baseline.name] = report["mean_over_subjects"][metrics.leading().name]
     return scores

@@ -13,6 +13,7 @@ from semg.common.errors import SettingError
 from semg.common.length import Length
 from semg.common.provenance import plain
 from semg.data.normalization import RIDGE, ChannelNormalization
+from semg.evaluation import metrics
 from semg.frontends import has_log_powers
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.optimization import REFERENCE_BATCH, OptimizerConfig, rate_factor
@@ -71,7 +72,7 @@ class TrainConfig:
     ema: float = 0.0
     augment: Augmentation = field(default_factory=Augmentation)
     balance: str = "none"
-    select: str = "macro_f1"
+    select: str = metrics.leading().name
     patience: int = 0
     amp: str = "auto"
     precompute: bool = True

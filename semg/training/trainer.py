@@ -204,10 +204,12 @@ class Trainer:
         if self.board is not None:
             label = self.data.val.windows.label
             self.board.epoch(row, validation.per_subject, label, validation.probabilities, chosen=better)
+        first, *more = metrics.headlines()
+        others = ", ".join(one.labelled(row[f"val/{one.name}"], 3) for one in more)
         self.console.say(
             f"epoch {epoch.number:3d}  loss {row['train/loss']:.4f} -> val {row['val/loss']:.4f}   "
-            f"macro-F1 {row['train/macro_f1']:.3f} -> val {row['val/macro_f1']:.3f}   "
-            f"accuracy val {row['val/accuracy']:.3f}   {row['speed/windows_per_second']:,.0f} windows/s"
+            f"{first.labelled(row[f'train/{first.name}'], 3)} -> val {row[f'val/{first.name}']:.3f}   val {others}   "
+            f"{row['speed/windows_per_second']:,.0f} windows/s"
             f"{'   best' if better else ''}"
         )
 
