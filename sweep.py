@@ -533,8 +533,9 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
     best = next((row for row in rows if row.picked == "yes"), None)
     summary = "no setting has all its runs"
     if best is not None:
+        name = PICKED_BY.name
         summary = " and ".join(
-            f"{subset} {PICKED_BY.labelled(scores[PICKED_BY.name])} ({cli.counted(scores['subjects'], 'person', 'people')})"
+            f"{subset} {PICKED_BY.labelled(scores[name])} ({cli.counted(scores['subjects'], 'person', 'people')})"
             for subset, scores in (("validation", best.val), ("test", best.test))
             if scores
         )

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
@@ -28,6 +27,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from semg.common.errors import DataError, SettingError
 from semg.common.files import expect_file, read_json
+from semg.weight_files import StoredTensor, stored_tensors
 
 HUB_NAMES = {  # short names, and the commit on the Hub that was looked at
     "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
@@ -35,16 +35,12 @@ HUB_NAMES = {  # short names, and the commit on the Hub that was looked at
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MOST_BLOCKS = 1000  # of any decoder there is a few hundred at most; a list of more takes memory before it is refused
 MOST_CONFIG_BYTES = 1 << 24
-FLOATS = ("F64", "F32", "F16", "BF16")  # others are quantised, and mean nothing without their scales
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
 # PyTorch's attention, causal, under a name for which transformers makes no mask. Under `sdpa` it looks at positions
 # for several texts in one row, for which a GPU has to be waited for in each pass, and if compiled it always makes a
 # mask, which rules flash attention out.
 CAUSAL = "semg_causal"
 AttentionInterface.register(CAUSAL, sdpa_attention_forward)
-# Names under which wrappers and models with a head save the weights of what they wrap.
-_WRAPPERS = ("module.", "base_model.model.", "base_model.", "transformer.", "model.", "gpt_neox.")
-_WRAPPERS_ANYWHERE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Buffers of older files, which follow from the configuration.
 _BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|decoder\.version$")
 # Fields of config.json that say nothing about the blocks: words, heads on top, texts, how to store and to report.
@@ -337,7 +333,7 @@ class Pretrained:
         Raises DataError for a file that is not whole, or not of this decoder.
         """
         where = self._weights_files()
-        in_file = _headers(where)
+        in_file = stored_tensors(where)
         try:
             expected = self._expected(layers)
             self._check_names(expected, in_file)
@@ -351,7 +347,7 @@ class Pretrained:
 
         Raises DataError if the file has no embedding of words.
         """
-        in_file = _headers(self._weights_files())
+        in_file = stored_tensors(self._weights_files())
         words = in_file.get(f"{self.family.words}.weight")
         if words is None:
             raise DataError(f"{self.source}: expected an embedding of words to take the scale from, found none")
@@ -367,7 +363,7 @@ class Pretrained:
             model = self.family.build(layers, self.width, self.heads, self.architecture, 0.0)
         return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
 
-    def _check_names(self, expected: Mapping[str, object], in_file: Mapping[str, "_InFile"]) -> None:
+    def _check_names(self, expected: Mapping[str, object], in_file: Mapping[str, StoredTensor]) -> None:
         """ValueError unless the file has all blocks of the configuration, and nothing else in those that are kept."""
         numbered = re.compile(re.escape(self.family.blocks) + r"\.(\d+)\.")
         blocks = {int(match[1]) for name in in_file if (match := numbered.match(name))}
@@ -408,60 +404,6 @@ class Pretrained:
 
 def _block(numbered: re.Pattern[str], name: str) -> str:
     return match[1] if (match := numbered.match(name)) else ""
-
-
-@dataclass(frozen=True)
-class _InFile:
-    """A tensor that lies in a safetensors file."""
-
-    path: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def read(self) -> Tensor:
-        """Its values as float32. DataError unless they are finite numbers."""
-        if self.dtype not in FLOATS:
-            raise DataError(f"{self.path}: expected floating-point weights, found {self.key} of type {self.dtype}")
-        with safe_open(self.path, framework="pt") as file:
-            values = file.get_tensor(self.key).float()
-        if not bool(torch.isfinite(values).all()):
-            raise DataError(f"{self.path}: expected finite weights, found NaN or infinity in {self.key}")
-        return values
-
-
-def _headers(paths: list[Path]) -> dict[str, _InFile]:
-    """What tensors the files hold, under the names that they had without wrappers. DataError for damaged files."""
-    held: dict[str, _InFile] = {}
-    for path in paths:
-        for key, shape, dtype in _header(path):
-            name = _unwrapped(key)
-            if name in held:
-                raise DataError(f"{path}: expected one weight {name}, found two: {held[name].key} and {key}")
-            held[name] = _InFile(path, key, shape, dtype)
-    return held
-
-
-def _header(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
-    with path.open("rb") as file:
-        pointer = file.read(64).startswith(b"version https://git-lfs")
-    if pointer:
-        raise DataError(f"{path}: expected weights, found a Git LFS pointer to them; git lfs pull fetches them")
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = [(key, file.get_slice(key)) for key in file.keys()]  # noqa: SIM118  not a dict
-            return [(key, tuple(one.get_shape()), str(one.get_dtype())) for key, one in slices]
-    except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError) as error:
-        raise DataError(
-            f"{path}: expected a whole safetensors file, found a damaged one ({_short(error)}); copy or fetch it again"
-        ) from None
-
-
-def _unwrapped(name: str) -> str:
-    name = _WRAPPERS_ANYWHERE.sub("", name)
-    while prefix := next((one for one in _WRAPPERS if name.startswith(one)), None):
-        name = name.removeprefix(prefix)
-    return name
 
 
 def open_pretrained(name: str) -> Pretrained:

@@ -27,7 +27,8 @@ ROOMS = {
     "data": {"common"},
     "download": {"data", "common"},  # it checks recordings as they come, and names the data set's files
     "model": {"backbones", "frontends", "common"},
-    "backbones": {"common"},
+    "backbones": {"weight_files", "common"},
+    "weight_files": {"common"},
     "frontends": {"common"},
     "common": set(),
 }

@@ -198,7 +198,7 @@ def test_more_shards_than_files_may_be_open(tmp_path):
 
 
 def test_a_shard_replaced_while_it_is_in_use_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("semg.data.shards._most_mapped", lambda: 1)
+    monkeypatch.setattr("semg.data.signal_file._most_mapped", lambda: 1)
     one, other = (tmp_path / small_shards.write(tmp_path, subject) for subject in (3, 4))
     shards = open_shards(tmp_path, [one.name, other.name])
     assert len(shards[0].signal) == len(shards[1].signal)
