@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SOURCES = [*ROOT.glob("*.py"), *(ROOT / "semg").rglob("*.py")]
+SOURCES = [*ROOT.glob("*.py"), *(ROOT / "semg").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 ANY = ""  # what an f-string puts in place of a value
 

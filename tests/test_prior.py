@@ -63,3 +63,14 @@ def test_priors_of_another_shape_are_refused(model):
     with pytest.raises(ValueError, match="expected a prior of 8 channels"):
         Prior.from_tensors(tensors, 8, model.network.frontend.n_features)
     assert Prior.from_tensors({}, 24, 5) is None
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 1)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -2.0])
+def test_priors_that_no_signals_have_are_refused(value, place):
+    """They ended in NumPy's own error when a stream was decided (found by make fuzz)."""
+    moment, statistics = torch.eye(8, dtype=torch.float64), torch.ones(2, 4)
+    assert Prior.from_tensors({"prior.moment": moment, "prior.statistics": statistics}, 8, 4) is not None
+    moment[place] = moment[place[::-1]] = value
+    with pytest.raises(ValueError, match="found numbers that none have"):
+        Prior.from_tensors({"prior.moment": moment, "prior.statistics": statistics}, 8, 4)

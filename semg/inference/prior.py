@@ -43,11 +43,23 @@ class Prior:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], channels: int, features: int) -> "Prior | None":
-        """What a checkpoint keeps; None where there is none, as in older ones. Raises ValueError for another shape."""
+        """What a checkpoint keeps; None where there is none, as in older ones.
+
+        Raises ValueError for another shape, and for what no signals have: a moment has no power below 0, and no product
+        larger than its channels' power allows.
+        """
         moment, statistics = tensors.get(_MOMENT), tensors.get(_STATISTICS)
         if moment is None or statistics is None:
             return None
         if moment.shape != (channels, channels) or statistics.shape != (2, features):
             shapes = f"{tuple(moment.shape)} and {tuple(statistics.shape)}"
             raise ValueError(f"expected a prior of {channels} channels and {features} features, found {shapes}")
-        return cls(moment.double().numpy(), statistics.float())
+        whole = moment.double().numpy()
+        with np.errstate(invalid="ignore", over="ignore"):
+            power = np.diag(whole)
+            possible = np.isfinite(power).all() and (power >= 0).all()
+            limit = np.sqrt(np.maximum(power, 0))
+            possible = possible and (np.abs(whole) <= 1.001 * limit[:, None] * limit + 1e-9).all()
+        if not possible or not statistics.isfinite().all() or (statistics[1] < 0).any():
+            raise ValueError("expected the moments and statistics of signals as prior, found numbers that none have")
+        return cls(whole, statistics.float())

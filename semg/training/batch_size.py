@@ -6,7 +6,7 @@ power of two of windows
 
   - whose step fits into the GPU's memory, which is measured on two small ones,
   - that leaves LEAST_STEPS steps for the whole training,
-  - that is at most MOST, to which the rule for learning rates was tried (docs/scale.md).
+  - that is at most MOST, the largest that was tried; docs/scale.md has the scores.
 
 Learning rates are those of REFERENCE_BATCH windows times the square root of how many times as many there are. On a CPU
 a batch has REFERENCE_BATCH windows.
