@@ -456,8 +456,7 @@ def summary(fetcher: Fetcher, n_wanted: int) -> int:
     """The last line, and the exit code: 1 as long as anything is missing."""
     args, tally = fetcher.args, fetcher.tally
     good = tally.there + tally.fetched
-    of = cli.counted(n_wanted + tally.refused, "file")
-    text = f"{good} of {of} {'is' if good == 1 else 'are'} there and verified"
+    text = f"{good} of {n_wanted + tally.refused} files are there and verified"
     if not args.verify_only:
         text += f" ({tally.fetched} fetched, {tally.there} were there)"
     if tally.refused:

@@ -117,7 +117,7 @@ def test_notes_name_what_is_not_comparable():
     notes = "\n".join(differences_between([full, partly, uneven]))
     assert "partly: 1 of 8 people not scored (03)" in notes
     assert "partly: not the same windows as full" in notes
-    assert "uneven: some people have 1 runs, others 2" in notes
+    assert "uneven: some people have 1 run, others 2" in notes
 
 
 def test_a_persons_recordings_may_differ_in_windows():

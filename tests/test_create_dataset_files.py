@@ -118,7 +118,7 @@ def test_people_can_be_named(run_script, names, tmp_path):
 def test_the_shares_own_list_serves_with_force_recordings_left_out(run_script, names, tmp_path):
     names.write_text("\n".join([*NAMES, NAMES[0].replace("gestures", "force")]) + "\r\n")
     shown = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s").stdout
-    assert "1 recordings of" in shown
+    assert "1 recording without gestures" in shown
     split = splits.read_split(tmp_path / "s")
     assert sorted(split.train + split.val + split.test) == sorted(NAMES)
 

@@ -196,7 +196,7 @@ def unknown(times: np.ndarray) -> np.ndarray:
         (time(lambda t: t * 1.02), r"expected 5120 Hz within 1%, found 5019.6\d* Hz"),
         (time(lambda t: t * 0.98), "expected 5120 Hz within 1%, found 5224"),
         (time(lambda t: np.arange(len(t), dtype=float)), "expected 5120 Hz within 1%, found 1 Hz"),
-        (lambda t: t.iloc[:1], "expected a recording of some seconds, found 1 samples"),
+        (lambda t: t.iloc[:1], "expected a recording of some seconds, found 1 sample"),
         (changed(subject=4.0), "expected subject 03 as in the file's name, found 4"),
         (changed(subject="04"), "expected subject 03 .* found 04"),
         (changed(subject="nobody"), "expected subject 03 .* found nobody"),

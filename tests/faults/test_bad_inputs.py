@@ -131,7 +131,7 @@ TABLES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "labels as categories": (lambda t: t.assign(TRAJ_GT=pd.Categorical(t["TRAJ_GT"])), "found text or categories"),
     "nothing but rest": (lambda t: t.assign(TRAJ_GT=-1.0), "expected segments of a gesture .* found none"),
     "shorter than a window": (lambda t: t.iloc[:1000], "expected segments of a gesture of at least a window"),
-    "one sample": (lambda t: t.iloc[:1], "expected a recording of some seconds, found 1 samples"),
+    "one sample": (lambda t: t.iloc[:1], "expected a recording of some seconds, found 1 sample"),
     "another person's": (lambda t: t.assign(subject=4.0), "expected subject 03 as in the file's name, found 4"),
     "nobody's": (lambda t: t.assign(subject="nobody"), "expected subject 03 .* found nobody"),
     "another's as category": (lambda t: t.assign(subject=pd.Categorical(["11"] * len(t))), "found 11 in column"),

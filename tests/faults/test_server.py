@@ -496,7 +496,7 @@ def test_a_name_that_is_no_record_name_is_refused(share: ShareServer, tmp_path: 
     folder = tmp_path / "deep" / "raw"
     done = from_mirror(share, folder)
     assert done.code == 1
-    assert "3 of 4 files are there and verified" in done.last and "1 names refused" in done.last
+    assert "3 of 4 files are there and verified" in done.last and "1 name refused" in done.last
     (line,) = done.err.strip().splitlines()
     assert line.startswith("warning: records.txt: expected a record name, found ") and line.isprintable()
     assert sorted(tree(tmp_path)) == sorted(f"deep/raw/{path}" for path in [*PATHS, ".verified.json"])
