@@ -444,6 +444,65 @@ def test_rows_of_more_dimensions_are_refused(tmp_path: Path) -> None:
         refused(path, f"expected a value or a row of values in {field[0]}, found more dimensions")
 
 
+def stored_otherwise(path: Path, field: str, member: h5py.h5t.TypeID) -> None:
+    """Write the recording's table anew with another type in the file for `field`, of as many bytes."""
+    with moved(path) as file:
+        old = file["elsewhere/table"]
+        stored = old.id.get_type()
+        made = h5py.h5t.create(h5py.h5t.COMPOUND, stored.get_size())
+        for number in range(stored.get_nmembers()):
+            name = stored.get_member_name(number)
+            kept = stored.get_member_type(number)
+            made.insert(name, stored.get_member_offset(number), member if name == field.encode() else kept)
+        place = h5py.h5s.create_simple(old.shape)
+        plain = h5py.h5d.create(file["data"].id, b"table", made, place)
+        plain.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones((len(old), stored.get_size()), np.uint8), made)
+        file["data/table"].attrs.update(old.attrs)
+
+
+def a_float_that_numpy_widens() -> h5py.h5t.TypeID:
+    """Of 8 bytes, its exponents so large that only a float of 16 bytes holds them: a float64 with a damaged byte."""
+    made = h5py.h5t.IEEE_F64LE.copy()
+    made.set_ebias(15)
+    return made
+
+
+@pytest.mark.parametrize("field", ["index", "values_block_3"])
+def test_a_number_that_would_be_widened_over_the_next_one_is_refused_unread(tmp_path: Path, field: str) -> None:
+    """Reading it ended the process: HDF5 wrote beyond the rows' memory (found by `make fuzz`)."""
+    path = recordings.write(tmp_path, recordings.frame())
+    wide = a_float_that_numpy_widens()
+    stored_otherwise(path, field, h5py.h5t.array_create(wide, (29,)) if field == "values_block_3" else wide)
+    refused(path, "expected an HDF5 recording, found (damage in the description of index|.* requires 482 bytes)")
+
+
+def test_numbers_that_lie_in_each_others_place_are_refused(tmp_path: Path) -> None:
+    path = recordings.write(tmp_path, recordings.frame(), complevel=5)
+    whole = path.read_bytes()
+    name = b"values_block_1\0"
+    place = whole.index((9).to_bytes(4, "little"), whole.index(name))  # its offset in a row
+    for offset in (8, 10, 249, 2**31):
+        path.write_bytes(whole[:place] + offset.to_bytes(4, "little") + whole[place + 4 :])
+        refused(path, "expected a pandas table under the key 'data', found a damaged one .*fetch it again")
+
+
+@pytest.mark.parametrize("dtype", [h5py.string_dtype(), h5py.ref_dtype, np.dtype([("a", "f4"), ("b", "i2")])], ids=str)
+def test_values_that_pandas_does_not_write_are_refused_unread(tmp_path: Path, dtype: np.dtype) -> None:
+    path = recordings.write(tmp_path, recordings.frame())
+    with h5py.File(path) as file:
+        old = file["data/table"].dtype
+    with_table(path, 600, np.dtype([*((name, old[name]) for name in old.names), ("comment", dtype)]), chunks=(600,))
+    refused(path, "expected numbers or text of a fixed length in comment, found")
+
+
+@pytest.mark.parametrize("value", ["EMG_1", np.arange(3), np.zeros((), [("a", "f4")])], ids=["varying", "row", "table"])
+def test_column_names_that_pandas_does_not_write_are_refused_unread(tmp_path: Path, value: object) -> None:
+    path = recordings.write(tmp_path, recordings.frame())
+    with h5py.File(path, "r+") as file:
+        file["data/table"].attrs["values_block_3_kind"] = value
+    refused(path, "attribute values_block_3_kind of type")
+
+
 # --- missing samples -------------------------------------------------------------------------------------
 
 

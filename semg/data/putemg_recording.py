@@ -204,8 +204,7 @@ class Recording:
             )
 
     def _is_category(self, block: str) -> bool:
-        meta = self._table.attrs.get(f"{block}_meta")
-        return isinstance(meta, bytes) and meta == b"category"
+        return _attribute(self._table, f"{block}_meta") == b"category"
 
     def _category(self, block: str, code: int) -> object:
         """The value that a categorical column's code stands for."""
@@ -215,6 +214,7 @@ class Recording:
             categories = self._file[name]
             _check_own(self.path, categories)
             _check_size(self.path, categories)
+            _check_fields(self.path, categories)
             return categories[code]["values"]
         except (KeyError, OSError, RuntimeError, ValueError, IndexError) as error:
             raise DataError(f"{self.path}: expected a category for code {code} of {block}, found {error}") from None
@@ -274,9 +274,11 @@ def _table(path: Path, file: h5py.File) -> h5py.Dataset:
     _check_links(path, file, "data/table")
     try:
         table = file["data/table"]
-    except (KeyError, OSError, RuntimeError, ValueError):
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
         try:
             actual = ", ".join(sorted(file)) or "nothing"
+            if isinstance(file.get("data"), h5py.Group) and "table" in file["data"]:
+                actual = f"a damaged one ({error}); fetch it again"
         except (OSError, RuntimeError, ValueError):
             actual = "an unreadable file"
         raise DataError(f"{path}: expected a pandas table under the key 'data', found {actual}") from None
@@ -286,7 +288,30 @@ def _table(path: Path, file: h5py.File) -> h5py.Dataset:
     if wide := [name for name in names if len(table.dtype[name].shape) > (name != "index")]:
         raise DataError(f"{path}: expected a value or a row of values in {wide[0]}, found more dimensions")
     _check_own(path, table)
+    _check_fields(path, table)
     return table
+
+
+def _check_fields(path: Path, table: h5py.Dataset) -> None:
+    """DataError unless the rows hold values of a fixed size, each in a place of its own.
+
+    h5py widens a number that NumPy has no type for, as damage makes them, and leaves the next field where it was. HDF5
+    then writes beyond the row, and the process ends. pandas writes no values of varying length and no tables in tables.
+    """
+    stored, end = table.id.get_type(), 0
+    kind = "damage in the description of"
+    for name in table.dtype.names:  # by their offsets
+        dtype, offset = table.dtype.fields[name][:2]
+        if dtype.base.kind not in "biufcS":
+            raise DataError(f"{path}: expected numbers or text of a fixed length in {name}, found {_kind(dtype.base)}")
+        number = stored.get_member_index(name.encode())
+        member = stored.get_member_type(number)
+        same = (dtype.itemsize, offset) == (member.get_size(), stored.get_member_offset(number))
+        if not same or offset < end:
+            raise DataError(f"{path}: expected an HDF5 recording, found {kind} {name}; fetch it again")
+        end = offset + dtype.itemsize
+    if not end <= table.dtype.itemsize == stored.get_size():
+        raise DataError(f"{path}: expected an HDF5 recording, found {kind} its rows; fetch it again")
 
 
 def _check_links(path: Path, file: h5py.File, name: str) -> None:
@@ -351,13 +376,23 @@ def _places(path: Path, table: h5py.Dataset) -> dict[str, tuple[str, int]]:
 
 def _column_names(path: Path, table: h5py.Dataset, block: str) -> list[str]:
     """The columns that one field of the table holds, from pandas' pickled list, without unpickling it."""
-    raw = table.attrs.get(f"{block}_kind")
+    raw = _attribute(table, f"{block}_kind")
     if raw is None:  # a data column: the field is the column
         return [block]
     try:
-        return _pickled_strings(bytes(raw))
+        return _pickled_strings(raw)
     except ValueError as error:
         raise DataError(f"{path}: expected the column names of {block}, found {error}") from None
+
+
+def _attribute(table: h5py.Dataset, name: str) -> bytes | None:
+    """What pandas wrote beside a table: one text of a fixed length. ValueError says what else it is."""
+    if name not in table.attrs:
+        return None
+    attribute = table.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.kind != "S":
+        raise ValueError(f"attribute {name} of type {attribute.dtype}")
+    return bytes(table.attrs[name])
 
 
 _HARMLESS = frozenset(["PROTO", "FRAME", "MARK", "STOP", "LIST", "EMPTY_LIST", "APPEND", "APPENDS"])
