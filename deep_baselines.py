@@ -88,11 +88,11 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                 "normalize": args.normalize,
                 "subset": args.subset,
                 "split_sha256": splits[fold],
-                "shards_sha256": baseline_results.data_checksum(own.values()),
+                "shards_sha256": baseline_results.data_checksum(windows_of_fold.values()),
                 **baseline_results.restriction(windows),
             },
         )
-        for fold, own in windows.items()
+        for fold, windows_of_fold in windows.items()
         for name in names
     ]
 
@@ -184,10 +184,10 @@ def main() -> int:
         left = baseline_results.unfinished(baselines, args.overwrite)
         if len(left) < len(baselines):
             console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")
-        for fold, own in windows.items():
+        for fold, windows_of_fold in windows.items():
             if now := [baseline for baseline in left if baseline.fold == fold]:
-                console.say(baseline_results.describe(fold, own, args.subset, args.normalize))
-                done |= run_fold(now, own, args, console)
+                console.say(baseline_results.describe(fold, windows_of_fold, args.subset, args.normalize))
+                done |= run_fold(now, windows_of_fold, args, console)
     return baseline_results.finish(console, args.out, baselines, left, done)
 
 

@@ -212,11 +212,11 @@ def adapted_online(
     scores = Scores(windows, decide(model, windows, args, console, begin))
     unadapted = decide(model, windows, args, console)
     events = {name: one.events for name, one in sessions.items()}
-    for name, own in events.items():
-        if not any(one["accepted"] for one in own):
-            reason = own[-1]["reason"] if own else "too little signal"
+    for name, tries in events.items():
+        if not any(one["accepted"] for one in tries):
+            reason = tries[-1]["reason"] if tries else "too little signal"
             console.say(f"{name}: the model is kept as it was: {reason}")
-    reached = sum(any(one["accepted"] for one in own) for own in events.values())
+    reached = sum(any(one["accepted"] for one in tries) for tries in events.values())
     console.say(f"adapted to {reached} of {cli.counted(len(events), 'session')}")
     columns = scores.columns() | {"prediction": unadapted.argmax(1)}
     record = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}

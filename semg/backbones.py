@@ -221,11 +221,11 @@ class _no_chatter:  # noqa: N801  a context manager, used as a function
 def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """Every number in plain types, and where it is."""
     if isinstance(value, dict):
-        for key, own in value.items():
-            yield from _numbers(own, f"{path}.{key}".removeprefix("."))
+        for key, part in value.items():
+            yield from _numbers(part, f"{path}.{key}".removeprefix("."))
     elif isinstance(value, list):
-        for own in value:
-            yield from _numbers(own, path)
+        for part in value:
+            yield from _numbers(part, path)
     elif isinstance(value, int | float):
         yield path, value
 
@@ -267,10 +267,10 @@ def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put `weights`, named as `own_parameters` names them, into the model. ValueError for what does not fit."""
-    own = own_parameters(model)
-    _check_shapes({k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in weights.items()})
+    parameters = own_parameters(model)
+    _check_shapes({k: tuple(v.shape) for k, v in parameters.items()}, {k: tuple(v.shape) for k, v in weights.items()})
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.copy_(weights[name])
 
 
@@ -374,8 +374,8 @@ class Pretrained:
         built = {_block(numbered, name) for name in expected}
         words = self.family.words + "."
         for name in sorted(set(in_file) - set(expected)):
-            own = name.partition(".")[0] in parts and not name.startswith(words) and _block(numbered, name) in built
-            if own and not _BUFFERS.search(name) and not _leaf(_parent(name)).startswith("project_"):
+            needed = name.partition(".")[0] in parts and not name.startswith(words) and _block(numbered, name) in built
+            if needed and not _BUFFERS.search(name) and not _leaf(_parent(name)).startswith("project_"):
                 raise ValueError(f"expected the weights of a {self.family.name} alone, found {name} too")
 
     def _weights_files(self) -> list[Path]:

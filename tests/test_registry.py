@@ -67,6 +67,7 @@ def test_it_is_in_the_files_of_an_evaluation(tmp_path):
         rows = {row["subject"]: float(row["kappa"]) for row in csv.DictReader(file)}
     assert rows == {who: one["kappa"] for who, one in report["per_subject"].items()}
     assert f"Cohen's kappa{report['mean_over_subjects']['kappa']:>19.3f}" in summary(report)
+    assert "accuracy  Cohen's kappa  " in summary(report)  # heads of columns stay apart
 
 
 def test_compare_has_it_in_its_table(tmp_path, monkeypatch):

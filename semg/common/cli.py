@@ -117,8 +117,8 @@ class CommandLine:
 
     def in_words(self, error: SettingError) -> str:
         """`--patch 1: expected at least 2, ...`: the flag, what was typed, and what would do."""
-        own = self.own_flags(error.field)
-        if not own:
+        flags = self.own_flags(error.field)
+        if not flags:
             return str(error)
         typed, default = self.typed(error.field), self.parser.get_default(error.field)
         if not typed and default not in (None, []) and not isinstance(default, bool):  # a switch takes no value
@@ -126,7 +126,7 @@ class CommandLine:
         several = len(typed) != 1 and not isinstance(error.actual, tuple | list)
         actual = f", found {error.actual}" if several and error.actual is not None else ""
         hint = f"; {with_names(error.hint, self.flag)}" if error.hint else ""
-        return f"{' '.join([own[0], *typed])}: {error.requirement(self.flag)}{actual}{hint}"
+        return f"{' '.join([flags[0], *typed])}: {error.requirement(self.flag)}{actual}{hint}"
 
 
 _NUMBER = re.compile(r"-\d+(\.\d*)?(e-?\d+)?")  # a value such as -1, where a flag could stand

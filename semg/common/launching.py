@@ -346,9 +346,9 @@ class Launcher:
         log = start.folder / "log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         if not lines:  # it never came to the script
-            own = sorted(self._starts.glob(f"{start.id}_*_log.err")) if start.id else []
-            log = own[0] if own else log
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if own else []
+            logs = sorted(self._starts.glob(f"{start.id}_*_log.err")) if start.id else []
+            log = logs[0] if logs else log
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if logs else []
         lines = [line.strip() for line in lines if line.strip()]
         errors = [line.removeprefix("error: ") for line in lines[-_ERRORS_WITHIN:] if line.startswith("error: ")]
         last = " | ".join((errors or lines)[-_LAST_LINES:]) or "nothing"

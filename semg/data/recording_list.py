@@ -107,9 +107,9 @@ def _check_names(rows: Sequence[_Row]) -> None:
 
 def _entry(path: Path, row: _Row, rows: Sequence[_Row]) -> Entry:
     """With the row's place in time among its subject's. DataError if dates tell only some of those apart."""
-    own = [other for other in rows if other.subject == row.subject]
-    dated = [(other.when, other.place) for other in own if other.when]
-    if dated and len(dated) < len(own):
+    of_subject = [other for other in rows if other.subject == row.subject]
+    dated = [(other.when, other.place) for other in of_subject if other.when]
+    if dated and len(dated) < len(of_subject):
         raise DataError(f"{path}: expected a date for all of subject {row.subject}'s recordings or for none of them")
-    order = sorted(dated).index((row.when, row.place)) if row.when else own.index(row)
+    order = sorted(dated).index((row.when, row.place)) if row.when else of_subject.index(row)
     return Entry(row.path, Record(row.name, row.subject, row.session, order + 1, row.task))

@@ -336,9 +336,9 @@ def by_session(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split
     subsets: dict[str, list[Record]] = {subset: [] for subset in SUBSETS}
     left_out = []
     for subject in _subjects(records):
-        own = in_time(record for record in records if record.subject == subject)
-        first = [record for record in own if record.session == own[0].session]
-        later = [record for record in own if record.session != own[0].session]
+        of_subject = in_time(record for record in records if record.subject == subject)
+        first = [record for record in of_subject if record.session == of_subject[0].session]
+        later = [record for record in of_subject if record.session != of_subject[0].session]
         if not later or len(first) < 2:
             left_out.append(subject)
             continue
@@ -363,13 +363,13 @@ def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Spl
         sessions.setdefault(record.session_key, []).append(record)
     by_test: dict[str, Split] = {}
     left_out = []
-    for session, own in sorted(sessions.items(), key=lambda item: counting_order(item[0])):
-        if len(own) < 3:
+    for session, members in sorted(sessions.items(), key=lambda item: counting_order(item[0])):
+        if len(members) < 3:
             left_out.append(session)
             continue
-        distinct = len({record.task for record in own}) == len(own) and all(record.task for record in own)
-        for tested in own:
-            others = [record for record in own if record != tested]
+        distinct = len({record.task for record in members}) == len(members) and all(record.task for record in members)
+        for tested in members:
+            others = [record for record in members if record != tested]
             key = f"{tested.subject}-{tested.session}-{tested.task}" if distinct else tested.name
             if key in by_test:
                 raise DataError(f"expected folders of different names, found {key} twice; rename a subject or session")

@@ -92,8 +92,8 @@ class Table:
 
     def find(self, name: str) -> int | None:
         """The place of the column `name`, also in other capitals if only one is called so. DataError if two are."""
-        places = [place for place, own in enumerate(self.names) if own == name]
-        places = places or [place for place, own in enumerate(self.names) if own.casefold() == name.casefold()]
+        places = [place for place, one in enumerate(self.names) if one == name]
+        places = places or [place for place, one in enumerate(self.names) if one.casefold() == name.casefold()]
         if len(places) > 1:
             both = " and ".join(str(place + 1) for place in places[:2])
             raise DataError(f"{self.path}: expected one column {name!r}, found columns {both}")

@@ -78,7 +78,9 @@ def open_folds(
     `gestures.chosen` takes them. SettingError for what is no choice of classes; DataError for a subset without windows,
     or if the windows called `train` lack a class.
     """
-    records = [name for split in folds.values() for own in subsets.values() for s in own for name in split.records(s)]
+    records = [
+        name for split in folds.values() for names in subsets.values() for s in names for name in split.records(s)
+    ]
     distinct = list(dict.fromkeys(records))
     shards = open_shards(folder, distinct, verify=True)  # together: they must agree
     kept = gestures.chosen(shards[0].classes, shards[0].rest_classes, classes, no_idle=no_idle)
@@ -86,10 +88,10 @@ def open_folds(
     by_fold: dict[str, dict[str, WindowSet]] = {}
     for fold, split in folds.items():
         by_fold[fold] = {}
-        for name, own in subsets.items():
-            shards = [opened[record] for subset in own for record in split.records(subset)]
+        for name, names in subsets.items():
+            shards = [opened[record] for subset in names for record in split.records(subset)]
             if not sum(len(shard.windows) for shard in shards):
-                raise DataError(f"{split.folder}: expected windows in its {' and '.join(own)} subset, found none")
+                raise DataError(f"{split.folder}: expected windows in its {' and '.join(names)} subset, found none")
             by_fold[fold][name] = WindowSet(shards)
         _check_classes(split, by_fold[fold]["train"])
     return by_fold

@@ -104,24 +104,33 @@ def summary(scored: dict[str, Any]) -> str:
     for name, one in scored["per_class"].items():
         cells = "".join(f"{_percent(one[key]):>10}" for key in ("precision", "recall", "f1"))
         lines.append(f"{name:<22}{cells}{one['support']:>10}")
-    reported = metrics.headlines()
-    lines += ["", f"{'person':<22}" + "".join(f"{one.label:>10}" for one in reported) + f"{'windows':>20}"]
+    lines += ["", f"{'person':<22}{_headline_heads()}{'windows':>20}"]
     for name, one in scored["per_subject"].items():
-        cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in reported)
-        lines.append(f"{name:<22}{cells}{one['n_windows']:>20}")
+        lines.append(f"{name:<22}{_headline_cells(one)}{one['n_windows']:>20}")
     return "\n".join(lines)
 
 
 def over_time_in_words(scored: dict[str, Any]) -> str:
     """Online scores by minute and by recording of the session, for a person to read; means over people, in percent."""
-    reported, lines = metrics.headlines(), []
+    lines = []
     for key, what in (("by_minute", "minute of the session"), ("by_recording", "recording of the session")):
-        heads = "".join(f"{one.label:>10}" for one in reported)
-        lines += ["", f"{what:<26}{heads}{'windows':>10}{'people':>8}"]
+        lines += ["", f"{what:<26}{_headline_heads()}{'windows':>10}{'people':>8}"]
         for name, one in scored[key].items():
-            cells = "".join(f"{metric.text(one[metric.name]):>10}" for metric in reported)
-            lines.append(f"{name:<26}{cells}{one['n_windows']:>10}{one['n_subjects']:>8}")
+            lines.append(f"{name:<26}{_headline_cells(one)}{one['n_windows']:>10}{one['n_subjects']:>8}")
     return "\n".join(lines[1:])
+
+
+def _width(metric: Metric) -> int:
+    """Of a column under the metric's label."""
+    return max(10, len(metric.label) + 2)
+
+
+def _headline_heads() -> str:
+    return "".join(f"{one.label:>{_width(one)}}" for one in metrics.headlines())
+
+
+def _headline_cells(scores: dict[str, Any]) -> str:
+    return "".join(f"{one.text(scores[one.name]):>{_width(one)}}" for one in metrics.headlines())
 
 
 def _over_subjects(scored: dict[str, Any], chance: dict[str, float | None]) -> list[str]:

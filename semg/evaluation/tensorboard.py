@@ -160,8 +160,8 @@ def projected(label: np.ndarray, classes: int) -> np.ndarray:
     share = PROJECTED // classes
     picked = []
     for place in range(classes):
-        own = np.flatnonzero(label == place)
-        picked.append(own[np.unique(np.linspace(0, len(own) - 1, min(share, len(own))).astype(np.int64))])
+        rows = np.flatnonzero(label == place)
+        picked.append(rows[np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(np.int64))])
     return np.sort(np.concatenate(picked))
 
 

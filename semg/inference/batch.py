@@ -55,7 +55,7 @@ def session_statistics(
     A session's statistics are taken over all its shards given, from windows evenly spaced over the recordings.
     """
     each = zip(progress(shards), transform, strict=True)
-    sums = torch.stack([token_sums(model, shard.signal, own, device) for shard, own in each])
+    sums = torch.stack([token_sums(model, shard.signal, one, device) for shard, one in each])
     statistics = torch.empty(len(shards), 2, sums.shape[2], device=device)
     for places in normalization.sessions(shards).values():
         statistics[places] = model.finish_statistics(sums[places].sum(0))
@@ -93,9 +93,9 @@ def cached_frames(
     if frontend.frames is None:
         raise ValueError("frontend: expected features of frames to compute them beforehand, found none")
     parts = []
-    for shard, own in zip(progress(shards), transform, strict=True):
+    for shard, one in zip(progress(shards), transform, strict=True):
         signal = torch.from_numpy(np.array(shard.signal)).to(device)
-        parts.append(frontend.of_recording(signal, torch.from_numpy(own).to(device)).half())
+        parts.append(frontend.of_recording(signal, torch.from_numpy(one).to(device)).half())
     lengths = np.array([len(part) for part in parts])
     offset = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device)
     return CachedFrames(
@@ -126,8 +126,8 @@ def ready_tokens(
         return None
     tokens = torch.empty(shape, device=batches.device)
     order = in_order(shape[0], batch_size)
-    for index, own in zip(order, _computed(model, batches, statistics, order), strict=True):
-        tokens[index[0] : index[-1] + 1] = own
+    for index, batch_tokens in zip(order, _computed(model, batches, statistics, order), strict=True):
+        tokens[index[0] : index[-1] + 1] = batch_tokens
     return tokens
 
 
@@ -149,9 +149,9 @@ def probabilities(
     tokens = _computed(model, batches, statistics, order) if ready is None else iter(ready.split(batch_size))
     parts = []
     for _ in progress(range(len(order))):
-        own = next(tokens)
+        batch_tokens = next(tokens)
         with autocast or nullcontext():
-            logits = model.classify(own)
+            logits = model.classify(batch_tokens)
         parts.append(logits.float().softmax(1).cpu())
     return torch.cat(parts).numpy()
 
@@ -170,10 +170,10 @@ def _computed(
     """The normalised tokens of each batch in `order`."""
     few = PIECE if batches.device.type == "cpu" else max(map(len, order), default=1)
     pieces = [[index[at : at + few] for at in range(0, len(index), few)] for index in order]
-    loaded = batches.iterate([piece for own in pieces for piece in own])
-    for own in pieces:
+    loaded = batches.iterate([piece for group in pieces for piece in group])
+    for group in pieces:
         tokens = []
-        for batch in islice(loaded, len(own)):
+        for batch in islice(loaded, len(group)):
             tokens.append(model.tokens(batch.x, None if statistics is None else statistics[batch.shard]))
         yield torch.cat(tokens)
 
@@ -193,7 +193,7 @@ def pooled_features(
     """
     order = [index[places] for places in in_order(len(index), batch_size)]
     tokens = _computed(model, batches, statistics, order) if ready is None else (ready[places] for places in order)
-    return torch.cat([model.pooled(own).float().cpu() for own in tokens]).numpy()
+    return torch.cat([model.pooled(batch_tokens).float().cpu() for batch_tokens in tokens]).numpy()
 
 
 def open_windows(shards: Sequence[Shard]) -> WindowSet:
@@ -210,7 +210,7 @@ def signal_probabilities(
 ) -> np.ndarray:
     """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, normalised alike."""
     tokens = signal_tokens(model, Signal(signal, session), starts, batch_size)
-    return torch.cat([model.classify(own).float().softmax(1).cpu() for own in tokens]).numpy()
+    return torch.cat([model.classify(batch_tokens).float().softmax(1).cpu() for batch_tokens in tokens]).numpy()
 
 
 @torch.inference_mode()

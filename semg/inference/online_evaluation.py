@@ -66,10 +66,10 @@ def _heard(
     online: OnlineNormalization, adapting: Adapting | None, windows: WindowSet, shard: int, stride: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Place and scaled (1, C', N) of each window of a recording, given out when `online` has heard up to its end."""
-    own = np.flatnonzero(windows.shard == shard)
-    own = own[np.argsort(windows.start[own], kind="stable")]
+    places = np.flatnonzero(windows.shard == shard)
+    places = places[np.argsort(windows.start[places], kind="stable")]
     signal, length = windows.shards[shard].signal, windows.window
-    seen = next_own = 0
+    seen = next_place = 0
     if adapting is not None:
         adapting.begin_recording()
     for end in range(length, len(signal) + 1, stride):
@@ -79,11 +79,11 @@ def _heard(
         seen = end
         heard = np.array(signal[end - length : end])  # copied: a mapped file can't be written to, as torch expects
         online.normalized(online.features(heard))
-        while next_own < len(own) and windows.start[own[next_own]] + length < end + stride:
-            place = int(own[next_own])
+        while next_place < len(places) and windows.start[places[next_place]] + length < end + stride:
+            place = int(places[next_place])
             start = windows.start[place]
             yield place, online.scaled(np.array(signal[start : start + length]))
-            next_own += 1
+            next_place += 1
         online.prepare()
         if adapting is not None:
             adapting.prepare(online)
@@ -92,15 +92,15 @@ def _heard(
 def seconds_since_start(windows: WindowSet) -> np.ndarray:
     """(n_windows,) seconds of its session's signal, over all recordings given, that have come by a window's end."""
     before = np.zeros(len(windows.shards))
-    for own in sessions(windows.shards).values():
-        lengths = [windows.shards[place].meta["n_samples"] for place in own]
-        before[own] = np.cumsum([0, *lengths[:-1]])
+    for in_session in sessions(windows.shards).values():
+        lengths = [windows.shards[place].meta["n_samples"] for place in in_session]
+        before[in_session] = np.cumsum([0, *lengths[:-1]])
     return (before[windows.shard] + windows.start + windows.window) / windows.shards[0].rate
 
 
 def place_in_session(windows: WindowSet) -> np.ndarray:
     """(n_windows,) which of its session's recordings given, counted from 1, a window is of."""
     place = np.zeros(len(windows.shards), np.int64)
-    for own in sessions(windows.shards).values():
-        place[own] = np.arange(1, len(own) + 1)
+    for in_session in sessions(windows.shards).values():
+        place[in_session] = np.arange(1, len(in_session) + 1)
     return place[windows.shard]

@@ -28,8 +28,8 @@ class Prior:
         The moment has the mean correlations and the mean logarithms of power: people's loudness differs by factors.
         """
         places = sessions(shards).values()
-        moments = np.stack([moment_of([shards[place] for place in own]) for own in places])
-        mean, std = statistics[[own[0] for own in places]].double().unbind(1)
+        moments = np.stack([moment_of([shards[place] for place in group]) for group in places])
+        mean, std = statistics[[group[0] for group in places]].double().unbind(1)
         pooled = torch.stack([mean.mean(0), std.square().mean(0).sqrt()]).float().cpu()
         power = np.maximum(np.diagonal(moments, axis1=1, axis2=2), 1e-12)  # (sessions, C)
         root = np.sqrt(power)

@@ -69,12 +69,12 @@ def in_usual_range(
     if not np.isfinite(source.samples).all():  # beyond 32 bits: refused behind the filter, as amplitudes that cannot be
         return source
     with np.errstate(over="ignore"):  # nearly so: an infinite power is of no unit either
-        own = float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
-    rms, (low, high) = own * source.scale, USUAL_RMS
+        measured = float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
+    rms, (low, high) = measured * source.scale, USUAL_RMS
     if low <= rms <= high or not ANOTHER_UNIT[0] < rms < ANOTHER_UNIT[1]:
         return source
     if model.channel_normalization.method != "session":
         raise DataError(f"{path}: expected an RMS of {low:g} to {high:g}, found {rms:.3g}", "is {unit} right?")
-    scale = common_scale(own)
+    scale = common_scale(measured)
     warn(f"{path}: an RMS of {rms:.3g} is of another unit: multiplied by {scale / source.scale:g}")
     return replace(source, scale=scale)

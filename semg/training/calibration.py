@@ -76,9 +76,9 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
     repetition = np.zeros(len(windows), np.int64)
     count_of: dict[tuple[str, int], int] = {}
     for place in sorted(range(len(shards)), key=lambda i: (shards[i].subject, shards[i].order)):
-        own = np.flatnonzero(windows.shard == place)
-        for label in np.unique(windows.label[own]):
-            these = own[windows.label[own] == label]
+        of_shard = np.flatnonzero(windows.shard == place)
+        for label in np.unique(windows.label[of_shard]):
+            these = of_shard[windows.label[of_shard] == label]
             segments, index = np.unique(windows.repetition[these], return_inverse=True)
             key = (shards[place].subject, int(label))
             repetition[these] = count_of.get(key, 0) + index
@@ -115,8 +115,8 @@ def trainable_copy(model: GPT2Classifier, tune: str) -> GPT2Classifier:
         _merge_lora(merged)
     weights = {_plain(name): value for name, value in merged.state_dict().items() if ".lora_" not in name}
     fresh = GPT2Classifier(replace(model.config, tune=tune)).to(next(model.parameters()).device)
-    own = {name: weights[_plain(name)] for name in fresh.state_dict() if ".lora_" not in name}
-    fresh.load_state_dict(own, strict=False)  # LoRA's own weights, if any, begin as no change
+    initial = {name: weights[_plain(name)] for name in fresh.state_dict() if ".lora_" not in name}
+    fresh.load_state_dict(initial, strict=False)  # LoRA's own weights, if any, begin as no change
     return fresh
 
 

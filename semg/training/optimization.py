@@ -94,11 +94,13 @@ def adamw(module: nn.Module, config: OptimizerConfig) -> tuple[list[str], torch.
     """
     positions = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     trained = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
-    own_lr = config.backbone_lr or backbone_lr(config.lr, sum(w.numel() for name, w in trained if _in_backbone(name)))
+    for_backbone = config.backbone_lr or backbone_lr(
+        config.lr, sum(w.numel() for name, w in trained if _in_backbone(name))
+    )
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, weight in trained:
         decays = weight.dim() >= 2 and id(weight) not in positions and not name.endswith("positions")
-        kind = (own_lr if _in_backbone(name) else config.lr, config.weight_decay if decays else 0.0)
+        kind = (for_backbone if _in_backbone(name) else config.lr, config.weight_decay if decays else 0.0)
         groups.setdefault(kind, []).append((name, weight))
     parameter_groups = [
         {"params": [weight for _, weight in group], "lr": lr, "weight_decay": decay}
@@ -155,10 +157,10 @@ class WeightAverage:
 
     def restart(self) -> None:
         """Begin anew, from the weights as they are now."""
-        own = self._module.state_dict()
-        self.weights = {name: value.clone() for name, value in own.items()}
+        current = self._module.state_dict()
+        self.weights = {name: value.clone() for name, value in current.items()}
         # (averages, weights) of floating point, and the rest; they share the module's memory
-        pairs = [(self.weights[name], value) for name, value in own.items()]
+        pairs = [(self.weights[name], value) for name, value in current.items()]
         self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
@@ -180,12 +182,12 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The module has the average for its weights meanwhile, and its own again afterwards."""
-        own = {name: value.clone() for name, value in self._module.state_dict().items()}
+        before = {name: value.clone() for name, value in self._module.state_dict().items()}
         self._module.load_state_dict(self.weights)
         try:
             yield
         finally:
-            self._module.load_state_dict(own)
+            self._module.load_state_dict(before)
 
 
 # --- randomness --------------------------------------------------------------------------------------------------
