@@ -52,11 +52,9 @@ qda and knn, about half a minute with svm. Signals are streamed; features need u
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -66,25 +64,19 @@ from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.process_pool import usable_cores
 from semg.common.provenance import how_made
-from semg.data.normalization import sessions
-from semg.data.shards import Shard, WindowSet, open_shard
+from semg.data.shards import WindowSet
 from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
-from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, FeatureExtractor, feature_names
+from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, feature_names
 from semg.flags import folds, recordings
 from semg.flags.computing import add_threads
 from semg.training import classical
+from semg.training.feature_tables import TOKENS, Tables
 
 USUAL_CLASSIFIERS = ("lda", "qda", "knn", "svm")
-TOKENS = "tokens"  # the network's own features
-ADAPTING_WINDOWS = 1000  # of each recording at most
 FEATURES = ("rms", "hudgins", "du", "logband")
 NORMALIZE = ("session", "none")
-LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "every", "augmentation")  # what a classifier has not
-GATHERED = 256  # windows read at once
-STATISTICS_WINDOWS = 256  # of each recording, for the mean and standard deviation of its session
-SMALLEST_STD = 1e-6  # a feature that does not vary in a session is left at 0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -174,163 +166,10 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
     return baselines
 
 
-# --- features --------------------------------------------------------------------------------------------------
-
-
-class FeatureSource(Protocol):
-    """Features of windows anywhere in some shards' recordings, normalised as they are to be."""
-
-    def of(self, place: int, starts: np.ndarray, done: Callable[[int], object]) -> np.ndarray:
-        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
-
-
-class HandCrafted:
-    """Hand-crafted features, z-scored by each session's own mean and standard deviation where `by_session`."""
-
-    def __init__(self, shards: Sequence[Shard], extract: FeatureExtractor, by_session: bool) -> None:
-        self._shards, self._extract = list(shards), extract
-        self._scale: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for places in sessions(shards).values() if by_session else ():
-            seen = [self.of(place, evenly_spaced(shards[place], STATISTICS_WINDOWS)) for place in places]
-            values = np.concatenate(seen)
-            self._scale |= dict.fromkeys(places, (values.mean(0), np.maximum(values.std(0), SMALLEST_STD)))
-
-    def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:
-        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
-        shard = open_shard(self._shards[place].path)  # mapped anew: what is read leaves memory with it
-        table = np.empty((len(starts), self._extract.width, len(shard.channels)), np.float32)
-        for at in range(0, len(starts), GATHERED):
-            few = starts[at : at + GATHERED]
-            batch = np.stack([shard.signal[first : first + shard.window] for first in few])
-            table[at : at + len(few)] = self._extract(batch).reshape(len(few), self._extract.width, -1)
-            done(len(few))
-        if place in self._scale:
-            mean, std = self._scale[place]
-            table = (table - mean) / std
-        return table
-
-
-def feature_table(windows: WindowSet, source: FeatureSource, bar: Any) -> np.ndarray:
-    """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time."""
-    table: np.ndarray | None = None
-    for place in range(len(windows.shards)):
-        rows = np.flatnonzero(windows.shard == place)
-        if not len(rows):
-            continue
-        part = source.of(place, windows.start[rows], bar.update)
-        if table is None:
-            table = np.empty((len(windows), *part.shape[1:]), np.float32)
-        table[rows] = part
-    assert table is not None  # noqa: S101  sets of windows are not empty
-    return table
-
-
-def evenly_spaced(shard: Shard, most: int) -> np.ndarray:
-    """First samples of at most so many windows spread over a whole recording, whatever their labels."""
-    return np.unique(np.linspace(0, len(shard.signal) - shard.window, most).astype(np.int64))
-
-
-class Tables:
-    """The features of a fold's windows, for all results that need the same kind of features."""
-
-    def __init__(
-        self, windows: dict[str, WindowSet], baselines: Sequence[Baseline], console: Console, threads: int
-    ) -> None:
-        self._windows, self._console = windows, console
-        first = windows["train"].shards[0]
-        self.tokens = baselines[0].settings["features"] == TOKENS
-        self._columns: tuple[str, ...] = ()
-        self._sources: dict[str, Any] = {}
-        if self.tokens:
-            from semg.training.threads import use_threads  # with torch, for which --help need not wait
-            from semg.training.token_features import TokenFeatures
-
-            use_threads(threads)
-            self._sources = {name: TokenFeatures(own.shards) for name, own in windows.items()}
-            self._turned = self._sources["train"].turned
-        else:
-            names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
-            extract = FeatureExtractor(
-                names=names,
-                rate=first.rate,
-                authors=baselines[0].settings["definitions"] == "authors",
-                low=first.arguments["low"],
-                high=first.arguments["high"],
-            )
-            self._columns = extract.columns
-            by_session = baselines[0].settings["normalize"] == "session"
-            self._sources = {name: HandCrafted(own.shards, extract, by_session) for name, own in windows.items()}
-            self._turned = turned(first)
-        with console.progress(total=sum(map(len, windows.values())), unit="window", desc="features") as bar:
-            self._tables = {name: feature_table(own, self._sources[name], bar) for name, own in windows.items()}
-
-    def of(self, name: str, features: str) -> np.ndarray:
-        """(n, k, C) of the windows called `name`: a feature set's columns."""
-        return self._tables[name][:, self._columns_of(features)]
-
-    def train(self, features: str, rotations: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(n, F) features and (n,) labels to train on."""
-        table, label = self.of("train", features), self._windows["train"].label
-        if rotations:
-            table, label = classical.with_rotations(table, self._turned), np.tile(label, len(self._turned))
-        return table.reshape(len(table), -1), label
-
-    def unlabelled(self, name: str, places: Sequence[int], features: str) -> np.ndarray:
-        """(n, F) of windows spread over whole recordings, whatever their labels."""
-        shards, source = self._windows[name].shards, self._sources[name]
-        tables = [
-            source.of(p, evenly_spaced(shards[p], ADAPTING_WINDOWS))[:, self._columns_of(features)] for p in places
-        ]
-        table = np.concatenate(tables)
-        return table.reshape(len(table), -1)
-
-    def session(self, name: str, places: Sequence[int], features: str) -> classical.SessionWindows:
-        """All windows of a session's recordings, a stride apart, whatever their labels."""
-        shards, source = self._windows[name].shards, self._sources[name]
-        own = [shards[p] for p in places]
-        stride = own[0].arguments["stride"]
-        starts = [np.arange(0, len(shard.signal) - shard.window + 1, stride) for shard in own]
-        tables = [source.of(p, at)[:, self._columns_of(features)] for p, at in zip(places, starts, strict=True)]
-        table = np.concatenate(tables)
-        return classical.SessionWindows(
-            x=table.reshape(len(table), -1),
-            recording=np.repeat(np.arange(len(starts)), [len(at) for at in starts]),
-            spacing=stride / own[0].rate,
-            seconds=sum(len(shard.signal) for shard in own) / own[0].rate,
-        )
-
-    def _columns_of(self, features: str) -> Any:
-        if self.tokens:
-            return slice(None)
-        names = feature_names(features)
-        return [i for i, column in enumerate(self._columns) if column.partition("_")[0] in names]
-
-
-def turned(shard: Shard) -> np.ndarray:
-    """(3, C) the electrode whose features each electrode gets when every ring turns by -1, 0 and 1 places."""
-    origin = np.tile(np.arange(len(shard.channels)), (3, 1))
-    for ring in map(list, shard.rings):
-        for row, step in enumerate((-1, 0, 1)):
-            origin[row, ring] = np.roll(ring, step)
-    return origin
-
-
 # --- one result ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A classifier, the settings that it has, what it was trained on, and what was tried on validation people."""
-
-    name: str
-    settings: dict[str, Any]
-    model: Any
-    x: np.ndarray
-    label: np.ndarray
-    tried: list[dict[str, Any]]
-
-
-def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], seed: int) -> Trained:
+def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], seed: int) -> classical.Trained:
     """Train a classifier, with --choose with the settings that suit the validation people best."""
     options = baseline.settings
     name, features = options["classifier"], options["features"]
@@ -351,92 +190,13 @@ def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], see
         if best is None or score > best[0]:
             best = score, settings, model
     assert best is not None  # noqa: S101  every classifier has settings
-    return Trained(name, best[1], best[2], x, label, tried)
+    return classical.Trained(name, best[1], best[2], x, label, tried)
 
 
 def mean_over_people(metric: metrics.Metric, windows: WindowSet, prediction: np.ndarray) -> float:
     """The mean of the people's values."""
     people = metrics.per_subject(windows.label, prediction, windows.subject, len(windows.shards[0].classes))
     return float(np.mean([one[metric.name] for one in people.values()]))
-
-
-def adapt_sessions(
-    trained: Trained, tables: Tables, windows: WindowSet, options: Mapping[str, Any], seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-    """Adapt to each session without its labels, as `options` say: a baseline's settings.
-
-    Returns places of the windows scored, their predictions, their probabilities (empty if there are none), and facts.
-    """
-    features, first = options["features"], options["adapt"] == "first"
-    adapter = ByNetwork(trained, seed) if options.get("adapt_by") == "network" else ByItself(trained, seed)
-    rows, predictions, probabilities, adapted_sessions = [], [], [], []
-    flat = tables.of("scored", features).reshape(len(windows), -1)
-    for session, places in sessions(windows.shards).items():
-        heard, scored = (places[:1], places[1:]) if first else (places, places)
-        own = np.flatnonzero(np.isin(windows.shard, scored))
-        if not len(own):
-            continue
-        began = time.perf_counter()
-        model, reason = adapter(tables, heard, features)
-        adapted_sessions.append(
-            {
-                "session": session,
-                "accepted": not reason,
-                "reason": reason,
-                "seconds_of_signal": sum(len(windows.shards[p].signal) for p in heard) / windows.shards[0].rate,
-                "seconds_of_computing": round(time.perf_counter() - began, 3),
-            }
-        )
-        prediction, probability = classical.decide(model, flat[own])
-        rows.append(own)
-        predictions.append(prediction)
-        probabilities.append(probability if probability is not None else np.empty((len(own), 0), np.float32))
-    if not rows:
-        raise DataError(f"{trained.name}: expected sessions of several recordings to adapt on the first, found none")
-    facts = {"on": options["adapt"], **adapter.facts(), "sessions": adapted_sessions}
-    order = np.argsort(np.concatenate(rows), kind="stable")
-    joined = (np.concatenate(part)[order] for part in (rows, predictions, probabilities))
-    return (*joined, facts)  # type: ignore[return-value]
-
-
-class ByItself:
-    """Adapts a classifier in its own way; what it returns is the model, and why it was kept as it was: never."""
-
-    def __init__(self, trained: Trained, seed: int) -> None:
-        self._trained, self._recipe = trained, classical.Adaptation(seed=seed)
-
-    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
-        """Adapt to the recordings of the scored windows that are at the places `heard`."""
-        own, unlabelled = self._trained, tables.unlabelled("scored", heard, features)
-        both = (own.x, own.label)
-        return classical.adapted(own.name, own.settings, own.model, both, unlabelled, self._recipe), ""
-
-    def facts(self) -> dict[str, Any]:
-        """How, in JSON's types."""
-        gaussian = self._trained.name in classical.GAUSSIAN
-        return {"method": "expectation-maximisation" if gaussian else "self-training", **asdict(self._recipe)}
-
-
-class ByNetwork:
-    """Adapts a classifier as the network is adapted; returns the model, and why it was kept as it was, if it was."""
-
-    def __init__(self, trained: Trained, seed: int) -> None:
-        from semg.training.adaptation import Adaptation  # with torch, for which --help need not wait
-
-        self._trained, self._recipe = trained, Adaptation(seed=seed)
-        self._sample = classical.Adaptation().sample
-
-    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
-        """Adapt to the recordings of the scored windows that are at the places `heard`."""
-        own, session = self._trained, tables.session("scored", heard, features)
-        both = (own.x, own.label)
-        recipe, sample = self._recipe, self._sample
-        return classical.adapted_as_the_network(own.name, own.settings, own.model, both, session, recipe, sample)
-
-    def facts(self) -> dict[str, Any]:
-        """How, in JSON's types."""
-        network = {key: value for key, value in self._recipe.to_dict().items() if key not in LEARNT_BY_GRADIENTS}
-        return {"method": "self-training on the network's posteriors", "sample": self._sample, **network}
 
 
 def run_one(
@@ -464,9 +224,12 @@ def run_one(
     }
     rows = None
     if args.adapt:
+        from semg.training import classical_adaptation  # with torch, for which --help need not wait
+
         before = prediction
-        rows, prediction, probabilities, facts["adaptation"] = adapt_sessions(
-            trained, tables, scored, baseline.settings, args.seed
+        by = classical_adaptation.ByNetwork if args.adapt_by == "network" else classical_adaptation.ByItself
+        rows, prediction, probabilities, facts["adaptation"] = classical_adaptation.adapt_sessions(
+            trained, tables, scored, features, by(trained, args.seed), on=args.adapt
         )
         facts["unadapted"] = baseline_results.report(scored, before[rows], rows)
         probabilities = probabilities if probabilities.shape[1] else None

@@ -19,7 +19,7 @@ from semg.data.splits import Split, write_split
 from semg.data.windows import whole_windows
 from semg.evaluation import baseline_results
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
-from semg.training import classical
+from semg.training import classical, feature_tables
 
 RATE, WINDOW, STRIDE, CHANNELS = 1000.0, 100, 50, 4
 CLASSES = ("idle", "fist", "flexion")
@@ -230,10 +230,10 @@ def test_memory_beyond_the_table_does_not_grow_with_the_recordings(data):
 
     def beyond(chosen):
         windows = WindowSet(open_shards(data / "shards", chosen))
-        source = baselines.HandCrafted(windows.shards, extract, by_session=False)
-        baselines.feature_table(windows, source, SimpleNamespace(update=lambda _: None))  # caches of NumPy fill
+        source = feature_tables.HandCrafted(windows.shards, extract, by_session=False)
+        feature_tables.feature_table(windows, source, SimpleNamespace(update=lambda _: None))  # caches of NumPy fill
         tracemalloc.start()
-        table = baselines.feature_table(windows, source, SimpleNamespace(update=lambda _: None))
+        table = feature_tables.feature_table(windows, source, SimpleNamespace(update=lambda _: None))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most - table.nbytes

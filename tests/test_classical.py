@@ -14,8 +14,9 @@ from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.shards import WindowSet, open_shards
 from semg.inference.batch import ready_tokens, session_statistics
-from semg.training import classical
+from semg.training import classical, classical_adaptation
 from semg.training.adaptation import Adaptation
+from semg.training.feature_tables import SessionWindows
 from semg.training.token_features import TokenFeatures
 
 
@@ -93,7 +94,8 @@ def test_qda_copes_with_fewer_windows_than_features():
     prediction, probability = classical.decide(model, new)
     assert np.mean(prediction == label) > 0.9
     np.testing.assert_allclose(probability.sum(1), 1, atol=1e-6)
-    adapted = classical.adapted("qda", {"reg_param": 0.5}, model, (x, label), new, classical.Adaptation(rounds=2))
+    trained = classical.Trained("qda", {"reg_param": 0.5}, model, x, label)
+    adapted = classical_adaptation.adapted(trained, new, classical_adaptation.Adaptation(rounds=2))
     assert np.mean(classical.decide(adapted, new)[0] == label) > 0.9
     np.testing.assert_array_equal(classical.decide(model, new)[0], prediction)  # left as it was
 
@@ -105,9 +107,9 @@ def test_adapting_follows_a_session_that_is_shifted(name):
     settings = classical.SETTINGS[name][0]
     model = classical.fitted(name, settings, x, label, 0)
     before = np.mean(classical.decide(model, session)[0] == truth)
-    how = classical.Adaptation(rounds=4, strength=5.0, sample=60)
-    after = classical.adapted(name, settings, model, (x, label), session, how)
-    again = classical.adapted(name, settings, model, (x, label), session, how)
+    how = classical_adaptation.Adaptation(rounds=4, strength=5.0, sample=60)
+    trained = classical.Trained(name, settings, model, x, label)
+    after, again = (classical_adaptation.adapted(trained, session, how) for _ in range(2))
     adapted = np.mean(classical.decide(after, session)[0] == truth)
     if name in classical.GAUSSIAN:  # self-training promises nothing where all decisions drift to one side
         assert adapted > before + 0.05
@@ -134,8 +136,9 @@ def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_mo
 
     def adapted(order):
         own, truth = held_gestures(rng, turned, order)
-        windows = classical.SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10)
-        after, reason = classical.adapted_as_the_network(name, settings, model, (x, label), windows, how, 200)
+        windows = SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10)
+        trained = classical.Trained(name, settings, model, x, label)
+        after, reason = classical_adaptation.adapted_as_the_network(trained, windows, how, 200)
         correct = [float(np.mean(classical.decide(m, own)[0] == truth)) for m in (model, after)]
         return (*correct, reason, after)
 

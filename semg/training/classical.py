@@ -1,26 +1,17 @@
-"""Classical classifiers: their settings, what is tried on validation people, and adapting to a session without labels.
+"""Classical classifiers: their settings, and what is tried on validation people.
 
 The first of each classifier's settings are the default: for lda, qda, knn and svm those of putEMG's authors.
-Adapting: lda and qda by expectation-maximisation (EM; Dempster, Laird, Rubin 1977) over the session's windows, with the
-training windows' means and covariances as a prior and the class shares estimated; the others by self-training, in which
-a classifier is trained again on what it decided for the session beside a sample of the training windows. Or as the
-network does it: every classifier by self-training on the posteriors of the network's hidden Markov model of the session
-(semg/training/adaptation.py), which begins with the classifier's own probabilities, and with the same safeguard.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from semg.common.errors import DataError
-
-if TYPE_CHECKING:
-    from semg.training.adaptation import Adaptation as NetworkAdaptation
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "lda": [
@@ -38,6 +29,18 @@ CLASSIFIERS = tuple(SETTINGS)
 SUBSAMPLED = ("knn", "svm")  # they grow with the training windows squared
 GAUSSIAN = ("lda", "qda")
 SEEDED = (*SUBSAMPLED, "boosting", "mlp")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier, the settings that it has, what it was trained on, and what was tried on validation people."""
+
+    name: str
+    settings: dict[str, Any]
+    model: Any
+    x: np.ndarray
+    label: np.ndarray
+    tried: Sequence[Mapping[str, Any]] = ()
 
 
 def build(name: str, settings: Mapping[str, Any], seed: int) -> Any:
@@ -129,23 +132,6 @@ def with_rotations(table: np.ndarray, turned: np.ndarray) -> np.ndarray:
     return np.concatenate([table[:, :, channels] for channels in turned])
 
 
-# --- adapting to a session, without labels -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """How a classifier is adapted to a session's unlabelled windows.
-
-    rounds: of EM or self-training. strength: training windows of each class that the prior of EM counts for.
-    sample: training windows beside the session's in self-training.
-    """
-
-    rounds: int = 8
-    strength: float = 50.0
-    sample: int = 2000
-    seed: int = 0
-
-
 class Gaussians:
     """A Gaussian for each class in scaled features: what lda (one covariance) and qda assume, with class shares."""
 
@@ -181,80 +167,15 @@ class Gaussians:
         size = np.trace(covariance) / len(covariance) if self.shared else 1.0
         return (1 - self._blend) * covariance + self._blend * size * np.eye(len(covariance))
 
-    def adapt(self, x: np.ndarray, how: Adaptation) -> "Gaussians":
-        """Move means and class shares towards those of unlabelled windows (n, F), in place; returns itself."""
+    def adapt(self, x: np.ndarray, rounds: int, strength: float) -> "Gaussians":
+        """Move means and class shares towards those of unlabelled windows (n, F), in place; returns itself.
+
+        strength: training windows of each class that hold the means back.
+        """
         z, first = self._scale.transform(x), self._mean.copy()
-        for _ in range(how.rounds):
+        for _ in range(rounds):
             belongs = self.predict_proba(x)
             count = belongs.sum(0)
-            self._mean = (how.strength * first + belongs.T @ z) / (how.strength + count)[:, None]
+            self._mean = (strength * first + belongs.T @ z) / (strength + count)[:, None]
             self.share = (count + 1) / (count + 1).sum()
         return self
-
-
-def adapted(
-    name: str,
-    settings: Mapping[str, Any],
-    model: Any,
-    train: tuple[np.ndarray, np.ndarray],
-    session: np.ndarray,
-    how: Adaptation,
-) -> Any:
-    """The trained `model` adapted to a session's unlabelled windows (n, F). train: (x, label) it was trained on."""
-    x, label = train
-    if name in GAUSSIAN:
-        own = deepcopy(model) if isinstance(model, Gaussians) else Gaussians(model, x, label)
-        return own.adapt(session, how)
-    rows = subsample(label, how.sample, how.seed)
-    for _ in range(how.rounds):
-        decided, _ = decide(model, session)
-        both = np.concatenate([x[rows], session]), np.concatenate([label[rows], decided])
-        model = fitted(name, settings, *both, how.seed)
-    return model
-
-
-@dataclass(frozen=True)
-class SessionWindows:
-    """A session's unlabelled windows in time order.
-
-    x: (n, F) features; recording: (n,) which each is of; spacing: seconds from one to the next; seconds: of signal.
-    """
-
-    x: np.ndarray
-    recording: np.ndarray
-    spacing: float
-    seconds: float
-
-
-def adapted_as_the_network(
-    name: str,
-    settings: Mapping[str, Any],
-    model: Any,
-    train: tuple[np.ndarray, np.ndarray],
-    session: SessionWindows,
-    how: "NetworkAdaptation",
-    sample: int,
-) -> tuple[Any, str]:
-    """The trained `model` adapted as the network adapts, and why it was kept as it was, if it was.
-
-    train: (x, label) it was trained on; sample: how many of these stay beside the session's windows.
-    """
-    from semg.training import adaptation  # with torch, which nothing else here needs
-
-    x, label = train
-    prior = np.array([np.mean(label == c) for c in model.classes_])
-    chain = adaptation.SessionModel(session.x, session.recording, session.spacing, prior, how)
-    before = model.predict_proba(session.x)
-    posterior = chain.posterior(before)
-    if reason := chain.signs(before, posterior, session.seconds).doubt(how):
-        return model, reason
-    rows, own = subsample(label, sample, how.seed), model
-    for turn in range(how.rounds):
-        posterior = chain.posterior(own.predict_proba(session.x)) if turn else posterior
-        decided = model.classes_[posterior.argmax(1)]
-        both = np.concatenate([x[rows], session.x]), np.concatenate([label[rows], decided])
-        own = fitted(name, settings, *both, how.seed)
-    if not np.array_equal(own.classes_, model.classes_):
-        return model, "a gesture is in none of its windows"
-    reason = adaptation.doubt_of_adapted(chain.divergence(own.predict_proba(session.x)), how)
-    return (model, reason) if reason else (own, "")

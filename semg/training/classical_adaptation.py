@@ -1,0 +1,165 @@
+"""Adapting classical methods to a session without labels: in their own ways, or as the network is adapted.
+
+In their own ways: lda and qda by expectation-maximisation (EM; Dempster, Laird, Rubin 1977) over the session's windows,
+with the training windows' means and covariances as a prior and the class shares estimated; the others by self-training,
+in which a classifier is trained again on what it decided for the session beside a sample of the training windows.
+As the network: every classifier by self-training on the posteriors of the network's hidden Markov model of the session
+(semg/training/adaptation.py), which begins with the classifier's own probabilities, and with the same safeguard.
+"""
+
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from semg.common.errors import DataError
+from semg.data.normalization import sessions
+from semg.data.shards import WindowSet
+from semg.training import adaptation, classical
+from semg.training.classical import Gaussians, Trained, decide, fitted, subsample
+from semg.training.feature_tables import SessionWindows, Tables
+
+LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "every", "augmentation")  # what a classifier has not
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a classifier is adapted to a session's unlabelled windows.
+
+    rounds: of EM or self-training. strength: training windows of each class that the prior of EM counts for.
+    sample: training windows beside the session's in self-training.
+    """
+
+    rounds: int = 8
+    strength: float = 50.0
+    sample: int = 2000
+    seed: int = 0
+
+
+def adapted(trained: Trained, session: np.ndarray, how: Adaptation) -> Any:
+    """The trained classifier adapted in its own way to a session's unlabelled windows (n, F)."""
+    model, x, label = trained.model, trained.x, trained.label
+    if trained.name in classical.GAUSSIAN:
+        own = deepcopy(model) if isinstance(model, Gaussians) else Gaussians(model, x, label)
+        return own.adapt(session, how.rounds, how.strength)
+    for _ in range(how.rounds):
+        model = _taught(trained, session, decide(model, session)[0], how.sample, how.seed)
+    return model
+
+
+def adapted_as_the_network(
+    trained: Trained, session: SessionWindows, how: adaptation.Adaptation, sample: int
+) -> tuple[Any, str]:
+    """The trained classifier adapted as the network adapts, and why it was kept as it was, if it was.
+
+    sample: how many of its training windows stay beside the session's.
+    """
+    model = own = trained.model
+    prior = np.array([np.mean(trained.label == c) for c in model.classes_])
+    chain = adaptation.SessionModel(session.x, session.recording, session.spacing, prior, how)
+    before = model.predict_proba(session.x)
+    posterior = chain.posterior(before)
+    if reason := chain.signs(before, posterior, session.seconds).doubt(how):
+        return model, reason
+    for turn in range(how.rounds):
+        posterior = chain.posterior(own.predict_proba(session.x)) if turn else posterior
+        own = _taught(trained, session.x, model.classes_[posterior.argmax(1)], sample, how.seed)
+    if not np.array_equal(own.classes_, model.classes_):
+        return model, "a gesture is in none of its windows"
+    reason = adaptation.doubt_of_adapted(chain.divergence(own.predict_proba(session.x)), how)
+    return (model, reason) if reason else (own, "")
+
+
+def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: int, seed: int) -> Any:
+    """Trained anew on (n, F) windows of a session and what was decided for them (n,), beside training windows."""
+    rows = subsample(trained.label, sample, seed)
+    both = np.concatenate([trained.x[rows], session]), np.concatenate([trained.label[rows], decided])
+    return fitted(trained.name, trained.settings, *both, seed)
+
+
+# --- all sessions ------------------------------------------------------------------------------------------------
+
+
+class Adapter(Protocol):
+    """Adapts a classifier to sessions."""
+
+    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
+        """Adapt to the recordings of the scored windows that are at the places `heard`; returns the model, and why it
+        was kept as it was, if it was."""
+
+    def facts(self) -> dict[str, Any]:
+        """How, in JSON's types."""
+
+
+class ByItself:
+    """An `Adapter` in the classifier's own way, which never keeps it as it was."""
+
+    def __init__(self, trained: Trained, seed: int) -> None:
+        self._trained, self._recipe = trained, Adaptation(seed=seed)
+
+    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+        return adapted(self._trained, tables.unlabelled("scored", heard, features), self._recipe), ""
+
+    def facts(self) -> dict[str, Any]:
+        """See `Adapter`."""
+        gaussian = self._trained.name in classical.GAUSSIAN
+        return {"method": "expectation-maximisation" if gaussian else "self-training", **asdict(self._recipe)}
+
+
+class ByNetwork:
+    """An `Adapter` that does as the network."""
+
+    def __init__(self, trained: Trained, seed: int) -> None:
+        self._trained, self._recipe = trained, adaptation.Adaptation(seed=seed)
+        self._sample = Adaptation().sample
+
+    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+        session = tables.session("scored", heard, features)
+        return adapted_as_the_network(self._trained, session, self._recipe, self._sample)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Adapter`."""
+        network = {key: value for key, value in self._recipe.to_dict().items() if key not in LEARNT_BY_GRADIENTS}
+        return {"method": "self-training on the network's posteriors", "sample": self._sample, **network}
+
+
+def adapt_sessions(
+    trained: Trained, tables: Tables, windows: WindowSet, features: str, adapter: Adapter, *, on: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Adapt to each session without its labels. on: `session`, or `first`: on its first recording, to score the others.
+
+    Returns places of the windows scored, their predictions, their probabilities (empty if there are none), and facts.
+    """
+    rows, predictions, probabilities, adapted_sessions = [], [], [], []
+    flat = tables.of("scored", features).reshape(len(windows), -1)
+    for session, places in sessions(windows.shards).items():
+        heard, scored = (places[:1], places[1:]) if on == "first" else (places, places)
+        own = np.flatnonzero(np.isin(windows.shard, scored))
+        if not len(own):
+            continue
+        began = time.perf_counter()
+        model, reason = adapter(tables, heard, features)
+        adapted_sessions.append(
+            {
+                "session": session,
+                "accepted": not reason,
+                "reason": reason,
+                "seconds_of_signal": sum(len(windows.shards[p].signal) for p in heard) / windows.shards[0].rate,
+                "seconds_of_computing": round(time.perf_counter() - began, 3),
+            }
+        )
+        prediction, probability = decide(model, flat[own])
+        rows.append(own)
+        predictions.append(prediction)
+        probabilities.append(probability if probability is not None else np.empty((len(own), 0), np.float32))
+    if not rows:
+        raise DataError(f"{trained.name}: expected sessions of several recordings to adapt on the first, found none")
+    facts = {"on": on, **adapter.facts(), "sessions": adapted_sessions}
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    joined = (np.concatenate(part)[order] for part in (rows, predictions, probabilities))
+    return (*joined, facts)  # type: ignore[return-value]

@@ -1,0 +1,174 @@
+"""Tables of features for classical methods: of a fold's windows, and of a session's windows whatever their labels.
+
+Features are hand-crafted ones (semg/evaluation/hand_crafted_features.py), or the network's own (token_features.py).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from semg.common.console import Console
+from semg.data.normalization import sessions
+from semg.data.shards import Shard, WindowSet, open_shard
+from semg.evaluation.baseline_results import Baseline
+from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
+from semg.training import classical
+
+TOKENS = "tokens"  # the network's own features
+ADAPTING_WINDOWS = 1000  # of each recording at most
+GATHERED = 256  # windows read at once
+STATISTICS_WINDOWS = 256  # of each recording, for the mean and standard deviation of its session
+SMALLEST_STD = 1e-6  # a feature that does not vary in a session is left at 0
+
+
+@dataclass(frozen=True)
+class SessionWindows:
+    """A session's unlabelled windows in time order.
+
+    x: (n, F) features; recording: (n,) which each is of; spacing: seconds from one to the next; seconds: of signal.
+    """
+
+    x: np.ndarray
+    recording: np.ndarray
+    spacing: float
+    seconds: float
+
+
+class FeatureSource(Protocol):
+    """Features of windows anywhere in some shards' recordings, normalised as they are to be."""
+
+    def of(self, place: int, starts: np.ndarray, done: Callable[[int], object]) -> np.ndarray:
+        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
+
+
+class HandCrafted:
+    """Hand-crafted features, z-scored by each session's own mean and standard deviation where `by_session`."""
+
+    def __init__(self, shards: Sequence[Shard], extract: FeatureExtractor, by_session: bool) -> None:
+        self._shards, self._extract = list(shards), extract
+        self._scale: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for places in sessions(shards).values() if by_session else ():
+            seen = [self.of(place, evenly_spaced(shards[place], STATISTICS_WINDOWS)) for place in places]
+            values = np.concatenate(seen)
+            self._scale |= dict.fromkeys(places, (values.mean(0), np.maximum(values.std(0), SMALLEST_STD)))
+
+    def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:
+        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
+        shard = open_shard(self._shards[place].path)  # mapped anew: what is read leaves memory with it
+        table = np.empty((len(starts), self._extract.width, len(shard.channels)), np.float32)
+        for at in range(0, len(starts), GATHERED):
+            few = starts[at : at + GATHERED]
+            batch = np.stack([shard.signal[first : first + shard.window] for first in few])
+            table[at : at + len(few)] = self._extract(batch).reshape(len(few), self._extract.width, -1)
+            done(len(few))
+        if place in self._scale:
+            mean, std = self._scale[place]
+            table = (table - mean) / std
+        return table
+
+
+def feature_table(windows: WindowSet, source: FeatureSource, bar: Any) -> np.ndarray:
+    """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time."""
+    table: np.ndarray | None = None
+    for place in range(len(windows.shards)):
+        rows = np.flatnonzero(windows.shard == place)
+        if not len(rows):
+            continue
+        part = source.of(place, windows.start[rows], bar.update)
+        if table is None:
+            table = np.empty((len(windows), *part.shape[1:]), np.float32)
+        table[rows] = part
+    assert table is not None  # noqa: S101  sets of windows are not empty
+    return table
+
+
+def evenly_spaced(shard: Shard, most: int) -> np.ndarray:
+    """First samples of at most so many windows spread over a whole recording, whatever their labels."""
+    return np.unique(np.linspace(0, len(shard.signal) - shard.window, most).astype(np.int64))
+
+
+class Tables:
+    """The features of a fold's windows, for all results that need the same kind of features."""
+
+    def __init__(
+        self, windows: dict[str, WindowSet], baselines: Sequence[Baseline], console: Console, threads: int
+    ) -> None:
+        self._windows, self._console = windows, console
+        first = windows["train"].shards[0]
+        self.tokens = baselines[0].settings["features"] == TOKENS
+        self._columns: tuple[str, ...] = ()
+        self._sources: dict[str, Any] = {}
+        if self.tokens:
+            from semg.training.threads import use_threads  # with torch, which the other features do not need
+            from semg.training.token_features import TokenFeatures
+
+            use_threads(threads)
+            self._sources = {name: TokenFeatures(own.shards) for name, own in windows.items()}
+            self._turned = self._sources["train"].turned
+        else:
+            names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
+            extract = FeatureExtractor(
+                names=names,
+                rate=first.rate,
+                authors=baselines[0].settings["definitions"] == "authors",
+                low=first.arguments["low"],
+                high=first.arguments["high"],
+            )
+            self._columns = extract.columns
+            by_session = baselines[0].settings["normalize"] == "session"
+            self._sources = {name: HandCrafted(own.shards, extract, by_session) for name, own in windows.items()}
+            self._turned = turned(first)
+        with console.progress(total=sum(map(len, windows.values())), unit="window", desc="features") as bar:
+            self._tables = {name: feature_table(own, self._sources[name], bar) for name, own in windows.items()}
+
+    def of(self, name: str, features: str) -> np.ndarray:
+        """(n, k, C) of the windows called `name`: a feature set's columns."""
+        return self._tables[name][:, self._columns_of(features)]
+
+    def train(self, features: str, rotations: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(n, F) features and (n,) labels to train on."""
+        table, label = self.of("train", features), self._windows["train"].label
+        if rotations:
+            table, label = classical.with_rotations(table, self._turned), np.tile(label, len(self._turned))
+        return table.reshape(len(table), -1), label
+
+    def unlabelled(self, name: str, places: Sequence[int], features: str) -> np.ndarray:
+        """(n, F) of windows spread over whole recordings, whatever their labels."""
+        shards, source = self._windows[name].shards, self._sources[name]
+        tables = [
+            source.of(p, evenly_spaced(shards[p], ADAPTING_WINDOWS))[:, self._columns_of(features)] for p in places
+        ]
+        table = np.concatenate(tables)
+        return table.reshape(len(table), -1)
+
+    def session(self, name: str, places: Sequence[int], features: str) -> SessionWindows:
+        """All windows of a session's recordings, a stride apart, whatever their labels."""
+        shards, source = self._windows[name].shards, self._sources[name]
+        own = [shards[p] for p in places]
+        stride = own[0].arguments["stride"]
+        starts = [np.arange(0, len(shard.signal) - shard.window + 1, stride) for shard in own]
+        tables = [source.of(p, at)[:, self._columns_of(features)] for p, at in zip(places, starts, strict=True)]
+        table = np.concatenate(tables)
+        return SessionWindows(
+            x=table.reshape(len(table), -1),
+            recording=np.repeat(np.arange(len(starts)), [len(at) for at in starts]),
+            spacing=stride / own[0].rate,
+            seconds=sum(len(shard.signal) for shard in own) / own[0].rate,
+        )
+
+    def _columns_of(self, features: str) -> Any:
+        if self.tokens:
+            return slice(None)
+        names = feature_names(features)
+        return [i for i, column in enumerate(self._columns) if column.partition("_")[0] in names]
+
+
+def turned(shard: Shard) -> np.ndarray:
+    """(3, C) the electrode whose features each electrode gets when every ring turns by -1, 0 and 1 places."""
+    origin = np.tile(np.arange(len(shard.channels)), (3, 1))
+    for ring in map(list, shard.rings):
+        for row, step in enumerate((-1, 0, 1)):
+            origin[row, ring] = np.roll(ring, step)
+    return origin
