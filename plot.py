@@ -37,6 +37,7 @@ from semg.common.files import read_json
 from semg.common.schema import COUNT, Field, check_fields
 from semg.data import putemg
 from semg.data.filters import FilterSpec
+from semg.data.normalization import ChannelNormalization
 from semg.data.preprocessing import filtered
 from semg.data.preprocessing import rings as whole_rings
 from semg.data.putemg_recording import Recording
@@ -177,21 +178,23 @@ def draw_architecture(args: argparse.Namespace) -> str:
     from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
     from semg.evaluation.architecture_figure import architecture
     from semg.inference.trained_model import TrainedModel
-    from semg.training.config import BANDS
+    from semg.training.config import BANDS, TrainConfig
 
     rate, classes = putemg.RATE, list(putemg.GESTURES.values())
     if args.source:
         trained = TrainedModel.open(_one(args, "a checkpoint"), "cpu")
         model, rate, classes = trained.network, trained.rate, list(trained.classes)
+        channel_normalization = trained.channel_normalization
     else:
         edges = tuple(edge / rate for edge in BANDS)
-        seen = 2 * putemg.N_CHANNELS  # every electrode scaled, and whitened
+        channel_normalization = ChannelNormalization(TrainConfig.normalize, TrainConfig.whitening)
+        seen = channel_normalization.copies * putemg.N_CHANNELS
         config = ModelConfig(channels=seen, band_edges=edges, tune=args.tune, layers=12, width=768, heads=12)
         model = GPT2Classifier(config)
     counts = model.parameter_counts()
     title = _title(args, "How a window of sEMG becomes a gesture")
     groups = [asdict(group) for group in model.frontend.groups]
-    architecture(args.out, model.config.to_dict(), groups, rate, classes, counts, title)
+    architecture(args.out, model.config.to_dict(), groups, channel_normalization, rate, classes, counts, title)
     return f"{counts['trainable']:,} of {counts['total']:,} parameters train"
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +20,7 @@ import plot
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data import putemg
+from semg.data.normalization import ChannelNormalization
 from semg.data.shards import open_shard
 from semg.evaluation import architecture_figure, palette, score_figures, signal_figures
 from semg.evaluation.report import write_results
@@ -268,13 +269,25 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     ("changes", "told"),
     [
         (
-            {"tune": "fpt", "frontend": "both"},
-            ["GPT-2", "norms and\npositions train", "20 ×\n1680", "log powers", "raw samples"],
+            {"frontend": "both", "channels": 48},
+            [
+                "24 electrodes",
+                "48 ×\n1280",
+                "+ 24 whitened",
+                "48 × 6 log powers",
+                "48 × 64 samples",
+                "20 ×\n3360",
+                "GPT-2",
+            ],
         ),
-        ({"tune": "last:1"}, ["last 1 blocks train"]),
-        ({"frontend": "bands", "samples": 320}, ["24 channels ×\n320 samples (62.5 ms)\n5 patches", "5 ×\n144"]),
-        ({"frontend": "raw", "backbone": "none"}, ["raw samples", "20 ×\n1536", "1536 → 16"]),
-        ({"backbone": "attention", "pooling": "last"}, ["attention", "last\ntoken\nLayerNorm\nlinear"]),
+        ({"tune": "fpt", "whitening": "none"}, ["24 ×\n1280", "tune fpt\nnorms and\npositions train", "20 tokens"]),
+        ({"tune": "last:1", "whitening": "none"}, ["tune last:1\nlast block trains"]),
+        ({"samples": 320, "whitening": "replace"}, ["320 samples", "62.5 ms", "5 ×\n144", "1 block", "whitened"]),
+        (
+            {"frontend": "raw", "backbone": "none", "normalize": "none", "whitening": "none"},
+            ["20 ×\n1536", "1536 → 16"],
+        ),
+        ({"backbone": "attention", "pooling": "last"}, ["attention", "last token", "LayerNorm", "16 → 8"]),
     ],
 )
 def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch, changes, told):
@@ -283,15 +296,39 @@ def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch
     monkeypatch.setattr(
         architecture_figure, "save", lambda figure, path: (figures_made.append(figure), real(figure, path))
     )
+    how = {key: changes.pop(key) for key in ("normalize", "whitening") if key in changes}
+    how = ChannelNormalization(how.get("normalize", "session"), how.get("whitening", "append"))
     config = ModelConfig(**{**TINY, **changes})
-    counts = {"trainable": 1_234_567, "total": 2_000}
+    counts = {"trainable": 2_000, "total": 1_234_567}
     groups, classes = [asdict(group) for group in FrontEnd(config).groups], ["idle", "fist"]
-    architecture_figure.architecture(tmp_path / "a.png", config.to_dict(), groups, 5120.0, classes, counts, "title")
-    texts = [text.get_text() for text in figures_made[0].axes[0].texts]
-    for words in [*told, "idle", "fist", "2 scores", "1.2 M of 2 k parameters train"]:
-        assert words in texts, words
+    architecture_figure.architecture(
+        tmp_path / "a.png", config.to_dict(), groups, how, 5120.0, classes, counts, "title"
+    )
+    blocks = [text.get_text() for text in figures_made[0].axes[0].texts]
+    lines = [line for block in blocks for line in block.split("\n")]
+    for words in [*told, "idle", "fist", "8\nscores", "0.002 million of 1.23 million parameters train"]:
+        assert words in blocks or words in lines, words
     if "GPT-2" not in told and changes.get("backbone"):
-        assert "GPT-2" not in texts
+        assert "GPT-2" not in lines
+
+
+def test_no_words_of_the_architecture_overlap(tmp_path, monkeypatch):
+    figures_made = []
+    real = architecture_figure.save
+    monkeypatch.setattr(
+        architecture_figure, "save", lambda figure, path: (figures_made.append(figure), real(figure, path))
+    )
+    config = ModelConfig(**TINY, tune="lora", frontend="both", channels=48, classes=14)
+    groups, counts = [asdict(group) for group in FrontEnd(config).groups], {"trainable": 10**8, "total": 10**9}
+    classes, how = [f"a gesture called {number}" for number in range(14)], ChannelNormalization("session", "append")
+    architecture_figure.architecture(
+        tmp_path / "a.png", config.to_dict(), groups, how, 5120.0, classes, counts, "How a window becomes a gesture"
+    )
+    figure = figures_made[0]
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    assert all(figure.bbox.containsx(x) for box in boxes for x in (box.x0, box.x1))
+    assert all(figure.bbox.containsy(y) for box in boxes for y in (box.y0, box.y1))
+    assert not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
 
 
 def test_the_architecture_of_a_checkpoint(draw, tmp_path):

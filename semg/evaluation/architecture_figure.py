@@ -1,36 +1,31 @@
-"""The network as a picture, drawn from its configuration: from a window of signal to scores of gestures."""
+"""The network as a picture, drawn from its configuration: boxes in a row, from a window of signal to gestures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.patches import FancyBboxPatch
 
+from semg.common.console import counted
+from semg.data.normalization import ChannelNormalization
 from semg.evaluation.score_figures import save, usual_style
 
-FIXED, TRAINED, FROZEN = "#F0F0F0", "#BBDDF5", "#FFFFFF"  # box colours; frozen boxes are also hatched
+LETTER, LINE, GAP, MARGIN = 0.112, 0.28, 0.76, 0.25  # inches, which are also the units of the drawing
+SIZE = 14  # of letters, in points
+COLOURS = {"computed": "#F0F0F0", "trains": "#BBDDF5", "partly": "#E6F2FB", "frozen": "#FFFFFF"}
 EDGE = "#333333"
-_NAMES, _UNITS = {"bands": "log powers", "raw": "raw samples"}, {"bands": "bands", "raw": "samples"}
-WIDTH, HEIGHT = 15.3, 5.6  # inches, which are the drawing's units too
 
 
-@dataclass(frozen=True)
-class Box:
-    """A box of the drawing, in inches from the lower left corner."""
+class Box(NamedTuple):
+    """name: in bold; lines: what it does; state: a key of COLOURS; note: below it; after: shape of its output."""
 
-    left: float
-    bottom: float
-    width: float
-    height: float
-
-    @property
-    def middle(self) -> float:
-        """Height of its middle."""
-        return self.bottom + self.height / 2
+    name: str
+    lines: Sequence[str]
+    state: str
+    note: str
+    after: str
 
 
 @usual_style
@@ -38,6 +33,7 @@ def architecture(
     path: Path,
     config: Mapping[str, Any],
     groups: Sequence[Mapping[str, Any]],
+    channel_normalization: ChannelNormalization,
     rate: float,
     classes: Sequence[str],
     parameters: Mapping[str, int],
@@ -45,191 +41,100 @@ def architecture(
 ) -> None:
     """Draw the network from left to right, with the shapes of what goes from box to box.
 
-    config: the fields of a ModelConfig; groups: of the front-end's features; rate: Hz; parameters: numbers of
-    parameters, all and trained, see `GPT2Classifier.parameter_counts`.
+    config: the fields of a ModelConfig; groups: of the front-end's features; channel_normalization: what turns
+    electrodes into the network's channels; rate: Hz; parameters: see `GPT2Classifier.parameter_counts`.
     """
-    figure = Figure(figsize=(WIDTH, HEIGHT))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, WIDTH)
-    axes.set_ylim(0, HEIGHT)
+    boxes = [*_front(config, groups, channel_normalization, rate), *_network(config, groups)]
+    rows = max(len(classes), *(len(box.lines) + 2 for box in boxes))
+    width = 2 * MARGIN + sum(_width(box) + GAP for box in boxes) + LETTER * max(map(len, classes))
+    figure = Figure(figsize=(width, (rows + 4.9) * LINE))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(-3.1 * LINE, (rows + 1.8) * LINE))
     axes.axis("off")
-    tokens = config["samples"] // config["patch"]
-    middle = 2.85
-    window = _window(axes, Box(0.45, middle - 1.05, 1.9, 2.1), config, rate)
-    parts = _front_end(axes, window, groups, config, rate)
-    features = sum(group["channels"] * group["per_channel"] for group in groups)
-    embed = Box(6.85, middle - 0.95, 1.85, 1.9)
-    told = "\nin place of\nword embeddings" if config["backbone"] not in ("attention", "none") else ""
-    _draw(axes, embed, TRAINED, "linear map", f"{features} → {config['width']}{told}")
-    for part in parts:
-        _arrow(axes, part, embed)
-    _shape(axes, (parts[0].left + parts[0].width + embed.left) / 2, middle, tokens, features, between=len(parts) > 1)
-    last = _backbone(axes, embed, config, tokens, middle)
-    head = Box(12.2, middle - 0.95, 1.4, 1.9)
-    pooled = "mean of\ntokens" if config["pooling"] == "mean" else "last\ntoken"
-    _draw(axes, head, TRAINED, "head", f"{pooled}\nLayerNorm\nlinear")
-    _arrow(axes, last, head)
-    if last is not embed:
-        _shape(axes, head.left - 0.5, middle, tokens, config["width"])
-    _gestures(axes, head, classes, middle)
-    _legend(axes, parameters)
-    axes.text(0.3, HEIGHT - 0.42, title, fontsize=17, weight="bold", va="center")
+    left = MARGIN
+    for box in boxes:
+        left = _draw(axes, box, left, rows * LINE)
+    axes.text(left, rows * LINE / 2, "\n".join(classes), va="center", fontsize=SIZE, linespacing=1.3)
+    axes.text(MARGIN, (rows + 1) * LINE, title, va="center", fontsize=SIZE + 3, weight="bold")
+    trained, total = (f"{parameters[key] / 1e6:.3g} million" for key in ("trainable", "total"))
+    told = f"{trained} of {total} parameters train"
+    axes.text(width - MARGIN, (rows + 1) * LINE, told, ha="right", va="center", fontsize=SIZE)
     save(figure, path)
 
 
-def _draw(axes: Axes, box: Box, colour: str, name: str, told: str) -> Box:
-    """A box with its name in bold at the top and what it does below."""
-    shape = FancyBboxPatch(
-        (box.left, box.bottom),
-        box.width,
-        box.height,
-        boxstyle="round,pad=0,rounding_size=0.08",
-        facecolor=colour,
-        edgecolor=EDGE,
-        linewidth=1.4,
-        hatch="////" if colour == FROZEN else None,
-        zorder=2,
-    )
-    shape.set_hatch_linewidth(0.4)
-    axes.add_patch(shape)
-    centre = box.left + box.width / 2
-    paper = {"facecolor": colour, "edgecolor": "none", "pad": 1.5} if colour == FROZEN else None
-    axes.text(
-        centre, box.bottom + box.height - 0.24, name, ha="center", va="center", fontsize=15, weight="bold", zorder=4
-    ).set_bbox(paper)
-    if told:
-        place = box.middle - 0.16
-        axes.text(centre, place, told, ha="center", va="center", fontsize=13.5, zorder=4, linespacing=1.3).set_bbox(
-            paper
-        )
-    return box
-
-
-def _arrow(axes: Axes, start: Box, end: Box) -> None:
-    """From one box's right side to another's left."""
-    begin = (start.left + start.width, start.middle)
-    height = min(max(start.middle, end.bottom + 0.25), end.bottom + end.height - 0.25)
-    axes.add_patch(
-        FancyArrowPatch(begin, (end.left, height), arrowstyle="-|>", mutation_scale=18, linewidth=1.6, color=EDGE)
-    )
-
-
-def _shape(axes: Axes, x: float, y: float, tokens: int, features: int, *, between: bool = False) -> None:
-    """What goes along an arrow, above it; or between two arrows."""
-    told = f"{tokens} ×\n{features}"
-    up, side = (0.0, "center") if between else (0.1, "bottom")
-    axes.text(x, y + up, told, ha="center", va=side, fontsize=13, linespacing=1.2)
-
-
-def _window(axes: Axes, box: Box, config: Mapping[str, Any], rate: float) -> Box:
-    """Some channels of made-up signal with a burst, cut into patches, as the network gets them."""
-    random = np.random.default_rng(4)
-    time = np.linspace(0, 1, 400)
-    shown = min(6, config["channels"])
-    for place in range(shown):
-        burst = 0.15 + 0.85 * np.exp(-(((time - 0.6) / 0.22) ** 2)) * random.uniform(0.3, 1)
-        trace = np.clip(random.normal(size=400) * burst, -2, 2) * 0.075
-        height = box.bottom + box.height * (place + 0.5) / shown
-        axes.plot(box.left + time * box.width, height + trace, color="#0072B2", linewidth=0.7, zorder=3)
-    patches = config["samples"] // config["patch"]
-    for place in range(patches + 1):
-        x = box.left + box.width * place / patches
-        axes.plot([x, x], [box.bottom, box.bottom + box.height], color="#BBBBBB", linewidth=0.7, zorder=1)
-    milliseconds = 1000 * config["samples"] / rate
-    centre = box.left + box.width / 2
-    top = box.bottom + box.height
-    axes.text(centre, top + 0.12, "window (sketch)", ha="center", va="bottom", fontsize=15, weight="bold")
-    told = f"{config['channels']} channels ×\n{config['samples']} samples ({milliseconds:g} ms)\n{patches} patches"
-    axes.text(centre, box.bottom - 0.12, told, ha="center", va="top", fontsize=13.5, linespacing=1.3)
-    return box
-
-
-def _front_end(
-    axes: Axes, window: Box, groups: Sequence[Mapping[str, Any]], config: Mapping[str, Any], rate: float
+def _front(
+    config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], how: ChannelNormalization, rate: float
 ) -> list[Box]:
-    """The boxes that make a token's features, one above the other."""
-    low, high = (edge * rate for edge in (config["band_edges"][0], config["band_edges"][-1]))
-    wanted = []
+    """The boxes without parameters: the window, its channels, and the numbers that each token starts from."""
+    samples, channels = config["samples"], config["channels"]
+    electrodes, tokens = channels // how.copies, samples // config["patch"]
+    window = [f"{electrodes} electrodes", f"{samples} samples", f"{1000 * samples / rate:g} ms", f"at {rate:g} Hz"]
+    scaled = {"session": ["scaled by", "session RMS"], "train": ["scaled by", "training RMS"], "none": ["in µV"]}
+    whitened = {"none": [], "append": [f"+ {electrodes} whitened"], "replace": ["whitened"]}[how.whitening]
+    words, *more = scaled[how.method]
+    features = []
     for group in groups:
-        name, channels, numbers = (group[key] for key in ("name", "channels", "per_channel"))
-        lines = [f"{channels} channels × {numbers} {_UNITS.get(name, 'numbers')}"]
+        features.append(f"{channels} × {group['per_channel']} {'log powers' if group['log_power'] else 'samples'}")
         if group["log_power"]:
-            lines.append(f"{low:.0f}-{high:.0f} Hz, over {1000 * config['frame'] / rate:g} ms")
-        lines += ["minus mean, over std"] if group["normalized"] else []
-        wanted.append((_NAMES.get(name, name), [*lines, f"= {channels * numbers} features"]))
-    heights = [0.55 + 0.325 * len(lines) for _, lines in wanted]
-    top = window.middle + (sum(heights) + 0.3 * (len(wanted) - 1)) / 2
-    boxes = []
-    for (name, lines), height in zip(wanted, heights, strict=True):
-        box = _draw(axes, Box(3.0, top - height, 2.95, height), FIXED, name, "\n".join(lines))
-        _arrow(axes, window, box)
-        boxes.append(box)
-        top -= height + 0.3
-    return boxes
-
-
-def _backbone(axes: Axes, embed: Box, config: Mapping[str, Any], tokens: int, middle: float) -> Box:
-    """The decoder, the attention layer, or nothing; returns the box that the head follows."""
-    if config["backbone"] == "none":
-        return embed
-    width = config["width"]
-    if config["backbone"] == "attention":
-        box = Box(9.65, middle - 0.95, 1.5, 1.9)
-        _draw(axes, box, TRAINED, "attention", f"one layer\n{config['heads']} heads\nresidual")
-    else:
-        tune = config["tune"]
-        box = Box(9.65, middle - 1.25, 1.4, 2.5)
-        for behind in (0.16, 0.08):  # a pile of blocks
-            _draw(axes, Box(box.left + behind, box.bottom + behind, box.width, box.height), _colour(tune), "", "")
-        told = f"{config['layers']} blocks\nwidth {width}\n{config['heads']} heads"
-        _draw(axes, box, _colour(tune), {"gpt2": "GPT-2"}.get(config["backbone"], config["backbone"]), told)
-        axes.text(box.left + box.width / 2, box.bottom - 0.12, _tuned(tune), ha="center", va="top", fontsize=13.5)
-    _arrow(axes, embed, box)
-    _shape(axes, (embed.left + embed.width + box.left) / 2, middle, tokens, width)
-    return box
-
-
-def _colour(tune: str) -> str:
-    return TRAINED if tune == "full" else FROZEN
-
-
-def _tuned(tune: str) -> str:
-    """What of the backbone trains, in words."""
-    if tune.startswith("last:"):
-        return f"last {tune.partition(':')[2]} blocks train"
-    told = {
-        "full": "all of it trains",
-        "fpt": "norms and\npositions train",
-        "lora": "low-rank updates train",
-        "frozen": "frozen",
-    }
-    return told[tune]
-
-
-def _gestures(axes: Axes, head: Box, classes: Sequence[str], middle: float) -> None:
-    """The names of the classes to the right of the head, one score each."""
-    step = min(0.33, 3.4 / len(classes))
-    top = middle + step * (len(classes) - 1) / 2
-    x = head.left + head.width
-    for place, name in enumerate(classes):
-        height = top - step * place
-        axes.plot([x, x + 0.25], [middle + (height - middle) * 0.5, height], color=EDGE, linewidth=0.9)
-        axes.text(x + 0.3, height, name, va="center", fontsize=min(13.5, 40 * step))
-    axes.text(x + 0.3, top + 0.32, f"{len(classes)} scores", va="bottom", fontsize=13.5, weight="bold")
-
-
-def _legend(axes: Axes, parameters: Mapping[str, int]) -> None:
-    handles = [
-        Patch(facecolor=FIXED, edgecolor=EDGE, label="computed, no parameters"),
-        Patch(facecolor=TRAINED, edgecolor=EDGE, label="trains"),
+            low, high = (edge * rate for edge in (config["band_edges"][0], config["band_edges"][-1]))
+            features += [f"{low:.0f}-{high:.0f} Hz", f"in {1000 * config['frame'] / rate:g} ms"]
+        features += ["standardised"] if group["normalized"] else []
+    lines = [f"{electrodes} {words}", *more, *whitened]
+    return [
+        Box("window", window, "computed", "", f"{electrodes} ×\n{samples}"),
+        Box("channels", lines, "computed", "computed", f"{channels} ×\n{samples}"),
+        Box(f"{tokens} tokens", features, "computed", "computed", f"{tokens} ×\n{_features(groups)}"),
     ]
-    if parameters["trainable"] < parameters["total"]:
-        frozen = "kept as it was, but for what stands below it"
-        handles.append(Patch(facecolor=FROZEN, edgecolor=EDGE, hatch="////", label=frozen))
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.015, 0.0), ncols=3, fontsize=13, frameon=False)
-    told = f"{_many(parameters['trainable'])} of {_many(parameters['total'])} parameters train"
-    axes.text(WIDTH - 0.3, 0.27, told, ha="right", va="center", fontsize=13.5)
 
 
-def _many(count: int) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
+def _network(config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> list[Box]:
+    """The boxes with parameters: the map to the backbone's width, the backbone, the head."""
+    width, kind, classes = config["width"], config["backbone"], config["classes"]
+    shape, heads = f"{config['samples'] // config['patch']} ×\n{width}", counted(config["heads"], "head")
+    instead = [] if kind in ("attention", "none") else ["instead of", "word vectors"]
+    boxes = [Box("linear map", [f"{_features(groups)} → {width}", *instead], "trains", "trains", shape)]
+    if kind == "attention":
+        boxes.append(Box(kind, ["one layer", f"width {width}", heads], "trains", "trains", shape))
+    elif kind != "none":
+        lines = [counted(config["layers"], "block"), f"width {width}", heads]
+        state = {"full": "trains", "frozen": "frozen"}.get(config["tune"], "partly")
+        boxes.append(Box("GPT-2" if kind == "gpt2" else kind, lines, state, _tuned(config), shape))
+    pooled = "mean of tokens" if config["pooling"] == "mean" else "last token"
+    return [
+        *boxes,
+        Box("head", [pooled, "LayerNorm", f"{width} → {classes}"], "trains", "trains", f"{classes}\nscores"),
+    ]
+
+
+def _features(groups: Sequence[Mapping[str, Any]]) -> int:
+    return sum(group["channels"] * group["per_channel"] for group in groups)
+
+
+def _tuned(config: Mapping[str, Any]) -> str:
+    """What of the backbone trains: the mode, and what it means."""
+    kind, _, blocks = config["tune"].partition(":")
+    words = {
+        "full": "all of it trains",
+        "last": "last block trains" if blocks == "1" else f"last {blocks} blocks train",
+        "fpt": "norms and\npositions train",
+        "lora": f"updates of rank\n{config['lora_rank']} train",
+        "frozen": "nothing trains",
+    }
+    return f"tune {config['tune']}\n{words[kind]}"
+
+
+def _width(box: Box) -> float:
+    return LETTER * max(map(len, [box.name + "  ", *box.lines, *box.note.split("\n")])) + 0.2
+
+
+def _draw(axes: Axes, box: Box, left: float, height: float) -> float:
+    """A box, its name above what it does, its note below, and an arrow; returns where the arrow ends."""
+    centre, right = left + _width(box) / 2, left + _width(box)
+    corners, colour = "round,pad=0,rounding_size=0.08", COLOURS[box.state]
+    axes.add_patch(FancyBboxPatch((left, 0), right - left, height, boxstyle=corners, facecolor=colour, edgecolor=EDGE))
+    axes.text(centre, height - 0.8 * LINE, box.name, ha="center", va="center", fontsize=SIZE + 1, weight="bold")
+    axes.text(centre, height / 2 - 0.5 * LINE, "\n".join(box.lines), ha="center", va="center", fontsize=SIZE)
+    axes.text(centre, -0.4 * LINE, box.note, ha="center", va="top", fontsize=SIZE - 1)
+    arrow = {"arrowstyle": "-|>", "linewidth": 1.6, "color": EDGE, "mutation_scale": 18, "shrinkA": 0, "shrinkB": 4}
+    axes.annotate("", (right + GAP, height / 2), (right, height / 2), arrowprops=arrow)
+    axes.text(right + GAP / 2, height / 2 + 0.3 * LINE, box.after, ha="center", fontsize=SIZE - 2)
+    return right + GAP
