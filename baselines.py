@@ -13,7 +13,8 @@ per_subject.png. deep_baselines.py trains networks.
   python baselines.py --split splits/putemg-kfold5 --launch local --parallel 5      # several at once; docs/many_runs.md
 
 Features (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL,
-ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something.
+ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something;
+in a unit of the recordings' own (import_csv.py without --unit) the training people's RMS stands for 100 uV.
 Classifiers, with the settings of putEMG's authors: lda (SVD), qda (regularised by 0.3), knn (5 neighbours), svm (RBF
 kernel, C = 50), each after scaling the features by the training windows' mean and standard deviation. Trained on the
 split's training subset alone, as train.py does it.
@@ -136,6 +137,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
     """All results that the flags ask for, each once, fold by fold. splits: fold -> checksum."""
     limits, restriction = AUTHORS if args.preset else USUAL, baseline_results.restriction(windows)
     baselines = []
+    unit = next(iter(windows.values()))["train"].shards[0].meta["unit"]
     for fold, own in windows.items():
         data = baseline_results.data_checksum(own.values())
         for features in dict.fromkeys(args.features or FEATURES):
@@ -146,7 +148,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                     "classifier": classifier,
                     "features": features,
                     "definitions": "authors" if args.preset else "usual",
-                    "thresholds": {"zc_uv": limits.zc, "ssc_uv2": limits.ssc, "wamp_uv": limits.wamp},
+                    "thresholds": limits.to_dict(unit),
                     "normalize": args.normalize,
                     "train_on": list(args.train_on),
                     "subset": args.subset,
@@ -219,6 +221,7 @@ def run_one(
         "n_train_windows_available": available,
         "classifier_settings": trained.settings,
         "tried_on_validation": trained.tried,
+        **({} if tables.microvolt == 1 else {"stands_for_a_microvolt": tables.microvolt}),
         **baseline_results.restriction({baseline.fold: windows}),
         "made": how_made("baselines.py", args),
     }

@@ -32,7 +32,9 @@ def record_of(subject: str, trajectory: str = "repeats_long") -> str:
     return f"emg_gestures-{subject}-{trajectory}-2018-05-11-10-{minute}-00-000"
 
 
-def make_shard(folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarray | None = None) -> None:
+def make_shard(
+    folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarray | None = None, unit: str = "uV"
+) -> None:
     """A recording in which each gesture is a little louder on channels of its own; `gain` is the person's strength."""
     parsed = from_name(record)
     rng = np.random.default_rng(int(parsed.subject) + len(parsed.task))
@@ -47,7 +49,7 @@ def make_shard(folder: Path, record: str, *, gain: float = 1.0, labels: np.ndarr
         "order": parsed.order,
         "task": parsed.task,
         "rate": RATE,
-        "unit": "uV",
+        "unit": unit,
         "channels": [f"EMG_{i}" for i in range(CHANNELS)],
         "rings": [],
         "classes": list(CLASSES),
@@ -241,6 +243,40 @@ def test_memory_beyond_the_table_does_not_grow_with_the_recordings(data):
     one, all_of_them = beyond(names[:1]), beyond(names)
     assert len(names) >= 6
     assert all_of_them < 1.5 * one
+
+
+# --- units -----------------------------------------------------------------------------------------------------
+
+
+def results_in_a_unit(folder: Path, monkeypatch, capsys, scale: float) -> tuple[dict, dict, str]:
+    """metrics.json, predictions and output of lda on recordings in a unit of their own, `scale` of them a microvolt."""
+    subjects = sorted(record for subset in SUBSETS for record in records(subset))
+    for record in subjects:
+        make_shard(folder / "shards", record, gain=scale * (1 + int(record[13:15]) % 3), unit="arbitrary")
+    write_split(folder / "split", Split("split", "subject", **{name: records(name) for name in SUBSETS}, seed=0), {})
+    flags = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "out"]
+    flags += ["--features", "du+hudgins+logband", "--classifiers", "lda"]
+    monkeypatch.setattr("sys.argv", ["baselines.py", *map(str, flags)])
+    assert baselines.main() == 0
+    return *result(folder / "out" / "lda-du+hudgins+logband"), capsys.readouterr().out
+
+
+def test_the_same_signal_in_any_unit_is_decided_the_same(tmp_path, monkeypatch, capsys):
+    """Thresholds are shares of the training people's RMS where no unit is known."""
+    metrics, arrays, out = results_in_a_unit(tmp_path / "1", monkeypatch, capsys, 1.0)
+    assert metrics["baseline"]["thresholds"] == pytest.approx(
+        {"zc_of_rms": 0.1, "ssc_of_rms2": 0.01, "wamp_of_rms": 0.1}
+    )
+    recordings = [shard.signal.astype(float) for shard in open_shards(tmp_path / "1" / "shards", records("train"))]
+    rms = np.median([np.sqrt(np.mean(one**2)) for one in recordings])
+    assert metrics["stands_for_a_microvolt"] == pytest.approx(rms / 100, rel=0.01)
+    assert f"the training people's RMS, {100 * metrics['stands_for_a_microvolt']:.4g}, stands for 100 uV" in out
+    for scale in (1 / 64, 32.0, 0.37):
+        other, told, _ = results_in_a_unit(tmp_path / str(scale), monkeypatch, capsys, scale)
+        assert other["stands_for_a_microvolt"] == pytest.approx(scale * metrics["stands_for_a_microvolt"], rel=1e-3)
+        # float16 holds a multiple by a power of two as it is, and rounds any other anew
+        np.testing.assert_allclose(told["probabilities"], arrays["probabilities"], atol=0.1 if scale == 0.37 else 1e-4)
+        assert np.mean(told["prediction"] == arrays["prediction"]) >= (0.98 if scale == 0.37 else 1)
 
 
 # --- subsampling, presets ------------------------------------------------------------------------------------------

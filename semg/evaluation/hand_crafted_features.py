@@ -14,16 +14,19 @@ without the absolute value; ZC counts changes of sign among the samples whose |x
 the others. Their SSC, products of neighbouring differences <= -threshold, is the usual one.
 
 Thresholds are amplitudes, so they mean something on microvolts alone: compute features on the signal as it is, and
-normalise the features.
+normalise the features. Where recordings have a unit of their own, `microvolt` is what stands for one: 1/100 of the
+training recordings' RMS, so that the usual 10 uV are a tenth of that RMS, whatever the unit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from semg.common.errors import SettingError
+from semg.data.preprocessing import COMMON_RMS
 from semg.data.putemg import MICROVOLTS_PER_COUNT
+from semg.data.shards import Shard
 
 SETS: dict[str, tuple[str, ...]] = {
     "rms": ("RMS",),
@@ -36,6 +39,7 @@ POWER_FLOOR = 1e-2  # uV^2 added to a band's power: below 12-bit rounding, so th
 # Windows at once: so many that an array of them is below this, whatever the batch. Larger ones are given back to the
 # system after each use and fetched anew, page by page, which took three quarters of the time of the simple features.
 _BYTES_AT_ONCE = 1 << 17
+_RMS_STRETCHES = 256  # of each recording, from which its RMS is taken
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,33 @@ class Thresholds:
         """The same given in ADC counts (ssc in counts^2)."""
         return cls(zc * MICROVOLTS_PER_COUNT, ssc * MICROVOLTS_PER_COUNT**2, wamp * MICROVOLTS_PER_COUNT)
 
+    def to_dict(self, unit: str) -> dict[str, float]:
+        """The thresholds by name, in JSON's types: in microvolts, or as shares of the training recordings' RMS."""
+        if unit == "uV":
+            return {"zc_uv": self.zc, "ssc_uv2": self.ssc, "wamp_uv": self.wamp}
+        return {
+            "zc_of_rms": self.zc / COMMON_RMS,
+            "ssc_of_rms2": self.ssc / COMMON_RMS**2,
+            "wamp_of_rms": self.wamp / COMMON_RMS,
+        }
+
 
 USUAL = Thresholds(zc=10.0, ssc=100.0, wamp=10.0)  # 10 uV: above resting noise and rounding (1 count = 6.1 uV)
 AUTHORS = Thresholds.from_counts(zc=30, ssc=16, wamp=10)
+
+
+def stand_in_for_microvolt(training: Sequence[Shard]) -> float:
+    """What stands for a microvolt in the training recordings' unit: 1, or 1/100 of the median of their RMS."""
+    if training[0].meta["unit"] == "uV":
+        return 1.0
+    return float(np.median([_rms(shard) for shard in training])) / COMMON_RMS or 1.0
+
+
+def _rms(shard: Shard) -> float:
+    """Root mean square over all channels, of windows evenly spaced over the recording."""
+    starts = np.unique(np.linspace(0, len(shard.signal) - shard.window, _RMS_STRETCHES).astype(np.int64))
+    squares = [np.square(shard.signal[at : at + shard.window], dtype=np.float64).mean() for at in starts]
+    return float(np.sqrt(np.mean(squares)))
 
 
 def feature_names(feature_sets: str) -> tuple[str, ...]:
@@ -73,6 +101,7 @@ class FeatureExtractor:
     names: features such as RMS, as `feature_names` gives them; LOGBAND gives `bands` values, the others one.
     rate, low, high: Hz; the bands divide low to high (at most half the rate) in equal ratios.
     thresholds: USUAL, or with `authors` AUTHORS, unless given.
+    microvolt: what stands for a microvolt in the windows' unit, as `stand_in_for_microvolt` gives it.
     """
 
     names: tuple[str, ...]
@@ -82,6 +111,7 @@ class FeatureExtractor:
     bands: int = N_BANDS
     low: float = 20.0
     high: float = 700.0
+    microvolt: float = 1.0
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """(B, T, C) float16 or float32 -> (B, C * k) float32: all channels' first value, then their second, ..."""
@@ -113,6 +143,8 @@ class FeatureExtractor:
     def _chunk(self, x: np.ndarray, spare: np.ndarray) -> np.ndarray:
         """(B, C, T) float32 -> (B, C * k). spare: an array like x, for the formulas to write to."""
         limits = self.thresholds or (AUTHORS if self.authors else USUAL)
+        if self.microvolt != 1:
+            x = x / np.float32(self.microvolt)
         if self.authors:
             x = x / np.float32(MICROVOLTS_PER_COUNT)
             limits = Thresholds(

@@ -11,9 +11,10 @@ import numpy as np
 
 from semg.common.console import Console
 from semg.data.normalization import sessions
+from semg.data.preprocessing import COMMON_RMS
 from semg.data.shards import Shard, WindowSet, open_shard
 from semg.evaluation.baseline_results import Baseline
-from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
+from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names, stand_in_for_microvolt
 from semg.training import classical
 
 TOKENS = "tokens"  # the network's own features
@@ -97,7 +98,7 @@ class Tables:
     ) -> None:
         self._windows, self._console = windows, console
         first = windows["train"].shards[0]
-        self.tokens = baselines[0].settings["features"] == TOKENS
+        self.tokens, self.microvolt = baselines[0].settings["features"] == TOKENS, 1.0
         self._columns: tuple[str, ...] = ()
         self._sources: dict[str, Any] = {}
         if self.tokens:
@@ -109,13 +110,18 @@ class Tables:
             self._turned = self._sources["train"].turned
         else:
             names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
+            self.microvolt = stand_in_for_microvolt(windows["train"].shards)
             extract = FeatureExtractor(
                 names=names,
                 rate=first.rate,
                 authors=baselines[0].settings["definitions"] == "authors",
                 low=first.arguments["low"],
                 high=first.arguments["high"],
+                microvolt=self.microvolt,
             )
+            if self.microvolt != 1:
+                rms = f"the training people's RMS, {COMMON_RMS * self.microvolt:.4g}, stands for {COMMON_RMS:g} uV"
+                console.say(f"  features of recordings in a unit of their own: {rms}")
             self._columns = extract.columns
             by_session = baselines[0].settings["normalize"] == "session"
             self._sources = {name: HandCrafted(own.shards, extract, by_session) for name, own in windows.items()}
