@@ -1,49 +1,109 @@
-"""Training on one GPU: windows a second, arithmetic against a matrix product's, waiting for data, memory, an epoch.
+"""Training on one GPU, predicted and measured: a step's time, arithmetic against a matrix product's, waiting for data.
 
-Output: a table and benchmarks/results/gpu.json. GPT-2 small (12 blocks of width 768) and its first 6, trained fully and
-as FPT, on batches of 256 to 4096, in bf16 as train.py does it: signals resident in the GPU's memory as float16, windows
-gathered, normalised and augmented there. Weights are random and signals noise: neither changes how long this takes.
+Output: a table and benchmarks/results/gpu.json. The small model (2 blocks of width 64) and GPT-2 small (12 of 768), by
+batch, by what trains, by precision, compiled and not. Band powers lie in the GPU's memory, and windows are gathered,
+normalised and augmented there, as in train.py; each time is of at least 30 steps. With several GPUs, train.py runs on
+all of them too. Weights are random and signals noise: neither changes how long this takes.
 
-The arithmetic counted is that of matrix products (`flops`), twice as many backwards where weights train and once where
-only gradients pass; what the device can do is measured by one large product in the same run. Waiting is what reading
-a batch takes when nothing else runs. Without CUDA it says so and ends.
+Beside each time stands what prediction.py makes of the step's operations and of this GPU's matrix rate, bandwidth and
+launches, measured in the same run. Waiting is what reading a batch takes when nothing else runs.
 
-  python benchmarks/gpu.py            # a few minutes on one GPU
+With --plan nothing is measured: the same predictions, component by component, from the data sheet of --card, on any
+machine. They are no measurements, and no step will be faster: no kernel reaches a data sheet's rates.
+
+  python benchmarks/gpu.py                         # some minutes on one GPU
+  python benchmarks/gpu.py --plan --card a100      # predictions, on any machine; half a minute
+  python benchmarks/gpu.py --plan --markdown       # a row a step: the table of docs/scale.md
+
+Without CUDA and without --plan it says so and ends.
 """
 
 import argparse
+import json
+import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import Row, arguments, report
+from measuring import ROOT, Row, arguments, report, run_python
+from prediction import CARDS, Card, Work, counts, predict
 from training_step import a_run, epoch
 
-from model import ModelConfig
 from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError
-from semg.frontends import FrontEnd
 from semg.training.trainer import Trainer
 
 PUTEMG_WINDOWS = 600_000
-BATCHES = (256, 1024, 4096)
 REACH, WAITING = 0.45, 0.02
+LARGE_BATCH = 1024  # from which on REACH is wished for
+STEPS = 30  # of each time, at least
+SECONDS = 600  # of each recording
 SIDE = 8192  # of the square matrices that show what the device can do
+COPIED = 1 << 30  # bytes
+LAUNCHED = 1000  # kernels
+
+SMALL, GPT2 = Work(2, 64, 4), Work(12, 768, 12)
+WORKS = (
+    *(replace(SMALL, batch=batch) for batch in (128, 1024, 2048)),
+    *(replace(SMALL, compile=how) for how in ("default", "graphs")),
+    *(replace(GPT2, batch=batch) for batch in (128, 1024, 2048)),
+    *(replace(GPT2, batch=batch, compile="default") for batch in (128, 1024, 2048)),
+    replace(GPT2, batch=1024, amp="fp32"),
+    *(replace(GPT2, batch=1024, tune=tune) for tune in ("fpt", "lora", "frozen")),
+)
+NOTICE = "PREDICTED from operations counted on this machine and the data sheet of one {}; nothing was measured on a GPU"
 
 
-def flops(config: ModelConfig) -> float:
-    """Multiplications and additions of a window's matrix products, forwards and backwards, by what trains."""
-    tokens, width = config.tokens, config.width
-    inner = (config.architecture or {}).get("n_inner") or 4 * width
-    embedding = 2 * tokens * FrontEnd(config).n_features * width
-    weights = 2 * tokens * width * (4 * width + 2 * inner)  # of one block: attention's four, the two of its MLP
-    attention = 4 * tokens**2 * width  # of one block: scores, and their mean of values
-    head = 2 * width * config.classes
-    # backwards: a weight's product comes once for the gradient that passes and once for the weight's own, if it trains
-    block = weights * (3 if config.tune == "full" else 2) + 3 * attention
-    return 2 * embedding + config.layers * block + 3 * head
+def epoch_seconds(work: Work, step: float) -> float:
+    """An epoch of all of putEMG's windows, in steps of so many seconds."""
+    return PUTEMG_WINDOWS / work.batch * step
+
+
+# --- predictions --------------------------------------------------------------------------------------------------
+
+
+def plan(card: Card, console: Console) -> None:
+    """Say what is predicted, component by component."""
+    console.say(NOTICE.format(card.name))
+    for work in WORKS:
+        costs = predict(work, card)
+        console.say(f"{work}: putEMG's epoch in {epoch_seconds(work, costs['step'].seconds):.1f} s")
+        for name, cost in costs.items():
+            console.say(
+                f"  {name:<10}{cost.launches:6,} launches{cost.bytes / 1e9:9.2f} GB{cost.flops / 1e12:9.3f} TFLOP"
+                f"{1000 * cost.launch:9.2f} ms to launch{1000 * cost.memory:9.2f} ms by memory"
+                f"{1000 * cost.compute:9.2f} ms by arithmetic{1000 * cost.seconds:9.2f} ms: {cost.bound}"
+            )
+
+
+def markdown(card: Card) -> str:
+    """The same as a table, a row a step."""
+    head = f"a step on one {card.name}, **predicted** | launches | GB | TFLOP | ms | bound | windows/s | an epoch"
+    return "\n".join([f"| {head} |", f"|{8 * '---|'}", *(row(work, card) for work in WORKS)])
+
+
+def row(work: Work, card: Card) -> str:
+    """A step's line in the table."""
+    step = predict(work, card)["step"]
+    cells = [step.bytes / 1e9, step.flops / 1e12, 1000 * step.seconds]
+    moved, flops, took = map(_two, cells)
+    rate, whole = _two(work.batch / step.seconds), _two(epoch_seconds(work, step.seconds))
+    return f"| {work} | {step.launches:,} | {moved} | {flops} | {took} | {step.bound} | {rate} | {whole} s |"
+
+
+def _two(value: float) -> str:
+    """With two digits: predictions are good for no more."""
+    digits = 1 - math.floor(math.log10(value))
+    return f"{round(value, digits):,.{max(0, digits)}f}"
+
+
+# --- measurements -------------------------------------------------------------------------------------------------
 
 
 def synchronized(work: Callable[[], object]) -> float:
@@ -55,11 +115,17 @@ def synchronized(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def peak() -> float:
-    """FLOP/s of a large bf16 matrix product: the best of ten."""
-    left, right = (torch.randn(SIDE, SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    seconds = min(synchronized(lambda: left @ right) for _ in range(10))
-    return 2 * SIDE**3 / seconds
+def this_card() -> Card:
+    """This GPU, measured: its matrix rates, its bandwidth, and the host's time for a kernel; each the best of ten."""
+
+    def rate(kind: torch.dtype) -> float:
+        left, right = (torch.randn(SIDE, SIDE, device="cuda", dtype=kind) for _ in range(2))
+        return 2 * SIDE**3 / min(synchronized(lambda: left @ right) for _ in range(10))
+
+    source, one = torch.empty(COPIED, device="cuda", dtype=torch.uint8), torch.zeros(1, device="cuda")
+    copy = min(synchronized(source.clone) for _ in range(10))
+    launch = min(synchronized(lambda: [one.add_(1) for _ in range(LAUNCHED)]) for _ in range(10)) / LAUNCHED
+    return Card(torch.cuda.get_device_name(), rate(torch.bfloat16), rate(torch.float32), 2 * COPIED / copy, launch)
 
 
 def read_all(run: Trainer) -> None:
@@ -68,56 +134,94 @@ def read_all(run: Trainer) -> None:
         pass
 
 
+def _repeatedly(work: Callable[[Trainer], None], run: Trainer, times: int) -> None:
+    for _ in range(times):
+        work(run)
+
+
 def measure(run: Trainer, repeats: int) -> dict[str, float]:
-    """An epoch's seconds, its reading's seconds and its peak memory, after one that does not count."""
+    """Seconds of a step and of reading its batch, and peak memory, after an epoch that does not count."""
+    epochs = -(-STEPS // run.task.steps_per_epoch)
+    steps = epochs * run.task.steps_per_epoch
     epoch(run)
     torch.cuda.reset_peak_memory_stats()
-    whole = sorted(synchronized(lambda: epoch(run)) for _ in range(repeats))[repeats // 2]
-    reading = sorted(synchronized(lambda: read_all(run)) for _ in range(repeats))[repeats // 2]
-    return {"epoch": whole, "reading": reading, "bytes": torch.cuda.max_memory_allocated()}
+    taken = {}
+    for name, work in (("step", epoch), ("reading", read_all)):
+        some = partial(_repeatedly, work, run, epochs)
+        taken[name] = sorted(synchronized(some) for _ in range(repeats))[repeats // 2] / steps
+    return {**taken, "steps": steps, "bytes": torch.cuda.max_memory_allocated()}
 
 
-def one(args: argparse.Namespace, layers: int, tune: str, batch: int, most: float) -> list[Row]:
-    """The rows of one model at one batch size."""
-    words = ["--layers", layers, "--width", 768, "--heads", 12, "--tune", tune, "--batch-size", batch]
+def one(args: argparse.Namespace, work: Work, card: Card, seconds: float = SECONDS) -> list[Row]:
+    """The rows of one model at one batch size, on recordings of so many seconds."""
     with tempfile.TemporaryDirectory() as name:
-        run = a_run(Path(name), 150, list(map(str, words)), device="cuda")
-        figures = measure(run, args.repeats)
-    rate = run.task.steps_per_epoch * batch / figures["epoch"]
-    achieved = rate * flops(run.model.config)
-    facts = {
-        **figures,
-        "windows_per_second": rate,
-        "teraflops": achieved / 1e12,
-        "putemg_epoch_seconds": PUTEMG_WINDOWS / rate,
-        "resident": run.data.train.batches.resident,
-    }
-    label = f"{layers} blocks, {tune}, batch {batch}"
-    waiting = figures["reading"] / figures["epoch"]
+        run = a_run(Path(name), seconds, work.words, device="cuda")
+        taken = measure(run, args.repeats)
+    step, predicted = taken["step"], predict(work, card)["step"]
+    achieved = sum(one.flops for own in counts(work).values() for one in own) / step
     cli.console(args).say(
-        f"{label:<28}{rate:9,.0f} windows/s{achieved / 1e12:8.1f} TFLOP/s{figures['bytes'] / 1e9:7.1f} GB"
-        f"   putEMG's epoch {PUTEMG_WINDOWS / rate:6.0f} s"
+        f"{work!s:<52}{1000 * step:9.2f} ms a step, predicted {1000 * predicted.seconds:9.2f} ({predicted.bound})"
+        f"   putEMG's epoch {epoch_seconds(work, step):6.0f} s"
     )
-    reach = REACH if tune == "full" else None
+    facts = taken | {"teraflops": achieved / 1e12, "windows_per_second": work.batch / step, "bound": predicted.bound}
+    large = work.tune == "full" and work.amp == "bf16" and work.layers == GPT2.layers and work.batch >= LARGE_BATCH
+    both = {"measured": step, "predicted": predicted.seconds}
     return [
-        Row(f"{label}: arithmetic", "a matrix product's", achieved / most, reach, True, facts=facts),
-        Row(f"{label}: reading", "the epoch", waiting, WAITING, facts=facts),
-    ]
+        Row(f"{work}: a step", "its prediction", step / predicted.seconds, seconds=both),
+        Row(f"{work}: arithmetic", "a matrix product's", achieved / card.rate(work.amp), REACH if large else None, True,
+            facts=facts),
+        Row(f"{work}: reading", "the step", taken["reading"] / step, WAITING, facts=facts),
+    ]  # fmt: skip
+
+
+def several(work: Work, processes: int, rate: float, seconds: float = SECONDS, device: str = "cuda") -> Row:
+    """The speed of train.py on several GPUs, as torchrun starts it, by its own last epoch.
+
+    work: of each process. rate: windows a second of one alone.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        a_run(folder, seconds, ["--layers", "1"])  # writes shards and split
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, ROOT / "train.py"]
+        data = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "several"]
+        how = ["--init", "random", "--epochs", 3, "--device", device, "--quiet"]
+        whole = replace(work, batch=processes * work.batch)
+        run_python(*launcher, *data, *how, *whole.words)
+        last = json.loads((folder / "several/metrics.jsonl").read_text().splitlines()[-1])
+    speed = last["speed/windows_per_second"]
+    facts = {"windows_per_second": speed, "steps": last["step"]}
+    return Row(f"{whole}, {processes} GPUs: rate", "as many alone", speed / rate / processes, facts=facts)
 
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "gpu").parse_args()
+    parser = arguments(__doc__, "gpu")
+    parser.add_argument("--plan", action="store_true", help="say what is predicted, and measure nothing")
+    parser.add_argument("--card", choices=list(CARDS), default="h100", help="whose data sheet --plan takes")
+    parser.add_argument("--markdown", action="store_true", help="with --plan: a table in Markdown, a row a step")
+    args = parser.parse_args()
+    if args.plan:
+        card, console = CARDS[args.card], cli.console(args)
+        if args.markdown:
+            sys.stdout.write(markdown(card) + "\n")
+        else:
+            plan(card, console)
+            console.finish("nothing was written; next, on a GPU: python benchmarks/gpu.py")
+        return 0
     if not torch.cuda.is_available():
-        raise DataError("benchmarks/gpu.py: expected a CUDA device, found none; run it on a machine with an NVIDIA GPU")
+        raise DataError(
+            "benchmarks/gpu.py: expected a CUDA device, found none; run it on a machine with an NVIDIA GPU, or with "
+            "--plan, which predicts"
+        )
     args.repeats = 1 if args.quick else args.repeats
-    most = peak()
-    rows = []
-    for layers in (6, 12):
-        for tune in ("full", "fpt"):
-            for batch in BATCHES[:1] if args.quick else BATCHES:
-                rows += one(args, layers, tune, batch, most)
-    return report(args, rows, device=torch.cuda.get_device_name(), peak_teraflops=most / 1e12)
+    card = this_card()
+    rows = [row for work in (WORKS[:1] if args.quick else WORKS) for row in one(args, work, card)]
+    if torch.cuda.device_count() > 1 and not args.quick:
+        alone = replace(GPT2, batch=1024)
+        rate = next(row.facts["windows_per_second"] for row in rows if row.what == f"{alone}: reading")
+        rows.append(several(alone, torch.cuda.device_count(), rate))
+    facts = {"bf16": card.bf16, "fp32": card.fp32, "bandwidth": card.bandwidth, "launch": card.launch}
+    return report(args, rows, device=card.name, devices=torch.cuda.device_count(), card=facts)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """What must hold on a GPU, on the stand-in of pretend_cuda.py; test_pretend_cuda.py runs it in a process of its own."""
 
+import pretend_cuda  # before torch, which must see it
+
+# isort: split
 import json
 import signal as signals
 import sys
@@ -7,11 +10,14 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import gpu
+import measuring
 import numpy as np
-import pretend_cuda  # sorted before torch, which must see it
+import prediction
 import pytest
 import small_shards
 import torch
+import training_step
 from pretend_cuda import OnDevice, pretended
 from test_adaptation import ANYTHING
 from torch import nn
@@ -83,6 +89,7 @@ def steps(monkeypatch):
     def between():
         return [(b[0] - a[0], b[1][len(a[1]) :]) for a, b in pairwise(marks)]
 
+    between.marks = marks
     return between
 
 
@@ -325,3 +332,37 @@ def test_a_backbone_is_read_without_a_mask_in_each_family_of_positions():
         model.classify(torch.randn(2, config.tokens, model.frontend.n_features).to("cuda"))
         assert gpu.attention == [(False, True, torch.float32)]
         assert not [wait for wait in gpu.waits if "transformers" in wait]
+
+
+# --- benchmarks ---------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_measures_a_step_beside_its_prediction_of_as_many_operations(monkeypatch, capsys):
+    """gpu.py runs as on a GPU; and what it predicts from was counted on the CPU, where other kernels are chosen."""
+    monkeypatch.setattr(gpu, "SIDE", 64)
+    monkeypatch.setattr(gpu, "COPIED", 1 << 20)
+    monkeypatch.setattr(gpu, "STEPS", 2)
+    work = prediction.Work(2, 64, 4, batch=40)
+    args = measuring.arguments("", "gpu").parse_args(["--repeats", "1"])
+    with pretended() as device:
+        card = gpu.this_card()
+        assert card.name == "pretended" and min(card.bf16, card.fp32, card.bandwidth, card.launch) > 0
+        rows = gpu.one(args, work, card, seconds=20)
+        assert not [wait for wait in device.waits if "prediction.py" in wait]
+    assert [row.what.rpartition(": ")[2] for row in rows] == ["a step", "arithmetic", "reading"]
+    assert all(row.ratio > 0 for row in rows)
+    assert "predicted" in capsys.readouterr().out
+
+
+def test_a_step_counted_on_the_cpu_is_the_step_that_a_gpu_takes(tmp_path, steps):
+    work = prediction.Work(2, 64, 4, batch=40)
+    with pretended() as device:
+        run = training_step.a_run(tmp_path, 30, work.words, device="cuda")
+        training_step.epoch(run)
+        taken = device.operations
+        marks = [mark for mark, _ in steps.marks]
+    counted = [one for own in prediction.counts(work).values() for one in own]
+    last = taken[marks[-2] : marks[-1]]
+    assert len(last) == pytest.approx(len(counted), rel=0.03)
+    assert sum(one.flops for one in last) == sum(one.flops for one in counted)
+    assert sum(one.bytes for one in last) == pytest.approx(sum(one.bytes for one in counted), rel=0.03)

@@ -281,15 +281,15 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name.startswith("_scaled_dot_product_flash_attention"):
         return _attention(name, args, kwargs, device)
     on_cpu = {key: torch.device("cpu") if key == "device" and value else _held(value) for key, value in kwargs.items()}
-    made = func(*_held(args), **on_cpu | ({"pin_memory": False} if on_cpu.get("pin_memory") else {}))
+    on_cpu |= {"pin_memory": False} if on_cpu.get("pin_memory") else {}
+    made = func(*_held(args), **on_cpu)
     if device.type == "cpu" or name == "_local_scalar_dense" or (name == "copy_" and not isinstance(args[0], OnDevice)):
         return args[0] if name == "copy_" else made
-    return _wrapped(name, tensors, made, device)
+    return _wrapped(operation(func, _held(args), on_cpu, made), tensors, made, device)
 
 
-def _wrapped(name: str, tensors: list[Tensor], made: Any, device: torch.device) -> Any:
-    """What an operation made, as tensors of the device; noted down."""
-    one = operation(name, [x.held if isinstance(x, OnDevice) else x for x in tensors], tree_leaves(made))
+def _wrapped(one: Operation | None, tensors: list[Tensor], made: Any, device: torch.device) -> Any:
+    """What an operation made, as tensors of the device. one: it, to be noted down."""
     if one is not None:
         GPU.operations.append(one)
     known = {id(x.held): x for x in tensors if isinstance(x, OnDevice)}  # in-place operations return what they got
@@ -356,14 +356,15 @@ def _attention(name: str, args: Any, kwargs: dict[str, Any], device: torch.devic
     given, scale = _held(args), kwargs.get("scale")
     if name.endswith("_backward"):
         gradient, q, k, v, out, total = given[:6]
-        made = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            gradient.contiguous(), q, k, v, out, total, 0.0, given[11], scale=scale
-        )
-        return _wrapped(name, [gradient, q, k, v, out, total], made, device)
+        backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+        read = (gradient.contiguous(), q, k, v, out, total)
+        made = backward(*read, 0.0, given[11], scale=scale)
+        return _wrapped(operation(backward, read, {}, made), list(read), made, device)
     q, k, v = given[:3]
     causal = given[4] if len(given) > 4 else kwargs.get("is_causal", False)
-    made = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
-    out, total = _wrapped(name, [q, k, v], made, device)
+    forward = aten._scaled_dot_product_flash_attention_for_cpu.default
+    made = forward(q, k, v, 0.0, causal, scale=scale)
+    out, total = _wrapped(operation(forward, (q, k, v), {}, made), [q, k, v], made, device)
     random, nothing = OnDevice(torch.zeros(2, dtype=torch.uint64), device), OnDevice(torch.empty(0), device)
     offset = OnDevice(torch.zeros((), dtype=torch.uint64), device)
     return out, total, None, None, q.shape[2], k.shape[2], random, offset, nothing

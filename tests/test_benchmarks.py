@@ -9,28 +9,105 @@ import features
 import gpu
 import measuring
 import numpy as np
+import prediction
 import pytest
 import torch
+import torch.nn.functional as F
+from operations import Counter
 from preprocessing import authors_method
 from torch.utils.flop_counter import FlopCounterMode
+from training_step import a_run
 
-from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("checksums", "growth", "preprocessing")]
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("tune", ["full", "fpt"])
-def test_the_arithmetic_counted_is_what_pytorch_counts(layers, tune):
-    config = ModelConfig(layers=layers, width=96, heads=4, tune=tune, dropout=0.0)
-    model = GPT2Classifier(config)
-    tokens = torch.randn(5, config.tokens, model.frontend.n_features)
-    with FlopCounterMode(display=False) as counter:
-        model.classify(tokens).sum().backward()
-    # PyTorch counts attention's recomputed scores in the backward pass; attention is a small part here
-    assert counter.get_total_flops() == pytest.approx(5 * gpu.flops(config), rel=0.03)
+@pytest.mark.parametrize("trains", [True, False])
+def test_of_a_linear_map_the_counts_are_exact(trains):
+    """2 m n k forward, as much again for each gradient; no view is counted."""
+    m, k, n = 5, 7, 3
+    layer, x = torch.nn.Linear(k, n), torch.randn(m, k, requires_grad=trains)
+    with Counter() as counter:
+        with counter.component("forward"):
+            y = layer(x)
+        with counter.component("backward"):
+            y.backward(torch.ones(m, n))
+        with counter.component("views"):
+            y.detach().view(n, m).t()[None].expand(4, -1, -1).transpose(1, 2).split(2)
+            torch.empty(3).new_empty(2), torch.empty_like(x)
+    assert [one.name for one in counter.operations["forward"]] == ["addmm"]
+    assert counter.operations["forward"][0].flops == 2 * m * n * k
+    assert counter.operations["forward"][0].bytes == 4 * (m * k + k * n + n + m * n)
+    assert sum(one.flops for one in counter.operations["backward"]) == (4 if trains else 2) * m * n * k
+    assert "views" not in counter.operations
+
+
+def test_attention_is_counted_as_pytorch_counts_it():
+    q = torch.randn(2, 3, 10, 8, requires_grad=True)
+    with FlopCounterMode(display=False) as expected, Counter() as counter:
+        F.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
+    flops = 2 * 2 * 2 * 3 * 10 * 10 * 8  # scores, and the mean of values
+    own = {one.name: one.flops for one in counter.operations["other"] if one.flops}
+    assert sorted(own.values()) == [flops, 5 * flops // 2]  # backwards four products, and the scores once more
+    assert expected.get_total_flops() in (0, sum(own.values()))  # it doesn't know the CPU's name of it
+
+
+def test_optimisers_on_lists_of_tensors_launch_a_kernel_for_each_full_list_and_move_all_of_them():
+    weights = [torch.nn.Parameter(torch.randn(4, 3)) for _ in range(300)]
+    optimizer = torch.optim.AdamW(weights, fused=True)
+    for _ in range(2):
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        with Counter() as counter:
+            optimizer.step()
+    moved = {one.name: (one.launches, one.bytes) for one in counter.operations["other"]}
+    assert set(moved) == {"_foreach_add_", "_fused_adamw_"}
+    assert moved["_fused_adamw_"][0] == 2  # 252 of four lists each fit into a kernel's arguments
+    # weights, gradients and both means are read and may be written; the counts of steps are read
+    assert moved["_fused_adamw_"][1] == 300 * 4 * (2 * 4 * 12 + 1)
+
+
+def test_what_is_predicted_of_a_batch_is_what_a_step_of_it_counts(tmp_path):
+    work = prediction.Work(1, 32, 2, batch=24, tune="lora")
+    run = a_run(tmp_path, 30, work.words)
+    run.model.train()
+    _, counted = (prediction._step(run, work.batch) for _ in range(2))
+    assert prediction.counts(work) == counted
+
+
+def test_the_bound_goes_from_launches_to_arithmetic_as_the_batch_grows():
+    works = [prediction.Work(1, 512, 8, amp="fp32", batch=batch) for batch in (16, 1 << 16)]
+    bounds = [prediction.predict(work, prediction.CARDS["h100"])["step"].bound for work in works]
+    assert bounds == ["launch", "compute"]
+
+
+def test_compiled_and_graphed_steps_launch_less_and_compute_the_same():
+    plain, compiled, graphed = (
+        prediction.predict(prediction.Work(1, 32, 2, compile=how), prediction.CARDS["h100"])["step"]
+        for how in ("", "default", "graphs")
+    )
+    assert plain.flops == compiled.flops == graphed.flops
+    assert plain.launches > compiled.launches and plain.bytes > compiled.bytes
+    assert compiled.launch > graphed.launch
+
+
+def test_without_a_gpu_the_plan_says_that_nothing_was_measured(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(gpu, "WORKS", (prediction.Work(1, 32, 2), prediction.Work(1, 32, 2, compile="default")))
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--plan", "--card", "a100", "--out", str(tmp_path / "gpu.json")])
+    assert gpu.main() == 0
+    said = capsys.readouterr().out
+    assert "PREDICTED" in said and "A100" in said and "nothing was measured on a GPU" in said
+    for component in (*prediction.COMPONENTS, "step"):
+        assert said.count(f"\n  {component:<10}") == 2
+    assert not (tmp_path / "gpu.json").exists()
+
+
+@pytest.mark.slow
+def test_several_processes_train_and_say_how_fast():
+    row = gpu.several(prediction.Work(1, 32, 2, batch=16, amp="fp32"), 2, 100.0, seconds=20, device="cpu")
+    assert row.facts["windows_per_second"] > 0 and "2 GPUs" in row.what
 
 
 def test_without_cuda_the_gpu_benchmark_says_so_in_one_line(tmp_path):
@@ -77,7 +154,7 @@ def test_a_row_knows_whether_it_reached_its_goal():
 
 def test_every_benchmark_is_run_by_make_bench():
     named = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS"))
-    apart = {"measuring", "material", "operations", "gpu"}
+    apart = {"measuring", "material", "operations", "prediction", "gpu"}
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - apart
     assert set(named.split(":=")[1].split()) == scripts
 
