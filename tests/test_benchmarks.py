@@ -104,6 +104,16 @@ def test_without_a_gpu_the_plan_says_that_nothing_was_measured(monkeypatch, caps
     assert not (tmp_path / "gpu.json").exists()
 
 
+def test_the_plan_in_the_docs_is_the_plan_printed():
+    """Of the small model, which is counted in seconds."""
+    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    small = [work for work in gpu.WORKS if work.layers == gpu.SMALL.layers]
+    assert len(small) == 5
+    for work in small:
+        assert gpu.row(work, prediction.CARDS["h100"]) in page
+    assert all(f"| {work} |" in page for work in gpu.WORKS)
+
+
 @pytest.mark.slow
 def test_several_processes_train_and_say_how_fast():
     row = gpu.several(prediction.Work(1, 32, 2, batch=16, amp="fp32"), 2, 100.0, seconds=20, device="cpu")

@@ -110,7 +110,7 @@ def test_links_and_files_named_are_there(page: Path):
 def test_flags_named_are_flags(page: Path):
     """Flags in prose: some script, or a tool that is named beside them, knows each."""
     known = {"--help", "--nproc-per-node", "--logdir", "--test-subjects", "--val-subjects", "--train-subjects"}
-    for path in SOURCES:
+    for path in [*SOURCES, *(ROOT / "benchmarks").glob("*.py")]:
         known |= set(re.findall(r"\"(--[a-z][a-z0-9-]*)\"", path.read_text(encoding="utf-8")))
     known |= {"--job-name", "--array", "--cpus-per-task", "--mem", "--time"}  # SLURM's
     known |= {"--require-hashes", "--generate-hashes", "--universal", "--python-version", "--no-header"}  # pip's, uv's
