@@ -35,6 +35,9 @@ Markov model of the session that begins with the classifier's probabilities, and
 day). These are taken from windows evenly spaced over the session's recordings in the same subset, whatever their
 labels: no label is looked at, but some minutes of a new person's signal must have been seen.
 
+--vote K and --smooth SECONDS score decisions smoothed over time, too, as in evaluate.py: by the majority of the last K
+windows, and by a hidden Markov model of all windows until then. svm gives no probabilities for the latter.
+
 --classes NAME... and --no-idle keep the windows of some gestures alone, in training, in choosing and in scoring: the
 same windows as evaluate.py scores with the same flag. A rival is then trained for these gestures, which a restricted
 network is not; on shards that preprocess.py made with the flag both are.
@@ -72,6 +75,7 @@ from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, feature_names
 from semg.flags import folds, recordings
 from semg.flags.computing import add_threads
+from semg.flags.smoothing import add_smooth, add_vote
 from semg.training import classical
 from semg.training.feature_tables import TOKENS, Tables
 
@@ -123,6 +127,8 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
     )
+    add_vote(p)
+    add_smooth(p)
     add_threads(p, "the cores that the job may use")
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
     folds.flags(p)
@@ -163,9 +169,16 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                 }
                 if args.adapt_by != "own":
                     settings["adapt_by"] = args.adapt_by
+                if smooths(args):
+                    settings |= {"vote": args.vote, "smooth": args.smooth}
                 method = f"{classifier}-{features}"
                 baselines.append(Baseline(method, fold, args.out / method / fold, settings))
     return baselines
+
+
+def smooths(args: argparse.Namespace) -> bool:
+    """Whether decisions are smoothed over time, too."""
+    return bool(args.vote > 1 or args.smooth)
 
 
 # --- one result ------------------------------------------------------------------------------------------------
@@ -225,18 +238,19 @@ def run_one(
         **baseline_results.restriction({baseline.fold: windows}),
         "made": how_made("baselines.py", args),
     }
+    smoothing = {"vote": args.vote, "hold": args.smooth}
     rows = None
     if args.adapt:
         from semg.training import classical_adaptation  # with torch, for which --help need not wait
 
-        before = prediction
+        before = prediction, probabilities
         by = classical_adaptation.ByNetwork if args.adapt_by == "network" else classical_adaptation.ByItself
         rows, prediction, probabilities, facts["adaptation"] = classical_adaptation.adapt_sessions(
             trained, tables, scored, features, by(trained, args.seed), on=args.adapt
         )
-        facts["unadapted"] = baseline_results.report(scored, before[rows], rows)
+        facts["unadapted"] = baseline_results.report(scored, *before, rows, smoothing)
         probabilities = probabilities if probabilities.shape[1] else None
-    report = baseline_results.write(baseline, scored, prediction, probabilities, facts, rows)
+    report = baseline_results.write(baseline, scored, prediction, probabilities, facts, rows, smoothing)
     return report["mean_over_subjects"][metrics.leading().name]
 
 
@@ -244,6 +258,8 @@ def run_fold(
     baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
     """Train and score the classifiers on one fold; returns the leading metric of each. One that fails is named."""
+    if smooths(args):  # as a stream decides, between labelled windows too
+        windows = {**windows, "scored": WindowSet([shard.continuous() for shard in windows["scored"].shards])}
     done: dict[str, float] = {}
     with console.progress(total=len(baselines), unit="result", desc="classifiers") as bar:
         for tokens in (False, True):  # the features of one kind at a time

@@ -11,7 +11,7 @@ Input: a checkpoint (train.py), shards made as its training data was (preprocess
   python evaluate.py --checkpoint checkpoints/RUN/best_model.ckpt --shards data/shards --split splits/NAME
   python evaluate.py --checkpoint ... --adapt session                  # adapted to each session, without labels
   python evaluate.py --checkpoint ... --no-idle                        # the seven gestures, windows of idle left out
-  python evaluate.py --checkpoint ... --vote 5                         # also the majority over the last 5 windows
+  python evaluate.py --checkpoint ... --vote 5 --smooth 4.1            # decisions smoothed over time are scored, too
 
 Left out, --shards and --split are those that the checkpoint was trained with.
 
@@ -29,6 +29,11 @@ been computed meanwhile, so results do not depend on the machine's speed. A sess
 to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores, and beside them
 `unadapted`, the same of the model as it was on the same windows, and `adaptation`: settings, and what became of each
 session. Report both: an adapted result knows the session's unlabelled signals, under `session` later ones too.
+
+--vote K also scores the majority over the last K windows, --smooth SECONDS a hidden Markov model of all windows until
+then, in which gestures last SECONDS on average: metrics.json has them under `vote` and `smoothed`, of sessions as they
+are and, under `unadapted`, of the model as it was. Either begins anew with each recording and is run over all of it:
+the windows between labelled ones are decided for too, as a device would, and not scored.
 
 --classes and --no-idle score the model on some of its gestures alone. It decides between these only, with probabilities
 renormalised over them, and windows of other gestures are left out of the score. metrics.json then has them under
@@ -52,10 +57,12 @@ from semg.common.files import checksum, folder_lock
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, WindowSet, open_shards
 from semg.data.splits import SUBSETS, Split, read_split
+from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics
 from semg.evaluation.report import over_time_in_words, summary, write_results
 from semg.flags import recordings
 from semg.flags.computing import add_threads
+from semg.flags.smoothing import add_smooth, add_vote
 from semg.inference.batch import open_windows
 from semg.inference.checkpoint import weights_file
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
@@ -100,7 +107,8 @@ def arguments() -> argparse.ArgumentParser:
         "or on what has been heard so far",
     )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="of adapting: same seed, same result")
-    parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also decide by the last K windows")
+    add_vote(parser)
+    add_smooth(parser)
     return parser
 
 
@@ -154,6 +162,7 @@ def score(
         probabilities=scores.probabilities,
         simulated=any(shard.simulated for shard in shards),
         vote=args.vote,
+        hold=args.smooth,
         extra={
             "subset": args.subset,
             "checkpoint": args.checkpoint.as_posix(),
@@ -193,9 +202,10 @@ def adapted(
     if "class_windows" not in model.description:
         console.warn(f"{args.checkpoint}: does not say how often each gesture was trained on; equal shares are assumed")
     console.say(f"adapted to {result.accepted} of {cli.counted(len(result.sessions), 'session')}")
-    columns = result.adapted.columns() | {"prediction": result.unadapted.argmax(1)}
+    columns = result.adapted.columns() | {"prediction": result.unadapted.argmax(1), "probabilities": result.unadapted}
     record = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
-    return result.adapted, {"unadapted": metrics.report(**columns, vote=args.vote), "adaptation": record}
+    beside = metrics.report(**columns, vote=args.vote, hold=args.smooth)
+    return result.adapted, {"unadapted": beside, "adaptation": record}
 
 
 def adapted_online(
@@ -218,21 +228,21 @@ def adapted_online(
             console.say(f"{name}: the model is kept as it was: {reason}")
     reached = sum(any(one["accepted"] for one in tries) for tries in events.values())
     console.say(f"adapted to {reached} of {cli.counted(len(events), 'session')}")
-    columns = scores.columns() | {"prediction": unadapted.argmax(1)}
+    columns = scores.columns() | {"prediction": unadapted.argmax(1), "probabilities": unadapted}
     record = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}
-    beside = metrics.report(**columns, vote=args.vote) | over_time(Scores(windows, unadapted))
+    beside = metrics.report(**columns, vote=args.vote, hold=args.smooth) | over_time(Scores(windows, unadapted))
     return scores, {"unadapted": beside, "adaptation": record}
 
 
 def over_time(scores: Scores) -> dict[str, Any]:
     """How well sessions went as they grew older, for metrics.json."""
     windows = scores.windows
-    columns = (windows.label, scores.probabilities.argmax(1), windows.subject)
-    shard = windows.shards[0]
+    known, shard = windows.label != UNLABELLED, windows.shards[0]
+    columns = (windows.label[known], scores.probabilities[known].argmax(1), windows.subject[known])
     rest = metrics.is_rest(shard.classes, shard.rest_classes)
     parts = {
-        "by_minute": np.ceil(seconds_since_start(windows) / 60).astype(int),
-        "by_recording": place_in_session(windows),
+        "by_minute": np.ceil(seconds_since_start(windows)[known] / 60).astype(int),
+        "by_recording": place_in_session(windows)[known],
     }
     return {name: metrics.by_group(*columns, group, len(shard.classes), rest) for name, group in parts.items()}
 
@@ -263,6 +273,8 @@ def main() -> int:
     fill_defaults(args, model)
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_shards(args.shards, split.records(args.subset), verify=True))
+    if args.vote > 1 or args.smooth:
+        shards = [shard.continuous() for shard in shards]  # as a stream decides, between labelled windows too
     with folder_lock(args.out):
         report = score(model, shards, split, args, console)
     console.say(summary(report))

@@ -24,7 +24,9 @@ here. A stream that goes away is waited for; when it is back, filter and windows
 session is kept. Signals are treated as under predict.py --stream, and the decisions are the same. As there,
 --statistics goes on from what an earlier recording of the session has left with --save-statistics, and --warmup leaves
 the first seconds undecided. --adapt adapts a copy of the model without labels, in another process: after 30 s of
-signal, then whenever there is half as much again. docs/live.md says more. Loading the model takes about 5 s.
+signal, then whenever there is half as much again. --smooth SECONDS decides by all windows until then, of which
+gestures last SECONDS on average: all probabilities that come out are smoothed then, and begin anew where the stream
+does. docs/live.md says more. Loading the model takes about 5 s.
 """
 
 import argparse
@@ -44,6 +46,7 @@ from semg.common.stopping import StopRequest, stop_at_a_safe_place
 from semg.common.terminal_view import TerminalView, bar, can_redraw
 from semg.data.tables import UNITS
 from semg.flags.computing import add_threads
+from semg.flags.smoothing import add_smooth
 from semg.inference import lsl
 from semg.inference.live_decoder import LiveDecoder
 from semg.inference.live_outputs import DecisionTable, Outputs, Recorder
@@ -78,6 +81,7 @@ def arguments() -> argparse.ArgumentParser:
         "--save-statistics", type=Path, metavar="FILE", help="keep what was heard, a .npz, for a later recording"
     )
     parser.add_argument("--adapt", action="store_true", help="adapt the model while the stream goes on, without labels")
+    add_smooth(parser, "decide by")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     add_threads(parser)
     stream = parser.add_argument_group("the stream, or the table that is played")
@@ -193,6 +197,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     watched = Watched(console, model.classes)
     adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
     how = {"name": name, "warmup": args.warmup, "normalization": normalization, "adaptation": adaptation}
+    how["hold"] = args.smooth
     decoder = LiveDecoder(model, layout.rate, scale, warn=watched.warn, **how)
     if decoder.latency:
         console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")

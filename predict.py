@@ -9,8 +9,9 @@ Input: recordings in putEMG's layout, or tables (.csv, .txt or .tsv with or with
 all that are channels, as docs/data.md says. They must be the model's in the model's order; another rate is resampled to
 the model's. Output, in OUT, for each recording:
   <recording>.csv   time of the decision in seconds (the window's end), gesture, probability of each class; with --vote
-                    the majority over the last K decisions; the true gesture where the recording has labels (a table:
-                    in a column called as in training) and one covers the whole window; with --stream the delay
+                    the majority over the last K decisions, with --smooth the likeliest gesture by all until then; the
+                    true gesture where the recording has labels (a table: in a column called as in training) and one
+                    covers the whole window; with --stream the delay
   <recording>.png   with --plot: some channels, truth, decisions and their probability over time
 
 --classes and --no-idle let the model decide between some of its gestures alone: the CSV has the probabilities of these,
@@ -53,9 +54,10 @@ from semg.common.files import write_text
 from semg.data import putemg
 from semg.data.tables import RawRecording, is_simulated
 from semg.data.windows import segments
-from semg.evaluation import metrics, palette, signal_figures
+from semg.evaluation import metrics, palette, signal_figures, smoothing
 from semg.flags import recordings
 from semg.flags.computing import add_threads
+from semg.flags.smoothing import add_smooth, add_vote
 from semg.inference.batch import Signal
 from semg.inference.recordings import recording_for
 from semg.inference.streaming import Predictions, Stream, replay
@@ -78,7 +80,8 @@ def arguments() -> argparse.ArgumentParser:
     recordings.add_classes(parser)
     parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording, without labels")
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
-    parser.add_argument("--vote", type=cli.whole(1), default=1, metavar="K", help="also the majority of the last K")
+    add_vote(parser)
+    add_smooth(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     add_threads(parser)
     recordings.add_tables(parser)
@@ -126,17 +129,37 @@ def vote_shares(prediction: np.ndarray, votes: np.ndarray, k: int) -> np.ndarray
     return np.array([np.mean(prediction[max(0, n - k + 1) : n + 1] == one) for n, one in enumerate(votes)])
 
 
+def smoothed(model: TrainedModel, predictions: Predictions, hold: float) -> np.ndarray:
+    """(n, K) probabilities by all decisions of a recording until each, as evaluate.py --smooth has it."""
+    one, step = np.zeros(len(predictions.end), np.int64), model.stride / model.rate
+    return smoothing.filtered(predictions.probabilities, one, predictions.end, step, hold, max_step=np.inf)
+
+
+def over_time(
+    model: TrainedModel, predictions: Predictions, vote: int, hold: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Column of the CSV -> (n,) decisions smoothed over time, and (n,) a vote's share or a decision's probability."""
+    decided: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    if vote > 1:
+        alone = predictions.probabilities.argmax(1)
+        votes = voted(model, alone, predictions.end, vote)
+        decided["voted"] = votes, vote_shares(alone, votes, vote)
+    if hold:
+        probabilities = smoothed(model, predictions, hold)
+        decided["smoothed"] = probabilities.argmax(1), probabilities.max(1)
+    return decided
+
+
 def as_csv(
-    model: TrainedModel, predictions: Predictions, truth: np.ndarray, votes: np.ndarray | None, labelled: bool
+    model: TrainedModel, predictions: Predictions, truth: np.ndarray, beside: dict[str, np.ndarray], labelled: bool
 ) -> str:
-    """One row a decision."""
+    """One row a decision. beside: (n,) other decisions, by the name of their column."""
     classes = model.classes
     columns: dict[str, list[Any]] = {
         "time_s": [f"{end / model.rate:.6f}" for end in predictions.end],
         "gesture": [classes[one] for one in predictions.probabilities.argmax(1)],
     }
-    if votes is not None:
-        columns["voted"] = [classes[one] for one in votes]
+    columns |= {name: [classes[one] for one in decided] for name, decided in beside.items()}
     columns |= {f"p_{name}": [f"{p:.6f}" for p in predictions.probabilities[:, k]] for k, name in enumerate(classes)}
     if labelled:
         columns["truth"] = [classes[one] if one >= 0 else "" for one in truth]
@@ -156,11 +179,12 @@ def draw(
     signal: np.ndarray,
     predictions: Predictions,
     decisions: np.ndarray,
+    confidence: np.ndarray,
     *,
     vote: int,
     simulated: bool,
 ) -> None:
-    """The timeline of one recording; said: (n,) what was decided, with `vote` above 1 by the last `vote` windows."""
+    """The timeline of one recording. decisions, confidence: (n,); with `vote` above 1 of the last `vote` windows."""
     rate = model.rate
     loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
     ends = np.append(predictions.end[1:], min(len(signal), predictions.end[-1] + model.stride))
@@ -171,11 +195,6 @@ def draw(
         known = truth_of(source.codes, model.classes, each, 1)
         truth = [(a / rate, b / rate, int(k)) for a, b, k in zip(*segments(known), strict=True) if k >= 0]
     names = [model.channels[place] for place in loud]
-    confidence = (
-        predictions.probabilities[np.arange(len(decisions)), decisions]
-        if vote == 1
-        else vote_shares(predictions.probabilities.argmax(1), decisions, vote)
-    )
     times = predictions.end / rate
     title = f"{source.name}: decisions {'streamed' if predictions.delay is not None else 'offline'}"
     title += " (SIMULATED)" if simulated else ""
@@ -214,18 +233,19 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
         raise DataError(f"{path}: {error.message}", error.hint) from None
     truth = truth_of(source.codes, model.classes, predictions.end, model.window)
     prediction = predictions.probabilities.argmax(1)
-    votes = voted(model, prediction, predictions.end, args.vote) if args.vote > 1 else None
-    write_text(args.out / f"{path.stem}.csv", as_csv(model, predictions, truth, votes, source.codes is not None))
+    beside = over_time(model, predictions, args.vote, args.smooth)
+    columns = {name: decided for name, (decided, _) in beside.items()}
+    write_text(args.out / f"{path.stem}.csv", as_csv(model, predictions, truth, columns, source.codes is not None))
     if args.plot:
-        decided_classes = prediction if votes is None else votes
+        name, decided = (list(beside.items()) or [("", (prediction, predictions.probabilities.max(1)))])[-1]
         draw(
             args.out / f"{path.stem}.png",
             model,
             source,
             signal,
             predictions,
-            decided_classes,
-            vote=args.vote,
+            *decided,
+            vote=args.vote if name == "voted" else 1,
             simulated=is_simulated(path),
         )
     summary: dict[str, Any] = {"decisions": len(predictions.end)}

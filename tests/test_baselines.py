@@ -292,6 +292,21 @@ def test_kernel_methods_get_a_part_of_the_windows_and_say_so(score, tmp_path):
     assert whole["n_train_windows"] == whole["n_train_windows_available"]
 
 
+def test_smoothed_decisions_are_scored_beside_and_change_no_other_number(score, tmp_path):
+    flags = ("--features", "rms", "--classifiers", "lda", "svm")
+    score(tmp_path / "plain", *flags)
+    score(tmp_path / "smooth", *flags, "--vote", 3, "--smooth", 4.1)
+    for method, keys in (("lda-rms", {"vote", "smoothed"}), ("svm-rms", {"vote"})):  # svm gives no probabilities
+        (plain, windows), (smooth, same) = (result(tmp_path / name / method) for name in ("plain", "smooth"))
+        assert smooth["confusion"] == plain["confusion"]
+        np.testing.assert_array_equal(windows["start"], same["start"])
+        assert keys == smooth.keys() - plain.keys()
+        assert {name: smooth["baseline"][name] for name in ("vote", "smooth")} == {"vote": 3, "smooth": 4.1}
+        assert all(smooth[key]["mean_over_subjects"].keys() == plain["mean_over_subjects"].keys() for key in keys)
+    done = score(tmp_path / "plain", *flags, "--vote", 3, code=1)
+    assert "expected a result with vote 3, found None" in done.stderr
+
+
 def test_subsample_keeps_shares_and_every_class():
     label = np.repeat([0, 1, 2], [6000, 3990, 10])
     kept = classical.subsample(label, 500, seed=0)

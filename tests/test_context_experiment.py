@@ -118,12 +118,12 @@ def test_smoothing_is_causal_and_what_it_says():
         counts = np.bincount(last, minlength=4)
         assert counts[smoothing.majority(decided, 5)[t]] == counts.max()
         assert smoothing.averaged(decided, 5)[t] == decided[max(0, t - 4) : t + 1].sum(0).argmax()
-    assert np.array_equal(smoothing.filtered(decided, 0.0, 1.0), alone)
+    assert np.array_equal(smoothing.filtered(decided, np.inf, 1.0), alone)
     blip = np.tile([0.9, 0.1], (20, 1))
     blip[10] = [0.4, 0.6]
-    assert smoothing.filtered(blip, 0.99, 1.0).tolist() == [0] * 20
+    assert smoothing.filtered(blip, 0.0412, 1.0).tolist() == [0] * 20
     blip[10:] = [0.1, 0.9]
-    assert smoothing.filtered(blip, 0.99, 1.0).tolist() == [0] * 12 + [1] * 8  # the third to say so is believed
+    assert smoothing.filtered(blip, 0.0412, 1.0).tolist() == [0] * 12 + [1] * 8  # the third to say so is believed
     later = decided.copy()
     later[30:] = later[30:][::-1]
     for smooth in smoothing.smoothers([0.5], 0.1).values():

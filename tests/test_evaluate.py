@@ -76,6 +76,22 @@ def test_results_hold_every_window_and_every_number_follows_from_them(run_script
     assert told["made"]["arguments"]["vote"] == 3
 
 
+@pytest.mark.parametrize("flags", [(), ("--normalize", "online")])
+def test_smoothing_is_run_over_the_whole_recording_and_changes_no_other_number(here, tmp_path, flags):
+    plain, smooth = here(tmp_path / "a", *flags), here(tmp_path / "b", *flags, "--vote", 3, "--smooth", 4.1)
+    assert smooth["n_windows"] == plain["n_windows"] == 60
+    for key in ("confusion", "per_subject", "chance", *(("by_minute", "by_recording") if flags else ())):
+        assert smooth[key] == plain[key]
+    with np.load(tmp_path / "a" / "predictions.npz") as one, np.load(tmp_path / "b" / "predictions.npz") as other:
+        assert set(one) == set(other)
+        np.testing.assert_array_equal(one["start"], other["start"])
+        np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=1e-5)
+    assert smooth["smoothed"]["hold_seconds"] == 4.1
+    for key in ("vote", "smoothed"):
+        assert smooth[key]["per_subject"]["05"]["n_windows"] == 60
+        assert key not in plain
+
+
 def test_the_same_again_and_with_other_batches(here, tmp_path):
     first, second = here(tmp_path / "a"), here(tmp_path / "b", "--batch-size", 7)
     for key in ("accuracy", "confusion", "ci95", "per_subject"):

@@ -12,6 +12,7 @@ from test_predict import checkpoint
 from semg.common.errors import DataError
 from semg.common.terminal_view import TerminalView, bar
 from semg.data.resampling import CausalResampler, resampling_ratio
+from semg.evaluation.smoothing import filtered
 from semg.inference.live_decoder import Chunk, LiveDecoder
 from semg.inference.stream_clock import StreamClock
 from semg.inference.trained_model import TrainedModel
@@ -221,3 +222,18 @@ def test_lines_are_drawn_over_those_before(monkeypatch):
     assert second == "\x1b[2Ktwo\\x1b[31m\n\x1b[2K\n"
     assert third == ""
     assert (bar(0.5, 4, "utf-8"), bar(2, 4, "ascii"), bar(0, 3, "latin-1")) == ("██░░", "####", "...")
+
+
+def test_smoothed_probabilities_are_those_of_the_filter_over_a_recording_and_begin_anew_after_a_gap(model, samples):
+    chunk = Chunk(samples, np.arange(len(samples)) / RATE, 0.0)
+    alone = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
+    smooth = LiveDecoder(model, RATE, 1.0, hold=0.5, warn=pytest.fail)
+    for _ in range(2):  # the second time the clock begins anew, as after an interruption
+        raw, found = ([one.probabilities for one in decoder.push(chunk)] for decoder in (alone, smooth))
+        assert len(raw) > 10
+        places = np.arange(len(raw))
+        expected = filtered(np.array(raw), 0 * places, places, model.stride / model.rate, 0.5, max_step=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert not np.allclose(found[1:], raw[1:], rtol=1e-3)
+        alone.begin_anew()
+        smooth.begin_anew()

@@ -17,6 +17,7 @@ from semg.data import putemg, tables
 from semg.data.normalization import ChannelNormalization, transform_from
 from semg.data.shards import open_shard
 from semg.data.tables import read_recording
+from semg.evaluation.smoothing import MarkovFilter
 from semg.inference import batch
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.streaming import Given, OnlineNormalization
@@ -359,6 +360,31 @@ def test_the_vote_is_the_majority_over_the_last_decisions(here, data, recording,
         last = said[max(0, place - 2) : place + 1]
         most = max(last.count(name) for name in last)
         assert row["voted"] == next(name for name in reversed(last) if last.count(name) == most)
+
+
+def test_smoothed_decisions_are_those_of_the_filter_over_the_recording(here, data, recording, tmp_path):
+    flags = (
+        recording,
+        "--checkpoint",
+        data / "session.ckpt",
+        "--out",
+        tmp_path,
+        "--vote",
+        3,
+        "--smooth",
+        4.1,
+        "--plot",
+    )
+    assert here(*flags)[0] == 0
+    assert (tmp_path / f"{recording.stem}.png").stat().st_size > 10_000
+    table = rows(tmp_path / f"{recording.stem}.csv")
+    assert list(table[0])[:4] == ["time_s", "gesture", "voted", "smoothed"]
+    smooth = MarkovFilter(float(table[1]["time_s"]) - float(table[0]["time_s"]), 4.1)
+    for row in table:
+        shares = smooth(np.array([float(row[f"p_{name}"]) for name in CLASSES]))
+        first, second = np.sort(shares)[[-1, -2]]
+        if first - second > 1e-3:  # six decimals tell no closer
+            assert row["smoothed"] == CLASSES[shares.argmax()]
 
 
 def test_of_some_gestures_the_probabilities_are_renormalised_and_it_is_said(here, data, recording, tmp_path):

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from semg.common.schema import (
 from semg.data import putemg, records
 from semg.data.records import Record
 from semg.data.signal_file import REDO, SignalFile, identity, npy_errors
-from semg.data.windows import WINDOW_FIELDS
+from semg.data.windows import WINDOW_FIELDS, continuous
 
 FORMAT_VERSION = 2
 _OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
@@ -94,6 +94,10 @@ class Shard:
     def task(self) -> str:
         """What the subject was asked to do; of putEMG the trajectory, such as repeats_long."""
         return self.meta["task"]
+
+    def continuous(self) -> "Shard":
+        """With unlabelled windows where there are none, a stride apart: what a stream decides for."""
+        return replace(self, windows=continuous(self.windows, self.arguments["stride"]))
 
     @property
     def rate(self) -> float:

@@ -4,6 +4,7 @@ A segment is a maximal run of samples of one label. Windows lie wholly in one se
 from its beginning (`whole_windows`), or follow the putEMG authors' own rules (`paper_windows`).
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ WINDOW_FIELDS = np.dtype(
         ("high", "<i8"),  # without the window leaving its label's segment or entering the transition margin
     ]
 )
+
+UNLABELLED = -1  # label of windows that `continuous` adds
 
 
 def segments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,6 +80,27 @@ def paper_windows(labels: np.ndarray, classes: Sequence[int], window: int, strid
         for i in np.flatnonzero(keep)
     ]
     return np.array(rows, WINDOW_FIELDS)
+
+
+def continuous(windows: np.ndarray, stride: int) -> np.ndarray:
+    """The windows of a recording, in time order, as a stream decides: with unlabelled ones wherever there are none.
+
+    windows: table of WINDOW_FIELDS. Windows of the label UNLABELLED are added before the first window, from the
+    recording's begin on, and between windows, each `stride` samples from the one before, or after for the first ones.
+    """
+    if not len(windows):
+        return windows
+    own = windows[np.argsort(windows["start"], kind="stable")]
+    first = int(own["start"][0])
+    added = [np.arange(first % stride, first, stride)]
+    for before, after in itertools.pairwise(own["start"].tolist()):
+        added.append(np.arange(before + stride, after - stride // 2, stride))  # none that is nearly the next
+    starts = np.concatenate(added)
+    filled = np.zeros(len(starts), WINDOW_FIELDS)
+    filled["start"] = filled["low"] = filled["high"] = starts
+    filled["label"] = UNLABELLED
+    both = np.concatenate([own, filled])
+    return both[np.argsort(both["start"], kind="stable")]
 
 
 def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.ndarray:

@@ -122,11 +122,12 @@ def write(
     probabilities: np.ndarray | None,
     facts: Mapping[str, Any],
     rows: np.ndarray | None = None,
+    smoothing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a result with `facts` about how it was made; returns what metrics.json holds.
 
     prediction: (n,) class indices; probabilities: (n, classes) or None; both of `windows`, in their order, or of those
-    at the places `rows` (n,).
+    at the places `rows` (n,). smoothing: `vote` and `hold` of `write_results`.
     """
     from semg.evaluation.report import write_results  # with matplotlib, which takes a second to import
 
@@ -137,12 +138,20 @@ def write(
         simulated=any(one.simulated for one in windows.shards),
         extra={"checkpoint": None, **facts, "baseline": baseline.settings},
         **_scored(windows, rows),
+        **(smoothing or {}),
     )
 
 
-def report(windows: WindowSet, prediction: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """What metrics.json says of decisions about the windows at the places `rows`."""
-    return metrics.report(prediction=prediction, **_scored(windows, rows))
+def report(
+    windows: WindowSet,
+    prediction: np.ndarray,
+    probabilities: np.ndarray | None,
+    rows: np.ndarray,
+    smoothing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What metrics.json says of the windows at the places `rows` alone, with decisions as in `write`, but of all."""
+    shares = None if probabilities is None else probabilities[rows]
+    return metrics.report(prediction=prediction[rows], probabilities=shares, **_scored(windows, rows), **smoothing)
 
 
 def _scored(windows: WindowSet, rows: np.ndarray | None) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from semg.data.windows import UNLABELLED
+from semg.evaluation import smoothing
+
 FEWEST_FOR_INTERVAL = 5  # people; a bootstrap over fewer draws from so few values that its ends say nothing
 RESAMPLES = 10_000  # of the bootstrap; the 2.5 % quantile then rests on 250 of them
 MAX_PAUSE = 1.0  # seconds between two windows above which the later one begins a new segment of voting
@@ -354,11 +357,8 @@ def majority_vote(
     n = len(prediction)
     if n == 0:
         return prediction
-    _, code = _codes(record)
-    order = np.lexsort((start, code))
-    ordered, at, recording = prediction[order], np.asarray(start)[order], code[order]
-    begins = np.concatenate([[True], (recording[1:] != recording[:-1]) | (np.diff(at) > max_step)])
-    here = np.arange(n)
+    order, begins = smoothing.in_time(_codes(record)[1], start, max_step)
+    ordered, here = prediction[order], np.arange(n)
     segment = np.maximum.accumulate(np.where(begins, here, 0))  # (n,) place where each window's segment begins
     first = np.maximum(here - k + 1, segment)  # (n,) place of the first window that has a say
     best = np.full(n, -1, np.int64)
@@ -422,34 +422,44 @@ def report(
     window_seconds: float,
     stride_seconds: float,
     vote: int = 1,
+    probabilities: np.ndarray | None = None,
+    hold: float = 0.0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What metrics.json says of some predictions, in JSON's types; deterministic.
 
     label, prediction: (n,) indices into classes; subject, record, start: (n,) whose window, of which recording,
-    from which sample on; rest_classes: those of classes in which no gesture is made; rate: Hz. With `vote` above 1 the
-    key `vote` holds the same metrics for the majority over the last `vote` windows, apart from the others because it
-    changes what a decision is, with the delay it adds.
+    from which sample on; rest_classes: those of classes in which no gesture is made; rate: Hz. Windows of the label
+    UNLABELLED are not scored; others are smoothed by them. With `vote` above 1 the key `vote` holds the same metrics
+    for the majority over the last `vote` windows, apart from the others because it changes what a decision is, with the
+    delay it adds. With `hold` above 0 and (n, K) probabilities the key `smoothed` holds those of a hidden Markov model
+    in which a gesture lasts `hold` seconds on average, see semg/evaluation/smoothing.py.
 
     Keys: every metric over all windows, by name; chance, the same by deciding without the signal; mean_over_subjects,
     sd_over_subjects, ci95 (None below FEWEST_FOR_INTERVAL people); per_class, per_subject; confusion (row = true
     class); classes, rest_classes; n_windows; n_subjects.
     """
-    result = scores(label, prediction, subject, classes, rest_classes, seed=seed)
+    known = np.asarray(label) != UNLABELLED
+    max_step = (window_seconds + MAX_PAUSE) * rate
+
+    def scored(decided: np.ndarray) -> dict[str, Any]:
+        return scores(label[known], decided[known], subject[known], classes, rest_classes, seed=seed)
+
+    result = scored(prediction)
     content = {
         **result,
         "chance": chance(np.array(result["confusion"]).sum(1), is_rest(classes, rest_classes)),
         "classes": list(classes),
         "rest_classes": list(rest_classes),
-        "n_windows": len(label),
+        "n_windows": int(known.sum()),
         "n_subjects": len(result["per_subject"]),
     }
     if vote > 1:
-        max_step = (window_seconds + MAX_PAUSE) * rate
         voted = majority_vote(prediction, record, start, vote, len(classes), max_step)
-        content["vote"] = {
-            "k": vote,
-            "added_delay_ms": round(1000 * added_delay(vote, stride_seconds), 3),
-            **scores(label, voted, subject, classes, rest_classes, seed=seed),
-        }
+        delay = round(1000 * added_delay(vote, stride_seconds), 3)
+        content["vote"] = {"k": vote, "added_delay_ms": delay, **scored(voted)}
+    if hold and probabilities is not None:
+        recording = _codes(record)[1]
+        decided = smoothing.filtered(probabilities, recording, start, stride_seconds, hold, max_step).argmax(1)
+        content["smoothed"] = {"hold_seconds": hold, **scored(decided)}
     return content

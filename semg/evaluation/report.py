@@ -15,6 +15,7 @@ import numpy as np
 
 from semg.common.console import counted
 from semg.common.files import atomic_path, write_json, write_text
+from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics, score_figures
 from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, report
 from semg.evaluation.table_text import csv_text
@@ -37,6 +38,7 @@ def write_results(
     stride_seconds: float,
     simulated: bool,
     vote: int = 1,
+    hold: float = 0.0,
 ) -> dict[str, Any]:
     """Score predictions and write the five files into `folder`; returns what metrics.json holds.
 
@@ -44,7 +46,8 @@ def write_results(
     whose window, of which recording, from which sample on; rest_classes: those of classes in which no gesture is made;
     rate: Hz. extra: what to say beside the metrics (subset, checkpoint, split, how made). simulated: whether some
     recording was; the pictures then say so too. vote: above 1, the majority over the last `vote` windows is scored
-    beside.
+    beside; hold: above 0, a hidden Markov model's decisions, as in `metrics.report`. Windows of the label UNLABELLED
+    serve these alone, and are in no file.
     """
     scored = report(
         label,
@@ -54,6 +57,8 @@ def write_results(
         start,
         classes,
         vote=vote,
+        probabilities=probabilities,
+        hold=hold,
         rest_classes=rest_classes,
         rate=rate,
         window_seconds=window_seconds,
@@ -64,9 +69,10 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     arrays = {"subject": subject, "record": record, "start": start, "label": label, "prediction": prediction}
-    arrays["classes"] = np.array(classes)
     if probabilities is not None:
         arrays["probabilities"] = np.asarray(probabilities, np.float32)
+    known = label != UNLABELLED
+    arrays = {name: values[known] for name, values in arrays.items()} | {"classes": np.array(classes)}
     with atomic_path(folder / "predictions.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     write_text(folder / "per_subject.csv", per_subject_csv(scored["per_subject"]))
@@ -100,6 +106,10 @@ def summary(scored: dict[str, Any]) -> str:
         vote = scored["vote"]
         lines += ["", f"majority over the last {vote['k']} windows, {vote['added_delay_ms']:g} ms later:"]
         lines += _over_subjects(vote, scored["chance"])
+    if "smoothed" in scored:
+        smoothed = scored["smoothed"]
+        lines += ["", f"smoothed by what came before, gestures lasting {smoothed['hold_seconds']:g} s on average:"]
+        lines += _over_subjects(smoothed, scored["chance"])
     lines += ["", f"{'class':<22}{'precision':>10}{'recall':>10}{'F1':>10}{'windows':>10}"]
     for name, one in scored["per_class"].items():
         cells = "".join(f"{_percent(one[key]):>10}" for key in ("precision", "recall", "f1"))

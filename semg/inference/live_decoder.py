@@ -15,6 +15,7 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.data.resampling import CausalResampler, resampling_ratio
 from semg.data.tables import RATE_TOLERANCE, RawRecording
+from semg.evaluation.smoothing import MarkovFilter
 from semg.inference.recordings import in_usual_range
 from semg.inference.session_statistics import SessionStatistics
 from semg.inference.stream_clock import StreamClock
@@ -65,6 +66,7 @@ class LiveDecoder:
         warmup: float = 0.0,
         normalization: Normalization | None = None,
         adaptation: Adapting | None = None,
+        hold: float = 0.0,
         warn: Callable[[str], None],
     ) -> None:
         """A decoder before the first sample.
@@ -72,13 +74,15 @@ class LiveDecoder:
         rate: Hz of the stream; another than the model's is resampled. scale: microvolts of one unit of the samples;
         None: the training's, or another that is seen in the first seconds and told. name: what messages begin with.
         warmup: seconds heard before anything is decided. normalization: if it is not to begin with this stream.
-        adaptation: of the network while the stream goes on.
+        adaptation: of the network while the stream goes on. hold: above 0, probabilities are those by all until then,
+        for gestures that last so many seconds on average; see semg/evaluation/smoothing.py.
         Raises DataError for a rate that the model's cannot be made of.
         """
         self._model, self._rate, self._scale, self._name, self._warn = model, rate, scale, name, warn
         self._ratio = None if rate == model.rate else resampling_ratio(name, rate, model.rate)
         self.normalization = normalization or model.online()
         self._warmup, self._adaptation = warmup, adaptation
+        self._smooth = MarkovFilter(model.stride / model.rate, hold) if hold else None
         self._clock = StreamClock(rate)
         self._held: list[Chunk] = []  # while the unit is not known
         self._heard = 0  # samples, all together
@@ -167,9 +171,8 @@ class LiveDecoder:
         decisions = []
         for one in pushed:
             stamp = float(chunk.stamps[places[one.end - seen - 1]])
-            decisions.append(
-                LiveDecision(stamp + chunk.drift, stamp + behind, one.probabilities, now - chunk.arrived, self.lost)
-            )
+            shares = one.probabilities if self._smooth is None else self._smooth(one.probabilities).astype(np.float32)
+            decisions.append(LiveDecision(stamp + chunk.drift, stamp + behind, shares, now - chunk.arrived, self.lost))
         return decisions
 
     def _leave_windows(self) -> None:
@@ -177,6 +180,8 @@ class LiveDecoder:
         self.prepare()
         if self._adaptation is not None:
             self._adaptation.begin_recording()
+        if self._smooth is not None:
+            self._smooth.begin_anew()
         self._stream = None
 
     def _begun_stream(self, scale: float) -> Stream:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from model import GPT2Classifier
 from semg.common.errors import DataError
+from semg.evaluation.smoothing import HOLD
 from semg.inference.batch import Signal, signal_tokens
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout, draw
@@ -60,7 +61,7 @@ class Adaptation:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=0.12))
     batch_size: int = 128
     every: int = 2
-    hold: float = 4.1
+    hold: float = HOLD
     temper: float = 0.3
     anchor: float = 1.0
     balance: float = 0.3
