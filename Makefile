@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := data/demo
 MINUTES ?= 20
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
-BENCHMARKS := backbone checksums evaluation features growth live preprocessing reading streaming training_step
+BENCHMARKS := adaptation backbone checksums costs evaluation features growth live preprocessing reading streaming training_step
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults cluster fuzz bench lint format clean
@@ -53,7 +53,7 @@ cluster: $(STAMP) ## a real Slurm on this machine (as root, with slurm-wlm and m
 fuzz: $(STAMP) ## damaged and hostile files at random, MINUTES for each of five readers
 	$(RUN) tests/faults/fuzz_long.py --minutes $(MINUTES)
 
-bench: $(STAMP) ## benchmarks, as ratios measured in one run, a quarter of an hour; gpu.py apart
+bench: $(STAMP) ## benchmarks, as ratios measured in one run, half an hour; gpu.py apart
 	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done
 
 lint: $(STAMP) ## ruff and mypy

@@ -1,18 +1,20 @@
 """How long a live decision takes: from a sample's arrival to the decision, over a real stream on this machine.
 
-Another process sends noise, at the model's rate in packets of 25 ms, through the Lab Streaming Layer; this one reads
-and decides as live.py does. `computing` is from the arrival of a window's last sample in this process to the decision,
-`delay` from the moment at which the device had the sample: the rest of its packet, the stream, computing. Both are
-compared with the time between two decisions, which is what there is of it. The model is the demo's,
-checkpoints/best_model.ckpt. Decisions of the first five seconds do not count.
+Another process sends a simulated recording, at the model's rate in packets of 25 ms, through the Lab Streaming Layer;
+this one reads and decides as live.py does, once without --adapt and once with it, which a third process computes.
+`computing` is from the arrival of a window's last sample in this process to the decision, `delay` from the moment at
+which the device had the sample: the rest of its packet, the stream, computing. Both are compared with the time between
+two decisions, which is what there is of it. The model is the demo's, checkpoints/best_model.ckpt. Decisions of the
+first five seconds do not count.
 
-  python benchmarks/live.py           # about a minute
+  python benchmarks/live.py           # about five minutes
 """
 
 import multiprocessing
 import time
 from pathlib import Path
 
+import material
 import numpy as np
 import torch
 from measuring import ROOT, Row, arguments, report
@@ -22,26 +24,27 @@ from semg.inference import lsl
 from semg.inference.live_decoder import LiveDecoder
 from semg.inference.lsl_replay import Playable, play
 from semg.inference.trained_model import TrainedModel
+from semg.training.online_adaptation import OnlineAdaptation
 
 UNCOUNTED = 5.0  # seconds
+SECONDS = 120.0  # in which live.py begins to adapt four times
 
 
 def send(name: str, rate: float, channels: tuple[str, ...], seconds: float) -> None:
     """Be a device for so long."""
-    random = np.random.default_rng(0)
-    samples = random.standard_normal((round(seconds * rate), len(channels)), np.float32) * 60
-    play(Playable("noise", samples, rate, channels, "microvolts"), name, say=lambda _: None)
+    samples = material.simulated(seconds)
+    play(Playable("simulated", samples, rate, channels, "microvolts"), name, say=lambda _: None)
 
 
-def measure(path: Path, seconds: float) -> dict[str, np.ndarray]:
-    """Seconds of computing, and of delay, of each decision."""
+def measure(path: Path, seconds: float, adaptation: OnlineAdaptation | None = None) -> dict[str, np.ndarray]:
+    """Seconds of computing, and of delay, of each decision. adaptation: of the model at `path` meanwhile."""
     model = TrainedModel.open(path, "cpu")
     name = f"live-delay-{time.time_ns()}"
     words = (name, model.rate, lsl.electrode_names(model.signal_path), seconds + UNCOUNTED)
     sender = multiprocessing.get_context("spawn").Process(target=send, args=words, daemon=True)
     sender.start()
     reader = lsl.StreamReader(name, lambda facts: lsl.layout_for(facts, model.signal_path, warn=print), 60)
-    decoder = LiveDecoder(model, model.rate, 1.0, warmup=UNCOUNTED, warn=print)
+    decoder = LiveDecoder(model, model.rate, 1.0, warmup=UNCOUNTED, adaptation=adaptation, warn=print)
     durations: dict[str, list[float]] = {"computing": [], "delay": []}
     begun = time.monotonic()
     while time.monotonic() - begun < seconds + UNCOUNTED - 1:
@@ -55,6 +58,17 @@ def measure(path: Path, seconds: float) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in durations.items()} | {"lost": np.array(decoder.finish())}
 
 
+def rows_of(durations: dict[str, np.ndarray], between: float, how: str, **facts: object) -> list[Row]:
+    """Medians and 99th percentiles against the seconds between two decisions. how: `without` or `with`, adapting."""
+    rows = []
+    for what in ("computing", "delay"):
+        for name, share in (("median", 50), ("99th percentile", 99)):
+            at = float(np.percentile(durations[what], share))
+            label = f"a live decision's {what}, {name}, {how} --adapt"
+            rows.append(Row(label, f"{1000 * between:g} ms", at / between, 1, seconds={what: at}, facts=facts))
+    return rows
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     parser = arguments(__doc__, "live")
@@ -62,16 +76,19 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = TrainedModel.open(args.checkpoint, "cpu")
-    between = model.stride / model.rate
-    durations = measure(args.checkpoint, 5 if args.quick else 60)
-    rows = []
-    for what in ("computing", "delay"):
-        for name, share in (("median", 50), ("99th percentile", 99)):
-            at = float(np.percentile(durations[what], share))
-            rows.append(
-                Row(f"a live decision's {what}, {name}", f"{1000 * between:g} ms", at / between, 1, seconds={what: at})
-            )
-    return report(args, rows, decisions=len(durations["delay"]), lost=int(durations["lost"]), threads=1)
+    between, seconds = model.stride / model.rate, 5 if args.quick else SECONDS
+    rows, decisions, lost = [], {}, {}
+    for how in ("without", "with"):
+        adaptation = OnlineAdaptation.in_background(model) if how == "with" else None
+        durations = measure(args.checkpoint, seconds, adaptation)
+        facts = {}
+        if adaptation is not None:
+            adaptation.close()
+            accepted = sum(bool(one["accepted"]) for one in adaptation.events)
+            facts = {"adaptations": len(adaptation.events), "accepted": accepted}
+        rows += rows_of(durations, between, how, **facts)
+        decisions[how], lost[how] = len(durations["delay"]), int(durations["lost"])
+    return report(args, rows, decisions=decisions, lost=lost, threads=1, simulated=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the benchmarks work on: noise, in putEMG's layout. Content does not change how long anything here takes."""
+"""What the benchmarks work on: noise, in putEMG's layout. Content does not change how long anything here takes.
+
+But adaptation, which ends early where it does not find all gestures: for that there is a simulated session.
+"""
 
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from semg.data import putemg
 from semg.data.preprocessing import rings
 from semg.data.records import from_name
 from semg.data.shards import write_shard
+from semg.data.simulation import simulate
 from semg.data.windows import whole_windows
 
 SECONDS = 300  # of a long putEMG recording
@@ -23,6 +27,12 @@ def labels(samples: int) -> np.ndarray:
     held = int(HELD * putemg.RATE)
     codes = np.resize(np.array(list(putemg.GESTURES)), -(-samples // held))
     return np.repeat(codes, held)[:samples].astype(np.int8)
+
+
+def simulated(seconds: float) -> np.ndarray:
+    """(time, channels) float32 microvolts of a simulated person's session."""
+    counts = simulate(0, 2, 1, "repeats_long", seconds).counts
+    return counts.astype(np.float32) * np.float32(putemg.MICROVOLTS_PER_COUNT)
 
 
 def recording(folder: Path, seconds: float, subject: int = 3, day: int = 1) -> Path:

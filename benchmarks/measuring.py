@@ -77,9 +77,11 @@ def in_turns(
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program took: seconds from start to end, and the most memory that it held, bytes; and what it said."""
+    """What a program took: seconds from start to end, seconds of processor time, and the most memory that one of its
+    processes held, bytes; and what it said."""
 
     seconds: float
+    processor: float
     memory: int
     output: str
 
@@ -88,7 +90,8 @@ class Finished:
 _LAUNCH = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-print(json.dumps([done.returncode, done.stdout, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, done.stdout, used.ru_utime + used.ru_stime, used.ru_maxrss]))
 """
 
 
@@ -98,10 +101,10 @@ def run_python(*words: object) -> Finished:
     began = time.perf_counter()
     launched = subprocess.run([sys.executable, "-c", _LAUNCH, *command], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - began
-    code, output, memory = json.loads(launched.stdout)
+    code, output, processor, memory = json.loads(launched.stdout)
     if code:
         raise RuntimeError(f"{' '.join(command)}: {output}")
-    return Finished(seconds, memory * (1 if sys.platform == "darwin" else 1024), output)
+    return Finished(seconds, processor, memory * (1 if sys.platform == "darwin" else 1024), output)
 
 
 def run_script(name: str, *words: object) -> Finished:
