@@ -13,6 +13,7 @@ from pathlib import Path
 import gpu
 import measuring
 import numpy as np
+import pandas as pd
 import prediction
 import pytest
 import small_shards
@@ -23,6 +24,7 @@ from test_adaptation import ANYTHING
 from torch import nn
 
 import evaluate
+import predict
 import train
 from model import GPT2Classifier, ModelConfig
 from semg.data import batches as data_batches
@@ -62,10 +64,10 @@ def data(folder):
 def script(data):
     """Run a script in this process: `script(train, out, *flags)`."""
 
-    def run(module, out, *flags):
+    def run(module, out, *flags, first=data):
         before = {number: signals.getsignal(number) for number in (signals.SIGINT, signals.SIGTERM)}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [module.__name__, *data, "--out", str(out), *map(str, flags)])
+            patch.setattr(sys, "argv", [module.__name__, *map(str, first), "--out", str(out), *map(str, flags)])
             try:
                 return module.main()
             finally:
@@ -284,6 +286,22 @@ def test_a_recording_and_a_stream_are_decided_as_on_the_cpu(trained, data):
             found.append((whole, np.stack(streamed)))
     for mine, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("flags", [[], ["--stream"], ["--adapt"]], ids=" ".join)
+def test_predict_decides_as_on_the_cpu(trained, data, script, tmp_path, flags):
+    """The whole script, on a table: where a window is decided otherwise, another was nearly as probable."""
+    table = tmp_path / "session.npy"
+    np.save(table, np.array(own_shards(data)[0].signal, np.float32))
+    flags = ["--rate", small_shards.RATE, "--unit", "uV", "--checkpoint", trained[0] / "best_model.ckpt", *flags]
+    with pretended() as gpu:
+        assert script(predict, tmp_path / "gpu", *flags, "--device", "cuda", first=[table]) == 0
+        assert gpu.operations
+    assert script(predict, tmp_path / "cpu", *flags, "--device", "cpu", first=[table]) == 0
+    mine, theirs = (pd.read_csv(tmp_path / name / "session.csv") for name in ("gpu", "cpu"))
+    probabilities = [name for name in theirs if name.startswith("p_")]
+    assert len(mine) == len(theirs) > 50 and len(probabilities) == len(small_shards.CLASSES)
+    np.testing.assert_allclose(mine[probabilities], theirs[probabilities], atol=2e-3)
 
 
 def test_adapting_and_calibrating_learn_what_they_do_on_the_cpu(trained, data):

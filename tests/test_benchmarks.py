@@ -21,7 +21,8 @@ from training_step import a_run
 from semg.common.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adaptation", "checksums", "costs", "growth", "preprocessing")]
+LONG = ("adaptation", "checksums", "costs", "growth", "preprocessing")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LONG]
 
 
 @pytest.mark.parametrize("trains", [True, False])

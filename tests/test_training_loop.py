@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from operations import Counter
+from torch import distributed, nn
 
+from semg.training.distributed import World
 from semg.training.loop import DEAD_STEPS, DivergedError, LoopState, fit
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream, WeightAverage, schedule
 
@@ -236,3 +238,26 @@ def test_a_mean_of_weights_follows_them_and_takes_their_place_for_a_while():
     with average.in_place():
         assert module.weight.item() == pytest.approx(0.91)
     assert module.weight.item() == 1.0
+
+
+def test_the_mean_of_weights_moves_all_of_them_by_one_kernel():
+    module = nn.Sequential(*(nn.Linear(3, 3) for _ in range(10)))
+    average = WeightAverage(module, 0.9)
+    with Counter() as counter:
+        average.follow(100)
+    assert [(one.name, one.launches) for one in counter.operations["other"]] == [("_foreach_lerp_", 1)]
+
+
+def test_processes_send_no_buffers_and_copy_no_gradients(tmp_path):
+    """What train.py asks of PyTorch; and that a gradient then lies in the memory that is sent."""
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        parallel = World(rank=0, size=2).parallel(module)
+        parallel(torch.randn(5, 3)).sum().backward()
+        assert not parallel.will_sync_module_buffers()
+        parts = [weight.grad.untyped_storage().data_ptr() for weight in module.parameters()]
+        assert len(set(parts)) < len(parts)  # views of what is sent
+    finally:
+        distributed.destroy_process_group()

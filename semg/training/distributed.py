@@ -69,7 +69,7 @@ class World:
             return module
         # buffers are the front-end's constants; gradients as views of what is sent: no copy of them each step
         return nn.parallel.DistributedDataParallel(
-            module, find_unused_parameters=unused, broadcast_buffers=False, gradient_as_bucket_view=True
+            module, find_unused_parameters=unused, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     def leave(self) -> None:
