@@ -36,7 +36,8 @@ day). These are taken from windows evenly spaced over the session's recordings i
 labels: no label is looked at, but some minutes of a new person's signal must have been seen.
 
 --vote K and --smooth SECONDS score decisions smoothed over time, too, as in evaluate.py: by the majority of the last K
-windows, and by a hidden Markov model of all windows until then. svm gives no probabilities for the latter.
+windows, and by a hidden Markov model of all windows until then. svm gives no probabilities for the latter, but with
+--adapt-by network: there they are the softmax of its decision values, as sharp as suits the validation people.
 
 --classes NAME... and --no-idle keep the windows of some gestures alone, in training, in choosing and in scoring: the
 same windows as evaluate.py scores with the same flag. A rival is then trained for these gestures, which a restricted
@@ -205,7 +206,12 @@ def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], see
         if best is None or score > best[0]:
             best = score, settings, model
     assert best is not None  # noqa: S101  every classifier has settings
-    return classical.Trained(name, best[1], best[2], x, label, tried)
+    _, settings, model = best
+    if name == "svm" and options.get("adapt_by") == "network":
+        table = tables.of("val", features)
+        sharpness = classical.sharpness(model, table.reshape(len(table), -1), windows["val"].label)
+        settings, model = {**settings, "sharpness": sharpness}, classical.Softmax(model, sharpness)
+    return classical.Trained(name, settings, model, x, label, tried)
 
 
 def mean_over_people(metric: metrics.Metric, windows: WindowSet, prediction: np.ndarray) -> float:
@@ -277,12 +283,9 @@ def run_fold(
     return done
 
 
-def check_adapt_by(args: argparse.Namespace) -> None:
-    """Raise UsageError where --adapt-by network can't be had."""
-    if not args.adapt:
-        raise UsageError("--adapt-by network: expected --adapt session or --adapt first beside it, found neither")
-    if "svm" in (args.classifiers or USUAL_CLASSIFIERS):
-        raise UsageError("--adapt-by network: expected classifiers that give probabilities, found svm")
+def looks_at_validation(args: argparse.Namespace) -> bool:
+    """Whether something is chosen on the validation people."""
+    return args.choose or (args.adapt_by == "network" and "svm" in (args.classifiers or USUAL_CLASSIFIERS))
 
 
 def main() -> int:
@@ -298,13 +301,16 @@ def main() -> int:
         raise UsageError("--preset paper: expected without --choose and --features tokens, which are not the authors'")
     if args.normalize == "none" and TOKENS in args.features:
         raise UsageError("--normalize none: expected session with --features tokens, which are normalised by session")
-    if args.subset == "val" and args.choose:
-        raise UsageError("--subset val: expected a subset on which nothing was chosen with --choose; give test")
-    if args.adapt_by != "own":
-        check_adapt_by(args)
+    if args.adapt_by == "network" and not args.adapt:
+        raise UsageError("--adapt-by network: expected --adapt session or --adapt first beside it, found neither")
+    if args.subset == "val" and looks_at_validation(args):
+        what = "--choose" if args.choose else "svm's probabilities"
+        raise UsageError(f"--subset val: expected a subset on which nothing was chosen with {what}; give test")
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
-    subsets = {"train": args.train_on, "scored": (args.subset,)} | ({"val": ("val",)} if args.choose else {})
+    subsets = {"train": args.train_on, "scored": (args.subset,)} | (
+        {"val": ("val",)} if looks_at_validation(args) else {}
+    )
     windows = baseline_results.open_folds(args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle)
     shard = next(iter(windows.values()))["train"].shards[0]
     if args.preset and shard.arguments.get("label_rule") != "last-sample":

@@ -7,9 +7,12 @@ import pytest
 import small_shards
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import baselines
+from semg.common.errors import UsageError
 from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.shards import WindowSet, open_shards
@@ -23,6 +26,17 @@ from semg.training.token_features import TokenFeatures
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return small_shards.write_all(tmp_path_factory.mktemp("classical"))
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run baselines.py in this process."""
+
+    def run(*flags):
+        monkeypatch.setattr("sys.argv", ["baselines.py", *map(str, flags)])
+        return baselines.main()
+
+    return run
 
 
 def clouds(n=600, shift=0.0, seed=0):
@@ -124,12 +138,12 @@ def held_gestures(rng, means, order, hold=40):
     return means[label] + rng.normal(size=(len(label), means.shape[1])), label
 
 
-@pytest.mark.parametrize("name", ["lda", "logistic", "boosting"])
+@pytest.mark.parametrize("name", classical.CLASSIFIERS)
 def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_model_where_they_are_few(name):
     rng = np.random.default_rng(0)
     means = rng.normal(size=(4, 6)) * 1.2
     x, label = held_gestures(rng, means, np.tile(np.arange(4), 5))
-    settings = classical.SETTINGS[name][0]
+    settings = classical.SETTINGS[name][0] | ({"sharpness": 2.0} if name == "svm" else {})
     model = classical.fitted(name, settings, x, label, 0)
     turned = means + rng.normal(size=means.shape) * 0.7  # another person's gestures
     how = Adaptation()
@@ -148,6 +162,38 @@ def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_mo
     *_, reason, kept = adapted(np.full(20, 3))
     assert reason
     assert kept is model
+
+
+def test_svm_has_probabilities_as_sharp_as_makes_the_labels_likeliest():
+    x, label = clouds(300)
+    new, truth = clouds(300, seed=1)
+    model = classical.fitted("svm", {"C": 5.0}, x, label, 0)
+    chosen = classical.sharpness(model, new, truth)
+    losses = {
+        value: log_loss(truth, classical.Softmax(model, value).predict_proba(new)) for value in classical.SHARPNESS
+    }
+    assert chosen == min(losses, key=lambda value: losses[value])
+    assert losses[0.25] / losses[chosen] > 1
+    decided, probability = classical.decide(classical.fitted("svm", {"C": 5.0, "sharpness": chosen}, x, label, 0), new)
+    np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-5)
+    assert np.mean(decided == model.predict(new)) > 0.98
+    two = label < 2  # of two classes scikit-learn gives one value
+    pair = classical.fitted("svm", {"C": 5.0, "sharpness": chosen}, x[two], label[two], 0)
+    np.testing.assert_array_equal(classical.decide(pair, new)[0], pair._model.predict(new))
+
+
+def test_adapting_svm_as_the_network_does_looks_at_the_validation_people_for_its_sharpness(data, run_here, tmp_path):
+    shards, split = data
+    flags = ["--shards", shards, "--split", split, "--features", "rms", "--classifiers", "svm"]
+    flags += ["--adapt", "session", "--adapt-by", "network", "--smooth", "2", "--out", tmp_path]
+    assert run_here(*flags) == 0
+    report = json.loads((tmp_path / "svm-rms" / "metrics.json").read_text())
+    assert report["classifier_settings"].keys() == {"C", "sharpness"}
+    assert report["classifier_settings"]["sharpness"] in classical.SHARPNESS
+    for scored in (report, report["unadapted"]):
+        assert scored["smoothed"]["hold_seconds"] == 2
+    with pytest.raises(UsageError, match="nothing was chosen with svm's probabilities"):
+        run_here(*flags, "--subset", "val")
 
 
 def test_a_run_with_all_that_the_network_has(data, run_script, tmp_path):
@@ -172,9 +218,7 @@ def test_a_run_with_all_that_the_network_has(data, run_script, tmp_path):
     assert facts["method"] == "self-training on the network's posteriors"
     assert facts["hold"] == Adaptation().hold
     assert all(bool(one["reason"]) != one["accepted"] for one in facts["sessions"])
-    svm = (*flags[:-2], "svm", "--adapt", "session")
-    for words, found in ((svm, "expected classifiers that give probabilities, found svm"), (flags, "--adapt session")):
-        assert found in run_script("baselines.py", *words, "--adapt-by", "network", code=2).stderr
+    assert "--adapt session" in run_script("baselines.py", *flags, "--adapt-by", "network", code=2).stderr
     done = run_script("baselines.py", *flags, "--out", tmp_path / "a", code=1)
     assert "augment none, found rotation" in done.stderr
     done = run_script("baselines.py", *flags, "--adapt", "first", "--out", tmp_path / "b", code=1)

@@ -28,6 +28,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 CLASSIFIERS = tuple(SETTINGS)
 SUBSAMPLED = ("knn", "svm")  # they grow with the training windows squared
 GAUSSIAN = ("lda", "qda")
+SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of svm's probabilities, tried on validation people
 SEEDED = (*SUBSAMPLED, "boosting", "mlp")
 
 
@@ -41,6 +42,36 @@ class Trained:
     x: np.ndarray
     label: np.ndarray
     tried: Sequence[Mapping[str, Any]] = ()
+
+
+class Softmax:
+    """A support vector machine with probabilities: the softmax of its decision values times a sharpness.
+
+    SVC's own would take a second, cross-validated training; the sharpness is one number for all classes.
+    """
+
+    def __init__(self, model: Any, sharpness: float) -> None:
+        """model: a trained pipeline of svm."""
+        self._model, self._sharpness, self.classes_ = model, sharpness, model.classes_
+
+    def predict_proba(self, x: np.ndarray) -> np.ndarray:
+        """(n, F) -> (n, classes)."""
+        values = self._model.decision_function(x)
+        if values.ndim == 1:  # of two classes, the second's alone
+            values = np.stack([-values, values], axis=1) / 2
+        shares = np.exp(self._sharpness * (values - values.max(1, keepdims=True)))
+        return shares / shares.sum(1, keepdims=True)
+
+
+def sharpness(model: Any, x: np.ndarray, label: np.ndarray) -> float:
+    """Which of SHARPNESS makes (n,) labels of windows (n, F) the likeliest. model: a trained pipeline of svm."""
+    places = np.searchsorted(model.classes_, label)
+
+    def surprise(value: float) -> float:
+        own = Softmax(model, value).predict_proba(x)[np.arange(len(x)), places]
+        return -float(np.log(np.maximum(own, 1e-12)).mean())
+
+    return min(SHARPNESS, key=surprise)
 
 
 def build(name: str, settings: Mapping[str, Any], seed: int) -> Any:
@@ -77,7 +108,13 @@ def quiet() -> Iterator[None]:
 
 
 def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndarray, seed: int) -> Any:
-    """`build`, trained. x: (n, F); label: (n,). DataError if there are too few windows for so many features."""
+    """`build`, trained. x: (n, F); label: (n,). DataError if there are too few windows for so many features.
+
+    settings: of svm may have a `sharpness`, with which it is a `Softmax`.
+    """
+    if "sharpness" in settings:
+        rest = {key: value for key, value in settings.items() if key != "sharpness"}
+        return Softmax(fitted(name, rest, x, label, seed), settings["sharpness"])
     model = build(name, settings, seed)
     with quiet():
         try:
@@ -105,8 +142,8 @@ def _qda_of_few(model: Any, x: np.ndarray, label: np.ndarray) -> "Gaussians":
 
 
 def decide(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(n,) labels and (n, classes) probabilities; a support vector machine gives none."""
-    if not hasattr(model, "predict_proba"):  # SVC's would take a second, cross-validated training
+    """(n,) labels and (n, classes) probabilities; a support vector machine gives none without a sharpness."""
+    if not hasattr(model, "predict_proba"):
         return model.predict(x), None
     probability = model.predict_proba(x)
     return model.classes_[probability.argmax(1)], probability.astype(np.float32)
