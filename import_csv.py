@@ -73,6 +73,7 @@ ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told:
 
 FURTHEST = 1000.0  # times as strong, or as weak, as the others a recording may be
 SHOWN = 3  # errors of one kind
+KEPT_BYTES = 1 << 29  # of recordings that were read, until their shards are written
 
 
 @dataclass(frozen=True)
@@ -157,41 +158,96 @@ def ring(text: str) -> tuple[int, ...]:
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, args: argparse.Namespace) -> tuple[Table, Roles, np.ndarray]:
-    """A recording's table, what its columns are, and (T,) its labels."""
+@dataclass(frozen=True)
+class Reading:
+    """A recording as its table has it.
+
+    names: of all columns. samples: (T, channels) float64, in the table's own unit. labels: (T,), empty where there is
+    none. stamp: bytes and time of the file when it was read.
+    """
+
+    names: tuple[str, ...]
+    roles: Roles
+    samples: np.ndarray
+    missing: list[Gap]
+    labels: np.ndarray
+    stamp: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        return self.samples.nbytes + self.labels.nbytes
+
+
+def read(path: Path, args: argparse.Namespace) -> Reading:
+    """Read a recording's table. DataError for one that is wrong, or whose time is of another rate."""
+    expect_file(path, "a table of samples")
+    stamp = stamp_of(path)
     table = Table(path, header=True, texts=[args.labels])
     place = table.find(args.labels)
     if place is None:
         names = ", ".join(table.names)
         raise DataError(f"{path}: expected a column {args.labels!r}, found {names}", "{labels} names another")
-    return table, table.roles(args.channels, place), table.labels(place)
+    roles = table.roles(args.channels, place)
+    missing = table.gaps(roles, args.rate)
+    return Reading(table.names, roles, table.samples(roles.channels), missing, table.labels(place), stamp)
 
 
-def look(entry: Entry, args: argparse.Namespace) -> Look:
-    """What all recordings are to agree on, as one of them has it. DataError for one that is wrong."""
-    table, roles, labels = read(entry.path, args)
-    table.gaps(roles, args.rate)  # refuses a time of another rate
-    spectrum = Spectrum.of(table.samples(roles.channels), args.rate)
+def stamp_of(path: Path) -> tuple[int, int]:
+    """By which it is seen whether a file has changed: its bytes and its time of change."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+class Readings:
+    """Reads recordings, and keeps what was read until it is taken, as far as memory allows: text takes long to read."""
+
+    def __init__(self, args: argparse.Namespace, most: int) -> None:
+        self._args, self._left = args, most
+        self._kept: dict[Path, Reading] = {}
+
+    def look(self, path: Path) -> Reading:
+        """A recording, which is kept if there is room."""
+        reading = read(path, self._args)
+        if reading.nbytes <= self._left:
+            self._kept[path] = reading
+            self._left -= reading.nbytes
+        return reading
+
+    def take(self, path: Path) -> Reading:
+        """A recording for the last time: as it was kept, or read again if there was no room or the file has changed."""
+        reading = self._kept.pop(path, None)
+        if reading is None or reading.stamp != stamp_of(path):
+            return read(path, self._args)
+        return reading
+
+
+def look(reading: Reading, args: argparse.Namespace) -> Look:
+    """What all recordings are to agree on, as one of them has it."""
+    roles, names = reading.roles, reading.names
+    spectrum = Spectrum.of(reading.samples, args.rate)
     mains = spectrum.mains()
     return Look(
         roles.channels,
-        tuple(table.names[place] for place in roles.channels),
+        tuple(names[place] for place in roles.channels),
         roles.left_out,
-        "" if roles.time is None else table.names[roles.time] or "the column without a name",
-        frozenset(labels.tolist()) - {""},
+        "" if roles.time is None else names[roles.time] or "the column without a name",
+        frozenset(reading.labels.tolist()) - {""},
         float(np.median(spectrum.rms(args.low, args.high))),
         mains,
         tuple(spectrum.harmonics(mains, args.high)) if mains else (),
     )
 
 
-def look_at_all(entries: list[Entry], args: argparse.Namespace, report: "Report") -> dict[Entry, Look]:
+def look_at_all(
+    entries: list[Entry], readings: Readings, args: argparse.Namespace, report: "Report"
+) -> dict[Entry, Look]:
     """The first reading of all recordings; those that are wrong are named and left out."""
     looks: dict[Entry, Look] = {}
     report.console.say(f"reading {cli.counted(len(entries), 'recording')}")
     for entry in report.console.progress(entries, unit="recording", desc="reading", leave=False):
         try:
-            looks[entry] = look(entry, args)
+            looks[entry] = look(readings.look(entry.path), args)
         except (DataError, OSError) as error:
             report.failed(entry, error)
     if looks:
@@ -353,7 +409,9 @@ def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any
     return lengths
 
 
-def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namespace) -> tuple[str, int, str]:
+def make_shard(
+    entry: Entry, seen: Look, settled: Settled, readings: Readings, args: argparse.Namespace
+) -> tuple[str, int, str]:
     """Write one recording's shard, or keep it; says which, how many windows it has, and what is wrong with it."""
     path, how, classes = args.shards / entry.facts.name, shard_arguments(args, settled), settled.classes
     expect_file(entry.path, "a recording")
@@ -374,9 +432,9 @@ def make_shard(entry: Entry, seen: Look, settled: Settled, args: argparse.Namesp
             if meta.get(key) != expected[key]:
                 raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
         return "kept", len(open_shard(path, verify=True).windows), ""
-    table, roles, labels = read(entry.path, args)
-    samples, missing = table.samples(roles.channels), table.gaps(roles, args.rate)
-    windows = windows_of(labels, missing, how, classes, args)
+    reading = readings.take(entry.path)
+    samples, missing = reading.samples, reading.missing
+    windows = windows_of(reading.labels, missing, how, classes, args)
     if len(windows) == 0:
         lost = gaps.in_words(missing, args.rate)
         actual = f"found none ({lost})" if lost else "found none"
@@ -478,14 +536,15 @@ def main() -> int:
 def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -> int:
     """Look at the recordings, settle what holds for all, and make their shards."""
     counts, windows = {"done": 0, "kept": 0}, 0
-    if looks := look_at_all(entries, args, report):
+    readings = Readings(args, KEPT_BYTES)
+    if looks := look_at_all(entries, readings, args, report):
         settled = settle(looks, args, report.console)
         check_strengths(looks, settled, args, report)
         for line in in_words(looks, settled, args):
             report.console.say(line)
         for entry in report.console.progress(list(looks), unit="recording", desc="filtering"):
             try:
-                state, n_windows, wrong = make_shard(entry, looks[entry], settled, args)
+                state, n_windows, wrong = make_shard(entry, looks[entry], settled, readings, args)
             except (DataError, OSError) as error:
                 report.failed(entry, error)
                 continue

@@ -1,5 +1,6 @@
 """import_csv.py on tables as they come: what it takes, what it says, and that a unit changes nothing but the unit."""
 
+import argparse
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import import_csv
 from semg.common.errors import DataError, SettingError, UsageError
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.shards import Shard, open_shard, open_shards
+from semg.data.tables import Table
 
 GESTURES = ["idle", "fist", "open", "pinch"]
 RATE = 200
@@ -224,6 +226,40 @@ def test_classes_that_no_recording_has_are_warned_of(study):
 def test_gestures_that_differ_in_capitals_are_warned_of(study):
     errors = study.write(lambda t: t.replace({"label": {"open": "Fist"}})).run()[2]
     assert "differ in capitals alone are classes of their own: Fist, fist" in errors
+
+
+# --- reading once ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("room", "times"), [(None, 2), (0, 4), (500_000, 3)])
+def test_a_table_is_read_once_where_memory_allows(study, monkeypatch, room, times):
+    study.write()
+    read: list[Path] = []
+
+    class Counted(Table):
+        def __init__(self, path, **settings):
+            read.append(path)
+            super().__init__(path, **settings)
+
+    assert study.run(shards="plain")[0] == 0
+    monkeypatch.setattr(import_csv, "Table", Counted)
+    if room is not None:
+        monkeypatch.setattr(import_csv, "KEPT_BYTES", room)
+    assert study.run()[0] == 0
+    assert len(read) == times
+    for one, other in zip(study.shards("plain"), study.shards(), strict=True):
+        np.testing.assert_array_equal(one.signal, other.signal)
+        assert one.meta["checksum"] == other.meta["checksum"]
+
+
+def test_a_table_that_changed_since_it_was_looked_at_is_read_again(study):
+    study.write()
+    args = argparse.Namespace(labels="label", channels=None, rate=RATE)
+    readings = import_csv.Readings(args, 1 << 29)
+    path = study.folder / "p1.csv"
+    rows = len(readings.look(path).samples)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-9]))
+    assert len(readings.take(path).samples) == rows - 9
 
 
 # --- units -------------------------------------------------------------------------------------------------
