@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from semg.common import cli
-from semg.common.console import Console
+from semg.common.console import LONGEST_LINE, Console, one_line
 from semg.common.errors import DataError, SettingError
 from semg.common.stopping import stop_at_a_safe_place
 
@@ -296,3 +296,11 @@ def test_a_stop_is_asked_for_once_and_the_second_time_it_is_at_once(number, erro
             signal.raise_signal(number)
     assert signal.getsignal(number) == before
     assert type(stop.error("what now")) is error
+
+
+def test_an_error_stays_one_line_that_can_be_read():
+    assert one_line("a\nb\x1b[31m c") == "a b [31m c"
+    found = f"x.json: expected a name, found {list(range(50_000))}; make it anew"
+    shown = one_line(found)
+    assert len(shown) == LONGEST_LINE
+    assert shown.startswith(found[:1000]) and shown.endswith("; make it anew")

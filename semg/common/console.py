@@ -14,6 +14,7 @@ T = TypeVar("T")
 # Goes over items and shows how far it is; whoever calls it may add tqdm's settings, such as total and unit.
 Progress = Callable[..., Iterable[Any]]
 
+LONGEST_LINE = 2000  # characters of an error
 MINUTE = 60.0  # seconds between lines of progress where there is no terminal
 _COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them
 
@@ -168,8 +169,10 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks or control characters, so that an error stays one line."""
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+    """`text` without line breaks or control characters, so that an error stays one line, and one that can be read:
+    what a damaged file holds may be long."""
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 400]} [...] {line[-393:]}"
 
 
 def visible(text: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from semg.common.errors import DataError
 from semg.common.files import atomic_folder, is_system_file, read_json, text_checksum, write_json, write_text
+from semg.common.schema import TEXT, Field, check_fields, is_whole
 from semg.data import records as facts
 from semg.data.putemg import is_record
 from semg.data.records import Record, counting_order, from_name, in_time, is_name
@@ -37,6 +38,11 @@ PROMISES = {
     "custom": "no recording is in two subsets",
 }
 _NO_NAME = "expected a record name such as emg_gestures-03-sequential-2018-05-11-11-10-50-475"
+_FIELDS = {
+    "name": TEXT,
+    "seed": Field("a whole number", lambda value: is_whole(value, 0), needed=False),
+    "lists_sha256": TEXT,
+}
 PROTOCOLS = tuple(name for name in PROMISES if name != "custom")
 
 
@@ -174,6 +180,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: expected its checksum, found another: it was changed; make the split anew")
     if missing := sorted({"name", "protocol", "seed", "lists_sha256"} - set(meta)):
         raise DataError(f"{path}: expected {missing[0]} in a split's description, found none; make the split anew")
+    check_fields(path, meta, _FIELDS, "a split's description", "make the split anew")
     if meta["protocol"] not in list(PROMISES):
         raise DataError(f"{path}: expected a protocol of {', '.join(PROMISES)}, found {meta['protocol']!r}")
     return meta

@@ -51,7 +51,7 @@ class SignalPath:
         """As the checkpoint's training data was made. DataError if it does not say so."""
         path, data = checkpoint.path, checkpoint.description["data"]
         check_fields(path, checkpoint.description, _SIGNAL, "what the model was trained on", "train.py writes it")
-        how = data["arguments"]
+        how = {name: value for name, value in data["arguments"].items() if value is not None}
         electrodes = tuple(how.get("channels", range(1, len(data["channels"]) + 1)))
         try:
             names, reference = _montage(electrodes, how.get("montage", "monopolar"), data["channels"])

@@ -528,6 +528,8 @@ def _check_shape(checkpoint: Checkpoint, config: ModelConfig, channels: int) -> 
             raise DataError(
                 f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {actual}"
             )
+    if (stride := data["arguments"]["stride"]) > config.samples:
+        raise DataError(f"{checkpoint.path}: expected a stride of at most {config.samples} samples, found {stride}")
     if config.family is not None and config.layers > len(checkpoint.tensors):
         found_blocks = f"{len(checkpoint.tensors)} tensors in all"
         raise DataError(f"{checkpoint.path}: expected weights of {config.layers} blocks, found {found_blocks}")
