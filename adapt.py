@@ -13,7 +13,7 @@ What helps: two minutes and more in which all gestures are made, each several ti
 session that the model should not be adapted to (few gestures, one nearly all the time, less than half a minute) is
 refused with the reason: OUT then holds the model as it was, and a warning says so.
 
-Takes a few seconds for a minute of recording with a small model on one CPU core.
+docs/scale.md says how long it takes.
 """
 
 import argparse

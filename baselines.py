@@ -51,8 +51,8 @@ svm and knn grow with the training windows squared; beyond --max-train-windows t
 same share of every class, and the result says so. A result that is there already is kept if it was made from the same
 windows with the same arguments, and named otherwise; --overwrite redoes it.
 
-Takes about 1 s per 1,000 windows for the features of all sets; 20,000 training windows then take seconds with lda,
-qda and knn, about half a minute with svm. Signals are streamed; features need up to 1.5 kB of memory a window.
+With lda, qda and knn most of the time goes to the features. Signals are streamed; features need up to 1.5 kB of memory
+a window. docs/baselines.md says how long its results took.
 """
 
 import argparse

@@ -17,7 +17,7 @@ are those that the checkpoint was trained with. --classes and --no-idle are as i
 over time and mixed precision are train.py's; dropout is as the model was trained. Recordings are normalised as in
 training, without labels.
 
-Takes about 10 s a person with 160 windows to calibrate with, for a small model on one CPU core.
+A person takes seconds with a small model on one CPU core: training on as many windows and epochs, and little else.
 """
 
 import argparse

@@ -39,7 +39,7 @@ the windows between labelled ones are decided for too, as a device would, and no
 renormalised over them, and windows of other gestures are left out of the score. metrics.json then has them under
 `classes`, and the others under `classes_left_out`. --no-idle is what many publications do: seven classes of putEMG.
 
-Takes about 10 s for 10,000 windows of a small model on two CPU cores.
+docs/scale.md says how long it takes.
 """
 
 import argparse

@@ -20,7 +20,8 @@ and none is run on opening. The folder opens where a checkpoint does, in Python 
 
 The filter and the normalisation of channels are not part of the ONNX network; such a folder knows both.
 
-ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. Takes half a minute.
+ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. docs/scale.md says how
+long it takes.
 """
 
 import argparse

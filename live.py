@@ -26,7 +26,7 @@ session is kept. Signals are treated as under predict.py --stream, and the decis
 the first seconds undecided. --adapt adapts a copy of the model without labels, in another process: after 30 s of
 signal, then whenever there is half as much again. --smooth SECONDS decides by all windows until then, of which
 gestures last SECONDS on average: all probabilities that come out are smoothed then, and begin anew where the stream
-does. docs/live.md says more. Loading the model takes about 5 s.
+does. docs/live.md says more. Loading the model takes some seconds.
 """
 
 import argparse

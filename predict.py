@@ -35,8 +35,7 @@ and a warning says so; preprocess.py --causal makes shards for a model of live u
 window's last sample a decision is ready: the wait for the block's end, and the time of computing. The window itself is
 the larger part of the time that a new gesture takes to show.
 
-A recording that is wrong is named and left out, and the others are done. With a small model on one CPU core a
-minute of recording takes about 2 s, streamed or not.
+A recording that is wrong is named and left out, and the others are done. docs/scale.md says how long it takes.
 """
 
 import argparse

@@ -29,7 +29,7 @@ redoes it.
 --launch has every person's recordings done by a run of its own, several at once; Ctrl-C leaves them, and the same
 command takes them up.
 
-Needs about 1 s and 15 MB on disk for each minute of recording; 400 MB of memory for each worker.
+docs/scale.md says what it takes of time, memory and disk.
 """
 
 import argparse

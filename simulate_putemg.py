@@ -18,7 +18,7 @@ depends on --seed, its subject, day and trajectory and on --seconds, not on how 
 same command again makes what is missing. A recording that was made with another seed or length is named and
 nothing is written; with --overwrite it is replaced. A folder with other recordings, such as real ones, is refused.
 
-Takes about 1.5 s a recording of a minute on one core, 7.5 MB on disk and 400 MB of memory for each worker.
+A recording of a minute takes 7.5 MB on disk; docs/scale.md says how long it takes, and how much memory a worker.
 """
 
 import argparse

@@ -34,8 +34,8 @@ the same command takes them up. Numbers and logs of jobs lie in CHECKPOINTS/.job
   python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch local --parallel 8
   python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch slurm --partition gpu --hours 4 --parallel 30
 
-Takes the time of its runs, without --launch one after another, plus about 10 s each. A run of GPT-2 small leaves
-0.5 GB.
+Takes the time of its runs, without --launch one after another, and the start of two scripts for each. A run of GPT-2
+small leaves 0.5 GB.
 """
 
 import argparse

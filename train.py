@@ -17,8 +17,8 @@ Input: shards (preprocess.py) and a split (create_dataset_files.py). Output, in 
 Models are chosen on the validation people alone; the test people are not looked at here. calibrate.py adapts a trained
 model to a new person.
 
-On two CPU cores a small random GPT-2 (the default of --init random) takes about a minute for 10,000 windows and
-epoch; GPT-2 small wants a GPU.
+A small random GPT-2 (the default of --init random) trains on a CPU; GPT-2 small wants a GPU. docs/scale.md says how
+long both take.
 """
 
 import argparse

@@ -30,8 +30,8 @@ def labels(samples: int) -> np.ndarray:
 
 
 def simulated(seconds: float) -> np.ndarray:
-    """(time, channels) float32 microvolts of a simulated person's session."""
-    counts = simulate(0, 2, 1, "repeats_long", seconds).counts
+    """(time, channels) float32 microvolts of a simulated session, in which all gestures follow each other early."""
+    counts = simulate(0, 2, 1, "sequential", seconds).counts
     return counts.astype(np.float32) * np.float32(putemg.MICROVOLTS_PER_COUNT)
 
 

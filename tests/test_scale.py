@@ -1,19 +1,61 @@
-"""The cluster example of docs/scale.md, run as it stands by a stand-in for SLURM: parts put together are the whole."""
+"""docs/scale.md: its figures are those measured, and no other page or script has figures of its own; its example of a
+cluster, run as it stands by a stand-in for SLURM: parts put together are the whole."""
 
+import ast
+import json
 import os
 import re
 import subprocess
 import sys
 
+import costs
+import pytest
 from conftest import ROOT
 
 from semg.common.files import checksum
+
+PAGE = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+# what a machine takes, not what a person or a signal does: `it takes about a minute to hear enough`
+FIGURE = re.compile(
+    r"\b(takes?|needs?) about (\d[\d.]*|a|half a|two|a few) (s|seconds?|minutes?|hours?)\b(?! to\b)"
+    r"|\d ?[MG]B of memory|\d (windows/s|windows a second)",
+    re.IGNORECASE,
+)
+SCRIPTS = sorted(ROOT.glob("*.py"))
+# results.md and baselines.md say with each result what it took; the others have no figures
+PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in ("scale", "results", "baselines")]
+
+
+def test_what_a_script_costs_is_what_was_measured():
+    measured = json.loads((ROOT / "benchmarks/results/costs.json").read_text(encoding="utf-8"))
+    assert not measured["quick"] and f"`{measured['commit'][:7]}`" in PAGE
+    assert costs.markdown(measured["rows"]) in PAGE
+
+
+def test_the_share_of_adaptation_is_what_was_measured():
+    rows = json.loads((ROOT / "benchmarks/results/adaptation.json").read_text(encoding="utf-8"))["rows"]
+    for row in rows:
+        assert f"| {row['what']} | {row['ratio']:.1%} |".replace("%", " %") in PAGE
+
+
+def test_a_figure_of_cost_is_recognised():
+    for text in ("Takes about 1 s for each", "takes about a minute for 10,000", "400 MB of memory", "3,200 windows/s"):
+        assert FIGURE.search(text), text
+    for text in ("takes about a minute to hear", "takes 30 s of signal", "1.5 kB of memory", "some windows a second"):
+        assert not FIGURE.search(text), text
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *PAGES], ids=lambda path: path.name)
+def test_costs_are_said_in_one_place(path):
+    text = path.read_text(encoding="utf-8")
+    text = " ".join(((ast.get_docstring(ast.parse(text)) or "") if path.suffix == ".py" else text).split())
+    assert not FIGURE.search(text), "a figure of what something costs: say it in docs/scale.md alone"
 
 
 def test_array_jobs_put_together_are_one_run(tmp_path, run_script):
     run_script("simulate_putemg.py", tmp_path / "data/raw/Data-HDF5", "--subjects", 2, "--days", 1, "--seconds", 20)
     run_script("preprocess.py", "--raw", tmp_path / "data/raw/Data-HDF5", "--shards", tmp_path / "whole")
-    job, after = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/scale.md").read_text(encoding="utf-8"), re.DOTALL)[:2]
+    job, after = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)[:2]
     assert "#SBATCH --array=0-43" in job
     python = tmp_path / "bin/python"
     python.parent.mkdir()
