@@ -38,7 +38,7 @@ N_BANDS = 8
 POWER_FLOOR = 1e-2  # uV^2 added to a band's power: below 12-bit rounding, so that a dead channel stays finite
 # Windows at once: so many that an array of them is below this, whatever the batch. Larger ones are given back to the
 # system after each use and fetched anew, page by page, which took three quarters of the time of the simple features.
-_BYTES_AT_ONCE = 1 << 17
+_BYTES_AT_ONCE = 1 << 18
 _RMS_STRETCHES = 256  # of each recording, from which its RMS is taken
 
 
