@@ -20,6 +20,9 @@ and none is run on opening. The folder opens where a checkpoint does, in Python 
 
 The filter and the normalisation of channels are not part of the ONNX network; such a folder knows both.
 
+With --classes or --no-idle, what is written decides between these gestures alone, as under predict.py: probabilities
+are renormalised over them. The model card and the ONNX metadata name the gestures that were left out.
+
 ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. docs/scale.md says how
 long it takes.
 """
@@ -34,6 +37,7 @@ from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import folder_lock, write_text
 from semg.evaluation import metrics
+from semg.flags import recordings
 from semg.flags.computing import add_threads
 from semg.inference.checkpoint import CONFIG, WEIGHTS, write_folder
 from semg.inference.export import check_packages, write_onnx
@@ -48,6 +52,7 @@ def arguments() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
     )
     parser.add_argument("--out", type=Path, help="folder to write (default: exports/ and the run's name)")
+    recordings.add_classes(parser)
     add_threads(parser)
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="the Hugging Face folder alone")
     return parser
@@ -71,17 +76,19 @@ def card(model: TrainedModel) -> str:
         f"* input: {cli.counted(len(data['channels']), 'channel')} at {data['rate']:g} Hz, "
         f"windows of {1000 * seconds:g} ms",
         f"* gestures: {', '.join(data['classes'])}",
+        *([f"* {restriction}"] if (restriction := model.restriction()) else []),
         f"* trained on {'SIMULATED recordings of ' if description.get('simulated') else ''}"
         f"{cli.counted(people, 'person', 'people')} "
         f"(split {split['name']}); normalised by "
         f"{description['normalize']['method']}, whitening {description['normalize']['whitening']}",
-        f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people)",
+        f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people"
+        f"{', all gestures of its training' if model.classes_left_out else ''})",
         "",
         "Made by semg-gpt2's export.py. From a checkout of semg-gpt2:",
         "",
         "```python",
-        "from semg.inference.trained_model import TrainedModel",
-        'model = TrainedModel.open("this/folder")',
+        "from semg import Decoder",
+        'model = Decoder.open("this/folder")',
         f"table = model.predict(signal, rate={data['rate']:g})  # (time, channels) microvolts as recorded",
         "```",
         "",
@@ -100,7 +107,9 @@ def check_copy(folder: Path, model: TrainedModel) -> None:
 
 def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
     """Write what was asked for; returns what to tell of it."""
-    model = TrainedModel.open(args.checkpoint, "cpu")
+    model = TrainedModel.open(args.checkpoint, "cpu").restricted(args.classes, no_idle=args.no_idle)
+    if restriction := model.restriction():
+        console.say(restriction)
     use_threads(args.threads, model.network)
     args.out = args.out or Path("exports") / model.origin.run
     if args.out.resolve() == args.checkpoint.resolve():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import export
 import predict
 from model import GPT2Classifier, ModelConfig
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
 from semg.data.normalization import ChannelNormalization, transform_from
 from semg.inference import export as onnx_export
 from semg.inference.checkpoint import Checkpoint
@@ -125,6 +125,26 @@ def test_predict_takes_the_folder_and_says_the_same(copied, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["predict.py", str(copied / "mine.npy"), *map(str, words)])
         assert predict.main() == 0
     assert (copied / "ckpt" / "mine.csv").read_bytes() == (copied / "folder" / "mine.csv").read_bytes()
+
+
+def test_some_gestures_are_renormalised_and_the_folder_says_so(tmp_path, monkeypatch, capsys):
+    words = ["export.py", "--checkpoint", str(SHIPPED), "--out", str(tmp_path), "--no-onnx"]
+    monkeypatch.setattr(sys, "argv", [*words, "--classes", "fist", "idle"])
+    assert export.main() == 0
+    assert "deciding between fist, idle alone" in capsys.readouterr().out
+    whole, part = TrainedModel.open(SHIPPED, "cpu"), TrainedModel.open(tmp_path, "cpu")
+    assert part.classes == ("fist", "idle")
+    signal = np.random.default_rng(0).normal(0, 30, (3 * 5120, 24)).astype(np.float32)
+    both = whole.predict(signal)[["p_fist", "p_idle"]].to_numpy()
+    expected = both / both.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(part.predict(signal)[["p_fist", "p_idle"]].to_numpy(), expected, atol=1e-5)
+    card = (tmp_path / "README.md").read_text()
+    assert "left out: flexion, extension" in card
+    assert "all gestures of its training" in card
+    assert onnx_export.contract(part)["classes_left_out"][0] == "flexion"
+    monkeypatch.setattr(sys, "argv", [*words, "--classes", "fist", "wave"])
+    with pytest.raises(SettingError, match="wave"):
+        export.main()
 
 
 def test_damaged_folders_are_named(copied):

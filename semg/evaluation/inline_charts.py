@@ -224,7 +224,7 @@ def traces(part: Excerpt) -> Markup:
     across = Axis(float(part.time[0]), float(part.time[-1]), left, chart.width - _RIGHT)
     bottom = chart.height - _BOTTOM
     chart.box(across.at(0), _TOP, across.at(part.length) - across.at(0), bottom - _TOP, "window")
-    chart.across(across, "seconds from the window's begin")
+    chart.across(across, "seconds from the window's start")
     top = float(np.percentile(np.abs(part.values), 99.5)) or 1.0
     columns = int(across.last - across.first) // 2  # a lowest and a highest value each
     edges = np.unique(np.linspace(0, len(part.time), columns + 1).astype(int))

@@ -54,7 +54,7 @@ class Bin:
 class Excerpt:
     """Signal of one window and around it.
 
-    values: (T, C) microvolts, at (T,) seconds from the window's begin; begin: of the window in the recording, seconds;
+    values: (T, C) microvolts, at (T,) seconds from the window's start; begin: of the window in the recording, seconds;
     length: of the window, seconds.
     """
 

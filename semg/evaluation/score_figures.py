@@ -121,7 +121,7 @@ def per_subject(
         draw_chance(axes, metric, chance[metric.name], colour)
     axes.set_xticks(places, order, fontsize=10, rotation=90 if len(order) > 24 else 0)
     axes.set_xlabel("person", fontsize=12)
-    axes.set_ylabel("share of windows, F1", fontsize=12)
+    axes.set_ylabel("score, 0 to 1", fontsize=12)
     axes.set_ylim(0, 1)
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.grid(axis="y", color="#dddddd")
@@ -266,7 +266,8 @@ def calibration(
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", fontsize=10)
+    order = sorted(handles, key=lambda label: "by chance" in label)  # models first
+    figure.legend([handles[label] for label in order], order, loc="outside lower center", fontsize=10)
     headline(figure, title)
     save(figure, path)
 

@@ -296,7 +296,7 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
         axes.set_yticks([-row * step for row in range(part.values.shape[1])], part.channels, fontsize=9)
         axes.set_ylim(-(part.values.shape[1] - 0.3) * step, 0.7 * step)
         axes.set_xlim(part.time[0], part.time[-1])
-        axes.set_xlabel(f"seconds from the window's begin; rows are {step:g} µV apart", fontsize=9)
+        axes.set_xlabel(f"seconds from the window's start; rows are {step:g} µV apart", fontsize=9)
         axes.set_title(caption, fontsize=9.5)
     for axes in grid.flat[len(parts) :]:
         axes.axis("off")

@@ -72,6 +72,7 @@ def contract(model: TrainedModel) -> dict[str, Any]:
     content: dict[str, Any] = {
         key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
     }
+    content |= model.restriction_facts()
     content["normalize"] = channel_normalization.to_dict()
     content["features"] = [asdict(group) for group in model.network.frontend.groups]
     if channel_normalization.method == "session":
