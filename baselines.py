@@ -48,8 +48,8 @@ session, and training on the validation subset too, for they chose nothing. Use 
 with --preset paper, and on the splits of --protocol recording.
 
 svm and knn grow with the training windows squared; beyond --max-train-windows they get a random part of them, the
-same share of every class, and the result says so. A result that is there already is kept if it was made from the same
-windows with the same arguments, and named otherwise; --overwrite redoes it.
+same share of every class, and the result says so. An existing result is kept if it was made from the same windows with
+the same arguments; otherwise the script stops and names it. --overwrite redoes it.
 
 With lda, qda and knn most of the time goes to the features. Signals are streamed; features need up to 1.5 kB of memory
 a window. docs/baselines.md says how long its results took.

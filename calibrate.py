@@ -12,10 +12,10 @@ all of their recordings in the order of recording, and all later windows are sco
   python calibrate.py --checkpoint ... --repetitions 2 --subset val --epochs 10    # try settings on validation people
   python plot.py calibration results/RUN-calibrated-*                                # scores against repetitions
 
-Such results know labels of the people scored: report them apart from zero-shot results. Left out, --shards and --split
-are those that the checkpoint was trained with. --classes and --no-idle are as in evaluate.py. Optimiser, learning rate
-over time and mixed precision are train.py's; dropout is as the model was trained. Recordings are normalised as in
-training, without labels.
+Such scores use labels of the people scored: report them separately from zero-shot scores. By default --shards and
+--split are those that the checkpoint was trained with. --classes and --no-idle are as in evaluate.py. Optimiser,
+learning rate over time and mixed precision are train.py's; dropout is as the model was trained. Recordings are
+normalised as in training, without labels.
 
 A person takes seconds with a small model on one CPU core: training on as many windows and epochs, and little else.
 """
@@ -221,7 +221,7 @@ def main() -> int:
     console.finish(
         f"{args.out}: {leading.labelled(after)} with {cli.counted(args.repetitions, 'repetition')} of each gesture, "
         f"{before:.4f} without (the same windows of {cli.counted(report['n_subjects'], 'person', 'people')}); "
-        f"next: python compare.py {args.out} ...",
+        f"next: python plot.py calibration {args.out}",
         out=args.out.as_posix(),
         **{leading.name: after, f"zero_shot_{leading.name}": before},
     )

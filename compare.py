@@ -14,7 +14,7 @@ seeds are averaged, folds add people, then mean, standard deviation and 95 % int
 taken over people. So the interval says how well the mean is known for people like these; it does not say how far
 another training run would move it. With --reference each method is paired with that one, person by person:
 difference with its bootstrap interval, two-sided Wilcoxon signed-rank test, p corrected for the number of methods
-(Holm). Fewer than 6 people can show no difference at the 5 % level, however large; the table then says so.
+(Holm). With fewer than 6 people this test cannot reach p < 0.05; the table then says so.
 
 Takes seconds.
 """

@@ -11,7 +11,7 @@ OUT/split.json, which says how they were made. A split may also be written by ha
   python create_dataset_files.py --records records.txt --out splits/mine          # no shards needed
 
 Protocols:
-  subject    no person is in two subsets: how well are people read whom the model has never seen? (default)
+  subject    no person is in two subsets: how well does it work for people it has never seen? (default)
   kfold      the same --folds times; over all folds each person is tested once. One folder a fold.
   loso       leave one subject out: one folder a person, that person tested.
   session    trained on each person's first session, tested on the same people's later sessions, validated on the
@@ -20,14 +20,14 @@ Protocols:
              <subject>-<session>-<task> each. Of the others the last one validates and the earlier ones train.
              The authors, who chose nothing on validation, trained on both; a method that chooses nothing may be
              fitted on train.txt and val.txt together.
-Who was recorded, in which session and in which order is said by the shards; without shards by the recordings' names,
-which then have to be putEMG's. A session of putEMG is a day.
+The shards say who was recorded, in which session and in which order; without shards the recordings' names do, which
+then must be of putEMG's form. A session of putEMG is a day.
 
 People are drawn by --seed: the same records and flags give the same files everywhere. --val and --test are
 fractions of all people, rounded, at least one person. A split in which a subset is empty, or windows of a class are
 missing from a subset, is refused and nothing is written.
 
-A split that is there already is kept if its lists are the same, and named otherwise; --overwrite replaces it.
+An existing split is kept if its lists are the same; otherwise the script stops and names it. --overwrite replaces it.
 Takes seconds.
 """
 

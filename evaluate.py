@@ -16,19 +16,19 @@ Input: a checkpoint (train.py), shards made as its training data was (preprocess
 Left out, --shards and --split are those that the checkpoint was trained with.
 
 Normalisation looks at no label. With a model trained under `--normalize session`, each person's signals are scaled
-by that session's own statistics, so a result says how well a new person is read once some minutes of their signal
-have been seen. --normalize online scores such a model as a live device would decide: each window is normalised by
-what had been heard of the session until its end, from the first second on; metrics.json says which it was, and under
-`by_minute` and `by_recording` how well it went as the session grew older.
+by that session's own statistics, so a result says how well the model works for a new person once some minutes of
+their signal are known. --normalize online scores such a model as it would decide live: each window is normalised by
+the session's signal up to its end, from the first second on. metrics.json says which of the two was used, and under
+`by_minute` and `by_recording` how the scores change in the course of the session.
 
 --adapt session adapts a copy of the model to each session on the session's own signals, without labels, and scores it;
 --adapt first adapts to a session's first recording and scores the later ones. --adapt online, with --normalize online,
-adapts to what has been heard so far while the session goes on, as a live device would: first after 30 s of signal, then
-whenever there is half as much again. Each adaptation takes effect some seconds of signal after it began, as if it had
+adapts to the session's signal so far, as a live device would: first after 30 s of signal, then each time the signal has
+grown by half. Each adaptation takes effect some seconds of signal after it began, as if it had
 been computed meanwhile, so results do not depend on the machine's speed. A session that the model should not be adapted
-to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores, and beside them
-`unadapted`, the same of the model as it was on the same windows, and `adaptation`: settings, and what became of each
-session. Report both: an adapted result knows the session's unlabelled signals, under `session` later ones too.
+to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores,
+`unadapted`, the unadapted model's scores on the same windows, and `adaptation`, the settings and the outcome of each
+session. Report both: an adapted model has used the session's unlabelled signals, under `session` later ones too.
 
 --vote K also scores the majority over the last K windows, --smooth SECONDS a hidden Markov model of all windows until
 then, in which gestures last SECONDS on average: metrics.json has them under `vote` and `smoothed`, of sessions as they
@@ -286,12 +286,12 @@ def main() -> int:
     before = ""
     if "unadapted" in report:
         unadapted = report["unadapted"]["mean_over_subjects"][first.name]
-        before = f", adapted without labels; {unadapted:.4f} as it was, on the same windows"
+        before = f" adapted without labels ({unadapted:.4f} before, on the same windows)"
     scores = [first.labelled(means[first.name]) + before, *(one.labelled(means[one.name]) for one in others)]
     console.finish(
         f"{args.out}: {', '.join(scores)} "
         f"(means over {subjects} of the {args.subset} set); pictures and metrics.json are there; "
-        f"next: python compare.py {args.out} ...",
+        f"next: python compare.py {args.out} OTHER_RESULTS",
         out=args.out.as_posix(),
         mean_over_subjects=means,
     )

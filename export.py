@@ -1,19 +1,19 @@
-"""Turn a checkpoint into what others can use: a Hugging Face folder, and an ONNX file for programs without PyTorch.
+"""Export a checkpoint: as a Hugging Face folder, and as an ONNX file for programs without PyTorch.
 
   python export.py                                                       # the shipped example
   python export.py --checkpoint checkpoints/RUN/best_model.ckpt --out exports/RUN
   python export.py --checkpoint exports/RUN --no-onnx --out exports/copy # such a folder is a checkpoint too
 
 Output, in OUT:
-  config.json         all that the checkpoint says of itself: network, data, gestures, normalisation, how it was made
+  config.json         everything the checkpoint describes: network, data, gestures, normalisation, how it was made
   model.safetensors   the weights
-  README.md           a model card made of these facts; say more in it before you publish
+  README.md           a model card made from these facts; add to it before you publish
   model.onnx          the network (inputs x, statistics; outputs logits, features; see semg/inference/export.py), with
-                      what a program has to know in its metadata, as JSON under `semg-gpt2`
+                      what a program needs to know in its metadata, as JSON under `semg-gpt2`
 
-Both are checked before they are there: the folder is opened again and must hold the same weights, bit for bit; the
-ONNX file is run in onnxruntime and must give the same numbers to 1e-3 of a logit (seen: about 1e-6). No code is stored
-and none is run on opening. The folder opens where a checkpoint does, in Python too:
+Both are checked: the folder is opened again and must hold the same weights, bit for bit; the ONNX file is run in
+onnxruntime and must give the same numbers to 1e-3 of a logit (seen: about 1e-6) before it gets its name. No code is
+stored and none is run on opening. The folder opens where a checkpoint does, in Python too:
 
   from semg import Decoder
   model = Decoder.open("exports/RUN")

@@ -1,4 +1,4 @@
-"""Turn recordings of another device, tables in CSV, into shards: the way in for other data sets than putEMG.
+"""Turn recordings of another device, tables in CSV, into shards: for data sets other than putEMG.
 
   python import_csv.py mine/recordings.csv --rate 200 --shards data/shards-mine
 
@@ -13,25 +13,25 @@ Of rows without a date, or of one date, those of one person must stand in the or
 
 A recording is a text table with a header and a row a sample: the channels, and one column (--labels) that names the
 gesture made; an empty cell is in no gesture, and such samples are left out of every window. Delimiter, decimal mark and
-encoding are told from the file; columns that are no channels, such as a time, are recognised and named, and what could
+encoding are detected; columns that are no channels, such as a time, are recognised and named, and what could
 be either is asked: --channels counts columns from 1. docs/data.md says how.
 
 Output: one shard a recording in SHARDS, as preprocess.py makes them; create_dataset_files.py, train.py and all that
 follows take them as they are. A shard has the name of its file; folders in the list become a part of it, so that
 P1/day2/fist.csv becomes P1-day2-fist.
 
-Two facts of the device are assumed unless told, and what was assumed is said. --rings names the columns of each ring
-of electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`; by
+Two facts about the device are assumed unless given, and these are printed. --rings names the columns of each
+ring of electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`; by
 default 4 to 16 channels are one ring. Training may turn rings by a place (train.py --augment). --rest-classes names
 those in which no gesture is made, which scores tell apart; by default all called idle, rest, relax, neutral or no
 movement.
 
-Three more are seen in the recordings, and said: what is not given with --unit, --low and --high, or --notch.
+Three more are taken from the recordings and printed, unless --unit, --low and --high, or --notch gives them:
   unit    without --unit, samples are multiplied by the power of ten that brings the median recording to an RMS of 32 to
           316. So shards hold signals of the usual size whatever the device counts in; they say that their unit is
           arbitrary, and by how much they were multiplied. Recordings added later are multiplied by the same.
   band    20 to 700 Hz, or up to 45 % of the rate
-  mains   50 or 60 Hz where most recordings that hum do so, and those of its multiples that are heard in most of them,
+  mains   50 or 60 Hz where most recordings that hum do so, and those of its multiples that are present in most of them,
           are taken out; 50 Hz where none hums
 
 All recordings of one call have the same --rate, channels and gestures; windows lie wholly in one gesture and span no

@@ -8,7 +8,7 @@
 Input: the stream that is called NAME, or has this source id or type. Its sampling rate must be the model's, unless
 --resample is given, which is causal too. Channels are taken by their labels where these are the model's names, else in
 their order, or as --channels counts them from 1. --unit says the unit, else the stream does; where neither does, two
-seconds of signal show whether it is another than in training.
+seconds of signal show whether the unit differs from that of training.
 
 Output, until Ctrl-C or for --seconds, of each decision:
   terminal      the gesture, how sure the model is, the delay, samples lost; redrawn in place
@@ -20,8 +20,8 @@ Output, until Ctrl-C or for --seconds, of each decision:
   --record      what came in, as a CSV that predict.py takes, and import_csv.py once its column `label` is filled
 
 `delay_ms` is from the time stamp of a window's last sample to its decision, `computing_ms` from that sample's arrival
-here. A stream that goes away is waited for; when it is back, filter and windows begin anew, and what was learnt of the
-session is kept. Signals are treated as under predict.py --stream, and the decisions are the same. As there,
+here. If the stream stops, the script waits for it; when it is back, filter and windows start afresh, and the session's
+statistics are kept. Signals are treated as under predict.py --stream, and the decisions are the same. As there,
 --statistics goes on from what an earlier recording of the session has left with --save-statistics, and --warmup leaves
 the first seconds undecided. --adapt adapts a copy of the model without labels, in another process: after 30 s of
 signal, then whenever there is half as much again. --smooth SECONDS decides by all windows until then, of which
@@ -185,7 +185,10 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     model = TrainedModel.open(args.checkpoint, args.device)
     use_threads(args.threads, model.network)
     if not model.signal_path.filter.causal:
-        console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
+        console.warn(
+            "trained on zero-phase filtered signals, but a stream is filtered causally; decisions may be worse: "
+            "for live use train on shards of preprocess.py --causal"
+        )
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
     if args.save_statistics and model.channel_normalization.method != "session":
         raise UsageError("--save-statistics: expected a model that is normalised by session, found another")

@@ -6,20 +6,19 @@
   python plot.py electrodes RECORDING...      where are the muscles? RMS for each gesture, times that in rest
   python plot.py classes SPLIT                how many windows of each gesture are in each subset of a split?
   python plot.py curves RUN                   how did training go? loss and macro-F1 by epoch
-  python plot.py calibration RESULTS...       what do a new person's first repetitions gain? scores against their number
-  python plot.py errors RESULTS               which windows went wrong most surely? with their signals
+  python plot.py calibration RESULTS...       do a new person's first repetitions help? scores against their number
+  python plot.py errors RESULTS               what are the most confident errors? windows with their signals
 
 RECORDING is an HDF5 recording (drawn as recorded, without its mean) or a shard (drawn filtered). RUN is a folder that
-train.py wrote; RESULTS are folders that calibrate.py wrote, of one or more numbers of repetitions, and of
-one or more folds: the people of all folds count together; for errors, those of evaluate.py and others too. A picture is
+train.py wrote; RESULTS are folders that calibrate.py wrote, for one or more numbers of repetitions and one
+or more folds, whose people are pooled; for errors, one folder of calibrate.py, evaluate.py or a baseline. A picture is
 written to --out, by default results/plots/<picture>.png.
 
   python plot.py recording data/shards/emg_gestures-03-... --begin 20 --seconds 10 --channels 1-8
   python plot.py electrodes data/shards/emg_gestures-03-*    # one person, all recordings together
   python plot.py architecture --tune fpt --out docs/images/architecture.png
 
-Recordings that lie beside the list that simulate_putemg.py writes, and what was made of them, are called simulated in
-the title. Each picture takes seconds.
+Pictures of simulated recordings, and of results made from them, say so in the title. Each picture takes seconds.
 """
 
 import argparse

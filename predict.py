@@ -15,27 +15,27 @@ the model's. Output, in OUT, for each recording:
   <recording>.png   with --plot: some channels, truth, decisions and their probability over time
 
 --classes and --no-idle let the model decide between some of its gestures alone: the CSV has the probabilities of these,
-renormalised over them, and names no other gesture. What the recording's labels call otherwise has no truth then.
+renormalised over them, and names no other gesture. A window with any other label then has no true gesture.
 
 The signal goes through the checkpoint's own filter, windows and strides. Offline, a model trained under --normalize
-session is normalised by the whole recording's statistics, as evaluate.py does with a whole session's: the first
-decision knows the last sample's loudness.
+session is normalised by the whole recording's statistics, as evaluate.py does with a whole session's: even the
+first decision depends on the last sample.
 
 --adapt adapts a copy of the model to each recording without labels, before it decides, as evaluate.py --adapt session
 does; a recording that it should not be adapted to is decided by the model as it is. adapt.py keeps such a model. With
---stream it adapts while the recording goes on, to what has been heard of it, as evaluate.py --adapt online does: first
-after 30 s of signal, then whenever there is half as much again.
+--stream it adapts to the recording's signal so far, as evaluate.py --adapt online does: first after 30 s of signal,
+then each time the signal has grown by half.
 
---stream feeds blocks of --block through the causal filter. It normalises by what has been seen so far, and at first by
-the training people's usual statistics; it takes about a minute to come near to what a whole recording's statistics
-reach. --warmup leaves the first seconds undecided. --save-statistics FILE keeps what has been heard when the recording
-ends, and --statistics FILE lets a later recording of the same session, the electrodes left on, go on from there; FILE
-holds some seconds of the person's signal. A model trained on zero-phase filtered signals gets causally filtered ones,
+--stream feeds blocks of --block through the causal filter. It normalises by the signal so far, starting from the
+training people's usual statistics; after about a minute it is nearly as good as with a whole recording's statistics.
+--warmup makes no decision in the first seconds. --save-statistics FILE keeps the statistics at the recording's end, and
+--statistics FILE starts a later recording of the same session from them, if the electrodes stayed on; FILE holds some
+seconds of the person's signal. A model trained on zero-phase filtered signals gets causally filtered ones,
 and a warning says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is how long after its
 window's last sample a decision is ready: the wait for the block's end, and the time of computing. The window itself is
 the larger part of the time that a new gesture takes to show.
 
-A recording that is wrong is named and left out, and the others are done. docs/scale.md says how long it takes.
+A recording that cannot be read is named and left out; the others are processed. docs/scale.md says how long it takes.
 """
 
 import argparse
@@ -311,7 +311,10 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
     filter_of_training = model.signal_path.filter
     session = model.channel_normalization.method == "session"
     if args.stream and not filter_of_training.causal:
-        console.warn("trained on zero-phase filtered signals, but a stream is filtered causally")
+        console.warn(
+            "trained on zero-phase filtered signals, but a stream is filtered causally; decisions may be worse: "
+            "for live use train on shards of preprocess.py --causal"
+        )
     if args.stream and session:
         later = f"; no decision in the first {args.warmup:g} s" if args.warmup else ""
         earlier = "" if args.statistics is None else f", {args.statistics} included"

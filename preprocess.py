@@ -22,12 +22,12 @@ with notches at 30, 49.99, 60, 90 and 150 Hz, the label of a window's last sampl
 left out. Flags given beside it override its values.
 
 Samples that are missing by the index (a step of more than 1.5 samples) are named and kept in shard.json; no window
-spans a gap of more than 2.5 ms. A recording that is wrong is named and left out; the others are done. A shard that is
-there already is kept if it was made from the same file with the same arguments, and named otherwise; --overwrite
-redoes it.
+spans a gap of more than 2.5 ms. A recording that is wrong is named and left out; the others are done. An existing
+shard is kept if it was made from the same file with the same arguments; otherwise the script stops and names it.
+--overwrite redoes it.
 
---launch has every person's recordings done by a run of its own, several at once; Ctrl-C leaves them, and the same
-command takes them up.
+--launch processes each person's recordings in a separate job, several at once; Ctrl-C leaves the jobs running, and the
+same command waits for them and starts the rest.
 
 docs/scale.md says what it takes of time, memory and disk.
 """

@@ -1,17 +1,17 @@
-"""One page about results, to send to somebody: a single HTML file that opens without network and prints.
+"""Make one page of results to send to somebody: a single HTML file that opens without a network and prints well.
 
 Input: results as evaluate.py, calibrate.py, baselines.py and deep_baselines.py write them, and training runs of
 train.py: folders with a metrics.json, folders of such folders, and folders with config.json and metrics.jsonl.
-Output: --out. On the page: every method over people, with every person; differences to a reference, person by person;
-adapted models beside the models as they were; confusion matrices; how far confidence can be trusted; windows that were
-wrong most surely, with their signals; learning curves, data, settings, versions and commits.
+Output: --out. The page shows every method with every person; differences from a reference, person by person; models
+before and after adaptation; confusion matrices; calibration of the confidence; the most confident errors, with their
+signals; learning curves, data, settings, versions and commits.
 
   python report.py checkpoints/demo results/demo results/demo-adapted --out results/report.html
   python report.py checkpoints/gpt2 results/gpt2 results/baselines --reference gpt2 --title "Gestures of new people"
 
 Runs that differ only in fold or seed (by their folders' names, such as fold0 and seed1) are one method, and people are
 the unit, as in compare.py. Signals are drawn from the shards that a result names, or from --shards; where these are not
-there, the page says so. An input that cannot be read is named on the page and here, and the exit code is then 1.
+there, the page says so. An input that cannot be read is named on the page and in the terminal, and the exit code is 1.
 
 Takes seconds.
 """

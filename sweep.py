@@ -17,10 +17,10 @@ Output:
 gets them with spaces between (--grid "augment=none,band_rotation=0.5 channel_dropout=0.1"); the value `default` leaves
 the flag out. What follows -- is given to train.py in every run as it is.
 
-Run again after a stop, the same command goes on: whole runs are kept, one that was under way resumes. A run that
+After a stop, the same command continues: finished runs are kept, an unfinished one resumes. A run that
 fails is named and the others are done; its setting can't be picked, and the exit code is 1.
 
-What may be chosen by what. A setting is picked by macro-F1 on the validation people alone: the mean over people,
+How settings are chosen. A setting is picked by macro-F1 on the validation people alone: the mean over people,
 each the mean over that person's runs. Only the pick is then scored on the test people (--evaluate picked). --evaluate
 all opens the test set for every setting: for a table of ablations, never for choosing from it. Over folds, a person
 validates one fold and is tested in another, so a single pick has seen a little of all test people; --pick fold
@@ -28,8 +28,9 @@ picks for each fold on that fold's own validation people, and the row of picks t
 
 --launch local has several runs done at once, --parallel of them, each with its share of the cores and, where there are
 GPUs, one (CUDA_VISIBLE_DEVICES). --launch slurm hands them to Slurm as arrays of jobs; one whose time is over, or whose
-machine is wanted, is queued again and goes on from its last.ckpt. Jobs don't need this script: Ctrl-C leaves them, and
-the same command takes them up. Numbers and logs of jobs lie in CHECKPOINTS/.jobs. See docs/many_runs.md.
+machine is wanted, is queued again and goes on from its last.ckpt. Jobs keep running without this script: Ctrl-C leaves
+them running, and the same command waits for them and starts the rest. Numbers and logs of jobs lie in
+CHECKPOINTS/.jobs. See docs/many_runs.md.
 
   python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch local --parallel 8
   python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch slurm --partition gpu --hours 4 --parallel 30
