@@ -21,8 +21,8 @@ follows take them as they are. A shard has the name of its file; folders in the 
 P1/day2/fist.csv becomes P1-day2-fist.
 
 Two facts about the device are assumed unless given, and these are printed. --rings names the columns of each
-ring of electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`; by
-default 4 to 16 channels are one ring. Training may turn rings by a place (train.py --augment). --rest-classes names
+ring of electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`;
+by default 4 to 16 channels are one ring. Training may turn rings by a place (train.py --augment). --rest-classes names
 those in which no gesture is made, which scores tell apart; by default all called idle, rest, relax, neutral or no
 movement.
 
