@@ -385,7 +385,7 @@ def draw_errors(args: argparse.Namespace) -> str:
         caption += f"person {predictions.subject[k]}, {part.begin:.2f} s\n{predictions.record[k]}"
         parts.append((caption, part))
     simulated = any(run.simulated for run in result.evaluations.values())
-    signal_figures.errors(args.out, parts, _title(args, f"Surest errors of {_run_name(folder)}", simulated))
+    signal_figures.errors(args.out, parts, _title(args, f"Most confident errors of {_run_name(folder)}", simulated))
     return cli.counted(len(parts), "window")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,8 @@ import small_shards
 import report
 from semg.common.errors import DataError
 from semg.data.shards import open_shard
-from semg.evaluation.predictions import excerpt, read_predictions, reliability, surest_errors
+from semg.evaluation import inline_charts
+from semg.evaluation.predictions import Bin, Excerpt, excerpt, read_predictions, reliability, surest_errors
 from semg.evaluation.report import write_results
 from semg.evaluation.run_record import read_run_record
 
@@ -457,3 +459,28 @@ def test_a_browser_shows_it_without_errors_and_without_network(make, data, tmp_p
     shut.write_text(text.replace("<main>", f"<main>{bad}"), encoding="utf-8")
     assert not any('"seen"' in line for line in browse(shut, tmp_path / "shut.png", proxy))
     assert not any("elsewhere" in address for address in proxy.asked)
+
+
+def lines_drawn(markup, name):
+    """Coordinates of each of a chart's lines of this class, (n, 2)."""
+    found = re.findall(rf'<polyline class="{name}" points="([^"]*)"', markup)
+    return [np.array([pair.split(",") for pair in one.split()], float) for one in found]
+
+
+def test_a_trace_draws_extremes_where_they_are():
+    time = np.arange(3000) / 5120
+    wave = np.sin(2 * np.pi * 20 * time)  # slower than two columns of the picture: it must stay a wave
+    (line,) = lines_drawn(str(inline_charts.traces(Excerpt(time, wave[:, None], ("a",), 0.0, 0.25))), "trace")
+    assert (np.diff(line[:, 0]) >= 0).all()
+    assert np.abs(np.diff(line[:, 1])).max() < 0.5 * np.ptp(line[:, 1])
+
+
+def test_bars_of_near_confidences_do_not_overlap():
+    bins = [Bin(0.30, 0.2, 10), Bin(0.86, 0.9, 30), Bin(0.89, 0.95, 20)]
+    markup = str(inline_charts.reliability(bins))
+    bars = [
+        (float(x), float(w))
+        for x, w in re.findall(r'<rect class="pale" x="([.\d]+)" y="[^"]*" width="([.\d]+)"', markup)
+    ]
+    assert len(bars) == 3
+    assert all(x + w <= after for (x, w), (after, _) in pairwise(bars))

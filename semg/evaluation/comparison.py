@@ -263,7 +263,8 @@ def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -
     fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].subjects)])
     if fewest >= FEWEST_SUBJECTS:
         return []
-    return [f"only {counted(fewest, 'person', 'people')}: no paired test can reach p < 0.05 below {FEWEST_SUBJECTS}"]
+    people = counted(fewest, "person", "people")
+    return [f"only {people}: no paired test can reach p < 0.05 with fewer than {FEWEST_SUBJECTS}"]
 
 
 def interval_text(metric: Metric, interval: tuple[float, float] | None, sign: str = "") -> str:

@@ -197,23 +197,29 @@ def repetitions(means: Mapping[int, tuple[float, float]], metric: Metric) -> Mar
 
 
 def reliability(bins: Sequence[Bin]) -> Markup:
-    """Share of right decisions by their confidence; on the dashed line, confidence is what it says. Bars: windows."""
+    """Share of right decisions by their confidence; on the dashed line both are equal. Bars: windows."""
     chart = Chart(340, 300, "share of right decisions by confidence")
     across = Axis(0, 100, _LEFT, chart.width - _RIGHT)
     up = Axis(0, 100, chart.height - _BOTTOM, _TOP)
     chart.across(across, "confidence (%)")
     chart.up(up, _LEFT, chart.width - _RIGHT, "right (%)")
     total = sum(one.windows for one in bins)
+    nearest = min((b.confidence - a.confidence for a, b in pairwise(bins)), default=1.0)
+    width = min(18.0, 0.9 * (across.at(100 * nearest) - across.at(0)))  # of bars that do not overlap
     for one in bins:
         height = (up.first - up.last) * one.windows / total
-        x = across.at(100 * one.confidence)
-        chart.box(x - 9, up.first - height, 18, height, "pale")
+        chart.box(across.at(100 * one.confidence) - width / 2, up.first - height, width, height, "pale")
     chart.line([(across.at(0), up.at(0)), (across.at(100), up.at(100))], "muted dashed")
     points = [(across.at(100 * one.confidence), up.at(100 * one.accuracy)) for one in bins]
     chart.line(points, "c0")
     for (x, y), one in zip(points, bins, strict=True):
         chart.dot(x, y, "c0", f"confidence {one.confidence:.1%}: {one.accuracy:.1%} right of {one.windows:,} windows")
     return chart.markup()
+
+
+def extremes(values: np.ndarray) -> list[int]:
+    """Places of the lowest and the highest of some values, in their order; one where all are equal."""
+    return sorted({int(values.argmin()), int(values.argmax())})
 
 
 def traces(part: Excerpt) -> Markup:
@@ -231,8 +237,8 @@ def traces(part: Excerpt) -> Markup:
     for place, name in enumerate(part.channels):
         middle = _TOP + 34 * (place + 0.5)
         values = np.clip(part.values[:, place] / top, -1.4, 1.4) * 17
-        ends = [(values[a:b].min(), values[a:b].max(), part.time[a]) for a, b in pairwise(edges)]
-        chart.line([(across.at(t), middle - v) for low, high, t in ends for v in (low, high)], "trace")
+        places = [a + k for a, b in pairwise(edges) for k in extremes(values[a:b])]
+        chart.line([(across.at(part.time[k]), middle - values[k]) for k in places], "trace")
         chart.text(left - 6, middle + 4, name if len(name) <= 9 else f"{name[:8]}…", "end small", name)
     chart.text(left, _TOP - 3, f"rows are {2 * top:.3g} µV apart", "small")
     return chart.markup()
