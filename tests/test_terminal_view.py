@@ -187,6 +187,15 @@ def test_the_size_is_that_of_the_terminal_drawn_on(monkeypatch):
     os.close(own)
 
 
+def test_a_terminal_that_does_not_know_its_size_is_taken_for_80_columns():
+    own, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (0, 0))
+    with os.fdopen(theirs, "w") as stream:
+        TerminalView(stream).draw(["y" * 100])
+        assert os.read(own, 4096).decode().count("y") == 79
+    os.close(own)
+
+
 def test_a_file_and_a_dumb_terminal_are_not_redrawn(monkeypatch, tmp_path):
     own, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal, (tmp_path / "log").open("w") as log:

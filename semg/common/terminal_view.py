@@ -44,7 +44,8 @@ class TerminalView:
             size = os.get_terminal_size(self._stream.fileno())
         except (OSError, ValueError):  # no terminal, or no file at all
             size = shutil.get_terminal_size()
-        return max(2, size.columns), max(2, size.lines)  # a terminal that knows nothing of its size says 0
+        columns, lines = size.columns or 80, size.lines or 24  # a terminal that does not know its size says 0
+        return max(2, columns), max(2, lines)
 
     def _begin(self, width: int, height: int) -> str:
         """The way back to the first line; in a window that became narrower, the terminal has broken long lines."""
