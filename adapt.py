@@ -21,6 +21,7 @@ from pathlib import Path
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
+from semg.common.files import expect_place
 from semg.common.provenance import how_made
 from semg.flags import recordings
 from semg.flags.computing import add_threads
@@ -52,6 +53,7 @@ def check(args: argparse.Namespace) -> None:
     recordings.check_rate(args.rate, args.recordings)
     if args.out.resolve() == args.checkpoint.resolve():
         raise UsageError(f"--out {args.out}: expected another file than the checkpoint that is adapted")
+    expect_place(args.out, "the adapted model")
     if args.out.exists() and not args.overwrite:
         raise DataError(f"{args.out}: expected no file there, found one; --overwrite replaces it")
 

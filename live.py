@@ -40,8 +40,9 @@ from typing import Any
 import numpy as np
 
 from semg.common import cli
-from semg.common.console import counted
+from semg.common.console import counted, printable
 from semg.common.errors import UsageError
+from semg.common.files import expect_place
 from semg.common.stopping import StopRequest, stop_at_a_safe_place
 from semg.common.terminal_view import TerminalView, bar, can_redraw
 from semg.data.tables import UNITS
@@ -56,6 +57,7 @@ from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
 REDRAW = 0.1  # seconds
+LONGEST_NAME = 150  # bytes of a stream's name in a file's
 SHOWN = 3  # gestures in the terminal's view
 
 
@@ -106,7 +108,9 @@ def address(text: str) -> tuple[str, int]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that don't go together."""
+    """Raise UsageError for flags that don't go together, DataError for a file that cannot be written."""
+    if args.save_statistics:
+        expect_place(args.save_statistics, "statistics")
     if (args.lsl is None) == (args.replay is None):
         actual = "neither" if args.lsl is None else "both"
         raise UsageError(f"expected --lsl NAME or --replay RECORDING, found {actual}")
@@ -151,7 +155,9 @@ class Watched:
 
     def _panel(self, outputs: Outputs, reader: lsl.StreamReader, decoder: LiveDecoder) -> list[str]:
         minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
-        lines = [f"{reader.facts.name}   {minutes:02d}:{seconds:02d}   {counted(len(outputs.delays), 'decision')}"]
+        lines = [
+            f"{printable(reader.facts.name)}   {minutes:02d}:{seconds:02d}   {counted(len(outputs.delays), 'decision')}"
+        ]
         if outputs.latest is None:
             lines += ["  warming up", *[""] * (SHOWN - 1)]
         else:
@@ -205,7 +211,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     if decoder.latency:
         console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")
     started = time.strftime("%Y-%m-%d-%H-%M-%S")
-    safe = re.sub(r"[^\w.-]+", "_", name)
+    safe = re.sub(r"[^\w.-]+", "_", name).encode()[:LONGEST_NAME].decode(errors="ignore")
     with ExitStack() as stack:
         recorder = None
         if adaptation is not None:

@@ -32,7 +32,7 @@ import numpy as np
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import read_json
+from semg.common.files import expect_place, read_json
 from semg.common.schema import COUNT, Field, check_fields
 from semg.data import putemg
 from semg.data.filters import FilterSpec
@@ -409,6 +409,7 @@ def main() -> int:
     args.out = args.out or Path("results/plots") / f"{args.picture}.png"
     if args.out.suffix != ".png":
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")
+    expect_place(args.out, "the picture")
     facts = PICTURES[args.picture](args)
     console.finish(f"{args.out}: {args.picture}, {facts}", out=args.out.as_posix())
     return 0

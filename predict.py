@@ -49,7 +49,7 @@ import numpy as np
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import write_text
+from semg.common.files import expect_place, write_text
 from semg.data import putemg
 from semg.data.tables import RawRecording, is_simulated
 from semg.data.windows import segments
@@ -296,6 +296,8 @@ def check(args: argparse.Namespace) -> None:
     for flag, file in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
         if file is not None and not args.stream:
             raise UsageError(f"{flag}: expected --stream with it, for it is about what a stream has heard")
+    if args.save_statistics is not None:
+        expect_place(args.save_statistics, "statistics")
     if args.save_statistics is not None and len(args.recordings) > 1:
         count = len(args.recordings)
         raise UsageError(f"--save-statistics {args.save_statistics}: expected one recording, found {count}")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from semg.common import cli
 from semg.common.errors import UsageError
-from semg.common.files import write_text
+from semg.common.files import expect_place, write_text
 from semg.common.provenance import how_made
 from semg.evaluation import metrics
 
@@ -53,6 +53,7 @@ def main() -> int:
     args = arguments().parse_args()
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {args.out}: expected a name that ends in .html")
+    expect_place(args.out, "the page")
     console = cli.console(args)
     from semg.evaluation.page import read_page, render  # SciPy and Jinja take a second, which --help need not wait for
 

@@ -132,6 +132,17 @@ def expect_file(path: Path, what: str) -> None:
         raise DataError(f"{path}: expected {what}, found {kind}")
 
 
+def expect_place(path: Path, what: str) -> None:
+    """DataError, naming `what` is to be written, where `path` cannot become a file; to be asked before long work."""
+    if path.is_dir():
+        raise DataError(f"{path}: expected a file's name for {what}, found a folder")
+    above = next(place for place in path.absolute().parents if place.exists())
+    if not above.is_dir():
+        raise DataError(f"{above}: expected a folder, to write {what} under it, found a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise DataError(f"{above}: expected a folder to write {what} to, found one that you may not write to")
+
+
 def json_value(text: str) -> Any:
     """What a JSON text says.
 

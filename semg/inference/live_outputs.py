@@ -24,12 +24,13 @@ LABEL = "label"  # the column of a recording that its owner fills, for import_cs
 
 
 class DecisionTable:
-    """A CSV with a row a decision, complete at every moment."""
+    """A CSV with a row a decision, complete at every moment. `path`: under which name it is."""
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        """path: the name to take; where another program has it, that name with a number."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._classes = path, classes
-        self._file = path.open("w", encoding="utf-8", newline="", buffering=1)
+        self._classes = classes
+        self.path, self._file = _new_file(path)
         self._table = csv.writer(self._file, lineterminator="\n")
         names = [f"p_{name}" for name in classes]
         self._table.writerow(["time_s", "lsl_time", "gesture", *names, "delay_ms", "computing_ms", "lost"])
@@ -44,6 +45,17 @@ class DecisionTable:
     def close(self) -> None:
         """No more decisions."""
         self._file.close()
+
+
+def _new_file(path: Path) -> tuple[Path, TextIO]:
+    """A file that nobody else has: two programs may begin in the same second."""
+    place, number = path, 1
+    while True:
+        try:
+            return place, place.open("x", encoding="utf-8", newline="", buffering=1)
+        except FileExistsError:
+            number += 1
+            place = path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 class Recorder:
