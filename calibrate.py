@@ -101,6 +101,10 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
 def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
     """The recipe that the flags ask for. Raises UsageError for what this model cannot have."""
     augmentation = Augmentation.parse(args.augment or ["none"])
+    if augmentation.band_rotation is None:
+        raise UsageError(
+            "--augment band_rotation: expected a number from 0 to 1, found auto, which is train.py's alone"
+        )
     if augmentation.jitter:
         raise UsageError("--augment jitter: expected none, for each window's tokens are computed once; leave it out")
     for name in OF_BAND_POWERS:

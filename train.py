@@ -30,8 +30,7 @@ from semg import backbones
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
-from semg.common.files import folder_lock, write_json
-from semg.common.provenance import how_made
+from semg.common.files import folder_lock
 from semg.common.schema import folder_name
 from semg.common.stopping import stop_at_a_safe_place
 from semg.evaluation import metrics
@@ -39,6 +38,7 @@ from semg.evaluation.tensorboard import Board, remove_old
 from semg.flags import training
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.training import run_files
+from semg.training.band_rotation import STRENGTHS, pilot_epochs
 from semg.training.config import TrainConfig
 from semg.training.distributed import World, join_world
 from semg.training.trainer import Machine, Trainer
@@ -107,8 +107,12 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
     if (weights := facts["backbone"].get("weights_sha256")) is not None:
         say(f"       the backbone's first weights: SHA-256 {weights[:16]}")
     of_backbone = f" ({facts['backbone_lr']:g} in the backbone)" if facts["backbone_lr"] != config.lr else ""
-    if config.augment.band_rotation and not run.layout.rings:
+    if config.augment.band_rotation != 0 and not run.layout.rings:
         say("       band rotation changes nothing here: the recordings' channels lie in no rings of electrodes")
+    if run.chooses_band_rotation and not run.state.training.epoch:
+        count, epochs = len(STRENGTHS), cli.counted(pilot_epochs(config.epochs), "epoch")
+        strengths = " or ".join(f"{strength:g}" for strength in STRENGTHS)
+        say(f"       band rotation {strengths}: chosen on the validation people by {count} pilots of {epochs}")
     say(
         f"steps  {cli.counted(config.epochs, 'epoch')} x {cli.counted(run.task.steps_per_epoch, 'step')} "
         f"of {config.batch_size} windows, "
@@ -121,10 +125,9 @@ def begin(run: Trainer, last: Checkpoint | None) -> None:
     """Write down what this run is, in place of a run that was there before, or go on from `last`."""
     facts = run_files.facts_of(run)
     describe(run, facts)
-    content = how_made("train.py", run.asked.to_dict()) | {"model": run.model.config.to_dict(), "derived": facts}
     if last is None:  # not before: wrong inputs must not cost the run that is there
         remove_old_run(run.out)
-    write_json(run.out / "config.json", content)
+    run_files.write_config(run)
     if last is None:
         run_files.save(run)
     else:

@@ -20,7 +20,7 @@ def tokens(batch: int = 6) -> torch.Tensor:
     return one.expand(batch, 5, -1).clone()
 
 
-def drawn(batch: int = 6, seed: int = 0, layout: TokenLayout = LAYOUT, **how: float) -> TokenChange:
+def drawn(batch: int = 6, seed: int = 0, layout: TokenLayout = LAYOUT, **how: float | str) -> TokenChange:
     parsed = Augmentation.parse([f"{name}={value}" for name, value in how.items()] or ["none"])
     return draw(parsed, layout, (batch, 5), torch.Generator().manual_seed(seed))
 
@@ -124,6 +124,18 @@ def test_a_change_that_is_drawn_is_the_same_however_often_it_is_applied():
     change, target = drawn(**how), torch.eye(6)
     assert torch.equal(change(tokens()), change(tokens()))
     assert torch.equal(change.targets(target), drawn(**how).targets(target)), "whether tokens were changed or not"
+
+
+def test_band_rotation_is_left_to_the_run_by_its_word_and_by_default():
+    assert Augmentation().band_rotation is None
+    assert str(Augmentation()) == "band_rotation=auto channel_dropout=0.1 jitter=1"
+    assert Augmentation.parse(str(Augmentation()).split()) == Augmentation()
+    assert str(Augmentation().rotated(0.1)) == "band_rotation=0.1 channel_dropout=0.1 jitter=1"
+    assert Augmentation.parse(["gain=0.1"]).band_rotation == 0
+    with pytest.raises(ValueError, match="channel_dropout from 0 to 1, found 'auto'"):
+        Augmentation.parse(["channel_dropout=auto"])
+    with pytest.raises(ValueError, match="expected a number"):
+        drawn(band_rotation="auto")
 
 
 def test_mixup_mixes_windows_and_targets_by_the_same_share():

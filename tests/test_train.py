@@ -130,7 +130,7 @@ def stop_in_step(monkeypatch, task, number):
     monkeypatch.setattr(task, "loss", counted)
 
 
-@pytest.mark.parametrize("stop_after", [2, 5, 8])
+@pytest.mark.parametrize("stop_after", [2, 4, 5, 8, 10, 13, 16])  # two pilots of four steps come first
 def test_a_stopped_run_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch, stop_after):
     flags = [*RANDOM, "--ema", "0.9", "--epochs", "2", "--batch-size", "40"]  # four steps an epoch
     here(tmp_path / "whole", *flags)
@@ -141,6 +141,37 @@ def test_a_stopped_run_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch,
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     for name in ("best_model.ckpt", "last.ckpt"):
         assert same(weights(tmp_path / "parts" / name), weights(tmp_path / "whole" / name)), name
+
+
+def test_band_rotation_is_chosen_on_the_validation_people_and_the_run_is_that_with_the_choice_given(
+    here, tmp_path, capsys
+):
+    flags = [*(flag for flag in RANDOM if flag != "--quiet"), "--epochs", 4, "--lr", 0.01]
+    here(tmp_path / "auto", *flags)  # a turned window looks like one of another class: the less the better
+    printed = capsys.readouterr().out
+    assert "band rotation 0.5 or 0.1: chosen on the validation people by 2 pilots of 1 epoch" in printed
+    assert re.search(r"^pilot  band rotation 0.5, 1 epoch: validation macro-F1 0\.\d{3}$", printed, re.MULTILINE)
+    assert "band rotation 0.1, chosen on the validation people" in printed
+    config = json.loads((tmp_path / "auto" / "config.json").read_text())
+    assert config["arguments"]["augment"] == "band_rotation=auto channel_dropout=0.1 jitter=1"
+    assert config["derived"]["augment"] == "band_rotation=0.1 channel_dropout=0.1 jitter=1"
+    assert config["derived"]["pilots"]["0.1"] > config["derived"]["pilots"]["0.5"]
+    best = open_checkpoint(tmp_path / "auto" / "best_model.ckpt")
+    assert best.description["augment"] == config["derived"]["augment"]
+    here(tmp_path / "given", *flags, "--augment", *config["derived"]["augment"].split())
+    assert "pilot" not in capsys.readouterr().out
+    assert same(best.tensors, weights(tmp_path / "given" / "best_model.ckpt"))
+    assert rows(tmp_path / "auto") == rows(tmp_path / "given")
+
+
+def test_two_processes_choose_one_band_rotation(data, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "two"), *RANDOM, "--lr", "0.01"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    derived = json.loads((tmp_path / "two" / "config.json").read_text())["derived"]
+    assert (derived["augment"].split()[0], derived["processes"]) == ("band_rotation=0.1", 2)
+    assert len(rows(tmp_path / "two")) == 2
 
 
 def test_training_in_a_process_of_others_leaves_ctrl_c_as_it_was(here, tmp_path):
@@ -313,7 +344,9 @@ def test_a_band_rotation_that_changes_nothing_is_told(tmp_path, monkeypatch, cap
     words = [str(word) for word in [*words, "--augment", *augment] if word != "--quiet"]
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     assert train.main() == 0
-    assert ("band rotation changes nothing here" in capsys.readouterr().out) == told
+    printed = capsys.readouterr().out
+    assert ("band rotation changes nothing here" in printed) == told
+    assert ("pilot" in printed) == (rings is None), "nothing to choose without rings, or where a number is given"
 
 
 def test_the_test_peoples_recordings_are_not_touched(here, data, tmp_path):

@@ -6,7 +6,7 @@ from one generator, so the same seed gives the same augmentation.
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -33,7 +33,7 @@ class Augmentation:
     """How strongly to change the tokens; 0 leaves a change out.
 
     band_rotation: probability of turning every ring of electrodes by one place, all the same way: the sleeve sits
-    differently.
+    differently. None: `auto`, a training run chooses it, see semg/training/band_rotation.py.
     channel_dropout: share of electrodes set to 0. time_masking: share of tokens; frequency_masking: of frequency bands.
     gain: standard deviation of a shift of each channel's log power, in the session's: another electrode contact.
     noise: standard deviation of noise on every feature.
@@ -43,7 +43,7 @@ class Augmentation:
     OF_BAND_POWERS leave samples as they are.
     """
 
-    band_rotation: float = 0.5
+    band_rotation: float | None = None
     channel_dropout: float = 0.1
     time_masking: float = 0.0
     frequency_masking: float = 0.0
@@ -60,23 +60,28 @@ class Augmentation:
         """
         if not words:
             return cls()
-        strengths = dict.fromkeys(NAMES, 0.0)
+        strengths: dict[str, float | None] = dict.fromkeys(NAMES, 0.0)
         if words == ["none"]:
-            return cls(**strengths)
+            return cls(**strengths)  # type: ignore[arg-type]  # None is for band_rotation alone
         for word in words:
             name, equals, value = word.partition("=")
             if name in RENAMED:
                 raise SettingError("augment", f"{RENAMED[name]}, which is the name of {name} now", repr(word))
             if name not in strengths or not equals:
                 raise SettingError("augment", f"none, or NAME=VALUE with a name of {', '.join(strengths)}", repr(word))
-            strengths[name] = _strength(name, value)
+            strengths[name] = None if word == "band_rotation=auto" else _strength(name, value)
         names = [word.partition("=")[0] for word in words]
         if again := [name for name in names if names.count(name) > 1]:
             raise SettingError("augment", "each change once", f"{again[0]} {names.count(again[0])} times")
-        return cls(**strengths)
+        return cls(**strengths)  # type: ignore[arg-type]
+
+    def rotated(self, band_rotation: float) -> "Augmentation":
+        """The same with this band rotation."""
+        return replace(self, band_rotation=band_rotation)
 
     def __str__(self) -> str:
-        used = [f"{name}={value:g}" for name, value in asdict(self).items() if value]
+        values = {name: "auto" if value is None else f"{value:g}" for name, value in asdict(self).items()}
+        used = [f"{name}={value}" for name, value in values.items() if value != "0"]
         return " ".join(used) or "none"
 
 
@@ -232,6 +237,8 @@ def _draw_moves(
     device: torch.device | None,
 ) -> "_Moves | None":
     """What takes whose place in as many windows and tokens; None: nothing does."""
+    if how.band_rotation is None:
+        raise ValueError("band_rotation: expected a number, since what `auto` comes to is not drawn")
     rotates = how.band_rotation and layout.rings
     if not (rotates or how.channel_dropout or how.time_masking):
         return None

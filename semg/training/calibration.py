@@ -48,6 +48,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Raises ValueError, which begins with the field's name, for an augmentation that would do nothing."""
+        if self.augmentation.band_rotation is None:
+            raise ValueError("augmentation: expected a number as band_rotation, found auto, which is train.py's alone")
         if self.augmentation.jitter:
             raise ValueError("augmentation: expected no jitter, since calibration computes each window's tokens once")
 

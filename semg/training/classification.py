@@ -24,7 +24,10 @@ INFERENCE_BATCH = 512
 
 
 class Classification:
-    """A `loop.Task`: to classify the windows of the training subset, augmented as the settings say."""
+    """A `loop.Task`: to classify the windows of the training subset, augmented.
+
+    augment: how; the settings' own until a run that chooses its band rotation says another.
+    """
 
     def __init__(
         self, model: GPT2Classifier, train: Subset, layout: TokenLayout, config: TrainConfig, world: World
@@ -33,6 +36,7 @@ class Classification:
         self.classes = model.config.classes
         self.steps_per_epoch = max(1, len(train.windows) // config.batch_size)
         self._train, self._layout, self._config, self._world = train, layout, config, world
+        self.augment = config.augment
         self._forward = world.parallel(model)
         device = train.batches.device
         self._class_weights = class_weights(train.windows, self.classes).to(device)
@@ -48,7 +52,7 @@ class Classification:
             order = random.choice(len(windows), len(windows), p=weights / weights.sum())
         else:
             order = random.permutation(len(windows))
-        starts = windows.jittered(order, config.augment.jitter, random, batches.cached.hop if batches.cached else 1)
+        starts = windows.jittered(order, self.augment.jitter, random, batches.cached.hop if batches.cached else 1)
         size = config.batch_size
         cuts = [slice(step * size, (step + 1) * size) for step in range(self.steps_per_epoch)]
         return [self._world.share(order[cut]) for cut in cuts], [self._world.share(starts[cut]) for cut in cuts]
@@ -62,7 +66,7 @@ class Classification:
         """() cross-entropy of a batch, augmented; counts what was decided."""
         config = self._config
         shape = (len(batch.label), self.module.config.tokens)
-        change = draw(config.augment, self._layout, shape, generator, batch.label.device)
+        change = draw(self.augment, self._layout, shape, generator, batch.label.device)
         target = change.targets(one_hot(batch.label, self.classes))
         logits = self._forward(batch.x, self._train.statistics_of(batch), change, batch.cached)
         pairs = batch.label * self.classes + logits.detach().argmax(1)

@@ -30,7 +30,7 @@ from semg.training.augmentation import Augmentation, TokenLayout, draw
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
-AUGMENTATION = Augmentation()  # train.py's default, all of which acts on samples too
+AUGMENTATION = Augmentation(band_rotation=0.5)  # else train.py's default, all of which acts on samples too
 INFERENCE_BATCH = 512
 LEADING = metrics.leading()
 

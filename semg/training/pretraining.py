@@ -20,6 +20,7 @@ from semg.common.errors import SettingError
 from semg.data.batches import Batch
 from semg.data.shards import WindowSet
 from semg.training.augmentation import Augmentation, TokenLayout, draw
+from semg.training.band_rotation import STRENGTHS
 from semg.training.config import TrainConfig
 from semg.training.distributed import World
 from semg.training.optimization import Stream, seed_of
@@ -123,7 +124,9 @@ class NextPatchTask:
         self.module = NextPatch(model).to(train.batches.device)
         self._train, self._layout, self._world = train, layout, world
         self._seed, self._batch_size = config.seed, config.batch_size
-        self._how = Augmentation(band_rotation=config.augment.band_rotation, channel_dropout=0.0, jitter=0.0)
+        rotation = config.augment.band_rotation
+        rotation = STRENGTHS[0] if rotation is None else rotation  # what `auto` comes to is not known yet
+        self._how = Augmentation(band_rotation=rotation, channel_dropout=0.0, jitter=0.0)
         self._segments = Segments(train.windows, train.batches.cached.hop if train.batches.cached else 1)
         self.steps_per_epoch = max(1, self._segments.steps // config.batch_size)
         self._forward = world.parallel(self.module, unused=True)

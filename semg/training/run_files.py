@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from semg.common.errors import DataError
-from semg.common.files import write_text
+from semg.common.files import write_json, write_text
 from semg.common.provenance import how_made
 from semg.common.schema import Field, check_fields, is_whole
 from semg.inference.checkpoint import Checkpoint, write_checkpoint
 from semg.inference.prior import Prior
+from semg.training.band_rotation import STRENGTHS
 from semg.training.config import TrainConfig
 from semg.training.run_state import RunState, expected_fields
 
@@ -42,6 +43,15 @@ def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any])
         tensors |= Prior.of(train.shards, train.statistics).tensors()
     description = description_of(run) | {"epoch": row["epoch"], **scores}
     run.writer.do(write_checkpoint, run.out / "best_model.ckpt", description, _copied(tensors))
+
+
+def write_config(run: "Trainer") -> None:
+    """Write config.json: the settings, and what follows from them as far as it is known."""
+    content = how_made("train.py", run.asked.to_dict()) | {
+        "model": run.model.config.to_dict(),
+        "derived": facts_of(run),
+    }
+    write_json(run.out / "config.json", content)
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -142,7 +152,8 @@ def facts_of(run: "Trainer") -> dict[str, Any]:
         "batch_size": run.config.batch_size,
         "lr": run.config.lr,
         "backbone_lr": run.optimizer.backbone_lr,
-        "augment": str(run.config.augment),
+        "augment": str(run.task.augment),
+        "pilots": dict(zip(map(str, STRENGTHS), run.state.pilots, strict=False)),
         "normalize": run.config.normalization.to_dict(),
         "device": next(run.model.parameters()).device.type,
         "processes": run.world.size,
@@ -163,6 +174,7 @@ def description_of(run: "Trainer") -> dict[str, Any]:
         "normalize": config.normalization.to_dict(),
         "backbone": run.first_weights,
         "pretraining_losses": list(run.state.pretraining_losses),
+        "augment": str(run.task.augment),
         "shards": config.shards.as_posix(),
         "split": {
             "name": run.split.name,

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from semg.common.schema import OBJECT, TEXT, Field, is_finite, is_whole
+from semg.training.band_rotation import STRENGTHS
 from semg.training.loop import LoopState
 
 
@@ -13,6 +14,7 @@ class RunState:
     """With the tensors of last.ckpt, all that going on needs.
 
     training, pretraining: where the loops are. pretraining_losses: of its epochs that are done.
+    pilots: the scores of those that are done, see semg/training/band_rotation.py.
     confusion: (K, K) counts of the windows trained on in the epoch that is under way; empty between epochs.
     best, best_epoch: the validation score that chooses, and whose it is; None and 0 before the first epoch's end.
     rows: metrics.jsonl.
@@ -21,6 +23,7 @@ class RunState:
     training: LoopState = field(default_factory=LoopState)
     pretraining: LoopState = field(default_factory=LoopState)
     pretraining_losses: list[float] = field(default_factory=list)
+    pilots: list[float] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
@@ -41,6 +44,7 @@ def expected_fields(classes: int) -> dict[str, Field]:
     """What the description of a last.ckpt holds, for `check_fields`."""
     count = Field("a whole number", lambda value: is_whole(value, 0))
     amount = Field("a number", is_finite)
+    numbers = Field("numbers", lambda values: isinstance(values, list) and all(map(is_finite, values)))
     loop = Field(f"an object with {', '.join(LoopState().__dict__)}", _has_exactly(LoopState))
     steps = {one.name: count if one.type in (int, "int") else amount for one in fields(LoopState)}
     return {
@@ -50,8 +54,9 @@ def expected_fields(classes: int) -> dict[str, Field]:
         "state.training": loop,
         "state.pretraining": loop,
         **{f"state.{which}.{name}": kind for which in ("training", "pretraining") for name, kind in steps.items()},
-        "state.pretraining_losses": Field(
-            "numbers", lambda values: isinstance(values, list) and all(map(is_finite, values))
+        "state.pretraining_losses": numbers,
+        "state.pilots": Field(
+            f"at most {len(STRENGTHS)} numbers", lambda values: numbers.holds(values) and len(values) <= len(STRENGTHS)
         ),
         "state.confusion": Field(f"a table of {classes} x {classes} counts", lambda table: _is_table(table, classes)),
         "state.best": Field("a number", is_finite, needed=False),

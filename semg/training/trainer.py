@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from model import GPT2Classifier
-from semg.common.console import Console
+from semg.common.console import Console, counted
 from semg.common.errors import DataError, SettingError
 from semg.common.stopping import StopRequest
 from semg.evaluation import metrics
@@ -23,6 +23,7 @@ from semg.inference.batch import choose_device
 from semg.training import run_files
 from semg.training.augmentation import TokenLayout
 from semg.training.background import Background
+from semg.training.band_rotation import STRENGTHS, chosen, pilot_epochs, pilot_score
 from semg.training.batch_size import choose
 from semg.training.classification import Classification, Validation, Validator
 from semg.training.config import AUTO, TrainConfig
@@ -120,6 +121,7 @@ class Trainer:
             with self.writer:
                 if self.pretraining is not None:
                     self._pretrain(*self.pretraining)
+                self._choose_band_rotation()
                 self._train()
         except DivergedError as error:
             hint = f"start anew with a smaller {{lr}} than {self.config.lr:g}, or with {{amp}} fp32"
@@ -139,6 +141,37 @@ class Trainer:
             progress=self.console.progress,
             stop=self._should_stop,
         )
+
+    @property
+    def chooses_band_rotation(self) -> bool:
+        """Whether the settings leave it to the run; without rings of electrodes there is nothing to choose."""
+        return self.config.augment.band_rotation is None and bool(self.layout.rings)
+
+    def _choose_band_rotation(self) -> None:
+        """Settle what the settings leave to the run; what pilots there are is in the state."""
+        asked, scores = self.config.augment, self.state.pilots
+        if asked.band_rotation is not None:
+            return
+        if not self.chooses_band_rotation:
+            self.task.augment = asked.rotated(0.0)
+            return
+        while len(scores) < len(STRENGTHS):
+            score = pilot_score(self, STRENGTHS[len(scores)])
+            if score is None:
+                return
+            scores.append(score)
+            if self.world.main:
+                self._tell_pilot(score)
+                run_files.save(self, wait=False)
+        self.task.augment = asked.rotated(chosen(scores))
+        if self.world.main:
+            self.console.say(f"band rotation {chosen(scores):g}, chosen on the validation people")
+            run_files.write_config(self)
+
+    def _tell_pilot(self, score: float) -> None:
+        strength, epochs = STRENGTHS[len(self.state.pilots) - 1], counted(pilot_epochs(self.config.epochs), "epoch")
+        validation = metrics.criteria()[self.config.select].labelled(abs(score), 3)
+        self.console.say(f"pilot  band rotation {strength:g}, {epochs}: validation {validation}")
 
     def _train(self) -> None:
         for epoch in self.epochs():
@@ -160,7 +193,7 @@ class Trainer:
             world=self.world,
             progress=self.console.progress,
             name="pretraining",
-            stop=self._stopped,
+            stop=self.stopped,
         )
         for epoch in epochs:
             self.state.pretraining_losses.append(epoch.loss)
@@ -175,15 +208,15 @@ class Trainer:
         if self.board is not None and self.state.training.epoch == 0:
             self.board.pretrained(self.state.pretraining_losses)
 
-    def _stopped(self) -> bool:
+    def stopped(self) -> bool:
         """Whether somebody asked. DataError if files can't be written: what is learnt from then on would be lost."""
         self.writer.check()
         return bool(self.stop)
 
     def _should_stop(self) -> bool:
-        """As `_stopped`, or whether the validation score has not risen for `patience` epochs."""
+        """As `stopped`, or whether the validation score has not risen for `patience` epochs."""
         epoch, patience = self.state.training.epoch, self.config.patience
-        return self._stopped() or bool(patience and epoch and epoch - self.state.best_epoch >= patience)
+        return self.stopped() or bool(patience and epoch and epoch - self.state.best_epoch >= patience)
 
     def _finish(self, epoch: Epoch, confusion: np.ndarray) -> None:
         """Validate, keep the model if it is the best, and write down where the run stands."""
