@@ -131,7 +131,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibration")
     shards, split = small_shards.write_all(folder)
     sys.argv = ["train.py", "--shards", shards, "--split", split, "--out", folder / "run", *TINY.split()]
-    sys.argv = [str(word) for word in sys.argv]
+    sys.argv = [str(word) for word in [*sys.argv, "--augment", "band_rotation=0.5", "channel_dropout=0.1", "jitter=1"]]
     train.main()
     return folder
 

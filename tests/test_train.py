@@ -440,7 +440,7 @@ def planted(monkeypatch, loss):
 def test_a_loss_that_no_longer_moves_stops_the_run(here, tmp_path, monkeypatch):
     planted(monkeypatch, lambda loss: loss * 0 + 1.4)
     with pytest.raises(DataError, match=r"step 19: expected a loss that still moves, found loss 1.4 .* for 20 steps"):
-        here(tmp_path, *RANDOM, "--epochs", 50)
+        here(tmp_path, *RANDOM, "--epochs", 50, "--augment", "none")
     state = open_checkpoint(tmp_path / "last.ckpt").description["state"]["training"]
     assert (state["epoch"], state["in_epoch"]) == (3, 0), "three epochs of five steps"
 
