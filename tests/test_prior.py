@@ -1,5 +1,7 @@
 """semg/inference/prior.py: what a stream starts from."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import small_shards
@@ -10,7 +12,7 @@ from semg.data.normalization import moment_of, transform_from
 from semg.data.shards import WindowSet, open_shards
 from semg.data.splits import read_split
 from semg.evaluation import metrics
-from semg.inference.prior import Prior
+from semg.inference.prior import HALVES, USUAL_HALF, Prior, best_half
 from semg.inference.trained_model import TrainedModel
 
 
@@ -23,6 +25,7 @@ def test_training_keeps_what_its_sessions_have_in_common(model, trained):  # noq
     shards = open_shards(trained / "shards", read_split(trained / "split", trained / "shards").train)
     expected = Prior.of(shards, model.statistics(shards, model.transforms(shards)))
     np.testing.assert_allclose(model.prior.moment, expected.moment)
+    assert model.prior.half == expected.half
     torch.testing.assert_close(model.prior.statistics, expected.statistics)
     powers = np.stack([np.diag(moment_of([shard])) for shard in shards])
     np.testing.assert_allclose(np.diag(model.prior.moment), np.exp(np.log(powers).mean(0)))
@@ -56,6 +59,59 @@ def test_the_first_seconds_are_decided_better_than_without(model, trained):  # n
         found = other.decide_online(windows).argmax(1)
         scores[name] = metrics.macro_f1(metrics.confusion(windows.label, found, len(model.classes)))
     assert scores["with"] > scores["without"]
+
+
+@dataclass
+class Recording:
+    """What is asked of a shard."""
+
+    signal: np.ndarray
+    session: str
+    order: int = 0
+    window: int = 50
+
+
+def recordings(loudness: float, gestures: float) -> list[Recording]:
+    """Ten people's sessions of two recordings; people's and gestures' powers differ by such standard deviations of
+    their logarithm. Four gestures of 100 windows follow one another, in each person's own order."""
+    random, made = np.random.default_rng(0), []
+    own = gestures * random.normal(size=(4, 8))
+    for person in range(10):
+        level = loudness * random.normal(size=8)
+        for order, half in enumerate(np.split(random.permutation(4), 2)):
+            root = np.exp((level + np.repeat(own[half], 5000, 0)) / 2)
+            made.append(Recording((root * random.normal(size=root.shape)).astype(np.float16), f"{person}", order))
+    return made
+
+
+def test_the_prior_counts_for_long_where_people_are_alike_and_gestures_are_not():
+    alike, apart = best_half(recordings(0.1, 1.5)), best_half(recordings(1.5, 0.1))
+    assert alike > 200 > 25 > apart, "windows, of sessions of 400"
+    assert {alike, apart} <= set(HALVES)
+    assert best_half(recordings(0.1, 1.5)[:2]) == USUAL_HALF, "one session has no other to be guessed from"
+
+
+def test_how_long_a_prior_counts_is_read_back_and_older_checkpoints_have_the_usual(model):
+    tensors, shape = model.prior.tensors(), (24, model.network.frontend.n_features)
+    assert Prior.from_tensors(tensors, *shape).half == model.prior.half
+    older = {name: value for name, value in tensors.items() if name != "prior.half"}
+    assert Prior.from_tensors(older, *shape).half == USUAL_HALF
+    for wrong in (torch.zeros(1), torch.ones(2), torch.tensor([float("nan")])):
+        with pytest.raises(ValueError, match="expected a prior that counts for"):
+            Prior.from_tensors({**tensors, "prior.half": wrong}, *shape)
+
+
+def test_a_stream_hears_longer_on_a_prior_that_counts_for_longer(model, trained):  # noqa: F811
+    shards = open_shards(trained / "shards", read_split(trained / "split", trained / "shards").test)
+    signal, apart = np.array(shards[0].signal), []
+    for half in (2.0, 2000.0):
+        other = model.with_network(model.network)
+        other.__dict__["prior"] = replace(model.prior, half=half)
+        online = other.online()
+        online.see(signal[: 10 * model.window])
+        usual = transform_from(model.prior.moment, model.channel_normalization)
+        apart.append(np.abs(online.transform - usual).max() / np.abs(usual).max())
+    assert apart[0] > 0.05 > 0.01 > apart[1]
 
 
 def test_priors_of_another_shape_are_refused(model):

@@ -17,15 +17,15 @@ from semg.common.errors import DataError
 from semg.data.batches import to_device
 from semg.data.filters import CausalFilter
 from semg.data.normalization import SMALLEST_RMS, ChannelNormalization, transform_from
-from semg.inference.prior import Prior
+from semg.inference.prior import Prior, share_of
 from semg.inference.session_statistics import MOST_KEPT, SessionStatistics
 
 KEPT_WINDOWS = MOST_KEPT  # past windows whose tokens are computed anew under a new transform
 AT_ONCE = 8  # of them between two decisions
 RENEWAL_GROWTH = 1.1  # by what factor what has been heard grows until the transform is computed anew
-# windows of signal after which the prior and what has been heard count the same: for the tokens' statistics and the
-# channels' correlations, and for the channels' powers. Chosen on validation people.
-PRIOR_WINDOWS, PRIOR_POWER = 100.0, 50.0
+# Tokens' statistics and channels' correlations need so many times the windows that channels' powers need until the
+# prior and what has been heard count the same. Chosen on validation people.
+SLOWER = 2.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class OnlineNormalization:
     so some past windows are kept as they came, evenly thinned over what has been heard, and when the transform
     changes, their tokens are computed anew. That happens between decisions, a few windows at a time.
 
-    The prior's share falls from 1, at the beginning, to a half after some windows of signal, and soon to nothing.
+    The prior's share falls from 1, at the beginning, to a half after some windows of signal, and soon to nothing; how
+    many was learnt from the training people's sessions (`Prior.half`).
     """
 
     def __init__(
@@ -234,7 +235,7 @@ class OnlineNormalization:
     def _computed_transform(self) -> np.ndarray:
         heard = self._products / max(1, self._samples)
         if self._prior is not None:
-            heard = _blended(self._prior.moment, heard, self._samples / self._window)
+            heard = _blended(self._prior, heard, self._samples / self._window)
         return transform_from(heard, self._channel_normalization)
 
     def features(self, window: np.ndarray) -> Tensor:
@@ -251,8 +252,8 @@ class OnlineNormalization:
     def statistics(self) -> Tensor:
         """(1, 2, F) mean and standard deviation of the tokens so far, on the device."""
         sums = self._sums
-        if self._known is not None:
-            share = _prior_share(PRIOR_WINDOWS, self._samples / self._window)
+        if self._known is not None and self._prior is not None:
+            share = share_of(SLOWER * self._prior.half, self._samples / self._window)
             sums = (1 - share) * sums / sums[2].clamp(min=1) + share * self._known
         return self._model.finish_statistics(sums)[None].to(self._device)
 
@@ -277,16 +278,12 @@ def _sums_of(statistics: Tensor) -> Tensor:
     return torch.stack([mean, std.square() + mean.square(), torch.ones_like(mean)])
 
 
-def _prior_share(half: float, windows: float) -> float:
-    """The prior's share after so many windows: 1 at first, 1/2 after `half`, then soon nothing."""
-    return half**2 / (half**2 + windows**2)
-
-
-def _blended(prior: np.ndarray, heard: np.ndarray, windows: float) -> np.ndarray:
-    """(C, C) moments -> (C, C): correlations and logarithms of power, each with its own share of the prior."""
-    power = [np.maximum(np.diag(moment), SMALLEST_RMS**2) for moment in (prior, heard)]
-    correlation = [m / np.sqrt(p)[:, None] / np.sqrt(p) for m, p in zip((prior, heard), power, strict=True)]
-    share, loud = _prior_share(PRIOR_WINDOWS, windows), _prior_share(PRIOR_POWER, windows)
+def _blended(prior: Prior, heard: np.ndarray, windows: float) -> np.ndarray:
+    """(C, C) moment -> (C, C): correlations and logarithms of power, each with its own share of the prior."""
+    moments = (prior.moment, heard)
+    power = [np.maximum(np.diag(moment), SMALLEST_RMS**2) for moment in moments]
+    correlation = [m / np.sqrt(p)[:, None] / np.sqrt(p) for m, p in zip(moments, power, strict=True)]
+    share, loud = share_of(SLOWER * prior.half, windows), share_of(prior.half, windows)
     root = np.exp(0.5 * (loud * np.log(power[0]) + (1 - loud) * np.log(power[1])))
     return (share * correlation[0] + (1 - share) * correlation[1]) * root[:, None] * root
 

@@ -16,7 +16,6 @@ from semg.common.files import write_json, write_text
 from semg.common.provenance import how_made
 from semg.common.schema import Field, check_fields, is_whole
 from semg.inference.checkpoint import Checkpoint, write_checkpoint
-from semg.inference.prior import Prior
 from semg.training.band_rotation import STRENGTHS
 from semg.training.config import TrainConfig
 from semg.training.run_state import RunState, expected_fields
@@ -38,9 +37,8 @@ def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any])
     scores = {"validation": row, "validation_per_subject": per_subject}
     tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors["train_gain"] = torch.from_numpy(run.data.train_gain)
-    train = run.data.train
-    if train.statistics is not None:  # what a stream starts from
-        tensors |= Prior.of(train.shards, train.statistics).tensors()
+    if run.prior is not None:
+        tensors |= run.prior.tensors()
     description = description_of(run) | {"epoch": row["epoch"], **scores}
     run.writer.do(write_checkpoint, run.out / "best_model.ckpt", description, _copied(tensors))
 

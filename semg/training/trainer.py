@@ -7,6 +7,7 @@ was stopped and goes on is the run that was not.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from semg.common.stopping import StopRequest
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, projected
 from semg.inference.batch import choose_device
+from semg.inference.prior import Prior
 from semg.training import run_files
 from semg.training.augmentation import TokenLayout
 from semg.training.background import Background
@@ -126,6 +128,12 @@ class Trainer:
         except DivergedError as error:
             hint = f"start anew with a smaller {{lr}} than {self.config.lr:g}, or with {{amp}} fp32"
             raise DataError(error.message, hint=f"{hint}; the best epoch so far is in best_model.ckpt") from None
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """What a stream starts from; None where sessions have no statistics of their own."""
+        train = self.data.train
+        return None if train.statistics is None else Prior.of(train.shards, train.statistics)
 
     def epochs(self) -> Iterator[Epoch]:
         """Train on what is left, and give control back after each epoch."""
