@@ -67,7 +67,7 @@ def play(
     source = f"replay of {recording.name} as {name}"
     out = lsl.outlet(name, "EMG", recording.labels, rate, source_id=source, units=recording.unit)
     channels = counted(len(recording.labels), "channel")
-    say(f"{name}: a stream of {channels} at {rate:g} Hz; it begins when somebody reads it")
+    say(f"{name}: a stream of {channels} at {rate:g} Hz; it starts when a program in another terminal reads it")
     while not out.wait_for_consumers(0.2):
         pass
     packet = max(1, round(_PACKET * rate))
