@@ -21,6 +21,7 @@ from typing import Any
 import material
 import pandas as pd
 from measuring import ROOT, Finished, Row, arguments, report, run_script
+from training_step import AUGMENT
 
 from semg.common import cli
 from semg.data import putemg
@@ -63,7 +64,8 @@ def all_scripts(folder: Path, minutes: float) -> dict[str, Run]:
     write_split(split, Split("costs", "subject", train, val, test), {})
     windows = len(WindowSet(open_shards(shards, train))) / 10_000
     data = ("--shards", shards, "--split", split, "--device", "cpu", "--threads", 1)
-    run("train.py --init random", EPOCHS * windows, f"{OF_WINDOWS} and epoch", *data, "--epochs", EPOCHS, "--out", out)
+    run("train.py --init random", EPOCHS * windows, f"{OF_WINDOWS} and epoch", *data, *AUGMENT, "--epochs", EPOCHS,
+        "--out", out)  # fmt: skip
     best = out / "best_model.ckpt"
     for name in ("evaluate.py", "evaluate.py --adapt session"):
         results = folder / name.replace(" ", "-")

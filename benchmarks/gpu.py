@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 from measuring import ROOT, Row, arguments, report, run_python
 from prediction import CARDS, Card, Work, counts, predict
-from training_step import a_run, epoch
+from training_step import AUGMENT, a_run, epoch
 
 from semg.common import cli
 from semg.common.console import Console
@@ -186,7 +186,7 @@ def several(work: Work, processes: int, rate: float, seconds: float = SECONDS, d
         data = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "several"]
         how = ["--init", "random", "--epochs", 3, "--device", device, "--quiet"]
         whole = replace(work, batch=processes * work.batch)
-        run_python(*launcher, *data, *how, *whole.words)
+        run_python(*launcher, *data, *how, *AUGMENT, *whole.words)
         last = json.loads((folder / "several/metrics.jsonl").read_text().splitlines()[-1])
     speed = last["speed/windows_per_second"]
     facts = {"windows_per_second": speed, "steps": last["step"]}

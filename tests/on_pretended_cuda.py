@@ -41,6 +41,7 @@ from semg.training.calibration import Calibration, calibrate_subject
 from semg.training.optimization import OptimizerConfig
 
 TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --quiet".split()  # noqa: SIM905
+TINY += ["--augment", "band_rotation=0.5", "channel_dropout=0.1", "jitter=1"]  # no pilots before the steps that count
 ALIKE = ["--dropout", "0", "--amp", "fp32"]  # what the CPU and the stand-in compute alike
 CHANGES = "band_rotation=0.5 channel_dropout=0.1 time_masking=0.1 frequency_masking=0.1 gain=0.1 mixup=0.2 jitter=1"
 ALL_CHANGES = ["--augment", *CHANGES.split()]
@@ -171,6 +172,12 @@ def test_a_step_waits_once_and_launches_few_operations(script, tmp_path, steps, 
     assert len(taken) > 2
     assert all(len(waits) <= 1 for _, waits in taken), taken
     assert min(operations for operations, _ in taken) <= most
+
+
+def test_a_rotation_is_chosen_by_pilots(script, tmp_path):
+    with pretended():
+        script(train, tmp_path, *TINY, "--augment", "band_rotation=auto", "--device", "cuda")
+    assert tensors(tmp_path, "best_model.ckpt")
 
 
 def test_signals_that_nothing_reads_stay_where_they_are(script, tmp_path, monkeypatch):
