@@ -16,6 +16,8 @@ refused with the reason: OUT then holds the model as it was, and a warning says 
 docs/scale.md says how long it takes.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 from pathlib import Path
 

@@ -55,6 +55,8 @@ With lda, qda and knn most of the time goes to the features. Signals are streame
 a window. docs/baselines.md says how long its results took.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -20,6 +20,8 @@ normalised as in training, without labels.
 A person takes seconds with a small model on one CPU core: training on as many windows and epochs, and little else.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 from dataclasses import replace
 from pathlib import Path

@@ -19,6 +19,8 @@ difference with its bootstrap interval, two-sided Wilcoxon signed-rank test, p c
 Takes seconds.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 from collections.abc import Sequence
 from glob import glob

@@ -31,6 +31,8 @@ An existing split is kept if its lists are the same; otherwise the script stops 
 Takes seconds.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -18,9 +18,11 @@ augmentation and loop are train.py's. The epoch is chosen by macro-F1 over the v
 A network that was stopped starts anew; finished ones are kept if they were made from the same windows with the same
 arguments, and named otherwise; --overwrite redoes them.
 
-Needs 48 / DECIMATE bytes of memory a sample of signal, and a GPU for all of putEMG. On one CPU core an epoch of EEGNet
-takes about twice as long as one of ShallowFBCSPNet, and one of EEGConformer six times.
+Needs 48 / DECIMATE bytes of memory a sample of signal, and a GPU for all of putEMG. On one CPU core an epoch takes
+minutes; one of EEGNet twice as long as one of ShallowFBCSPNet, and one of EEGConformer six times.
 """
+
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 import sys

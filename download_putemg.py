@@ -25,6 +25,8 @@ putEMG: Kaczmarek, Mankowski, Tomczynski, Sensors 2019, 19(16):3548; licence CC 
 Time: as long as 11 GB take on your connection (15 minutes at 100 Mbit/s); a second run takes seconds.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 import queue
 import threading

@@ -42,6 +42,8 @@ renormalised over them, and windows of other gestures are left out of the score.
 docs/scale.md says how long it takes.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict

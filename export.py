@@ -23,9 +23,11 @@ The filter and the normalisation of channels are not part of the ONNX network; s
 With --classes or --no-idle, what is written decides between these gestures alone, as under predict.py: probabilities
 are renormalised over them. The model card and the ONNX metadata name the gestures that were left out.
 
-ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. docs/scale.md says how
-long it takes.
+ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. A small model takes
+seconds, see docs/scale.md.
 """
+
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 from pathlib import Path

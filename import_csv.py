@@ -38,8 +38,10 @@ All recordings of one call have the same --rate, channels and gestures; windows 
 missing samples, which a time or counter among the columns shows. --simulated says that no people were recorded.
 
 A recording that is wrong is named and left out, the others are done, and the exit code is 1. What is there already,
-made from the same file in the same way, is kept. docs/scale.md says how long it takes.
+made from the same file in the same way, is kept. Minutes of signal take seconds, see docs/scale.md.
 """
+
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 import re

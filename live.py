@@ -29,6 +29,8 @@ gestures last SECONDS on average: all probabilities that come out are smoothed t
 does. docs/live.md says more. Loading the model takes some seconds.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 import re
 import sys

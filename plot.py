@@ -21,6 +21,8 @@ written to --out, by default results/plots/<picture>.png.
 Pictures of simulated recordings, and of results made from them, say so in the title. Each picture takes seconds.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 import re
 from collections.abc import Callable

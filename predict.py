@@ -38,6 +38,8 @@ the larger part of the time that a new gesture takes to show.
 A recording that cannot be read is named and left out; the others are processed. docs/scale.md says how long it takes.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 import csv
 import io

@@ -32,6 +32,8 @@ same command waits for them and starts the rest.
 docs/scale.md says what it takes of time, memory and disk.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 from collections import Counter
 from collections.abc import Iterator

@@ -16,6 +16,8 @@ there, the page says so. An input that cannot be read is named on the page and i
 Takes seconds.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 from pathlib import Path
 

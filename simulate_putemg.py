@@ -21,6 +21,8 @@ nothing is written; with --overwrite it is replaced. A folder with other recordi
 A recording of a minute takes 7.5 MB on disk; docs/scale.md says how long it takes, and how much memory a worker.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 import hashlib
 import shutil

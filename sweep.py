@@ -39,6 +39,8 @@ Takes the time of its runs, without --launch one after another, and the start of
 small leaves 0.5 GB.
 """
 
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
+
 import argparse
 import itertools
 import signal

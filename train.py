@@ -17,9 +17,11 @@ Input: shards (preprocess.py) and a split (create_dataset_files.py). Output, in 
 Models are chosen on the validation people alone; the test people are not looked at here. calibrate.py adapts a trained
 model to a new person.
 
-A small random GPT-2 (the default of --init random) trains on a CPU; GPT-2 small wants a GPU. docs/scale.md says how
-long both take.
+A small random GPT-2 (the default of --init random) trains on a CPU in minutes; GPT-2 small wants a GPU. docs/scale.md
+says how long both take.
 """
+
+import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 from contextlib import nullcontext

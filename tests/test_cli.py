@@ -231,6 +231,14 @@ def test_scripts_that_keep_finished_work_say_that_they_go_on(script, stop, monke
         assert said == [(130, f"stopped: {expected}")]
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_stop_while_a_script_is_imported_is_a_line(script, tmp_path):
+    (tmp_path / "argparse.py").write_text("raise KeyboardInterrupt\n")  # imported by all, before what is slow
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(ROOT / script)], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (130, "\nstopped: nothing was begun\n")
+
+
 def test_errors_survive_the_way_from_another_process():
     for error in (DataError("a: expected b", "see {lr}"), SettingError("lr", "above {}", 0, (1.5,), "or {amp}")):
         assert str(copy.copy(error)) == str(error)  # as pickle takes it apart

@@ -1,0 +1,21 @@
+"""Ctrl-C while a script imports what it needs, which takes seconds: one line, as later, instead of a traceback.
+
+Every script imports this first. Once its `main` runs, `cli.run` answers Ctrl-C.
+"""
+
+import os
+import sys
+from types import TracebackType
+
+_usual = sys.excepthook
+
+
+def _in_a_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        _usual(kind, error, trace)
+        return
+    print("\nstopped: nothing was begun", file=sys.stderr, flush=True)
+    os._exit(130)  # Python itself would end as killed by the signal; nothing is open yet
+
+
+sys.excepthook = _in_a_line
