@@ -1,0 +1,57 @@
+"""On a GPU, the same results as on the CPU: `pytest -m gpu` where there is one. on_pretended_cuda.py needs none."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_shards
+
+pytestmark = pytest.mark.gpu
+DEVICE = "cuda"
+TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 40 --dropout 0 --amp fp32"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, run_script):
+    """Device -> the folder of a run on it, and the flags that name shards and split."""
+    folder = tmp_path_factory.mktemp("gpu")
+    shards, split = small_shards.write_all(folder)
+    data = ["--shards", shards, "--split", split]
+    for device in ("cpu", DEVICE):
+        run_script("train.py", *data, "--out", folder / device, *TINY.split(), "--device", device)
+    return {device: folder / device for device in ("cpu", DEVICE)}, data
+
+
+def test_training_learns_the_same(runs):
+    folders, _ = runs
+    rows = [[json.loads(line) for line in (out / "metrics.jsonl").open()] for out in folders.values()]
+    assert len(rows[0]) == 2
+    for on_cpu, on_gpu in zip(*rows, strict=True):
+        assert on_gpu["train/loss"] == pytest.approx(on_cpu["train/loss"], rel=1e-2)
+
+
+@pytest.mark.parametrize("flags", [[], ["--normalize", "online"], ["--adapt", "session"]], ids=" ".join)
+def test_a_checkpoint_decides_the_same(runs, run_script, tmp_path, flags):
+    folders, data = runs
+    results = []
+    for device in folders:
+        out = tmp_path / device
+        checkpoint = folders["cpu"] / "best_model.ckpt"
+        run_script("evaluate.py", "--checkpoint", checkpoint, *data, *flags, "--device", device, "--out", out)
+        with np.load(out / "predictions.npz") as arrays:
+            results.append(arrays["probabilities"])
+    np.testing.assert_allclose(results[1], results[0], atol=2e-2)
+
+
+def test_a_recording_is_decided_for_alike(runs, run_script, tmp_path):
+    folders, _ = runs
+    samples = np.random.default_rng(0).normal(0, 40, (10_240, 24))
+    pd.DataFrame(samples, columns=[f"EMG_{n}" for n in range(1, 25)]).to_csv(tmp_path / "new.csv", index=False)
+    tables = []
+    for device in folders:
+        flags = ["--checkpoint", folders["cpu"] / "best_model.ckpt", "--stream", "--rate", 5120, "--device", device]
+        run_script("predict.py", tmp_path / "new.csv", *flags, "--out", tmp_path / device)
+        tables.append(pd.read_csv(tmp_path / device / "new.csv").filter(like="p_"))
+    assert len(tables[0]) > 10
+    np.testing.assert_allclose(tables[1], tables[0], atol=2e-2)
