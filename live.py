@@ -208,7 +208,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     watched = Watched(console, model.classes)
     adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
     how = {"name": name, "warmup": args.warmup, "normalization": normalization, "adaptation": adaptation}
-    how["hold"] = args.smooth
+    how |= {"hold": args.smooth, "channels": layout.names}
     decoder = LiveDecoder(model, layout.rate, scale, warn=watched.warn, **how)
     if decoder.latency:
         console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")
@@ -290,8 +290,9 @@ def tell(
     if recorder:
         facts["record"] = recorder.path.as_posix()
         rate = reader.layout.rate
-        text += f"; {recorder.path}: {recorder.samples / rate:.1f} s, next: python predict.py {recorder.path} "
-        text += f"--rate {rate:g} --checkpoint {args.checkpoint}"
+        text += f"; {recorder.path}: {recorder.samples / rate:.1f} s"
+        if recorder.samples:
+            text += f", next: python predict.py {recorder.path} --rate {rate:g} --checkpoint {args.checkpoint}"
     console.finish(text, **facts)
 
 

@@ -264,6 +264,26 @@ def test_samples_that_a_reader_was_too_slow_for_are_counted(model, microvolts):
     assert made[-1].stamp > others[-1].stamps[-1] - model.stride / RATE
 
 
+def test_samples_without_a_time_are_read_as_if_they_had_come_evenly(model, microvolts):
+    """Their decisions were at a time that is no number, in the table and in JSON."""
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    reader = reader_of(device.name, model)
+    loopback.wait_for(device.outlet.have_consumers, "the reader")
+    for sample in microvolts[:50]:
+        device.outlet.push_sample(sample, float("nan"))
+    device.send(microvolts[:200])
+    stamps = []
+
+    def whole():
+        if (chunk := reader.pull(0.1)) is not None:
+            stamps.extend(chunk.stamps)
+        return len(stamps) == 250
+
+    loopback.wait_for(whole, "all samples")
+    np.testing.assert_allclose(np.diff(stamps[:50]), 1 / RATE, atol=1e-7)
+    assert abs(stamps[0] - lsl.clock()) < 60
+
+
 def test_another_rate_is_refused_unless_it_is_to_be_resampled(model, microvolts):
     device = loopback.Device(loopback.unique("device"), 2000.0, LABELS)
     with pytest.raises(DataError, match="expected the model's 5120 Hz, found 2000 Hz; resample resamples it"):

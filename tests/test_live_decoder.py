@@ -14,7 +14,8 @@ from semg.common.terminal_view import TerminalView, bar
 from semg.data.resampling import CausalResampler, resampling_ratio
 from semg.evaluation.smoothing import filtered
 from semg.inference.live_decoder import Chunk, LiveDecoder
-from semg.inference.stream_clock import StreamClock
+from semg.inference.live_outputs import Recorder
+from semg.inference.stream_clock import StreamClock, times_of
 from semg.inference.trained_model import TrainedModel
 
 RATE = 5120.0
@@ -171,19 +172,89 @@ def test_another_unit_is_seen_in_the_first_seconds(model, fixed, samples):
 
 
 def test_samples_that_are_no_numbers_are_held_and_counted(model, samples):
-    stamps = np.arange(len(samples)) / RATE
+    stamps, warned = np.arange(len(samples)) / RATE, []
     broken, held = samples.copy(), samples.copy()
-    broken[[0, 1000, 1001], [3, 5, 0]] = np.nan
-    held[0], held[1000:1002] = 0, samples[999]
-    decoder = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
+    broken[[0, 1000, 1001], [3, 5, 5]] = np.nan
+    held[0, 3], held[1000:1002, 5] = 0, samples[999, 5]
+    decoder = LiveDecoder(model, RATE, 1.0, warn=warned.append)
     made = decoder.push(Chunk(broken[:1001], stamps[:1001], 0.0)) + decoder.push(
         Chunk(broken[1001:], stamps[1001:], 0.0)
     )
     expected = LiveDecoder(model, RATE, 1.0, warn=pytest.fail).push(Chunk(held, stamps, 0.0))
     np.testing.assert_allclose([one.probabilities for one in made], [one.probabilities for one in expected], atol=1e-6)
     assert decoder.finish() == 3
+    assert warned == ["stream: channels 4, 6 brought samples that are no numbers: the number before is taken for each"]
     with pytest.raises(DataError, match="expected amplitudes below 65 mV"):
         LiveDecoder(model, RATE, 1e6, warn=pytest.fail).push(Chunk(samples, stamps, 0.0))
+
+
+@pytest.mark.parametrize("kind", ["no numbers", "constant", "constant integers"])
+def test_a_channel_that_brings_nothing_is_named_once(model, samples, kind):
+    """Decisions went on without a word."""
+    broken, warned = np.concatenate([samples, samples]), []
+    broken[:, [1, 7]] = np.nan if kind == "no numbers" else 5
+    broken = broken.astype(np.int16) if kind == "constant integers" else broken
+    decoder = LiveDecoder(model, RATE, 1.0, channels=[f"E{n}" for n in range(24)], warn=warned.append)
+    stamps = np.arange(len(broken)) / RATE
+    for at in range(0, len(broken), 500):
+        decoder.push(Chunk(broken[at : at + 500], stamps[at : at + 500], 0.0))
+    what = "brought samples that are no numbers" if kind == "no numbers" else "did not change for 2 s"
+    assert len(warned) == 1 and warned[0].startswith(f"stream: channels E1, E7 {what}: ")
+
+
+def test_a_disturbance_costs_some_windows_and_not_the_session(model, samples):
+    """An electrode that came off ended the program."""
+    disturbed, warned = samples.copy(), []
+    disturbed[[5000, 9000], 3] = 1e6
+    decoder = LiveDecoder(model, RATE, 1.0, warn=warned.append)
+    stamps = np.arange(len(samples)) / RATE
+    made = []
+    for at in range(0, len(samples), 128):
+        made += decoder.push(Chunk(disturbed[at : at + 128], stamps[at : at + 128], 0.0))
+    assert len(warned) == 1 and "expected amplitudes below 65 mV, found more: left out" in warned[0]
+    assert decoder.finish() == 256
+    assert made[-1].time == pytest.approx(len(samples) / RATE, abs=model.stride / RATE)
+    assert all(np.isfinite(one.probabilities).all() for one in made)
+    spans = [(one.time - model.window / RATE, one.time) for one in made]
+    assert not [span for span in spans for bad in (5000 / RATE, 9000 / RATE) if span[0] < bad < span[1]]
+
+
+@pytest.mark.parametrize("jump", [-100.0, -1.5, 2e9])
+@pytest.mark.parametrize("at", [RATE, 7000])
+def test_a_clock_that_is_set_loses_nothing_and_hides_no_loss(model, samples, jump, at):
+    """Set back at a whole second, it hid what was lost later; set ahead, billions of samples were lost."""
+    warned, at = [], int(at)
+    stamps = np.arange(4 * len(samples)) / RATE
+    stamps[at:] += jump
+    stamps[40_000:] += 0.5
+    decoder = LiveDecoder(model, RATE, 1.0, warmup=3600, warn=warned.append)
+    for begin in range(0, len(stamps), 128):
+        decoder.push(Chunk(samples[:128], stamps[begin : begin + 128], 0.0))
+    assert decoder.finish() == round(0.5 * RATE)
+    assert len(warned) == 1 and "its time stamps jumped, as the sender's clock was set" in warned[0]
+
+
+def test_stamps_that_do_not_rise_are_told(model, samples):
+    warned = []
+    decoder = LiveDecoder(model, RATE, 1.0, warmup=3600, warn=warned.append)
+    for _ in range(3):
+        decoder.push(Chunk(samples, np.zeros(len(samples)), 0.0))
+    assert warned == ["stream: its time stamps do not rise: neither its rate nor lost samples can be told"]
+
+
+def test_stamps_that_are_no_time_count_on():
+    stamps = np.array([np.nan, 1.0, np.inf, -np.inf, 1e300, 5.0])
+    np.testing.assert_allclose(times_of(stamps, 0.5, 10.0), [0.6, 1.0, 1.1, 1.2, 1.3, 5.0])
+    assert times_of(stamps[:1], None, 10.0).tolist() == [0.1]
+
+
+def test_a_record_is_one_that_predict_takes_whatever_came_in(tmp_path):
+    record = Recorder(tmp_path / "record.csv", ["a", "b"])
+    record.write(Chunk(np.full((5, 2), np.nan, np.float32), np.arange(5.0), 0.0))
+    record.write(Chunk(np.array([[1, 2], [3, np.inf], [5, 6]], np.float32), np.arange(5.0, 8.0), 0.0))
+    record.close()
+    assert record.samples == 2
+    assert (tmp_path / "record.csv").read_text() == "time,a,b,label\n0.000000,1,2,\n2.000000,5,6,\n"
 
 
 def test_amplitudes_that_no_model_takes_are_refused_before_anything_is_learnt_of_them(samples):

@@ -7,7 +7,7 @@ What a window is normalised by outlives gaps in the stream; filter and windows b
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from semg.data.tables import RATE_TOLERANCE, RawRecording
 from semg.evaluation.smoothing import MarkovFilter
 from semg.inference.recordings import in_usual_range
 from semg.inference.session_statistics import SessionStatistics
+from semg.inference.signal_watch import SignalWatch
 from semg.inference.stream_clock import StreamClock
 from semg.inference.streaming import Adapting, Normalization, Stream
 from semg.inference.trained_model import TrainedModel
@@ -63,6 +64,7 @@ class LiveDecoder:
         scale: float | None,
         *,
         name: str = "stream",
+        channels: Sequence[str] = (),
         warmup: float = 0.0,
         normalization: Normalization | None = None,
         adaptation: Adapting | None = None,
@@ -72,7 +74,8 @@ class LiveDecoder:
         """A decoder before the first sample.
 
         rate: Hz of the stream; another than the model's is resampled. scale: microvolts of one unit of the samples;
-        None: the training's, or another that is seen in the first seconds and told. name: what messages begin with.
+        None: the training's, or another that is seen in the first seconds and told. name: what messages begin with;
+        channels: what they call the channels that come in (none: their numbers, from 1).
         warmup: seconds heard before anything is decided. normalization: if it is not to begin with this stream.
         adaptation: of the network while the stream goes on. hold: above 0, probabilities are those by all until then,
         for gestures that last so many seconds on average; see semg/evaluation/smoothing.py.
@@ -84,20 +87,22 @@ class LiveDecoder:
         self._warmup, self._adaptation = warmup, adaptation
         self._smooth = MarkovFilter(model.stride / model.rate, hold) if hold else None
         self._clock = StreamClock(rate)
+        self._watch = SignalWatch(name, channels, rate, warn)
         self._held: list[Chunk] = []  # while the unit is not known
         self._heard = 0  # samples, all together
         self._since_begin = 0  # samples since the stream began anew
         self._first: float | None = None  # time stamps: of the first sample of all, and since the stream began anew
         self._begun = 0.0
-        self._rate_checked = False
-        self._invalid = 0  # samples that were no numbers
+        self._rate_checked = self._jump_told = self._excess_told = False
+        self._any = False  # whether anything has been decided
+        self._invalid = 0  # samples that were no numbers, or more than a model can take
         self._last: np.ndarray | None = None  # (channels in,) the latest sample that was
         self._stream: Stream | None = None
         self._resampler: CausalResampler | None = None
 
     @property
     def lost(self) -> int:
-        """Samples that never came, or were no numbers, known up to a second ago."""
+        """Samples that never came, were no numbers or too large, known up to a second ago."""
         return self._clock.lost + self._invalid
 
     @property
@@ -106,9 +111,14 @@ class LiveDecoder:
         return 0.0 if self._ratio is None else CausalResampler(self._ratio, self._rate).delay
 
     def push(self, chunk: Chunk) -> list[LiveDecision]:
-        """What can be decided now, in order. DataError for amplitudes that no model can take."""
+        """What can be decided now, in order.
+
+        DataError for amplitudes that no model can take, before the first decision: the unit is wrong. Later they are a
+        disturbance, which is left out, and windows begin anew after it.
+        """
         if not len(chunk.samples):
             return []
+        self._watch.see(chunk.samples)
         chunk = replace(chunk, samples=self._numbers(chunk.samples))
         if self._scale is not None:
             return self._decide(chunk, self._scale)
@@ -141,6 +151,7 @@ class LiveDecoder:
     def _decide(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
         if self._first is None:
             self._first = float(chunk.stamps[0])
+        clocks = self._clock.clocks
         breaks = self._clock.push(chunk.stamps)
         decisions: list[LiveDecision] = []
         for begin, end in zip([0, *breaks], [*breaks, len(chunk.samples)], strict=True):
@@ -149,7 +160,10 @@ class LiveDecoder:
             if end > begin:
                 part = replace(chunk, samples=chunk.samples[begin:end], stamps=chunk.stamps[begin:end])
                 decisions += self._decide_evenly(part, scale)
-        self._check_rate(chunk)
+        if self._clock.clocks > clocks:
+            self._tell_of_a_jump()
+        else:
+            self._check_rate(chunk)
         return decisions
 
     def _decide_evenly(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
@@ -165,15 +179,37 @@ class LiveDecoder:
         try:
             pushed = stream.push(samples)
         except DataError as error:
-            raise DataError(f"{self._name}: {error.message}", error.hint) from None
+            if not self._any:
+                raise DataError(f"{self._name}: {error.message}", error.hint) from None
+            self._leave_out(chunk, error)
+            return []
         now = time.perf_counter()
         behind = 1 / self._rate - (self._first or 0.0)
         decisions = []
+        self._any = self._any or bool(pushed)
         for one in pushed:
             stamp = float(chunk.stamps[places[one.end - seen - 1]])
             shares = one.probabilities if self._smooth is None else self._smooth(one.probabilities).astype(np.float32)
             decisions.append(LiveDecision(stamp + chunk.drift, stamp + behind, shares, now - chunk.arrived, self.lost))
         return decisions
+
+    def _leave_out(self, chunk: Chunk, error: DataError) -> None:
+        """Go on after amplitudes that no model can take: an electrode came off, or something was switched on."""
+        self._invalid += len(chunk.samples)
+        self._leave_windows()
+        if not self._excess_told:
+            self._excess_told = True
+            self._warn(f"{self._name}: {error.message}: left out, counted as lost; windows begin anew after it")
+
+    def _tell_of_a_jump(self) -> None:
+        """Warn, once, of time stamps that are of another clock than those before; the rate is measured anew."""
+        self._since_begin = 0
+        if not self._jump_told:
+            self._jump_told = True
+            self._warn(
+                f"{self._name}: its time stamps jumped, as the sender's clock was set; windows begin anew there, and "
+                "times are by the new clock"
+            )
 
     def _leave_windows(self) -> None:
         """Samples are missing: what comes next is filtered anew, in other windows."""
@@ -195,16 +231,17 @@ class LiveDecoder:
         return self._stream
 
     def _numbers(self, samples: np.ndarray) -> np.ndarray:
-        """(n, channels) with the sample before in place of one that is no number, which would stay in the filter."""
+        """(n, channels) with a channel's number before in place of what is none, which would stay in the filter."""
         if samples.dtype.kind in "iu":
             self._last = samples[-1]
             return samples
-        good = np.isfinite(samples).all(axis=1)
+        good = np.isfinite(samples)
         if not good.all():
-            self._invalid += int((~good).sum())
+            self._invalid += int((~good.all(axis=1)).sum())
             last = np.zeros(samples.shape[1], samples.dtype) if self._last is None else self._last
-            latest = np.maximum.accumulate(np.where(good, np.arange(1, len(samples) + 1), 0))
-            samples = np.concatenate([last[None], samples])[latest]
+            places = np.arange(1, len(samples) + 1)[:, None]  # 0: the last one before
+            latest = np.maximum.accumulate(np.where(good, places, 0))
+            samples = np.take_along_axis(np.concatenate([last[None], samples]), latest, 0)
         self._last = samples[-1]
         return samples
 
@@ -222,7 +259,10 @@ class LiveDecoder:
             return
         self._rate_checked = True
         passed = float(chunk.stamps[-1]) - self._begun
-        measured = (self._since_begin - 1) / passed if passed > 0 else float("inf")
+        if passed <= 0:
+            self._warn(f"{self._name}: its time stamps do not rise: neither its rate nor lost samples can be told")
+            return
+        measured = (self._since_begin - 1) / passed
         if abs(measured / self._rate - 1) > RATE_TOLERANCE:
             self._warn(
                 f"{self._name}: announces {self._rate:g} Hz, but {measured:.4g} samples a second came by its time "

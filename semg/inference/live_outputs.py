@@ -9,9 +9,11 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,30 @@ from semg.inference.live_decoder import Chunk, LiveDecision
 
 _FLUSH = 0.5  # seconds of a recording that a kill may lose
 LABEL = "label"  # the column of a recording that its owner fills, for import_csv.py
+
+
+class _Rows:
+    """A file of whole rows: what a full disk leaves ends with a row, and the error names the file."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        """mode: x, or w to replace a file. FileExistsError as Path.open raises it."""
+        self._path, self._file = path, FileIO(path, mode)
+
+    def write(self, rows: str) -> None:
+        """Write rows at once. OSError, naming the file, where there is no room: then those that fit are in it."""
+        begin, data, written = self._file.tell(), rows.encode(), 0
+        try:
+            while written < len(data):
+                written += self._file.write(data[written:]) or 0
+        except OSError as error:
+            error.filename = str(self._path)
+            with suppress(OSError):
+                self._file.truncate(begin + data.rfind(b"\n", 0, written) + 1)
+            raise
+
+    def close(self) -> None:
+        """No more rows."""
+        self._file.close()
 
 
 class DecisionTable:
@@ -47,12 +73,12 @@ class DecisionTable:
         self._file.close()
 
 
-def _new_file(path: Path) -> tuple[Path, TextIO]:
+def _new_file(path: Path) -> tuple[Path, _Rows]:
     """A file that nobody else has: two programs may begin in the same second."""
     place, number = path, 1
     while True:
         try:
-            return place, place.open("x", encoding="utf-8", newline="", buffering=1)
+            return place, _Rows(place, "x")
         except FileExistsError:
             number += 1
             place = path.with_name(f"{path.stem}-{number}{path.suffix}")
@@ -68,17 +94,25 @@ class Recorder:
         """DataError if the file is there already, unless it may be overwritten."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._file: TextIO = path.open("w" if overwrite else "x", encoding="utf-8", newline="")
+            self._file = _Rows(path, "w" if overwrite else "x")
         except FileExistsError:
             raise DataError(f"{path}: expected no recording there, found one", "{overwrite} replaces it") from None
         self.path, self.samples = path, 0
         csv.writer(self._file, lineterminator="\n").writerow(["time", *channels, LABEL])
-        self._file.flush()
+        self._waiting: list[str] = []  # rows for the next flush
         self._first: float | None = None
         self._flushed = time.monotonic()
 
     def write(self, chunk: Chunk) -> None:
-        """Append what came in, to the last digit of its type."""
+        """Append what came in, to the last digit of its type, without samples in which a channel is no number.
+
+        OSError, naming the file, where it cannot be written.
+        """
+        good = np.isfinite(chunk.samples).all(1)
+        if not good.all():
+            chunk = replace(chunk, samples=chunk.samples[good], stamps=chunk.stamps[good])
+        if not len(chunk.samples):
+            return
         if self._first is None:
             self._first = float(chunk.stamps[0])
         rows = np.column_stack([chunk.stamps - self._first, chunk.samples.astype(np.float64)])
@@ -86,7 +120,7 @@ class Recorder:
             chunk.samples.dtype.kind, "%.9g" if chunk.samples.itemsize <= 4 else "%.17g"
         )
         line = ",".join(["%.6f", *[number] * chunk.samples.shape[1]]) + ",\n"
-        self._file.write(line * len(rows) % tuple(rows.ravel().tolist()))
+        self._waiting.append(line * len(rows) % tuple(rows.ravel().tolist()))
         self.samples += len(rows)
         if time.monotonic() - self._flushed > _FLUSH:
             self.flush()
@@ -94,11 +128,15 @@ class Recorder:
     def flush(self) -> None:
         """Bring to the file what was written; for when nothing comes in."""
         self._flushed = time.monotonic()
-        self._file.flush()
+        rows, self._waiting = "".join(self._waiting), []
+        self._file.write(rows)
 
     def close(self) -> None:
         """No more samples."""
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            self._file.close()
 
 
 class Datagrams:

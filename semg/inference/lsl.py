@@ -19,6 +19,7 @@ from semg.common.errors import DataError
 from semg.data import putemg
 from semg.inference.live_decoder import Chunk
 from semg.inference.signal_path import SignalPath
+from semg.inference.stream_clock import times_of
 
 BUFFER = 5  # seconds of samples kept for a reader that is late; older ones are lost
 _LEAST = 0.005  # seconds of signal to wait for: a sender that pushes single samples would else cost a core
@@ -209,6 +210,7 @@ class StreamReader:
         self._inlet: Any = None
         self.interruptions = 0
         self._heard = time.monotonic()
+        self._latest: float | None = None  # time stamp, by the sender's clock
         self._corrected = -_CORRECTION
         self._correction = self._first_correction = 0.0  # seconds from the sender's clock to ours
         self._open(self._resolved(called, predicate, wait))
@@ -241,7 +243,11 @@ class StreamReader:
             return None
         self._heard = time.monotonic()
         self._look_at_its_clock()
-        stamps = np.asarray(stamps) + self._first_correction  # which stays: else a look at the clock would be a gap
+        if self._latest is None:
+            self._latest = clock() - self._first_correction
+        stamps = times_of(np.asarray(stamps), self._latest, self.layout.rate)
+        self._latest = float(stamps[-1])
+        stamps = stamps + self._first_correction  # which stays: else a look at the clock would be a gap
         drift = self._correction - self._first_correction
         return Chunk(samples[:, list(self.layout.places)], stamps, arrived, drift)
 
@@ -277,7 +283,7 @@ class StreamReader:
             self._correction = self._first_correction = inlet.time_correction(_CONNECT)
         except (self._module.util.LostError, self._module.util.TimeoutError):
             raise DataError(f"{info.name()}: expected the stream to answer within {_CONNECT:g} s, found none") from None
-        self.facts, self._inlet, self._heard = facts, inlet, time.monotonic()
+        self.facts, self._inlet, self._heard, self._latest = facts, inlet, time.monotonic(), None
         self._corrected = time.monotonic()
 
     def _back(self) -> bool:

@@ -11,6 +11,8 @@ from semg.data.gaps import SMALLEST, TOLERANCE
 _PIECE = 1.0  # seconds whose least lateness counts: within one, some packet is on time
 _FORGETTING = 0.5  # of the scatter is left after a second without any
 _CLOCK_SET_BACK = 1.0  # seconds by which stamps fall only when the sender's clock is another
+_CLOCK_SET_AHEAD = 86400.0  # and by which they rise then; a device that pauses for less has lost what it did not send
+_LATEST = 1e12  # seconds, 30,000 years: no clock says more
 
 
 class StreamClock:
@@ -20,6 +22,7 @@ class StreamClock:
         """rate: Hz, as the stream announces it."""
         self._rate = rate
         self._lost = 0.0
+        self.clocks = 1  # how many the stamps were of: one more each time that it was set, or is another
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -45,8 +48,12 @@ class StreamClock:
         places = np.flatnonzero(np.abs(steps) >= SMALLEST / self._rate)
         breaks = [int(place) for place in places if self._breaks(float(steps[place]))]
         for begin, end in zip([0, *places], [*places, len(late)], strict=True):
-            if end > begin:
-                self._add(late[begin:end])
+            if end == begin:
+                continue
+            if _is_another_clock(float(steps[begin])):
+                self._piece, self._piece_samples, self._level = [], 0, None
+                self.clocks += 1
+            self._add(late[begin:end])
         self._count += len(stamps)
         self._last = float(late[-1])
         self._scatter *= _FORGETTING ** (len(stamps) / self._rate)
@@ -62,17 +69,13 @@ class StreamClock:
 
     def _breaks(self, step: float) -> bool:
         """Whether no window may span a step of the lateness, seconds; remembers how far steps scatter."""
-        if step < -_CLOCK_SET_BACK:
-            return True
-        if step > max(TOLERANCE, 2 * self._scatter):
+        if _is_another_clock(step) or step > max(TOLERANCE, 2 * self._scatter):
             return True
         self._scatter = max(self._scatter, abs(step))
         return False
 
     def _add(self, late: np.ndarray) -> None:
         """(n,) lateness of samples that came evenly."""
-        if self._piece and float(late[0]) < self._piece[-1] - _CLOCK_SET_BACK:
-            self._piece, self._piece_samples, self._level = [], 0, None
         self._piece.append(float(late.min()))
         self._piece_samples += len(late)
         if self._piece_samples < _PIECE * self._rate:
@@ -86,3 +89,20 @@ class StreamClock:
         rise = seconds * self._rate
         if abs(rise) >= SMALLEST:  # less is how two clocks differ; a fall takes back what only came late
             self._lost += rise
+
+
+def _is_another_clock(step: float) -> bool:
+    """Whether the lateness steps so far, in seconds, only where the sender's clock was set or is another."""
+    return step < -_CLOCK_SET_BACK or step > _CLOCK_SET_AHEAD
+
+
+def times_of(stamps: np.ndarray, before: float | None, rate: float) -> np.ndarray:
+    """(n,) time stamps, of which some may be no time (NaN, infinite, beyond all clocks) -> (n,) seconds: those count on
+    at `rate` Hz from the one before them, and from 0 where there is none. before: the last stamp until now."""
+    good = np.isfinite(stamps) & (np.abs(stamps) < _LATEST)
+    if good.all():
+        return stamps
+    places = np.arange(1, len(stamps) + 1)  # 0: the one before
+    latest = np.maximum.accumulate(np.where(good, places, 0))
+    known = np.concatenate([[0.0 if before is None else before], np.where(good, stamps, 0.0)])
+    return np.asarray(known[latest] + (places - latest) / rate)

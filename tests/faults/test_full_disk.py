@@ -21,6 +21,8 @@ from tensorboardX.record_writer import RecordWriter
 from test_bad_inputs import TINY, script, table
 
 from semg.inference.checkpoint import open_checkpoint
+from semg.inference.live_decoder import Chunk, LiveDecision
+from semg.inference.live_outputs import DecisionTable, Recorder
 from semg.training.classification import Classification
 
 
@@ -144,3 +146,22 @@ def test_tensorboards_log_that_finds_no_room_costs_the_log_and_not_the_run(
     assert done.code == 0, done.err
     assert done.err.count("TensorBoard's log ends here (No space left on device)") == 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_live_tables_end_with_a_whole_row_and_are_named(tmp_path: Path) -> None:
+    """The error named no file, and the last row was half a one, which predict.py refuses."""
+    table, record = DecisionTable(tmp_path / "table.csv", ["rest", "fist"]), Recorder(tmp_path / "record.csv", ["a"])
+    decision = LiveDecision(1.0, 1.0, np.array([0.25, 0.75], np.float32), 0.0, 0)
+    with files_of_at_most(1000):
+        with pytest.raises(OSError) as first:
+            for _ in range(1000):
+                table.write(decision, 0.0)
+        record.write(Chunk(np.ones((1000, 1), np.float32), np.arange(1000.0), 0.0))
+        with pytest.raises(OSError) as second:
+            record.close()
+    table.close()
+    assert (first.value.filename, second.value.filename) == (str(table.path), str(record.path))
+    for path, columns in ((table.path, 8), (record.path, 3)):
+        lines = path.read_text().splitlines(keepends=True)
+        assert len(lines) > 10
+        assert all(line.endswith("\n") and line.count(",") == columns - 1 for line in lines)
