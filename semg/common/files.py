@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,18 +39,56 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block ends well, else delete it."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block ends well, else delete it.
+
+    Of two runs that write one file at once, the second waits, and its file is the one that stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.replace(path)
+        with _held(temporary):
+            try:
+                yield temporary
+                _flush_to_disk(temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         _name(error, path)
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(temporary: Path) -> Iterator[None]:
+    """Meanwhile no other run writes `temporary`, which begins empty. Windows, which renames no open file, and drives
+    without locks do not hold them back."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl  # which Windows has not
+
+    while True:
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            with suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX)
+            if not _is_at(held, temporary):
+                continue  # it was renamed while we waited for it
+            os.ftruncate(held, 0)  # what a killed run left
+            yield
+            return
+        finally:
+            os.close(held)
+
+
+def _is_at(held: int, path: Path) -> bool:
+    """Whether an open file still is the one at `path`."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(held)
+    return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from downloading import tree
 from killing import finished, start
 
 from semg.common.errors import DataError
-from semg.common.files import folder_lock
+from semg.common.files import atomic_path, folder_lock
 from semg.data.shards import list_records, open_shard, open_shards
 
 
@@ -68,6 +68,34 @@ def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, rec
     record_property("readings of a shard under rewrite", read + told)
     (shard,) = open_shards(tmp_path, [record], verify=True)
     assert len(shard.signal) == len(small_shards.labels(1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses to rename what another program has open")
+def test_two_that_write_one_file_leave_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two adapt.py or report.py with one --out do. One gave its name to what the other had half written."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    path, wrong, read = tmp_path / "model.ckpt", list[BaseException](), set[bytes]()
+
+    def write(content: bytes) -> None:
+        try:
+            for _ in range(200):
+                with atomic_path(path) as temporary, temporary.open("wb") as file:
+                    for begin in range(0, len(content), 1000):
+                        file.write(content[begin : begin + 1000])
+                        file.flush()
+                read.add(path.read_bytes())
+        except BaseException as error:
+            wrong.append(error)
+
+    contents = {b"a" * 20_000, b"b" * 30_000}
+    writers = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert not wrong
+    assert read == contents
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_shard_swapped_while_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
