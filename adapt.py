@@ -95,18 +95,19 @@ def main() -> int:
     check(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 512)
+    console.say(f"reading {cli.counted(len(args.recordings), 'recording')}")
     signals = signals_of(model, args, console)
     how = Adaptation(seed=args.seed)
-    console.say(f"adapting to {cli.counted(len(signals), 'recording')}")
+    console.say("adapting")
     if restriction := model.restriction():
         console.say(restriction)
     adapted = adapt(model, signals, how)
     write(adapted, model, how, args)
     if not adapted.accepted:
         console.warn(f"the model is kept as it was: {adapted.reason}")
-    done = "adapted to" if adapted.accepted else "the model as it was, not adapted to"
+    done = f"adapted to {adapted.seconds:.0f} s of signal in {adapted.computing:.1f} s"
     console.finish(
-        f"{args.out}: {done} {adapted.seconds:.0f} s of signal in {adapted.computing:.1f} s; "
+        f"{args.out}: {done if adapted.accepted else 'the model as it was'}; "
         f"next: python predict.py RECORDING --checkpoint {args.out}",
         out=args.out.as_posix(),
         accepted=adapted.accepted,

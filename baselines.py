@@ -313,7 +313,9 @@ def main() -> int:
     subsets = {"train": args.train_on, "scored": (args.subset,)} | (
         {"val": ("val",)} if looks_at_validation(args) else {}
     )
-    windows = baseline_results.open_folds(args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle)
+    windows = baseline_results.open_folds(
+        args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle, console=console
+    )
     shard = next(iter(windows.values()))["train"].shards[0]
     if args.preset and shard.arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")

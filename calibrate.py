@@ -35,7 +35,7 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import checksum, folder_lock
 from semg.common.provenance import how_made
-from semg.data.shards import Shard, open_shards
+from semg.data.shards import Shard, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
@@ -201,7 +201,7 @@ def main() -> int:
     use_threads(args.threads, model.network, args.batch_size)
     fill_defaults(args, model)
     split = read_split(args.split, args.shards)
-    shards = model.own_windows(open_shards(args.shards, split.records(args.subset), verify=True))
+    shards = model.own_windows(open_verified(args.shards, split.records(args.subset), console))
     recipe = recipe_of(args, model.network)
     precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)

@@ -177,7 +177,9 @@ def main() -> int:
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
     subsets = {"train": ("train",), "val": ("val",), "scored": (args.subset,)}
-    windows = baseline_results.open_folds(args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle)
+    windows = baseline_results.open_folds(
+        args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle, console=console
+    )
     baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})
     if many:
         return folds.launch(Path(__file__).resolve(), args, baselines, many, console)

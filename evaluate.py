@@ -57,7 +57,7 @@ from semg.common.console import Console
 from semg.common.errors import UsageError
 from semg.common.files import checksum, folder_lock
 from semg.common.provenance import how_made
-from semg.data.shards import Shard, WindowSet, open_shards
+from semg.data.shards import Shard, WindowSet, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics
@@ -274,9 +274,12 @@ def main() -> int:
     use_threads(args.threads, model.network, args.batch_size)
     fill_defaults(args, model)
     split = read_split(args.split, args.shards)
-    shards = model.own_windows(open_shards(args.shards, split.records(args.subset), verify=True))
+    shards = model.own_windows(open_verified(args.shards, split.records(args.subset), console))
     if args.vote > 1 or args.smooth:
         shards = [shard.continuous() for shard in shards]  # as a stream decides, between labelled windows too
+    people = cli.counted(len({shard.subject for shard in shards}), "person", "people")
+    count = cli.counted(sum(len(shard.windows) for shard in shards), "window")
+    console.say(f"deciding on {count} of {people} ({args.subset})")
     with folder_lock(args.out):
         report = score(model, shards, split, args, console)
     console.say(summary(report))

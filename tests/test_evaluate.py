@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -46,6 +47,14 @@ def here(trained, monkeypatch):
         return json.loads((out / "metrics.json").read_text())
 
     return run
+
+
+def test_what_takes_long_is_said_before_it_begins(here, tmp_path, capsys):
+    """Nothing was printed before the scores."""
+    here(tmp_path / "r")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"opening \d+ shards?", first)
+    assert re.fullmatch(r"deciding on [\d,]+ windows of \d+ (person|people) \(test\)", second)
 
 
 def test_results_hold_every_window_and_every_number_follows_from_them(run_script, trained, tmp_path):

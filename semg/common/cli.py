@@ -136,7 +136,7 @@ def parser(manual: str | None) -> Parser:
     """An argument parser that prints a script's docstring as its manual and has the flags all scripts share."""
     script_parser = Parser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
     output = script_parser.add_argument_group("messages")
-    output.add_argument("--quiet", action="store_true", help="print errors and the last line only, no progress")
+    output.add_argument("--quiet", action="store_true", help="print warnings, errors and the last line only")
     output.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return script_parser

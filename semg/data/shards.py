@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from semg.common.console import Progress
+from semg.common.console import Console, Progress, counted
 from semg.common.errors import DataError
 from semg.common.files import atomic_folder, checksum, is_system_file, read_json, write_json
 from semg.common.schema import (
@@ -391,6 +391,13 @@ def open_shards(
     opened = [open_shard(folder / name, verify=verify) for name in progress(names)]
     check_alike(opened)
     return opened
+
+
+def open_verified(folder: Path, names: Sequence[str], console: Console) -> list[Shard]:
+    """Open shards and compare their checksums, which reads all files: says so, and how far it is."""
+    console.say(f"opening {counted(len(names), 'shard')}")
+    settings = {"desc": "opened", "unit": "shard", "leave": False}
+    return open_shards(folder, names, verify=True, progress=lambda items: console.progress(items, **settings))
 
 
 def _is_there(path: Path) -> bool:

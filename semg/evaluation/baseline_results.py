@@ -16,7 +16,7 @@ from semg.common.console import Console, counted
 from semg.common.errors import DataError
 from semg.common.files import read_json, text_checksum
 from semg.data import gestures
-from semg.data.shards import WindowSet, open_shards
+from semg.data.shards import WindowSet, open_verified
 from semg.data.splits import Split
 from semg.evaluation import metrics
 
@@ -71,6 +71,7 @@ def open_folds(
     classes: Sequence[str] | None = None,
     *,
     no_idle: bool = False,
+    console: Console,
 ) -> dict[str, dict[str, WindowSet]]:
     """The windows of each fold: fold -> name -> windows. Every shard is opened and checked once.
 
@@ -82,7 +83,7 @@ def open_folds(
         name for split in folds.values() for names in subsets.values() for s in names for name in split.records(s)
     ]
     distinct = list(dict.fromkeys(records))
-    shards = open_shards(folder, distinct, verify=True)  # together: they must agree
+    shards = open_verified(folder, distinct, console)  # together: they must agree
     kept = gestures.chosen(shards[0].classes, shards[0].rest_classes, classes, no_idle=no_idle)
     opened = {name: gestures.restricted(shard, kept) for name, shard in zip(distinct, shards, strict=True)}
     by_fold: dict[str, dict[str, WindowSet]] = {}

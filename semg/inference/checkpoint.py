@@ -46,8 +46,13 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def write_checkpoint(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint; at every moment `path` is the old file, the new one, or absent."""
+def write_checkpoint(
+    path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], hint: str = "free some and run again"
+) -> None:
+    """Write a checkpoint; at every moment `path` is the old file, the new one, or absent.
+
+    hint: what to do where the disk is full, which is a DataError.
+    """
     text = json.dumps(description, allow_nan=False)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     whole = {
@@ -63,7 +68,7 @@ def write_checkpoint(path: Path, description: Mapping[str, Any], tensors: Mappin
         except RuntimeError as error:  # what PyTorch's own writer makes of a full disk
             raise DataError(
                 f"{path}: expected room to write it, found a disk that takes no more ({_short(error)})",
-                hint="free some, then the same command with {resume} goes on",
+                hint=hint,
             ) from None
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _DATA = ("rate", "unit", "channels", "classes", "rest_classes", "arguments")
 
+_ROOM = "free some, then the same command with {resume} goes on"  # where the disk is full
+
 
 def write_rows(run: "Trainer") -> None:
     """Write metrics.jsonl: what last.ckpt knows of each epoch, also after a kill between the two."""
@@ -40,7 +42,7 @@ def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any])
     if run.prior is not None:
         tensors |= run.prior.tensors()
     description = description_of(run) | {"epoch": row["epoch"], **scores}
-    run.writer.do(write_checkpoint, run.out / "best_model.ckpt", description, _copied(tensors))
+    run.writer.do(write_checkpoint, run.out / "best_model.ckpt", description, _copied(tensors), _ROOM)
 
 
 def write_config(run: "Trainer") -> None:
@@ -74,7 +76,7 @@ def save(run: "Trainer", *, wait: bool = True) -> None:
         "split": run.split.checksum,
         "state": run.state.to_dict(),
     }
-    run.writer.do(write_checkpoint, run.out / "last.ckpt", description, _copied(tensors))
+    run.writer.do(write_checkpoint, run.out / "last.ckpt", description, _copied(tensors), _ROOM)
     if wait:
         run.writer.finish()
 

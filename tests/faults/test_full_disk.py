@@ -60,6 +60,7 @@ def commands(data: Path, out: Path) -> dict[str, list[object]]:
         "train": [*places, "--out", out, *TINY.split()],
         "evaluate": [*model, *places, "--out", out],
         "baselines": [*places, "--out", out, "--features", "rms", "--classifiers", "lda"],
+        "adapt": [data / "run/best_model.ckpt", data / "table.npy", "--rate", 5120, "--out", out / "own.ckpt"],
         "predict": [data / "table.npy", "--rate", 5120, *model, "--out", out],
         "compare": [data / "results", "--out", out],
         "plot": ["classes", data / "split", "--shards", data / "shards", "--out", out / "classes.png"],
@@ -73,6 +74,7 @@ ROOM = {  # bytes that a file may have: enough for some of what the script write
     "train": 30_000,
     "evaluate": 10_000,
     "baselines": 10_000,
+    "adapt": 5_000,
     "predict": 5_000,
     "compare": 5_000,
     "plot": 5_000,
@@ -93,6 +95,7 @@ def test_a_disk_that_is_full_in_the_middle(
     assert done.code == 1, done
     (line,) = [line for line in done.err.splitlines() if not line.startswith("warning: ")]
     assert line.startswith(f"error: {out}") and re.search("free some|disk full|could not be written", line), line
+    assert ("--resume" in line) == (name == "train"), line
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".lock"))]
     flags = ["--resume"] if (out / "last.ckpt").exists() else []
     assert script(name, *commands(data, out)[name], *flags).code == 0
