@@ -28,7 +28,8 @@ grown by half. Each adaptation takes effect some seconds of signal after it bega
 been computed meanwhile, so results do not depend on the machine's speed. A session that the model should not be adapted
 to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores,
 `unadapted`, the unadapted model's scores on the same windows, and `adaptation`, the settings and the outcome of each
-session. Report both: an adapted model has used the session's unlabelled signals, under `session` later ones too.
+session; where the band seems to sit turned, its channels are read turned back, by `turn` places. Report both: an
+adapted model has used the session's unlabelled signals, under `session` later ones too.
 
 --vote K also scores the majority over the last K windows, --smooth SECONDS a hidden Markov model of all windows until
 then, in which gestures last SECONDS on average: metrics.json has them under `vote` and `smoothed`, of sessions as they

@@ -1,5 +1,6 @@
 """Adapting to a session without labels: what it looks at, what it leaves alone, what it writes."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from semg.data.shards import open_shards
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
-from semg.training import adaptation
+from semg.training import adaptation, feature_tables
 from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, smoothed
 from semg.training.adapted_scores import score_adapted
 
@@ -180,6 +181,50 @@ def test_the_safeguard_keeps_the_model_as_it_was_and_says_why(model, session, li
     assert not result.accepted
     assert reason in result.reason
     assert result.model is model
+
+
+def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monkeypatch):
+    """Normalisation, whitening, choice of the turn and learning, all of it: the turned-back session is the same one."""
+    how, decided = replace(ANYTHING, augmentation=adaptation.Augmentation.parse(["none"])), []
+    for places in (0, 1):
+        origin = feature_tables.turned_by(small_shards.RINGS, 24, places)
+        samples = [np.array(shard.signal)[:, origin] for shard in session]
+        monkeypatch.setattr(adaptation, "best_turn", lambda *_, places=places: -places)
+        given = model.session_of(*samples)
+        adapted = adaptation.adapt(model, [Signal(one, given) for one in samples], how)
+        assert adapted.accepted and adapted.turn == -places
+        assert adapted.to_dict()["turn"] == -places
+        tokens, *_ = adaptation._session_tokens(model, [Signal(one, given) for one in samples])
+        decided.append(adaptation._decided(adapted.model.network, tokens))
+    np.testing.assert_allclose(decided[1], decided[0], atol=2e-3)
+
+
+def test_a_turn_that_is_not_safe_leaves_the_rings_as_they_are(model, session, monkeypatch):
+    samples = [np.array(shard.signal) for shard in session]
+    given = model.session_of(*samples)
+    signals = [Signal(one, given) for one in samples]
+    plain = adaptation.adapt(model, signals, ANYTHING, ())
+    assert plain.turn == 0
+    monkeypatch.setattr(adaptation, "best_turn", lambda *_: 1)
+    attempt, tried = adaptation._adapted, []
+
+    def refused_if_turned(*words):
+        tried.append(copy.copy(words[1]))
+        result = attempt(*words)
+        return replace(result, model=words[0], reason="no") if len(tried) == 1 else result
+
+    monkeypatch.setattr(adaptation, "_adapted", refused_if_turned)
+    result = adaptation.adapt(model, signals, ANYTHING)
+    assert len(tried) == 2 and result.accepted and result.turn == 0
+    state = result.model.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in plain.model.network.state_dict().items())
+
+
+def test_signals_too_short_to_adapt_to_are_not_turned(model, session, monkeypatch):
+    monkeypatch.setattr(adaptation, "best_turn", lambda *_: pytest.fail("looked for a turn"))
+    samples = [np.array(shard.signal) for shard in session]
+    signals = [Signal(one, model.session_of(*samples)) for one in samples]
+    assert not adaptation.adapt(model, signals, replace(ANYTHING, least_seconds=1e6)).accepted
 
 
 def test_a_model_of_some_gestures_adapts_by_their_shares_and_scores_their_windows(model, session):

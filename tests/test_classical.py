@@ -150,7 +150,7 @@ def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_mo
 
     def adapted(order):
         own, truth = held_gestures(rng, turned, order)
-        windows = SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10)
+        windows = SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10, tuple("ab"), ())
         trained = classical.Trained(name, settings, model, x, label)
         after, reason = classical_adaptation.adapted_as_the_network(trained, windows, how, 200)
         correct = [float(np.mean(classical.decide(m, own)[0] == truth)) for m in (model, after)]

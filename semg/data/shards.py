@@ -345,6 +345,7 @@ def _are_rings(rings: Any) -> bool:
     return all(is_whole(place, 0) for place in places) and len(set(places)) == len(places)
 
 
+RINGS = Field("lists of the channels' places, counted from 0, each place once", _are_rings)
 _NAME = Field(f"a name of {records.NAME_FORM}", records.is_name)
 _ARGUMENTS = dict.fromkeys(("arguments.window", "arguments.stride"), COUNT)
 _RENAMED = {"guard": "transition_margin"}  # arguments of version 1
@@ -355,7 +356,7 @@ _FACTS = {  # that whoever makes a shard has to say
     "rate": POSITIVE,
     "mains": Field("a frequency", lambda value: is_finite(value, above=0), needed=False),
     **dict.fromkeys(("channels", "classes"), TEXTS),
-    "rings": Field("lists of the channels' places, counted from 0, each place once", _are_rings),
+    "rings": RINGS,
     "rest_classes": Field("a list of classes", lambda names: isinstance(names, list) and all(map(text, names))),
     "simulated": Field("true or false", flag),
     **_ARGUMENTS,

@@ -29,7 +29,7 @@ from semg.common.files import places_near
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, is_finite, texts
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
-from semg.data.shards import Shard, WindowSet, current_arguments, difference, second_moment
+from semg.data.shards import RINGS, Shard, WindowSet, current_arguments, difference, second_moment
 from semg.evaluation import metrics
 from semg.inference.batch import (
     choose_device,
@@ -54,6 +54,7 @@ _NETWORK = {
     "data.channels": TEXTS,
     "data.classes": TEXTS,
     "data.rest_classes": Field("a list of classes", lambda names: names == [] or texts(names), needed=False),
+    "data.rings": replace(RINGS, needed=False),
     "classes_of_training": replace(TEXTS, needed=False),
     "data.arguments": OBJECT,
     "data.arguments.window": COUNT,
@@ -181,6 +182,11 @@ class TrainedModel:
         """Those of its classes in which no gesture is made; of older checkpoints, those that are called so."""
         rest = self.description["data"].get("rest_classes")
         return tuple(one for one in self.classes if (gestures.is_rest(one) if rest is None else one in rest))
+
+    @property
+    def rings(self) -> tuple[tuple[int, ...], ...]:
+        """Rings of electrodes, each the places of its channels around the arm; none in older checkpoints."""
+        return tuple(map(tuple, self.description["data"].get("rings", ())))
 
     @property
     def classes_of_training(self) -> tuple[str, ...]:
@@ -476,6 +482,9 @@ def _check_network(checkpoint: Checkpoint) -> None:
     """DataError unless the checkpoint says what a network needs, and keeps a gain for each channel."""
     description = checkpoint.description
     check_fields(checkpoint.path, description, _NETWORK, "a trained model, best_model.ckpt", "train.py writes one")
+    n_channels = len(description["data"]["channels"])
+    if beyond := [place for ring in description["data"].get("rings", ()) for place in ring if place >= n_channels]:
+        raise DataError(f"{checkpoint.path}: expected places below {n_channels} in data.rings, found {beyond[0]}")
     gain, shape = checkpoint.tensors.get("train_gain"), (len(description["data"]["channels"]),)
     if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
         actual = "none" if gain is None else f"one of shape {tuple(gain.shape)}"

@@ -10,6 +10,8 @@ really need to access the source data?"). Deterministic annealing (Ueda and Naka
 model then learns the posteriors, window by window, with its head frozen as in SHOT; this is repeated with the adapted
 model's probabilities. Decisions stay decisions on single windows.
 
+Before that, the order of the channels is turned where the sleeve seems to sit turned (semg/training/session_turn.py).
+
 The safeguard comes before any training, and once more after it. Where the session is not what the prior says (few
 gestures, one of them nearly all the time, seconds of signal), the model's mean prediction is far from the prior, or the
 posteriors contradict the model in many windows; and where names of gestures can be swapped, annealing that begins
@@ -21,7 +23,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout, draw
 from semg.training.loop import DivergedError, LoopState, fit
 from semg.training.optimization import Optimizer, OptimizerConfig
+from semg.training.session_turn import best_turn, candidates, turned_network
 
 FLOOR = 1e-4  # added to likelihood ratios: a model that rules a class out for a window may be mistaken
 MOST_WINDOWS = 20_000  # of a session: 42 minutes at eight a second; of longer ones, fewer a second are taken
@@ -50,6 +53,7 @@ class Adaptation:
     rounds, epochs: how often posteriors are computed, and passes over the windows for each. every: one window in so
     many is learnt from, another part in each epoch. hold: seconds that a gesture lasts on average.
     temper, anchor: exponents of the features' and of the model's likelihood; overlapping windows are not independent.
+    turn_margin: nats by which a turned order of the channels must beat the model's own, see `uncertainty`.
     anneal: share of both at which annealing begins; anneal_check: others, whose posteriors the safeguard compares.
     dimensions: principal components of the features. kappa: how many windows' weight pulls a class's mean to the
     session's. least_agreement, least_agreement_of_starts, most_divergence, most_divergence_smoothed,
@@ -62,6 +66,7 @@ class Adaptation:
     batch_size: int = 128
     every: int = 2
     hold: float = HOLD
+    turn_margin: float = 0.025
     temper: float = 0.3
     anchor: float = 1.0
     balance: float = 0.3
@@ -89,6 +94,7 @@ class Adaptation:
 class Adapted:
     """model: adapted, or the one given where the safeguard kept it; `reason` then says why, else it is empty.
 
+    turn: places by which rings are read turned.
     seconds: of signal that was adapted to; computing: seconds that it took. agreement: share of windows in which
     posteriors and model agreed before; agreement_of_starts: in which the posteriors agreed with those of other starts;
     divergence, divergence_smoothed, divergence_adapted: of the mean prediction from the prior, nats; the last is of the
@@ -104,6 +110,7 @@ class Adapted:
     divergence_smoothed: float
     agreement_of_starts: float
     divergence_adapted: float | None
+    turn: int = 0
 
     @property
     def accepted(self) -> bool:
@@ -116,25 +123,62 @@ class Adapted:
         return {"accepted": self.accepted, **facts}
 
 
-def adapt(model: TrainedModel, recordings: Sequence[Signal], how: Adaptation | None = None) -> Adapted:
+def adapt(
+    model: TrainedModel,
+    recordings: Sequence[Signal],
+    how: Adaptation | None = None,
+    rings: Sequence[Sequence[int]] | None = None,
+) -> Adapted:
     """A copy of `model` adapted to one session, or `model` itself where that is not safe.
 
     recordings: the session's, in order: filtered microvolts (T, C), and how its windows are normalised. No label is
-    looked at: windows are evenly spaced over the whole of them. Raises DataError if no recording holds a window.
+    looked at: windows are evenly spaced over the whole of them. rings: of electrodes, as a shard's; None: as in
+    training. Raises DataError if no recording holds a window.
     """
     how, began = how or Adaptation(), time.perf_counter()
     tokens, recording, spacing = _session_tokens(model, recordings)
     session = SessionModel(tokens.mean(1).double().cpu().numpy(), recording, spacing, class_prior(model), how)
-    before = _decided(model.network, tokens)
+    seconds = sum(len(one.samples) for one in recordings) / model.rate
+    turn, adapted = 0, None
+    if seconds >= how.least_seconds:
+        layout = _layout(model, model.rings if rings is None else rings)
+        few = tokens[:: how.every]
+        turn = best_turn(
+            candidates(layout.rings),
+            lambda places: session.uncertainty(_decided(turned_network(model.network, layout, places), few)),
+            how.turn_margin,
+        )
+    if turn:
+        adapted = _adapted(model, turned_network(model.network, layout, turn), tokens, session, seconds, how)
+    if adapted is None or not adapted.accepted:
+        turn, adapted = 0, _adapted(model, copy.deepcopy(model.network), tokens, session, seconds, how)
+    return replace(adapted, turn=turn, computing=time.perf_counter() - began)
+
+
+def _layout(model: TrainedModel, rings: Sequence[Sequence[int]]) -> TokenLayout:
+    groups, copies = model.network.frontend.groups, model.channel_normalization.copies
+    return TokenLayout(groups, tuple(map(tuple, rings)), copies)
+
+
+def _adapted(
+    model: TrainedModel,
+    network: GPT2Classifier,
+    tokens: Tensor,
+    session: "SessionModel",
+    seconds: float,
+    how: Adaptation,
+) -> Adapted:
+    """`model` with this network, a copy of its own, adapted to the session's tokens; or as it was."""
+    before = _decided(network, tokens)
     posterior = session.posterior(before)
-    signs = session.signs(before, posterior, sum(len(one.samples) for one in recordings) / model.rate)
+    signs = session.signs(before, posterior, seconds)
     adapted, after, reason = model, None, signs.doubt(how)
     if not reason:
-        network = _learnt(model, tokens, posterior, session.posterior, how)
-        after = None if network is None else session.divergence(_decided(network, tokens))
+        learnt = _learnt(network, _layout(model, ()), tokens, posterior, session.posterior, how)
+        after = None if learnt is None else session.divergence(_decided(learnt, tokens))
         reason = doubt_of_adapted(after, how)
-        adapted = model if network is None or reason else model.with_network(network)
-    return Adapted(adapted, reason, computing=time.perf_counter() - began, divergence_adapted=after, **vars(signs))
+        adapted = model if learnt is None or reason else model.with_network(learnt)
+    return Adapted(adapted, reason, computing=0.0, divergence_adapted=after, **vars(signs))
 
 
 class SessionModel:
@@ -160,6 +204,14 @@ class SessionModel:
     def divergence(self, probability: np.ndarray) -> float:
         """Of the mean of (n, K) probabilities from the prior, nats."""
         return divergence(probability.mean(0), self._prior)
+
+    def uncertainty(self, probability: np.ndarray) -> float:
+        """Mean entropy of (n, K) probabilities, plus the divergence of their mean from the prior, nats.
+
+        SHOT's information maximisation (Liang, Hu, Feng 2020): least where decisions are sure, in the right shares.
+        """
+        entropy = -(probability * np.log(probability + 1e-9)).sum(1).mean()
+        return float(entropy) + self.divergence(probability)
 
     def signs(self, before: np.ndarray, posterior: np.ndarray, seconds: float) -> "Signs":
         """What the safeguard looks at. before: (n, K) probabilities; posterior: theirs; seconds: of signal."""
@@ -386,19 +438,18 @@ class _PosteriorTask:
 
 
 def _learnt(
-    model: TrainedModel,
+    network: GPT2Classifier,
+    layout: TokenLayout,
     tokens: Tensor,
     posterior: np.ndarray,
     explain: Callable[[np.ndarray], np.ndarray],
     how: Adaptation,
 ) -> GPT2Classifier | None:
-    """A copy of the network that has learnt the posteriors, which are computed anew each round; None if it diverged.
+    """The network, taught the posteriors, which are computed anew each round; None if it diverged.
 
     What trained in training learns here, but for the head.
     """
-    network = copy.deepcopy(model.network)
     network.head.requires_grad_(False)
-    layout = TokenLayout(network.frontend.groups, (), model.channel_normalization.copies)
     task, state = _PosteriorTask(network, tokens, layout, how), LoopState()
     optimizer = Optimizer(network, how.optimizer, how.rounds * how.epochs * task.steps_per_epoch)
     try:

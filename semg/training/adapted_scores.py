@@ -66,7 +66,7 @@ def score_adapted(
         known = [None] * len(own) if statistics is None else list(statistics)
         normalizations = [Given(model.network, transforms[i], known[i], model.device) for i in range(len(own))]
         heard = len(own) if mode == "session" else 1
-        adapted = adapt(model, [Signal(own[i].signal, normalizations[i]) for i in range(heard)], how)
+        adapted = adapt(model, [Signal(own[i].signal, normalizations[i]) for i in range(heard)], how, own[0].rings)
         first = len(own) - len(later)
         batches = Batches(open_windows(later), transforms[first:], model.device, workers=0)
         for tokens in tokens_of(model.network, batches, None if statistics is None else statistics[first:], batch_size):

@@ -115,13 +115,15 @@ class TokenLayout:
     @cached_property
     def turned(self) -> Tensor:
         """(3, C) the channels whose features each channel gets when every ring turns by -1, 0 and 1 places."""
+        return torch.stack([self.turned_by(places) for places in (-1, 0, 1)])
+
+    def turned_by(self, places: int) -> Tensor:
+        """(C,) the channel whose features each channel gets when every ring turns by so many places."""
         electrodes = self.channels // self.copies
-        origin = torch.arange(electrodes, dtype=torch.int32).repeat(3, 1)
-        for ring in self.rings:
-            places = torch.tensor(ring)
-            for row, step in enumerate((-1, 0, 1)):
-                origin[row, places] = places.roll(step).int()
-        return torch.cat([origin + copy * electrodes for copy in range(self.copies)], dim=1)
+        origin = torch.arange(electrodes, dtype=torch.int32)
+        for ring in map(torch.tensor, self.rings):
+            origin[ring] = ring.roll(places).int()
+        return torch.cat([origin + copy * electrodes for copy in range(self.copies)])
 
     @property
     def channels(self) -> int:

@@ -21,6 +21,7 @@ from semg.data.shards import WindowSet
 from semg.training import adaptation, classical
 from semg.training.classical import Gaussians, Trained, decide, fitted, subsample
 from semg.training.feature_tables import SessionWindows, Tables
+from semg.training.session_turn import best_turn, candidates
 
 LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "every", "augmentation")  # what a classifier has not
 
@@ -57,20 +58,63 @@ def adapted_as_the_network(
 
     sample: how many of its training windows stay beside the session's.
     """
-    model = own = trained.model
+    model = trained.model
     prior = np.array([np.mean(trained.label == c) for c in model.classes_])
     chain = adaptation.SessionModel(session.x, session.recording, session.spacing, prior, how)
-    before = model.predict_proba(session.x)
+    turn = 0
+    if session.seconds >= how.least_seconds:
+        few = session.x[:: how.every]
+        turn = best_turn(
+            candidates(session.rings),
+            lambda places: chain.uncertainty(model.predict_proba(session.turned(few, places))),
+            how.turn_margin,
+        )
+    for places in (turn, 0) if turn else (0,):
+        adapted_model, reason = _learnt(trained, session, places, chain, how, sample)
+        if not reason:
+            return Turned(adapted_model, session, places), ""
+    return model, reason
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A classifier that reads features with the rings of a session's electrodes turned by so many places."""
+
+    model: Any
+    session: SessionWindows
+    places: int
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """(K,) as the classifier's."""
+        return self.model.classes_
+
+    def predict_proba(self, x: np.ndarray) -> np.ndarray:
+        """(n, F) features -> (n, K) probabilities."""
+        return self.model.predict_proba(self.session.turned(x, self.places))
+
+
+def _learnt(
+    trained: Trained,
+    session: SessionWindows,
+    places: int,
+    chain: adaptation.SessionModel,
+    how: adaptation.Adaptation,
+    sample: int,
+) -> tuple[Any, str]:
+    """The classifier taught the session's posteriors, for features turned by so many places; or why it was not."""
+    x, model = session.turned(session.x, places), trained.model
+    before = model.predict_proba(x)
     posterior = chain.posterior(before)
     if reason := chain.signs(before, posterior, session.seconds).doubt(how):
         return model, reason
-    for turn in range(how.rounds):
-        posterior = chain.posterior(own.predict_proba(session.x)) if turn else posterior
-        own = _taught(trained, session.x, model.classes_[posterior.argmax(1)], sample, how.seed)
-    if not np.array_equal(own.classes_, model.classes_):
+    learnt = model
+    for again in range(how.rounds):
+        posterior = chain.posterior(learnt.predict_proba(x)) if again else posterior
+        learnt = _taught(trained, x, model.classes_[posterior.argmax(1)], sample, how.seed)
+    if not np.array_equal(learnt.classes_, model.classes_):
         return model, "a gesture is in none of its windows"
-    reason = adaptation.doubt_of_adapted(chain.divergence(own.predict_proba(session.x)), how)
-    return (model, reason) if reason else (own, "")
+    return learnt, adaptation.doubt_of_adapted(chain.divergence(learnt.predict_proba(x)), how)
 
 
 def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: int, seed: int) -> Any:
@@ -149,6 +193,7 @@ def adapt_sessions(
                 "session": session,
                 "accepted": not reason,
                 "reason": reason,
+                "turn": model.places if isinstance(model, Turned) else 0,
                 "seconds_of_signal": sum(len(windows.shards[p].signal) for p in heard) / windows.shards[0].rate,
                 "seconds_of_computing": round(time.perf_counter() - began, 3),
             }

@@ -28,13 +28,24 @@ SMALLEST_STD = 1e-6  # a feature that does not vary in a session is left at 0
 class SessionWindows:
     """A session's unlabelled windows in time order.
 
-    x: (n, F) features; recording: (n,) which each is of; spacing: seconds from one to the next; seconds: of signal.
+    x: (n, F) features, those of one kind for all channels side by side; recording: (n,) which each is of; spacing:
+    seconds from one to the next; seconds: of signal. channels: names; rings: of them, as a shard's; copies: how often
+    each is among those of x.
     """
 
     x: np.ndarray
     recording: np.ndarray
     spacing: float
     seconds: float
+    channels: tuple[str, ...]
+    rings: tuple[tuple[int, ...], ...]
+    copies: int = 1
+
+    def turned(self, x: np.ndarray, places: int) -> np.ndarray:
+        """(n, F) features with every ring of electrodes turned by so many places."""
+        origin = turned_by(self.rings, len(self.channels), places)
+        origin = np.concatenate([origin + copy * len(self.channels) for copy in range(self.copies)])
+        return x.reshape(len(x), -1, len(origin))[:, :, origin].reshape(len(x), -1)
 
 
 class FeatureSource(Protocol):
@@ -162,6 +173,9 @@ class Tables:
             recording=np.repeat(np.arange(len(starts)), [len(at) for at in starts]),
             spacing=stride / own[0].rate,
             seconds=sum(len(shard.signal) for shard in own) / own[0].rate,
+            channels=tuple(own[0].channels),
+            rings=own[0].rings,
+            copies=table.shape[2] // len(own[0].channels),
         )
 
     def _columns_of(self, features: str) -> Any:
@@ -173,8 +187,12 @@ class Tables:
 
 def turned(shard: Shard) -> np.ndarray:
     """(3, C) the electrode whose features each electrode gets when every ring turns by -1, 0 and 1 places."""
-    origin = np.tile(np.arange(len(shard.channels)), (3, 1))
-    for ring in map(list, shard.rings):
-        for row, step in enumerate((-1, 0, 1)):
-            origin[row, ring] = np.roll(ring, step)
+    return np.stack([turned_by(shard.rings, len(shard.channels), places) for places in (-1, 0, 1)])
+
+
+def turned_by(rings: Sequence[Sequence[int]], electrodes: int, places: int) -> np.ndarray:
+    """(electrodes,) the electrode whose features each gets when every ring turns by so many places."""
+    origin = np.arange(electrodes)
+    for ring in map(list, rings):
+        origin[ring] = np.roll(ring, places)
     return origin

@@ -23,7 +23,7 @@ from semg.training.run_state import RunState, expected_fields
 if TYPE_CHECKING:
     from semg.training.trainer import Trainer
 
-_DATA = ("rate", "unit", "channels", "classes", "rest_classes", "arguments")
+_DATA = ("rate", "unit", "channels", "rings", "classes", "rest_classes", "arguments")
 
 _ROOM = "free some, then the same command with {resume} goes on"  # where the disk is full
 

@@ -1,0 +1,45 @@
+"""A sleeve that sits turned: which turn is taken, and what a turned network decides."""
+
+import pytest
+import small_shards
+import torch
+
+from model import GPT2Classifier, ModelConfig
+from semg.training import feature_tables
+from semg.training.augmentation import TokenLayout
+from semg.training.session_turn import best_turn, candidates, turned_network
+
+RINGS = tuple(map(tuple, small_shards.RINGS))
+
+
+def test_rings_turn_up_to_a_quarter_either_way_the_nearest_first():
+    assert candidates(RINGS) == (0, -1, 1, -2, 2)
+    assert candidates([range(16)]) == (0, -1, 1, -2, 2, -3, 3, -4, 4)
+    assert candidates([range(3)]) == candidates([]) == candidates([range(8), range(8, 12)]) == (0,)
+
+
+@pytest.mark.parametrize(("least", "margin", "taken"), [(0.5, 0.01, 2), (0.5, 0.6, 0), (1.0, 0.0, 0)])
+def test_a_turn_is_taken_that_is_better_by_a_margin(least, margin, taken):
+    scores = {0: 1.0, -1: 1.2, 1: 1.1, -2: 1.3, 2: least}
+    assert best_turn(tuple(scores), scores.__getitem__, margin) == taken
+
+
+def test_without_a_choice_nothing_is_computed():
+    assert best_turn((0,), lambda _: pytest.fail("computed"), 0.01) == 0
+
+
+@pytest.mark.parametrize("places", [-2, 1])
+@pytest.mark.parametrize("frontend", ["bands", "both"])
+def test_a_turned_network_decides_as_its_own_does_for_turned_tokens(frontend, places):
+    torch.manual_seed(0)
+    shape = {"channels": 48, "samples": 320, "classes": 4, "patch": 64, "frame": 160, "frontend": frontend}
+    config = ModelConfig(**shape, layers=1, width=16, heads=2)
+    network = GPT2Classifier(config).eval()
+    layout = TokenLayout(network.frontend.groups, RINGS, copies=2)
+    x, origin = torch.randn(3, 48, 320), layout.turned_by(places).long()
+    with torch.inference_mode():
+        expected = network.classify(network.tokens(x[:, origin]))
+        actual = turned_network(network, layout, places).classify(network.tokens(x))
+        assert not torch.allclose(network.classify(network.tokens(x)), expected, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert origin[:8].tolist() == feature_tables.turned_by(RINGS, 24, places)[:8].tolist()
