@@ -247,13 +247,13 @@ def predict(work: Work, card: Card) -> dict[str, Cost]:
 
 def fused(operations: Sequence[Operation]) -> list[Operation]:
     """Operations between matrix products as one kernel each."""
-    made: list[Operation] = []
+    result: list[Operation] = []
     for one in operations:
-        if one.flops or not made or made[-1].flops:
-            made.append(one if one.flops else replace(one, name="fused"))
+        if one.flops or not result or result[-1].flops:
+            result.append(one if one.flops else replace(one, name="fused"))
         else:
-            made[-1] = replace(made[-1], bytes=max(made[-1].bytes, one.bytes))
-    return made
+            result[-1] = replace(result[-1], bytes=max(result[-1].bytes, one.bytes))
+    return result
 
 
 def cost(operations: Sequence[Operation], card: Card, amp: str, *, graph: bool = False) -> Cost:

@@ -256,9 +256,9 @@ def trained(
     for epoch in fit(task, optimizer, epochs=args.epochs, seed=args.seed):
         if epoch.number % math.ceil(args.epochs / CHOICES) and epoch.number < args.epochs:
             continue
-        found = mean(scores(val, "recorded", lambda one, at: network.probabilities(one.tokens[at]).argmax(1)))
-        if found > best:
-            best, weights = found, {name: value.clone() for name, value in network.module.state_dict().items()}
+        actual = mean(scores(val, "recorded", lambda one, at: network.probabilities(one.tokens[at]).argmax(1)))
+        if actual > best:
+            best, weights = actual, {name: value.clone() for name, value in network.module.state_dict().items()}
     network.module.load_state_dict(weights)
     return network
 
@@ -346,21 +346,21 @@ def measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Method -> smoother -> condition -> subject -> macro-F1."""
     split = read_split(args.split, args.shards)
     train, val = (read(open_shards(args.shards, names), args.cache) for names in (split.train, split.val))
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     if args.checkpoint is not None:
         model = TrainedModel.open(args.checkpoint, "cpu")
         model.check_same_data(val[0].shard)
         windows = of_windows(model, val)
         probabilities = lambda one, order: windows[one.shard.record][order]  # noqa: E731
-        found["windows of 0.25 s"] = under_all(val, probabilities)
+        actual["windows of 0.25 s"] = under_all(val, probabilities)
     for order, seconds in product(args.orders, args.context):
         network = trained(train, val, seconds, order, args)
         probabilities = lambda one, at: network.probabilities(one.tokens[at])  # noqa: B023, E731
         name = f"context {seconds:g} s, trained {order}"
-        found[name] = under_all(val, probabilities)
-        means = ", ".join(f"{how} {100 * mean(found[name]['alone'][how]):.1f}" for how in ORDERS)
+        actual[name] = under_all(val, probabilities)
+        means = ", ".join(f"{how} {100 * mean(actual[name]['alone'][how]):.1f}" for how in ORDERS)
         console.say(f"{name}: macro-F1 {means}")
-    return found
+    return actual
 
 
 def main() -> int:
@@ -376,8 +376,8 @@ def main() -> int:
     if max(args.context) >= longest:
         raise UsageError(f"--context: expected less than the {longest:g} s of --chunk, found {max(args.context):g}")
     torch.set_num_threads(1)
-    found = measure(args, console)
-    write_json(args.out, {"found": found, "made": how_made("experiments/context.py", args)})
+    actual = measure(args, console)
+    write_json(args.out, {"found": actual, "made": how_made("experiments/context.py", args)})
     console.finish(f"{args.out}: written; next: python experiments/context.py --table {args.out}")
     return 0
 

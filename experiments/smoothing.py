@@ -36,11 +36,11 @@ def filtered(decided: np.ndarray, step: float, temper: float) -> np.ndarray:
 
 def smoothers(seconds: Sequence[float], step: float) -> dict[str, Smoother]:
     """Name -> smoother; the first one leaves decisions alone. step: seconds from decision to decision."""
-    made: dict[str, Smoother] = {"alone": lambda decided: decided.argmax(1)}
+    result: dict[str, Smoother] = {"alone": lambda decided: decided.argmax(1)}
     for span in seconds:
         steps = max(1, round(span / step))
-        made[f"majority of {span:g} s"] = partial(majority, steps=steps)
-        made[f"mean of {span:g} s"] = partial(averaged, steps=steps)
+        result[f"majority of {span:g} s"] = partial(majority, steps=steps)
+        result[f"mean of {span:g} s"] = partial(averaged, steps=steps)
     for temper in TEMPER:
-        made[f"Markov, temper {temper:g}"] = partial(filtered, step=step, temper=temper)
-    return made
+        result[f"Markov, temper {temper:g}"] = partial(filtered, step=step, temper=temper)
+    return result

@@ -120,13 +120,13 @@ def cluster(folder: Path) -> Iterator[None]:
         until((folder / "munge/socket").exists, "munged's socket")
         stack.enter_context(daemon(folder / "slurmctld.out", "slurmctld", "-D", "-f", conf))
         stack.enter_context(daemon(folder / "slurmd.out", "slurmd", "-D", "-N", host, "-f", conf))
-        until(lambda: "idle" in told("sinfo", "-h", "-o", "%T"), "a node that is idle", 60)
+        until(lambda: "idle" in output_of("sinfo", "-h", "-o", "%T"), "a node that is idle", 60)
         yield
-        told("scancel", "-u", "root")
-        until(lambda: not told("squeue", "-h"), "an empty queue")
+        output_of("scancel", "-u", "root")
+        until(lambda: not output_of("squeue", "-h"), "an empty queue")
 
 
-def told(*words: object) -> str:
+def output_of(*words: object) -> str:
     """What a program prints."""
     return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False).stdout.strip()
 
@@ -209,7 +209,7 @@ def sweeping(folder: Path) -> None:
     until(lambda: set(begun(runs)) - {killed} or first.poll() is not None, "another run under way")
     urgent = folder / "urgent.sh"
     urgent.write_text("#!/bin/bash\ntrue\n")
-    print(told("sbatch", "-p", "urgent", "-c", 4, "-o", "/dev/null", urgent), flush=True)
+    print(output_of("sbatch", "-p", "urgent", "-c", 4, "-o", "/dev/null", urgent), flush=True)
     said, _ = first.communicate()
     expect(first.returncode == 1, f"exit code 1 after a job was killed ({said.splitlines()[-1]})")
     expect(f"{killed.parent.name} seed0: killed by signal 9" in said, "the killed run to be named")

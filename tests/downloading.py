@@ -99,12 +99,12 @@ def started(share: ShareServer, folder: Path, *arguments: object) -> subprocess.
 
 def tree(folder: Path) -> dict[str, bytes]:
     """All files under `folder`: path -> bytes."""
-    found = {}
+    actual = {}
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place) / name
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
-    return found
+            actual[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return actual
 
 
 def undisturbed(share: ShareServer, *arguments: object) -> dict[str, bytes]:

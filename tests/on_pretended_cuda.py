@@ -252,9 +252,9 @@ def test_windows_of_the_second_gpu_are_the_cpus(data, monkeypatch, resident, whi
     monkeypatch.setattr(data_batches, "RESIDENT_SHARE", 0.5 if resident else 0.0)
     with pretended():
         torch.cuda.set_device(1)
-        made = Batches(windows, transform, torch.device("cuda"), workers=2)
-        assert made.resident is resident
-        for mine, theirs in zip(made.iterate(order), expected, strict=True):
+        result = Batches(windows, transform, torch.device("cuda"), workers=2)
+        assert result.resident is resident
+        for mine, theirs in zip(result.iterate(order), expected, strict=True):
             assert mine.x.device == mine.label.device == torch.device("cuda:1")
             torch.testing.assert_close(mine.x.cpu(), theirs.x)
             assert mine.label.tolist() == theirs.label.tolist()
@@ -285,13 +285,13 @@ def own_shards(data, subject=5):
 def test_a_recording_and_a_stream_are_decided_as_on_the_cpu(trained, data):
     signal = np.array(own_shards(data)[0].signal)
     with pretended():
-        found = []
+        actual = []
         for model in models(trained):
             whole = model.predict_filtered(signal).probabilities
             online = Stream(model.network, model.online(), np.array([[1.0, 0, 0, 1, 0, 0]]), np.eye(24), model.stride)
             streamed = [one.probabilities for one in online.push(signal[:4000].astype(np.float32))]
-            found.append((whole, np.stack(streamed)))
-    for mine, theirs in zip(*found, strict=True):
+            actual.append((whole, np.stack(streamed)))
+    for mine, theirs in zip(*actual, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
@@ -314,15 +314,15 @@ def test_predict_decides_as_on_the_cpu(trained, data, script, tmp_path, flags):
 def test_adapting_and_calibrating_learn_what_they_do_on_the_cpu(trained, data):
     how = replace(ANYTHING, rounds=1)
     recipe = Calibration(repetitions=1, tune="full", optimizer=OptimizerConfig(lr=1e-3), epochs=2)
-    found = []
+    actual = []
     with pretended():
         for model in models(trained):
             shards = own_shards(data)
             signal = np.array(shards[0].signal)
             adapted = adapt(model, [Signal(signal, model.session_of(signal))], how)
             assert adapted.accepted
-            found.append((adapted.model.predict_filtered(signal).probabilities, *_after(model, shards, recipe)))
-    for mine, theirs in zip(*found, strict=True):
+            actual.append((adapted.model.predict_filtered(signal).probabilities, *_after(model, shards, recipe)))
+    for mine, theirs in zip(*actual, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-3)
 
 
@@ -334,7 +334,7 @@ def _after(model, shards, recipe):
 def test_deep_baselines_train_as_on_the_cpu(data):
     shards = [open_shards(Path(data[1]), [small_shards.name(one) for one in some]) for some in ((1, 2), (3,))]
     recipe = deep_baselines.Recipe(optimizer=OptimizerConfig(lr=0.01), epochs=1, batch_size=32)
-    found = []
+    actual = []
     with pretended():
         for device in map(torch.device, ("cuda", "cpu")):
             transforms = [transform_of(some, ChannelNormalization()) for some in shards]
@@ -345,8 +345,8 @@ def test_deep_baselines_train_as_on_the_cpu(data):
             torch.manual_seed(0)
             module = nn.Sequential(nn.Conv1d(24, 4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 76, 4))
             deep_baselines.fit(module, *parts, recipe, lambda items, **_: items, str)
-            found.append({name: value.cpu() for name, value in module.state_dict().items()})
-    assert_close(*found)
+            actual.append({name: value.cpu() for name, value in module.state_dict().items()})
+    assert_close(*actual)
 
 
 def test_a_backbone_is_read_without_a_mask_in_each_family_of_positions():

@@ -93,21 +93,21 @@ extern "C" void set_pretended_device(int next) { current = static_cast<DeviceInd
 
 def _load() -> ctypes.CDLL:
     """Build the C++ part, unless an earlier process has, and load it behind PyTorch's own libraries."""
-    found = importlib.util.find_spec("torch")
-    assert found is not None and found.origin is not None
-    torch_folder = Path(found.origin).parent
+    actual = importlib.util.find_spec("torch")
+    assert actual is not None and actual.origin is not None
+    torch_folder = Path(actual.origin).parent
     source = _GUARD.replace("COUNT", str(DEVICES))
     key = hashlib.sha256(f"{importlib.metadata.version('torch')} {torch_folder} {source}".encode()).hexdigest()[:16]
     built = Path(tempfile.gettempdir()) / f"pretended-cuda-{key}.so"
     if not built.exists():
         with tempfile.TemporaryDirectory(dir=built.parent) as name:
-            code, made = Path(name) / "guard.cpp", Path(name) / "guard.so"
+            code, result = Path(name) / "guard.cpp", Path(name) / "guard.so"
             code.write_text(source)
             headers = [torch_folder / "include", torch_folder / "include/torch/csrc/api/include"]
             flags = ["-shared", "-fPIC", "-O0", "-std=c++20", *(f"-I{path}" for path in headers)]
             libraries = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
-            subprocess.run(["g++", *flags, code, "-o", made, *libraries], check=True)
-            made.replace(built)
+            subprocess.run(["g++", *flags, code, "-o", result, *libraries], check=True)
+            result.replace(built)
     for name in ("c10", "torch_cpu"):
         ctypes.CDLL(str(torch_folder / f"lib/lib{name}.so"), ctypes.RTLD_GLOBAL)
     return ctypes.CDLL(str(built), ctypes.RTLD_GLOBAL)
@@ -148,9 +148,9 @@ class OnDevice(Tensor):
     def __new__(cls, held: Tensor, device: torch.device) -> "OnDevice":
         alike = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
         with torch.inference_mode(False):  # of a tensor of that mode PyTorch makes no views later
-            made = Tensor._make_wrapper_subclass(cls, held.size(), layout=held.layout, device=device, **alike)
-        made.held = held
-        return made
+            result = Tensor._make_wrapper_subclass(cls, held.size(), layout=held.layout, device=device, **alike)
+        result.held = held
+        return result
 
     def __init__(self, held: Tensor, device: torch.device) -> None:  # noqa: ARG002
         GPU.take(self, held)
@@ -182,10 +182,10 @@ class OnDevice(Tensor):
         raise RuntimeError("cannot pin a tensor of a device")
 
     def __deepcopy__(self, memo):
-        made = OnDevice(self.held.detach().clone(), self.device)
-        made = torch.nn.Parameter(made, self.requires_grad) if isinstance(self, torch.nn.Parameter) else made
-        memo[id(self)] = made
-        return made
+        result = OnDevice(self.held.detach().clone(), self.device)
+        result = torch.nn.Parameter(result, self.requires_grad) if isinstance(self, torch.nn.Parameter) else result
+        memo[id(self)] = result
+        return result
 
 
 def _index(index: Any) -> Any:
@@ -265,9 +265,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation of PyTorch."""
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
         with _Mode():
-            made = func.decompose(*args, **kwargs)
-        if made is not NotImplemented:
-            return made
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
     name = name_of(func)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     here = [x for x in tensors if isinstance(x, OnDevice)]
@@ -282,10 +282,10 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _attention(name, args, kwargs, device)
     on_cpu = {key: torch.device("cpu") if key == "device" and value else _held(value) for key, value in kwargs.items()}
     on_cpu |= {"pin_memory": False} if on_cpu.get("pin_memory") else {}
-    made = func(*_held(args), **on_cpu)
+    result = func(*_held(args), **on_cpu)
     if device.type == "cpu" or name == "_local_scalar_dense" or (name == "copy_" and not isinstance(args[0], OnDevice)):
-        return args[0] if name == "copy_" else made
-    return _wrapped(operation(func, _held(args), on_cpu, made), tensors, made, device)
+        return args[0] if name == "copy_" else result
+    return _wrapped(operation(func, _held(args), on_cpu, result), tensors, result, device)
 
 
 def _wrapped(one: Operation | None, tensors: list[Tensor], made: Any, device: torch.device) -> Any:
@@ -323,8 +323,8 @@ def _check_devices(name: str, tensors: list[Tensor], here: list[Tensor], args: A
     elif here:
         devices |= {x.device for x in tensors if x.dim()}
     if len(devices) > 1:
-        found = ", ".join(f"{tuple(x.shape)} on {x.device}" for x in tensors)
-        raise RuntimeError(f"{name}: expected all tensors to be on the same device, found {found}, at {_where()}")
+        actual = ", ".join(f"{tuple(x.shape)} on {x.device}" for x in tensors)
+        raise RuntimeError(f"{name}: expected all tensors to be on the same device, found {actual}, at {_where()}")
 
 
 def _note_waiting(
@@ -358,13 +358,13 @@ def _attention(name: str, args: Any, kwargs: dict[str, Any], device: torch.devic
         gradient, q, k, v, out, total = given[:6]
         backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
         read = (gradient.contiguous(), q, k, v, out, total)
-        made = backward(*read, 0.0, given[11], scale=scale)
-        return _wrapped(operation(backward, read, {}, made), list(read), made, device)
+        result = backward(*read, 0.0, given[11], scale=scale)
+        return _wrapped(operation(backward, read, {}, result), list(read), result, device)
     q, k, v = given[:3]
     causal = given[4] if len(given) > 4 else kwargs.get("is_causal", False)
     forward = aten._scaled_dot_product_flash_attention_for_cpu.default
-    made = forward(q, k, v, 0.0, causal, scale=scale)
-    out, total = _wrapped(operation(forward, (q, k, v), {}, made), [q, k, v], made, device)
+    result = forward(q, k, v, 0.0, causal, scale=scale)
+    out, total = _wrapped(operation(forward, (q, k, v), {}, result), [q, k, v], result, device)
     random, nothing = OnDevice(torch.zeros(2, dtype=torch.uint64), device), OnDevice(torch.empty(0), device)
     offset = OnDevice(torch.zeros((), dtype=torch.uint64), device)
     return out, total, None, None, q.shape[2], k.shape[2], random, offset, nothing
@@ -391,9 +391,9 @@ def _tensor_of(data, *, device=None, **how):
 
 
 def _pinned(self, *_):
-    made = self.clone()
-    GPU.pinned.append(made)
-    return made
+    result = self.clone()
+    GPU.pinned.append(result)
+    return result
 
 
 def _run_thread(self):

@@ -18,17 +18,17 @@ def record_name(subject: int = 3, trajectory: str = "repeats_long", day: str = D
 def frame(subject: int = 3, trajectory: str = "repeats_long", samples: int = 600, seed: int = 0) -> pd.DataFrame:
     """A table with putEMG's columns and types: whole counts as float64, time in seconds as index."""
     counts = np.random.default_rng([seed, subject]).integers(-300, 300, (samples, 24)).astype(np.float64)
-    made = pd.DataFrame(counts, columns=[f"EMG_{i}" for i in range(1, 25)], index=np.arange(samples) / RATE)
+    result = pd.DataFrame(counts, columns=[f"EMG_{i}" for i in range(1, 25)], index=np.arange(samples) / RATE)
     labels = np.repeat([0.0, 1.0, -1.0], -(-samples // 3))[:samples]
-    made["TRAJ_1"] = labels
-    made["type"] = pd.Categorical(["emg_gestures"] * samples)
-    made["subject"] = float(subject)
-    made["trajectory"] = pd.Categorical([trajectory] * samples)
-    made["date_time"] = pd.Timestamp("2018-05-11 11:05:00")
-    made["TRAJ_GT_NO_FILTER"] = labels
-    made["VIDEO_STAMP"] = made.index.to_numpy()
-    made["TRAJ_GT"] = labels
-    return made
+    result["TRAJ_1"] = labels
+    result["type"] = pd.Categorical(["emg_gestures"] * samples)
+    result["subject"] = float(subject)
+    result["trajectory"] = pd.Categorical([trajectory] * samples)
+    result["date_time"] = pd.Timestamp("2018-05-11 11:05:00")
+    result["TRAJ_GT_NO_FILTER"] = labels
+    result["VIDEO_STAMP"] = result.index.to_numpy()
+    result["TRAJ_GT"] = labels
+    return result
 
 
 def write(folder: Path, table: pd.DataFrame, name: str | None = None, **settings: object) -> Path:

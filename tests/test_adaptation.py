@@ -270,9 +270,9 @@ def test_evaluate_has_the_same_of_the_model_as_it_was(trained, run_script):
 def test_evaluate_adapts_a_model_of_some_gestures(trained, run_script, model, tmp_path):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--out", tmp_path / "r")
     done = run_script("evaluate.py", *words, "--adapt", "session", "--no-idle")
-    told = json.loads((tmp_path / "r" / "metrics.json").read_text())
-    assert told["classes"] == list(model.classes[1:])
-    assert told["unadapted"]["classes"] == told["classes"]
+    output = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert output["classes"] == list(model.classes[1:])
+    assert output["unadapted"]["classes"] == output["classes"]
     assert "windows of idle are left out" in done.stdout
 
 
@@ -298,9 +298,9 @@ def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_scri
     kept = TrainedModel.open(out, "cpu")
     assert (kept.classes, kept.classes_left_out) == (("fist", "flexion", "idle"), ("extension",))
     assert f"{out}: " in done.stdout
-    told = open_checkpoint(out).description["adapted"]
-    assert told["recordings"] == ["session.npy"]
-    assert told["accepted"] or "kept as it was" in done.stderr  # noise: whichever way the safeguard sees it
+    output = open_checkpoint(out).description["adapted"]
+    assert output["recordings"] == ["session.npy"]
+    assert output["accepted"] or "kept as it was" in done.stderr  # noise: whichever way the safeguard sees it
     predicted = ("predict.py", recording, "--rate", model.rate, "--checkpoint", out, "--out", tmp_path / "predicted")
     run_script(*predicted)
     run_script(*predicted[:-1], tmp_path / "again", "--adapt")

@@ -80,8 +80,8 @@ def tampered(folder, change):
 
 
 def configured(folder, **changes):
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**told, **changes}))
+    output = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**output, **changes}))
 
 
 # --- the same function --------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_what_is_missing_too_much_or_no_number_is_refused_by_name(tmp_path, kind
     saved(tmp_path, kind)
     (whole, name), folder = (load_file(tmp_path / "model.safetensors"), NAME[kind]), tmp_path
     block = name.replace(".1.", ".2.")
-    for change, told in (
+    for change, output in (
         ({name: None}, rf"found 1 missing: {re.escape(name)}"),
         ({block.rpartition(".")[0] + ".q_bias": torch.ones(3)}, r"found .*\.2\..*q_bias too"),
         ({name: whole[name] * float("nan")}, f"NaN or infinity in {re.escape(name)}"),
@@ -361,7 +361,7 @@ def test_what_is_missing_too_much_or_no_number_is_refused_by_name(tmp_path, kind
     ):
         kept = {key: value for key, value in (whole | change).items() if value is not None}
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=output):
             open_pretrained(str(folder)).weights(3)
 
 
@@ -472,9 +472,9 @@ def header(change):
 
     def alter(whole):
         size = struct.unpack("<Q", whole[:8])[0]
-        told = json.loads(whole[8 : 8 + size])
-        change(told)
-        text = json.dumps(told).encode()
+        output = json.loads(whole[8 : 8 + size])
+        change(output)
+        text = json.dumps(output).encode()
         return struct.pack("<Q", len(text)) + text + whole[8 + size :]
 
     return alter

@@ -154,21 +154,21 @@ def by_hand(data: Path, normalize: bool) -> np.ndarray:
 @pytest.mark.parametrize("normalize", ["session", "none"])
 def test_numbers_are_those_of_the_definitions(data, score, tmp_path, normalize):
     score(tmp_path, "--features", "rms", "--classifiers", "lda", "--normalize", normalize)
-    found = result(tmp_path / "lda-rms")[1]["probabilities"]
-    np.testing.assert_allclose(found, by_hand(data, normalize == "session"), atol=2e-3)
+    actual = result(tmp_path / "lda-rms")[1]["probabilities"]
+    np.testing.assert_allclose(actual, by_hand(data, normalize == "session"), atol=2e-3)
 
 
 def test_some_of_the_gestures_are_trained_and_scored_alone(data, score, tmp_path):
     """The windows that evaluate.py scores with the same flag; what is left out has no part in training."""
     done = score(tmp_path, "--features", "rms", "--classifiers", "lda", "--normalize", "none", "--no-idle")
     assert "fist, flexion alone, left out: idle" in done.stdout
-    told, arrays = result(tmp_path / "lda-rms")
+    output, arrays = result(tmp_path / "lda-rms")
     windows = scored_windows(data)
     kept = windows.label > 0
     np.testing.assert_array_equal(arrays["start"], windows.start[kept])
     np.testing.assert_array_equal(arrays["label"], windows.label[kept] - 1)
-    assert list(told["per_class"]) == ["fist", "flexion"]
-    assert told["classes_left_out"] == ["idle"]
+    assert list(output["per_class"]) == ["fist", "flexion"]
+    assert output["classes_left_out"] == ["idle"]
     tables = {}
     for subset in ("train", "test"):
         some = WindowSet(open_shards(data / "shards", records(subset)))
@@ -198,15 +198,15 @@ def test_session_normalisation_looks_at_no_label_and_takes_out_a_persons_strengt
                 make_shard(other, record, gain=0.2 * (1 + int(record[13:15]) % 3), labels=labels)
             else:
                 (other / record).symlink_to(data / "shards" / record)
-    found = {}
+    actual = {}
     for name, shards in (("real", data / "shards"), ("other", other)):
         for normalize in ("session", "none"):
             out = tmp_path / name / normalize
             arguments = ("--features", "rms", "--classifiers", "lda", "--normalize", normalize)
             score(out, *arguments, shards=shards)
-            found[name, normalize] = result(out / "lda-rms")[1]["probabilities"]
-    np.testing.assert_allclose(found["real", "session"], found["other", "session"], atol=0.01)
-    assert np.abs(found["real", "none"] - found["other", "none"]).max() > 0.5
+            actual[name, normalize] = result(out / "lda-rms")[1]["probabilities"]
+    np.testing.assert_allclose(actual["real", "session"], actual["other", "session"], atol=0.01)
+    assert np.abs(actual["real", "none"] - actual["other", "none"]).max() > 0.5
 
 
 def test_test_recordings_have_no_part_in_training(data, score, tmp_path):
@@ -272,11 +272,13 @@ def test_the_same_signal_in_any_unit_is_decided_the_same(tmp_path, monkeypatch, 
     assert metrics["stands_for_a_microvolt"] == pytest.approx(rms / 100, rel=0.01)
     assert f"the training people's RMS, {100 * metrics['stands_for_a_microvolt']:.4g}, stands for 100 uV" in out
     for scale in (1 / 64, 32.0, 0.37):
-        other, told, _ = results_in_a_unit(tmp_path / str(scale), monkeypatch, capsys, scale)
+        other, output, _ = results_in_a_unit(tmp_path / str(scale), monkeypatch, capsys, scale)
         assert other["stands_for_a_microvolt"] == pytest.approx(scale * metrics["stands_for_a_microvolt"], rel=1e-3)
         # float16 holds a multiple by a power of two as it is, and rounds any other anew
-        np.testing.assert_allclose(told["probabilities"], arrays["probabilities"], atol=0.1 if scale == 0.37 else 1e-4)
-        assert np.mean(told["prediction"] == arrays["prediction"]) >= (0.98 if scale == 0.37 else 1)
+        np.testing.assert_allclose(
+            output["probabilities"], arrays["probabilities"], atol=0.1 if scale == 0.37 else 1e-4
+        )
+        assert np.mean(output["prediction"] == arrays["prediction"]) >= (0.98 if scale == 0.37 else 1)
 
 
 # --- subsampling, presets ------------------------------------------------------------------------------------------
@@ -321,9 +323,9 @@ def test_subsample_keeps_shares_and_every_class():
 def test_the_authors_preset(data, score, tmp_path):
     done = score(tmp_path, "--features", "du+logband", "--classifiers", "lda", "--preset", "paper")
     metrics, arrays = result(tmp_path / "lda-du+logband")
-    made = metrics["baseline"]
-    assert (made["definitions"], made["normalize"], made["train_on"]) == ("authors", "none", ["train", "val"])
-    assert made["thresholds"]["zc_uv"] == pytest.approx(30 * 6.103515625)
+    actual = metrics["baseline"]
+    assert (actual["definitions"], actual["normalize"], actual["train_on"]) == ("authors", "none", ["train", "val"])
+    assert actual["thresholds"]["zc_uv"] == pytest.approx(30 * 6.103515625)
     windows = WindowSet(open_shards(data / "shards", [*records("train"), *records("val")]))
     assert metrics["n_train_windows"] == len(windows)
     assert "made without it" in done.stderr  # these shards are not the authors'
@@ -338,11 +340,11 @@ def test_the_authors_preset(data, score, tmp_path):
 
 
 def test_classifiers_have_the_authors_settings():
-    found = {
+    actual = {
         name: classical.build(name, classical.SETTINGS[name][0], seed=0).steps for name in baselines.USUAL_CLASSIFIERS
     }
-    assert all(type(steps[0][1]).__name__ == "StandardScaler" for steps in found.values())
-    last = {name: steps[1][1].get_params() for name, steps in found.items()}
+    assert all(type(steps[0][1]).__name__ == "StandardScaler" for steps in actual.values())
+    last = {name: steps[1][1].get_params() for name, steps in actual.items()}
     assert last["lda"]["solver"] == "svd"
     assert last["qda"]["reg_param"] == 0.3
     assert last["knn"]["n_neighbors"] == 5
@@ -412,8 +414,8 @@ def test_a_folder_of_folds_is_one_run(data, run_script, tmp_path):
         for name in ("out", "threads"):  # where it is written, and by how many; neither changes a number
             one["made"]["arguments"][name] = same["made"]["arguments"][name]
         assert one == same
-    told = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "no", "--folds", "fold7", code=2)
-    assert "--folds fold7: expected folds of" in told.stderr and "which has fold0, fold1" in told.stderr
+    output = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "no", "--folds", "fold7", code=2)
+    assert "--folds fold7: expected folds of" in output.stderr and "which has fold0, fold1" in output.stderr
 
     (tmp_path / "all/qda-rms/fold0/metrics.json").unlink()
     done = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")

@@ -24,9 +24,9 @@ def config(*words):
 
 @pytest.mark.parametrize(("windows", "lr"), [(128, 1e-3), (512, 2e-3), (2048, 4e-3), (32, 5e-4)])
 def test_learning_rates_grow_with_the_root_of_the_batch(windows, lr):
-    made = config().at(windows)
-    assert (made.batch_size, made.backbone_lr) == (windows, None)
-    assert made.lr == pytest.approx(lr)
+    result = config().at(windows)
+    assert (result.batch_size, result.backbone_lr) == (windows, None)
+    assert result.lr == pytest.approx(lr)
     given = config("--lr", "3e-4", "--backbone-lr", "3e-5").at(windows)
     assert given.lr / 3e-4 == pytest.approx(given.backbone_lr / 3e-5) == pytest.approx(lr / 1e-3)
 

@@ -173,8 +173,8 @@ def test_every_benchmark_is_run_by_make_bench():
 def test_the_authors_filter_takes_hums_away_and_keeps_the_band():
     times = np.arange(20 * 5120) / 5120
     kept = 10 * np.sin(2 * np.pi * 200 * times)
-    found = authors_method(kept + 50 * np.sin(2 * np.pi * 49.995 * times + 1))
-    assert np.abs(found - kept)[5120:-5120].max() < 0.5
+    actual = authors_method(kept + 50 * np.sin(2 * np.pi * 49.995 * times + 1))
+    assert np.abs(actual - kept)[5120:-5120].max() < 0.5
 
 
 def run(name: str, *words: object) -> subprocess.CompletedProcess[str]:

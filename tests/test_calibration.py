@@ -29,11 +29,11 @@ def test_repetitions_count_over_a_persons_recordings_in_the_order_of_recording(t
         small_shards.write(tmp_path, 3, day=11, repetitions=2),
     ]
     windows = WindowSet(open_shards(tmp_path, records))
-    found = repetition_of_subject(windows)
+    actual = repetition_of_subject(windows)
     for place, expected in ((0, {2, 3}), (1, {0}), (2, {0, 1})):
-        assert set(found[windows.shard == place]) == expected
+        assert set(actual[windows.shard == place]) == expected
     own = (windows.shard == 2) & (windows.label == 1)
-    assert np.array_equal(found[own], windows.repetition[own])
+    assert np.array_equal(actual[own], windows.repetition[own])
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -110,8 +110,8 @@ def test_every_field_of_the_recipe_matters():
         "augmentation": Augmentation.parse(["mixup=0.5"]),
         "seed": 1,
     }
-    told = recipe().to_dict()
-    assert set(changes) == (set(told) | set(told["optimizer"])) - {"repetitions", "optimizer"}
+    output = recipe().to_dict()
+    assert set(changes) == (set(output) | set(output["optimizer"])) - {"repetitions", "optimizer"}
     for name, value in changes.items():
         other = adapted(model, recipe(**{name: value}))
         assert not torch.equal(other.head.weight, usual.head.weight), name

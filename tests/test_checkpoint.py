@@ -17,7 +17,7 @@ SMALL = {"channels": 8, "samples": 256, "patch": 32, "frame": 128, "band_edges":
 LLAMA = {"backbone": "llama", "architecture": {"intermediate_size": 24, "num_key_value_heads": 1}}
 
 
-def made(path="x", **changes) -> Checkpoint:
+def checkpoint_of(path="x", **changes) -> Checkpoint:
     """A whole checkpoint of a small network, as it is after opening."""
     torch.manual_seed(0)
     config = ModelConfig(**{**SMALL, "layers": 2, "width": 16, "heads": 2, **changes})
@@ -80,7 +80,7 @@ HUGE = [
 
 @pytest.mark.parametrize(("shape", "changes", "message"), HUGE, ids=lambda value: str(value)[:50])
 def test_a_huge_network_is_refused_before_it_is_built(monkeypatch, shape, changes, message):
-    whole = made(**shape)
+    whole = checkpoint_of(**shape)
     network(whole)
 
     def built(*_: object) -> None:
@@ -108,7 +108,7 @@ ODD = (0, -1, 1, 2**31, 2**62, -(2**62), 1e308, -1e308, 1e-320, 0.5, True, None,
     "shape", [{}, LLAMA, {"backbone": "attention", "frontend": "both"}], ids=["gpt2", "llama", "none"]
 )
 def test_any_odd_value_is_built_rightly_or_refused(shape):
-    whole = made(**shape)
+    whole = checkpoint_of(**shape)
     refused = 0
     for place in [*leaves(whole.description["model"], "model."), *leaves(whole.description["normalize"], "normalize.")]:
         for value in ODD:
@@ -121,7 +121,7 @@ def test_any_odd_value_is_built_rightly_or_refused(shape):
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 30, "9" * 5000])
 def test_numbers_that_are_none_are_refused_wherever_they_are(tmp_path, number):
-    whole = made()
+    whole = checkpoint_of()
     path = tmp_path / "best_model.ckpt"
     write_checkpoint(path, whole.description, whole.tensors)
     open_checkpoint(path)

@@ -240,10 +240,10 @@ def test_no_label_of_the_scored_people_is_looked_at(data, run_script, tmp_path):
     windows = shard.windows.copy()
     windows["label"] = np.roll(windows["label"], 7)
     write_shard(other / record, shard.meta, np.array(shard.signal), windows)
-    found = []
+    actual = []
     for folder, name in ((shards, "a"), (other, "b")):
         flags = ("--shards", folder, "--split", split, "--features", "tokens", "--classifiers", "lda")
         run_script("baselines.py", *flags, "--adapt", "session", "--out", tmp_path / name)
         with np.load(tmp_path / name / "lda-tokens" / "predictions.npz") as arrays:
-            found.append(arrays["probabilities"])
-    np.testing.assert_array_equal(*found)
+            actual.append(arrays["probabilities"])
+    np.testing.assert_array_equal(*actual)

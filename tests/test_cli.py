@@ -46,8 +46,8 @@ def on_terminal(command, **environment):
     """Run a command with a pseudo terminal as its output; returns (exit code, all it printed)."""
     own, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    told = {**os.environ, "TERM": "xterm", **environment}
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=told)
+    output = {**os.environ, "TERM": "xterm", **environment}
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=output)
     os.close(theirs)
     text = b""
     while select.select([own], [], [], 120)[0]:
@@ -71,8 +71,8 @@ def test_colours_on_a_terminal_unless_not_wanted(environment, coloured):
     assert ("\x1b[31merror:\x1b[0m bad" in said) == coloured
     assert ("\x1b[33mwarning:\x1b[0m odd" in said) == coloured
     assert bool(re.search(r"\x1b\[\d*m", said)) == coloured
-    for told in ("begun", "bad", "odd", "done", "file: expected this, found that"):
-        assert told in said
+    for output in ("begun", "bad", "odd", "done", "file: expected this, found that"):
+        assert output in said
 
 
 def test_progress_says_how_far_and_how_long_on_a_terminal():
@@ -96,8 +96,8 @@ def test_piped_there_is_neither_colour_nor_progress():
 
 def test_names_that_an_encoding_lacks_are_still_told():
     code = SAY.replace('"begun"', r'"gesti\u00f3n \udcff"')
-    told = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told)
+    output = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=output)
     assert done.stdout == "gesti\\xf3n \\udcff\ndone\n", done.stderr
 
 
@@ -126,8 +126,8 @@ def test_a_path_that_no_text_can_hold_is_told_in_a_line(capsys):
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(["--shards", "data/m\udcfcller"])
     assert stop.value.code == 2
-    assert "expected names in UTF-8" in (told := capsys.readouterr().err)
-    assert "data/m\\udcfcller; rename it" in told
+    assert "expected names in UTF-8" in (message := capsys.readouterr().err)
+    assert "data/m\\udcfcller; rename it" in message
     assert parser.parse_args(["--shards", "data/müller"]).shards == Path("data/müller")
 
 
@@ -144,8 +144,8 @@ def test_patterns_that_a_shell_has_left(tmp_path):
     for name in ("a-1.hdf5", "a-2.hdf5", "b[1].hdf5"):
         (tmp_path / name).touch()
     given = [tmp_path / "a-*.hdf5", tmp_path / "b[1].hdf5", tmp_path / "none-*.hdf5"]
-    found = [tmp_path / "a-1.hdf5", tmp_path / "a-2.hdf5", *given[1:]]
-    assert cli.expanded(given) == found
+    actual = [tmp_path / "a-1.hdf5", tmp_path / "a-2.hdf5", *given[1:]]
+    assert cli.expanded(given) == actual
     assert cli.expanded([Path("x.npy")]) == [Path("x.npy")]
 
 
@@ -308,7 +308,7 @@ def test_a_stop_is_asked_for_once_and_the_second_time_it_is_at_once(number, erro
 
 def test_an_error_stays_one_line_that_can_be_read():
     assert one_line("a\nb\x1b[31m c") == "a b [31m c"
-    found = f"x.json: expected a name, found {list(range(50_000))}; make it anew"
-    shown = one_line(found)
+    actual = f"x.json: expected a name, found {list(range(50_000))}; make it anew"
+    shown = one_line(actual)
     assert len(shown) == LONGEST_LINE
-    assert shown.startswith(found[:1000]) and shown.endswith("; make it anew")
+    assert shown.startswith(actual[:1000]) and shown.endswith("; make it anew")

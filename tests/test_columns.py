@@ -31,16 +31,16 @@ def channels(n=3, signal=EMG):
 )
 @pytest.mark.parametrize("values", [TIME, TIME * 1e3, np.sort(TIME + RANDOM.uniform(0, 0.1, N)), PACKETS, TIME % 1.0])
 def test_a_time_is_no_channel(name, values):
-    found = roles({name: values, **channels()})
-    assert (found.channels, found.time) == ((1, 2, 3), 0)
-    assert found.left_out == {name: "a time"}
+    actual = roles({name: values, **channels()})
+    assert (actual.channels, actual.time) == ((1, 2, 3), 0)
+    assert actual.left_out == {name: "a time"}
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "index", "sample", "Sample Index", "packet_counter", "n", "frame"])
 @pytest.mark.parametrize("values", [COUNTER, COUNTER + 1, BYTE, PACKETS])
 def test_a_counter_is_no_channel(name, values):
-    found = roles({**channels(), name: values})
-    assert (found.channels, found.time) == ((0, 1, 2), 3)
+    actual = roles({**channels(), name: values})
+    assert (actual.channels, actual.time) == ((0, 1, 2), 3)
 
 
 @pytest.mark.parametrize("values", [TIME, COUNTER, BYTE, PACKETS])
@@ -65,10 +65,10 @@ def test_labels_facts_texts_and_other_sensors_are_no_channels():
         "Gyro Y": EMG,
         "temp": LABEL * 0 + 36.6,
     }
-    found = roles(columns, labels=2)
-    assert found.channels == (0, 1)
-    assert set(found.left_out.values()) == {"no signal", "text", "another sensor's signal"}
-    assert "label" not in found.left_out
+    actual = roles(columns, labels=2)
+    assert actual.channels == (0, 1)
+    assert set(actual.left_out.values()) == {"no signal", "text", "another sensor's signal"}
+    assert "label" not in actual.left_out
     assert roles(columns).left_out["label"] == "no signal"
 
 

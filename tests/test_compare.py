@@ -70,12 +70,12 @@ def test_paired_test_is_the_exact_signed_rank_test(thousandths):
     differences = [value / 1000 for value in thousandths]
     reference = {f"{i:02d}": 0.5 for i in range(len(differences))}
     method = {person: 0.5 + d for person, d in zip(reference, differences, strict=True)}
-    found = paired(pool("a", [evaluation_of(method)]), pool("b", [evaluation_of(reference)]))
-    assert found.n == len(differences)
-    assert found.difference == pytest.approx(np.mean(differences))
-    assert found.p == pytest.approx(signed_rank_p(differences))
-    assert (found.interval is None) == (len(differences) < 5)
-    assert found.interval is None or found.interval[0] <= found.difference <= found.interval[1]
+    actual = paired(pool("a", [evaluation_of(method)]), pool("b", [evaluation_of(reference)]))
+    assert actual.n == len(differences)
+    assert actual.difference == pytest.approx(np.mean(differences))
+    assert actual.p == pytest.approx(signed_rank_p(differences))
+    assert (actual.interval is None) == (len(differences) < 5)
+    assert actual.interval is None or actual.interval[0] <= actual.difference <= actual.interval[1]
 
 
 def test_equal_methods_differ_by_nothing():
@@ -87,8 +87,8 @@ def test_equal_methods_differ_by_nothing():
 def test_pairs_are_people_that_both_have():
     one = pool("a", [evaluation_of({"03": 0.9, "04": 0.8, "05": 0.7})])
     other = pool("b", [evaluation_of({"04": 0.5, "05": 0.5, "06": 0.0})])
-    found = paired(one, other)
-    assert (found.n, found.difference) == (2, pytest.approx(0.25))
+    actual = paired(one, other)
+    assert (actual.n, actual.difference) == (2, pytest.approx(0.25))
     with pytest.raises(DataError, match="found none"):
         paired(one, pool("c", [evaluation_of({"09": 0.1})]))
 

@@ -134,12 +134,12 @@ def test_the_script_scores_validation_people_and_never_opens_test_people(shards,
     how = ["--shards", shards / "shards", "--split", shards / "split", "--cache", tmp_path / "tokens"]
     how += ["--context", 0.35, 1, "--orders", "cut", "--epochs", 60, "--chunk", 16, "--out", tmp_path / "out.json"]
     run_script("experiments/context.py", *how)
-    found = json.loads((tmp_path / "out.json").read_text())["found"]
-    assert list(found) == ["context 0.35 s, trained cut", "context 1 s, trained cut"]
-    for one in found.values():
+    actual = json.loads((tmp_path / "out.json").read_text())["found"]
+    assert list(actual) == ["context 0.35 s, trained cut", "context 1 s, trained cut"]
+    for one in actual.values():
         assert set(one["alone"]) == set(context.ORDERS)
         assert all(set(people) == {"02", "02 onset"} for people in one["alone"].values())
-    assert found["context 1 s, trained cut"]["alone"]["recorded"]["02"] > 0.5  # loud channels tell the gestures
+    assert actual["context 1 s, trained cut"]["alone"]["recorded"]["02"] > 0.5  # loud channels tell the gestures
     printed = run_script("experiments/context.py", "--table", tmp_path / "out.json").stdout
     assert "| context 1 s, trained cut | alone |" in printed
     error = run_script("experiments/context.py", code=2).stderr

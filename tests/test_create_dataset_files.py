@@ -93,12 +93,12 @@ def test_same_seed_same_bytes_from_shards_or_from_names_and_other_seed_another(r
 )
 def test_each_protocol_writes_its_folders_and_says_what_is_where(run_script, shards, tmp_path, protocol, folders):
     out = tmp_path / "s"
-    told = json.loads(run_script(SCRIPT, "--shards", shards, "--out", out, "--protocol", *protocol, "--json").stdout)
-    assert sorted(told["splits"]) == sorted((out / folder).as_posix() for folder in folders)
+    output = json.loads(run_script(SCRIPT, "--shards", shards, "--out", out, "--protocol", *protocol, "--json").stdout)
+    assert sorted(output["splits"]) == sorted((out / folder).as_posix() for folder in folders)
     for folder in folders:
         split = splits.read_split(out / folder)
         assert split.protocol == protocol[0]
-        facts = told["splits"][(out / folder).as_posix()]["test"]
+        facts = output["splits"][(out / folder).as_posix()]["test"]
         assert facts["subjects"] == list(split.subjects("test"))
         assert facts["windows"] == 4 * len(split.test)
         assert facts["pinch index"] == len(split.test)
@@ -225,11 +225,11 @@ def test_the_same_split_is_kept_another_only_replaced_when_told(run_script, name
     out = tmp_path / "s"
     kfold = (SCRIPT, "--records", names, "--out", out, "--protocol", "kfold")
     run_script(*kfold)
-    before, made = contents(out), (out / "fold0").stat().st_mtime_ns
+    before, result = contents(out), (out / "fold0").stat().st_mtime_ns
     (tmp_path / ".s.old.tmp").mkdir()  # as a run killed at its very end leaves it
     assert "kept" in run_script(*kfold).stdout
     assert contents(out) == before
-    assert (out / "fold0").stat().st_mtime_ns == made
+    assert (out / "fold0").stat().st_mtime_ns == result
     assert not (tmp_path / ".s.old.tmp").exists()
     error = run_script(*kfold, "--seed", 1, code=1).stderr
     assert "expected no split or the same, found another" in error

@@ -108,8 +108,8 @@ def test_what_cannot_be_told_is_an_error_with_its_line(tmp_path, raw, told):
 
 
 def test_files_that_are_none(tmp_path):
-    for path, told in ((tmp_path / "none", "no such file"), (tmp_path, "a folder")):
-        with pytest.raises(DataError, match=told):
+    for path, output in ((tmp_path / "none", "no such file"), (tmp_path, "a folder")):
+        with pytest.raises(DataError, match=output):
             DelimitedText(path, "a recording")
 
 
@@ -155,8 +155,8 @@ def test_what_csv_writes_is_read_back_or_refused_with_a_line(tmp_path_factory, r
     csv.writer(out, delimiter=delimiter, lineterminator="\n").writerows([("name one", "name two", "n"), *rows])
     try:
         text = read(path, out.getvalue(), header=True)
-        found = [row for _, row in text.rows()]
+        actual = [row for _, row in text.rows()]
     except DataError as error:
         assert "\n" not in str(error)
     else:
-        assert found == [[cell.strip() for cell in row] for row in rows]
+        assert actual == [[cell.strip() for cell in row] for row in rows]

@@ -73,13 +73,13 @@ def test_dependencies_are_those_that_are_installed_and_asked_for():
     for name in ("requirements.txt", "requirements-dev.txt"):
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
         pinned |= dict(line.split("==") for line in lines if "==" in line)
-    told: dict[str, str] = {}
+    output: dict[str, str] = {}
     for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \|", page, re.MULTILINE):
         if not row[1][0].isdigit():  # the header
             continue
         names, versions = (cell.split(", ") for cell in row)
-        told |= dict(zip(names, versions, strict=True))
-    assert told == pinned
+        output |= dict(zip(names, versions, strict=True))
+    assert output == pinned
     for name, version in pinned.items():
         assert metadata.version(name).split("+")[0] == version, name
 
@@ -102,8 +102,8 @@ def test_links_and_files_named_are_there(page: Path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / target).exists(), target
     for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|md))`", text):
-        found = [ROOT / name, ROOT / "semg" / name, page.parent / name]
-        assert name.startswith("results/") or any(path.exists() for path in found), name
+        actual = [ROOT / name, ROOT / "semg" / name, page.parent / name]
+        assert name.startswith("results/") or any(path.exists() for path in actual), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

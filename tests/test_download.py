@@ -71,8 +71,8 @@ def test_a_second_run_asks_for_the_lists_only(share: ShareServer, tmp_path: Path
 def test_dry_run_counts_and_writes_nothing(share: ShareServer, tmp_path: Path) -> None:
     files = stock(share)
     done = from_mirror(share, tmp_path / "raw", "--dry-run", "--json")
-    found = json.loads(done.out)
-    assert (found["files"], found["bytes"]) == (3, sum(map(len, files.values())))
+    actual = json.loads(done.out)
+    assert (actual["files"], actual["bytes"]) == (3, sum(map(len, files.values())))
     shown = from_mirror(share, tmp_path / "raw", "--dry-run").out
     assert all(path in shown for path in PATHS)
     assert "108.8 kB" in shown
@@ -84,9 +84,9 @@ def test_dry_run_counts_what_is_missing_only(share: ShareServer, tmp_path: Path)
     files = stock(share)
     from_mirror(share, tmp_path, "--subjects", "3")
     (tmp_path / PATHS[1]).with_suffix(".hdf5.part").write_bytes(files[PATHS[1]][:800])
-    found = json.loads(from_mirror(share, tmp_path, "--dry-run", "--json").out)
-    assert (found["files"], found["there"]) == (2, 1)
-    assert found["bytes"] == len(files[PATHS[1]]) + len(files[PATHS[2]]) - 800
+    actual = json.loads(from_mirror(share, tmp_path, "--dry-run", "--json").out)
+    assert (actual["files"], actual["there"]) == (2, 1)
+    assert actual["bytes"] == len(files[PATHS[1]]) + len(files[PATHS[2]]) - 800
 
 
 def test_subjects_and_experiment_choose(share: ShareServer, tmp_path: Path) -> None:
@@ -273,11 +273,11 @@ def test_progress_adds_up_whatever_is_thrown_away(share: ShareServer, tmp_path: 
     share.misbehave(PATHS[0], "cut", at=50_000, times=1)
     leave_part(share, tmp_path, 20_000)
     client = transfer.Client(transfer.Server(share.mirror + "/"), timeout=5, retries=5, wait=0)
-    told: list[int] = []
+    output: list[int] = []
     target = tmp_path / PATHS[0]
-    assert client.fetch(PATHS[0], target, None, lambda path: path.stat().st_size, told.append) == len(files[PATHS[0]])
-    assert sum(told) == len(files[PATHS[0]])
-    assert min(told) < 0
+    assert client.fetch(PATHS[0], target, None, lambda path: path.stat().st_size, output.append) == len(files[PATHS[0]])
+    assert sum(output) == len(files[PATHS[0]])
+    assert min(output) < 0
     assert target.read_bytes() == files[PATHS[0]]
 
 
@@ -576,11 +576,11 @@ def test_several_media_each_in_its_folder(share: ShareServer, tmp_path: Path) ->
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in entries.items():
             archive.writestr(zipfile.ZipInfo(name), data)
-    return made.getvalue()
+    return result.getvalue()
 
 
 ARCHIVE = f"Depth/{NAMES[0]}.zip"
@@ -774,9 +774,9 @@ def test_two_at_once_on_one_folder(share: ShareServer, tmp_path: Path) -> None:
 
 @pytest.mark.network
 def test_the_real_share_has_264_gesture_recordings(run_script: object, tmp_path: Path) -> None:
-    found = json.loads(run_script("download_putemg.py", tmp_path, "--dry-run", "--json").stdout)
-    assert found["files"] == 264
-    assert 8e9 < found["bytes"] < 16e9
+    actual = json.loads(run_script("download_putemg.py", tmp_path, "--dry-run", "--json").stdout)
+    assert actual["files"] == 264
+    assert 8e9 < actual["bytes"] < 16e9
 
 
 def test_a_listing_cannot_blow_up() -> None:

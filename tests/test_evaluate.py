@@ -68,21 +68,21 @@ def test_results_hold_every_window_and_every_number_follows_from_them(run_script
         "per_subject.png",
         "predictions.npz",
     ]
-    told = json.loads((tmp_path / "r" / "metrics.json").read_text())
-    assert set(told) >= KEYS
-    found = np.load(tmp_path / "r" / "predictions.npz", allow_pickle=False)
-    assert len(found["label"]) == told["n_windows"] == 60
-    assert found["probabilities"].shape == (60, 4)
-    np.testing.assert_allclose(found["probabilities"].sum(1), 1, rtol=1e-5)
-    assert np.array_equal(found["probabilities"].argmax(1), found["prediction"])
-    assert set(found["record"]) == {small_shards.name(5)}
-    assert told["accuracy"] == pytest.approx(accuracy_score(found["label"], found["prediction"]))
-    assert told["macro_f1"] == pytest.approx(f1_score(found["label"], found["prediction"], average="macro"))
-    assert told["accuracy"] > 0.6
-    assert told["per_subject"]["05"]["accuracy"] == told["accuracy"]
-    assert told["vote"]["k"] == 3
+    output = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert set(output) >= KEYS
+    actual = np.load(tmp_path / "r" / "predictions.npz", allow_pickle=False)
+    assert len(actual["label"]) == output["n_windows"] == 60
+    assert actual["probabilities"].shape == (60, 4)
+    np.testing.assert_allclose(actual["probabilities"].sum(1), 1, rtol=1e-5)
+    assert np.array_equal(actual["probabilities"].argmax(1), actual["prediction"])
+    assert set(actual["record"]) == {small_shards.name(5)}
+    assert output["accuracy"] == pytest.approx(accuracy_score(actual["label"], actual["prediction"]))
+    assert output["macro_f1"] == pytest.approx(f1_score(actual["label"], actual["prediction"], average="macro"))
+    assert output["accuracy"] > 0.6
+    assert output["per_subject"]["05"]["accuracy"] == output["accuracy"]
+    assert output["vote"]["k"] == 3
     assert (tmp_path / "r" / "per_subject.csv").read_text().startswith("subject,macro_f1,accuracy")
-    assert told["made"]["arguments"]["vote"] == 3
+    assert output["made"]["arguments"]["vote"] == 3
 
 
 @pytest.mark.parametrize("flags", [(), ("--normalize", "online")])
@@ -164,9 +164,9 @@ def test_what_is_no_choice_of_gestures_is_refused(here, tmp_path, flags, told):
 
 
 def test_people_who_were_trained_on_are_named_loudly(here, tmp_path, capsys):
-    told = here(tmp_path, "--subset", "train")
+    output = here(tmp_path, "--subset", "train")
     assert "PEOPLE OF THE TRAIN SET WERE TRAINED ON: 01, 02, 03" in capsys.readouterr().err
-    assert told["trained_on_subjects_scored"] == ["01", "02", "03"]
+    assert output["trained_on_subjects_scored"] == ["01", "02", "03"]
     here(tmp_path / "test")
     assert "TRAINED ON" not in capsys.readouterr().err
 

@@ -40,9 +40,9 @@ def copied(tmp_path, monkeypatch, capsys):
 
 
 def test_the_folder_is_the_checkpoint(exported):
-    out, told = exported
-    assert told["files"] == ["config.json", "model.safetensors", "README.md", "model.onnx"]
-    assert sorted(path.name for path in out.iterdir()) == sorted(told["files"])
+    out, output = exported
+    assert output["files"] == ["config.json", "model.safetensors", "README.md", "model.onnx"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(output["files"])
     models = [TrainedModel.open(path, "cpu") for path in (SHIPPED, out)]
     ours, theirs = (model.checkpoint for model in models)
     assert theirs.description == ours.description
@@ -59,8 +59,8 @@ def test_a_session_is_normalised_with_the_graph_alone(exported):
     """What the manual says of `features` and `statistics`, done as a program without PyTorch would."""
     import onnxruntime
 
-    out, told = exported
-    assert told["onnx_largest_difference"] < 1e-4
+    out, output = exported
+    assert output["onnx_largest_difference"] < 1e-4
     session = onnxruntime.InferenceSession(str(out / "model.onnx"))
     known = json.loads(session.get_modelmeta().custom_metadata_map["semg-gpt2"])
     assert known["classes"][1] == "fist"
@@ -105,8 +105,8 @@ def test_other_networks_come_out_of_onnxruntime_the_same(tmp_path):
     assert onnx_export.write_onnx(tmp_path / "m.onnx", model) < 1e-4
     known = onnx_export.contract(model)
     assert np.shape(known["transform"]) == (24, 24)
-    told = [(one["name"], one["start"], one["normalized"]) for one in known["features"]]
-    assert told == [("bands", 0, True), ("raw", 24 * 6, False)]
+    output = [(one["name"], one["start"], one["normalized"]) for one in known["features"]]
+    assert output == [("bands", 0, True), ("raw", 24 * 6, False)]
 
 
 def test_a_graph_that_computes_something_else_gets_no_name(tmp_path, monkeypatch):

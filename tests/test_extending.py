@@ -88,9 +88,9 @@ def test_a_table_becomes_a_shard_and_is_kept(here, study):
     assert shard.windows["label"].tolist() == [0] * 7 + [1] * 14
     assert shard.windows["repetition"][-1] == 1
     assert "1 kept" in here()[1]
-    code, _, told = here("--high", 80)
+    code, _, output = here("--high", 80)
     assert code == 1
-    assert "expected high 80.0, found 90.0; --overwrite redoes it" in told
+    assert "expected high 80.0, found 90.0; --overwrite redoes it" in output
     assert here("--high", 80, "--overwrite")[0] == 0
 
 
@@ -116,7 +116,7 @@ def test_wrong_recordings_are_named(here, study, change, told):
 
 
 def test_wrong_lists_and_flags_are_named(here, study):
-    for row, told in (
+    for row, output in (
         (",7,2024-03-01,", "expected a file"),
         ("a.csv,,2024-03-01,", "expected a subject of letters"),
         ("a.csv,../7,2024-03-01,", "expected a subject of letters"),
@@ -127,7 +127,7 @@ def test_wrong_lists_and_flags_are_named(here, study):
         ("a.csv,7,2024-03-01,\nb.csv,7,,", "a date for all of subject 7's recordings or for none"),
     ):
         (study / "list.csv").write_text(f"file,subject,date,task\n{row}\n")
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=output):
             here()
     (study / "list.csv").write_text("")
     with pytest.raises(DataError, match="header file,subject,session,date,task"):

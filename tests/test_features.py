@@ -70,11 +70,11 @@ def authors(counts, zc=30, ssc=16, wamp=10):
 def compare(batch, reference, **settings):
     """Every feature of every channel of every window against `reference(list of samples)`."""
     extract = FeatureExtractor(names=ALL, rate=RATE, **settings)
-    found = extract(batch).reshape(len(batch), len(ALL), batch.shape[2])
+    actual = extract(batch).reshape(len(batch), len(ALL), batch.shape[2])
     for row, window in enumerate(batch):
         for channel in range(batch.shape[2]):
             expected = reference([float(v) for v in window[:, channel]])
-            got = dict(zip(extract.columns, found[row, :, channel], strict=True))
+            got = dict(zip(extract.columns, actual[row, :, channel], strict=True))
             for name in ALL:
                 assert got[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-2), (name, row, channel)
 
@@ -95,10 +95,10 @@ def test_usual_definitions_with_thresholds_in_microvolts(rows):
 def test_authors_definitions_with_thresholds_in_counts(rows):
     counts = np.array(rows, np.float32).T[None]
     extract = FeatureExtractor(names=ALL, rate=RATE, authors=True)
-    found = extract(counts * np.float32(MICROVOLTS_PER_COUNT)).reshape(len(ALL), 2)
+    actual = extract(counts * np.float32(MICROVOLTS_PER_COUNT)).reshape(len(ALL), 2)
     for channel in range(2):
         expected = authors([float(v) for v in counts[0, :, channel]])
-        for name, got in zip(ALL, found[:, channel], strict=True):
+        for name, got in zip(ALL, actual[:, channel], strict=True):
             assert got == pytest.approx(expected[name], rel=1e-4, abs=1e-3), name
 
 
@@ -148,12 +148,12 @@ def slow_band_powers(x, rate, edges):
 def test_log_band_powers_against_fourier_sums():
     batch = np.random.default_rng(2).normal(0, 20, (2, 64, 3)).astype(np.float32)
     extract = FeatureExtractor(names=("LOGBAND",), rate=RATE, bands=4, low=40, high=700)
-    found = extract(batch).reshape(2, 4, 3)
+    actual = extract(batch).reshape(2, 4, 3)
     edges = [40 * (700 / 40) ** (i / 4) for i in range(5)]
     for row in range(2):
         for channel in range(3):
             expected = slow_band_powers(batch[row, :, channel].astype(float), RATE, edges)
-            np.testing.assert_allclose(found[row, :, channel], expected, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(actual[row, :, channel], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_sine_lies_in_its_band_with_its_power():
@@ -193,10 +193,10 @@ def test_an_unknown_set_is_refused(text):
 def test_columns_come_feature_by_feature():
     batch = np.ones((1, 40, 3), np.float16) * np.array([1, 2, 3], np.float16)
     extract = FeatureExtractor(names=feature_names("rms+du+logband"), rate=RATE)
-    found = extract(batch)
-    assert found.dtype == np.float32
-    assert found.shape == (1, 3 * len(extract.columns)) == (1, 3 * (1 + 6 + 8))
-    np.testing.assert_allclose(found[0, :6], [1, 2, 3, 40, 80, 120])  # RMS, then IAV
+    actual = extract(batch)
+    assert actual.dtype == np.float32
+    assert actual.shape == (1, 3 * len(extract.columns)) == (1, 3 * (1 + 6 + 8))
+    np.testing.assert_allclose(actual[0, :6], [1, 2, 3, 40, 80, 120])  # RMS, then IAV
     assert extract.columns[-1] == "LOGBAND_8"
 
 

@@ -62,9 +62,9 @@ def test_zero_phase_shifts_nothing_and_the_causal_filter_does():
 def test_the_squared_response_is_scipys(spec):
     sections, frequency = spec.sections(RATE), np.linspace(0, 0.5, 20_001)
     _, response = freqz_sos(sections, worN=2 * np.pi * frequency)
-    found = squared_response(sections, frequency)
-    np.testing.assert_allclose(found, np.abs(response) ** 2, rtol=1e-7, atol=1e-12)
-    assert found[0] < 1e-30
+    actual = squared_response(sections, frequency)
+    np.testing.assert_allclose(actual, np.abs(response) ** 2, rtol=1e-7, atol=1e-12)
+    assert actual[0] < 1e-30
 
 
 def test_zero_phase_equals_scipys_forward_backward_filter():

@@ -33,7 +33,7 @@ def test_band_powers_measure_a_sine_in_its_band_and_white_noise_as_zero():
 def test_band_powers_equal_the_fft_of_hann_frames_centred_on_the_patches():
     config = ModelConfig(channels=1, samples=640, patch=64, frame=192, band_edges=(0.01, 0.1, 0.3))
     x = torch.randn(1, 1, 640)
-    found = FrontEnd(config)(x)[0]
+    actual = FrontEnd(config)(x)[0]
     window = np.hanning(192)
     for token, at in enumerate(range(0, 640, 64)):
         start = min(max(0, at + 32 - 96), 640 - 192)
@@ -43,7 +43,7 @@ def test_band_powers_equal_the_fft_of_hann_frames_centred_on_the_patches():
             half = 0.5 / 192
             share = np.clip(np.minimum(centre + half, high) - np.maximum(centre - half, low), 0, None)
             power = np.sum(spectrum * share) / np.sum(share)
-            assert found[token, band] == pytest.approx(np.log(power + 1e-4), abs=2e-3)
+            assert actual[token, band] == pytest.approx(np.log(power + 1e-4), abs=2e-3)
 
 
 @pytest.mark.parametrize(("patch", "frame"), [(64, 256), (128, 256), (32, 64), (64, 64)])

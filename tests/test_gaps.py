@@ -8,7 +8,7 @@ from semg.data.gaps import Gap, breaks, find_gaps, in_words, sampling_interval
 RATES = (200.0, 5120.0)
 
 
-def found(times: np.ndarray, rate: float) -> list[Gap]:
+def gaps_in(times: np.ndarray, rate: float) -> list[Gap]:
     return find_gaps(times, sampling_interval(times, rate), rate)
 
 
@@ -24,18 +24,18 @@ def seconds(rate: float, length: float = 20.0) -> np.ndarray:
 @pytest.mark.parametrize("rate", RATES)
 def test_each_gap_of_a_regular_index_is_found_with_its_length(rate):
     times = cut(seconds(rate), (1000, 600), (2000, 1), (3000, 2))
-    assert found(times, rate) == [Gap(1000, 600), Gap(1400, 1), Gap(2399, 2)]
+    assert gaps_in(times, rate) == [Gap(1000, 600), Gap(1400, 1), Gap(2399, 2)]
 
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("scale", [1, 1e3, 1e6], ids=["s", "ms", "us"])
 def test_the_unit_of_time_and_a_clock_that_is_fast_make_no_gap(rate, scale):
     times = cut(seconds(rate), (1000, 600))
-    assert found(times * scale * 1.004 + 17e8, rate) == [Gap(1000, 600)]
+    assert gaps_in(times * scale * 1.004 + 17e8, rate) == [Gap(1000, 600)]
 
 
 def test_a_counter_is_a_time(rate=200.0):
-    assert found(cut(np.arange(4000.0), (100, 7)), rate) == [Gap(100, 7)]
+    assert gaps_in(cut(np.arange(4000.0), (100, 7)), rate) == [Gap(100, 7)]
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -50,8 +50,8 @@ def test_a_counter_is_a_time(rate=200.0):
 )
 def test_uneven_times_are_no_gaps_and_a_long_gap_among_them_is_found(rate, scatter):
     times = seconds(rate)
-    assert found(scatter(times), rate) == []
-    (gap,) = found(scatter(cut(times, (1500, round(0.5 * rate)))), rate)
+    assert gaps_in(scatter(times), rate) == []
+    (gap,) = gaps_in(scatter(cut(times, (1500, round(0.5 * rate)))), rate)
     assert gap.start == 1500
     assert 0.4 < gap.lost / rate < 0.55
 
@@ -59,7 +59,7 @@ def test_uneven_times_are_no_gaps_and_a_long_gap_among_them_is_found(rate, scatt
 def test_time_that_falls_back_is_a_gap_of_unknown_length():
     times = seconds(200.0)
     times[2500:] -= 3.0
-    (gap,) = found(times, 200.0)
+    (gap,) = gaps_in(times, 200.0)
     assert gap.start == 2500
     assert gap.lost < 0
     assert breaks([gap], 200.0).tolist() == [2500]
@@ -80,4 +80,4 @@ def test_what_is_said_of_gaps():
 
 @pytest.mark.parametrize("n", [2, 3, 10])
 def test_short_recordings_have_no_gaps_of_their_own(n):
-    assert found(np.arange(n) / 200.0, 200.0) == []
+    assert gaps_in(np.arange(n) / 200.0, 200.0) == []

@@ -26,8 +26,8 @@ def table(subject: int, rate: float = RATE, channels: int = 8, seconds: float = 
     random, pattern = np.random.default_rng(subject), np.random.default_rng(7).uniform(0.3, 3, (4, channels))
     n = int(seconds * rate)
     signal = np.concatenate([random.normal(size=(n, channels)) * pattern[k] * 20 for _ in range(2) for k in range(4)])
-    made = pd.DataFrame(signal, columns=[f"ch{i + 1}" for i in range(channels)])
-    return made.assign(label=np.repeat(GESTURES * 2, n))
+    result = pd.DataFrame(signal, columns=[f"ch{i + 1}" for i in range(channels)])
+    return result.assign(label=np.repeat(GESTURES * 2, n))
 
 
 class Study:
@@ -37,7 +37,7 @@ class Study:
         self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
         self.list = folder / "recordings.csv"
 
-    def write(self, change=lambda made: made, people: int = 2, name: str = "p{}.csv", **settings) -> "Study":
+    def write(self, change=lambda table: table, people: int = 2, name: str = "p{}.csv", **settings) -> "Study":
         names = [name.format(subject) for subject in range(1, people + 1)]
         for subject, file in enumerate(names, 1):
             change(table(subject)).to_csv(self.folder / file, **{"index": False, **settings})
@@ -138,9 +138,9 @@ def test_shards_made_otherwise_are_named_and_the_rest_of_them_counted(study):
     code, _, errors = study.run("--unit", "uV")
     assert code == 1
     first, *_, last = [line.removeprefix("error: ") for line in errors.splitlines()]
-    told = "expected unit uV, found none; --overwrite redoes it"
-    assert first.endswith(f"p1: {told}")
-    assert last == f"3 more recordings: {told}"
+    output = "expected unit uV, found none; --overwrite redoes it"
+    assert first.endswith(f"p1: {output}")
+    assert last == f"3 more recordings: {output}"
 
 
 def test_a_wrong_unit_is_one_error_and_no_shard(study):
@@ -166,9 +166,9 @@ def test_a_pipe_is_no_recording_and_others_are_done(study):
 
 
 def test_which_columns_are_channels_is_said_and_a_time_is_none_of_them(study):
-    def change(made: pd.DataFrame) -> pd.DataFrame:
-        made.insert(0, "time", np.arange(len(made)) / RATE)
-        return made.assign(note="", acc_x=1.5, trial=3)
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table.insert(0, "time", np.arange(len(table)) / RATE)
+        return table.assign(note="", acc_x=1.5, trial=3)
 
     out = study.write(change).run()[1]
     assert "channels ch1, ch2, ch3, ch4, ch5, ch6, ch7, ch8; no channels: time (a time), note (text)" in out
@@ -180,7 +180,7 @@ def test_which_columns_are_channels_is_said_and_a_time_is_none_of_them(study):
 
 
 def test_what_is_ambiguous_is_asked_for_by_the_flags_name(study):
-    study.write(lambda made: made.assign(reference=made["ch1"]))
+    study.write(lambda table: table.assign(reference=table["ch1"]))
     code, _, errors = study.run()
     assert code == 1
     assert "found 'reference' in column 10; say which columns are channels, such as --channels 1-8" in errors
@@ -200,8 +200,10 @@ def test_numbers_as_labels_are_one_class_however_they_are_written(study):
     study.write()
     codes = {"idle": 0, "fist": 2, "open": 10, "pinch": 1}
     for subject, kind in ((1, int), (2, float)):
-        made = table(subject)
-        made.assign(label=made["label"].map(codes).astype(kind)).to_csv(study.folder / f"p{subject}.csv", index=False)
+        result = table(subject)
+        result.assign(label=result["label"].map(codes).astype(kind)).to_csv(
+            study.folder / f"p{subject}.csv", index=False
+        )
     assert "4 gestures: 0, 1, 2, 10" in study.run()[1]
     assert study.shards()[0].classes == ("0", "1", "2", "10")
     assert "2 gestures: 10, 0" in study.run("--classes", "10.0", "0", "--overwrite")[1]
@@ -297,8 +299,8 @@ def test_a_recording_added_later_is_multiplied_by_the_same(study):
     study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e-6)), people=2).run()
     scale = study.shards()[0].arguments["scale"]
     study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e-6)), people=3)
-    made = table(3)
-    made.assign(**(made.filter(like="ch") * 9e-6)).to_csv(study.folder / "p3.csv", index=False)
+    result = table(3)
+    result.assign(**(result.filter(like="ch") * 9e-6)).to_csv(study.folder / "p3.csv", index=False)
     out = study.run()[1]
     assert "1 shard written, 2 kept" in out
     assert {shard.arguments["scale"] for shard in study.shards()} == {scale}
@@ -306,8 +308,8 @@ def test_a_recording_added_later_is_multiplied_by_the_same(study):
 
 def test_a_recording_in_another_unit_than_the_others_is_named(study):
     study.write(people=3)
-    made = table(2)
-    made.assign(**(made.filter(like="ch") * 1e-6)).to_csv(study.folder / "p2.csv", index=False)
+    result = table(2)
+    result.assign(**(result.filter(like="ch") * 1e-6)).to_csv(study.folder / "p2.csv", index=False)
     code, out, errors = study.run()
     assert code == 1
     assert "p2.csv: expected an RMS near the others'" in errors
@@ -324,9 +326,9 @@ def test_dead_and_equal_channels_are_reported(study):
 
 
 def test_missing_samples_are_reported_and_no_window_spans_them(study):
-    def change(made: pd.DataFrame) -> pd.DataFrame:
-        made.insert(0, "time", np.arange(len(made)) / RATE)
-        return made.drop(index=made.index[700:800])
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table.insert(0, "time", np.arange(len(table)) / RATE)
+        return table.drop(index=table.index[700:800])
 
     errors = study.write(change).run()[2]
     assert "p1: lost samples: 0.5 s in 1 gap, at 3.5 s" in errors
@@ -345,9 +347,9 @@ def test_a_rate_that_the_time_contradicts_is_named_with_the_flag(study):
 
 @pytest.mark.parametrize("mains", [50, 60])
 def test_hum_is_said_recorded_and_taken_out(study, mains):
-    def change(made: pd.DataFrame) -> pd.DataFrame:
-        hum = 40 * np.sin(2 * np.pi * mains * np.arange(len(made)) / RATE)
-        return made.assign(**made.filter(like="ch").add(hum, axis=0))
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        hum = 40 * np.sin(2 * np.pi * mains * np.arange(len(table)) / RATE)
+        return table.assign(**table.filter(like="ch").add(hum, axis=0))
 
     out = study.write(change).run()[1]
     assert f"{mains} Hz out; mains hum: {mains} Hz in 2 of 2" in out

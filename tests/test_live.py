@@ -140,9 +140,9 @@ def test_a_stream_is_decided_as_the_recording_is_by_predict(here, recording, mic
 
     def feed():
         loopback.wait_for(device.outlet.have_consumers, "live.py")
-        found = pylsl.resolve_byprop("name", f"{device.name}-gestures", 1, 30)
-        inlet = pylsl.StreamInlet(found[0])
-        idle.append(pylsl.StreamInlet(found[0]))  # a consumer that never takes anything
+        actual = pylsl.resolve_byprop("name", f"{device.name}-gestures", 1, 30)
+        inlet = pylsl.StreamInlet(actual[0])
+        idle.append(pylsl.StreamInlet(actual[0]))  # a consumer that never takes anything
         idle[0].open_stream(10)
         inlet.open_stream(10)
         device.send(microvolts)
@@ -154,22 +154,22 @@ def test_a_stream_is_decided_as_the_recording_is_by_predict(here, recording, mic
     with loopback.beside(then_ctrl_c(feed)):
         code, said, errors = here(live, *words, "--udp", f"127.0.0.1:{listener.getsockname()[1]}")
     assert (code, errors) == (130, "")
-    told = json.loads(said)
-    assert (told["decisions"], told["lost"], told["interruptions"]) == (len(expected), 0, 0)
-    assert 0 < told["computing_ms_p50"] <= told["computing_ms_p99"]
-    made = rows(tmp_path / "live" / told["csv"].split("/")[-1])
-    assert [row["gesture"] for row in made] == [row["gesture"] for row in expected]
-    np.testing.assert_allclose(shares(made), shares(expected), atol=1.5e-6)
+    output = json.loads(said)
+    assert (output["decisions"], output["lost"], output["interruptions"]) == (len(expected), 0, 0)
+    assert 0 < output["computing_ms_p50"] <= output["computing_ms_p99"]
+    result = rows(tmp_path / "live" / output["csv"].split("/")[-1])
+    assert [row["gesture"] for row in result] == [row["gesture"] for row in expected]
+    np.testing.assert_allclose(shares(result), shares(expected), atol=1.5e-6)
     np.testing.assert_allclose(
-        [float(row["time_s"]) for row in made], [float(row["time_s"]) for row in expected], atol=1e-5
+        [float(row["time_s"]) for row in result], [float(row["time_s"]) for row in expected], atol=1e-5
     )
     *samples, info = heard
     assert info.get_channel_labels() == ["gesture", *[f"p_{name}" for name in CLASSES]]
-    assert [CLASSES[int(values[0])] for values, _ in samples] == [row["gesture"] for row in made]
+    assert [CLASSES[int(values[0])] for values, _ in samples] == [row["gesture"] for row in result]
     np.testing.assert_allclose([values[1:] for values, _ in samples], shares(expected), atol=1.5e-6)
     lines = [json.loads(listener.recv(4096)) for _ in expected]
-    assert [line["gesture"] for line in lines] == [row["gesture"] for row in made]
-    for (_, stamp), line, row in zip(samples, lines, made, strict=True):
+    assert [line["gesture"] for line in lines] == [row["gesture"] for row in result]
+    for (_, stamp), line, row in zip(samples, lines, result, strict=True):
         assert stamp == pytest.approx(float(row["lsl_time"]), abs=1e-3)
         assert line["lsl_time"] == pytest.approx(stamp, abs=1e-3)
         assert line["probability"] == max(line["probabilities"].values())
@@ -200,12 +200,12 @@ def test_a_stream_that_goes_away_is_waited_for(here, model, microvolts, tmp_path
 
     with loopback.beside(then_ctrl_c(feed)):
         code, said, errors = here(live, "--lsl", device.name, "--out", out, "--json")
-    told = json.loads(said)
-    assert (code, told["interruptions"], told["lost"]) == (130, 1, 0)
+    output = json.loads(said)
+    assert (code, output["interruptions"], output["lost"]) == (130, 1, 0)
     assert "is back" in errors
-    made = rows(next(out.glob("*.csv")))
-    np.testing.assert_allclose(shares(made), [one.probabilities for one in expected], atol=1.5e-6)
-    np.testing.assert_allclose([float(row["time_s"]) for row in made], [one.time for one in expected], atol=0.05)
+    result = rows(next(out.glob("*.csv")))
+    np.testing.assert_allclose(shares(result), [one.probabilities for one in expected], atol=1.5e-6)
+    np.testing.assert_allclose([float(row["time_s"]) for row in result], [one.time for one in expected], atol=0.05)
 
 
 def test_a_session_goes_on_from_the_statistics_of_another(here, recording, microvolts, tmp_path):
@@ -259,9 +259,9 @@ def test_samples_that_a_reader_was_too_slow_for_are_counted(model, microvolts):
     before = round((sent_at(reader, first)[0] - device.begin) * RATE)  # no stamp before them says that they were lost
     count = sum(len(chunk.samples) for chunk in (first, *others))
     assert count < len(samples)
-    made = [one for chunk in (first, *others) for one in decoder.push(chunk)]
+    result = [one for chunk in (first, *others) for one in decoder.push(chunk)]
     assert decoder.finish() == len(samples) - count - before
-    assert made[-1].stamp > others[-1].stamps[-1] - model.stride / RATE
+    assert result[-1].stamp > others[-1].stamps[-1] - model.stride / RATE
 
 
 def test_samples_without_a_time_are_read_as_if_they_had_come_evenly(model, microvolts):
@@ -292,9 +292,9 @@ def test_another_rate_is_refused_unless_it_is_to_be_resampled(model, microvolts)
     reader = reader_of(device.name, model, resample=True, warn=warned.append)
     device.send(microvolts[:4000])
     decoder = LiveDecoder(model, reader.layout.rate, 1.0, warn=pytest.fail)
-    made = [one for chunk in received(reader, device.begin + 3999 / 2000) for one in decoder.push(chunk)]
-    assert len(made) == (2 * 5120 - model.window) // model.stride + 1
-    np.testing.assert_allclose([one.time for one in made[:3]], [0.25, 0.375, 0.5], atol=1e-3)
+    result = [one for chunk in received(reader, device.begin + 3999 / 2000) for one in decoder.push(chunk)]
+    assert len(result) == (2 * 5120 - model.window) // model.stride + 1
+    np.testing.assert_allclose([one.time for one in result[:3]], [0.25, 0.375, 0.5], atol=1e-3)
     device = loopback.Device(loopback.unique("device"), 0.0, LABELS)
     with pytest.raises(DataError, match="expected a stream with a sampling rate, found none; rate says it"):
         reader_of(device.name, model)
@@ -399,9 +399,9 @@ def test_killed_it_leaves_what_came_in_and_what_was_decided(data, microvolts, tm
 def test_without_the_library_one_line_says_so(tmp_path):
     broken = tmp_path / "liblsl.so"
     broken.write_text("no library")
-    told = {**os.environ, "PYLSL_LIB": str(broken)}
+    output = {**os.environ, "PYLSL_LIB": str(broken)}
     command = [sys.executable, ROOT / "live.py", "--lsl", "x"]
-    done = subprocess.run(command, capture_output=True, text=True, env=told)
+    done = subprocess.run(command, capture_output=True, text=True, env=output)
     assert done.returncode == 1
     assert done.stderr.startswith("error: pylsl: expected the Lab Streaming Layer's library, found: ")
     assert len(done.stderr.splitlines()) == 1

@@ -86,14 +86,14 @@ def test_what_is_resampled_comes_later_and_is_the_same(rate, wanted, block):
     resampler = CausalResampler(ratio, rate)
     signal = np.sin(2 * np.pi * frequency * np.arange(1000) / rate)[:, None] * [1, -2]
     parts = [resampler(signal[at : at + block]) for at in range(0, len(signal), block)]
-    made = np.concatenate([part for part, _ in parts])
-    times = np.arange(len(made)) / wanted
+    result = np.concatenate([part for part, _ in parts])
+    times = np.arange(len(result)) / wanted
     expected = np.sin(2 * np.pi * frequency * (times - resampler.delay))[:, None] * [1, -2]
     begun = times > 2 * resampler.delay
-    np.testing.assert_allclose(made[begun], expected[begun], atol=5e-3)
+    np.testing.assert_allclose(result[begun], expected[begun], atol=5e-3)
     assert 0 < resampler.delay <= 10 / min(rate, wanted)
     places = np.concatenate([at * block + places for at, (_, places) in enumerate(parts)])
-    np.testing.assert_array_equal(places, np.arange(len(made)) * ratio.denominator // ratio.numerator)
+    np.testing.assert_array_equal(places, np.arange(len(result)) * ratio.denominator // ratio.numerator)
 
 
 def test_no_window_spans_a_gap(model, samples):
@@ -106,10 +106,12 @@ def test_no_window_spans_a_gap(model, samples):
     apart.begin_anew()
     expected += apart.push(Chunk(samples[half:], stamps[half:], 0.0))
     decoder = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
-    made = decoder.push(Chunk(samples, stamps, 0.0))
-    assert [one.stamp for one in made] == [one.stamp for one in expected]
-    np.testing.assert_allclose([one.probabilities for one in made], [one.probabilities for one in expected], atol=1e-6)
-    first = next(one for one in made if one.time > half / RATE + gap)
+    result = decoder.push(Chunk(samples, stamps, 0.0))
+    assert [one.stamp for one in result] == [one.stamp for one in expected]
+    np.testing.assert_allclose(
+        [one.probabilities for one in result], [one.probabilities for one in expected], atol=1e-6
+    )
+    first = next(one for one in result if one.time > half / RATE + gap)
     assert first.time == pytest.approx(half / RATE + gap + model.window / RATE, abs=1e-6)
     assert decoder.finish() == round(gap * RATE)
 
@@ -136,12 +138,12 @@ def test_an_adapted_network_decides_also_after_a_gap(model, samples):
     adaptation = Adapting(model)
     decoder = LiveDecoder(model, RATE, 1.0, adaptation=adaptation, warn=pytest.fail)
     stamps = np.arange(len(samples)) / RATE + np.where(np.arange(len(samples)) < half, 0, 2)
-    made = decoder.push(Chunk(samples, stamps, 0.0))
-    flat = [bool(np.ptp(one.probabilities - made[1].probabilities) < 1e-6) for one in made]
-    assert flat == [False, *[True] * (len(made) - 1)]
-    told = adaptation.told
-    assert sum(told[: told.index("another recording")]) == half
-    assert sum(told[told.index("another recording") + 1 :]) == len(samples) - half
+    result = decoder.push(Chunk(samples, stamps, 0.0))
+    flat = [bool(np.ptp(one.probabilities - result[1].probabilities) < 1e-6) for one in result]
+    assert flat == [False, *[True] * (len(result) - 1)]
+    output = adaptation.told
+    assert sum(output[: output.index("another recording")]) == half
+    assert sum(output[output.index("another recording") + 1 :]) == len(samples) - half
 
 
 def test_the_warm_up_does_not_begin_anew_with_a_gap(model, samples):
@@ -149,8 +151,8 @@ def test_the_warm_up_does_not_begin_anew_with_a_gap(model, samples):
     decoder = LiveDecoder(model, RATE, 1.0, warmup=half / RATE + 1e-3, warn=pytest.fail)
     assert decoder.push(Chunk(samples[:half], np.arange(half) / RATE, 0.0)) == []
     decoder.begin_anew()
-    made = decoder.push(Chunk(samples[half:], np.arange(half, 2 * half) / RATE + 5, 0.0))
-    assert made[0].time == pytest.approx(half / RATE + 5 + model.window / RATE)
+    result = decoder.push(Chunk(samples[half:], np.arange(half, 2 * half) / RATE + 5, 0.0))
+    assert result[0].time == pytest.approx(half / RATE + 5 + model.window / RATE)
 
 
 def test_another_unit_is_seen_in_the_first_seconds(model, fixed, samples):
@@ -158,14 +160,14 @@ def test_another_unit_is_seen_in_the_first_seconds(model, fixed, samples):
     known = LiveDecoder(model, RATE, 1.0, warn=pytest.fail).push(Chunk(samples, stamps, 0.0))
     decoder = LiveDecoder(model, RATE, None, name="band", warn=warned.append)
     volts = samples / np.float32(2**20)  # about a volt a microvolt, and exact
-    made = [
+    result = [
         one
         for at in range(0, len(volts), 500)
         for one in decoder.push(Chunk(volts[at : at + 500], stamps[at : at + 500], 0.0))
     ]
-    assert len(made) == len(known)
+    assert len(result) == len(known)
     assert "band: an RMS of 2.9" in warned[0] and "is of another unit: multiplied by 1e+07" in warned[0]
-    agree = np.mean([a.probabilities.argmax() == b.probabilities.argmax() for a, b in zip(made, known, strict=True)])
+    agree = np.mean([a.probabilities.argmax() == b.probabilities.argmax() for a, b in zip(result, known, strict=True)])
     assert agree > 0.9
     with pytest.raises(DataError, match=r"band: expected an RMS of 0\.1 to 10000, found 2\.9"):
         LiveDecoder(fixed, RATE, None, name="band", warn=pytest.fail).push(Chunk(volts, stamps, 0.0))
@@ -177,11 +179,13 @@ def test_samples_that_are_no_numbers_are_held_and_counted(model, samples):
     broken[[0, 1000, 1001], [3, 5, 5]] = np.nan
     held[0, 3], held[1000:1002, 5] = 0, samples[999, 5]
     decoder = LiveDecoder(model, RATE, 1.0, warn=warned.append)
-    made = decoder.push(Chunk(broken[:1001], stamps[:1001], 0.0)) + decoder.push(
+    result = decoder.push(Chunk(broken[:1001], stamps[:1001], 0.0)) + decoder.push(
         Chunk(broken[1001:], stamps[1001:], 0.0)
     )
     expected = LiveDecoder(model, RATE, 1.0, warn=pytest.fail).push(Chunk(held, stamps, 0.0))
-    np.testing.assert_allclose([one.probabilities for one in made], [one.probabilities for one in expected], atol=1e-6)
+    np.testing.assert_allclose(
+        [one.probabilities for one in result], [one.probabilities for one in expected], atol=1e-6
+    )
     assert decoder.finish() == 3
     assert warned == ["stream: channels 4, 6 brought samples that are no numbers: the number before is taken for each"]
     with pytest.raises(DataError, match="expected amplitudes below 65 mV"):
@@ -208,14 +212,14 @@ def test_a_disturbance_costs_some_windows_and_not_the_session(model, samples):
     disturbed[[5000, 9000], 3] = 1e6
     decoder = LiveDecoder(model, RATE, 1.0, warn=warned.append)
     stamps = np.arange(len(samples)) / RATE
-    made = []
+    result = []
     for at in range(0, len(samples), 128):
-        made += decoder.push(Chunk(disturbed[at : at + 128], stamps[at : at + 128], 0.0))
+        result += decoder.push(Chunk(disturbed[at : at + 128], stamps[at : at + 128], 0.0))
     assert len(warned) == 1 and "expected amplitudes below 65 mV, found more: left out" in warned[0]
     assert decoder.finish() == 256
-    assert made[-1].time == pytest.approx(len(samples) / RATE, abs=model.stride / RATE)
-    assert all(np.isfinite(one.probabilities).all() for one in made)
-    spans = [(one.time - model.window / RATE, one.time) for one in made]
+    assert result[-1].time == pytest.approx(len(samples) / RATE, abs=model.stride / RATE)
+    assert all(np.isfinite(one.probabilities).all() for one in result)
+    spans = [(one.time - model.window / RATE, one.time) for one in result]
     assert not [span for span in spans for bad in (5000 / RATE, 9000 / RATE) if span[0] < bad < span[1]]
 
 
@@ -265,8 +269,8 @@ def test_amplitudes_that_no_model_takes_are_refused_before_anything_is_learnt_of
     stream.push(samples[:2000])
     with pytest.raises(DataError, match="expected amplitudes below 65 mV"):
         stream.push(samples[2000:] * 1e30)
-    made = model.stream(normalization=session).push(samples[:2000])
-    assert made and all(np.isfinite(one.probabilities).all() for one in made)
+    result = model.stream(normalization=session).push(samples[:2000])
+    assert result and all(np.isfinite(one.probabilities).all() for one in result)
 
 
 def test_a_rate_that_is_not_as_announced_is_told(model, samples):
@@ -300,11 +304,11 @@ def test_smoothed_probabilities_are_those_of_the_filter_over_a_recording_and_beg
     alone = LiveDecoder(model, RATE, 1.0, warn=pytest.fail)
     smooth = LiveDecoder(model, RATE, 1.0, hold=0.5, warn=pytest.fail)
     for _ in range(2):  # the second time the clock begins anew, as after an interruption
-        raw, found = ([one.probabilities for one in decoder.push(chunk)] for decoder in (alone, smooth))
+        raw, actual = ([one.probabilities for one in decoder.push(chunk)] for decoder in (alone, smooth))
         assert len(raw) > 10
         places = np.arange(len(raw))
         expected = filtered(np.array(raw), 0 * places, places, model.stride / model.rate, 0.5, max_step=1)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-        assert not np.allclose(found[1:], raw[1:], rtol=1e-3)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+        assert not np.allclose(actual[1:], raw[1:], rtol=1e-3)
         alone.begin_anew()
         smooth.begin_anew()

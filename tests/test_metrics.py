@@ -35,9 +35,9 @@ def test_agrees_with_scikit_learn_absent_classes_included(rows):
     assert metrics.balanced_accuracy(counts) == pytest.approx(reference.balanced_accuracy_score(label, prediction))
     assert metrics.macro_f1(counts) == pytest.approx(reference.f1_score(label, prediction, average="macro"))
     expected = reference.precision_recall_fscore_support(label, prediction, labels=range(K), zero_division=np.nan)
-    found = metrics.per_class(counts, CLASSES)
+    actual = metrics.per_class(counts, CLASSES)
     for key, column in zip(("precision", "recall", "f1", "support"), expected, strict=True):
-        values = [np.nan if found[name][key] is None else found[name][key] for name in CLASSES]
+        values = [np.nan if actual[name][key] is None else actual[name][key] for name in CLASSES]
         assert values == pytest.approx(list(column), nan_ok=True)
 
 
@@ -46,9 +46,9 @@ def test_agrees_with_scikit_learn_absent_classes_included(rows):
 @pytest.mark.filterwarnings("ignore:y_pred contains classes")
 def test_each_person_is_scored_on_their_own_windows(rows):
     label, prediction, subject = columns(rows)
-    found = metrics.per_subject(label, prediction, subject, K)
-    assert list(found) == sorted(set(subject.tolist()))
-    for person, values in found.items():
+    actual = metrics.per_subject(label, prediction, subject, K)
+    assert list(actual) == sorted(set(subject.tolist()))
+    for person, values in actual.items():
         own = subject == person
         assert values["n_windows"] == own.sum()
         assert values["accuracy"] == pytest.approx(reference.accuracy_score(label[own], prediction[own]))
@@ -101,8 +101,8 @@ def test_shuffled_labels_give_chance_within_the_interval():
     rng = np.random.default_rng(0)
     label, prediction = np.repeat(np.arange(K), 800), np.repeat(np.arange(K), 800)
     subject = np.tile(np.arange(20), 200).astype(str)
-    found = metrics.report(rng.permutation(label), prediction, subject, subject, np.arange(4000), CLASSES, **TIMES)
-    low, high = found["ci95"]["accuracy"]
+    actual = metrics.report(rng.permutation(label), prediction, subject, subject, np.arange(4000), CLASSES, **TIMES)
+    low, high = actual["ci95"]["accuracy"]
     assert low <= 1 / K <= high
     assert high - low < 0.05
 
@@ -137,8 +137,8 @@ def slow_vote(prediction, record, start, k, max_step):
 @settings(max_examples=200, deadline=None)
 def test_vote_is_what_its_definition_says_in_any_order(rows, k, max_step):
     prediction, record, start = columns(rows)
-    found = metrics.majority_vote(prediction, record, start, k, 4, max_step)
-    assert found.tolist() == slow_vote(prediction, record, start, k, max_step)
+    actual = metrics.majority_vote(prediction, record, start, k, 4, max_step)
+    assert actual.tolist() == slow_vote(prediction, record, start, k, max_step)
 
 
 def test_vote_ties_go_to_the_latest_and_nothing_is_heard_across_pauses_or_recordings():
@@ -166,35 +166,35 @@ def test_vote_does_not_profit_from_the_gap_that_follows_a_label_change():
     label = np.repeat([0, 1], 10)
     start = np.concatenate([np.arange(10) * 10, 90 + 45 + np.arange(10) * 10])  # a margin of 0.25 s after the change
     one = np.full(20, "a")
-    found = metrics.report(label, label, one, one, start, CLASSES[:2], vote=5, **TIMES)
-    assert found["accuracy"] == 1.0
-    assert found["vote"]["accuracy"] == 0.9  # two windows late
-    assert found["vote"]["added_delay_ms"] == 200.0
+    actual = metrics.report(label, label, one, one, start, CLASSES[:2], vote=5, **TIMES)
+    assert actual["accuracy"] == 1.0
+    assert actual["vote"]["accuracy"] == 0.9  # two windows late
+    assert actual["vote"]["added_delay_ms"] == 200.0
 
 
 def test_report_has_the_promised_keys_in_jsons_types():
     label, prediction = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
     subject = np.array(["03", "03", "04", "04"])
-    found = metrics.report(label, prediction, subject, subject, np.arange(4), CLASSES, vote=3, **TIMES)
+    actual = metrics.report(label, prediction, subject, subject, np.arange(4), CLASSES, vote=3, **TIMES)
     keys = "accuracy balanced_accuracy macro_f1 active_accuracy per_class per_subject confusion classes n_windows"
-    assert {*keys.split(), "n_subjects", "mean_over_subjects", "sd_over_subjects", "ci95"} <= set(found)
+    assert {*keys.split(), "n_subjects", "mean_over_subjects", "sd_over_subjects", "ci95"} <= set(actual)
     person = {"accuracy", "balanced_accuracy", "macro_f1", "active_accuracy", "n_windows"}
-    assert set(found["per_subject"]["03"]) == person
-    assert all(set(found[key]) == person for key in ("mean_over_subjects", "sd_over_subjects", "ci95"))
-    assert found["mean_over_subjects"]["accuracy"] == 0.75
-    assert found["sd_over_subjects"]["accuracy"] == pytest.approx(np.std([1.0, 0.5], ddof=1))
-    assert (found["n_windows"], found["n_subjects"]) == (4, 2)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert set(actual["per_subject"]["03"]) == person
+    assert all(set(actual[key]) == person for key in ("mean_over_subjects", "sd_over_subjects", "ci95"))
+    assert actual["mean_over_subjects"]["accuracy"] == 0.75
+    assert actual["sd_over_subjects"]["accuracy"] == pytest.approx(np.std([1.0, 0.5], ddof=1))
+    assert (actual["n_windows"], actual["n_subjects"]) == (4, 2)
+    assert json.loads(json.dumps(actual, allow_nan=False)) == actual
 
 
 @pytest.mark.parametrize("people", [1, 2, 4, 5])
 def test_below_five_people_there_is_no_interval_and_for_one_no_standard_deviation(people):
     who = np.repeat([f"{n:02d}" for n in range(people)], 3)
     truth = np.tile([0, 1, 1], people)
-    found = metrics.report(truth, np.tile([0, 1, 2], people), who, who, np.arange(3 * people), CLASSES, **TIMES)
+    actual = metrics.report(truth, np.tile([0, 1, 2], people), who, who, np.arange(3 * people), CLASSES, **TIMES)
     for name in ("accuracy", "macro_f1", "n_windows"):
-        assert (found["sd_over_subjects"][name] is None) == (people == 1)
-        assert (found["ci95"][name] is None) == (people < 5)
+        assert (actual["sd_over_subjects"][name] is None) == (people == 1)
+        assert (actual["ci95"][name] is None) == (people < 5)
     assert (metrics.bootstrap_interval(np.linspace(0, 1, people)) is None) == (people < 5)
 
 
@@ -223,8 +223,8 @@ def test_no_way_to_decide_without_the_signal_is_expected_to_beat_chance(support,
 
 
 def test_chance_is_the_commonest_classs_share_for_accuracy_alone():
-    found = metrics.chance(np.array([60, 20, 20, 0]), np.array([True, False, False, False]))
-    assert found == pytest.approx(
+    actual = metrics.chance(np.array([60, 20, 20, 0]), np.array([True, False, False, False]))
+    assert actual == pytest.approx(
         {"accuracy": 0.6, "macro_f1": 1 / 3, "balanced_accuracy": 1 / 3, "active_accuracy": 0.5}
     )
     assert metrics.chance(np.array([6, 4]))["active_accuracy"] is None

@@ -136,8 +136,8 @@ def test_scaling_follows_the_session_or_the_training_recordings(data):
     np.testing.assert_array_equal(
         deep_baselines.scaled_by(shards, "session", shards[:1]), transform_of(shards, ChannelNormalization())
     )
-    found = deep_baselines.scaled_by(shards, "none", shards[:2])
-    np.testing.assert_array_equal(found, np.stack([np.diag(gain_of(shards[:2]))] * 3))
+    actual = deep_baselines.scaled_by(shards, "none", shards[:2])
+    np.testing.assert_array_equal(actual, np.stack([np.diag(gain_of(shards[:2]))] * 3))
 
 
 def test_an_epoch_visits_windows_once_and_moves_them_within_their_segment(data):
@@ -169,8 +169,8 @@ def test_training_learns_and_depends_on_the_seed_alone(data):
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert deep_baselines.best_epoch(rows)["val_macro_f1"] > 0.9
-    found = deep_baselines.probabilities(model, val)
-    assert np.mean(found.argmax(1) == val.windows.label) == pytest.approx(
+    actual = deep_baselines.probabilities(model, val)
+    assert np.mean(actual.argmax(1) == val.windows.label) == pytest.approx(
         deep_baselines.best_epoch(rows)["val_accuracy"]
     )
 
@@ -332,12 +332,15 @@ def test_some_of_the_gestures_are_trained_and_scored_alone(data, score, fake, tm
     score("--networks", "shallow", "--no-idle", "--epochs", 2)
     shards, split = data
     windows = WindowSet(open_shards(shards, (split / "test.txt").read_text().split()))
-    told = json.loads((tmp_path / "out" / "shallow-raw" / "metrics.json").read_text())
+    output = json.loads((tmp_path / "out" / "shallow-raw" / "metrics.json").read_text())
     with np.load(tmp_path / "out" / "shallow-raw" / "predictions.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["start"], windows.start[windows.label > 0])
         assert arrays["probabilities"].shape[1] == CLASSES - 1
-    assert (told["classes_left_out"], list(told["per_class"])) == (small_shards.CLASSES[:1], small_shards.CLASSES[1:])
-    assert told["n_parameters"] == (CLASSES - 1) * (CHANNELS + 1)
+    assert (output["classes_left_out"], list(output["per_class"])) == (
+        small_shards.CLASSES[:1],
+        small_shards.CLASSES[1:],
+    )
+    assert output["n_parameters"] == (CLASSES - 1) * (CHANNELS + 1)
 
 
 def test_the_test_people_have_no_part_in_training(data, score, fake, tmp_path):
@@ -354,9 +357,9 @@ def test_the_test_people_have_no_part_in_training(data, score, fake, tmp_path):
         (other / record).unlink()
         small_shards.write(other, 5, repetitions=2)
     score("--networks", "eegnet", "--shards", other, "--out", tmp_path / "again")
-    told = [json.loads((tmp_path / out / "eegnet-raw/metrics.json").read_text()) for out in ("out", "again")]
-    assert told[0]["n_windows"] != told[1]["n_windows"]
-    assert told[0]["epochs"] == told[1]["epochs"]
+    output = [json.loads((tmp_path / out / "eegnet-raw/metrics.json").read_text()) for out in ("out", "again")]
+    assert output[0]["n_windows"] != output[1]["n_windows"]
+    assert output[0]["epochs"] == output[1]["epochs"]
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,11 @@ def test_on_the_grid_it_is_what_a_stream_computes(opened):
             tokens = stream.normalized(stream.features(np.array(signal[at : at + windows.window])))
             expected[at] = model.network.classify(tokens).softmax(1)[0].numpy()
         stream.prepare()
-    found = online(opened, shards[:1])
+    actual = online(opened, shards[:1])
     places = [place for place, at in enumerate(windows.start) if at in expected]
     assert len(places) > 20
     np.testing.assert_allclose(
-        found[places], np.stack([expected[at] for at in windows.start[places]]), rtol=1e-3, atol=1e-4
+        actual[places], np.stack([expected[at] for at in windows.start[places]]), rtol=1e-3, atol=1e-4
     )
 
 
@@ -74,10 +74,10 @@ def test_late_in_a_session_it_comes_to_whole_session_normalisation(opened):
 
 
 def test_results_say_which_normalisation_they_are_of(here, tmp_path):  # noqa: F811
-    told = here(tmp_path / "r", "--normalize", "online")
+    output = here(tmp_path / "r", "--normalize", "online")
     usual = here(tmp_path / "s")
-    assert (told["normalize"], usual["normalize"]) == ("online", "session")
-    assert told["n_windows"] == usual["n_windows"]
+    assert (output["normalize"], usual["normalize"]) == ("online", "session")
+    assert output["n_windows"] == usual["n_windows"]
 
 
 def test_a_model_that_is_not_normalised_by_session_is_not_normalised_online(run_script, trained, tmp_path):  # noqa: F811

@@ -67,14 +67,14 @@ def test_adapted_decisions_look_at_nothing_that_comes_later(model, session):  # 
 def test_labels_change_nothing_and_the_same_session_gives_the_same_decisions(model, session):  # noqa: F811
     windows, permuted = WindowSet(session), WindowSet(session)
     permuted.label[:] = np.random.default_rng(0).permutation(permuted.label)
-    found, again = (online(model, own, adaptation=in_signal_time(model)) for own in (windows, permuted))
-    assert np.array_equal(found, again)
+    actual, again = (online(model, own, adaptation=in_signal_time(model)) for own in (windows, permuted))
+    assert np.array_equal(actual, again)
 
 
 def test_adaptations_begin_on_schedule_and_take_effect_later(model, session):  # noqa: F811
-    made = {}
-    online(model, WindowSet(session), adaptation=in_signal_time(model, made))
-    (events,) = (one.events for one in made.values())
+    actual = {}
+    online(model, WindowSet(session), adaptation=in_signal_time(model, actual))
+    (events,) = (one.events for one in actual.values())
     assert len(events) > 2
     stride = model.stride / model.rate
     due = EARLY.first
@@ -86,12 +86,12 @@ def test_adaptations_begin_on_schedule_and_take_effect_later(model, session):  #
 
 
 def test_a_refused_adaptation_leaves_the_weights(model, session):  # noqa: F811
-    made = {}
+    built = {}
     nothing = Adaptation(least_seconds=1e9)
     windows = WindowSet(session)
-    found = online(model, windows, adaptation=in_signal_time(model, made, nothing))
-    assert np.array_equal(found, online(model, windows))
-    (one,) = made.values()
+    actual = online(model, windows, adaptation=in_signal_time(model, built, nothing))
+    assert np.array_equal(actual, online(model, windows))
+    (one,) = built.values()
     assert one.network is model.network
     assert "not adapted; the last time the model was kept as it was" in one.in_words()
 
@@ -132,8 +132,8 @@ class Held:
         self.begun += 1
 
     def result(self):
-        made, self.ready = self.ready, None
-        return made
+        actual, self.ready = self.ready, None
+        return actual
 
     def close(self):
         pass
@@ -155,9 +155,9 @@ def test_decisions_go_on_without_the_adaptation_and_weights_change_between_two(m
     later = pushed(stream, samples[half:])
     assert all(np.array_equal(one.probabilities, was) for one, was in zip(first, before, strict=True))
     plain, replaced = pushed(model.stream(), samples), pushed(model.with_network(other).stream(), samples)
-    found = np.stack([one.probabilities for one in first + later])
-    old, new = (np.stack([one.probabilities for one in made]) for made in (plain, replaced))
-    ours, theirs = ([np.allclose(a, b, atol=1e-5) for a, b in zip(found, made, strict=True)] for made in (old, new))
+    actual = np.stack([one.probabilities for one in first + later])
+    old, new = (np.stack([one.probabilities for one in built]) for built in (plain, replaced))
+    ours, theirs = ([np.allclose(a, b, atol=1e-5) for a, b in zip(actual, built, strict=True)] for built in (old, new))
     swap = ours.index(False)
     assert len(first) <= swap <= len(first) + 1
     assert all(ours[:swap])
@@ -171,10 +171,10 @@ def test_no_decision_waits_for_the_process_that_adapts(model, samples):  # noqa:
     try:
         os.kill(worker.pid, signal.SIGSTOP)
         stream = model.stream(adaptation=adaptation)
-        found = pushed(stream, samples)
+        actual = pushed(stream, samples)
         assert adaptation.events == []
         expected = pushed(model.stream(), samples)
-        assert all(np.array_equal(a.probabilities, b.probabilities) for a, b in zip(found, expected, strict=True))
+        assert all(np.array_equal(a.probabilities, b.probabilities) for a, b in zip(actual, expected, strict=True))
         os.kill(worker.pid, signal.SIGCONT)
         while not adaptation.events:
             later = pushed(stream, samples[: model.stride])
@@ -225,16 +225,16 @@ def test_statistics_and_adaptation_go_together(model, samples):  # noqa: F811
 def test_evaluate_scores_it_beside_the_model_as_it_was(trained, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(evaluate, "Schedule", lambda: EARLY)
     monkeypatch.setattr(evaluate, "Adaptation", lambda **_: ANYTHING)
-    told = {}
+    output = {}
     for name, flags in (("adapted", ["--adapt", "online"]), ("plain", [])):
         words = ["--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--out", tmp_path / name]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words), "--normalize", "online", *flags])
         assert evaluate.main() == 0
-        told[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+        output[name] = json.loads((tmp_path / name / "metrics.json").read_text())
     said = capsys.readouterr().out
     assert "minute of the session" in said
     assert "recording of the session" in said
-    adapted, plain = told["adapted"], told["plain"]
+    adapted, plain = output["adapted"], output["plain"]
     assert adapted["unadapted"]["confusion"] == plain["confusion"]
     assert adapted["unadapted"]["by_minute"] == plain["by_minute"]
     assert adapted["adaptation"]["mode"] == "online"

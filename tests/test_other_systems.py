@@ -88,11 +88,11 @@ class NoFloat64(TorchDispatchMode):
     """Apple's GPUs have no float64."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for one in made if isinstance(made, (tuple, list)) else (made,):
+        result = function(*args, **(kwargs or {}))
+        for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, torch.Tensor) and one.device.type == "meta":
                 assert one.dtype is not torch.float64, function
-        return made
+        return result
 
 
 def test_a_step_on_a_device_without_float64(tmp_path, monkeypatch):

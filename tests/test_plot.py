@@ -37,8 +37,8 @@ def data(tmp_path_factory):
     table = recordings.frame(samples=3 * recordings.RATE)
     time = table.index.to_numpy()
     for place in range(24):
-        made = [50 * np.sin(2 * np.pi * f * time + place) for f in (5, 50, 200)]
-        table[f"EMG_{place + 1}"] = np.round(sum(made))
+        result = [50 * np.sin(2 * np.pi * f * time + place) for f in (5, 50, 200)]
+        table[f"EMG_{place + 1}"] = np.round(sum(result))
     recording = recordings.write(folder, table)
     return SimpleNamespace(folder=folder, shards=shards, split=split, recording=recording)
 
@@ -187,12 +187,12 @@ def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):
     calls = seen(monkeypatch, "errors")
     assert "2 windows" in draw("errors", tmp_path / "scores", "--shards", data.shards, "--out", tmp_path / "errors.png")
     _, parts, title = calls[-1]
-    assert [told.split(",")[0] for told, _ in parts] == ["fist taken for idle", "flexion taken for idle"]
+    assert [output.split(",")[0] for output, _ in parts] == ["fist taken for idle", "flexion taken for idle"]
     assert [part.begin for _, part in parts] == pytest.approx(start[:2] / small_shards.RATE)
     assert title.endswith("(SIMULATED)")
-    told = tmp_path / "scores" / "metrics.json"
-    content = json.loads(told.read_text())
-    told.write_text(json.dumps(content | {"made": {"arguments": {"shards": data.shards.name}}}))
+    output = tmp_path / "scores" / "metrics.json"
+    content = json.loads(output.read_text())
+    output.write_text(json.dumps(content | {"made": {"arguments": {"shards": data.shards.name}}}))
     with pytest.raises(DataError, match="shards"):
         draw("errors", tmp_path / "scores", "--out", tmp_path / "errors.png")
     (tmp_path / data.shards.name).symlink_to(data.shards)  # above the result, as where it was made
@@ -202,14 +202,14 @@ def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):
 
 def test_classes_of_a_split(draw, data, tmp_path, monkeypatch):
     calls = seen(monkeypatch, "class_counts")
-    told = draw("classes", data.split, "--shards", data.shards, "--out", tmp_path / "c.png")
+    output = draw("classes", data.split, "--shards", data.shards, "--out", tmp_path / "c.png")
     counts = calls[-1][1]
     assert {part: values.tolist() for part, values in counts.items()} == {
         "train": [45] * 4,
         "val": [15] * 4,
         "test": [15] * 4,
     }
-    assert "train: 3 people, 180 windows" in told
+    assert "train: 3 people, 180 windows" in output
 
 
 def test_curves_of_a_run(draw, tmp_path):
@@ -228,9 +228,9 @@ def calibrated(folder, repetitions, people, *, gain=0.2):
     before = {who: {"macro_f1": value, "accuracy": value + 0.1, "n_windows": 9} for who, value in people.items()}
     after = {who: one | {"macro_f1": one["macro_f1"] + gain} for who, one in before.items()}
     folder.mkdir(parents=True)
-    told = {"calibrate": repetitions, "per_subject": after, "zero_shot_on_the_same_windows": {"per_subject": before}}
+    output = {"calibrate": repetitions, "per_subject": after, "zero_shot_on_the_same_windows": {"per_subject": before}}
     (folder / "metrics.json").write_text(
-        json.dumps(told | {"per_class": {"idle": {"support": 6}, "fist": {"support": 2}}})
+        json.dumps(output | {"per_class": {"idle": {"support": 6}, "fist": {"support": 2}}})
     )
     return folder
 
@@ -246,8 +246,8 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
         for n in (2, 1)
         for fold, who in enumerate(("09", "03"))
     ]
-    told = draw("calibration", *folders, "--out", tmp_path / "c.png")
-    assert "2 people, repetitions 1, 2" in told
+    output = draw("calibration", *folders, "--out", tmp_path / "c.png")
+    assert "2 people, repetitions 1, 2" in output
     _, table, chance, _ = calls[-1]
     assert (chance["accuracy"], chance["macro_f1"]) == (0.75, 0.5)
     assert table[2]["unadapted"]["macro_f1"].tolist() == pytest.approx([0.5, 0.5])
@@ -337,9 +337,9 @@ def test_the_architecture_of_a_checkpoint(draw, tmp_path):
     config = ModelConfig(**TINY, channels=8, classes=2)
     how = {"window": config.samples, "stride": 100}
     data = {"rate": 2000.0, "classes": ["open", "shut"], "channels": [f"C{i}" for i in range(8)], "arguments": how}
-    told = {"model": config.to_dict(), "data": data, "normalize": {"method": "session"}}
+    output = {"model": config.to_dict(), "data": data, "normalize": {"method": "session"}}
     weights = {f"model.{name}": value for name, value in GPT2Classifier(config).state_dict().items()}
-    write_checkpoint(tmp_path / "m.ckpt", told, weights | {"train_gain": torch.ones(8)})
+    write_checkpoint(tmp_path / "m.ckpt", output, weights | {"train_gain": torch.ones(8)})
     assert "parameters train" in draw("architecture", tmp_path / "m.ckpt", "--out", tmp_path / "a.png")
     write_checkpoint(tmp_path / "m.ckpt", {"model": {"colour": "red"}}, {})
     with pytest.raises(DataError, match=r"m\.ckpt"):

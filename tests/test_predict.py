@@ -106,8 +106,8 @@ def numbers(path):
 def streamed(trained, samples, normalization, block=128):
     """(n,) ends and (n, K) probabilities of a stream fed with counts."""
     stream = trained.stream(scale=putemg.MICROVOLTS_PER_COUNT, normalization=normalization)
-    made = [one for at in range(0, len(samples), block) for one in stream.push(samples[at : at + block])]
-    return np.array([one.end for one in made]), np.stack([one.probabilities for one in made])
+    result = [one for at in range(0, len(samples), block) for one in stream.push(samples[at : at + block])]
+    return np.array([one.end for one in result]), np.stack([one.probabilities for one in result])
 
 
 def test_as_a_user_runs_it_and_one_wrong_recording_does_not_stop_the_others(run_script, data, recording, tmp_path):
@@ -118,10 +118,10 @@ def test_as_a_user_runs_it_and_one_wrong_recording_does_not_stop_the_others(run_
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "wrong.hdf5" in errors[0]
-    told = json.loads(done.stdout)
-    assert told["failed"] == 1
+    output = json.loads(done.stdout)
+    assert output["failed"] == 1
     name = recordings.record_name()
-    assert list(told["recordings"]) == [name]
+    assert list(output["recordings"]) == [name]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{name}.csv", f"{name}.png"]
     table = rows(tmp_path / "out" / f"{name}.csv")
     assert list(table[0]) == ["time_s", "gesture", "voted", *[f"p_{c}" for c in CLASSES], "truth"]
@@ -129,7 +129,7 @@ def test_as_a_user_runs_it_and_one_wrong_recording_does_not_stop_the_others(run_
     # a third idle, a third fist, a third in no gesture; of the windows across a change no truth is known
     assert [row["truth"] for row in table] == ["idle"] * 9 + [""] * 2 + ["fist"] * 9 + [""] * 11
     right = sum(row["gesture"] == row["truth"] for row in table)
-    assert told["recordings"][name]["accuracy"] == pytest.approx(right / 18)
+    assert output["recordings"][name]["accuracy"] == pytest.approx(right / 18)
     for row in table:
         p = [float(row[f"p_{c}"]) for c in CLASSES]
         assert sum(p) == pytest.approx(1, abs=1e-5)
@@ -138,7 +138,7 @@ def test_as_a_user_runs_it_and_one_wrong_recording_does_not_stop_the_others(run_
 
 def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
     here(recording, "--checkpoint", data / "session.ckpt", "--out", tmp_path)
-    time, found = numbers(tmp_path / f"{recording.stem}.csv")
+    time, actual = numbers(tmp_path / f"{recording.stem}.csv")
     job = preprocess.Conversion(recording, tmp_path / recording.stem, arguments(causal=False), False)
     assert preprocess.process(job).state == "done"
     shard = open_shard(tmp_path / recording.stem)
@@ -148,16 +148,16 @@ def test_offline_gives_what_evaluation_gives(here, data, recording, tmp_path):
     place = {round(t, 6): i for i, t in enumerate(time)}
     both = [(i, place[t]) for i, s in enumerate(windows.start) if (t := round((s + WINDOW) / 5120, 6)) in place]
     assert len(both) >= 9
-    ours, theirs = found[[b for _, b in both]], expected[[a for a, _ in both]]
+    ours, theirs = actual[[b for _, b in both]], expected[[a for a, _ in both]]
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
-    assert np.ptp(found, axis=0).max() > 0.05, "the windows differ"
+    assert np.ptp(actual, axis=0).max() > 0.05, "the windows differ"
 
 
 def test_streamed_and_offline_agree_where_the_settings_are_the_same(here, data, recording, tmp_path):
     flags = ["--checkpoint", data / "train.ckpt", "--out"]
     here(recording, *flags, tmp_path / "offline")
-    code, said, told = here(recording, *flags, tmp_path / "stream", "--stream", "--block", "7ms", "--json")
-    assert (code, told) == (0, "")
+    code, said, output = here(recording, *flags, tmp_path / "stream", "--stream", "--block", "7ms", "--json")
+    assert (code, output) == (0, "")
     facts = json.loads(said)["recordings"][recording.stem]
     assert 0 < facts["computing_ms_p50"] <= facts["computing_ms_p99"] <= facts["delay_ms_max"]
     offline, stream = (numbers(tmp_path / name / f"{recording.stem}.csv") for name in ("offline", "stream"))
@@ -182,9 +182,9 @@ def test_streamed_and_offline_agree_with_the_same_session_statistics(data, recor
         np.stack([signal[at : at + WINDOW] for at in np.unique(starts)]).astype(np.float32) @ transform
     )
     statistics = trained.network.finish_statistics(trained.network.token_statistics(x.transpose(1, 2)))
-    end, found = streamed(trained, source.samples, Given(trained.network, transform, statistics, CPU))
+    end, actual = streamed(trained, source.samples, Given(trained.network, transform, statistics, CPU))
     assert np.array_equal(end, offline.end)
-    np.testing.assert_allclose(found, offline.probabilities, atol=1e-3)
+    np.testing.assert_allclose(actual, offline.probabilities, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -210,14 +210,14 @@ def test_online_normalisation_never_looks_ahead(live):
 
 def test_the_length_of_blocks_changes_nothing(live):
     trained, samples = live
-    end, found = streamed(trained, samples, OnlineNormalization(trained.network, trained.channel_normalization, CPU))
+    end, actual = streamed(trained, samples, OnlineNormalization(trained.network, trained.channel_normalization, CPU))
     for block in (1, 1000, len(samples)):
         part = samples if block > 1 else samples[:2600]
         other_end, other = streamed(
             trained, part, OnlineNormalization(trained.network, trained.channel_normalization, CPU), block=block
         )
         assert np.array_equal(other_end, end[: len(other_end)])
-        np.testing.assert_allclose(other, found[: len(other)], atol=1e-3)
+        np.testing.assert_allclose(other, actual[: len(other)], atol=1e-3)
 
 
 def renewed(online, monkeypatch):
@@ -270,13 +270,13 @@ def test_online_whitening_comes_to_that_of_the_whole(tmp_path, monkeypatch):
 
 def test_a_stream_waits_for_its_warm_up(here, data, recording, tmp_path):
     words = [recording, "--checkpoint", data / "session.ckpt", "--stream", "--out", tmp_path]
-    _, said, told = here(*words, "--warmup", 2)
-    assert "trained on zero-phase" in told
+    _, said, output = here(*words, "--warmup", 2)
+    assert "trained on zero-phase" in output
     assert "first 2 s" in said
     assert numbers(tmp_path / f"{recording.stem}.csv")[0][0] == 2.0
-    code, _, told = here(*words, "--warmup", 4.1)
+    code, _, output = here(*words, "--warmup", 4.1)
     assert code == 1
-    assert "--warmup" in told
+    assert "--warmup" in output
 
 
 def test_tables_give_what_the_recording_gives(here, data, recording, tmp_path):
@@ -303,18 +303,18 @@ def test_another_rate_is_resampled_and_said(here, data, tmp_path):
     np.save(tmp_path / "slow.npy", tone)
     np.save(tmp_path / "fast.npy", fine)
     flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path, "--rate"]
-    code, _, told = here(tmp_path / "slow.npy", *flags, 1600, "--quiet")
-    assert (code, "nothing above 800" in told, "resampled from 1600 Hz" in told) == (0, False, True)
-    _, _, told = here(tmp_path / "slow.npy", *flags, 1000)
-    assert "nothing above 500 Hz" in told
+    code, _, output = here(tmp_path / "slow.npy", *flags, 1600, "--quiet")
+    assert (code, "nothing above 800" in output, "resampled from 1600 Hz" in output) == (0, False, True)
+    _, _, output = here(tmp_path / "slow.npy", *flags, 1000)
+    assert "nothing above 500 Hz" in output
     assert here(tmp_path / "slow.npy", *flags, 2000)[0] == 0
     assert here(tmp_path / "fast.npy", *flags, 5120)[0] == 0
     (slow_time, slow), (fast_time, fast) = numbers(tmp_path / "slow.csv"), numbers(tmp_path / "fast.csv")
     assert np.array_equal(slow_time, fast_time)
     assert np.abs(slow - fast)[2:-2].mean() < 0.05, "the same tones give nearly the same, but for the ends"
-    code, _, told = here(tmp_path / "slow.npy", *flags, 2000, "--stream")
+    code, _, output = here(tmp_path / "slow.npy", *flags, 2000, "--stream")
     assert code == 1
-    assert "looks ahead" in told
+    assert "looks ahead" in output
 
 
 @pytest.mark.parametrize(
@@ -397,9 +397,9 @@ def test_of_some_gestures_the_probabilities_are_renormalised_and_it_is_said(here
     assert list(some[0]) == ["time_s", "gesture", "p_fist", "p_idle", "p_pinch small", "truth"]
     for before, after in zip(whole, some, strict=True):
         kept = [float(before[f"p_{name}"]) for name in ("fist", "idle", "pinch small")]
-        found = [float(after[f"p_{name}"]) for name in ("fist", "idle", "pinch small")]
+        actual = [float(after[f"p_{name}"]) for name in ("fist", "idle", "pinch small")]
         rounding = 3e-6 / max(sum(kept), 1e-6)  # of six decimals
-        np.testing.assert_allclose(found, np.array(kept) / max(sum(kept), 1e-6), rtol=0, atol=rounding)
+        np.testing.assert_allclose(actual, np.array(kept) / max(sum(kept), 1e-6), rtol=0, atol=rounding)
         assert after["truth"] == before["truth"]
     here(*flags, "--out", tmp_path / "active", "--no-idle")
     active = rows(tmp_path / "active" / f"{recording.stem}.csv")
@@ -420,9 +420,9 @@ def test_a_table_in_another_unit_is_brought_to_the_usual_range_and_said(here, da
     counts = read_recording(recording, tuple(range(1, 25)), "TRAJ_GT").samples * putemg.MICROVOLTS_PER_COUNT
     for name, scale in (("micro", 1.0), ("volts", 1e-6), ("adc", 1e5)):
         np.save(tmp_path / f"{name}.npy", counts * scale)
-        code, _, told = here(tmp_path / f"{name}.npy", *flags, "--quiet")
+        code, _, output = here(tmp_path / f"{name}.npy", *flags, "--quiet")
         assert code == 0
-        assert ("is of another unit: multiplied by" in told) == (name != "micro")
+        assert ("is of another unit: multiplied by" in output) == (name != "micro")
     for name in ("volts", "adc"):
         np.testing.assert_allclose(numbers(tmp_path / f"{name}.csv")[1], numbers(tmp_path / "micro.csv")[1], atol=2e-2)
 
@@ -451,5 +451,5 @@ def test_a_tables_labels_are_the_truth_as_a_recordings_are(here, data, recording
 def test_labels_stay_with_a_recording_that_is_resampled():
     codes = np.repeat([0, 1, 2], 100)
     for rate, count in ((200.0, 600), (50.0, 150)):
-        found = tables.resampled(tables.RawRecording("a", np.zeros((300, 2)), 100.0, 1.0, codes), rate).codes
-        assert np.array_equal(found, np.repeat([0, 1, 2], count // 3))
+        actual = tables.resampled(tables.RawRecording("a", np.zeros((300, 2)), 100.0, 1.0, codes), rate).codes
+        assert np.array_equal(actual, np.repeat([0, 1, 2], count // 3))

@@ -22,13 +22,13 @@ CODES = [0, 1, 2, 3, 6, 7, 8, 9]
 
 def table(subject: int = 3, seed: int = 0, **columns) -> pd.DataFrame:
     """Six seconds: idle, then a gesture, a pause, another gesture; TRAJ_1 is half a second ahead."""
-    made = recordings.frame(subject, samples=SECONDS * recordings.RATE, seed=seed)
+    result = recordings.frame(subject, samples=SECONDS * recordings.RATE, seed=seed)
     label = np.repeat([0.0, 1.0, -1.0, 9.0], [10240, 7680, 2560, 10240])
-    made["TRAJ_GT"] = label
-    made["TRAJ_1"] = np.concatenate([label[2560:], np.full(2560, label[-1])])
+    result["TRAJ_GT"] = label
+    result["TRAJ_1"] = np.concatenate([label[2560:], np.full(2560, label[-1])])
     for column, values in columns.items():
-        made[column] = values
-    return made
+        result[column] = values
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +174,9 @@ def test_some_gestures_alone_and_in_the_order_named(run_script, raw, tmp_path):
         whole.classes[one] for one in whole.windows["label"][kept]
     ]
     assert some.arguments == whole.arguments
-    told = run_script(*words, tmp_path / "some", code=1).stderr
-    assert "expected classes ['idle'," in told
-    assert "--overwrite redoes it" in told
+    message = run_script(*words, tmp_path / "some", code=1).stderr
+    assert "expected classes ['idle'," in message
+    assert "--overwrite redoes it" in message
     done = run_script(*words, tmp_path / "active", "--no-idle", "--preset", "paper")
     assert "7 classes: fist, flexion" in done.stdout
     active = open_shard(tmp_path / "active" / recordings.record_name(3))
@@ -195,8 +195,8 @@ def test_wrong_recordings_are_named_and_the_others_done(run_script, tmp_path):
     done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", code=1)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 5
-    for told in ("expected subject 04", "HDF5", "at least a window", "EMG_2", "record name"):
-        assert [line for line in errors if told in line], told
+    for output in ("expected subject 04", "HDF5", "at least a window", "EMG_2", "record name"):
+        assert [line for line in errors if output in line], output
     assert list_records(tmp_path / "s") == [recordings.record_name(3)]
     assert "1 shard written, 0 kept" in done.stdout
     assert "5 recordings failed" in done.stdout
@@ -205,15 +205,15 @@ def test_wrong_recordings_are_named_and_the_others_done(run_script, tmp_path):
 def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
-    made = table(3, EMG_2=7.0)
-    made["EMG_3"] = 2047.0
-    made.loc[made.index[:100], "EMG_3"] = 0.0
-    made["EMG_9"] = made["EMG_10"]
-    recordings.write(raw, made, recordings.record_name(3))
+    result = table(3, EMG_2=7.0)
+    result["EMG_3"] = 2047.0
+    result.loc[result.index[:100], "EMG_3"] = 0.0
+    result["EMG_9"] = result["EMG_10"]
+    recordings.write(raw, result, recordings.record_name(3))
     done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
     assert "warning" in done.stderr
-    for told in ("dead channels 2", "saturated channels 3", "equal channels 9=10"):
-        assert told in done.stderr
+    for output in ("dead channels 2", "saturated channels 3", "equal channels 9=10"):
+        assert output in done.stderr
     meta = json.loads((tmp_path / "s" / recordings.record_name(3) / "shard.json").read_text())
     assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]], "gaps": []}
 
@@ -240,10 +240,10 @@ def test_missing_samples_are_reported_and_no_window_spans_them(run_script, tmp_p
 def test_mains_hum_is_said_and_recorded_and_the_default_notches_take_it_out(run_script, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
-    made = recordings.frame(3, samples=10 * recordings.RATE)
-    hum = np.round(150 * np.sin(2 * np.pi * 60 * made.index.to_numpy()))
-    made[[f"EMG_{n}" for n in range(1, 25)]] += hum[:, None]
-    recordings.write(raw, made, recordings.record_name(3))
+    result = recordings.frame(3, samples=10 * recordings.RATE)
+    hum = np.round(150 * np.sin(2 * np.pi * 60 * result.index.to_numpy()))
+    result[[f"EMG_{n}" for n in range(1, 25)]] += hum[:, None]
+    recordings.write(raw, result, recordings.record_name(3))
     done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
     assert "mains hum: 60 Hz in 1 recording; taken out" in done.stdout
     assert open_shard(tmp_path / "s" / recordings.record_name(3)).meta["mains"] == 60

@@ -87,8 +87,8 @@ def test_pretrained_weights_go_into_training_and_differ(here, tmp_path):  # noqa
         assert here(tmp_path / name, *RANDOM, *flags) == 0
     assert same(weights(tmp_path / "with/best_model.ckpt"), weights(tmp_path / "again/best_model.ckpt"))
     assert not same(weights(tmp_path / "with/best_model.ckpt"), weights(tmp_path / "without/best_model.ckpt"))
-    told = open_checkpoint(tmp_path / "with/best_model.ckpt").description["pretraining_losses"]
-    assert len(told) == 2 and told[1] < told[0]
+    output = open_checkpoint(tmp_path / "with/best_model.ckpt").description["pretraining_losses"]
+    assert len(output) == 2 and output[1] < output[0]
 
 
 @pytest.mark.parametrize(("task", "stop_after"), [(NextPatchTask, 2), (NextPatchTask, 4), (Classification, 3)])

@@ -56,8 +56,8 @@ def test_the_first_seconds_are_decided_better_than_without(model, trained):  # n
     for name, prior in (("with", model.prior), ("without", None)):
         other = model.with_network(model.network)
         other.__dict__["prior"] = prior
-        found = other.decide_online(windows).argmax(1)
-        scores[name] = metrics.macro_f1(metrics.confusion(windows.label, found, len(model.classes)))
+        actual = other.decide_online(windows).argmax(1)
+        scores[name] = metrics.macro_f1(metrics.confusion(windows.label, actual, len(model.classes)))
     assert scores["with"] > scores["without"]
 
 
@@ -74,14 +74,14 @@ class Recording:
 def recordings(loudness: float, gestures: float) -> list[Recording]:
     """Ten people's sessions of two recordings; people's and gestures' powers differ by such standard deviations of
     their logarithm. Four gestures of 100 windows follow one another, in each person's own order."""
-    random, made = np.random.default_rng(0), []
+    random, result = np.random.default_rng(0), []
     own = gestures * random.normal(size=(4, 8))
     for person in range(10):
         level = loudness * random.normal(size=8)
         for order, half in enumerate(np.split(random.permutation(4), 2)):
             root = np.exp((level + np.repeat(own[half], 5000, 0)) / 2)
-            made.append(Recording((root * random.normal(size=root.shape)).astype(np.float16), f"{person}", order))
-    return made
+            result.append(Recording((root * random.normal(size=root.shape)).astype(np.float16), f"{person}", order))
+    return result
 
 
 def test_the_prior_counts_for_long_where_people_are_alike_and_gestures_are_not():

@@ -48,10 +48,10 @@ def test_make_knows_its_targets():
 def test_the_demo_without_make_is_the_demo():
     done = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.replace("\\\n", " ").splitlines()
-    made = [line.split()[1:] for line in lines if re.match(r"\S*python \w+\.py ", line)]
+    result = [line.split()[1:] for line in lines if re.match(r"\S*python \w+\.py ", line)]
     page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"without make\n.*?```bash\n(.*?)```", page, re.DOTALL)
-    assert [line.split()[1:] for line in block.splitlines()] == made
+    assert [line.split()[1:] for line in block.splitlines()] == result
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +106,10 @@ def adapted(command: str, url: str, recording: str) -> list[str]:
 
 
 def test_the_demos_recording_is_one_that_the_demo_makes():
-    made = {one.path.name for one in simulate_putemg.plan(simulate_putemg.arguments().parse_args(["raw"]))}
+    result = {one.path.name for one in simulate_putemg.plan(simulate_putemg.arguments().parse_args(["raw"]))}
     named = set(re.findall(r"data/demo/raw/Data-HDF5/(\S+)", TEXT))
     assert named
-    assert named <= made
+    assert named <= result
 
 
 def test_every_command_runs_in_order(workplace):
@@ -132,7 +132,7 @@ def test_every_command_runs_in_order(workplace):
             assert done.returncode == 0, f"{command}\n{words}\n{done.stdout}\n{done.stderr}"
     playing.terminate()
     playing.wait()
-    for made in (
+    for result in (
         "results/gpt2/sweep.csv",
         "results/compare/compare.md",
         "results/baselines/lda-tokens/fold0/metrics.json",
@@ -143,7 +143,7 @@ def test_every_command_runs_in_order(workplace):
         "results/mine-adapted/metrics.json",
         "exports/mine/model.safetensors",
     ):
-        assert (workplace / made).exists(), made
+        assert (workplace / result).exists(), result
 
 
 def test_the_lines_of_python_load_the_shipped_checkpoint():

@@ -351,10 +351,10 @@ def file_values(file: h5py.File, block: str) -> list[bytes]:
 def with_table(path: Path, rows: int, dtype: np.dtype, **storage: object) -> None:
     """Put a table of `rows` rows that hold nothing in the place of the recording's, with its attributes."""
     with moved(path) as file:
-        made = file.create_dataset("data/table", (rows,), dtype, **storage)
-        made.attrs.update(file["elsewhere/table"].attrs)
+        result = file.create_dataset("data/table", (rows,), dtype, **storage)
+        result.attrs.update(file["elsewhere/table"].attrs)
         if storage.get("compression"):
-            made[-1:] = np.zeros(1, dtype)
+            result[-1:] = np.zeros(1, dtype)
 
 
 def test_a_small_file_that_unfolds_to_gigabytes_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
@@ -449,22 +449,22 @@ def stored_otherwise(path: Path, field: str, member: h5py.h5t.TypeID) -> None:
     with moved(path) as file:
         old = file["elsewhere/table"]
         stored = old.id.get_type()
-        made = h5py.h5t.create(h5py.h5t.COMPOUND, stored.get_size())
+        result = h5py.h5t.create(h5py.h5t.COMPOUND, stored.get_size())
         for number in range(stored.get_nmembers()):
             name = stored.get_member_name(number)
             kept = stored.get_member_type(number)
-            made.insert(name, stored.get_member_offset(number), member if name == field.encode() else kept)
+            result.insert(name, stored.get_member_offset(number), member if name == field.encode() else kept)
         place = h5py.h5s.create_simple(old.shape)
-        plain = h5py.h5d.create(file["data"].id, b"table", made, place)
-        plain.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones((len(old), stored.get_size()), np.uint8), made)
+        plain = h5py.h5d.create(file["data"].id, b"table", result, place)
+        plain.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones((len(old), stored.get_size()), np.uint8), result)
         file["data/table"].attrs.update(old.attrs)
 
 
 def a_float_that_numpy_widens() -> h5py.h5t.TypeID:
     """Of 8 bytes, its exponents so large that only a float of 16 bytes holds them: a float64 with a damaged byte."""
-    made = h5py.h5t.IEEE_F64LE.copy()
-    made.set_ebias(15)
-    return made
+    result = h5py.h5t.IEEE_F64LE.copy()
+    result.set_ebias(15)
+    return result
 
 
 @pytest.mark.parametrize("field", ["index", "values_block_3"])

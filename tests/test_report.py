@@ -44,15 +44,15 @@ def decide(shard, right, seed):
 def write_result(folder, shards, *, gain=0.0, names=PEOPLE, classes=CLASSES, seed=0, simulated=False, **extra):
     """A result of two people, scored in full by the real writer; returns what metrics.json holds."""
     opened = [open_shard(shards / small_shards.name(int(number))) for number in PEOPLE]
-    made = [
+    result = [
         decide(one, right + gain, seed + k) for k, (one, right) in enumerate(zip(opened, PEOPLE.values(), strict=True))
     ]
     lengths = [len(one.windows) for one in opened]
     return write_results(
         folder,
         label=np.concatenate([one.windows["label"] for one in opened]).astype(np.int64),
-        prediction=np.concatenate([one[0] for one in made]),
-        probabilities=np.concatenate([one[1] for one in made]),
+        prediction=np.concatenate([one[0] for one in result]),
+        probabilities=np.concatenate([one[1] for one in result]),
         subject=np.repeat(list(names), lengths),
         record=np.repeat([one.record for one in opened], lengths),
         start=np.concatenate([one.windows["start"] for one in opened]),
@@ -112,7 +112,7 @@ def data(tmp_path_factory):
     plain = write_result(folder / "results" / "plain", shards)
     write_result(folder / "results" / "better", shards, gain=0.08, seed=5)
     was = {key: plain[key] for key in ("mean_over_subjects", "per_subject")}
-    told = {
+    output = {
         "mode": "session",
         "settings": {},
         "sessions": [
@@ -120,7 +120,7 @@ def data(tmp_path_factory):
             {"session": "05-2018-05-11", "accepted": False, "reason": "few gestures were decided"},
         ],
     }
-    write_result(folder / "results" / "adapted", shards, gain=0.05, unadapted=was, adaptation=told)
+    write_result(folder / "results" / "adapted", shards, gain=0.05, unadapted=was, adaptation=output)
     for count in (1, 2):
         extra = {"calibrate": count, "zero_shot_on_the_same_windows": was}
         write_result(folder / "results" / f"repetitions-{count}", shards, gain=0.03 * count, **extra)
@@ -172,8 +172,8 @@ def numbers(folder):
 def test_the_page_says_what_the_files_say(make, data):
     words = make(data.run, data.results, "--reference", "plain").parts.words
     plain, better = numbers(data.results / "plain"), numbers(data.results / "better")
-    for told in ("plain", "better", "adapted", "repetitions-1", "my-run", "31 62 4,711".replace(",", ""), "7 14 815"):
-        assert told in words
+    for output in ("plain", "better", "adapted", "repetitions-1", "my-run", "31 62 4,711".replace(",", ""), "7 14 815"):
+        assert output in words
     mean, sd = (plain[key]["macro_f1"] for key in ("mean_over_subjects", "sd_over_subjects"))
     assert f"{100 * mean:.1f} ± {100 * sd:.1f}" in words
     for one in (plain, better):
@@ -183,10 +183,10 @@ def test_the_page_says_what_the_files_say(make, data):
     assert f"better {100 * difference:+.1f} under 5 people 2" in words
     idle = plain["confusion"][0]
     assert f"idle {100 * idle[0] / sum(idle):.0f} % {idle[0]}" in words
-    for told in ("3 epochs; the best validation macro-F1 is 0.7500, in epoch 2", "lr 0.00125", "layers default"):
-        assert told in words
-    for told in ("commit abcdef0123", "torch 2.13.0", "commit fedcba9876", "numpy 2.4.6", "5" * 64, "splits/one"):
-        assert told in words
+    for output in ("3 epochs; the best validation macro-F1 is 0.7500, in epoch 2", "lr 0.00125", "layers default"):
+        assert output in words
+    for output in ("commit abcdef0123", "torch 2.13.0", "commit fedcba9876", "numpy 2.4.6", "5" * 64, "splits/one"):
+        assert output in words
     assert "no paired test can reach p < 0.05" in words
     assert "SIMULATED" not in words
 
@@ -272,9 +272,9 @@ def test_signals_are_drawn_or_their_absence_is_told(make, data, tmp_path):
     assert make(data.results / "plain", "--shards", moved).path.read_text().count('class="trace"') == 6 * 6
     away = tmp_path / "home" / "results" / "one"
     write_result(away, data.shards)
-    told = (away / "metrics.json").read_text()
-    assert f'"{data.shards.as_posix()}"' in told
-    (away / "metrics.json").write_text(told.replace(f'"{data.shards.as_posix()}"', '"shards"'))
+    output = (away / "metrics.json").read_text()
+    assert f'"{data.shards.as_posix()}"' in output
+    (away / "metrics.json").write_text(output.replace(f'"{data.shards.as_posix()}"', '"shards"'))
     (tmp_path / "home" / "shards").symlink_to(data.shards)  # not here, but above the result
     assert make(away).path.read_text().count('class="trace"') == 6 * 6
     words = make(data.results / "plain", "--shards", tmp_path / "none").parts.words
@@ -370,16 +370,16 @@ def test_reliability_by_hand():
 
 
 def test_the_surest_error_of_each_kind_comes_first(data):
-    found = read_predictions(data.results / "plain" / "predictions.npz", len(CLASSES))
-    places = surest_errors(found, 50)
-    wrong = [k for k in range(len(found.label)) if found.label[k] != found.prediction[k]]
-    kinds = {(found.subject[k], found.label[k], found.prediction[k]) for k in wrong}
-    assert {(found.subject[k], found.label[k], found.prediction[k]) for k in places} == kinds
+    actual = read_predictions(data.results / "plain" / "predictions.npz", len(CLASSES))
+    places = surest_errors(actual, 50)
+    wrong = [k for k in range(len(actual.label)) if actual.label[k] != actual.prediction[k]]
+    kinds = {(actual.subject[k], actual.label[k], actual.prediction[k]) for k in wrong}
+    assert {(actual.subject[k], actual.label[k], actual.prediction[k]) for k in places} == kinds
     assert len(places) == len(kinds) > 3
-    confidence = found.confidence[places]
+    confidence = actual.confidence[places]
     assert (np.diff(confidence) <= 0).all()
-    assert confidence[0] == max(found.confidence[wrong])
-    assert surest_errors(found, 2) == places[:2]
+    assert confidence[0] == max(actual.confidence[wrong])
+    assert surest_errors(actual, 2) == places[:2]
 
 
 def test_an_excerpt_is_the_signal_of_its_window(data):
@@ -463,8 +463,8 @@ def test_a_browser_shows_it_without_errors_and_without_network(make, data, tmp_p
 
 def lines_drawn(markup, name):
     """Coordinates of each of a chart's lines of this class, (n, 2)."""
-    found = re.findall(rf'<polyline class="{name}" points="([^"]*)"', markup)
-    return [np.array([pair.split(",") for pair in one.split()], float) for one in found]
+    actual = re.findall(rf'<polyline class="{name}" points="([^"]*)"', markup)
+    return [np.array([pair.split(",") for pair in one.split()], float) for one in actual]
 
 
 def test_a_trace_draws_extremes_where_they_are():

@@ -96,15 +96,15 @@ def test_predictions_without_probabilities(tmp_path):
 
 def test_summary_tells_the_numbers(tmp_path):
     report = write(tmp_path, vote=5)
-    told = summary(report)
+    output = summary(report)
     for key in ("macro_f1", "accuracy"):
-        assert f"{100 * report['mean_over_subjects'][key]:.1f}" in told
-    assert "60 windows of 2 people (test)" in told
-    assert "majority over the last 5 windows, 250 ms later" in told
+        assert f"{100 * report['mean_over_subjects'][key]:.1f}" in output
+    assert "60 windows of 2 people (test)" in output
+    assert "majority over the last 5 windows, 250 ms later" in output
     for name in (*CLASSES, "03", "11"):
-        assert f"\n{name} " in told
+        assert f"\n{name} " in output
     voted = report["vote"]["mean_over_subjects"]["macro_f1"]
-    assert f"{100 * voted:.1f}" in told.partition("majority")[2]
+    assert f"{100 * voted:.1f}" in output.partition("majority")[2]
 
 
 def test_summary_of_one_window(tmp_path):
@@ -116,7 +116,7 @@ def test_summary_of_one_person_and_of_a_class_never_seen(tmp_path):
     given = predictions()
     one = {name: value[:30] for name, value in given.items() if isinstance(value, np.ndarray)}
     one["label"], one["prediction"] = one["label"] % 2, one["prediction"] % 2
-    told = summary(write(tmp_path, **one))
-    assert "under 5 people" in told
-    flexion = next(line for line in told.splitlines() if line.startswith("flexion"))
+    output = summary(write(tmp_path, **one))
+    assert "under 5 people" in output
+    flexion = next(line for line in output.splitlines() if line.startswith("flexion"))
     assert flexion.split() == ["flexion", "-", "-", "-", "0"]

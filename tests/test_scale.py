@@ -64,8 +64,8 @@ def test_array_jobs_put_together_are_one_run(tmp_path, run_script):
     places = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
     for number in (0, 1):
         shell(job, tmp_path, places | {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_CPUS_PER_TASK": "1"})
-    told = shell(after, tmp_path, places)
-    assert "0 shards written, 6 kept" in told
+    output = shell(after, tmp_path, places)
+    assert "0 shards written, 6 kept" in output
     whole = {path.relative_to(tmp_path / "whole"): checksum(path) for path in (tmp_path / "whole").rglob("*.*y")}
     assert len(whole) == 12
     for path, expected in whole.items():

@@ -32,8 +32,8 @@ def signal():
 
 
 def decided(stream, signal):
-    made = [one for at in range(0, len(signal), BLOCK) for one in stream.push(signal[at : at + BLOCK])]
-    return np.stack([one.probabilities for one in made])
+    result = [one for at in range(0, len(signal), BLOCK) for one in stream.push(signal[at : at + BLOCK])]
+    return np.stack([one.probabilities for one in result])
 
 
 def test_a_later_stream_goes_on_from_the_file_as_the_first_would_have(model, signal, tmp_path):
@@ -45,7 +45,7 @@ def test_a_later_stream_goes_on_from_the_file_as_the_first_would_have(model, sig
     expected = decided(stream, later)
     from_file = decided(model.stream(statistics=model.read_statistics(tmp_path / "heard.npz")), later)
     anew = decided(model.stream(), later)
-    goes_on, begins = (np.abs(found[-16:] - expected[-16:]).mean() for found in (from_file, anew))
+    goes_on, begins = (np.abs(actual[-16:] - expected[-16:]).mean() for actual in (from_file, anew))
     assert goes_on < 0.2 * begins
 
 
@@ -114,10 +114,10 @@ def test_other_files_are_refused_by_name(model, tmp_path, content):
 
 
 def test_another_models_statistics_are_refused_with_the_first_difference(written, tmp_path):
-    for change, told in (({"whitening": "none"}, "normalize"), ({"frontend": "raw"}, "frontend")):
+    for change, output in (({"whitening": "none"}, "normalize"), ({"frontend": "raw"}, "frontend")):
         how = {"causal": True, "whitening": "append", **change}
         other = TrainedModel.open(checkpoint(tmp_path / "other.ckpt", **how), CPU)
-        with pytest.raises(DataError, match=f"heard.npz: expected .* with a model of {told}"):
+        with pytest.raises(DataError, match=f"heard.npz: expected .* with a model of {output}"):
             other.read_statistics(written)
 
 

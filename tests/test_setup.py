@@ -44,9 +44,9 @@ def test_instructions_are_read_as_docker_reads_them():
 def test_what_the_image_copies_is_there_and_sent():
     assert {"requirements.txt", "*.py", "semg/"} <= set(copied())
     for pattern in copied():
-        found = [path.relative_to(ROOT) for path in ROOT.glob(pattern.rstrip("/"))]
-        assert found, pattern
-        assert all(map(sent, found)), pattern
+        actual = [path.relative_to(ROOT) for path in ROOT.glob(pattern.rstrip("/"))]
+        assert actual, pattern
+        assert all(map(sent, actual)), pattern
     for name in ("README.md", "data/raw", ".git", "checkpoints/mine/last.ckpt", ".venv"):
         assert not sent((ROOT / name).relative_to(ROOT)), name
 

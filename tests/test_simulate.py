@@ -81,23 +81,23 @@ def test_pandas_reads_putemgs_columns_types_and_time(folder):
 
 def test_the_production_reader_finds_the_samples_made(folder):
     path = recordings(folder)[2]
-    made = simulation.simulate(0, 1, 1, "repeats_short", 20)
+    result = simulation.simulate(0, 1, 1, "repeats_short", 20)
     with Recording(path) as recording:
         assert recording.rate == pytest.approx(5120)
         counts, truth = recording.read(CHANNELS, "TRAJ_GT")
         _, prompted = recording.read(CHANNELS, "TRAJ_1")
-    np.testing.assert_array_equal(counts, made.counts)
-    np.testing.assert_array_equal(truth, made.truth)
-    np.testing.assert_array_equal(prompted, made.prompted)
+    np.testing.assert_array_equal(counts, result.counts)
+    np.testing.assert_array_equal(truth, result.truth)
+    np.testing.assert_array_equal(prompted, result.prompted)
     assert str(find_faults(counts, CHANNELS)) == ""
 
 
 def test_the_listing_says_simulated_and_vouches_for_every_file(folder):
-    told = listing(folder)
-    assert "simulated, not putEMG" in told["notice"]
-    assert sorted(told["recordings"]) == sorted(path.name for path in recordings(folder))
+    output = listing(folder)
+    assert "simulated, not putEMG" in output["notice"]
+    assert sorted(output["recordings"]) == sorted(path.name for path in recordings(folder))
     for path in recordings(folder):
-        entry = told["recordings"][path.name]
+        entry = output["recordings"][path.name]
         assert entry["sha256"] == checksum(path)
         assert entry["arguments"]["seed"] == 0
         assert entry["arguments"]["seconds"] == 20
@@ -114,11 +114,11 @@ def test_a_second_run_makes_only_what_is_missing_and_the_same_bytes(run_script, 
 
 
 def test_a_run_killed_before_its_entry_was_written_keeps_the_file(run_script, copy):
-    told = listing(copy)
+    output = listing(copy)
     name = recordings(copy)[0].name
-    expected = dict(told["recordings"][name])
-    told["recordings"][name] |= {"sha256": None, "bytes": None}
-    (copy / "simulated.json").write_text(json.dumps(told))
+    expected = dict(output["recordings"][name])
+    output["recordings"][name] |= {"sha256": None, "bytes": None}
+    (copy / "simulated.json").write_text(json.dumps(output))
     done = json.loads(run_script("simulate_putemg.py", copy, *SMALL, "--json").stdout)
     assert done["kept"] == 6
     assert listing(copy)["recordings"][name] == expected
@@ -126,9 +126,9 @@ def test_a_run_killed_before_its_entry_was_written_keeps_the_file(run_script, co
 
 def test_fewer_people_and_more_workers_give_the_same_files(run_script, tmp_path, folder):
     run_script("simulate_putemg.py", tmp_path, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 2)
-    made = recordings(tmp_path)
-    assert len(made) == 3
-    assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in made)
+    result = recordings(tmp_path)
+    assert len(result) == 3
+    assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in result)
 
 
 def test_another_seed_is_refused_naming_the_file_and_replaces_with_overwrite(run_script, copy):
@@ -148,17 +148,17 @@ def test_another_seed_is_refused_naming_the_file_and_replaces_with_overwrite(run
 def test_a_damaged_recording_is_named(run_script, copy):
     path = recordings(copy)[3]
     path.write_bytes(path.read_bytes()[:-100])
-    told = run_script("simulate_putemg.py", copy, *SMALL, code=1).stderr
-    assert path.name in told
-    assert "contents" in told
+    message = run_script("simulate_putemg.py", copy, *SMALL, code=1).stderr
+    assert path.name in message
+    assert "contents" in message
 
 
 def test_a_folder_of_other_recordings_is_refused_even_with_overwrite(run_script, tmp_path):
     real = tmp_path / "emg_gestures-03-sequential-2018-05-11-11-10-50-475.hdf5"
     real.write_bytes(b"a measurement")
-    told = run_script("simulate_putemg.py", tmp_path, *SMALL, "--overwrite", code=1).stderr
-    assert real.name in told
-    assert "another folder" in told
+    message = run_script("simulate_putemg.py", tmp_path, *SMALL, "--overwrite", code=1).stderr
+    assert real.name in message
+    assert "another folder" in message
     assert [path.name for path in tmp_path.iterdir()] == [real.name]
 
 
@@ -175,8 +175,8 @@ def test_a_full_disk_is_told_and_leaves_no_half_recording(tmp_path):
 
 @pytest.mark.parametrize("flags", [["--seconds", "19"], ["--subjects", "0"], ["--sed", "1"]])
 def test_wrong_flags_end_with_2_and_write_nothing(run_script, tmp_path, flags):
-    told = run_script("simulate_putemg.py", tmp_path / "raw", *flags, code=2).stderr
-    assert flags[0] in told
+    message = run_script("simulate_putemg.py", tmp_path / "raw", *flags, code=2).stderr
+    assert flags[0] in message
     assert not (tmp_path / "raw").exists()
 
 
@@ -209,8 +209,8 @@ def test_every_schedule_is_in_order_and_holds_every_gesture(seconds, trajectory,
         assert m.prompt - times[-7] >= 0.2  # idle between gestures, as prompted
     assert times == sorted(times)
     assert times[-1] <= seconds
-    made = [m.gesture for m in movements]
-    assert {made.count(gesture) for gesture in ACTIVE} == {len(made) // len(ACTIVE)}
+    result = [m.gesture for m in movements]
+    assert {result.count(gesture) for gesture in ACTIVE} == {len(result) // len(ACTIVE)}
 
 
 @pytest.mark.parametrize("trajectory", putemg.TRAJECTORIES)
@@ -281,8 +281,8 @@ def test_mains_stand_out_of_the_spectrum(minute):
 def test_flexion_and_extension_are_loudest_on_opposite_sides():
     """Electrode 1 lies over the ulna, then clockwise: flexors under electrodes 2-4, extensors under 6-8."""
     for subject in (1, 2, 3):
-        made = simulation.simulate(0, subject, 1, "sequential", 20)
-        ring = [made.counts[made.truth == gesture, :8].std(axis=0) for gesture in (2, 3)]
+        result = simulation.simulate(0, subject, 1, "sequential", 20)
+        ring = [result.counts[result.truth == gesture, :8].std(axis=0) for gesture in (2, 3)]
         assert np.argmax(ring[0]) + 1 in (2, 3, 4)
         assert np.argmax(ring[1]) + 1 in (6, 7, 8)
 
@@ -343,8 +343,8 @@ def test_gestures_of_new_people_can_be_told_apart_but_not_at_a_glance():
 
 def amplitudes(subject):
     """(windows, 24) z-scored log RMS of the differenced signal, and labels, of one person's recording."""
-    made = simulation.simulate(0, subject, 1, "sequential", 60)
-    signal = np.diff(made.counts, axis=0)  # a crude high-pass against mains and drift
-    windows = whole_windows(made.truth[:-1], list(putemg.GESTURES), 1280, 640, 1280)
+    result = simulation.simulate(0, subject, 1, "sequential", 60)
+    signal = np.diff(result.counts, axis=0)  # a crude high-pass against mains and drift
+    windows = whole_windows(result.truth[:-1], list(putemg.GESTURES), 1280, 640, 1280)
     rms = np.log([signal[at : at + 1280].std(axis=0) for at in windows["start"]])
     return (rms - rms.mean(axis=0)) / rms.std(axis=0), windows["label"]

@@ -57,22 +57,24 @@ def test_all_that_comes_of_a_shard_says_so(made, here, monkeypatch):
     data = "--shards", folder / "shards", "--split", folder / "split"
     best = folder / "run" / "best_model.ckpt"
     drawn = titles(monkeypatch, score_figures, "confusion_matrix"), titles(monkeypatch, score_figures, "per_subject")
-    told = {"train": said}
-    told["evaluate"] = here(evaluate, "--checkpoint", best, *data, "--device", "cpu", "--out", folder / "scores")
+    output = {"train": said}
+    output["evaluate"] = here(evaluate, "--checkpoint", best, *data, "--device", "cpu", "--out", folder / "scores")
     adapt = "--checkpoint", best, "--epochs", 1, "--device", "cpu"
-    told["calibrate"] = here(calibrate, *adapt, *data, "--out", folder / "adapted")
-    told["compare"] = here(compare, folder / "scores", "--out", folder / "table")
+    output["calibrate"] = here(calibrate, *adapt, *data, "--out", folder / "adapted")
+    output["compare"] = here(compare, folder / "scores", "--out", folder / "table")
     here(export, "--checkpoint", best, "--out", folder / "exported", "--no-onnx")
-    told["export"] = (folder / "exported" / "README.md").read_text()
+    output["export"] = (folder / "exported" / "README.md").read_text()
     flags = "--out", folder / "sweep", "--checkpoints", folder / "runs", "--evaluate", "none", "--seeds", 0
-    told["sweep"] = here(sweep, *data, *flags, "--", *TINY)
-    told["confusion.png"], told["per_subject.png"] = map(" ".join, drawn)
-    told["curves.png"] = _title(here, monkeypatch, score_figures, "learning_curves", "curves", folder / "run")
-    told["calibration.png"] = _title(here, monkeypatch, score_figures, "calibration", "calibration", folder / "adapted")
-    told["classes.png"] = _title(
+    output["sweep"] = here(sweep, *data, *flags, "--", *TINY)
+    output["confusion.png"], output["per_subject.png"] = map(" ".join, drawn)
+    output["curves.png"] = _title(here, monkeypatch, score_figures, "learning_curves", "curves", folder / "run")
+    output["calibration.png"] = _title(
+        here, monkeypatch, score_figures, "calibration", "calibration", folder / "adapted"
+    )
+    output["classes.png"] = _title(
         here, monkeypatch, signal_figures, "class_counts", "classes", folder / "split", "--shards", folder / "shards"
     )
-    wrong = [name for name, text in told.items() if ("SIMULATED" in text) != simulated]
+    wrong = [name for name, text in output.items() if ("SIMULATED" in text) != simulated]
     assert wrong == []
     for name in ("scores", "adapted"):
         assert json.loads((folder / name / "metrics.json").read_text())["simulated"] is simulated

@@ -51,8 +51,8 @@ def test_online_is_offline_in_any_order_and_recordings_and_pauses_begin_anew():
             smooth = MarkovFilter(STEP, HOLD)
         expected.append(smooth(one))
     mixed = rng.permutation(35)
-    found = filtered(probabilities[mixed], recording[mixed], start[mixed], STEP, HOLD, max_step=1000)
-    np.testing.assert_array_equal(found, np.array(expected)[mixed])
+    actual = filtered(probabilities[mixed], recording[mixed], start[mixed], STEP, HOLD, max_step=1000)
+    np.testing.assert_array_equal(actual, np.array(expected)[mixed])
     smooth.begin_anew()
     np.testing.assert_array_equal(smooth(probabilities[0]), expected[0])
 
@@ -80,8 +80,8 @@ def test_windows_that_are_left_out_around_a_change_tell_the_filter_nothing():
     probabilities = shares(np.random.default_rng(2), 30)
     even, one = np.arange(30) * 10, np.zeros(30, int)
     gaps = even + np.where(np.arange(30) >= 12, 40, 0)
-    found = [filtered(probabilities, one, start, STEP, HOLD, max_step=100) for start in (even, gaps)]
-    np.testing.assert_array_equal(*found)
+    actual = [filtered(probabilities, one, start, STEP, HOLD, max_step=100) for start in (even, gaps)]
+    np.testing.assert_array_equal(*actual)
 
 
 # --- windows between labelled ones ---------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_unlabelled_windows_smooth_others_and_are_not_scored():
     windows = np.zeros(20, WINDOW_FIELDS)
     windows["start"] = np.concatenate([np.arange(10), np.arange(18, 28)]) * 10
     windows["label"] = np.repeat([0, 1], 10)
-    told = {}
+    output = {}
     for name, table in (("alone", windows), ("whole", continuous(windows, 10))):
         truth = np.where(table["start"] < 100, 0, 1)  # what the model says is right, everywhere
         given_ = {
@@ -121,11 +121,11 @@ def test_unlabelled_windows_smooth_others_and_are_not_scored():
         times = {"rate": 100.0, "window_seconds": 0.2, "stride_seconds": 0.1}
         probabilities = np.where(np.eye(2)[truth] > 0, 0.8, 0.2)
         how = {"vote": 7, "hold": 4.0, "probabilities": probabilities, "rest_classes": ["idle"]}
-        told[name] = metrics.report(**given_, classes=classes, **times, **how)
-    for one in told.values():
+        output[name] = metrics.report(**given_, classes=classes, **times, **how)
+    for one in output.values():
         assert one["n_windows"] == 20
         assert one["accuracy"] == 1
         assert one["smoothed"]["hold_seconds"] == 4.0
     for key in ("vote", "smoothed"):
-        assert told["alone"][key]["accuracy"] < 1
-        assert told["whole"][key]["accuracy"] == 1
+        assert output["alone"][key]["accuracy"] < 1
+        assert output["whole"][key]["accuracy"] == 1

@@ -66,24 +66,24 @@ def test_folds_test_each_person_exactly_once(numbers, seed, folds):
             splits.by_fold(records, folds=folds, val=0.1, seed=seed)
         return
     try:
-        made = splits.by_fold(records, folds=folds, val=0.1, seed=seed)
+        result = splits.by_fold(records, folds=folds, val=0.1, seed=seed)
     except DataError as error:
         assert "left to train" in str(error)
         return
-    tested = [person for split in made.values() for person in split.subjects("test")]
+    tested = [person for split in result.values() for person in split.subjects("test")]
     assert sorted(tested) == sorted({record.subject for record in records})
-    assert list(made) == [f"fold{i}" for i in range(folds)]
-    sizes = [len(split.subjects("test")) for split in made.values()]
+    assert list(result) == [f"fold{i}" for i in range(folds)]
+    sizes = [len(split.subjects("test")) for split in result.values()]
     assert max(sizes) - min(sizes) <= 1
-    for split in made.values():
+    for split in result.values():
         assert not any(split.shared_subjects(*pair) for pair in (("train", "val"), ("train", "test"), ("val", "test")))
         assert together(split) == sorted(record.name for record in records)
 
 
 def test_loso_tests_each_person_once_alone():
-    made = splits.leave_one_out(recordings(3, 8, 11, 20), val=0.25, seed=0)
-    assert [split.subjects("test") for split in made.values()] == [("03",), ("08",), ("11",), ("20",)]
-    assert all(len(split.subjects("val")) == 1 and len(split.train) == 12 for split in made.values())
+    result = splits.leave_one_out(recordings(3, 8, 11, 20), val=0.25, seed=0)
+    assert [split.subjects("test") for split in result.values()] == [("03",), ("08",), ("11",), ("20",)]
+    assert all(len(split.subjects("val")) == 1 and len(split.train) == 12 for split in result.values())
 
 
 def test_same_seed_same_split_other_seed_another_whatever_the_order():
@@ -101,17 +101,17 @@ def test_people_are_drawn_alike_everywhere():
 
 
 def test_named_people_are_where_they_were_put():
-    made = splits.by_subject(EVERYONE, val=0.1, test=0.2, seed=0, test_subjects=["08", "24"], val_subjects=["03"])[""]
-    assert made.subjects("test") == ("08", "24")
-    assert made.subjects("val") == ("03",)
+    result = splits.by_subject(EVERYONE, val=0.1, test=0.2, seed=0, test_subjects=["08", "24"], val_subjects=["03"])[""]
+    assert result.subjects("test") == ("08", "24")
+    assert result.subjects("val") == ("03",)
     with pytest.raises(DataError, match=r"subject 77, found none"):
         splits.by_subject(EVERYONE, val=0.1, test=0.2, seed=0, test_subjects=["77"])
 
 
 def test_session_trains_on_the_first_day_and_tests_on_later_ones_of_the_same_people():
     records = recordings(3, 4) + recordings(5, days=1) + recordings(6, trajectories=("sequential",))
-    made, left_out = splits.by_session(records, seed=0)
-    split = made[""]
+    result, left_out = splits.by_session(records, seed=0)
+    split = result[""]
     assert left_out == ["05", "06"]
     assert split.subjects("train") == split.subjects("val") == split.subjects("test") == ("03", "04")
     assert split.shared_subjects("train", "test") == ("03", "04")
@@ -123,18 +123,18 @@ def test_session_trains_on_the_first_day_and_tests_on_later_ones_of_the_same_peo
 
 
 def test_recording_tests_each_recording_of_a_day_once():
-    made, left_out = splits.by_recording(recordings(3, 4) + recordings(5, trajectories=TRAJECTORIES[:2]), seed=0)
+    result, left_out = splits.by_recording(recordings(3, 4) + recordings(5, trajectories=TRAJECTORIES[:2]), seed=0)
     assert left_out == ["05/2018-05-01", "05/2018-05-02"]
-    assert len(made) == 12
-    split = made["03-2018-05-01-repeats_long"]
+    assert len(result) == 12
+    split = result["03-2018-05-01-repeats_long"]
     kinds = [[parse_record(name).trajectory for name in split.records(subset)] for subset in splits.SUBSETS]
     assert kinds == [["sequential"], ["repeats_short"], ["repeats_long"]]
     kinds = [
-        parse_record(made["03-2018-05-01-repeats_short"].records(subset)[0]).trajectory for subset in splits.SUBSETS
+        parse_record(result["03-2018-05-01-repeats_short"].records(subset)[0]).trajectory for subset in splits.SUBSETS
     ]
     assert kinds == ["repeats_long", "sequential", "repeats_short"]
     assert len({from_name(name).session_key for name in together(split)}) == 1
-    assert sorted(split.test[0] for split in made.values()) == sorted(r.name for r in recordings(3, 4))
+    assert sorted(split.test[0] for split in result.values()) == sorted(r.name for r in recordings(3, 4))
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -152,28 +152,28 @@ def by_hand(folder: Path, **subsets: str) -> Path:
 def test_written_and_read_back(tmp_path):
     split = splits.by_subject(EVERYONE, val=0.1, test=0.2, seed=7)[""]
     splits.write_split(tmp_path / "mine", split, {"by": "a test"})
-    found = splits.read_split(tmp_path / "mine")
-    assert (found.name, found.protocol, found.seed, found.checksum) == ("mine", "subject", 7, split.checksum)
-    assert [found.records(subset) for subset in splits.SUBSETS] == [split.records(subset) for subset in splits.SUBSETS]
-    assert found.folder == tmp_path / "mine"
+    actual = splits.read_split(tmp_path / "mine")
+    assert (actual.name, actual.protocol, actual.seed, actual.checksum) == ("mine", "subject", 7, split.checksum)
+    assert [actual.records(subset) for subset in splits.SUBSETS] == [split.records(subset) for subset in splits.SUBSETS]
+    assert actual.folder == tmp_path / "mine"
     with pytest.raises(ValueError, match="expected one of train, val, test"):
-        found.records("testing")
+        actual.records("testing")
 
 
 def test_by_hand_with_comments_blank_lines_windows_line_ends_and_a_byte_order_mark(tmp_path):
     plain = splits.read_split(by_hand(tmp_path / "plain"))
     train = "\ufeff# my people\r\n\r\n" + "\r\n".join(f"  {name}  # good" for name in NAMES[5::-1]) + "\r\n"
-    found = splits.read_split(by_hand(tmp_path / "decorated", train=train))
-    assert found.protocol == "custom"
-    assert found.seed is None
-    assert found.train == plain.train == tuple(sorted(NAMES[:6]))
-    assert found.checksum == plain.checksum
+    actual = splits.read_split(by_hand(tmp_path / "decorated", train=train))
+    assert actual.protocol == "custom"
+    assert actual.seed is None
+    assert actual.train == plain.train == tuple(sorted(NAMES[:6]))
+    assert actual.checksum == plain.checksum
 
 
 def test_by_hand_a_shared_person_is_allowed_and_can_be_seen(tmp_path):
-    found = splits.read_split(by_hand(tmp_path / "s", train="\n".join(NAMES[:5]), val=NAMES[5]))
-    assert found.shared_subjects("train", "val") == ("03",)
-    assert found.shared_subjects("train", "test") == ()
+    actual = splits.read_split(by_hand(tmp_path / "s", train="\n".join(NAMES[:5]), val=NAMES[5]))
+    assert actual.shared_subjects("train", "val") == ("03",)
+    assert actual.shared_subjects("train", "test") == ()
 
 
 BAD = {
@@ -271,8 +271,8 @@ def test_lists_or_split_json_changed_after_they_were_made_are_refused(tmp_path):
 
 
 def test_folds_are_listed_in_counting_order_and_not_read_as_one_split(tmp_path):
-    made = splits.by_fold(EVERYONE, folds=11, val=0.1, seed=0)
-    splits.write_splits(tmp_path / "k", made, {})
+    result = splits.by_fold(EVERYONE, folds=11, val=0.1, seed=0)
+    splits.write_splits(tmp_path / "k", result, {})
     assert [folder.name for folder in splits.split_folders(tmp_path / "k")] == [f"fold{i}" for i in range(11)]
     assert splits.split_folders(tmp_path / "k" / "fold3") == [tmp_path / "k" / "fold3"]
     assert splits.split_folders(tmp_path) == []
@@ -298,8 +298,8 @@ def test_names_that_say_nothing_are_split_by_what_their_shards_say(tmp_path):
     shards = tmp_path / "shards"
     names = [shard(shards, subject, "1", 1) for subject in ("P101", "P9", "P10")]
     folder = by_hand(tmp_path / "s", **dict(zip(splits.SUBSETS, names, strict=True)))
-    found = splits.read_split(folder, shards)
-    assert [found.subjects(subset) for subset in splits.SUBSETS] == [("P101",), ("P9",), ("P10",)]
+    actual = splits.read_split(folder, shards)
+    assert [actual.subjects(subset) for subset in splits.SUBSETS] == [("P101",), ("P9",), ("P10",)]
     with pytest.raises(DataError, match=r"s: expected a record name such as .*, or shards that say whose"):
         splits.read_split(folder)
     twice = shard(shards, "P9", "1", 2)

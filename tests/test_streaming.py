@@ -64,9 +64,9 @@ def test_a_window_is_mixed_by_what_holds_when_it_is_decided(signal, ahead):
     model = model_of("both")
     normalization = Changing(model, ahead=ahead)
     stream = Stream(model, normalization, PASS, np.eye(CHANNELS, dtype=np.float32), STRIDE)
-    made = [one for at in range(0, len(signal), 100) for one in stream.push(signal[at : at + 100])]
-    assert [one.end for one in made] == list(range(SAMPLES, len(signal) + 1, STRIDE))
-    for place, one in enumerate(made):
+    result = [one for at in range(0, len(signal), 100) for one in stream.push(signal[at : at + 100])]
+    assert [one.end for one in result] == list(range(SAMPLES, len(signal) + 1, STRIDE))
+    for place, one in enumerate(result):
         window = torch.from_numpy(signal[one.end - SAMPLES : one.end].astype(np.float32)).T[None]
         half = place > 1 or (place == 1 and not ahead)
         with torch.inference_mode():

@@ -63,8 +63,8 @@ class FakeScripts:
         if script == "evaluate.py":
             digest = hashlib.sha256((folder / "best_model.ckpt").read_bytes()).hexdigest()
             split = read_split(sweep.Path(value["--split"])).checksum
-            told = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split}
-            write_json(sweep.Path(value["--out"]) / "metrics.json", told | {"per_subject": people(self.test(*key))})
+            output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split}
+            write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(self.test(*key))})
             return ""
         _, settings = training.checked(words)
         write_json(folder / "config.json", {"arguments": settings})
@@ -73,8 +73,8 @@ class FakeScripts:
             return "step 7: expected a finite loss"
         scores = people(self.val(*key))
         mean = float(np.mean([one["macro_f1"] for one in scores.values()]))
-        told = {"epoch": 1, "validation": {"val/macro_f1": mean}, "validation_per_subject": scores}
-        write_checkpoint(folder / "best_model.ckpt", told, {"key": torch.tensor(list(map(ord, str(key))))})
+        output = {"epoch": 1, "validation": {"val/macro_f1": mean}, "validation_per_subject": scores}
+        write_checkpoint(folder / "best_model.ckpt", output, {"key": torch.tensor(list(map(ord, str(key))))})
         return ""
 
     def count(self, script):
@@ -116,10 +116,10 @@ def hyperparameters(folder):
 def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, capsys):
     words = flags(data, tmp_path, "--grid", "lr=1e-9,1e-2", split="split")
     assert run(sweep.run_script, *words, "--", *TINY, "--epochs", "2") == 0
-    told = capsys.readouterr().out
-    assert "picked lr-1e-2: validation macro-F1" in told.splitlines()[-1]
-    assert "epoch   2" in told
-    assert "next: python evaluate.py" not in told
+    output = capsys.readouterr().out
+    assert "picked lr-1e-2: validation macro-F1" in output.splitlines()[-1]
+    assert "epoch   2" in output
+    assert "next: python evaluate.py" not in output
     best, other = table(tmp_path)
     assert (best["setting"], best["lr"], best["picked"], best["runs"]) == (GOOD, "1e-2", "yes", "1")
     assert (other["setting"], other["picked"], other["test_macro_f1"]) == (BAD, "", "")
@@ -179,12 +179,12 @@ def test_a_signal_stops_the_run_under_way_and_the_same_command_goes_on(run, data
         while not log.exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == code, told
-    assert "same command" in told
-    assert "Traceback" not in told
+    assert process.returncode == code, output
+    assert "same command" in output
+    assert "Traceback" not in output
     with folder_lock(log.parent):  # nobody writes there any more
         early = log.read_text().splitlines()
     assert 1 <= len(early) < 20
@@ -260,9 +260,9 @@ def test_a_run_that_fails_is_named_the_others_are_done_and_it_is_tried_again(run
     failing = (GOOD, "fold1", 0)
     scripts = FakeScripts(val, test, fails=[failing])
     assert run(scripts, *flags(data, tmp_path, *GRID)) == 1
-    told = capsys.readouterr()
-    assert "error: lr-1e-2 fold1 seed0: step 7: expected a finite loss" in told.err
-    assert "runs that failed: 1" in told.out.splitlines()[-1]
+    output = capsys.readouterr()
+    assert "error: lr-1e-2 fold1 seed0: step 7: expected a finite loss" in output.err
+    assert "runs that failed: 1" in output.out.splitlines()[-1]
     rows = {row["setting"]: row for row in table(tmp_path)}
     assert (rows["lr-1e-3"]["picked"], rows[GOOD]["picked"], rows[GOOD]["runs"]) == ("yes", "", "3")
     assert rows[GOOD]["val_macro_f1"] == ""

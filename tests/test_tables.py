@@ -49,10 +49,10 @@ def test_which_files_are_tables():
 @pytest.mark.parametrize("header", [True, None], ids=["said", "told from the file"])
 def test_a_header_of_numbers_is_no_sample(tmp_path, header):
     table = frame().drop(columns="time").rename(columns={"ch1": 0, "ch2": 1, "ch3": 2})
-    found = Table(written(tmp_path / "a.csv", table), header=header)
-    assert (found.names, found.n_samples) == (("0", "1", "2", "label"), N)
-    found = Table(written(tmp_path / "b.csv", table.drop(columns="label")), header=header)
-    assert found.n_samples == N
+    actual = Table(written(tmp_path / "a.csv", table), header=header)
+    assert (actual.names, actual.n_samples) == (("0", "1", "2", "label"), N)
+    actual = Table(written(tmp_path / "b.csv", table.drop(columns="label")), header=header)
+    assert actual.n_samples == N
 
 
 def test_an_open_quote_is_an_error_with_its_line_and_an_inch_mark_is_none(tmp_path):
@@ -149,10 +149,10 @@ def test_missing_samples_are_found_by_whatever_counts_them(tmp_path, time):
     ((name, values),) = time.items()
     table = frame().drop(columns="time")
     table.insert(0, name, values)
-    found = Table(written(tmp_path / "a.csv", table.drop(index=table.index[300:420])))
-    roles = found.roles(labels=found.find("label"))
+    actual = Table(written(tmp_path / "a.csv", table.drop(index=table.index[300:420])))
+    roles = actual.roles(labels=actual.find("label"))
     assert roles.time == 0
-    assert found.gaps(roles, RATE) == [Gap(300, 120)]
+    assert actual.gaps(roles, RATE) == [Gap(300, 120)]
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,11 @@ def test_a_time_in_ticks_of_its_own_and_a_rate_a_little_off_say_nothing_against_
 def test_the_models_own_names_are_found_in_any_order_else_all_channels_are_taken(tmp_path):
     table = frame(label=1.0)[["label", "ch3", "time", "ch1", "ch2"]]
     path = written(tmp_path / "a.csv", table)
-    found = read_table(path, RATE, 1000.0, None, 3, ("ch1", "ch2", "ch3"))
-    np.testing.assert_array_equal(found.samples, SIGNAL.astype(np.float32))
-    assert (found.rate, found.scale) == (RATE, 1000.0)
-    found = read_table(path, RATE, 1000.0, None, 3, ("EMG_1", "EMG_2", "EMG_3"))
-    np.testing.assert_array_equal(found.samples, SIGNAL[:, [2, 0, 1]].astype(np.float32))
+    actual = read_table(path, RATE, 1000.0, None, 3, ("ch1", "ch2", "ch3"))
+    np.testing.assert_array_equal(actual.samples, SIGNAL.astype(np.float32))
+    assert (actual.rate, actual.scale) == (RATE, 1000.0)
+    actual = read_table(path, RATE, 1000.0, None, 3, ("EMG_1", "EMG_2", "EMG_3"))
+    np.testing.assert_array_equal(actual.samples, SIGNAL[:, [2, 0, 1]].astype(np.float32))
 
 
 def test_a_time_is_no_channel_with_or_without_a_header(tmp_path):
@@ -200,8 +200,8 @@ def test_a_time_is_no_channel_with_or_without_a_header(tmp_path):
 
 def test_a_large_offset_costs_no_digits(tmp_path):
     np.save(tmp_path / "a.npy", SIGNAL * 1e-3 + [0, 2**23, -(2**31)])
-    found = read_table(tmp_path / "a.npy", RATE, 1.0, None, 3).samples
-    np.testing.assert_allclose(found - found[0], (SIGNAL - SIGNAL[0]) * 1e-3, atol=1e-6)
+    actual = read_table(tmp_path / "a.npy", RATE, 1.0, None, 3).samples
+    np.testing.assert_allclose(actual - actual[0], (SIGNAL - SIGNAL[0]) * 1e-3, atol=1e-6)
 
 
 def header_of(shape: str, descr: str = "'<f8'") -> bytes:

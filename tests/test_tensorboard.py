@@ -112,22 +112,22 @@ def test_charts_of_training_and_validation_name_tags_that_are_there(events):
 
 
 def test_texts_say_settings_and_who_is_where(events):
-    told = {
+    output = {
         name: tensor_util.make_ndarray(events.Tensors(f"{name}/text_summary")[0].tensor_proto).item().decode()
         for name in ("configuration", "split")
     }
     for line in ("batch_size | 32", "augment | none", "model.width | 16", "train.windows | 180"):
-        assert line in told["configuration"].splitlines()
-    assert "train | 3 | 3 | 01 02 03" in told["split"].splitlines()
-    assert "test | 1 | 1 | 05" in told["split"].splitlines()
-    assert small_shards.name(4) in told["split"].splitlines()
+        assert line in output["configuration"].splitlines()
+    assert "train | 3 | 3 | 01 02 03" in output["split"].splitlines()
+    assert "test | 1 | 1 | 05" in output["split"].splitlines()
+    assert small_shards.name(4) in output["split"].splitlines()
 
 
 def test_precision_and_recall_follow_from_the_probabilities(tmp_path):
-    label, found = np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.6, 0.4], [0.2, 0.8]])
+    label, actual = np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.6, 0.4], [0.2, 0.8]])
     split = tensorboard.Split("hand", "custom", (), (), ())
     board = tensorboard.Board(tmp_path, ["a", "b"], settings={}, facts={}, split=split)
-    board.epoch({"epoch": 1, "step": 1}, {}, label, found)
+    board.epoch({"epoch": 1, "step": 1}, {}, label, actual)
     board.close()
     event = EventAccumulator(str(tmp_path)).Reload().Tensors("val_precision_recall/1_a")[0]
     *_, precision, recall = tensor_util.make_ndarray(event.tensor_proto)  # (6, thresholds)
@@ -154,8 +154,8 @@ def test_the_scores_beside_the_settings_are_those_of_the_epoch_chosen(tmp_path):
     board = tensorboard.Board(tmp_path, ["a", "b"], settings={"lr": 0.1}, facts={}, split=split)
     for epoch, (score, chosen) in enumerate([(0.5, True), (0.8, True), (0.6, False)], 1):
         values = {f"val/{name}": score for name in metrics.criteria()}
-        found = np.array([[0.9, 0.1], [0.4, 0.6]])
-        board.epoch({"epoch": epoch, "step": epoch, **values}, {}, np.array([0, 1]), found, chosen=chosen)
+        actual = np.array([[0.9, 0.1], [0.4, 0.6]])
+        board.epoch({"epoch": epoch, "step": epoch, **values}, {}, np.array([0, 1]), actual, chosen=chosen)
     board.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     for name in metrics.criteria():

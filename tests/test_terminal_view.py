@@ -83,9 +83,9 @@ class Terminal:
         self.own, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (rows, columns))
         self.screen = Screen(columns, rows)
-        told = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
+        output = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=theirs, env=told, text=True)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=theirs, env=output, text=True)
         os.close(theirs)
 
     def resize(self, columns):

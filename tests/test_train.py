@@ -58,8 +58,8 @@ def same(a, b) -> bool:
 
 
 def rows(out):
-    told = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if not key.startswith("speed")} for row in told]
+    output = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("speed")} for row in output]
 
 
 def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_script, data, tmp_path):
@@ -75,10 +75,10 @@ def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_
         "projector",
         "projector_config.pbtxt",
     ]
-    told = rows(out)
-    assert [row["epoch"] for row in told] == [1, 2, 3, 4]
-    assert told[-1]["train/loss"] < told[0]["train/loss"]
-    assert told[-1]["val/macro_f1"] > 0.8
+    output = rows(out)
+    assert [row["epoch"] for row in output] == [1, 2, 3, 4]
+    assert output[-1]["train/loss"] < output[0]["train/loss"]
+    assert output[-1]["val/macro_f1"] > 0.8
     config = json.loads((out / "config.json").read_text())
     assert config["derived"]["train"] == {"subjects": 3, "recordings": 3, "windows": 180, "simulated": False}
     assert config["arguments"]["lr"] == 0.01
@@ -86,13 +86,13 @@ def test_a_run_leaves_a_model_that_learnt_and_a_log_for_people_and_programs(run_
     best = open_checkpoint(out / "best_model.ckpt").description
     assert best["trained_on"] == ["01", "02", "03"]
     assert best["data"]["classes"] == small_shards.CLASSES
-    assert best["validation"]["val/macro_f1"] == max(row["val/macro_f1"] for row in told)
+    assert best["validation"]["val/macro_f1"] == max(row["val/macro_f1"] for row in output)
     events = EventAccumulator(str(out)).Reload()
     scalars = set(events.Tags()["scalars"])
     assert {f"1_learning/{k}_{p}" for p in ("train", "val") for k in ("loss", "macro_f1")} <= scalars
     assert {"7_optimizer/lr", "7_optimizer/gradient_norm", "8_speed/windows_per_second"} <= scalars
     assert [e.step for e in events.Scalars("1_learning/loss_val")] == [1, 2, 3, 4]
-    assert events.Scalars("1_learning/loss_val")[-1].value == pytest.approx(told[-1]["val/loss"], rel=1e-5)
+    assert events.Scalars("1_learning/loss_val")[-1].value == pytest.approx(output[-1]["val/loss"], rel=1e-5)
     assert "2_confusion/val" in events.Tags()["images"]
     assert {"configuration/text_summary", "split/text_summary"} <= set(events.Tags()["tensors"])
 
@@ -188,12 +188,12 @@ def test_signals_leave_last_ckpt_and_say_how_to_go_on(data, tmp_path, number, co
         while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == code, told
-    assert "--resume" in told
-    assert "Traceback" not in told
+    assert process.returncode == code, output
+    assert "--resume" in output
+    assert "Traceback" not in output
     assert open_checkpoint(tmp_path / "run" / "last.ckpt").description["state"]["training"]["epoch"] >= 1
 
 
@@ -268,11 +268,11 @@ def test_pretrained_weights_from_a_folder_stay_where_they_are_frozen(here, tmp_p
         "0.01",
     ]
     here(tmp_path / "run", *common, "--backbone", tmp_path / "gpt2", "--tune", "fpt")
-    found = weights(tmp_path / "run" / "best_model.ckpt")
+    actual = weights(tmp_path / "run" / "best_model.ckpt")
     for name, tensor in saved.state_dict().items():
         if name == "wte.weight":
             continue
-        moved = not torch.equal(found[f"model.backbone.{name}"], tensor)
+        moved = not torch.equal(actual[f"model.backbone.{name}"], tensor)
         assert moved == ("ln_" in name or "wpe" in name), name
     with pytest.raises(UsageError, match="init random"):
         here(tmp_path / "x", *common, "--backbone", tmp_path / "gpt2", "--width", 32)
@@ -286,18 +286,18 @@ def test_a_run_says_which_weights_it_began_with_and_a_random_control_has_the_sam
     saved = LlamaModel(LlamaConfig(**shape, num_key_value_heads=1, rms_norm_eps=0.01, vocab_size=5))
     saved.save_pretrained(tmp_path / "llama")
     flags = ["--patch", 64, "--frame", 160, "--epochs", 1, "--batch-size", 32, "--device", "cpu", "--layers", 1]
-    told = {}
+    output = {}
     for init in ("pretrained", "random"):
         here(tmp_path / init, *flags, "--backbone", tmp_path / "llama", "--init", init, "--tune", "frozen")
         best = open_checkpoint(tmp_path / init / "best_model.ckpt")
-        told[init] = json.loads((tmp_path / init / "config.json").read_text())["derived"]["backbone"]
-        assert best.description["backbone"] == told[init]
-        assert told[init]["weights_sha256"][:16] in capsys.readouterr().out
+        output[init] = json.loads((tmp_path / init / "config.json").read_text())["derived"]["backbone"]
+        assert best.description["backbone"] == output[init]
+        assert output[init]["weights_sha256"][:16] in capsys.readouterr().out
         frozen = {k.removeprefix("model.backbone."): v for k, v in best.tensors.items() if "backbone" in k}
-        assert fingerprint(frozen) == told[init]["weights_sha256"]
+        assert fingerprint(frozen) == output[init]["weights_sha256"]
         assert best.description["model"]["architecture"]["rms_norm_eps"] == 0.01
     assert torch.equal(frozen["norm.weight"], saved.norm.weight)  # ones, drawn anew
-    assert told["pretrained"]["weights_sha256"] != told["random"]["weights_sha256"]
+    assert output["pretrained"]["weights_sha256"] != output["random"]["weights_sha256"]
     shutil.rmtree(tmp_path / "llama")
     TrainedModel.open(tmp_path / init / "best_model.ckpt", "cpu")  # without the folder
 
@@ -425,10 +425,10 @@ def test_labels_drawn_at_random_are_not_learnt(here, tmp_path, monkeypatch):
 
 def test_a_run_killed_before_it_wrote_its_last_row_has_it_after_resuming(here, tmp_path):
     here(tmp_path, *RANDOM)
-    told = rows(tmp_path)
+    output = rows(tmp_path)
     (tmp_path / "metrics.jsonl").unlink()  # last.ckpt is written just before it
     here(tmp_path, *RANDOM, "--resume")
-    assert rows(tmp_path) == told
+    assert rows(tmp_path) == output
 
 
 def planted(monkeypatch, loss):

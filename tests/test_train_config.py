@@ -27,10 +27,10 @@ def config(*words):
     ],
 )
 def test_settings_are_read_back_as_they_were(words):
-    made = config(*words)
-    kept = json.loads(json.dumps(made.to_dict()))
-    assert TrainConfig.from_dict(kept).to_dict() == made.to_dict()
-    assert TrainConfig.from_dict(kept).augment == made.augment
+    result = config(*words)
+    kept = json.loads(json.dumps(result.to_dict()))
+    assert TrainConfig.from_dict(kept).to_dict() == result.to_dict()
+    assert TrainConfig.from_dict(kept).augment == result.augment
 
 
 def test_what_is_left_out_follows_from_the_rest():
@@ -41,8 +41,8 @@ def test_what_is_left_out_follows_from_the_rest():
 
 
 def test_flags_have_the_settings_own_defaults():
-    plain, made = TrainConfig(shards=Path("data/shards"), split=Path("splits/default")), config()
-    assert plain.to_dict() == made.to_dict()
+    plain, result = TrainConfig(shards=Path("data/shards"), split=Path("splits/default")), config()
+    assert plain.to_dict() == result.to_dict()
 
 
 @pytest.mark.parametrize(

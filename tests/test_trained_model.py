@@ -44,13 +44,13 @@ def script(monkeypatch):
 def test_the_readmes_snippet_runs_from_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    told: dict = {}
-    exec(snippet, told)  # noqa: S102  our own README
-    assert list(told["table"])[:3] == ["time_s", "gesture", "p_idle"]
-    assert len(told["table"]) == (10 * 5120 - 1280) // 640 + 1
-    assert np.allclose(told["table"].filter(like="p_").sum(axis=1), 1, atol=1e-5)
-    assert set(told["table"]["gesture"]) <= set(told["model"].classes)
-    assert [one.end for one in told["decisions"]] == list(range(1280, 4001, 640))
+    output: dict = {}
+    exec(snippet, output)  # noqa: S102  our own README
+    assert list(output["table"])[:3] == ["time_s", "gesture", "p_idle"]
+    assert len(output["table"]) == (10 * 5120 - 1280) // 640 + 1
+    assert np.allclose(output["table"].filter(like="p_").sum(axis=1), 1, atol=1e-5)
+    assert set(output["table"]["gesture"]) <= set(output["model"].classes)
+    assert [one.end for one in output["decisions"]] == list(range(1280, 4001, 640))
 
 
 def test_the_public_name_is_the_trained_model():
@@ -87,14 +87,14 @@ def test_folders_of_training_are_found_from_anywhere(trained, script, tmp_path, 
     """As relative as training was given them, and looked for above the checkpoint."""
     from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 
-    told = open_checkpoint(trained / "run" / "best_model.ckpt")
+    output = open_checkpoint(trained / "run" / "best_model.ckpt")
     home = tmp_path / "home"
     shutil.copytree(trained / "shards", home / "shards")
     shutil.copytree(trained / "split", home / "splits" / "one")
-    split = told.description["split"] | {"folder": "splits/one"}
+    split = output.description["split"] | {"folder": "splits/one"}
     best = home / "checkpoints" / "run" / "fold0" / "seed0" / "best_model.ckpt"  # as sweep.py lays them
     best.parent.mkdir(parents=True)
-    write_checkpoint(best, told.description | {"shards": "shards", "split": split}, told.tensors)
+    write_checkpoint(best, output.description | {"shards": "shards", "split": split}, output.tensors)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

@@ -66,14 +66,14 @@ def test_the_caller_may_stop_between_epochs_and_evaluate_in_them():
 
 
 def test_the_same_seed_learns_the_same_and_another_seed_or_stream_does_not():
-    found = []
+    actual = []
     for seed, stream in ((1, Stream.TRAINING), (1, Stream.TRAINING), (2, Stream.TRAINING), (1, Stream.PRETRAINING)):
         task = Line()
         list(fit(task, optimizer(task), epochs=2, seed=seed, stream=stream))
-        found.append(weights(task.module))
-    assert same(found[0], found[1])
-    assert not same(found[0], found[2])
-    assert not same(found[0], found[3])
+        actual.append(weights(task.module))
+    assert same(actual[0], actual[1])
+    assert not same(actual[0], actual[2])
+    assert not same(actual[0], actual[3])
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 6, 11])

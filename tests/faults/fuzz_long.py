@@ -54,17 +54,17 @@ def attempt(read: Reader, seed: int, expected: tuple[type[Exception], ...]) -> t
     before = _peak()
     try:
         read(seed)
-        kind, told = "accepted", ""
+        kind, output = "accepted", ""
     except expected:
-        kind, told = "refused", ""
+        kind, output = "refused", ""
     except MemoryError:
-        kind, told = "finding", "MemoryError"
+        kind, output = "finding", "MemoryError"
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         places = " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in frames[:-6:-1])
-        kind, told = "finding", f"{type(error).__name__}: {str(error)[:200]} at {places}"
+        kind, output = "finding", f"{type(error).__name__}: {str(error)[:200]} at {places}"
     grown = _peak() - before
-    return (kind, told) if grown < MOST_MEMORY else ("finding", f"memory grew by {grown >> 20} MiB; {told}")
+    return (kind, output) if grown < MOST_MEMORY else ("finding", f"memory grew by {grown >> 20} MiB; {output}")
 
 
 def _peak() -> int:
@@ -84,9 +84,9 @@ def child(make: Callable[[Path], Reader], expected: tuple, folder: Path, seed: i
     read = make(folder)
     while True:
         now[0] = seed
-        kind, told = attempt(read, seed, expected)
-        out.send((seed, kind, told))
-        if "memory grew" in told:
+        kind, output = attempt(read, seed, expected)
+        out.send((seed, kind, output))
+        if "memory grew" in output:
             return  # the peak stays: only a fresh process can measure the next
         seed += 1
 
@@ -131,14 +131,14 @@ def _watch(process: Any, results: Connection, now: Any, counts: Counts, end: flo
 
 def _computed(pid: int) -> float:
     """Seconds for which a process has computed; 0 where there is no telling."""
-    told = _stat(pid)
-    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK") if told else 0.0
+    output = _stat(pid)
+    return (int(output[11]) + int(output[12])) / os.sysconf("SC_CLK_TCK") if output else 0.0
 
 
 def _starves(pid: int, used: float, longest: float) -> bool:
     """Whether others keep a process from computing, which had computed for `used` s when it last gave an answer."""
-    told = _stat(pid)
-    return bool(told) and told[0] != "S" and _computed(pid) - used < longest  # S: it waits for something by itself
+    output = _stat(pid)
+    return bool(output) and output[0] != "S" and _computed(pid) - used < longest  # S: it waits for something by itself
 
 
 def _stat(pid: int) -> list[str]:
@@ -205,17 +205,17 @@ def main() -> int:
             for name in names:
                 print(name, "accepted" if TARGETS[name](Path(folder))(args.only) else "")
         return 0
-    found = 0
+    actual = 0
     for name in names:
         spoken = time.monotonic()
         for counts in fuzz(name, TARGETS[name], EXPECTED, 60 * args.minutes, args.seed):
             if time.monotonic() - spoken > 60:
                 spoken = time.monotonic()
                 print(f"{name}: {counts.inputs:,} inputs, {len(counts.findings)} findings", file=sys.stderr, flush=True)
-        told = asdict(counts) | {"inputs": counts.inputs, "findings": len(counts.findings)}
-        print(json.dumps(told), flush=True)
-        found += len(counts.findings)
-    return 1 if found else 0
+        output = asdict(counts) | {"inputs": counts.inputs, "findings": len(counts.findings)}
+        print(json.dumps(output), flush=True)
+        actual += len(counts.findings)
+    return 1 if actual else 0
 
 
 if __name__ == "__main__":

@@ -75,13 +75,13 @@ class Zip:
             "ä.txt",
         ]
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as made:
+        with zipfile.ZipFile(buffer, "w") as result:
             for name in draw.sample(names, draw.randint(1, 4)):
-                with made.open(zipfile.ZipInfo(name), "w", force_zip64=draw.random() < 0.1) as file:
+                with result.open(zipfile.ZipInfo(name), "w", force_zip64=draw.random() < 0.1) as file:
                     file.write(b"" if name.endswith("/") else draw.randbytes(30) + b"1.5,2.5\n" * draw.randint(0, 200))
             for name in draw.sample(["c1", "c2", "c3"], draw.randint(0, 3)):
-                made.writestr(name, b"0.25," * draw.randint(1, 300), draw.choice(kinds))
-            made.comment = draw.choice([b"", b"", b"PK\x05\x06" * 8])
+                result.writestr(name, b"0.25," * draw.randint(1, 300), draw.choice(kinds))
+            result.comment = draw.choice([b"", b"", b"PK\x05\x06" * 8])
         return buffer.getvalue()
 
 
@@ -129,12 +129,12 @@ class Hdf5:
             )
         if draw.random() < 0.2:
             fields.pop(draw.randrange(len(fields)))
-        made = np.dtype([tuple(field) for field in fields])
+        result = np.dtype([tuple(field) for field in fields])
         rows = draw.choice([1, 7, 600, 100_000])
         packed = draw.choice([{}, {"compression": "gzip"}, {"compression": "lzf"}, {"fletcher32": True}])
         del file["data/table"]
         kind = {"maxshape": (None,), "chunks": (rows,)} if draw.random() < 0.8 else {}
-        table = file.create_dataset("data/table", (n,), made, **kind, **(packed if kind else {}))
+        table = file.create_dataset("data/table", (n,), result, **kind, **(packed if kind else {}))
         for name, value in attributes.items():
             if draw.random() < 0.97:
                 other = np.bytes_(draw.randbytes(draw.randint(1, 40)).replace(b"\0", b"a"))

@@ -53,8 +53,8 @@ def with_wrong_number(whole: bytes, draw: random.Random, first: int = 0) -> byte
 
 def with_wrong_value(told: Any, draw: random.Random) -> Any:
     """What a JSON value says, with one thing somewhere in it replaced, left out, added or renamed."""
-    made = json.loads(json.dumps(told))
-    places = list(_places(made))
+    result = json.loads(json.dumps(told))
+    places = list(_places(result))
     holder, key = draw.choice(places)
     kind = draw.choice(["replace", "replace", "replace", "near", "drop", "add"])
     if kind == "drop":
@@ -67,7 +67,7 @@ def with_wrong_value(told: Any, draw: random.Random) -> Any:
         holder["".join(draw.choices(string.ascii_lowercase, k=3))] = draw.choice(NASTY)
     else:
         holder[key] = draw.choice(NASTY)
-    return made
+    return result
 
 
 def _places(value: Any) -> Any:

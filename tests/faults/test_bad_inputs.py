@@ -53,7 +53,7 @@ def script(name: str, *arguments: object) -> Done:
     raise AssertionError("cli.run returned")
 
 
-def told(done: Done, code: int, message: str) -> None:
+def check_refused(done: Done, code: int, message: str) -> None:
     """One line of error, that matches `message`, and the exit code that goes with it."""
     assert done.code == code, done.err
     assert "Traceback" not in done.err
@@ -74,21 +74,21 @@ def _counted(record_property: Callable[[str, object], None]) -> None:
 
 def table(subject: int = 3) -> pd.DataFrame:
     """A second of idle, a second of fist."""
-    made = recordings.frame(subject, samples=2 * RATE)
-    made["TRAJ_GT"] = made["TRAJ_1"] = np.repeat([0.0, 1.0], RATE)
-    return made
+    result = recordings.frame(subject, samples=2 * RATE)
+    result["TRAJ_GT"] = result["TRAJ_1"] = np.repeat([0.0, 1.0], RATE)
+    return result
 
 
 def with_value(column: str, row: int, value: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    def change(made: pd.DataFrame) -> pd.DataFrame:
-        made.iloc[row, made.columns.get_loc(column)] = value
-        return made
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table.iloc[row, table.columns.get_loc(column)] = value
+        return table
 
     return change
 
 
 def with_times(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    return lambda made: made.set_axis(change(made.index.to_numpy().copy()))
+    return lambda table: table.set_axis(change(table.index.to_numpy().copy()))
 
 
 def twice(times: np.ndarray) -> np.ndarray:
@@ -157,7 +157,7 @@ def test_a_recording_with_wrong_content(good: Path, tmp_path: Path, what: str) -
     change, message = TABLES[what]
     path = recordings.write(tmp_path, change(table()))
     done = preprocessed(good, tmp_path)
-    told(done, 1, message)
+    check_refused(done, 1, message)
     assert path.name in done.err
     assert "1 recording failed" in done.last
     assert list_records(tmp_path / "shards") == [good.stem]
@@ -203,19 +203,19 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_file_that_is_no_recording(good: Path, tmp_path: Path, what: str) -> None:
     make, message = FILES[what]
     make(tmp_path / f"{recordings.record_name()}.hdf5")
-    told(preprocessed(good, tmp_path), 1, message)
+    check_refused(preprocessed(good, tmp_path), 1, message)
 
 
 def test_a_file_that_bears_no_records_name(good: Path, tmp_path: Path) -> None:
     shutil.copy(good, tmp_path / "notes.hdf5")
-    told(preprocessed(good, tmp_path), 1, "'notes': expected a record name such as")
+    check_refused(preprocessed(good, tmp_path), 1, "'notes': expected a record name such as")
 
 
 @pytest.mark.parametrize("percent", [0.1, 1, 10, 30, 60, 90, 99.9])
 def test_a_recording_cut_anywhere(good: Path, tmp_path: Path, percent: float) -> None:
     whole = recordings.recording_bytes(3, samples=RATE)
     (tmp_path / f"{recordings.record_name()}.hdf5").write_bytes(whole[: int(len(whole) * percent / 100)])
-    told(preprocessed(good, tmp_path), 1, "expected an HDF5 recording, found .*; fetch it again")
+    check_refused(preprocessed(good, tmp_path), 1, "expected an HDF5 recording, found .*; fetch it again")
 
 
 ODD: dict[str, tuple[dict[str, object], str]] = {
@@ -241,10 +241,10 @@ def test_a_recording_that_is_odd_and_accepted(good: Path, tmp_path: Path, what: 
 
 
 def test_channels_in_another_order_are_found_by_name(tmp_path: Path) -> None:
-    made = table()
-    with Recording(recordings.write(tmp_path, made[list(made.columns[::-1])])) as recording:
+    result = table()
+    with Recording(recordings.write(tmp_path, result[list(result.columns[::-1])])) as recording:
         counts, _ = recording.read((1, 24), "TRAJ_GT")
-    np.testing.assert_array_equal(counts, made[["EMG_1", "EMG_24"]].to_numpy())
+    np.testing.assert_array_equal(counts, result[["EMG_1", "EMG_24"]].to_numpy())
 
 
 # --- shards, splits and checkpoints: what evaluate.py and train.py say ------------------------------------------
@@ -328,7 +328,7 @@ SHARDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 def test_a_wrong_shard(copy: Path, what: str) -> None:
     spoil, message = SHARDS[what]
     spoil(copy / "shards" / TESTED, copy / "shards" / OTHER)
-    told(evaluated(copy), 1, message)
+    check_refused(evaluated(copy), 1, message)
     assert not (copy / "out").exists()
 
 
@@ -345,7 +345,7 @@ def test_a_wrong_shard(copy: Path, what: str) -> None:
 )
 def test_a_shard_made_otherwise(copy: Path, field: str, value: object, message: str) -> None:
     small_shards.write(copy / "shards", 5, **{field: value})
-    told(evaluated(copy), 1, message)
+    check_refused(evaluated(copy), 1, message)
 
 
 FORGED: list[tuple[str, object, str]] = [
@@ -374,7 +374,7 @@ def test_a_shard_that_says_what_cannot_be(copy: Path, field: str, value: object,
     del meta["checksum"]
     checksum = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(meta | {"checksum": checksum}))
-    told(evaluated(copy), 1, message)
+    check_refused(evaluated(copy), 1, message)
 
 
 LISTS: dict[str, tuple[str, bytes, str]] = {
@@ -394,14 +394,14 @@ LISTS: dict[str, tuple[str, bytes, str]] = {
 def test_a_wrong_split(copy: Path, what: str) -> None:
     part, content, message = LISTS[what]
     (copy / "split" / f"{part}.txt").write_bytes(content)
-    told(evaluated(copy), 1, message)
+    check_refused(evaluated(copy), 1, message)
 
 
 def test_a_split_without_a_subset_and_none_at_all(copy: Path) -> None:
     (copy / "split/val.txt").unlink()
-    told(evaluated(copy), 1, r"val\.txt: expected record names, one a line, found no such file")
+    check_refused(evaluated(copy), 1, r"val\.txt: expected record names, one a line, found no such file")
     shutil.rmtree(copy / "split")
-    told(evaluated(copy), 1, "expected a split's folder, found none")
+    check_refused(evaluated(copy), 1, "expected a split's folder, found none")
 
 
 @pytest.mark.parametrize(
@@ -416,9 +416,9 @@ def test_a_split_written_otherwise_is_accepted(copy: Path, content: str) -> None
 
 def changed(path: Path, description: dict | None = None, **tensors: torch.Tensor | None) -> None:
     """Write the checkpoint anew with other content; None takes a tensor out."""
-    found = open_checkpoint(path)
-    kept = {name: value for name, value in (found.tensors | tensors).items() if value is not None}
-    write_checkpoint(path, found.description | (description or {}), kept)
+    actual = open_checkpoint(path)
+    kept = {name: value for name, value in (actual.tensors | tensors).items() if value is not None}
+    write_checkpoint(path, actual.description | (description or {}), kept)
 
 
 def wanting_gradients(path: Path) -> None:
@@ -494,7 +494,7 @@ def test_a_wrong_checkpoint(copy: Path, what: str, capfd: pytest.CaptureFixture)
     path = copy / "run" / "best_model.ckpt"
     spoil, message = CHECKPOINTS[what]
     spoil(path)
-    told(evaluated(copy), 1, message)
+    check_refused(evaluated(copy), 1, message)
     assert "run" not in capfd.readouterr().out
 
 
@@ -587,7 +587,7 @@ def test_an_exported_folder_that_says_what_cannot_be(copy: Path, monkeypatch: py
     ):
         whole = (copy / "hf/config.json").read_text()
         described(copy / "hf/config.json", **change)
-        told(script("export", "--checkpoint", copy / "hf", "--no-onnx"), 1, message)
+        check_refused(script("export", "--checkpoint", copy / "hf", "--no-onnx"), 1, message)
         (copy / "hf/config.json").write_text(whole)
     assert not (copy / "exports").exists() and not (copy.parent / "evil").exists()
 
@@ -600,12 +600,12 @@ def test_a_wrong_checkpoint_to_resume_from(copy: Path, what: str) -> None:
     else:
         CHECKPOINTS[what][0](last)
     flags = ["--shards", copy / "shards", "--split", copy / "split", "--out", copy / "run", *TINY.split(), "--resume"]
-    told(script("train", *flags), 1, "last.ckpt: expected")
+    check_refused(script("train", *flags), 1, "last.ckpt: expected")
 
 
 def test_a_traceback_is_shown_with_debug_alone(copy: Path) -> None:
     without(copy / "run" / "best_model.ckpt")
-    told(evaluated(copy), 1, "found no such file")
+    check_refused(evaluated(copy), 1, "found no such file")
     with pytest.raises(DataError, match="no such file"):
         evaluated(copy, "--debug")
 
@@ -615,7 +615,7 @@ def test_adapting_that_leaves_the_numbers_is_told(copy: Path) -> None:
     model, places = copy / "run/best_model.ckpt", ["--shards", copy / "shards", "--split", copy / "split"]
     flags = ["--checkpoint", model, "--lr", 1e15, "--epochs", 2, "--out", copy / "out"]
     done = script("calibrate", *places, *flags, "--device", "cpu", "--quiet")
-    told(done, 1, r"subject 05: step \d+: expected a finite loss and gradient, found .*; try a smaller --lr")
+    check_refused(done, 1, r"subject 05: step \d+: expected a finite loss and gradient, found .*; try a smaller --lr")
     assert not (copy / "out" / "metrics.json").exists()
 
 
@@ -657,7 +657,7 @@ def test_results_that_cannot_be(results: Path, tmp_path: Path, change: dict[str,
     (tmp_path / "wrong").mkdir()
     shutil.copy(results / "metrics.json", tmp_path / "wrong")
     described(tmp_path / "wrong" / "metrics.json", **change)
-    told(script("compare", results, tmp_path / "wrong", "--out", tmp_path / "out", "--quiet"), 1, message)
+    check_refused(script("compare", results, tmp_path / "wrong", "--out", tmp_path / "out", "--quiet"), 1, message)
     assert not (tmp_path / "out").exists()
 
 
@@ -679,7 +679,7 @@ PREDICTIONS: dict[str, dict[str, np.ndarray]] = {
 def test_predictions_that_cannot_be(tmp_path: Path, what: str) -> None:
     np.savez(tmp_path / "predictions.npz", **PREDICTIONS[what])
     done = script("compare", tmp_path / "predictions.npz", "--out", tmp_path / "out", "--quiet")
-    told(done, 1, r"predictions\.npz: expected record, label and prediction of windows, found")
+    check_refused(done, 1, r"predictions\.npz: expected record, label and prediction of windows, found")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK" + b"x" * 99, b"half"], ids=["empty", "no archive", "half"])
@@ -687,7 +687,7 @@ def test_predictions_that_are_no_archive(results: Path, tmp_path: Path, content:
     whole = (results / "predictions.npz").read_bytes()
     (tmp_path / "predictions.npz").write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
     done = script("compare", tmp_path / "predictions.npz", "--out", tmp_path / "out", "--quiet")
-    told(done, 1, r"predictions\.npz: expected record, label and prediction of windows, found")
+    check_refused(done, 1, r"predictions\.npz: expected record, label and prediction of windows, found")
 
 
 CALIBRATED: list[tuple[dict[str, object], str]] = [
@@ -711,7 +711,7 @@ def test_calibrated_results_that_cannot_be(
     scores = json.loads((results / "metrics.json").read_text())["per_subject"]
     adapted = {"calibrate": 1, "zero_shot_on_the_same_windows": {"per_subject": scores}}
     described(tmp_path / "metrics.json", **(adapted | change))
-    told(script("plot", "calibration", tmp_path, "--out", tmp_path / "a.png", "--quiet"), 1, message)
+    check_refused(script("plot", "calibration", tmp_path, "--out", tmp_path / "a.png", "--quiet"), 1, message)
     assert not (tmp_path / "a.png").exists()
 
 
@@ -723,7 +723,7 @@ def test_calibrated_results_that_cannot_be(
 def test_curves_that_cannot_be(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(content)
     done = script("plot", "curves", tmp_path, "--out", tmp_path / "a.png", "--quiet")
-    told(done, 1, r"metrics\.jsonl: expected one line of metrics an epoch, found")
+    check_refused(done, 1, r"metrics\.jsonl: expected one line of metrics an epoch, found")
 
 
 def array(**shape: object) -> bytes:
@@ -733,9 +733,9 @@ def array(**shape: object) -> bytes:
 
 
 def saved(values: np.ndarray) -> bytes:
-    made = io.BytesIO()
-    np.save(made, values)
-    return made.getvalue()
+    result = io.BytesIO()
+    np.save(result, values)
+    return result.getvalue()
 
 
 ROW = ",".join(["1"] * 24) + "\n"
@@ -770,7 +770,7 @@ def test_samples_that_cannot_be(data: Path, tmp_path: Path, what: str) -> None:
     np.save(tmp_path / "right.npy", np.random.default_rng(0).normal(0, 30, (4000, 24)))
     model = ["--checkpoint", data / "run/best_model.ckpt", "--device", "cpu", "--out", tmp_path / "out", "--quiet"]
     done = script("predict", wrong, tmp_path / "right.npy", "--rate", 5120, *model)
-    told(done, 1, message)
+    check_refused(done, 1, message)
     assert wrong.name in done.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["right.csv"]
 
@@ -792,7 +792,7 @@ def test_an_output_that_cannot_be_written_costs_that_recording_alone(data: Path,
     np.save(tmp_path / "right.npy", np.random.default_rng(0).normal(0, 30, (4000, 24)))
     model = ["--checkpoint", data / "run/best_model.ckpt", "--device", "cpu", "--out", tmp_path / "out", "--quiet"]
     done = script("predict", good, tmp_path / "right.npy", "--rate", 5120, *model)
-    told(done, 1, f"{good.stem}.csv: expected to read or write there, found: Is a directory")
+    check_refused(done, 1, f"{good.stem}.csv: expected to read or write there, found: Is a directory")
     assert (tmp_path / "out" / "right.csv").is_file()
 
 
@@ -818,7 +818,7 @@ def test_a_last_ckpt_that_says_what_cannot_be(data: Path, copy: Path, change: di
         described_otherwise(last, field, value)
     before = {path: path.read_bytes() for path in (copy / "run").glob("*.*")}
     flags = ["--shards", data / "shards", "--split", data / "split", "--out", copy / "run", *TINY.split(), "--resume"]
-    told(script("train", *flags), 1, f"last.ckpt: .*{message}")
+    check_refused(script("train", *flags), 1, f"last.ckpt: .*{message}")
     assert {path: path.read_bytes() for path in (copy / "run").glob("*.*")} == before
 
 
@@ -826,7 +826,7 @@ def test_a_last_ckpt_that_says_what_cannot_be(data: Path, copy: Path, change: di
 def test_a_last_ckpt_with_a_tensor_too_many(data: Path, copy: Path, name: str) -> None:
     changed(copy / "run" / "last.ckpt", **{name: torch.ones(2)})
     flags = ["--shards", data / "shards", "--split", data / "split", "--out", copy / "run", *TINY.split(), "--resume"]
-    told(script("train", *flags), 1, "last.ckpt: expected this run's weights and optimiser, found others")
+    check_refused(script("train", *flags), 1, "last.ckpt: expected this run's weights and optimiser, found others")
 
 
 # --- flags ------------------------------------------------------------------------------------------------------
@@ -950,5 +950,5 @@ def test_wrong_flags(
         "compare": [results, "--out", tmp_path / "out"],
         "plot": ["recording", good, "--out", tmp_path / "out.png"],
     }
-    told(script(name.split()[0], *places[name], *flags.split()), 2, message)
+    check_refused(script(name.split()[0], *places[name], *flags.split()), 2, message)
     assert not list(tmp_path.rglob("*.*")), "nothing is written"

@@ -58,12 +58,12 @@ def places(value: Any, way: tuple = ()) -> Iterator[tuple]:
 
 def replaced(content: Any, way: tuple, value: Any) -> Any:
     """A copy with another value in one place."""
-    made = copy.deepcopy(content)
-    holder = made
+    actual = copy.deepcopy(content)
+    holder = actual
     for key in way[:-1]:
         holder = holder[key]
     holder[way[-1]] = value
-    return made
+    return actual
 
 
 def in_one_line(use: Use, content: Any) -> object:
@@ -97,13 +97,13 @@ def every_field(content: dict[str, Any], use: Use) -> None:
 @pytest.fixture(scope="module")
 def trained() -> layout.Checkpoint:
     """A small network's checkpoint with all that train.py says in it."""
-    made = test_checkpoint.made()
-    made.description["data"]["arguments"] |= {"channels": [*range(1, 9)], "montage": "monopolar", "causal": False}
-    made.description["data"] |= {"rest_classes": ["idle"], "unit": "uV"}
+    actual = test_checkpoint.made()
+    actual.description["data"]["arguments"] |= {"channels": [*range(1, 9)], "montage": "monopolar", "causal": False}
+    actual.description["data"] |= {"rest_classes": ["idle"], "unit": "uV"}
     origin = {"folder": "splits/x", "name": "x", "train": ["a"]}
-    made.description.update(run="x", shards="data/shards", split=origin, trained_on=["1"])
-    made.description.update(class_windows=[5, 4, 3], validation={"val/macro_f1": 0.5})
-    return made
+    actual.description.update(run="x", shards="data/shards", split=origin, trained_on=["1"])
+    actual.description.update(class_windows=[5, 4, 3], validation={"val/macro_f1": 0.5})
+    return actual
 
 
 def write_forged(path: Path, description: dict[str, Any], tensors: dict) -> None:
@@ -195,9 +195,9 @@ def page_of(folder: Path) -> str:
     page = read_page([folder], metric, title="x", reference=None, shards=None, errors_shown=0, provenance={})
     if page.failures:
         raise DataError(page.failures[0])
-    made = render(page)
-    assert "<b>=1+1" not in made and "\x1b" not in made, "a text from a file as markup or command"
-    return made
+    actual = render(page)
+    assert "<b>=1+1" not in actual and "\x1b" not in actual, "a text from a file as markup or command"
+    return actual
 
 
 def test_every_field_of_a_runs_config_json(tmp_path: Path) -> None:

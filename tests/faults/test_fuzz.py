@@ -63,8 +63,8 @@ def split(folder: Path) -> tuple[list[Path], Callable[[], object]]:
     write_split(folder / "split", Split("", "subject", *parts, seed=1), {"script": "create_dataset_files.py"})
 
     def content() -> object:
-        found = read_split(folder / "split")
-        return found.protocol, found.seed, found.name, found.train, found.val, found.test
+        actual = read_split(folder / "split")
+        return actual.protocol, actual.seed, actual.name, actual.train, actual.val, actual.test
 
     return [folder / "split" / name for name in ("train.txt", "val.txt", "test.txt", "split.json")], content
 
@@ -103,7 +103,7 @@ MADE = {made.__name__: made for made in (shard, split, checkpoint, recording)}
 def attack(folder: Path, kind: str, seeds: range) -> dict[str, int]:
     files, content = MADE[kind](folder)
     right = content()
-    told = {"refused": 0, "without effect": 0}
+    output = {"refused": 0, "without effect": 0}
     for seed in seeds:
         draw = random.Random(f"{kind}/{seed}")
         path = draw.choice(files)
@@ -112,32 +112,32 @@ def attack(folder: Path, kind: str, seeds: range) -> dict[str, int]:
         path.write_bytes(mutated(whole, draw))
         try:
             with at_most(30):
-                found = content()
+                actual = content()
         except DataError as error:
             assert "\n" not in str(error) and ": expected " in str(error), (seed, str(error))
-            told["refused"] += 1
+            output["refused"] += 1
         else:
-            assert found == right, f"{kind} {seed}: accepted with another content"
-            told["without effect"] += 1
+            assert actual == right, f"{kind} {seed}: accepted with another content"
+            output["without effect"] += 1
         path.unlink()
         path.write_bytes(whole)
-    return told
+    return output
 
 
 @pytest.mark.parametrize("kind", MADE)
 def test_damage_is_refused_or_without_effect(tmp_path: Path, record_property, kind: str) -> None:
-    told = attack(tmp_path, kind, range(100))
-    record_property(f"mutations of a {kind}", sum(told.values()))
-    assert told["refused"] > 20
+    output = attack(tmp_path, kind, range(100))
+    record_property(f"mutations of a {kind}", sum(output.values()))
+    assert output["refused"] > 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MADE)
 @pytest.mark.parametrize("part", range(2))
 def test_much_damage_is_refused_or_without_effect(tmp_path: Path, record_property, kind: str, part: int) -> None:
-    told = attack(tmp_path, kind, range(1000 + 2500 * part, 3500 + 2500 * part))
-    record_property(f"mutations of a {kind}", sum(told.values()))
-    assert told["refused"] > 300
+    output = attack(tmp_path, kind, range(1000 + 2500 * part, 3500 + 2500 * part))
+    record_property(f"mutations of a {kind}", sum(output.values()))
+    assert output["refused"] > 300
 
 
 @given(st.text() | st.from_regex(r"emg_[a-z]{5,8}-\d\d-[a-z_]+-\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d-\d{3}.?"))

@@ -71,9 +71,9 @@ class Swells(Target):
     ],
 )
 def test_a_finding_names_its_input_and_the_others_go_on(target, told, capsys) -> None:
-    found = fuzz("x", target, (ValueError,), seconds=inf, longest=3 if target is Hangs else inf)
-    (counts,) = itertools.islice((one for one in found if one.accepted > 3), 1)
-    found.close()
+    actual = fuzz("x", target, (ValueError,), seconds=inf, longest=3 if target is Hangs else inf)
+    (counts,) = itertools.islice((one for one in actual if one.accepted > 3), 1)
+    actual.close()
     findings = dict(counts.findings)
     assert told in findings[WRONG]
     assert len(findings) == 1 or target is Hangs  # on a busy machine others may take 3 s too
@@ -83,9 +83,9 @@ def test_a_finding_names_its_input_and_the_others_go_on(target, told, capsys) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell how long a process has computed")
 def test_an_input_that_others_keep_from_being_read_is_none() -> None:
-    found = fuzz("x", Starves, (ValueError,), seconds=inf, longest=3)
-    (counts,) = itertools.islice((one for one in found if one.accepted > 3), 1)
-    found.close()
+    actual = fuzz("x", Starves, (ValueError,), seconds=inf, longest=3)
+    (counts,) = itertools.islice((one for one in actual if one.accepted > 3), 1)
+    actual.close()
     assert counts.findings == []
 
 

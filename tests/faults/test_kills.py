@@ -101,11 +101,11 @@ class Work:
 def trained(out: Path) -> dict[str, object]:
     """Weights and metrics of a run; not how fast it was."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    told: dict[str, object] = {"rows": [{k: v for k, v in row.items() if not k.startswith("speed")} for row in rows]}
+    output: dict[str, object] = {"rows": [{k: v for k, v in row.items() if not k.startswith("speed")} for row in rows]}
     for name in ("best_model.ckpt", "last.ckpt"):
         tensors = open_checkpoint(out / name).tensors
-        told[name] = {key: (value.dtype, value.numpy().tobytes()) for key, value in sorted(tensors.items())}
-    return told
+        output[name] = {key: (value.dtype, value.numpy().tobytes()) for key, value in sorted(tensors.items())}
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def works(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     """`works("train")`: the work of that name, after one run in peace."""
     raw, data = ["--raw", inputs["raw"]], ["--shards", inputs["shards"]]
     train = [*data, "--split", inputs["split"], *TINY.split()]
-    made = {
+    result = {
         "preprocess, 1 worker": Work("preprocess", lambda out: [*raw, "--shards", out, "--workers", 1]),
         "preprocess, 2 workers": Work("preprocess", lambda out: [*raw, "--shards", out, "--workers", 2]),
         "preprocess --overwrite": Work(
@@ -141,11 +141,11 @@ def works(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         "train": Work("train", lambda out: [*train, "--out", out], content=trained, resumes=True),
         "evaluate": Work("evaluate", lambda out: [*evaluation, "--out", out], content=results),
     }
-    for work in made.values():
+    for work in result.values():
         work.folder = Path()
 
     def ready(name: str) -> Work:
-        work = made[name]
+        work = result[name]
         if work.folder == Path():
             work.undisturbed(tmp_path_factory.mktemp(work.script))
         return work
@@ -164,10 +164,10 @@ def works(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def results(out: Path) -> dict[str, object]:
     """Results but for the name of the folder that metrics.json says they were written to."""
-    found: dict[str, object] = dict(tree(out))
+    actual: dict[str, object] = dict(tree(out))
     metrics = json.loads((out / "metrics.json").read_text())
     del metrics["made"]["arguments"]["out"]
-    return found | {"metrics.json": metrics}
+    return actual | {"metrics.json": metrics}
 
 
 ALL = ("preprocess, 1 worker", "preprocess, 2 workers", "create_dataset_files", "train", "evaluate")
@@ -325,9 +325,9 @@ def test_a_signal_ends_it_with_its_code_and_one_line(
     until(hold.reached, process)
     os.killpg(process.pid, number)
     hold.release()
-    ended, told = finished(process), (tmp_path / "errors").read_text()
-    lines = [line for line in told.splitlines() if line]
-    assert (ended, len(lines), told.lstrip()[:9]) == (code, 1, "stopped: "), told
+    ended, output = finished(process), (tmp_path / "errors").read_text()
+    lines = [line for line in output.splitlines() if line]
+    assert (ended, len(lines), output.lstrip()[:9]) == (code, 1, "stopped: "), output
     assert not list(tmp_path.rglob("*.tmp"))
     record_property("signals to stop", 1)
 

@@ -89,10 +89,10 @@ def test_windows_of_two_subsets_share_no_sample(data: Path) -> None:
     """Whatever the stride: in the split that the tool makes, no recording feeds two subsets."""
     done = script("create_dataset_files", "--shards", data / "shards", "--out", data / "made")
     assert done.code == 0, done.err
-    made = splits.read_split(data / "made")
+    result = splits.read_split(data / "made")
     samples = {}
     for subset in splits.SUBSETS:
-        opened = [open_shard(data / "shards" / name) for name in made.records(subset)]
+        opened = [open_shard(data / "shards" / name) for name in result.records(subset)]
         samples[subset] = {(s.record, int(at) // 160) for s in opened for at in s.windows["start"]}
     assert not (samples["train"] & samples["test"] or samples["train"] & samples["val"])
     assert not samples["val"] & samples["test"]
@@ -112,12 +112,12 @@ def test_labels_drawn_at_random_give_chance_within_its_interval(tmp_path: Path, 
     if how == "train":
         assert trained(tmp_path).code == 0
         assert evaluated(tmp_path).code == 0
-        (found,) = (tmp_path / "out").glob("metrics.json")
+        (actual,) = (tmp_path / "out").glob("metrics.json")
     else:
         places = ["--shards", tmp_path / "shards", "--split", tmp_path / "split", "--out", tmp_path / "out"]
         assert script("baselines", *places, "--features", "logband", "--classifiers", "lda", "--quiet").code == 0
-        (found,) = (tmp_path / "out").glob("*/metrics.json")
-    low, high = json.loads(found.read_text())["ci95"]["accuracy"]
+        (actual,) = (tmp_path / "out").glob("*/metrics.json")
+    low, high = json.loads(actual.read_text())["ci95"]["accuracy"]
     assert low <= 1 / len(small_shards.CLASSES) <= high
     assert high - low < 0.15, "an interval that says something"
 

@@ -64,8 +64,8 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_call_could_run_what_a_file_says(path: Path) -> None:
-    found = list(unsafe(ast.parse(path.read_text(encoding="utf-8"))))
-    assert found == OWN.get(path.relative_to(ROOT).as_posix(), [])
+    actual = list(unsafe(ast.parse(path.read_text(encoding="utf-8"))))
+    assert actual == OWN.get(path.relative_to(ROOT).as_posix(), [])
 
 
 def test_what_is_planted_is_found_by_the_linter_or_here() -> None:
@@ -86,9 +86,9 @@ def test_what_is_planted_is_found_by_the_linter_or_here() -> None:
     ]
     done = subprocess.run(command, cwd=ROOT, input=first + text, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    told = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": S" in line}
+    output = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": S" in line}
     for number, (statement, by) in enumerate(PLANTED.items(), 3):
-        assert list(unsafe(ast.parse(statement))) if by == "here" else number in told, statement
+        assert list(unsafe(ast.parse(statement))) if by == "here" else number in output, statement
 
 
 def test_a_pytorch_that_a_hostile_file_gets_past_opens_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def share() -> Iterator[ShareServer]:
         yield server
 
 
-def told(done: Done, *, code: int) -> None:
+def check_ended(done: Done, *, code: int) -> None:
     """The exit code is `code`, and the last line says the same."""
     assert done.code == code, f"{done.out}\n{done.err}"
     assert ("re-run to fetch the rest" in done.last) == (code == 1)
@@ -109,9 +109,9 @@ def test_a_fault_that_passes(
     share.misbehave(FIRST, kind, times=times, **options)
     done = from_mirror(share, tmp_path)
     if kind == "declared":  # too short a length is found against HEAD's: an error, nothing wrong let through
-        told(done, code=1)
+        check_ended(done, code=1)
     else:
-        told(done, code=0)
+        check_ended(done, code=0)
         assert {path: data for path, data in tree(tmp_path).items() if path in files} == files
         assert set(tree(tmp_path)) == {*files, ".verified.json"}
     share.misbehave(FIRST, "status", code=500)
@@ -166,7 +166,7 @@ def test_a_fault_that_stays(
     files = stock(share)
     share.misbehave(FIRST, kind, **options)
     done = from_mirror(share, tmp_path)
-    told(done, code=1)
+    check_ended(done, code=1)
     errors = [line for line in done.err.splitlines() if line]
     assert len(errors) == 1 and errors[0].startswith(f"error: {FIRST}: ")
     assert any(words in errors[0] for words in message.split("|")), errors[0]
@@ -193,7 +193,7 @@ def test_a_server_that_keeps_one_waiting(
     stock(share)
     share.misbehave(FIRST, kind, **options)
     done = from_mirror(share, tmp_path, "--timeout", "0.2", "--retries", "0")  # else it would get all, in an hour
-    told(done, code=1)
+    check_ended(done, code=1)
     assert f"error: {FIRST}: " in done.err and "gave up after 1 attempt" in done.err
     well_again(share, tmp_path)
 
@@ -203,14 +203,14 @@ def test_a_slow_head_holds_nothing_up(share: ShareServer, tmp_path: Path) -> Non
     share.misbehave(FIRST, "silent", methods=("HEAD",))
     share.misbehave(PATHS[1], "hang_up", methods=("HEAD",))
     share.misbehave(PATHS[2], "status", code=405, methods=("HEAD",))
-    told(from_mirror(share, tmp_path, "--timeout", "0.2"), code=0)
+    check_ended(from_mirror(share, tmp_path, "--timeout", "0.2"), code=0)
 
 
 def test_the_server_says_how_long_to_wait(share: ShareServer, tmp_path: Path) -> None:
     stock(share)
     share.misbehave(FIRST, "status", code=503, Retry_After="1", times=1)
     began = time.monotonic()
-    told(from_mirror(share, tmp_path), code=0)
+    check_ended(from_mirror(share, tmp_path), code=0)
     assert time.monotonic() - began >= 1
 
 
@@ -255,7 +255,7 @@ def test_lengths_known_from_the_answer_alone(
     no_sizes(share)
     share.misbehave(FIRST, kind, **options)
     done = from_mirror(share, tmp_path)
-    told(done, code=1)
+    check_ended(done, code=1)
     assert any(words in done.err for words in message.split("|")), done.err
     assert FIRST not in tree(tmp_path)
     well_again(share, tmp_path)
@@ -268,11 +268,11 @@ def test_a_file_of_undeclared_length_is_taken_if_its_md5_is_known(
     files = stock(share)
     no_sizes(share)
     share.misbehave(FIRST, kind)
-    told(from_mirror(share, tmp_path / "known"), code=0)
+    check_ended(from_mirror(share, tmp_path / "known"), code=0)
     assert tree(tmp_path / "known")[FIRST] == files[FIRST]
     share.files.pop("Data-HDF5/MD5SUMS")
     done = from_mirror(share, tmp_path / "unknown")
-    told(done, code=1)
+    check_ended(done, code=1)
     assert "expected a declared length, found none" in done.err
 
 
@@ -282,7 +282,7 @@ def test_a_file_of_undeclared_length_that_ends_early_is_not_let_through(share: S
     share.misbehave(FIRST, "no_length")
     share.files[FIRST].data = share.files[FIRST].data[:-1]
     done = from_mirror(share, tmp_path)
-    told(done, code=1)
+    check_ended(done, code=1)
     assert "expected MD5" in done.err
     assert FIRST not in tree(tmp_path)
 
@@ -297,7 +297,7 @@ def test_an_encoding_that_leaves_the_bytes_as_they_are_is_taken(
     files = stock(share)
     for path in (*PATHS, "records.txt", "Data-HDF5/MD5SUMS"):
         share.misbehave(path, "header", Content_Encoding=encoding or " ", methods=("GET", "HEAD"))
-    told(from_mirror(share, tmp_path), code=0)
+    check_ended(from_mirror(share, tmp_path), code=0)
     assert {path: data for path, data in tree(tmp_path).items() if path in files} == files
 
 
@@ -307,7 +307,7 @@ def test_lists_that_are_compressed_unasked_are_read(share: ShareServer, tmp_path
         packed = gzip.compress(share.files[path].data)
         share.misbehave(path, "replaced", body=packed, Content_Encoding="gzip")
     done = from_mirror(share, tmp_path)
-    told(done, code=0)
+    check_ended(done, code=0)
     assert "MD5 sums" not in done.out  # all were known
 
 
@@ -321,7 +321,7 @@ def test_a_list_whose_packing_is_damaged(share: ShareServer, tmp_path: Path) -> 
 
 def test_nextcloud_is_told_that_a_program_asks(share: ShareServer, tmp_path: Path) -> None:
     stock(share)
-    told(from_mirror(share, tmp_path), code=0)
+    check_ended(from_mirror(share, tmp_path), code=0)
     assert {request.headers.get("X-Requested-With") for request in share.requests} == {"XMLHttpRequest"}
 
 
@@ -349,7 +349,7 @@ def test_each_new_attempt_is_announced(share: ShareServer, tmp_path: Path) -> No
     stock(share)
     share.misbehave(FIRST, "status", code=503, times=1)
     done = from_mirror(share, tmp_path)
-    told(done, code=0)
+    check_ended(done, code=0)
     assert f"{FIRST}: the server answered 503; attempt 2 of 3 in 0 s" in done.out
 
 
@@ -380,7 +380,7 @@ def test_a_file_that_is_no_recording(share: ShareServer, tmp_path: Path, what: s
     right = share.files[FIRST].data
     share.put(FIRST, FOREIGN[what])
     done = from_mirror(share, tmp_path)
-    told(done, code=1)
+    check_ended(done, code=1)
     assert f"error: {FIRST}: expected" in done.err
     assert not [path for path in tree(tmp_path) if NAMES[0] in path]
     share.put(FIRST, right)
@@ -434,7 +434,7 @@ def test_a_wrong_answer_to_a_range(share: ShareServer, tmp_path: Path, kind: str
     assert share.asked(FIRST)[1].headers["Range"] == f"bytes={MIDDLE}-"
     there = tree(tmp_path)
     assert there.get(FIRST, FLAT) == FLAT
-    told(done, code=0 if FIRST in there else 1)
+    check_ended(done, code=0 if FIRST in there else 1)
     assert FIRST in there or kind == "replaced"
     well_again(share, tmp_path)
 
@@ -449,7 +449,7 @@ def test_a_file_that_changes_between_attempts(share: ShareServer, tmp_path: Path
     etag = {"etag": ""} if server == "knows no ETag" else {}
     share.put(FIRST, files[FIRST], **etag)
     share.misbehave(FIRST, "cut", at=HALF)
-    told(from_mirror(share, tmp_path, "--retries", "0"), code=1)
+    check_ended(from_mirror(share, tmp_path, "--retries", "0"), code=1)
     files[FIRST] = new
     share.put(FIRST, new, modified="Sat, 12 May 2018 11:05:00 GMT", **etag)
     if sums:
@@ -458,7 +458,7 @@ def test_a_file_that_changes_between_attempts(share: ShareServer, tmp_path: Path
     share.ranges = server != "ignores Range"
     if server == "ignores If-Range":
         share.misbehave(FIRST, "careless_range")
-    told(from_mirror(share, tmp_path), code=0)
+    check_ended(from_mirror(share, tmp_path), code=0)
     assert share.asked(FIRST)[1].headers["Range"] == f"bytes={HALF}-"
     assert tree(tmp_path)[FIRST] == files[FIRST]
     well_again(share, tmp_path)
@@ -539,7 +539,7 @@ def test_no_list_of_records(
 def test_a_list_of_records_written_on_windows(share: ShareServer, tmp_path: Path) -> None:
     stock(share)
     share.put("records.txt", b"\xef\xbb\xbf" + "\r\n".join(["# putEMG", "", f"  {NAMES[0]}\t", *NAMES]).encode())
-    told(from_mirror(share, tmp_path), code=0)
+    check_ended(from_mirror(share, tmp_path), code=0)
 
 
 RIGHT_SUM = md5sums({FIRST: recordings.recording_bytes(3)}).decode().split()[0]
@@ -575,7 +575,7 @@ def test_md5_sums_of_no_use_are_told_and_not_used(share: ShareServer, tmp_path: 
     kind, options, message = SUM_LISTS[what]
     share.misbehave(SUMS, kind, **options)
     done = from_mirror(share, tmp_path)
-    told(done, code=0)
+    check_ended(done, code=0)
     assert message in done.out + done.err
     assert "checked without one" in done.out
     assert {path: tree(tmp_path)[path] for path in PATHS} == files
@@ -588,7 +588,7 @@ def test_a_wrong_md5_is_never_let_through(share: ShareServer, tmp_path: Path) ->
     share.put(SUMS, right.replace(RIGHT_SUM.encode(), b"0" * 32))
     for _ in range(2):
         done = from_mirror(share, tmp_path)
-        told(done, code=1)
+        check_ended(done, code=1)
         assert f"{FIRST}: expected MD5 {'0' * 32}, found {RIGHT_SUM}" in done.err
         assert FIRST not in tree(tmp_path)
     assert len(share.asked(FIRST)) == 4  # twice in a run: the second time it is not the line's fault
@@ -606,15 +606,15 @@ GOOD = {"recording.csv": b"EMG_1,EMG_2\n" + b"12,-7\n" * 300}
 
 def zipped(entries: dict[str, bytes] | None = None, kind: int = zipfile.ZIP_DEFLATED, **changes: int) -> bytes:
     """An archive; `changes` are attributes of its first entry."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in (GOOD if entries is None else entries).items():
             entry = zipfile.ZipInfo("placeholder")
             entry.filename, entry.compress_type = name, kind
             for attribute, value in changes.items():
                 setattr(entry, attribute, value)
             archive.writestr(entry, data)
-    return made.getvalue()
+    return result.getvalue()
 
 
 def special(kind: int) -> bytes:
@@ -622,11 +622,11 @@ def special(kind: int) -> bytes:
 
 
 def twice_the_same() -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w") as archive:
         archive.writestr("a.csv", b"1")
         archive.writestr("b.csv", b"2")
-    return made.getvalue().replace(b"b.csv", b"A.csv")
+    return result.getvalue().replace(b"b.csv", b"A.csv")
 
 
 def overlapping() -> bytes:
@@ -751,7 +751,7 @@ def test_a_check_that_fails_unforeseen_is_that_files_failure_alone(
 
     monkeypatch.setattr(verification, "check_layout", check)
     done = from_mirror(share, tmp_path)
-    told(done, code=1)
+    check_ended(done, code=1)
     assert f"error: {FIRST}: could not be read (LookupError: nobody thought of this)" in done.err
     assert "2 of 3 files" in done.last
     assert {path for path in tree(tmp_path) if "hdf5" in path} == set(PATHS[1:])  # no part file is kept either
@@ -931,7 +931,7 @@ def test_a_reader_sees_a_whole_file_or_none(share: ShareServer, tmp_path: Path) 
     reader = threading.Thread(target=look)
     reader.start()
     try:
-        told(from_mirror(share, tmp_path), code=0)
+        check_ended(from_mirror(share, tmp_path), code=0)
     finally:
         over.set()
         reader.join()

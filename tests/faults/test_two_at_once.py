@@ -52,7 +52,7 @@ def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, rec
 
     writer = threading.Thread(target=write)
     writer.start()
-    read, told = 0, 0
+    read, output = 0, 0
     while not over.is_set():
         assert list_records(tmp_path) == [record]
         try:
@@ -60,12 +60,12 @@ def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, rec
             seen = (shard.arguments["low"], len(shard.signal), int(shard.windows["repetition"].max()) + 1)
         except DataError as error:
             assert "being rewritten" in str(error) or "found it replaced" in str(error)
-            told += 1
+            output += 1
             continue
         assert seen in [(low, len(small_shards.labels(n)), n) for low, n in ((20.0, 1), (30.0, 2))]
         read += 1
     writer.join()
-    record_property("readings of a shard under rewrite", read + told)
+    record_property("readings of a shard under rewrite", read + output)
     (shard,) = open_shards(tmp_path, [record], verify=True)
     assert len(shard.signal) == len(small_shards.labels(1))
 
