@@ -29,7 +29,7 @@ a few settings of each classifier and keeps the one with the best macro-F1 over 
 qda by expectation-maximisation, the others by self-training. metrics.json then has the adapted scores at its top,
 `unadapted` with those of the same windows before, and `adaptation`. Compare such results with adapted ones alone.
 --adapt-by network adapts them as evaluate.py adapts the network instead: by self-training on the posteriors of a hidden
-Markov model of the session that begins with the classifier's probabilities, and with the same safeguard.
+Markov model of the session that begins with the classifier's probabilities, the same turning of rings and safeguard.
 
 --normalize session first z-scores the features by the mean and standard deviation over each session (one person, one
 day). These are taken from windows evenly spaced over the session's recordings in the same subset, whatever their
