@@ -235,9 +235,9 @@ class Reading:
             yield tokens, torch.from_numpy(np.stack([one.label[places] for one, places in rows]))
 
     def loss(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        """() cross-entropy over the tokens that have a label, augmented as train.py does by default."""
+        """() cross-entropy over the tokens that have a label, augmented by what was the default when measured."""
         tokens, labels = batch
-        change = draw(self._config.augment, self._layout, (len(tokens), self.network.chunk), generator)
+        change = draw(self._config.augment.rotated(0.5), self._layout, (len(tokens), self.network.chunk), generator)
         logits = self.network.logits(change(tokens)).flatten(0, 1)
         how: dict[str, Any] = {"ignore_index": NONE, "label_smoothing": self._config.label_smoothing}
         return F.cross_entropy(logits, labels.flatten(), **how)

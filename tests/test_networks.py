@@ -239,7 +239,7 @@ def test_windows_are_changed_as_in_train_py(tmp_path):
     assert counts[0] / len(windows) == pytest.approx(0.5, abs=0.1)
     assert counts[1] / len(windows) == pytest.approx(0.25, abs=0.1)
     assert hidden / len(windows) == pytest.approx(0.1, abs=0.02)
-    assert Augmentation() == deep_baselines.AUGMENTATION
+    assert Augmentation().rotated(0.5) == deep_baselines.AUGMENTATION
 
 
 def test_a_loss_that_is_no_number_stops_training(data):

@@ -197,7 +197,7 @@ def test_adapted_results_stand_beside_the_model_as_it_was(make, data):
     assert f"{100 * plain:.1f} % as trained and {100 * adapted:.1f} % adapted without labels" in words
     assert "Adapted to 1 of 2 sessions. Kept as it was: 05-2018-05-11: few gestures were decided" in words
     assert "adapted with 2 repetitions of each gesture" in words
-    assert "The adapted scores know labels of the people scored" in words
+    assert "The adapted model has used labels of the people scored" in words
     assert "Repetitions to calibrate with" in words
 
 
@@ -283,7 +283,7 @@ def test_signals_are_drawn_or_their_absence_is_told(make, data, tmp_path):
     (tmp_path / "bare" / "predictions.npz").unlink()
     words = make(tmp_path / "bare").parts.words
     assert "expected the predictions of a result, found no such file" in words
-    assert "nothing is known of its confidence" in words
+    assert "nothing is known about its confidence" in words
 
 
 def test_a_model_as_it_was_on_other_people_is_left_out(make, data, tmp_path):

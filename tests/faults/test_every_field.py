@@ -97,7 +97,7 @@ def every_field(content: dict[str, Any], use: Use) -> None:
 @pytest.fixture(scope="module")
 def trained() -> layout.Checkpoint:
     """A small network's checkpoint with all that train.py says in it."""
-    actual = test_checkpoint.made()
+    actual = test_checkpoint.checkpoint_of()
     actual.description["data"]["arguments"] |= {"channels": [*range(1, 9)], "montage": "monopolar", "causal": False}
     actual.description["data"] |= {"rest_classes": ["idle"], "unit": "uV"}
     origin = {"folder": "splits/x", "name": "x", "train": ["a"]}

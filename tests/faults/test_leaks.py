@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_shards
-from test_bad_inputs import TINY, script, told
+from test_bad_inputs import TINY, check_refused, script
 
 from semg.data import splits
 from semg.data.shards import open_shard, write_shard
@@ -42,7 +42,7 @@ def test_a_person_in_two_subsets_of_a_split_that_promises_otherwise(data: Path) 
         (small_shards.name(1, "sequential"),),
     ]
     splits.write_split(data / "split", splits.Split("", "subject", *parts, seed=0), {})
-    told(trained(data), 1, "expected no person in two subsets .*, found 01 in train and test")
+    check_refused(trained(data), 1, "expected no person in two subsets .*, found 01 in train and test")
 
 
 def test_a_person_in_two_subsets_of_a_split_by_hand_is_said_aloud(data: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_person_in_two_subsets_of_a_split_by_hand_is_said_aloud(data: Path) ->
 def test_a_recording_in_two_subsets(data: Path) -> None:
     """And with it all overlapping windows: they never leave their recording."""
     (data / "split/test.txt").write_text(small_shards.name(1) + "\n")
-    told(trained(data), 1, "expected no recording in two subsets, found .* in train and test")
+    check_refused(trained(data), 1, "expected no recording in two subsets, found .* in train and test")
 
 
 def test_a_split_changed_after_training_so_that_it_tests_what_was_trained_on(data: Path) -> None:
@@ -82,7 +82,7 @@ def test_one_recording_under_two_peoples_names(data: Path) -> None:
     checksum = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
     (copied / "shard.json").write_text(json.dumps({**meta, "checksum": checksum}))
     done = script("create_dataset_files", "--shards", data / "shards", "--out", data / "new")
-    told(done, 1, "expected each recording once, found the signal of")
+    check_refused(done, 1, "expected each recording once, found the signal of")
 
 
 def test_windows_of_two_subsets_share_no_sample(data: Path) -> None:
@@ -131,4 +131,4 @@ def test_labels_shuffled_in_a_shard(data: Path, part: str) -> None:
     windows["label"] = np.random.default_rng(0).permutation(windows["label"])
     np.save(path, windows)
     done = trained(data) if part == "train" else evaluated(data)
-    told(done, 1, r"windows\.npy: expected the checksum in shard\.json, found another")
+    check_refused(done, 1, r"windows\.npy: expected the checksum in shard\.json, found another")
