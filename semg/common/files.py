@@ -51,8 +51,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 yield temporary
                 _flush_to_disk(temporary)
                 temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            except BaseException:
+                temporary.unlink(missing_ok=True)  # after a rename the name may be another run's already
+                raise
     except OSError as error:
         _name(error, path)
         raise
