@@ -9,11 +9,12 @@ import pytest
 import small_shards
 import torch
 
+from semg.data.rings import turned_by
 from semg.data.shards import open_shards
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
-from semg.training import adaptation, feature_tables
+from semg.training import adaptation
 from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, smoothed
 from semg.training.adapted_scores import score_adapted
 
@@ -183,13 +184,26 @@ def test_the_safeguard_keeps_the_model_as_it_was_and_says_why(model, session, li
     assert result.model is model
 
 
+def test_a_checkpoint_keeps_the_rings_that_it_was_trained_on(model):
+    assert model.rings == tuple(map(tuple, small_shards.RINGS))
+
+
 def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monkeypatch):
     """Normalisation, whitening, choice of the turn and learning, all of it: the turned-back session is the same one."""
     how, decided = replace(ANYTHING, augmentation=adaptation.Augmentation.parse(["none"])), []
+    scored: list[dict[int, float]] = []
+
+    def scored_and_taken(taken):
+        def choose(candidates, score, _margin):
+            scored.append({one: score(one) for one in candidates})
+            return taken
+
+        return choose
+
     for places in (0, 1):
-        origin = feature_tables.turned_by(small_shards.RINGS, 24, places)
+        origin = turned_by(small_shards.RINGS, 24, places)
         samples = [np.array(shard.signal)[:, origin] for shard in session]
-        monkeypatch.setattr(adaptation, "best_turn", lambda *_, places=places: -places)
+        monkeypatch.setattr(adaptation, "best_turn", scored_and_taken(-places))
         given = model.session_of(*samples)
         adapted = adaptation.adapt(model, [Signal(one, given) for one in samples], how)
         assert adapted.accepted and adapted.turn == -places
@@ -197,6 +211,10 @@ def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monke
         tokens, *_ = adaptation._session_tokens(model, [Signal(one, given) for one in samples])
         decided.append(adaptation._decided(adapted.model.network, tokens))
     np.testing.assert_allclose(decided[1], decided[0], atol=2e-3)
+    plain, turned = scored
+    assert len({round(value, 3) for value in plain.values()}) > 1, "turns that differ in nothing show nothing"
+    for places in (-1, 0, 1, 2):
+        assert turned[places - 1] == pytest.approx(plain[places], abs=1e-3)
 
 
 def test_a_turn_that_is_not_safe_leaves_the_rings_as_they_are(model, session, monkeypatch):

@@ -92,6 +92,19 @@ def test_a_huge_network_is_refused_before_it_is_built(monkeypatch, shape, change
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rings", "message"),
+    [
+        ([[0, 8]], "places below 8 in data.rings, found 8"),
+        ([[0, 1], [1, 2]], "each place once"),
+        ("ring", "each place"),
+    ],
+)
+def test_rings_that_cannot_be_are_refused(rings, message):
+    with pytest.raises(DataError, match=message):
+        network(changed(checkpoint_of(), {"data.rings": rings}))
+
+
 def leaves(value, path=""):
     """Every dotted place of a description that holds no object."""
     for key, own in value.items():

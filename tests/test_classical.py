@@ -1,6 +1,7 @@
 """Fair rivals: the network's features for classical methods, settings chosen on validation people, adapting."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import baselines
 from semg.common.errors import UsageError
 from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
+from semg.data.rings import turned_by
 from semg.data.shards import WindowSet, open_shards
 from semg.inference.batch import ready_tokens, session_statistics
 from semg.training import classical, classical_adaptation
@@ -138,6 +140,29 @@ def held_gestures(rng, means, order, hold=40):
     return means[label] + rng.normal(size=(len(label), means.shape[1])), label
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_adapting_as_the_network_does_turns_a_band_back(copies):
+    """A person's band sits one place further: their features are a neighbour's, and names would be swapped."""
+    rng = np.random.default_rng(0)
+    rings, kinds = (tuple(range(8)),), 3
+    one = np.tile(rng.normal(size=(4, kinds, 8)), copies)
+    means = one.reshape(4, -1)
+    x, label = held_gestures(rng, means, np.tile(np.arange(4), 5))
+    model = classical.fitted("logistic", classical.SETTINGS["logistic"][0], x, label, 0)
+    trained = classical.Trained("logistic", classical.SETTINGS["logistic"][0], model, x, label)
+    own, truth = held_gestures(rng, means, np.tile([2, 0, 3, 1], 5))
+    away = turned_by(rings, 8, 1, copies)
+    further = own.reshape(len(own), kinds, -1)[:, :, away].reshape(len(own), -1)
+    windows = SessionWindows(further, np.zeros(len(own), int), 0.1, len(own) / 10, 8, rings, copies)
+    after, reason = classical_adaptation.adapted_as_the_network(trained, windows, Adaptation(), 200)
+    assert not reason
+    assert after.places == -1
+    before, later = (float(np.mean(classical.decide(m, further)[0] == truth)) for m in (model, after))
+    assert later > 0.95 and before < 0.7
+    without = classical_adaptation.adapted_as_the_network(trained, replace(windows, rings=()), Adaptation(), 200)[0]
+    assert np.mean(classical.decide(without, further)[0] == truth) < later
+
+
 @pytest.mark.parametrize("name", classical.CLASSIFIERS)
 def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_model_where_they_are_few(name):
     rng = np.random.default_rng(0)
@@ -150,7 +175,7 @@ def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_mo
 
     def adapted(order):
         own, truth = held_gestures(rng, turned, order)
-        windows = SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10, tuple("ab"), ())
+        windows = SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10, own.shape[1], ())
         trained = classical.Trained(name, settings, model, x, label)
         after, reason = classical_adaptation.adapted_as_the_network(trained, windows, how, 200)
         correct = [float(np.mean(classical.decide(m, own)[0] == truth)) for m in (model, after)]

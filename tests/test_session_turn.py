@@ -5,11 +5,16 @@ import small_shards
 import torch
 
 from model import GPT2Classifier, ModelConfig
-from semg.training import feature_tables
+from semg.data.rings import turned_by
 from semg.training.augmentation import TokenLayout
 from semg.training.session_turn import best_turn, candidates, turned_network
 
 RINGS = tuple(map(tuple, small_shards.RINGS))
+
+
+def test_whose_signal_each_channel_has_on_a_turned_sleeve():
+    assert turned_by([(1, 3, 2)], 5, 1).tolist() == [0, 2, 3, 1, 4]  # 4 and 0 are of no ring
+    assert turned_by([(1, 3, 2)], 5, -1, copies=2).tolist() == [0, 3, 1, 2, 4, 5, 8, 6, 7, 9]
 
 
 def test_rings_turn_up_to_a_quarter_either_way_the_nearest_first():
@@ -42,4 +47,4 @@ def test_a_turned_network_decides_as_its_own_does_for_turned_tokens(frontend, pl
         actual = turned_network(network, layout, places).classify(network.tokens(x))
         assert not torch.allclose(network.classify(network.tokens(x)), expected, atol=1e-4)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    assert origin[:8].tolist() == feature_tables.turned_by(RINGS, 24, places)[:8].tolist()
+    assert origin[:8].tolist() == turned_by(RINGS, 24, places)[:8].tolist()

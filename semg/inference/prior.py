@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Prior:
         return cls(whole, statistics.float(), float(half.item()))
 
 
-def share_of(half: float, windows: float) -> float:
+def share_of(half: float | np.ndarray, windows: float | np.ndarray) -> Any:
     """A prior's share after so many windows have been heard: 1 at first, 1/2 after `half`, then soon nothing."""
     return half**2 / (half**2 + windows**2)
 
@@ -98,7 +99,7 @@ def best_half(shards: Sequence[Shard]) -> float:
     for place, (windows, log_power) in enumerate(courses):
         others = np.delete(whole, place, 0).mean(0)
         times = np.unique(np.geomspace(1, len(windows), MOMENTS).astype(int)) - 1
-        share = 1 / (1 + np.square(windows[times] / HALVES[:, None]))[..., None]  # (halves, times, 1), as `share_of`
+        share = share_of(HALVES[:, None], windows[times])[..., None]  # (halves, times, 1)
         guess = share * others + (1 - share) * log_power[times]
         errors += np.square(guess - whole[place]).mean((1, 2))
     return float(HALVES[errors.argmin()])

@@ -186,7 +186,7 @@ class TrainedModel:
     @property
     def rings(self) -> tuple[tuple[int, ...], ...]:
         """Rings of electrodes, each the places of its channels around the arm; none in older checkpoints."""
-        return tuple(map(tuple, self.description["data"].get("rings", ())))
+        return tuple(map(tuple, self.description["data"].get("rings") or ()))
 
     @property
     def classes_of_training(self) -> tuple[str, ...]:
@@ -483,7 +483,7 @@ def _check_network(checkpoint: Checkpoint) -> None:
     description = checkpoint.description
     check_fields(checkpoint.path, description, _NETWORK, "a trained model, best_model.ckpt", "train.py writes one")
     n_channels = len(description["data"]["channels"])
-    if beyond := [place for ring in description["data"].get("rings", ()) for place in ring if place >= n_channels]:
+    if beyond := [place for ring in description["data"].get("rings") or () for place in ring if place >= n_channels]:
         raise DataError(f"{checkpoint.path}: expected places below {n_channels} in data.rings, found {beyond[0]}")
     gain, shape = checkpoint.tensors.get("train_gain"), (len(description["data"]["channels"]),)
     if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from semg.common.errors import SettingError
 from semg.data.batches import to_device
+from semg.data.rings import turned_by
 from semg.frontends import Group
 
 OF_BAND_POWERS = ("gain", "frequency_masking")  # what changes log powers, and leaves samples as they are
@@ -119,11 +120,7 @@ class TokenLayout:
 
     def turned_by(self, places: int) -> Tensor:
         """(C,) the channel whose features each channel gets when every ring turns by so many places."""
-        electrodes = self.channels // self.copies
-        origin = torch.arange(electrodes, dtype=torch.int32)
-        for ring in map(torch.tensor, self.rings):
-            origin[ring] = ring.roll(places).int()
-        return torch.cat([origin + copy * electrodes for copy in range(self.copies)])
+        return torch.from_numpy(turned_by(self.rings, self.channels // self.copies, places, self.copies)).int()
 
     @property
     def channels(self) -> int:

@@ -23,7 +23,7 @@ from semg.training.classical import Gaussians, Trained, decide, fitted, subsampl
 from semg.training.feature_tables import SessionWindows, Tables
 from semg.training.session_turn import best_turn, candidates
 
-LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "every", "augmentation")  # what a classifier has not
+LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation")  # what a classifier has not
 
 
 @dataclass(frozen=True)

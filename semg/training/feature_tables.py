@@ -12,6 +12,7 @@ import numpy as np
 from semg.common.console import Console
 from semg.data.normalization import sessions
 from semg.data.preprocessing import COMMON_RMS
+from semg.data.rings import turned_by
 from semg.data.shards import Shard, WindowSet, open_shard
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names, stand_in_for_microvolt
@@ -29,22 +30,21 @@ class SessionWindows:
     """A session's unlabelled windows in time order.
 
     x: (n, F) features, those of one kind for all channels side by side; recording: (n,) which each is of; spacing:
-    seconds from one to the next; seconds: of signal. channels: names; rings: of them, as a shard's; copies: how often
-    each is among those of x.
+    seconds from one to the next; seconds: of signal. electrodes: how many; rings: of them, as a shard's; copies: how
+    often each is among the channels of x.
     """
 
     x: np.ndarray
     recording: np.ndarray
     spacing: float
     seconds: float
-    channels: tuple[str, ...]
+    electrodes: int
     rings: tuple[tuple[int, ...], ...]
     copies: int = 1
 
     def turned(self, x: np.ndarray, places: int) -> np.ndarray:
         """(n, F) features with every ring of electrodes turned by so many places."""
-        origin = turned_by(self.rings, len(self.channels), places)
-        origin = np.concatenate([origin + copy * len(self.channels) for copy in range(self.copies)])
+        origin = turned_by(self.rings, self.electrodes, places, self.copies)
         return x.reshape(len(x), -1, len(origin))[:, :, origin].reshape(len(x), -1)
 
 
@@ -136,7 +136,7 @@ class Tables:
             self._columns = extract.columns
             by_session = baselines[0].settings["normalize"] == "session"
             self._sources = {name: HandCrafted(own.shards, extract, by_session) for name, own in windows.items()}
-            self._turned = turned(first)
+            self._turned = np.stack([turned_by(first.rings, len(first.channels), step) for step in (-1, 0, 1)])
         with console.progress(total=sum(map(len, windows.values())), unit="window", desc="features") as bar:
             self._tables = {name: feature_table(own, self._sources[name], bar) for name, own in windows.items()}
 
@@ -173,7 +173,7 @@ class Tables:
             recording=np.repeat(np.arange(len(starts)), [len(at) for at in starts]),
             spacing=stride / own[0].rate,
             seconds=sum(len(shard.signal) for shard in own) / own[0].rate,
-            channels=tuple(own[0].channels),
+            electrodes=len(own[0].channels),
             rings=own[0].rings,
             copies=table.shape[2] // len(own[0].channels),
         )
@@ -183,16 +183,3 @@ class Tables:
             return slice(None)
         names = feature_names(features)
         return [i for i, column in enumerate(self._columns) if column.partition("_")[0] in names]
-
-
-def turned(shard: Shard) -> np.ndarray:
-    """(3, C) the electrode whose features each electrode gets when every ring turns by -1, 0 and 1 places."""
-    return np.stack([turned_by(shard.rings, len(shard.channels), places) for places in (-1, 0, 1)])
-
-
-def turned_by(rings: Sequence[Sequence[int]], electrodes: int, places: int) -> np.ndarray:
-    """(electrodes,) the electrode whose features each gets when every ring turns by so many places."""
-    origin = np.arange(electrodes)
-    for ring in map(list, rings):
-        origin[ring] = np.roll(ring, places)
-    return origin

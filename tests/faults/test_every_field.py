@@ -99,7 +99,7 @@ def trained() -> layout.Checkpoint:
     """A small network's checkpoint with all that train.py says in it."""
     actual = test_checkpoint.checkpoint_of()
     actual.description["data"]["arguments"] |= {"channels": [*range(1, 9)], "montage": "monopolar", "causal": False}
-    actual.description["data"] |= {"rest_classes": ["idle"], "unit": "uV"}
+    actual.description["data"] |= {"rest_classes": ["idle"], "unit": "uV", "rings": [[*range(8)]]}
     origin = {"folder": "splits/x", "name": "x", "train": ["a"]}
     actual.description.update(run="x", shards="data/shards", split=origin, trained_on=["1"])
     actual.description.update(class_windows=[5, 4, 3], validation={"val/macro_f1": 0.5})
