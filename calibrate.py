@@ -47,7 +47,8 @@ from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject
 from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
-from semg.training.optimization import OptimizerConfig, autocast
+from semg.training.optimization import OptimizerConfig
+from semg.training.precision import autocast
 from semg.training.threads import use_threads
 
 

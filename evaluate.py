@@ -73,7 +73,7 @@ from semg.inference.trained_model import Scores, TrainedModel
 from semg.training.adaptation import Adaptation
 from semg.training.adapted_scores import MODES, score_adapted
 from semg.training.online_adaptation import OnlineAdaptation, Schedule
-from semg.training.optimization import autocast
+from semg.training.precision import autocast
 from semg.training.threads import use_threads
 
 

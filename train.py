@@ -108,6 +108,8 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         )
     if (weights := facts["backbone"].get("weights_sha256")) is not None:
         say(f"       the backbone's first weights: SHA-256 {weights[:16]}")
+    if held := facts["held_in_bf16"]:
+        say(f"       {held:,} weights that do not train are held in bf16; checkpoints keep them as they were")
     of_backbone = f" ({facts['backbone_lr']:g} in the backbone)" if facts["backbone_lr"] != config.lr else ""
     if config.augment.band_rotation != 0 and not run.layout.rings:
         say("       band rotation changes nothing here: the recordings' channels lie in no rings of electrodes")

@@ -27,6 +27,7 @@ import evaluate
 import predict
 import train
 from model import GPT2Classifier, ModelConfig
+from semg.backbones import fingerprint
 from semg.data import batches as data_batches
 from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
@@ -47,6 +48,7 @@ CHANGES = "band_rotation=0.5 channel_dropout=0.1 time_masking=0.1 frequency_mask
 ALL_CHANGES = ["--augment", *CHANGES.split()]
 # A step of one block, everything included; each further block may add MOST_OF_A_BLOCK.
 MOST_OF_A_STEP, MOST_OF_A_BLOCK = 180, 80
+MATRICES = 12 * 16**2 + 9 * 16  # of a block of TINY: attention, attention's output, two maps of the MLP; with biases
 MOST_OF_A_SESSION = 30  # waits: for a new transform now and then, not for each of its 71 windows
 
 
@@ -192,7 +194,8 @@ def test_signals_that_nothing_reads_stay_where_they_are(script, tmp_path, monkey
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(script, tmp_path, monkeypatch):
-    flags = [*TINY, "--dropout", 0.1, "--ema", 0.9, "--pretrain", 1, "--device", "cuda"]
+    flags = [*TINY, "--dropout", 0.1, "--ema", 0.9, "--pretrain", 1, "--layers", 2, "--tune", "last:1"]
+    flags += ["--device", "cuda"]
     with pretended():
         script(train, tmp_path / "whole", *flags)
         count, seen = loop._count, []
@@ -211,6 +214,24 @@ def test_a_stopped_run_goes_on_to_the_same_bits(script, tmp_path, monkeypatch):
     whole, stopped = tensors(tmp_path / "whole"), tensors(tmp_path / "stopped")
     assert whole.keys() == stopped.keys()
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("tune", "held"), [("frozen", MATRICES), ("lora", MATRICES), ("full", 0)])
+def test_weights_that_do_not_train_are_held_in_bf16_and_kept_as_they_were(script, tmp_path, monkeypatch, tune, held):
+    runs, finish = [], train.finish
+    monkeypatch.setattr(train, "finish", lambda run: runs.append(run) or finish(run))
+    with pretended():
+        script(train, tmp_path, *TINY, "--tune", tune, "--ema", 0.9, "--device", "cuda")
+        weights = runs[0].model.backbone.parameters()
+        rounded = sum(weight.numel() for weight in weights if weight.dtype == torch.bfloat16)
+    derived = json.loads((tmp_path / "config.json").read_text())["derived"]
+    assert rounded == derived["held_in_bf16"] == held
+    for name, prefix in (("best_model.ckpt", "model."), ("last.ckpt", "model."), ("last.ckpt", "ema.")):
+        kept = {key: value for key, value in tensors(tmp_path, name).items() if key.startswith(f"{prefix}backbone.")}
+        assert {value.dtype for value in kept.values()} == {torch.float32}
+        first = {key.removeprefix(f"{prefix}backbone.").replace(".base_layer.", "."): kept[key] for key in kept}
+        first = {key: value for key, value in first.items() if ".lora_" not in key}
+        assert (fingerprint(first) == derived["backbone"]["weights_sha256"]) is (tune != "full")
 
 
 def test_a_batch_fills_the_memory_that_is_there_and_a_run_that_goes_on_keeps_it(script, tmp_path, monkeypatch):

@@ -184,6 +184,7 @@ def pooled_features(
     batches: Batches,
     statistics: Tensor | None,
     index: np.ndarray,
+    autocast: torch.autocast | None = None,
     batch_size: int = 512,
     ready: Tensor | None = None,
 ) -> np.ndarray:
@@ -193,7 +194,12 @@ def pooled_features(
     """
     order = [index[places] for places in in_order(len(index), batch_size)]
     tokens = _computed(model, batches, statistics, order) if ready is None else (ready[places] for places in order)
-    return torch.cat([model.pooled(batch_tokens).float().cpu() for batch_tokens in tokens]).numpy()
+    parts = []
+    for batch_tokens in tokens:
+        with autocast or nullcontext():
+            pooled = model.pooled(batch_tokens)
+        parts.append(pooled.float().cpu())
+    return torch.cat(parts).numpy()
 
 
 def open_windows(shards: Sequence[Shard]) -> WindowSet:

@@ -129,7 +129,7 @@ class Validator:
     def features(self, index: np.ndarray) -> np.ndarray:
         """(len(index), d) what the head sees of the windows at these places."""
         val = self._val
-        return pooled_features(self._model, val.batches, val.statistics, index, ready=self._ready)
+        return pooled_features(self._model, val.batches, val.statistics, index, self._autocast, ready=self._ready)
 
 
 def log_loss(decided: np.ndarray, label: np.ndarray) -> float:

@@ -140,15 +140,11 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast | None:
-    """Mixed precision as a context to compute in; nothing for float32. precision: `bf16`, `fp32`, `auto` (bf16 on
-    CUDA)."""
-    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else None
-
-
 class WeightAverage:
-    """An exponential moving average of a module's weights (EMA), in which early steps count less."""
+    """An exponential moving average of a module's weights (EMA), in which early steps count less.
+
+    Weights that do not train are their own average.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay = module, decay
@@ -159,8 +155,9 @@ class WeightAverage:
         """Begin anew, from the weights as they are now."""
         current = self._module.state_dict()
         self.weights = {name: value.clone() for name, value in current.items()}
+        frozen = {name for name, weight in self._module.named_parameters() if not weight.requires_grad}
         # (averages, weights) of floating point, and the rest; they share the module's memory
-        pairs = [(self.weights[name], value) for name, value in current.items()]
+        pairs = [(self.weights[name], value) for name, value in current.items() if name not in frozen]
         self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 

@@ -5,6 +5,7 @@ of the numbers as they were then.
 """
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def write_rows(run: "Trainer") -> None:
 def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any]) -> None:
     """Write best_model.ckpt: the model as it is now, and how it validated."""
     scores = {"validation": row, "validation_per_subject": per_subject}
-    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    tensors = _exact(run, "model.", run.model.state_dict())
     tensors["train_gain"] = torch.from_numpy(run.data.train_gain)
     if run.prior is not None:
         tensors |= run.prior.tensors()
@@ -54,6 +55,11 @@ def write_config(run: "Trainer") -> None:
     write_json(run.out / "config.json", content)
 
 
+def _exact(run: "Trainer", prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under their names behind `prefix`, those that the device holds rounded as they were before."""
+    return {f"{prefix}{name}": run.exact.get(name, value) for name, value in weights.items()}
+
+
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as they are now, on the CPU: training moves on while they are written."""
     return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
@@ -62,10 +68,10 @@ def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def save(run: "Trainer", *, wait: bool = True) -> None:
     """Write last.ckpt: all that going on needs; wait: until it, and all that was to be written before, is there."""
     run.state.confusion = run.task.confusion.tolist() if run.state.training.in_epoch else []
-    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    tensors = _exact(run, "model.", run.model.state_dict())
     tensors |= run.optimizer.tensors("optimizer.")
     if run.average is not None:
-        tensors |= {f"ema.{name}": value for name, value in run.average.weights.items()}
+        tensors |= _exact(run, "ema.", run.average.weights)
     if run.pretraining is not None and len(run.state.pretraining_losses) < run.config.pretrain:
         task, optimizer = run.pretraining
         tensors |= {f"pretraining.head.{name}": value for name, value in task.module.head.state_dict().items()}
@@ -103,7 +109,9 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)
     head = tensors_of(last, "pretraining.head.")
     try:
-        run.model.load_state_dict(tensors_of(last, "model."))
+        weights = tensors_of(last, "model.")
+        run.model.load_state_dict(weights)
+        run.exact = {name: weights[name] for name in run.exact}
         run.optimizer.restore(tensors_of(last, "optimizer."))
         if run.average is not None:
             run.average.restore(tensors_of(last, "ema."))
@@ -159,6 +167,7 @@ def facts_of(run: "Trainer") -> dict[str, Any]:
         "processes": run.world.size,
         "threads": torch.get_num_threads(),
         "dtype": "bf16" if run.autocast else "fp32",
+        "held_in_bf16": sum(weight.numel() for weight in run.exact.values()),
         "resident": run.data.train.batches.resident,
         "band_powers_precomputed": run.data.train.batches.cached is not None,
     }

@@ -32,7 +32,8 @@ from semg.training.config import AUTO, TrainConfig
 from semg.training.distributed import World
 from semg.training.loop import DivergedError, Epoch, fit
 from semg.training.network import build, decoder_of, first_weights, in_own_units, model_config
-from semg.training.optimization import REFERENCE_BATCH, Optimizer, Stream, WeightAverage, autocast
+from semg.training.optimization import REFERENCE_BATCH, Optimizer, Stream, WeightAverage
+from semg.training.precision import autocast, hold_frozen_in_bf16
 from semg.training.pretraining import NextPatchTask
 from semg.training.run_state import RunState
 from semg.training.subsets import open_split, prepare
@@ -79,12 +80,14 @@ class Trainer:
         decoder = decoder_of(config)
         self.model = build(config, model_config(config, shards.train[0], decoder), decoder)
         self.first_weights = first_weights(config, self.model, decoder)
+        self.autocast = autocast(config.amp, device)
+        # weights that the device holds rounded, as they are: what checkpoints keep
+        self.exact = hold_frozen_in_bf16(self.model) if self.autocast and device.type == "cuda" else {}
         self.model.to(device)
         use_threads(machine.threads, self.model, config.batch_size or REFERENCE_BATCH)
         self.split, self.classes = shards.split, shards.train[0].classes
         self.data = prepare(config, shards, self.model, device, machine.workers, console)
         self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)
-        self.autocast = autocast(config.amp, device)
         if config.batch_size == AUTO:
             config = config.at(batch_size or self._chosen_batch_size())
             world.check_shares(config.batch_size)
