@@ -302,6 +302,18 @@ def test_a_run_says_which_weights_it_began_with_and_a_random_control_has_the_sam
     TrainedModel.open(tmp_path / init / "best_model.ckpt", "cpu")  # without the folder
 
 
+def test_a_run_that_goes_on_says_which_weights_it_began_with_whatever_the_folder_holds_now(here, tmp_path):
+    torch.manual_seed(0)
+    shape = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=5, bos_token_id=0, eos_token_id=0)
+    flags = "--patch 64 --frame 160 --epochs 1 --batch-size 32 --device cpu --quiet --backbone".split()  # noqa: SIM905
+    output = []
+    for more in ([], ["--resume"]):
+        GPT2Model(shape).save_pretrained(tmp_path / "gpt2")  # others each time
+        here(tmp_path / "run", *flags, tmp_path / "gpt2", *more)
+        output.append(json.loads((tmp_path / "run" / "config.json").read_text())["derived"]["backbone"])
+    assert output[0] == output[1]
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -80,6 +80,7 @@ def save(run: "Trainer", *, wait: bool = True) -> None:
         "config": run.asked.to_dict(),
         "batch_size": run.config.batch_size,
         "split": run.split.checksum,
+        "backbone": run.first_weights,
         "state": run.state.to_dict(),
     }
     run.writer.do(write_checkpoint, run.out / "last.ckpt", description, _copied(tensors), _ROOM)
@@ -104,6 +105,7 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         "start it anew with {overwrite}",
     )
     check_same_run(last, run.asked, run.split.checksum)
+    run.first_weights = last.description.get("backbone") or run.first_weights  # the folder may hold others by now
     run.state = RunState.from_dict(last.description["state"])
     if run.state.confusion:
         run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)

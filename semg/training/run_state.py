@@ -1,7 +1,7 @@
 """How far a training run is: what last.ckpt keeps beside the tensors, and what resuming expects of it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from semg.common.schema import OBJECT, TEXT, Field, is_finite, is_whole
@@ -50,6 +50,7 @@ def expected_fields(classes: int) -> dict[str, Field]:
     return {
         "config": OBJECT,
         "split": TEXT,
+        "backbone": replace(OBJECT, needed=False),
         "state": Field(f"an object with {', '.join(RunState().__dict__)}", _has_exactly(RunState)),
         "state.training": loop,
         "state.pretraining": loop,
