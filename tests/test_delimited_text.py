@@ -46,6 +46,13 @@ COMMAS = TABLE.to_csv(index=False)
         "# a device\n% and more\n" + COMMAS,
         "# " + COMMAS,
         TABLE.to_csv(index=False, sep=";"),
+        TABLE.to_csv(index=False, sep="|", decimal=","),
+        COMMAS.replace("label\n", "label\ns,mV,mV,\n"),
+        COMMAS.replace("label\n", "label\n(s),[µV],uV,-\n200 Hz,200 Hz,200 Hz,\n"),
+        "Device: an armband\nDate,2024-01-01\nGain,2.5\n\n" + COMMAS,
+        "Device;an armband\nGain;2.5\n" + TABLE.to_csv(index=False, sep=";", decimal=","),
+        "Device,an armband,,\n" + COMMAS,
+        "Device: an armband\n" + TABLE.to_csv(index=False, sep="\t").replace("label\n", "label\ns\tmV\tmV\t\n"),
         TABLE.to_csv(index=False, sep="\t"),
         TABLE.to_csv(index=False, sep=";", decimal=","),
         TABLE.to_csv(index=False, sep="\t", decimal=","),
@@ -98,6 +105,8 @@ def test_lines_are_the_files_own(tmp_path):
         (COMMAS.replace("rest\n0.01", '"rest\n0.01'), ":2: expected a quote to end on its line"),
         (COMMAS + '0.02,1,2,"rest\n' + "0.025,1,2,rest\n" * 20000, ":5: expected"),
         (TABLE.to_csv(index=False, sep=";", decimal=",") + "1.5;2;3;rest\n", "one decimal mark, found 0,005 and 1.5"),
+        ("device,x\n1,2,3,rest\n" + COMMAS.partition("\n")[2], ":1: expected 4 names"),
+        ("a,b\n" + "1,5,2,5\n" * 5, ":1: expected 4 names, .* found 2; a decimal comma makes two cells of one"),
         ("a,b\n" + "1,2,3\n" * 5, ":1: expected 3 names, as many as the rows below have cells, found 2"),
     ],
 )
@@ -105,6 +114,15 @@ def test_what_cannot_be_told_is_an_error_with_its_line(tmp_path, raw, told):
     with pytest.raises(DataError, match=told) as caught:
         values(read(tmp_path / "a", raw))
     assert str(tmp_path / "a") in str(caught.value)
+
+
+@pytest.mark.parametrize("header", [True, None])
+def test_rows_without_a_number_are_units_only_if_they_say_nothing_else(tmp_path, header):
+    for row in ("NA,NA,NA,rest", "s,mV,mV,rest"):
+        text = read(tmp_path / "a", COMMAS.replace("label\n", f"label\n{row}\n"), header=header)
+        assert next(text.rows())[1] == (row.split(",") if header else HEADER)
+    listed = read(tmp_path / "list", "file,subject\ng,s\np1.csv,1\n", header=True)
+    assert [row for _, row in listed.rows()] == [["g", "s"], ["p1.csv", "1"]]
 
 
 def test_files_that_are_none(tmp_path):

@@ -7,8 +7,9 @@ counted by the same rows; what it cannot be sure of is an error that names the l
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from semg.common.errors import DataError
 from semg.common.files import expect_file
 
 _SAMPLE = 200  # rows from which delimiter, decimal mark and header are told
-_DELIMITERS = ("\t", ";", ",", " ")  # in this order: a decimal comma stands in a file of the first two, or of spaces
+_DELIMITERS = ("\t", ";", "|", ",", " ")  # in this order: a decimal comma stands in a file of all but the comma's own
 _COMMENTS = ("#", "%")  # begin lines above the table
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?|[+-]?\d+,")
 _DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?|[+-]?\d+\.")
+_UNIT = re.compile(  # a cell below a name that says the unit of what follows, or its rate
+    r"[\[(]?([nuµμmk]?v(olts?)?|(micro|milli)volts?|counts?|lsb|bits?|a\.?u\.?|[mµμun]?s(ec(onds?)?)?"
+    r"|m?g|m/s(\^?2|²)|(deg|°|rad)(/s)?|[mµμu]?t|n|%|°?c|[\d.,]* ?hz)[\])]?",
+    re.IGNORECASE,
+)
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's own first line
 _BINARY = {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -46,19 +52,23 @@ class DelimitedText:
         head = list(islice(self._parsed(), _SAMPLE))
         if not head:
             raise DataError(f"{path}: expected {what}, found no row")
-        (line, first), *below = head
-        self.decimal = "." if self.delimiter == "," else self._decimal_mark([first, *(row for _, row in below)])
-        self.width = self._usual_width(first, [row for _, row in below])
+        rows = [row for _, row in head]
+        self.decimal = "." if self.delimiter == "," else self._decimal_mark(rows)
+        place = 0 if header is False else _header_place(rows, self.decimal)
+        first, below = rows[place], rows[place + 1 :]
+        units = _rows_of_units(below, self.decimal)
+        self.width = self._usual_width(first, below)
         self.names: tuple[str, ...] | None = None
         self._header_rows = 0
         above = tuple(next(_reader([comment or ""], self.delimiter), []))
         if len(above) == self.width and header is not False:
             self.names = above  # numpy.savetxt writes a header as a comment
-        elif header or (header is None and is_header(first, [row for _, row in below], self.decimal)):
-            self.names, self._header_rows = tuple(_without_tail(first, self.width)), 1
+        elif header or (header is None and is_header(first, below[units:], self.decimal)):
+            self.names, self._header_rows = tuple(_without_tail(first, self.width)), place + 1 + units
             if len(self.names) != self.width:
                 problem = f"expected {self.width} names, as many as the rows below have cells, found {len(self.names)}"
-                raise DataError(f"{path}:{line}: {problem}")
+                hint = "a decimal comma makes two cells of one" if self.delimiter == "," else ""
+                raise DataError(f"{path}:{head[place][0]}: {problem}", hint)
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """(line in the file, counted from 1; the cells, without blanks around them) of each row below the header.
@@ -109,6 +119,8 @@ class DelimitedText:
         return max(set(widths), key=widths.count)
 
     def _decimal_mark(self, rows: Sequence[Sequence[str]]) -> str:
+        widest = max(len(_without_tail(row)) for row in rows)
+        rows = [row for row in rows if len(_without_tail(row)) > widest / 2]  # not what stands above the table
         commas = next((cell for row in rows for cell in row if _DECIMAL_COMMA.fullmatch(cell)), None)
         points = next((cell for row in rows for cell in row if _DECIMAL_POINT.fullmatch(cell)), None)
         if commas and points:
@@ -181,6 +193,36 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str
     return all(cell not in column for cell, column in cells if cell and not is_number(cell, decimal))
 
 
+def _header_place(rows: Sequence[Sequence[str]], decimal: str) -> int:
+    """Which row names the columns: the first, unless lines about the recording stand above a row of names.
+
+    Such lines have fewer cells than the names, and the names stand above numbers. Where that does not hold the first
+    row is taken as ever, and what does not fit it is an error.
+    """
+    usual = Counter(len(_without_tail(row)) for row in rows).most_common(1)[0][0]
+    place = next((place for place, row in enumerate(rows) if len(_without_tail(row)) >= max(2, usual)), 0)
+    below = rows[place + 1 :]
+    below = below[_rows_of_units(below, decimal) :]
+    names = [cell for cell in rows[place] if cell]
+    if any(is_number(cell, decimal) for cell in names) or not is_header(rows[place], below, decimal):
+        return 0
+    return place
+
+
+def _rows_of_units(below: Sequence[Sequence[str]], decimal: str) -> int:
+    """How many rows below the names say nothing but the units of numbers: devices' programs write one or two."""
+    units = list(takewhile(_are_units, below))
+    if not units or len(units) == len(below):
+        return 0
+    cells = zip(units[0], below[len(units)], strict=False)
+    return len(units) if all(is_number(cell or "0", decimal) for unit, cell in cells if unit.strip("-")) else 0
+
+
+def _are_units(row: Sequence[str]) -> bool:
+    filled = [cell for cell in row if cell not in ("", "-")]
+    return bool(filled) and all(_UNIT.fullmatch(cell) for cell in filled)
+
+
 def _is_numeric(column: Iterable[str], decimal: str) -> bool:
     filled = [cell for cell in column if cell]
     return bool(filled) and all(is_number(cell, decimal) for cell in filled)
@@ -216,7 +258,12 @@ def _delimiter(lines: Sequence[str]) -> str:
         width = len(_without_tail(rows[0])) if rows else 0
         if width > 1 and sum(len(_without_tail(row, width)) == width for row in rows) >= 0.9 * len(rows):
             return delimiter
-    return max(_DELIMITERS[:3], key=lines[0].count) if any(mark in lines[0] for mark in _DELIMITERS[:3]) else ","
+    for delimiter in _DELIMITERS[:-1]:  # where lines about the recording stand above the table
+        widths = Counter(len(line.split(delimiter)) for line in lines if line.strip())
+        width, count = widths.most_common(1)[0]
+        if width > 1 and 2 * count > widths.total():
+            return delimiter
+    return max(_DELIMITERS[:-1], key=lines[0].count) if any(mark in lines[0] for mark in _DELIMITERS[:-1]) else ","
 
 
 def _without_tail(row: Sequence[str], width: int = 0) -> list[str]:
