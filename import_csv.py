@@ -12,9 +12,10 @@ Input: a list of recordings, a CSV with the header `file,subject,session,date,ta
 Of rows without a date, or of one date, those of one person must stand in the order of recording.
 
 A recording is a text table with a header and a row a sample: the channels, and one column (--labels) that names the
-gesture made; an empty cell is in no gesture, and such samples are left out of every window. Delimiter, decimal mark and
-encoding are detected; columns that are no channels, such as a time, are recognised and named, and what could
-be either is asked: --channels counts columns from 1. docs/data.md says how.
+gesture made; an empty cell is in no gesture, and such samples are left out of every window. Without a header --labels
+counts its column from 1. Delimiter, decimal mark and encoding are detected; columns that are no channels, such as a
+time, are recognised and named, and what could be either is asked: --channels counts columns from 1. docs/data.md says
+how.
 
 Output: one shard a recording in SHARDS, as preprocess.py makes them; create_dataset_files.py, train.py and all that
 follows take them as they are. A shard has the name of its file; folders in the list become a part of it, so that
@@ -58,6 +59,7 @@ from semg.common.files import checksum, expect_file, folder_lock
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps
 from semg.data.columns import Roles
+from semg.data.delimited_text import is_number
 from semg.data.faults import find_faults
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gaps import Gap
@@ -172,6 +174,7 @@ class Reading:
     roles: Roles
     samples: np.ndarray
     missing: list[Gap]
+    judged_by: str
     labels: np.ndarray
     stamp: tuple[int, int]
 
@@ -185,14 +188,18 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
     """Read a recording's table. DataError for one that is wrong, or whose time is of another rate."""
     expect_file(path, "a table of samples")
     stamp = stamp_of(path)
-    table = Table(path, header=True, texts=[args.labels])
+    table = Table(path, header=None if args.labels.isdigit() else True, texts=[args.labels])
     place = table.find(args.labels)
     if place is None:
         names = ", ".join(table.names)
-        raise DataError(f"{path}: expected a column {args.labels!r}, found {names}", "{labels} names another")
+        hint = "{labels} names another"
+        if sum(map(is_number, table.names)) > 1:
+            hint += f", or counts it from 1 where there is no header, such as {{labels}} {len(table.names)}"
+        raise DataError(f"{path}: expected a column {args.labels!r}, found {names}", hint)
     roles = table.roles(args.channels, place)
     missing = table.gaps(roles, args.rate)
-    return Reading(table.names, roles, table.samples(roles.channels), missing, table.labels(place), stamp)
+    samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
+    return Reading(table.names, roles, samples, missing, judged_by, table.labels(place), stamp)
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
@@ -233,7 +240,7 @@ def look(reading: Reading, args: argparse.Namespace) -> Look:
         roles.channels,
         tuple(names[place] for place in roles.channels),
         roles.left_out,
-        "" if roles.time is None else names[roles.time] or "the column without a name",
+        reading.judged_by,
         frozenset(reading.labels.tolist()) - {""},
         float(np.median(spectrum.rms(args.low, args.high))),
         mains,
@@ -413,8 +420,8 @@ def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any
 
 def make_shard(
     entry: Entry, seen: Look, settled: Settled, readings: Readings, args: argparse.Namespace
-) -> tuple[str, int, str]:
-    """Write one recording's shard, or keep it; says which, how many windows it has, and what is wrong with it."""
+) -> tuple[str, np.ndarray, str]:
+    """Write one recording's shard, or keep it; says which, how many windows it has of each class, and what is wrong."""
     path, how, classes = args.shards / entry.facts.name, shard_arguments(args, settled), settled.classes
     expect_file(entry.path, "a recording")
     source = {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)}
@@ -433,7 +440,7 @@ def make_shard(
         for key in expected:
             if meta.get(key) != expected[key]:
                 raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
-        return "kept", len(open_shard(path, verify=True).windows), ""
+        return "kept", counts_of(open_shard(path, verify=True).windows, classes), ""
     reading = readings.take(entry.path)
     samples, missing = reading.samples, reading.missing
     windows = windows_of(reading.labels, missing, how, classes, args)
@@ -451,6 +458,8 @@ def make_shard(
             f"{entry.path}: expected amplitudes below 65,504 {settled.unit}, found more; is its unit the others'?"
         )
     faults = find_faults(samples, how["channels"], ends=None)
+    if len(faults.dead) == samples.shape[1]:
+        raise DataError(f"{entry.path}: expected a signal, found channels that never change")
     meta = {
         "record": entry.facts.name,
         "unit": settled.unit,
@@ -462,7 +471,16 @@ def make_shard(
         "commit": commit(),
     }
     write_shard(path, meta, signal, windows)
-    return "done", len(windows), ", ".join(filter(None, [str(faults), gaps.in_words(missing, args.rate)]))
+    return (
+        "done",
+        counts_of(windows, classes),
+        ", ".join(filter(None, [str(faults), gaps.in_words(missing, args.rate)])),
+    )
+
+
+def counts_of(windows: np.ndarray, classes: list[str]) -> np.ndarray:
+    """(K,) how many windows of each class there are."""
+    return np.bincount(windows["label"], minlength=len(classes))
 
 
 def windows_of(
@@ -525,6 +543,15 @@ def check(args: argparse.Namespace) -> None:
     args.rest_classes = None if args.rest_classes is None else [label(name) for name in args.rest_classes]
 
 
+def warn_of_classes_without_windows(classes: list[str], windows: np.ndarray, console: cli.Console) -> None:
+    """A label that never lasts is often a slip, but a class of all that follows."""
+    if not windows.any():
+        return
+    if without := [name for name, count in zip(classes, windows, strict=True) if not count]:
+        names = ", ".join(without)
+        console.warn(f"no window is of {names}: no such label lasts for a window; --classes keeps the others alone")
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -537,7 +564,7 @@ def main() -> int:
 
 def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -> int:
     """Look at the recordings, settle what holds for all, and make their shards."""
-    counts, windows = {"done": 0, "kept": 0}, 0
+    counts, windows = {"done": 0, "kept": 0}, np.zeros(1, np.int64)
     readings = Readings(args, KEPT_BYTES)
     if looks := look_at_all(entries, readings, args, report):
         settled = settle(looks, args, report.console)
@@ -546,16 +573,17 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -
             report.console.say(line)
         for entry in report.console.progress(list(looks), unit="recording", desc="filtering"):
             try:
-                state, n_windows, wrong = make_shard(entry, looks[entry], settled, readings, args)
+                state, of_class, wrong = make_shard(entry, looks[entry], settled, readings, args)
             except (DataError, OSError) as error:
                 report.failed(entry, error)
                 continue
             counts[state] += 1
-            windows += n_windows
+            windows = windows + of_class
             if wrong:
                 report.console.warn(f"{entry.facts.name}: {wrong}")
+        warn_of_classes_without_windows(settled.classes, windows, report.console)
     report.close()
-    written, held = cli.counted(counts["done"], "shard"), cli.counted(windows, "window")
+    written, held = cli.counted(counts["done"], "shard"), cli.counted(int(windows.sum()), "window")
     summary = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
     after = f"; next: python create_dataset_files.py --shards {args.shards}" if counts["done"] + counts["kept"] else ""
@@ -563,7 +591,7 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -
         f"{summary}{failed}{after}",
         **counts,
         failed=report.count,
-        windows=windows,
+        windows=int(windows.sum()),
     )
     return 1 if report.count else 0
 

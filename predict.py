@@ -53,7 +53,7 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place, write_text
 from semg.data import putemg
-from semg.data.tables import RawRecording, is_simulated
+from semg.data.tables import RawRecording, in_order, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, signal_figures, smoothing
 from semg.flags import recordings
@@ -233,6 +233,7 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from None
     truth = truth_of(source.codes, model.classes, predictions.end, model.window)
+    say_which_labels_are_unknown(path, model, source.codes, console)
     prediction = predictions.probabilities.argmax(1)
     beside = over_time(model, predictions, args.vote, args.smooth)
     columns = {name: decided for name, (decided, _) in beside.items()}
@@ -259,6 +260,18 @@ def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: 
         summary |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
         summary["delay_ms_max"] = round(1000 * float(predictions.delay.max()), 2)
     return summary
+
+
+def say_which_labels_are_unknown(
+    path: Path, model: TrainedModel, codes: np.ndarray | None, console: cli.Console
+) -> None:
+    """Warn where no label of a table is a class of the model's: nothing is scored then, and it may be a slip."""
+    if codes is None or codes.dtype.kind != "U":
+        return
+    there = in_order(name for name in np.unique(codes).tolist() if name)
+    if there and not set(there) & {*model.classes, *model.classes_left_out}:
+        actual = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+        console.warn(f"{path}: no label is one of the model's classes, {', '.join(model.classes)}: they are {actual}")
 
 
 def save_statistics(model: TrainedModel, stream: Stream, args: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def measure(path: Path, seconds: float, adaptation: OnlineAdaptation | None = No
     """Seconds of computing, and of delay, of each decision. adaptation: of the model at `path` meanwhile."""
     model = TrainedModel.open(path, "cpu")
     name = f"live-delay-{time.time_ns()}"
-    words = (name, model.rate, lsl.electrode_names(model.signal_path), seconds + UNCOUNTED)
+    words = (name, model.rate, model.signal_path.electrode_names, seconds + UNCOUNTED)
     sender = multiprocessing.get_context("spawn").Process(target=send, args=words, daemon=True)
     sender.start()
     reader = lsl.StreamReader(name, lambda facts: lsl.layout_for(facts, model.signal_path, warn=print), 60)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from semg.common.errors import DataError
-from semg.data.columns import Roles, rises, told_apart, unit_of_time, unwrapped
+from semg.data.columns import Roles, by_name, rises, taken_in_order, told_apart, unit_of_time, unwrapped
 
 N = 400
 RANDOM = np.random.default_rng(0)
@@ -53,6 +53,27 @@ def test_a_time_before_a_counter():
     assert roles({"counter": BYTE, **channels(), "time": TIME}).time == 4
 
 
+def test_a_device_with_a_time_for_each_sensor():
+    slow = np.concatenate([np.arange(N // 10) / 20, np.full(N - N // 10, np.nan)])
+    columns = {
+        "X [s]": slow,
+        "Trigno sensor 1: ACC X 1 [g]": np.where(np.isfinite(slow), EMG, np.nan),
+        "X [s].1": TIME,
+        "Trigno sensor 1: EMG 1 [V]": EMG,
+        "X [s].2": TIME,
+        "Trigno sensor 2: EMG 2 [V]": INT8,
+    }
+    actual = roles(columns)
+    assert (actual.channels, actual.time) == ((3, 5), 2)
+    assert actual.left_out["Trigno sensor 1: ACC X 1 [g]"] == "another sensor's signal"
+
+
+@pytest.mark.parametrize("name", ["Accel Channel 0", "AccX1", "gyro_z", "IMU 3 gyr y", "magnetometer"])
+def test_sensors_of_movement_are_no_channels(name):
+    assert roles({**channels(), name: EMG}).channels == (0, 1, 2)
+    assert roles({f"{name} EMG {n}": EMG for n in (1, 2)}).channels == (0, 1)
+
+
 def test_labels_facts_texts_and_other_sensors_are_no_channels():
     columns = {
         "ch1": EMG,
@@ -87,6 +108,38 @@ def test_labels_facts_texts_and_other_sensors_are_no_channels():
 def test_what_could_be_either_is_asked(columns, told):
     with pytest.raises(DataError, match=told):
         roles(columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({**channels(2), "ch3": None}, r"expected numbers in column 3 \(ch3\), found cells such as '1,234\.5'"),
+        ({"ch1": None, "ch2": None, "note": None}, r"expected numbers in column 1 \(ch1\)"),
+    ],
+)
+def test_a_channel_of_text_is_an_error_and_a_note_is_none(columns, told):
+    texts = {place: "1,234.5" for place, values in enumerate(columns.values()) if values is None}
+    with pytest.raises(DataError, match=told):
+        told_apart("a.csv", tuple(columns), list(columns.values()), texts=texts)
+    assert roles({**channels(2), "note 1": None}).channels == (0, 1)
+
+
+def test_channels_are_found_by_their_names_or_not_at_all():
+    names = ["time", " CH2", "ch1", "label"]
+    assert by_name("a.csv", names, ["ch1", "ch2"]) == [2, 1]
+    assert by_name("a.csv", names, ["EMG_1", "EMG_2"]) is None
+    with pytest.raises(DataError, match=r"a\.csv: expected the model's channel ch3, found time,  CH2, ch1, label"):
+        by_name("a.csv", names, ["ch1", "ch3"])
+    with pytest.raises(DataError, match="expected one channel 'ch1', found two"):
+        by_name("a.csv", [*names, "Ch1"], ["ch1", "ch2"])
+    assert by_name("a.csv", ["1", "2", "3"], ["2", "3", "4"]) is None, "columns without a header"
+    assert by_name("a.csv", ["emg", "emg"], ["emg", "emg"]) is None, "they say nothing"
+
+
+def test_that_channels_are_taken_in_order_is_said_where_names_differ():
+    told = taken_in_order(["E1", "E2"], ["ch1", "ch2"])
+    assert told == "its channels are called E1 to E2, the model's are ch1 to ch2: taken in their order"
+    assert taken_in_order(["CH1", "ch2 "], ["ch1", "ch2"]) == taken_in_order(["1", "2"], ["ch1", "ch2"]) == ""
 
 
 def test_columns_that_somebody_chose_are_channels_but_no_time_text_or_label():

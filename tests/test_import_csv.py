@@ -179,6 +179,31 @@ def test_which_columns_are_channels_is_said_and_a_time_is_none_of_them(study):
     assert "expected a channel in column 1, found 'time', which holds a time; the channels are --channels 2-9" in errors
 
 
+def test_a_channel_that_holds_no_numbers_shrinks_no_recording(study):
+    for cell, told in (("1.234,5", "cells such as '1.234,5'"), ("", "empty cells")):
+        study.write(lambda t, cell=cell: t.assign(ch3=cell), people=1)
+        code, _, errors = study.run()
+        assert code == 1
+        assert f"p1.csv: expected numbers in column 3 (ch3), found {told}; numbers are read without grouped" in errors
+    assert study.run("--channels", "1,2,4-8")[0] == 0
+
+
+def test_a_recording_without_a_signal_is_refused(study):
+    study.write(people=2)
+    table(2).assign(**{f"ch{n}": 5.0 for n in range(1, 9)}).to_csv(study.folder / "p2.csv", index=False)
+    code, out, errors = study.run()
+    assert code == 1
+    assert "p2.csv: expected a signal, found channels that never change" in errors
+    assert "1 shard written" in out
+
+
+def test_times_that_cannot_be_read_judge_nothing_and_nobody_says_so(study):
+    study.write(lambda t: t.assign(time=[f"tick {n}" for n in range(len(t))]))
+    out = study.run()[1]
+    assert "time (a time)" in out
+    assert "no column shows missing samples" in out
+
+
 def test_what_is_ambiguous_is_asked_for_by_the_flags_name(study):
     study.write(lambda table: table.assign(reference=table["ch1"]))
     code, _, errors = study.run()
@@ -228,6 +253,33 @@ def test_classes_that_no_recording_has_are_warned_of(study):
 def test_gestures_that_differ_in_capitals_are_warned_of(study):
     errors = study.write(lambda t: t.replace({"label": {"open": "Fist"}})).run()[2]
     assert "differ in capitals alone are classes of their own: Fist, fist" in errors
+
+
+def test_a_label_that_never_lasts_is_warned_of(study):
+    study.write(lambda t: t.assign(label=t["label"].where(t.index != 100, "fits")))
+    code, _, errors = study.run()
+    assert code == 0
+    assert "no window is of fits: no such label lasts for a window; --classes keeps the others alone" in errors
+    assert study.run("--classes", *GESTURES, "--overwrite")[2] == ""
+
+
+def test_a_table_without_a_header_has_its_labels_in_a_column_by_number(study):
+    study.write().run(shards="plain")
+    study.write(header=False)
+    code, _, errors = study.run()
+    assert code == 1
+    assert "expected a column 'label', found " in errors
+    assert "--labels names another, or counts it from 1 where there is no header, such as --labels 9" in errors
+    assert study.run("--labels", 9)[0] == 0
+    for one, other in zip(study.shards("plain"), study.shards(), strict=True):
+        np.testing.assert_array_equal(one.signal, other.signal)
+        assert one.classes == other.classes
+    np.save(
+        study.folder / "p1.npy", table(1).replace({"label": {g: k for k, g in enumerate(GESTURES)}}).to_numpy(float)
+    )
+    study.list.write_text("file,subject\np1.npy,1\n")
+    assert study.run("--labels", 9, shards="numpy")[0] == 0
+    np.testing.assert_array_equal(study.shards("numpy")[0].signal, study.shards("plain")[0].signal)
 
 
 # --- reading once ------------------------------------------------------------------------------------------

@@ -341,6 +341,39 @@ def test_wrong_tables_are_named(here, data, tmp_path, name, content, told):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_looks_wrong_in_a_table_is_said(here, data, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 30, (4000, 24))
+    noise[:, 2] = 0
+    noise[:, 5] = noise[:, 4]
+    header = ",".join(["t", *[f"c{i}" for i in range(24)], "traj_gt"])
+    table = np.column_stack([np.arange(4000) / 5120, noise, np.full(4000, 77)])
+    table = np.delete(table, np.arange(2000, 2512), axis=0)
+    np.savetxt(tmp_path / "a.csv", table, delimiter=",", header=header, comments="", fmt="%.7g")
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--rate"]
+    code, _, errors = here(tmp_path / "a.csv", *flags, 5120)
+    assert code == 0
+    assert "its channels are called c0 to c23, the model's are EMG_1 to EMG_24: taken in their order" in errors
+    assert "dead channels 3, equal channels 5=6 of the model's" in errors
+    assert "lost samples: 0.1 s in 1 gap, at 0.3906 s; times of decisions do not count them" in errors
+    assert "no label is one of the model's classes, " in errors
+    assert errors.splitlines()[-1].endswith(": they are 77")
+    code, _, errors = here(tmp_path / "a.csv", *flags, 4000)
+    assert (code, "expected 4000 Hz, found 5120" in errors) == (1, True)
+    np.save(tmp_path / "flat.npy", np.ones((4000, 24)))
+    code, _, errors = here(tmp_path / "flat.npy", *flags, 5120)
+    assert (code, "flat.npy: expected a signal, found channels that never change" in errors) == (1, True)
+
+
+def test_a_table_of_any_ending_is_read_and_another_format_is_named(here, data, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 30, (2000, 24))
+    np.savetxt(tmp_path / "a.asc", noise, fmt="%.3f")
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path, "--rate", 5120]
+    assert here(tmp_path / "a.asc", *flags)[0] == 0
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04" + bytes(99))
+    code, _, errors = here(tmp_path / "a.xlsx", *flags)
+    assert (code, "found an Excel workbook or a zip archive" in errors) == (1, True)
+
+
 def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
     with pytest.raises(UsageError, match="--rate"):
         here(tmp_path / "a.csv")

@@ -172,6 +172,50 @@ def test_a_time_in_ticks_of_its_own_and_a_rate_a_little_off_say_nothing_against_
         assert table.gaps(table.roles(), RATE) == []
 
 
+def stamps(form: str, hours: float = 0.0) -> list[str]:
+    moments = pd.Timestamp("2024-03-31 23:59:58") + pd.to_timedelta(np.arange(N) / RATE + 3600 * hours, unit="s")
+    return [f"{one:{form}}" for one in moments]
+
+
+ISO = "%Y-%m-%dT%H:%M:%S.%f"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        stamps(ISO),
+        stamps("%Y-%m-%d %H:%M:%S.%fZ"),
+        stamps(ISO + "+01:00"),
+        stamps(ISO + "+0100", 1.0)[:300] + stamps(ISO + "-0230", -2.5)[300:],
+        stamps("%d.%m.%Y %H:%M:%S,%f"),
+        stamps("%m/%d/%Y %I:%M:%S.%f %p"),
+        stamps("%H:%M:%S.%f"),
+        stamps("%M:%S.%f"),
+    ],
+    ids=["iso", "Z", "zone", "zones", "german", "american", "of day", "minutes"],
+)
+def test_times_as_text_are_judged_across_midnight_and_zones(tmp_path, times, recwarn):
+    rows = frame(time=times)
+    table = Table(written(tmp_path / "a.csv", rows.drop(index=rows.index[350:470]), sep=";"))
+    found = table.roles()
+    assert table.gaps(found, RATE) == [Gap(350, 120)]
+    assert table.judged_by(found) == "time"
+    with pytest.raises(DataError, match="expected 100 Hz, found 200 Hz by the times in column 1"):
+        table.gaps(found, 100)
+    assert not recwarn.list
+
+
+def test_times_that_cannot_be_read_say_nothing(tmp_path):
+    table = Table(written(tmp_path / "a.csv", frame(time=[f"about {n}" for n in range(N)])))
+    assert (table.gaps(table.roles(), RATE), table.judged_by(table.roles())) == ([], "")
+
+
+def test_a_time_whose_name_says_its_unit_is_believed_however_far_it_is_off(tmp_path):
+    table = Table(written(tmp_path / "a.csv", frame().rename(columns={"time": "time (s)"})))
+    with pytest.raises(DataError, match="expected 4000 Hz, found 200 Hz"):
+        table.gaps(table.roles(), 4000)
+
+
 # --- predicting --------------------------------------------------------------------------------------------
 
 
@@ -183,6 +227,32 @@ def test_the_models_own_names_are_found_in_any_order_else_all_channels_are_taken
     assert (actual.rate, actual.scale) == (RATE, 1000.0)
     actual = read_table(path, RATE, 1000.0, None, 3, ("EMG_1", "EMG_2", "EMG_3"))
     np.testing.assert_array_equal(actual.samples, SIGNAL[:, [2, 0, 1]].astype(np.float32))
+
+
+def test_names_in_other_capitals_are_the_models_own(tmp_path):
+    path = written(tmp_path / "a.csv", frame().rename(columns=str.upper)[["CH3", "TIME", "CH1", "CH2"]])
+    actual = read_table(path, RATE, 1.0, None, 3, ("ch1", "ch2", "ch3"))
+    np.testing.assert_array_equal(actual.samples, SIGNAL.astype(np.float32))
+    with pytest.raises(DataError, match="expected the model's channel ch4, found CH3, TIME, CH1, CH2"):
+        read_table(path, RATE, 1.0, None, 3, ("ch1", "ch2", "ch4"))
+
+
+def test_predicting_judges_the_time_too(tmp_path):
+    path = written(tmp_path / "a.csv", frame().drop(index=range(300, 420)))
+    assert read_table(path, RATE, 1.0, None, 3).missing == (Gap(300, 120),)
+    with pytest.raises(DataError, match="expected 400 Hz, found 200 Hz by the times in column 1"):
+        read_table(path, 400, 1.0, None, 3)
+
+
+def test_a_table_on_its_side_or_without_rows_is_named_as_such(tmp_path):
+    np.save(tmp_path / "a.npy", SIGNAL.T)
+    with pytest.raises(DataError, match="found 800 columns; its 3 rows are the channels: turn it, a row a sample"):
+        read_table(tmp_path / "a.npy", RATE, 1.0, None, 3)
+    np.save(tmp_path / "a.npy", SIGNAL[None])
+    with pytest.raises(DataError, match=r"shape \(time, channels\), found float64 of shape \(1, 800, 3\)"):
+        Table(tmp_path / "a.npy")
+    with pytest.raises(DataError, match="expected a row a sample below the names of the columns, found none"):
+        Table(written(tmp_path / "a.csv", frame().iloc[:0]))
 
 
 def test_a_time_is_no_channel_with_or_without_a_header(tmp_path):

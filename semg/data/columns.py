@@ -7,7 +7,7 @@ sample as a time does. What stays ambiguous is an error that says how to tell.
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ _WORDS = {  # that name what is no channel
     "sensor": "acc accel accelerometer acceleration gyr gyro gyroscope mag magnetometer quat quaternion imu euler roll "
     "pitch yaw temp temperature batt battery force torque angle pressure ecg ekg eeg ppg",
 }
+_MOVEMENT = r"(acc|accel|accelerometer|gyro?|gyroscope|mag|magnetometer|imu)[xyz]?\d*"
 _ANY = {kind: "|".join(words.split()) for kind, words in _WORDS.items()}
 _NUMBERED = "( ?(no|nr|number|index|id|count|counter))?"
 _FORMS = {  # of a name in small letters, with blanks for all but letters and digits
@@ -56,19 +57,19 @@ def told_apart(
     numbers: Sequence[np.ndarray | None],
     chosen: Sequence[int] | None = None,
     labels: int | None = None,
+    texts: Mapping[int, str] | None = None,
 ) -> Roles:
     """Tell what each column is.
 
     names: the columns' names, numbers without a header; numbers: (T,) of each column, None where it holds text or
-    nothing; chosen: the channels' places where somebody said them; labels: place of the labels' column.
+    nothing; chosen: the channels' places where somebody said them; labels: place of the labels' column; texts: the
+    first cell that is not empty of columns of text.
     Raises DataError, with what to do, for columns that could be either, and for a time among the channels chosen.
     """
     kinds = [_kind(name, values) for name, values in zip(names, numbers, strict=True)]
     if labels is not None:
         kinds[labels] = "label"
-    times = [place for place, kind in enumerate(kinds) if kind in ("time", "counter")]
-    # a time says more than a counter, which may begin anew with each packet
-    time = next((place for place in times if kinds[place] == "time"), times[0] if times else None)
+    time = _best_time(kinds, numbers)
     counter = time is not None and kinds[time] == "counter"
     if chosen is not None:
         wrong = [place for place in chosen if kinds[place] in ("time", "counter", "text", "label")]
@@ -98,9 +99,74 @@ def told_apart(
             f"column {odd[0] + 1}",
             hint=f"say which columns are channels, such as {{channels}} {_ranges(same)}",
         )
+    _check_texts(path, names, kinds, stem, texts or {})
     if not channels:
         raise DataError(f"{path}: expected channels, found no column of samples among {', '.join(names)}")
     return Roles(tuple(channels), time, counter, _left_out(names, kinds, channels, labels))
+
+
+def by_name(what: object, names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Places of the columns or channels that are called as `wanted`, in that order; None if none of them is.
+
+    Capitals and blanks around names are no matter. Names that are numbers, of columns without a header, say nothing
+    unless all are there; nor do names that several of the wanted have. Raises DataError, beginning with `what`, if only
+    some are there, or two of one name.
+    """
+    plain = [name.strip().casefold() for name in names]
+    if len(set(wanted)) < len(wanted):
+        return None
+    missing = [name for name in wanted if name.strip().casefold() not in plain]
+    if len(missing) == len(wanted) or (missing and all(name.isdigit() for name in wanted)):
+        return None
+    if missing:
+        actual = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise DataError(f"{what}: expected the model's channel {missing[0]}, found {actual}", "{channels} chooses")
+    if twice := [name for name in wanted if plain.count(name.strip().casefold()) > 1]:
+        raise DataError(f"{what}: expected one channel {twice[0]!r}, found two", "{channels} chooses")
+    return [plain.index(name.strip().casefold()) for name in wanted]
+
+
+def taken_in_order(names: Sequence[str], wanted: Sequence[str]) -> str:
+    """That channels of other names than those `wanted` are taken in their order, for a person.
+
+    Nothing where the names are the same, or are numbers as there is no header.
+    """
+    if not names or all(name.isdigit() for name in names):
+        return ""
+    if [name.strip().casefold() for name in names] == [name.strip().casefold() for name in wanted]:
+        return ""
+    called = f"{names[0]} to {names[-1]}, the model's are {wanted[0]} to {wanted[-1]}"
+    return f"its channels are called {called}: taken in their order"
+
+
+def _best_time(kinds: Sequence[str], numbers: Sequence[np.ndarray | None]) -> int | None:
+    """Place of the column that says most of missing samples: a time without empty cells, else a counter.
+
+    A counter may begin anew with each packet; a time that ends early is that of another, slower sensor.
+    """
+    times = [place for place, kind in enumerate(kinds) if kind in ("time", "counter")]
+
+    def rank(place: int) -> tuple[bool, bool]:
+        values = numbers[place]
+        return values is not None and not np.isfinite(values).all(), kinds[place] != "time"
+
+    return min(times, key=rank, default=None)
+
+
+def _check_texts(
+    path: object, names: Sequence[str], kinds: Sequence[str], stem: str | None, texts: Mapping[int, str]
+) -> None:
+    """DataError for a column that is called as the channels are, or where there are none as a channel is, but holds no
+    numbers: numbers with grouped digits, or a sensor that failed, must not shrink a recording unseen."""
+    for place, kind in enumerate(kinds):
+        own = _stem(names[place]) if kind == "text" else None
+        if own is not None and own == (stem or own):
+            cell = texts.get(place, "")
+            actual = f"cells such as {cell!r}" if cell else "empty cells"
+            raise DataError(
+                f"{path}: expected numbers in column {place + 1} ({names[place]}), found {actual}",
+                "numbers are read without grouped digits; {channels} leaves a column out",
+            )
 
 
 _AMBIGUOUS = {
@@ -116,8 +182,8 @@ def _kind(name: str, values: np.ndarray | None) -> str:
     named = _named(name)
     if values is None:
         return "time" if named == "time" else "text"
-    if named == "sensor":
-        return named
+    if named == "sensor" or _names_a_movement(name):
+        return "sensor"
     if named in ("time", "counter"):
         return named if _goes_on(values) else "ambiguous"
     if rises(values):  # a name such as ch1 promises a channel; without one the numbers decide
@@ -134,7 +200,14 @@ def _named(name: str) -> str:
     return next((kind for kind, form in _FORMS.items() if re.fullmatch(form, plain)), "")
 
 
+def _names_a_movement(name: str) -> bool:
+    """Whether a name such as `Accel Channel 0` or `Trigno sensor 1: ACC X 1 [g]` is of a sensor of movement."""
+    words = _plain(name).split()
+    return any(re.fullmatch(_MOVEMENT, word) for word in words) and "emg" not in " ".join(words)
+
+
 def _plain(name: str) -> str:
+    name = re.sub(r"\.\d+$", "", name)  # pandas' number of a name that there is already
     return re.sub(r"[\W_]+", " ", name.casefold()).strip()
 
 
@@ -159,7 +232,13 @@ def rises(values: np.ndarray) -> bool:
 
 
 def _goes_on(values: np.ndarray) -> bool:
-    """Whether numbers that are called a time may be one: they rise, but for a fall here and there."""
+    """Whether numbers that are called a time may be one: they rise, but for a fall here and there.
+
+    They may end before the table does, as those of a slower sensor beside the others.
+    """
+    known = np.isfinite(values)
+    if known.any() and not known.all() and known[: np.count_nonzero(known)].all():
+        values = values[known]
     if len(values) < _FEW:
         return True
     steps = np.diff(values)

@@ -35,6 +35,7 @@ from semg.data.putemg import (
     parse_record,
 )
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that an HDF5 file begins with
 _BLOCK_BYTES = 1 << 24  # of the table, read at once
 _RATE_ROWS = 4096  # from whose times the rate is measured
 # A recording's noise packs to a tenth. What unfolds to far more holds no recording, and would fill the memory.
@@ -218,6 +219,14 @@ class Recording:
             return categories[code]["values"]
         except (KeyError, OSError, RuntimeError, ValueError, IndexError) as error:
             raise DataError(f"{self.path}: expected a category for code {code} of {block}, found {error}") from None
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 files do; MATLAB's of version 7.3 have it behind 512 bytes of their own."""
+    expect_file(path, "a recording")
+    with path.open("rb") as file:
+        head = file.read(520)
+    return _SIGNATURE in (head[:8], head[512:])
 
 
 def check_layout(path: Path) -> None:

@@ -6,7 +6,7 @@ A table's columns are told apart by semg/data/columns.py: the channels, a time o
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,36 +16,44 @@ from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data import gaps, putemg
-from semg.data.columns import Roles, told_apart, unit_of_time, unwrapped
+from semg.data.columns import Roles, by_name, told_apart, unit_of_time, unwrapped
 from semg.data.delimited_text import DelimitedText, is_number, number
 from semg.data.gaps import Gap
 from semg.data.preprocessing import exact_in_float32
-from semg.data.putemg_recording import Recording
+from semg.data.putemg_recording import Recording, is_hdf5
 from semg.data.resampling import resampling_ratio
+from semg.data.times import seconds_of
 
 TABLES = (".csv", ".txt", ".tsv", ".npy")  # endings, in small or capital letters
+_HDF5 = (".hdf5", ".h5", ".hdf")
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts of one unit
 SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
 RATE_TOLERANCE = 0.02  # by which the steps of a time column may differ from the rate
-_RATE_SEARCH = 12.0  # a time column whose steps are further off is in another unit, and says nothing about the rate
+_RATE_SEARCH = 12.0  # a time whose unit is not known and whose steps are further off says nothing about the rate
 _HEAD = 1000  # rows from which it is told which columns hold numbers
 
 
 @dataclass(frozen=True)
 class RawRecording:
     """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
-    numbers, or in a table the names of gestures, empty where there is none."""
+    numbers, or in a table the names of gestures, empty where there is none; missing: where samples are missing;
+    channels: names of the columns, if they have any."""
 
     name: str
     samples: np.ndarray
     rate: float
     scale: float
     codes: np.ndarray | None = None
+    missing: tuple[Gap, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file's name is that of a table: text or a NumPy array."""
-    return path.suffix.lower() in TABLES
+    """Whether a file is to be read as a table, text or a NumPy array: by its name, else if it is no HDF5 file."""
+    suffix = path.suffix.lower()
+    if suffix in TABLES or suffix in _HDF5 or not path.is_file():
+        return suffix in TABLES
+    return not is_hdf5(path)
 
 
 def is_simulated(path: Path) -> bool:
@@ -59,7 +67,8 @@ def read_recording(path: Path, channels: Sequence[int], labels: str) -> RawRecor
         raise DataError(f"{path}: expected a table, as the model is of another device, found putEMG's layout")
     with Recording(path, check_name=False) as recording:
         samples, codes = recording.read(tuple(channels), labels)
-    return RawRecording(path.stem, samples, putemg.RATE, putemg.MICROVOLTS_PER_COUNT, codes)
+        missing = tuple(recording.gaps())
+    return RawRecording(path.stem, samples, putemg.RATE, putemg.MICROVOLTS_PER_COUNT, codes, missing)
 
 
 class Table:
@@ -77,6 +86,7 @@ class Table:
         self.path = path
         self._numbers: dict[int, np.ndarray] = {}  # (T,) of a column; NaN where a cell holds no number
         self._texts: dict[int, list[str]] = {}
+        self._seconds: dict[int, np.ndarray | None] = {}  # (T,) of a column of dates; None where it can't be read
         self._wrong: dict[int, tuple[int, str]] = {}  # line and text of a column's first cell that holds no number
         self._decimal = "."
         if path.suffix.lower() == ".npy":
@@ -89,6 +99,8 @@ class Table:
         self._decimal = text.decimal
         self.names = text.names or tuple(str(place + 1) for place in range(text.width))
         self.n_samples = self._read(text, [place for name in texts if (place := self.find(name)) is not None])
+        if not self.n_samples:
+            raise DataError(f"{path}: expected a row a sample below the names of the columns, found none")
 
     def find(self, name: str) -> int | None:
         """The place of the column `name`, also in other capitals if only one is called so. DataError if two are."""
@@ -109,7 +121,8 @@ class Table:
             raise DataError(f"{self.path}: expected a column {wrong[0]}, found {actual}", hint="see {channels}")
         chosen = None if channels is None else [one - 1 for one in channels]
         numbers = [self._numbers.get(place) for place in range(len(self.names))]
-        return told_apart(self.path, self.names, numbers, chosen, labels)
+        texts = {place: next(filter(None, cells), "") for place, cells in self._texts.items()}
+        return told_apart(self.path, self.names, numbers, chosen, labels, texts)
 
     def samples(self, places: Sequence[int]) -> np.ndarray:
         """(T, len(places)) float64. DataError, naming line or sample, where a cell holds no finite number."""
@@ -132,6 +145,12 @@ class Table:
         known = {cell: label(cell, self._decimal) for cell in set(cells)}
         return np.array([known[cell] for cell in cells], dtype=str)
 
+    def judged_by(self, roles: Roles) -> str:
+        """Name of the column that shows missing samples; nothing if there is none, or its times can't be read."""
+        if roles.time is None or self._times(roles.time) is None:
+            return ""
+        return self.names[roles.time] or "the column without a name"
+
     def gaps(self, roles: Roles, rate: float) -> list[Gap]:
         """Where samples are missing by the time or counter that `roles` names; rate: Hz, as it should be.
 
@@ -148,12 +167,13 @@ class Table:
             return []
         if not roles.counter:
             unit = 1.0 if roles.time in self._texts else unit_of_time(self.names[roles.time])
-            self._check_rate(roles.time, _measured_rate(interval, rate, unit), rate)
+            measured = _measured_rate(interval, rate, unit)
+            if unit or 1 / _RATE_SEARCH < measured / rate < _RATE_SEARCH:
+                self._check_rate(roles.time, measured, rate)
         return gaps.find_gaps(times, interval, rate)
 
     def _check_rate(self, place: int, measured: float, rate: float) -> None:
-        known = 1 / _RATE_SEARCH < measured / rate < _RATE_SEARCH
-        if known and abs(measured / rate - 1) > RATE_TOLERANCE:
+        if abs(measured / rate - 1) > RATE_TOLERANCE:
             raise DataError(
                 f"{self.path}: expected {rate:g} Hz, found {measured:.5g} Hz by the times in column {place + 1} "
                 f"({self.names[place]})",
@@ -161,16 +181,14 @@ class Table:
             )
 
     def _times(self, place: int) -> np.ndarray | None:
-        """(T,) the numbers of a time or counter, or seconds where it is written as a date or a time of day."""
+        """(T,) the numbers of a time or counter, or seconds where it is written as a date or a time of day; None where
+        that can't be read, and so judged."""
         if place in self._numbers:
             times = self._numbers[place].astype(np.float64)
             return times if np.isfinite(times).all() else None
-        cells = self._texts[place]
-        day = "1970-01-01T" if ":" in cells[0][:3] else ""
-        try:
-            return np.array([day + cell.rstrip("Z") for cell in cells], "datetime64[us]").astype(np.float64) / 1e6
-        except ValueError:
-            return None
+        if place not in self._seconds:
+            self._seconds[place] = seconds_of(self._texts[place])
+        return self._seconds[place]
 
     def _read(self, text: DelimitedText, as_text: Sequence[int]) -> int:
         """Read all rows; returns how many. Columns whose first cells are mostly no numbers are read as text."""
@@ -233,21 +251,23 @@ def read_table(
 
     columns: which to take, counted from 1, in the model's order of channels (None: those with the model's own `names`,
     or else all channels); n_channels: how many the model needs.
-    Raises DataError for anything but finite numbers of that shape.
+    Raises DataError for anything but finite numbers of that shape, and for a time of another rate.
     """
     table = Table(path, texts=[labels] if labels else [])
     place = table.find(labels) if labels else None
-    if columns is None and names and set(names) <= set(table.names):
-        columns = [table.names.index(name) + 1 for name in names]
+    if columns is None and (own := by_name(path, table.names, names)):
+        columns = [one + 1 for one in own]
     roles = table.roles(columns, place)
     if len(roles.channels) != n_channels:
         actual = counted(len(roles.channels), "column")
-        raise DataError(
-            f"{path}: expected the model's {n_channels} channels, found {actual}", hint="{channels} names the columns"
-        )
+        turned = f"its {n_channels} rows are the channels: turn it, a row a sample"
+        hint = turned if table.n_samples == n_channels else "{channels} names the columns"
+        raise DataError(f"{path}: expected the model's {n_channels} channels, found {actual}", hint)
     with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
         samples = exact_in_float32(table.samples(roles.channels))
-    return RawRecording(path.stem, samples, rate, scale, None if place is None else table.labels(place))
+    codes = None if place is None else table.labels(place)
+    chosen = tuple(table.names[one] for one in roles.channels)
+    return RawRecording(path.stem, samples, rate, scale, codes, tuple(table.gaps(roles, rate)), chosen)
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:
@@ -269,8 +289,11 @@ def _read_npy(path: Path) -> np.ndarray:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: expected a NumPy array, found {reason}") from None
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
-        raise DataError(f"{path}: expected numbers of shape (time, channels), found another array")
+    if not isinstance(values, np.ndarray):
+        raise DataError(f"{path}: expected one NumPy array, found an archive of several; save one with numpy.save")
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
+        shape = f"{values.dtype} of shape {values.shape}"
+        raise DataError(f"{path}: expected numbers of shape (time, channels), found {shape}")
     return np.array(values)
 
 
@@ -284,4 +307,4 @@ def resampled(source: RawRecording, rate: float) -> RawRecording:
     if codes is not None:
         latest = np.arange(len(samples)) * ratio.denominator // ratio.numerator
         codes = codes[np.minimum(latest, len(codes) - 1)]
-    return RawRecording(source.name, samples.astype(np.float32), rate, source.scale, codes)
+    return replace(source, samples=samples.astype(np.float32), rate=rate, codes=codes)

@@ -16,7 +16,7 @@ import numpy as np
 
 from semg.common.console import counted
 from semg.common.errors import DataError
-from semg.data import putemg
+from semg.data.columns import by_name, taken_in_order
 from semg.inference.live_decoder import Chunk
 from semg.inference.signal_path import SignalPath
 from semg.inference.stream_clock import times_of
@@ -112,13 +112,6 @@ class Layout:
     unit: str | None
 
 
-def electrode_names(signals: SignalPath) -> tuple[str, ...]:
-    """Names of the channels that a model's device has, before they are re-referenced."""
-    if signals.reference.shape[0] == signals.reference.shape[1]:
-        return signals.channels
-    return tuple(putemg.CHANNEL_COLUMNS[number - 1] for number in signals.electrodes)
-
-
 def layout_for(
     facts: StreamFacts,
     signals: SignalPath,
@@ -148,8 +141,8 @@ def layout_for(
     elif actual / 2 < signals.filter.high:
         top = f"nothing above {actual / 2:g} Hz, where the model expects signal to {signals.filter.high:g} Hz"
         warn(f"{facts.name}: {top}")
-    places = _places(facts, electrode_names(signals), channels, warn)
-    return Layout(places, electrode_names(signals), actual, _unit(facts, places))
+    places = _places(facts, signals.electrode_names, channels, warn)
+    return Layout(places, signals.electrode_names, actual, _unit(facts, places))
 
 
 def _places(
@@ -164,24 +157,15 @@ def _places(
             actual = counted(facts.channels, "channel")
             raise DataError(f"{facts.name}: expected a channel {wrong[0]}, found {actual}", "see {channels}")
         return tuple(one - 1 for one in chosen)
-    labels = [label.strip().casefold() for label in facts.labels]
-    there = [name for name in channels if name.casefold() in labels]
-    if len(there) == len(channels):
-        if twice := [name for name in channels if labels.count(name.casefold()) > 1]:
-            raise DataError(f"{facts.name}: expected one channel {twice[0]!r}, found two", "{channels} chooses")
-        return tuple(labels.index(name.casefold()) for name in channels)
-    if there:
-        missing = next(name for name in channels if name not in there)
-        actual = ", ".join(facts.labels[:8]) + (", ..." if len(labels) > 8 else "")
-        raise DataError(f"{facts.name}: expected the model's channel {missing}, found {actual}", "{channels} chooses")
+    if own := by_name(facts.name, facts.labels, channels):
+        return tuple(own)
     if facts.channels != len(channels):
         actual = f"{facts.channels}"
         raise DataError(
             f"{facts.name}: expected the model's {len(channels)} channels, found {actual}", "{channels} chooses"
         )
-    if labels:
-        names = f"{facts.labels[0]} to {facts.labels[-1]}, the model's are {channels[0]} to {channels[-1]}"
-        warn(f"{facts.name}: its channels are called {names}: taken in their order")
+    if in_order := taken_in_order(facts.labels, channels):
+        warn(f"{facts.name}: {in_order}")
     return tuple(range(len(channels)))
 
 

@@ -42,7 +42,9 @@ def read_playable(path: Path, rate: float | None, unit: str | None, channels: Se
     if rate is None:
         raise DataError(f"{path}: expected a sampling rate for a table, found none", "{rate} says it")
     table = Table(path)
-    places = table.roles(channels).channels
+    roles = table.roles(channels)
+    table.gaps(roles, rate)  # refuses a time of another rate
+    places = roles.channels
     samples = exact_in_float32(table.samples(places))
     labels = tuple(table.names[place] for place in places)
     labels = tuple(f"ch{label}" if label.isdigit() else label for label in labels)

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from semg.common.errors import DataError
+from semg.data import gaps
+from semg.data.columns import taken_in_order
+from semg.data.faults import ADC_ENDS, find_faults
 from semg.data.filters import default_band
 from semg.data.preprocessing import USUAL_RMS, common_scale
 from semg.data.spectrum import Spectrum
@@ -29,19 +32,29 @@ def recording_for(
     """The samples of a recording in putEMG's layout or of a table, at the model's rate.
 
     rate (Hz), unit, columns: of a table; unit None: the training's, or another that is seen and told; columns None: all
-    channels. causal: refuse what looks ahead. warn: told what
-    was done to the samples. Raises DataError, which names the file.
+    channels. causal: refuse what looks ahead. warn: told what was done to the samples, and what is missing.
+    Raises DataError, which names the file.
     """
     signals = model.signal_path
+    ends: tuple[float, float] | None = None
     if not is_table(path):
+        ends = ADC_ENDS
         source = read_recording(path, signals.electrodes, signals.labels)
     elif rate is None:
         raise DataError(f"{path}: expected a sampling rate for a table, found none")
     else:
         scale = signals.scale if unit is None else UNITS[unit]
-        source = read_table(path, rate, scale, columns, len(signals.electrodes), signals.channels, signals.labels)
+        names = signals.electrode_names
+        source = read_table(path, rate, scale, columns, len(names), names, signals.labels)
+        if columns is None and (in_order := taken_in_order(source.channels, names)):
+            warn(f"{path}: {in_order}")
         if unit is None:
             source = in_usual_range(model, path, source, warn)
+    faults = find_faults(source.samples, range(1, source.samples.shape[1] + 1), ends)
+    if str(faults):
+        warn(f"{path}: {faults} of the model's")
+    if source.missing:
+        warn(f"{path}: {gaps.in_words(source.missing, source.rate)}; times of decisions do not count them")
     if source.rate != model.rate:
         if causal:
             raise DataError(
@@ -55,6 +68,8 @@ def recording_for(
         source = resampled(source, model.rate)
     if len(source.samples) < model.window:
         raise DataError(f"{path}: expected at least a window, {model.window} samples, found {len(source.samples)}")
+    if len(faults.dead) == source.samples.shape[1]:
+        raise DataError(f"{path}: expected a signal, found channels that never change")
     return source
 
 

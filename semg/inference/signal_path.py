@@ -9,7 +9,7 @@ from semg.common.errors import DataError, SettingError
 from semg.common.schema import POSITIVE, TEXT, Field, check_fields, flag, is_whole, numbers
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import MONTAGES, filtered, montage
-from semg.data.putemg import N_CHANNELS
+from semg.data.putemg import CHANNEL_COLUMNS, N_CHANNELS
 from semg.inference.checkpoint import Checkpoint
 
 _SIGNAL = {  # how recordings became the model's signals; other devices' models know fewer of these
@@ -45,6 +45,13 @@ class SignalPath:
     rate: float
     labels: str
     scale: float = 1.0
+
+    @property
+    def electrode_names(self) -> tuple[str, ...]:
+        """Names of the channels that the model's device has, before they are re-referenced."""
+        if self.reference.shape[0] == self.reference.shape[1]:
+            return self.channels
+        return tuple(CHANNEL_COLUMNS[number - 1] for number in self.electrodes)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "SignalPath":
