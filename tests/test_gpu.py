@@ -6,6 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_shards
+import torch
+from test_precision import under_autocast
+
+from model import GPT2Classifier, ModelConfig
+from semg.training.precision import hold_frozen_in_bf16
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -55,3 +60,17 @@ def test_a_recording_is_decided_for_alike(runs, run_script, tmp_path):
         tables.append(pd.read_csv(tmp_path / device / "new.csv").filter(like="p_"))
     assert len(tables[0]) > 10
     np.testing.assert_allclose(tables[1], tables[0], atol=2e-2)
+
+
+@pytest.mark.parametrize("tune", ["frozen", "lora"])
+def test_weights_held_in_bf16_compute_the_same_bits_in_half_the_memory(tune):
+    model = GPT2Classifier(ModelConfig(width=256, tune=tune, dropout=0.0)).train().to(DEVICE)
+    x = torch.randn(16, model.config.channels, model.config.samples, device=DEVICE)
+    before = sum(weight.nbytes for weight in model.parameters())
+    expected, expected_gradients = under_autocast(model, x)
+    exact = hold_frozen_in_bf16(model)
+    actual, gradients = under_autocast(model, x)
+    assert torch.equal(actual, expected)
+    assert gradients.keys() == expected_gradients.keys()
+    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+    assert before - sum(weight.nbytes for weight in model.parameters()) == sum(w.nbytes for w in exact.values()) / 2

@@ -16,7 +16,7 @@ def under_autocast(model, x):
     """What the model gives in a step of training, with dropout, and the gradients of what trains."""
     torch.manual_seed(0)
     model.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         logits = model(x)
         logits.float().square().sum().backward()
     return logits, {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
