@@ -2,8 +2,9 @@
 
 Output: a table and benchmarks/results/gpu.json. The small model (2 blocks of width 64) and GPT-2 small (12 of 768), by
 batch, by what trains, by precision, compiled and not. Band powers lie in the GPU's memory, and windows are gathered,
-normalised and augmented there, as in train.py; each time is of at least 30 steps. With several GPUs, train.py runs on
-all of them too. Weights are random and signals noise: neither changes how long this takes.
+normalised and augmented there, as in train.py; each time is of at least 30 steps. train.py under torchrun, on all GPUs
+that there are (on one: what DDP costs), is the last row. Weights are random and signals noise: neither changes how long
+this takes.
 
 Beside each time stands what prediction.py makes of the step's operations and of this GPU's matrix rate, bandwidth and
 launches, measured in the same run. Waiting is what reading a batch takes when nothing else runs.
@@ -21,6 +22,7 @@ Without CUDA and without --plan it says so and ends.
 import argparse
 import json
 import math
+import statistics
 import sys
 import tempfile
 import time
@@ -31,11 +33,13 @@ from pathlib import Path
 
 import torch
 from measuring import ROOT, Row, arguments, report, run_python
+from operations import Counter
 from prediction import CARDS, Card, Work, counts, predict
-from training_step import AUGMENT, a_run, epoch
+from torch import nn
+from training_step import AUGMENT, a_run, epoch, noise
 
 from semg.common import cli
-from semg.common.console import Console
+from semg.common.console import Console, counted
 from semg.common.errors import DataError
 from semg.training.trainer import Trainer
 
@@ -46,14 +50,15 @@ STEPS = 30  # of each time, at least
 SECONDS = 600  # of each recording
 SIDE = 8192  # of the square matrices that show what the device can do
 COPIED = 1 << 30  # bytes
-LAUNCHED = 1000  # kernels
+LAYERS = 20  # of the small network whose kernels are launched
 
 SMALL, GPT2 = Work(2, 64, 4), Work(12, 768, 12)
 WORKS = (
     *(replace(SMALL, batch=batch) for batch in (128, 1024, 2048)),
     *(replace(SMALL, compile=how) for how in ("default", "graphs")),
     *(replace(GPT2, batch=batch) for batch in (128, 1024, 2048)),
-    *(replace(GPT2, batch=batch, compile="default") for batch in (128, 1024, 2048)),
+    replace(GPT2, batch=1024, compile="default"),
+    *(replace(GPT2, batch=batch, compile="graphs") for batch in (128, 1024, 2048, 4096)),
     replace(GPT2, batch=1024, amp="fp32"),
     *(replace(GPT2, batch=1024, tune=tune) for tune in ("fpt", "lora", "frozen")),
 )
@@ -116,15 +121,27 @@ def synchronized(work: Callable[[], object]) -> float:
 
 
 def this_card() -> Card:
-    """This GPU, measured: its matrix rates, its bandwidth, and the host's time for a kernel; each the best of ten."""
+    """This GPU, measured: its matrix rates, its bandwidth, and the host's time for a kernel of a small network's step;
+    each the best of ten."""
 
     def rate(kind: torch.dtype) -> float:
         left, right = (torch.randn(SIDE, SIDE, device="cuda", dtype=kind) for _ in range(2))
         return 2 * SIDE**3 / min(synchronized(lambda: left @ right) for _ in range(10))
 
-    source, one = torch.empty(COPIED, device="cuda", dtype=torch.uint8), torch.zeros(1, device="cuda")
+    source = torch.empty(COPIED, device="cuda", dtype=torch.uint8)
     copy = min(synchronized(source.clone) for _ in range(10))
-    launch = min(synchronized(lambda: [one.add_(1) for _ in range(LAUNCHED)]) for _ in range(10)) / LAUNCHED
+    layers = [nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.GELU()) for _ in range(LAYERS)]
+    network, x = nn.Sequential(*layers).to("cuda"), torch.randn(8, 64, device="cuda")
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = network(x).square().mean()
+        loss.backward()
+
+    with Counter() as counter:
+        step()
+    launched = sum(one.launches for one in counter.operations["other"])
+    launch = min(synchronized(step) for _ in range(10)) / launched
     return Card(torch.cuda.get_device_name(), rate(torch.bfloat16), rate(torch.float32), 2 * COPIED / copy, launch)
 
 
@@ -152,13 +169,15 @@ def measure(run: Trainer, repeats: int) -> dict[str, float]:
     return {**taken, "steps": steps, "bytes": torch.cuda.max_memory_allocated()}
 
 
-def one(args: argparse.Namespace, work: Work, card: Card, seconds: float = SECONDS) -> list[Row]:
-    """The rows of one model at one batch size, on recordings of so many seconds."""
+def one(args: argparse.Namespace, work: Work, card: Card, data: list[str | Path]) -> list[Row]:
+    """The rows of one model at one batch size. data: flags, as `noise` returns them."""
+    torch._dynamo.reset()  # else what is compiled would be for the batches of the rows before it, too
     with tempfile.TemporaryDirectory() as name:
-        run = a_run(Path(name), seconds, work.words, device="cuda")
-        taken = measure(run, args.repeats)
+        taken = measure(a_run(data, Path(name), work.words, device="cuda"), args.repeats)
     step, predicted = taken["step"], predict(work, card)["step"]
-    achieved = sum(one.flops for own in counts(work).values() for one in own) / step
+    # windows that lie in one row cost attention more than each of them needs: attention, 1 or 2 %, is left out
+    operations = [one for own in counts(work).values() for one in own]
+    achieved = sum(one.flops for one in operations if "attention" not in one.name) / step
     cli.console(args).say(
         f"{work!s:<52}{1000 * step:9.2f} ms a step, predicted {1000 * predicted.seconds:9.2f} ({predicted.bound})"
         f"   putEMG's epoch {epoch_seconds(work, step):6.0f} s"
@@ -174,23 +193,20 @@ def one(args: argparse.Namespace, work: Work, card: Card, seconds: float = SECON
     ]  # fmt: skip
 
 
-def several(work: Work, processes: int, rate: float, seconds: float = SECONDS, device: str = "cuda") -> Row:
-    """The speed of train.py on several GPUs, as torchrun starts it, by its own last epoch.
+def several(data: list[str | Path], work: Work, processes: int, rate: float, device: str = "cuda") -> Row:
+    """The speed of train.py in processes with a GPU each, as torchrun starts them, by its own epochs behind the first.
 
-    work: of each process. rate: windows a second of one alone.
+    data: flags, as `noise` returns them. work: of each process. rate: windows a second of one alone, without torchrun.
     """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, ROOT / "train.py"]
+    whole = replace(work, batch=processes * work.batch)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        a_run(folder, seconds, ["--layers", "1"])  # writes shards and split
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, ROOT / "train.py"]
-        data = ["--shards", folder / "shards", "--split", folder / "split", "--out", folder / "several"]
-        how = ["--init", "random", "--epochs", 3, "--device", device, "--quiet"]
-        whole = replace(work, batch=processes * work.batch)
+        how = ["--out", Path(name) / "run", "--init", "random", "--epochs", 3, "--device", device, "--quiet"]
         run_python(*launcher, *data, *how, *AUGMENT, *whole.words)
-        last = json.loads((folder / "several/metrics.jsonl").read_text().splitlines()[-1])
-    speed = last["speed/windows_per_second"]
-    facts = {"windows_per_second": speed, "steps": last["step"]}
-    return Row(f"{whole}, {processes} GPUs: rate", "as many alone", speed / rate / processes, facts=facts)
+        rows = [json.loads(line) for line in (Path(name) / "run/metrics.jsonl").read_text().splitlines()]
+    speed = statistics.mean(row["speed/windows_per_second"] for row in rows[1:])
+    facts = {"windows_per_second": speed, "steps": rows[-1]["step"] - rows[0]["step"]}
+    return Row(f"{whole}, DDP on {counted(processes, 'GPU')}: rate", "one alone", speed / rate / processes, facts=facts)
 
 
 def main() -> int:
@@ -215,11 +231,13 @@ def main() -> int:
         )
     args.repeats = 1 if args.quick else args.repeats
     card = this_card()
-    rows = [row for work in (WORKS[:1] if args.quick else WORKS) for row in one(args, work, card)]
-    if torch.cuda.device_count() > 1 and not args.quick:
-        alone = replace(GPT2, batch=1024)
-        rate = next(row.facts["windows_per_second"] for row in rows if row.what == f"{alone}: reading")
-        rows.append(several(alone, torch.cuda.device_count(), rate))
+    with tempfile.TemporaryDirectory() as name:
+        data = noise(Path(name), SECONDS)
+        rows = [row for work in (WORKS[:1] if args.quick else WORKS) for row in one(args, work, card, data)]
+        if not args.quick:
+            alone = replace(GPT2, batch=LARGE_BATCH)
+            rate = next(row.facts["windows_per_second"] for row in rows if row.what == f"{alone}: reading")
+            rows.append(several(data, alone, torch.cuda.device_count(), rate))
     facts = {"bf16": card.bf16, "fp32": card.fp32, "bandwidth": card.bandwidth, "launch": card.launch}
     return report(args, rows, device=card.name, devices=torch.cuda.device_count(), card=facts)
 

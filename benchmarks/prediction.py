@@ -29,14 +29,15 @@ import torch.nn.functional as F
 from operations import Counter, Operation
 from torch import Tensor
 from torch.utils import _foreach_utils
-from training_step import a_run
+from training_step import a_run, noise
 
+from semg import attention
 from semg.training import augmentation, classification
 from semg.training.trainer import Trainer
 
 COMPONENTS = ("data", "front-end", "forward", "backward", "optimiser")
 COMPILED = ("forward", "backward")  # by --compile
-COUNTED = (4, 8)  # windows of the steps that are counted
+COUNTED = (8, 16)  # windows of the steps that are counted; powers of two, as are the batches of `Work`
 SECONDS = 30  # of each recording that they are read from
 LEAST = 2e-6  # seconds of the smallest kernel, an estimate
 GRAPH = 20e-6  # seconds to launch a CUDA graph, an estimate
@@ -157,7 +158,7 @@ def _counted(model: str) -> tuple[Counts, Counts]:
     """The operations of a step of each of COUNTED windows; the first step, which makes AdamW's means, is another."""
     with tempfile.TemporaryDirectory() as name:
         words = ["--batch-size", str(COUNTED[0]), *model.split()]
-        run = a_run(Path(name), SECONDS, words)
+        run = a_run(noise(Path(name), SECONDS), Path(name) / "run", words)
         run.model.train()
         _, few, more = (_step(run, size) for size in (COUNTED[0], *COUNTED))
     return few, more
@@ -214,6 +215,8 @@ def _as_on_a_gpu(run: Trainer, counter: Counter) -> Iterator[None]:
         (run.model, "tokens", within("front-end", run.model.tokens)),
         (torch.nn.utils, "clip_grad_norm_", within("optimiser", torch.nn.utils.clip_grad_norm_)),
         (_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["cpu", "cuda"]),
+        (attention, "faster_side_by_side", lambda model, _: model.training),
+        (attention, "sdpa_kernel", lambda _: nullcontext()),
         (F, "scaled_dot_product_attention", _without_dropout(F.scaled_dot_product_attention)),
         (F, "dropout", _dropout),
     ]
@@ -223,9 +226,9 @@ def _as_on_a_gpu(run: Trainer, counter: Counter) -> Iterator[None]:
         yield
 
 
-def _without_dropout(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Flash attention, which on a GPU drops out by itself, and on a CPU cannot."""
-    return lambda *args, **how: attention(*args, **how | {"dropout_p": 0.0})
+def _without_dropout(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Attention as one kernel, which on a GPU drops out by itself, and on a CPU cannot."""
+    return lambda *args, **how: attend(*args, **how | {"dropout_p": 0.0})
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: ARG001

@@ -28,22 +28,19 @@ from semg.training.trainer import Machine, Trainer
 AUGMENT = ["--augment", "band_rotation=0.5", "channel_dropout=0.1", "jitter=1"]
 
 
-def a_run(folder: Path, seconds: float, words: list[str], device: str = "cpu") -> Trainer:
-    """A run of train.py on noise: four people train, one validates, one would be tested."""
+def noise(folder: Path, seconds: float) -> list[str | Path]:
+    """Write shards of noise, of so many seconds each, and their split: four people train, one validates, one would be
+    tested. Returns the flags that name them."""
     records = [material.shard(folder / "shards", seconds, subject).name for subject in range(1, 7)]
     split = Split("noise", "subject", tuple(records[:4]), (records[4],), (records[5],))
     write_split(folder / "split", split, {})
-    paths = [
-        "--shards",
-        folder / "shards",
-        "--split",
-        folder / "split",
-        "--out",
-        folder / "run",
-        "--init",
-        "random",
-    ]
-    args = train.arguments().parse_args([*map(str, paths), "--device", device, "--quiet", *AUGMENT, *words])
+    return ["--shards", folder / "shards", "--split", folder / "split"]
+
+
+def a_run(data: list[str | Path], out: Path, words: list[str], device: str = "cpu") -> Trainer:
+    """A run of train.py on what `noise` wrote."""
+    flags = [*data, "--out", out, "--init", "random", "--device", device, "--quiet", *AUGMENT, *words]
+    args = train.arguments().parse_args([*map(str, flags)])
     machine = Machine(args.device, args.workers, args.compile)
     return Trainer(training.config_of(args), args.out, machine, World(), cli.console(args))
 
@@ -82,7 +79,7 @@ def main() -> int:
     rows = []
     for what, words in (("the default model", []), ("raw samples", ["--frontend", "raw"])):
         with tempfile.TemporaryDirectory() as name:
-            run = a_run(Path(name), 30 if args.quick else 150, words)
+            run = a_run(noise(Path(name), 30 if args.quick else 150), Path(name) / "run", words)
             seconds = measure(run, args.repeats)
         reach = 1.10 if not words else None
         facts = {"steps": run.task.steps_per_epoch, "batch": run.config.batch_size}

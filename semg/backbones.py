@@ -15,16 +15,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from semg import attention
 from semg.common.errors import DataError, SettingError
 from semg.common.files import expect_file, read_json
 from semg.weight_files import StoredTensor, stored_tensors
@@ -36,11 +36,6 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 MOST_BLOCKS = 1000  # of any decoder there is a few hundred at most; a list of more takes memory before it is refused
 MOST_CONFIG_BYTES = 1 << 24
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
-# PyTorch's attention, causal, under a name for which transformers makes no mask. Under `sdpa` it looks at positions
-# for several texts in one row, for which a GPU has to be waited for in each pass, and if compiled it always makes a
-# mask, which rules flash attention out.
-CAUSAL = "semg_causal"
-AttentionInterface.register(CAUSAL, sdpa_attention_forward)
 # Buffers of older files, which follow from the configuration.
 _BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|decoder\.version$")
 # Fields of config.json that say nothing about the blocks: words, heads on top, texts, how to store and to report.
@@ -194,7 +189,7 @@ def attention_of(config: PreTrainedConfig) -> str:
     kinds = getattr(config, "layer_types", None)
     if kinds is None:  # of all blocks at once
         kinds = ["sliding_attention"] if getattr(config, "sliding_window", None) else []
-    return CAUSAL if all(kind == "full_attention" for kind in kinds) else "sdpa"
+    return attention.CAUSAL if all(kind == "full_attention" for kind in kinds) else "sdpa"
 
 
 def _quietly_configured(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
@@ -253,7 +248,10 @@ def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
 
 def forward(model: nn.Module, embedded: Tensor) -> Tensor:
     """(B, T, d) embeddings in place of words -> (B, T, d), what the last norm gives."""
-    return model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    decoder = cast(PreTrainedModel, model)
+    if attention.faster_side_by_side(decoder, embedded):
+        return attention.side_by_side(decoder, embedded)
+    return decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
 
 
 # --- weights ------------------------------------------------------------------------------------------------------

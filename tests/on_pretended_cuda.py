@@ -4,6 +4,7 @@ import pretend_cuda  # before torch, which must see it
 
 # isort: split
 import json
+import math
 import signal as signals
 import sys
 from dataclasses import replace
@@ -39,7 +40,7 @@ from semg.inference.trained_model import TrainedModel
 from semg.training import batch_size, deep_baselines, loop
 from semg.training.adaptation import adapt
 from semg.training.calibration import Calibration, calibrate_subject
-from semg.training.optimization import OptimizerConfig
+from semg.training.optimization import Optimizer, OptimizerConfig
 
 TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --quiet".split()  # noqa: SIM905
 TINY += ["--augment", "band_rotation=0.5", "channel_dropout=0.1", "jitter=1"]  # no pilots before the steps that count
@@ -168,12 +169,39 @@ def test_training_computes_what_the_cpu_does(trained):
 def test_a_step_waits_once_and_launches_few_operations(script, tmp_path, steps, flags, most):
     with pretended() as gpu:
         script(train, tmp_path, *TINY, *flags, "--device", "cuda")
-        assert {(mask, causal) for mask, causal, _ in gpu.attention} == {(False, True)}
+        # in training several windows lie in a row, which a mask keeps apart; validated windows lie alone
+        assert {(mask, causal) for mask, causal, _ in gpu.attention} == {(True, False), (False, True)}
         assert torch.bfloat16 in {dtype for _, _, dtype in gpu.attention}
     taken = steps()
     assert len(taken) > 2
     assert all(len(waits) <= 1 for _, waits in taken), taken
     assert min(operations for operations, _ in taken) <= most
+
+
+class Diverging:
+    """A loss of a weight on the GPU that is no number from the fourth step on."""
+
+    steps_per_epoch = 6
+
+    def __init__(self):
+        self.module, self.seen = nn.Linear(3, 1).to("cuda"), 0
+
+    def batches(self, epoch, first):
+        yield from (torch.ones(4, 3).to("cuda") for _ in range(epoch * 6 + first, (epoch + 1) * 6))
+
+    def loss(self, batch, generator):  # noqa: ARG002
+        self.seen += 1
+        return self.module(batch).mean() * (math.nan if self.seen > 3 else 1)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_a_step_later():
+    state = loop.LoopState()
+    with pretended():
+        task = Diverging()
+        optimizer = Optimizer(task.module, OptimizerConfig(lr=0.01), 6)
+        with pytest.raises(loop.DivergedError, match="step 3: expected a finite loss"):
+            list(loop.fit(task, optimizer, epochs=1, seed=0, state=state))
+    assert (task.seen, state.in_epoch) == (5, 3)
 
 
 def test_a_rotation_is_chosen_by_pilots(script, tmp_path):
@@ -383,17 +411,17 @@ def test_a_backbone_is_read_without_a_mask_in_each_family_of_positions():
 # --- benchmarks ---------------------------------------------------------------------------------------------------
 
 
-def test_the_benchmark_measures_a_step_beside_its_prediction_of_as_many_operations(monkeypatch, capsys):
+def test_the_benchmark_measures_a_step_beside_its_prediction_of_as_many_operations(monkeypatch, capsys, tmp_path):
     """gpu.py runs as on a GPU; and what it predicts from was counted on the CPU, where other kernels are chosen."""
     monkeypatch.setattr(gpu, "SIDE", 64)
     monkeypatch.setattr(gpu, "COPIED", 1 << 20)
     monkeypatch.setattr(gpu, "STEPS", 2)
-    work = prediction.Work(2, 64, 4, batch=40)
+    work = prediction.Work(2, 64, 4, batch=64)
     args = measuring.arguments("", "gpu").parse_args(["--repeats", "1"])
     with pretended() as device:
         card = gpu.this_card()
         assert card.name == "pretended" and min(card.bf16, card.fp32, card.bandwidth, card.launch) > 0
-        rows = gpu.one(args, work, card, seconds=20)
+        rows = gpu.one(args, work, card, training_step.noise(tmp_path, 20))
         assert not [wait for wait in device.waits if "prediction.py" in wait]
     assert [row.what.rpartition(": ")[2] for row in rows] == ["a step", "arithmetic", "reading"]
     assert all(row.ratio > 0 for row in rows)
@@ -401,14 +429,15 @@ def test_the_benchmark_measures_a_step_beside_its_prediction_of_as_many_operatio
 
 
 def test_a_step_counted_on_the_cpu_is_the_step_that_a_gpu_takes(tmp_path, steps):
-    work = prediction.Work(2, 64, 4, batch=40)
+    work = prediction.Work(2, 64, 4, batch=64)
     with pretended() as device:
-        run = training_step.a_run(tmp_path, 30, work.words, device="cuda")
+        data = training_step.noise(tmp_path, 30)
+        run = training_step.a_run(data, tmp_path / "run", work.words, device="cuda")
         training_step.epoch(run)
         taken = device.operations
         marks = [mark for mark, _ in steps.marks]
     counted = [one for own in prediction.counts(work).values() for one in own]
-    last = taken[marks[-2] : marks[-1]]
+    last = taken[marks[-3] : marks[-2]]  # behind the last mark there is no step
     assert len(last) == pytest.approx(len(counted), rel=0.03)
     assert sum(one.flops for one in last) == sum(one.flops for one in counted)
     assert sum(one.bytes for one in last) == pytest.approx(sum(one.bytes for one in counted), rel=0.03)

@@ -278,7 +278,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _check_devices(name, tensors, here, args)
     _note_waiting(name, here, tensors, args, kwargs, asked)
     device = _resolved(asked) if asked is not None else here[0].device
-    if name.startswith("_scaled_dot_product_flash_attention"):
+    if name.startswith(("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention")):
         return _attention(name, args, kwargs, device)
     on_cpu = {key: torch.device("cpu") if key == "device" and value else _held(value) for key, value in kwargs.items()}
     on_cpu |= {"pin_memory": False} if on_cpu.get("pin_memory") else {}
@@ -340,7 +340,8 @@ def _note_waiting(
         if any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in tree_leaves(args[1])):
             GPU.wait("a mask as an index")
     elif name in ("_to_copy", "copy_") and here and _to_cpu(name, args, asked):
-        GPU.wait("a copy to the CPU")
+        if not kwargs.get("non_blocking"):
+            GPU.wait("a copy to the CPU")
     elif name in ("_to_copy", "copy_") and not (name == "copy_" and isinstance(args[1], OnDevice)) and away:
         blocking = not (kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
         if blocking or not GPU.is_pinned(away[0]):
@@ -352,22 +353,32 @@ def _to_cpu(name: str, args: Any, asked: torch.device | None) -> bool:
 
 
 def _attention(name: str, args: Any, kwargs: dict[str, Any], device: torch.device) -> Any:
-    """Flash attention and its gradients, by the CPU's kernels; dropout is left out."""
-    given, scale = _held(args), kwargs.get("scale")
+    """Flash and memory-efficient attention and their gradients, by the CPU's kernels; dropout is left out.
+
+    The efficient one is taken for a mask, the other without one.
+    """
+    given, scale, flash = _held(args), kwargs.get("scale"), "flash" in name
     if name.endswith("_backward"):
-        gradient, q, k, v, out, total = given[:6]
+        gradient, q, k, v, out, total = given[:6] if flash else (*given[:4], *given[5:7])
+        how = {"scale": scale} if flash else {"scale": scale, "attn_mask": given[4]}
         backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
         read = (gradient.contiguous(), q, k, v, out, total)
-        result = backward(*read, 0.0, given[11], scale=scale)
-        return _wrapped(operation(backward, read, {}, result), list(read), result, device)
+        result = backward(*read, 0.0, flash and given[11], **how)
+        gradients = _wrapped(operation(backward, read, how, result), list(read), result, device)
+        return gradients if flash else (*gradients, None)
     q, k, v = given[:3]
-    causal = given[4] if len(given) > 4 else kwargs.get("is_causal", False)
+    causal = flash and (given[4] if len(given) > 4 else kwargs.get("is_causal", False))
+    how = {} if flash else {"attn_mask": given[3]}
     forward = aten._scaled_dot_product_flash_attention_for_cpu.default
-    result = forward(q, k, v, 0.0, causal, scale=scale)
-    out, total = _wrapped(operation(forward, (q, k, v), {}, result), [q, k, v], result, device)
+    result = forward(q, k, v, 0.0, causal, scale=scale, **how)
+    out, total = _wrapped(operation(forward, (q, k, v), how, result), [q, k, v], result, device)
     random, nothing = OnDevice(torch.zeros(2, dtype=torch.uint64), device), OnDevice(torch.empty(0), device)
     offset = OnDevice(torch.zeros((), dtype=torch.uint64), device)
-    return out, total, None, None, q.shape[2], k.shape[2], random, offset, nothing
+    return (
+        (out, total, None, None, q.shape[2], k.shape[2], random, offset, nothing)
+        if flash
+        else (out, total, random, offset)
+    )
 
 
 # --- PyTorch's own functions that ask for a device ----------------------------------------------------------------
@@ -380,7 +391,9 @@ def _attention_of(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=Fa
         return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     GPU.attention.append((attn_mask is not None, is_causal, query.dtype))
     if attn_mask is not None:
-        return aten._scaled_dot_product_attention_math(query, key, value, attn_mask, 0.0, is_causal, scale=scale)[0]
+        bias = attn_mask.expand(*query.shape[:3], key.shape[2])
+        efficient = aten._scaled_dot_product_efficient_attention
+        return efficient(query, key, value, bias, query.requires_grad, dropout_p, is_causal, scale=scale)[0]
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
@@ -400,6 +413,17 @@ def _run_thread(self):
     """A thread begins on device 0, as CUDA has it."""
     with _Mode():
         _thread_run(self)
+
+
+class _Event:
+    """A mark among the operations, which the host can wait for."""
+
+    def record(self) -> None:
+        """Put it behind all operations so far."""
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        GPU.wait("an event")
 
 
 class _Generator:
@@ -425,6 +449,7 @@ def pretended() -> Iterator[Gpu]:
         "reset_peak_memory_stats": lambda _=None: GPU.count_anew(),
         "manual_seed": lambda seed: None,  # noqa: ARG005  what is drawn comes from the CPU's generator
         "manual_seed_all": lambda seed: None,  # noqa: ARG005
+        "Event": _Event,
         "synchronize": lambda *_: GPU.wait("torch.cuda.synchronize"),
         "is_bf16_supported": lambda *_, **__: True,
         "get_device_name": lambda *_: "pretended",

@@ -27,7 +27,8 @@ ROOMS = {
     "data": {"common"},
     "download": {"data", "common"},  # it checks recordings as they come, and names the data set's files
     "model": {"backbones", "frontends", "common"},
-    "backbones": {"weight_files", "common"},
+    "backbones": {"attention", "weight_files", "common"},
+    "attention": set(),
     "weight_files": {"common"},
     "frontends": {"common"},
     "common": set(),

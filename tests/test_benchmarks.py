@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from operations import Counter
 from preprocessing import authors_method
 from torch.utils.flop_counter import FlopCounterMode
-from training_step import a_run
+from training_step import a_run, noise
 
 from semg.common.errors import DataError
 
@@ -71,8 +71,8 @@ def test_optimisers_on_lists_of_tensors_launch_a_kernel_for_each_full_list_and_m
 
 
 def test_what_is_predicted_of_a_batch_is_what_a_step_of_it_counts(tmp_path):
-    work = prediction.Work(1, 32, 2, batch=24, tune="lora")
-    run = a_run(tmp_path, 30, work.words)
+    work = prediction.Work(1, 32, 2, batch=32, tune="lora")
+    run = a_run(noise(tmp_path, 30), tmp_path / "run", work.words)
     run.model.train()
     _, counted = (prediction._step(run, work.batch) for _ in range(2))
     assert prediction.counts(work) == counted
@@ -116,8 +116,9 @@ def test_the_plan_in_the_docs_is_the_plan_printed():
 
 
 @pytest.mark.slow
-def test_several_processes_train_and_say_how_fast():
-    row = gpu.several(prediction.Work(1, 32, 2, batch=16, amp="fp32"), 2, 100.0, seconds=20, device="cpu")
+def test_several_processes_train_and_say_how_fast(tmp_path):
+    data = noise(tmp_path, 20)
+    row = gpu.several(data, prediction.Work(1, 32, 2, batch=16, amp="fp32"), 2, 100.0, device="cpu")
     assert row.facts["windows_per_second"] > 0 and "2 GPUs" in row.what
 
 

@@ -34,12 +34,12 @@ class World:
         """This process's share of a batch: every size-th of its places (B,)."""
         return index[self.rank :: self.size]
 
-    def mean(self, values: Tensor) -> list[float]:
+    def mean(self, values: Tensor) -> Tensor:
         """The mean over processes of some numbers (n,)."""
         if self.size > 1:
             distributed.all_reduce(values)
             values = values / self.size
-        return values.tolist()
+        return values
 
     def sum(self, counts: Tensor) -> Tensor:
         """The sum over processes of a tensor, which every process gets."""
@@ -65,7 +65,7 @@ class World:
 
     def parallel(self, module: nn.Module, *, unused: bool = False) -> nn.Module:
         """`module`, whose gradients become the mean over processes; unused: some parameters may get no gradient."""
-        if self.size == 1:
+        if not (distributed.is_available() and distributed.is_initialized()):
             return module
         # buffers are the front-end's constants; gradients as views of what is sent: no copy of them each step
         return nn.parallel.DistributedDataParallel(
@@ -74,7 +74,7 @@ class World:
 
     def leave(self) -> None:
         """Say goodbye to the other processes."""
-        if self.size > 1:
+        if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
 
 

@@ -98,9 +98,10 @@ def fit(
     state: where to begin, moved along. autocast: the precision to compute losses in. average: follows the weights.
     world: the processes that train together. progress, name: shows each epoch's steps, as `name 1/8`.
     stop: looked at after each step; training then ends at once, and `state` says where.
-    Raises DivergedError for a loss or gradient that can't be, before it moves a weight.
+    Raises DivergedError for a loss or gradient that can't be, before it moves a weight; on a GPU up to a step later.
     """
     state, world = state or LoopState(), world or World()
+    watch = _Watch(state, world)
     while state.epoch < epochs and not stop():
         first, began = state.in_epoch, time.perf_counter()
         task.module.train()
@@ -111,18 +112,20 @@ def fit(
             desc=f"{name} {state.epoch + 1}/{epochs}",
             leave=False,
         )
-        for batch in bar:
-            step = state.epoch * task.steps_per_epoch + state.in_epoch
+        for place, batch in enumerate(bar, first):
+            step = state.epoch * task.steps_per_epoch + place
             generator = _seeded(task.module, seed, stream, step, world.rank)
             with autocast or nullcontext():
                 loss = task.loss(batch, generator)
             norm = optimizer.backward(loss)
-            _count(state, step, *world.mean(torch.stack([loss.detach(), norm.detach()])))
+            watch.note(step, loss, norm)
             optimizer.step(step)
             if average is not None:
                 average.follow(step)
             if stop():
+                watch.finish()
                 return
+        watch.finish()
         yield _finished(state, task.steps_per_epoch, (state.in_epoch - first) / (time.perf_counter() - began))
 
 
@@ -130,6 +133,39 @@ def _seeded(module: nn.Module, seed: int, stream: Stream, step: int, rank: int) 
     """Seed torch's own generators for a step; returns one more, on the CPU: the same draws whatever the device."""
     reseed(next(module.parameters()).device, seed_of(seed, stream, step, rank))
     return torch.Generator().manual_seed(seed_of(seed, stream + 1, step, rank))
+
+
+class _Watch:
+    """Looks at the loss and gradient norm of each step, and counts it in the state.
+
+    A GPU's numbers come to the host while the GPU goes on, and are looked at in the step behind: else the GPU would
+    wait until the host has seen them and prepared the next batch.
+    """
+
+    def __init__(self, state: LoopState, world: World) -> None:
+        self._state, self._world = state, world
+        self._due: tuple[int, Tensor, torch.cuda.Event | None] | None = None  # step, both numbers, when they are there
+
+    def note(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Take a step's. DivergedError for what those that are there say."""
+        numbers = self._world.mean(torch.stack([loss.detach(), norm.detach()]))
+        on_the_way = None
+        if numbers.device.type == "cuda":
+            numbers, on_the_way = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
+            on_the_way.record()
+            self.finish()
+        self._due = step, numbers, on_the_way
+        if on_the_way is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Look at what was not looked at yet."""
+        if self._due is None:
+            return
+        (step, numbers, on_the_way), self._due = self._due, None
+        if on_the_way is not None:
+            on_the_way.synchronize()
+        _count(self._state, step, *numbers.tolist())
 
 
 def _count(state: LoopState, step: int, loss: float, norm: float) -> None:
