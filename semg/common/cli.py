@@ -35,9 +35,6 @@ STARTS_ANEW = "the same command starts from the beginning"
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
 
 
-_HALF = re.compile("[\ud800-\udfff]")  # of a character; Python's stand-ins for bytes that are not UTF-8
-
-
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """The docstring as it is written, and the default behind every flag that has one."""
 

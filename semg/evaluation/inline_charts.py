@@ -19,7 +19,6 @@ from semg.evaluation.predictions import Bin, Excerpt
 _LONGEST = 26  # characters of a row's name that fit; the rest is in its tooltip
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 40.0  # margins of a chart
 _ROW = 26.0  # height of a row of dots
-Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -76,20 +75,20 @@ class Chart:
         shape = f"{self.width:g}", f"{self.height:g}", f"{self.width:g}"
         return head.format(*shape, self.description) + Markup("").join(self._parts) + Markup("</svg>")
 
-    def across(self, axis: Axis, label: str, *, text: str = "{:g}", whole: bool = False) -> None:
+    def across(self, axis: Axis, label: str, *, whole: bool = False) -> None:
         """Ticks and a label below."""
         bottom = self.height - _BOTTOM
         for value in axis.ticks(whole=whole):
             self.line([(axis.at(value), _TOP), (axis.at(value), bottom)], "grid")
-            self.text(axis.at(value), bottom + 15, text.format(_zero(value)), "middle small")
+            self.text(axis.at(value), bottom + 15, f"{_zero(value):g}", "middle small")
         self.text((axis.first + axis.last) / 2, self.height - 7, label, "middle")
 
-    def up(self, axis: Axis, left: float, right: float, label: str, *, text: str = "{:g}") -> None:
+    def up(self, axis: Axis, label: str) -> None:
         """Ticks on the left, and what they count above."""
         for value in axis.ticks(5):
-            self.line([(left, axis.at(value)), (right, axis.at(value))], "grid")
-            self.text(left - 6, axis.at(value) + 4, text.format(_zero(value)), "end small")
-        self.text(left, _TOP - 3, label, "small")
+            self.line([(_LEFT, axis.at(value)), (self.width - _RIGHT, axis.at(value))], "grid")
+            self.text(_LEFT - 6, axis.at(value) + 4, f"{_zero(value):g}", "end small")
+        self.text(_LEFT, _TOP - 3, label, "small")
 
 
 def _zero(value: float) -> float:
@@ -116,7 +115,7 @@ def learning_curve(rows: Sequence[Mapping[str, float]], criterion: Criterion, be
     values = {subset: [row[f"{subset}/{criterion.name}"] for row in rows] for subset in ("train", "val")}
     up = Axis(*_range([*values["train"], *values["val"]]), chart.height - _BOTTOM, _TOP)
     chart.across(across, "epoch", whole=True)
-    chart.up(up, _LEFT, chart.width - _RIGHT, criterion.label)
+    chart.up(up, criterion.label)
     chart.line([(across.at(best), up.first), (across.at(best), up.last)], "muted dashed")
     for subset, css in (("train", "c1"), ("val", "c0")):
         points = [(across.at(epoch), up.at(value)) for epoch, value in zip(epochs, values[subset], strict=True)]
@@ -187,7 +186,7 @@ def repetitions(means: Mapping[int, tuple[float, float]], metric: Metric) -> Mar
     across = Axis(counts[0] - 0.5, counts[-1] + 0.5, _LEFT, chart.width - _RIGHT)
     up = Axis(*_range(scale * value for pair in means.values() for value in pair), chart.height - _BOTTOM, _TOP)
     chart.across(across, "repetitions of each gesture", whole=True)
-    chart.up(up, _LEFT, chart.width - _RIGHT, metric.head)
+    chart.up(up, metric.head)
     for which, css, words in ((0, "c1", "without"), (1, "c0", "with")):
         points = [(across.at(count), up.at(scale * means[count][which])) for count in counts]
         chart.line(points, css)
@@ -202,7 +201,7 @@ def reliability(bins: Sequence[Bin]) -> Markup:
     across = Axis(0, 100, _LEFT, chart.width - _RIGHT)
     up = Axis(0, 100, chart.height - _BOTTOM, _TOP)
     chart.across(across, "confidence (%)")
-    chart.up(up, _LEFT, chart.width - _RIGHT, "right (%)")
+    chart.up(up, "right (%)")
     total = sum(one.windows for one in bins)
     nearest = min((b.confidence - a.confidence for a, b in pairwise(bins)), default=1.0)
     width = min(18.0, 0.9 * (across.at(100 * nearest) - across.at(0)))  # of bars that do not overlap

@@ -323,13 +323,13 @@ def _columns(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]
     return {key: np.array([one[key] for one in subjects.values() if one[key] is not None], np.float64) for key in keys}
 
 
-def over_subjects(subjects: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def over_subjects(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """mean_over_subjects, sd_over_subjects and ci95 of what `per_subject` gives, each with the same keys.
 
     The standard deviation is that of a sample (n - 1), None for a single person; the interval is None for few people.
     """
     values = _columns(subjects)
-    intervals = {key: bootstrap_interval(v, seed=seed) if len(v) else None for key, v in values.items()}
+    intervals = {key: bootstrap_interval(v) if len(v) else None for key, v in values.items()}
     return {
         "mean_over_subjects": mean_over_subjects(subjects),
         "sd_over_subjects": {key: float(v.std(ddof=1)) if len(v) > 1 else None for key, v in values.items()},
@@ -393,8 +393,6 @@ def scores(
     subject: np.ndarray,
     classes: Sequence[str],
     rest_classes: Collection[str],
-    *,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """All metrics of one set of predictions, in JSON's types; see `report`."""
     rest = is_rest(classes, rest_classes)
@@ -402,7 +400,7 @@ def scores(
     subjects = per_subject(label, prediction, subject, len(classes), rest)
     return {
         **scores_of(counts, rest),
-        **over_subjects(subjects, seed=seed),
+        **over_subjects(subjects),
         "per_class": per_class(counts, classes),
         "per_subject": subjects,
         "confusion": counts.tolist(),
@@ -424,7 +422,6 @@ def report(
     vote: int = 1,
     probabilities: np.ndarray | None = None,
     hold: float = 0.0,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """What metrics.json says of some predictions, in JSON's types; deterministic.
 
@@ -443,7 +440,7 @@ def report(
     max_step = (window_seconds + MAX_PAUSE) * rate
 
     def scored(decided: np.ndarray) -> dict[str, Any]:
-        return scores(label[known], decided[known], subject[known], classes, rest_classes, seed=seed)
+        return scores(label[known], decided[known], subject[known], classes, rest_classes)
 
     result = scored(prediction)
     content = {

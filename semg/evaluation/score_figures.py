@@ -25,6 +25,7 @@ MARKERS = "os^v"  # of metrics, in the registry's order
 SIMULATED = " (SIMULATED)"  # ends a title
 NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
+_TITLE_SIZE = 13  # points
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
 # a decorator, so that nobody's matplotlibrc changes a picture
 # and `$` in a name is a letter, not mathematics
@@ -52,11 +53,11 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def headline(figure: Figure, title: str, size: float = 13) -> None:
+def headline(figure: Figure, title: str) -> None:
     """The title above everything, in as many lines as the figure's width needs."""
-    room = int(72 * figure.get_figwidth() / (0.6 * size))  # letters; one is about 0.6 of its size wide
+    room = int(72 * figure.get_figwidth() / (0.6 * _TITLE_SIZE))  # letters; one is about 0.6 of its size wide
     lines = textwrap.wrap(title, room, break_long_words=False, break_on_hyphens=False)
-    figure.suptitle("\n".join(lines), fontsize=size)
+    figure.suptitle("\n".join(lines), fontsize=_TITLE_SIZE)
 
 
 @usual_style

@@ -20,6 +20,7 @@ from semg.inference.streaming import Given
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
 PIECE = 64  # windows whose tokens a CPU computes at once: its caches hold most of that
+_AT_ONCE = 512  # windows, where nobody says how many
 READY_BYTES = 1 << 30  # of tokens kept in memory at most: some 90,000 windows of the default model
 
 
@@ -103,18 +104,6 @@ def cached_frames(
     )
 
 
-def statistics_for(
-    model: GPT2Classifier,
-    method: str,
-    shards: Sequence[Shard],
-    transform: np.ndarray,
-    device: torch.device,
-    progress: Progress = iter,
-) -> Tensor | None:
-    """Token statistics by shard under normalisation by session; None where the model's own serve."""
-    return session_statistics(model, shards, transform, device, progress) if method == "session" else None
-
-
 @torch.inference_mode()
 def ready_tokens(
     model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = 512
@@ -185,14 +174,13 @@ def pooled_features(
     statistics: Tensor | None,
     index: np.ndarray,
     autocast: torch.autocast | None = None,
-    batch_size: int = 512,
     ready: Tensor | None = None,
 ) -> np.ndarray:
     """(len(index), d) float32: what the head sees of the windows at the places `index`, in evaluation mode.
 
     ready: as in `probabilities`.
     """
-    order = [index[places] for places in in_order(len(index), batch_size)]
+    order = [index[places] for places in in_order(len(index), _AT_ONCE)]
     tokens = _computed(model, batches, statistics, order) if ready is None else (ready[places] for places in order)
     parts = []
     for batch_tokens in tokens:
@@ -211,11 +199,9 @@ def open_windows(shards: Sequence[Shard]) -> WindowSet:
 
 
 @torch.inference_mode()
-def signal_probabilities(
-    model: GPT2Classifier, signal: np.ndarray, starts: np.ndarray, session: Given, batch_size: int = 512
-) -> np.ndarray:
+def signal_probabilities(model: GPT2Classifier, signal: np.ndarray, starts: np.ndarray, session: Given) -> np.ndarray:
     """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, normalised alike."""
-    tokens = signal_tokens(model, Signal(signal, session), starts, batch_size)
+    tokens = signal_tokens(model, Signal(signal, session), starts, _AT_ONCE)
     return torch.cat([model.classify(batch_tokens).float().softmax(1).cpu() for batch_tokens in tokens]).numpy()
 
 

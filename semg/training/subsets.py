@@ -14,7 +14,7 @@ from semg.data import normalization
 from semg.data.batches import Batch, Batches
 from semg.data.shards import Shard, WindowSet, check_alike, open_shards
 from semg.data.splits import Split, read_split
-from semg.inference.batch import cached_frames, open_windows, session_statistics, statistics_for
+from semg.inference.batch import cached_frames, open_windows, session_statistics
 from semg.training.config import TrainConfig
 
 
@@ -126,7 +126,9 @@ def _subset(
 ) -> Subset:
     windows = open_windows(shards)
     transform = normalization.transform_of(shards, config.normalization, gain)
-    statistics = statistics_for(model, config.normalize, shards, transform, device, progress)
+    statistics = None  # the model's own serve
+    if config.normalize == "session":
+        statistics = session_statistics(model, shards, transform, device, progress)
     return Subset(shards, windows, Batches(windows, transform, device, workers), transform, statistics)
 
 
