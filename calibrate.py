@@ -35,10 +35,11 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import checksum, folder_lock
 from semg.common.provenance import how_made
-from semg.data.shards import Shard, open_verified
+from semg.data.shards import Shard, WindowSet, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import recordings
 from semg.flags.computing import add_threads
 from semg.inference.checkpoint import weights_file
@@ -104,12 +105,6 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
 def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
     """The recipe that the flags ask for. Raises UsageError for what this model cannot have."""
     augmentation = Augmentation.parse(args.augment or ["none"])
-    if augmentation.band_rotation is None:
-        raise UsageError(
-            "--augment band_rotation: expected a number from 0 to 1, found auto, which is train.py's alone"
-        )
-    if augmentation.jitter:
-        raise UsageError("--augment jitter: expected none, for each window's tokens are computed once; leave it out")
     for name in OF_BAND_POWERS:
         if getattr(augmentation, name) and not frontends.has_log_powers(model.config.frontend):
             actual = f"found one of {model.config.frontend}"
@@ -156,18 +151,13 @@ def write(
     seen: list[str],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Score the decisions before and after and write the results; returns what metrics.json holds."""
-    first = shards[0]
-    scored: dict[str, Any] = {key: predictions[key] for key in ("label", "subject", "record", "start")} | {
-        "classes": first.classes,
-        "rest_classes": first.rest_classes,
-    }
-    lengths: dict[str, Any] = {
-        "rate": first.rate,
-        "window_seconds": first.window / first.rate,
-        "stride_seconds": first.arguments["stride"] / first.rate,
-    }
-    zero_shot = metrics.report(prediction=predictions["before"].argmax(1), **scored, **lengths)
+    """Score the decisions before and after and write the results; returns what metrics.json holds.
+
+    predictions: as of `calibrate_subject`, of all windows of the shards, person after person.
+    """
+    before, after = predictions["before"], predictions["after"]
+    scored = ScoredWindows.of(WindowSet(shards), predictions["scored"])
+    zero_shot = metrics.report(scored, before.argmax(1))
     extra = {
         "subset": args.subset,
         "calibrate": args.repetitions,
@@ -183,15 +173,7 @@ def write(
         **model.restriction_facts(),
         "made": how_made("calibrate.py", args),
     }
-    return write_results(
-        args.out,
-        prediction=predictions["after"].argmax(1),
-        probabilities=predictions["after"],
-        simulated=any(shard.simulated for shard in shards),
-        extra=extra,
-        **scored,
-        **lengths,
-    )
+    return write_results(args.out, scored, after.argmax(1), after, extra=extra)
 
 
 def main() -> int:
@@ -220,7 +202,8 @@ def main() -> int:
         except DivergedError as error:
             raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g} or --amp fp32") from None
         predictions = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        report = write(predictions, model, shards, split, recipe, seen, args)
+        in_order = [shard for own in subjects.values() for shard in own]
+        report = write(predictions, model, in_order, split, recipe, seen, args)
     console.say(summary(report))
     leading = metrics.leading()
     after = report["mean_over_subjects"][leading.name]

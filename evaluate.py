@@ -63,6 +63,7 @@ from semg.data.splits import SUBSETS, Split, read_split
 from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics
 from semg.evaluation.report import over_time_in_words, summary, write_results
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import recordings
 from semg.flags.computing import add_threads
 from semg.flags.smoothing import add_smooth, add_vote
@@ -161,9 +162,9 @@ def score(
     normalization = model.channel_normalization
     return write_results(
         args.out,
-        **scores.columns(),
-        probabilities=scores.probabilities,
-        simulated=any(shard.simulated for shard in shards),
+        ScoredWindows.of(scores.windows),
+        scores.probabilities.argmax(1),
+        scores.probabilities,
         vote=args.vote,
         hold=args.smooth,
         extra={
@@ -205,10 +206,15 @@ def adapted(
     if "class_windows" not in model.description:
         console.warn(f"{args.checkpoint}: does not say how often each gesture was trained on; equal shares are assumed")
     console.say(f"adapted to {result.accepted} of {cli.counted(len(result.sessions), 'session')}")
-    columns = result.adapted.columns() | {"prediction": result.unadapted.argmax(1), "probabilities": result.unadapted}
     record = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
-    beside = metrics.report(**columns, vote=args.vote, hold=args.smooth)
+    beside = unadapted_report(result.adapted.windows, result.unadapted, args)
     return result.adapted, {"unadapted": beside, "adaptation": record}
+
+
+def unadapted_report(windows: WindowSet, probabilities: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
+    """What metrics.json says of the model as it was, on the windows that the adapted one is scored on."""
+    scored, prediction = ScoredWindows.of(windows), probabilities.argmax(1)
+    return metrics.report(scored, prediction, probabilities, vote=args.vote, hold=args.smooth)
 
 
 def adapted_online(
@@ -231,9 +237,8 @@ def adapted_online(
             console.say(f"{name}: the model is kept as it was: {reason}")
     reached = sum(any(one["accepted"] for one in tries) for tries in events.values())
     console.say(f"adapted to {reached} of {cli.counted(len(events), 'session')}")
-    columns = scores.columns() | {"prediction": unadapted.argmax(1), "probabilities": unadapted}
     record = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}
-    beside = metrics.report(**columns, vote=args.vote, hold=args.smooth) | over_time(Scores(windows, unadapted))
+    beside = unadapted_report(windows, unadapted, args) | over_time(Scores(windows, unadapted))
     return scores, {"unadapted": beside, "adaptation": record}
 
 

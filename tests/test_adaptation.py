@@ -252,7 +252,7 @@ def test_a_model_of_some_gestures_adapts_by_their_shares_and_scores_their_window
     np.testing.assert_allclose(class_prior(some), kept / kept.sum())
     result = score_adapted(some, some.own_windows(session), "session", ANYTHING)
     assert result.accepted == 1
-    assert result.adapted.columns()["classes"] == ("extension", "fist")
+    assert result.adapted.windows.shards[0].classes == ("extension", "fist")
     assert result.adapted.probabilities.shape == (len(result.adapted.windows), 2)
     whole = score_adapted(model, session, "session", ANYTHING)
     places = np.isin(whole.adapted.windows.label, [1, 3])

@@ -118,7 +118,7 @@ def test_every_field_of_the_recipe_matters():
 
 
 def test_jitter_would_do_nothing_and_is_refused():
-    with pytest.raises(ValueError, match=r"augmentation: expected no jitter"):
+    with pytest.raises(ValueError, match=r"augment: expected no jitter"):
         recipe(augmentation=Augmentation.parse(["jitter=1"]))
 
 

@@ -12,10 +12,17 @@ from scipy.stats import bootstrap
 from sklearn import metrics as reference
 
 from semg.evaluation import metrics
+from semg.evaluation.scored_windows import ScoredWindows
 
 CLASSES = ("idle", "fist", "flexion", "extension", "pinch")
 K = len(CLASSES)
 TIMES = {"rest_classes": ["idle"], "rate": 100.0, "window_seconds": 0.2, "stride_seconds": 0.1}
+
+
+def report(label, prediction, subject, record, start, classes=CLASSES, **how):
+    columns = {"label": label, "subject": subject, "record": record, "start": start}
+    return metrics.report(ScoredWindows(**columns, classes=classes, **TIMES), prediction, **how)
+
 
 pairs = st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=60)
 
@@ -101,7 +108,7 @@ def test_shuffled_labels_give_chance_within_the_interval():
     rng = np.random.default_rng(0)
     label, prediction = np.repeat(np.arange(K), 800), np.repeat(np.arange(K), 800)
     subject = np.tile(np.arange(20), 200).astype(str)
-    actual = metrics.report(rng.permutation(label), prediction, subject, subject, np.arange(4000), CLASSES, **TIMES)
+    actual = report(rng.permutation(label), prediction, subject, subject, np.arange(4000))
     low, high = actual["ci95"]["accuracy"]
     assert low <= 1 / K <= high
     assert high - low < 0.05
@@ -166,7 +173,7 @@ def test_vote_does_not_profit_from_the_gap_that_follows_a_label_change():
     label = np.repeat([0, 1], 10)
     start = np.concatenate([np.arange(10) * 10, 90 + 45 + np.arange(10) * 10])  # a margin of 0.25 s after the change
     one = np.full(20, "a")
-    actual = metrics.report(label, label, one, one, start, CLASSES[:2], vote=5, **TIMES)
+    actual = report(label, label, one, one, start, CLASSES[:2], vote=5)
     assert actual["accuracy"] == 1.0
     assert actual["vote"]["accuracy"] == 0.9  # two windows late
     assert actual["vote"]["added_delay_ms"] == 200.0
@@ -175,7 +182,7 @@ def test_vote_does_not_profit_from_the_gap_that_follows_a_label_change():
 def test_report_has_the_promised_keys_in_jsons_types():
     label, prediction = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
     subject = np.array(["03", "03", "04", "04"])
-    actual = metrics.report(label, prediction, subject, subject, np.arange(4), CLASSES, vote=3, **TIMES)
+    actual = report(label, prediction, subject, subject, np.arange(4), vote=3)
     keys = "accuracy balanced_accuracy macro_f1 active_accuracy per_class per_subject confusion classes n_windows"
     assert {*keys.split(), "n_subjects", "mean_over_subjects", "sd_over_subjects", "ci95"} <= set(actual)
     person = {"accuracy", "balanced_accuracy", "macro_f1", "active_accuracy", "n_windows"}
@@ -191,7 +198,7 @@ def test_report_has_the_promised_keys_in_jsons_types():
 def test_below_five_people_there_is_no_interval_and_for_one_no_standard_deviation(people):
     who = np.repeat([f"{n:02d}" for n in range(people)], 3)
     truth = np.tile([0, 1, 1], people)
-    actual = metrics.report(truth, np.tile([0, 1, 2], people), who, who, np.arange(3 * people), CLASSES, **TIMES)
+    actual = report(truth, np.tile([0, 1, 2], people), who, who, np.arange(3 * people))
     for name in ("accuracy", "macro_f1", "n_windows"):
         assert (actual["sd_over_subjects"][name] is None) == (people == 1)
         assert (actual["ci95"][name] is None) == (people < 5)
@@ -246,5 +253,5 @@ def test_six_hundred_thousand_windows_take_about_a_second():
     subject = np.repeat([f"{i:02d}" for i in range(60)], n // 60)
     start = np.tile(np.arange(n // 60) * 640, 60)
     began = time.process_time()
-    metrics.report(label, prediction, subject, record, start, [str(i) for i in range(8)], vote=5, **TIMES)
+    report(label, prediction, subject, record, start, [str(i) for i in range(8)], vote=5)
     assert time.process_time() - began < 5  # about 1 s where nothing else runs

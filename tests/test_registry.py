@@ -13,6 +13,7 @@ import train
 from semg.data.splits import Split
 from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.evaluation.tensorboard import Board
 
 CLASSES = ("idle", "fist", "pinch")
@@ -43,17 +44,9 @@ def predictions(seed):
 
 def write(folder, seed):
     given = predictions(seed) | {"record": np.full(240, "r"), "start": np.arange(240) * 640}
-    lengths = {"rate": 5120.0, "window_seconds": 0.25, "stride_seconds": 0.125}
-    return write_results(
-        folder,
-        **given,
-        **lengths,
-        probabilities=None,
-        classes=CLASSES,
-        rest_classes=["idle"],
-        simulated=False,
-        extra={"subset": "test"},
-    )
+    prediction, lengths = given.pop("prediction"), {"rate": 5120.0, "window_seconds": 0.25, "stride_seconds": 0.125}
+    windows = ScoredWindows(**given, **lengths, classes=CLASSES, rest_classes=["idle"])
+    return write_results(folder, windows, prediction, None, extra={"subset": "test"})
 
 
 def test_it_is_in_the_files_of_an_evaluation(tmp_path):

@@ -22,6 +22,7 @@ from semg.evaluation import inline_charts
 from semg.evaluation.predictions import Bin, Excerpt, excerpt, read_predictions, reliability, surest_errors
 from semg.evaluation.report import write_results
 from semg.evaluation.run_record import read_run_record
+from semg.evaluation.scored_windows import ScoredWindows
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CLASSES = small_shards.CLASSES
@@ -50,18 +51,20 @@ def write_result(folder, shards, *, gain=0.0, names=PEOPLE, classes=CLASSES, see
     lengths = [len(one.windows) for one in opened]
     return write_results(
         folder,
-        label=np.concatenate([one.windows["label"] for one in opened]).astype(np.int64),
-        prediction=np.concatenate([one[0] for one in result]),
-        probabilities=np.concatenate([one[1] for one in result]),
-        subject=np.repeat(list(names), lengths),
-        record=np.repeat([one.record for one in opened], lengths),
-        start=np.concatenate([one.windows["start"] for one in opened]),
-        classes=list(classes),
-        rest_classes=["idle"],
-        rate=small_shards.RATE,
-        window_seconds=320 / small_shards.RATE,
-        stride_seconds=160 / small_shards.RATE,
-        simulated=simulated,
+        ScoredWindows(
+            label=np.concatenate([one.windows["label"] for one in opened]).astype(np.int64),
+            subject=np.repeat(list(names), lengths),
+            record=np.repeat([one.record for one in opened], lengths),
+            start=np.concatenate([one.windows["start"] for one in opened]),
+            classes=list(classes),
+            rest_classes=["idle"],
+            rate=small_shards.RATE,
+            window_seconds=320 / small_shards.RATE,
+            stride_seconds=160 / small_shards.RATE,
+            simulated=simulated,
+        ),
+        np.concatenate([one[0] for one in result]),
+        np.concatenate([one[1] for one in result]),
         extra={
             "subset": "test",
             "split": "splits/one",

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from semg.evaluation import report
 from semg.evaluation.report import summary, write_results
+from semg.evaluation.scored_windows import ScoredWindows
 
 CLASSES = ("idle", "fist", "flexion")
 
@@ -34,7 +36,9 @@ def predictions(seed: int = 0) -> dict:
 
 
 def write(folder, **changes):
-    return write_results(folder, **{**predictions(), "extra": {"subset": "test", "checkpoint": "x.ckpt"}, **changes})
+    given = {**predictions(), "extra": {"subset": "test", "checkpoint": "x.ckpt"}, **changes}
+    windows = ScoredWindows(**{one.name: given.pop(one.name) for one in fields(ScoredWindows)})
+    return write_results(folder, windows, **given)
 
 
 def test_what_the_files_hold(tmp_path):

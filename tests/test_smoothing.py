@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from semg.data.windows import UNLABELLED, WINDOW_FIELDS, continuous, whole_windows
 from semg.evaluation import metrics
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.evaluation.smoothing import MarkovFilter, filtered
 
 STEP, HOLD = 0.125, 1.0
@@ -113,15 +114,14 @@ def test_unlabelled_windows_smooth_others_and_are_not_scored():
         truth = np.where(table["start"] < 100, 0, 1)  # what the model says is right, everywhere
         given_ = {
             "label": table["label"].astype(int),
-            "prediction": truth,
             "subject": np.full(len(table), "03"),
             "record": np.full(len(table), "a"),
             "start": table["start"],
         }
         times = {"rate": 100.0, "window_seconds": 0.2, "stride_seconds": 0.1}
         probabilities = np.where(np.eye(2)[truth] > 0, 0.8, 0.2)
-        how = {"vote": 7, "hold": 4.0, "probabilities": probabilities, "rest_classes": ["idle"]}
-        output[name] = metrics.report(**given_, classes=classes, **times, **how)
+        windows_of_it = ScoredWindows(**given_, **times, classes=classes, rest_classes=["idle"])
+        output[name] = metrics.report(windows_of_it, truth, probabilities, vote=7, hold=4.0)
     for one in output.values():
         assert one["n_windows"] == 20
         assert one["accuracy"] == 1

@@ -19,6 +19,7 @@ from semg.data import gestures
 from semg.data.shards import WindowSet, open_verified
 from semg.data.splits import Split
 from semg.evaluation import metrics
+from semg.evaluation.scored_windows import ScoredWindows
 
 OUTPUT_FILES = ("per_subject.csv", "predictions.npz", "confusion_matrix.png", "per_subject.png")
 
@@ -134,11 +135,10 @@ def write(
 
     return write_results(
         baseline.folder,
-        prediction=prediction,
-        probabilities=probabilities,
-        simulated=any(one.simulated for one in windows.shards),
+        ScoredWindows.of(windows, slice(None) if rows is None else rows),
+        prediction,
+        probabilities,
         extra={"checkpoint": None, **facts, "baseline": baseline.settings},
-        **_scored(windows, rows),
         **(smoothing or {}),
     )
 
@@ -152,19 +152,7 @@ def report(
 ) -> dict[str, Any]:
     """What metrics.json says of the windows at the places `rows` alone, with decisions as in `write`, but of all."""
     shares = None if probabilities is None else probabilities[rows]
-    return metrics.report(prediction=prediction[rows], probabilities=shares, **_scored(windows, rows), **smoothing)
-
-
-def _scored(windows: WindowSet, rows: np.ndarray | None) -> dict[str, Any]:
-    shard, chosen = windows.shards[0], slice(None) if rows is None else rows
-    columns = {name: getattr(windows, name)[chosen] for name in ("label", "subject", "record", "start")}
-    return columns | {
-        "classes": shard.classes,
-        "rest_classes": shard.rest_classes,
-        "rate": shard.rate,
-        "window_seconds": windows.window / shard.rate,
-        "stride_seconds": shard.arguments["stride"] / shard.rate,
-    }
+    return metrics.report(ScoredWindows.of(windows, rows), prediction[rows], shares, **smoothing)
 
 
 def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None, int]]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from semg.data.windows import UNLABELLED
 from semg.evaluation import smoothing
+from semg.evaluation.scored_windows import ScoredWindows
 
 FEWEST_FOR_INTERVAL = 5  # people; a bootstrap over fewer draws from so few values that its ends say nothing
 RESAMPLES = 10_000  # of the bootstrap; the 2.5 % quantile then rests on 250 of them
@@ -387,17 +388,13 @@ def added_delay(k: int, stride: float) -> float:
 # --- all of it ---------------------------------------------------------------------------------------------
 
 
-def scores(
-    label: np.ndarray,
-    prediction: np.ndarray,
-    subject: np.ndarray,
-    classes: Sequence[str],
-    rest_classes: Collection[str],
-) -> dict[str, Any]:
-    """All metrics of one set of predictions, in JSON's types; see `report`."""
-    rest = is_rest(classes, rest_classes)
-    counts = confusion(label, prediction, len(classes))
-    subjects = per_subject(label, prediction, subject, len(classes), rest)
+def scores(windows: ScoredWindows, prediction: np.ndarray) -> dict[str, Any]:
+    """All metrics of one set of predictions (n,), in JSON's types; see `report`."""
+    known = np.asarray(windows.label) != UNLABELLED
+    label, decided, classes = windows.label[known], prediction[known], windows.classes
+    rest = is_rest(classes, windows.rest_classes)
+    counts = confusion(label, decided, len(classes))
+    subjects = per_subject(label, decided, windows.subject[known], len(classes), rest)
     return {
         **scores_of(counts, rest),
         **over_subjects(subjects),
@@ -408,55 +405,43 @@ def scores(
 
 
 def report(
-    label: np.ndarray,
+    windows: ScoredWindows,
     prediction: np.ndarray,
-    subject: np.ndarray,
-    record: np.ndarray,
-    start: np.ndarray,
-    classes: Sequence[str],
-    *,
-    rest_classes: Collection[str],
-    rate: float,
-    window_seconds: float,
-    stride_seconds: float,
-    vote: int = 1,
     probabilities: np.ndarray | None = None,
+    *,
+    vote: int = 1,
     hold: float = 0.0,
 ) -> dict[str, Any]:
     """What metrics.json says of some predictions, in JSON's types; deterministic.
 
-    label, prediction: (n,) indices into classes; subject, record, start: (n,) whose window, of which recording,
-    from which sample on; rest_classes: those of classes in which no gesture is made; rate: Hz. Windows of the label
-    UNLABELLED are not scored; others are smoothed by them. With `vote` above 1 the key `vote` holds the same metrics
-    for the majority over the last `vote` windows, apart from the others because it changes what a decision is, with the
-    delay it adds. With `hold` above 0 and (n, K) probabilities the key `smoothed` holds those of a hidden Markov model
-    in which a gesture lasts `hold` seconds on average, see semg/evaluation/smoothing.py.
+    prediction: (n,) indices into the classes. Windows of the label UNLABELLED are not scored; others are smoothed by
+    them. With `vote` above 1 the key `vote` holds the same metrics for the majority over the last `vote` windows, apart
+    from the others because it changes what a decision is, with the delay it adds. With `hold` above 0 and (n, K)
+    probabilities the key `smoothed` holds those of a hidden Markov model in which a gesture lasts `hold` seconds on
+    average, see semg/evaluation/smoothing.py.
 
     Keys: every metric over all windows, by name; chance, the same by deciding without the signal; mean_over_subjects,
     sd_over_subjects, ci95 (None below FEWEST_FOR_INTERVAL people); per_class, per_subject; confusion (row = true
     class); classes, rest_classes; n_windows; n_subjects.
     """
-    known = np.asarray(label) != UNLABELLED
-    max_step = (window_seconds + MAX_PAUSE) * rate
-
-    def scored(decided: np.ndarray) -> dict[str, Any]:
-        return scores(label[known], decided[known], subject[known], classes, rest_classes)
-
-    result = scored(prediction)
+    classes, start, stride = windows.classes, windows.start, windows.stride_seconds
+    max_step = (windows.window_seconds + MAX_PAUSE) * windows.rate
+    result = scores(windows, prediction)
+    support = np.array(result["confusion"]).sum(1)
     content = {
         **result,
-        "chance": chance(np.array(result["confusion"]).sum(1), is_rest(classes, rest_classes)),
+        "chance": chance(support, is_rest(classes, windows.rest_classes)),
         "classes": list(classes),
-        "rest_classes": list(rest_classes),
-        "n_windows": int(known.sum()),
+        "rest_classes": list(windows.rest_classes),
+        "n_windows": int(support.sum()),
         "n_subjects": len(result["per_subject"]),
     }
     if vote > 1:
-        voted = majority_vote(prediction, record, start, vote, len(classes), max_step)
-        delay = round(1000 * added_delay(vote, stride_seconds), 3)
-        content["vote"] = {"k": vote, "added_delay_ms": delay, **scored(voted)}
+        voted = majority_vote(prediction, windows.record, start, vote, len(classes), max_step)
+        delay = round(1000 * added_delay(vote, stride), 3)
+        content["vote"] = {"k": vote, "added_delay_ms": delay, **scores(windows, voted)}
     if hold and probabilities is not None:
-        recording = _codes(record)[1]
-        decided = smoothing.filtered(probabilities, recording, start, stride_seconds, hold, max_step).argmax(1)
-        content["smoothed"] = {"hold_seconds": hold, **scored(decided)}
+        recording = _codes(windows.record)[1]
+        decided = smoothing.filtered(probabilities, recording, start, stride, hold, max_step).argmax(1)
+        content["smoothed"] = {"hold_seconds": hold, **scores(windows, decided)}
     return content

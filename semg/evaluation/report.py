@@ -7,7 +7,7 @@ FOLDER/confusion_matrix.png, FOLDER/per_subject.png
 FOLDER/metrics.json      written last: where it is, the others are whole and belong to it
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,72 +18,53 @@ from semg.common.files import atomic_path, write_json, write_text
 from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics, score_figures
 from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, report
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.evaluation.table_text import csv_text
 
 
 def write_results(
     folder: Path,
-    *,
-    label: np.ndarray,
+    windows: ScoredWindows,
     prediction: np.ndarray,
     probabilities: np.ndarray | None,
-    subject: np.ndarray,
-    record: np.ndarray,
-    start: np.ndarray,
-    classes: Sequence[str],
-    extra: dict[str, Any],
-    rest_classes: Collection[str],
-    rate: float,
-    window_seconds: float,
-    stride_seconds: float,
-    simulated: bool,
+    *,
+    extra: Mapping[str, Any],
     vote: int = 1,
     hold: float = 0.0,
 ) -> dict[str, Any]:
     """Score predictions and write the five files into `folder`; returns what metrics.json holds.
 
-    label, prediction: (n,) indices into classes; probabilities: (n, classes) or None; subject, record, start: (n,)
-    whose window, of which recording, from which sample on; rest_classes: those of classes in which no gesture is made;
-    rate: Hz. extra: what to say beside the metrics (subset, checkpoint, split, how made). simulated: whether some
-    recording was; the pictures then say so too. vote: above 1, the majority over the last `vote` windows is scored
-    beside; hold: above 0, a hidden Markov model's decisions, as in `metrics.report`. Windows of the label UNLABELLED
-    serve these alone, and are in no file.
+    prediction: (n,) indices into the classes; probabilities: (n, classes) or None. extra: what to say beside the
+    metrics (subset, checkpoint, split, how made). vote, hold: also score decisions smoothed over time, as in
+    `metrics.report`. Windows of the label UNLABELLED serve these alone, and are in no file.
     """
-    scored = report(
-        label,
-        prediction,
-        subject,
-        record,
-        start,
-        classes,
-        vote=vote,
-        probabilities=probabilities,
-        hold=hold,
-        rest_classes=rest_classes,
-        rate=rate,
-        window_seconds=window_seconds,
-        stride_seconds=stride_seconds,
-    )
-    content = {**scored, "simulated": simulated, **extra}
-    mark = score_figures.SIMULATED if simulated else ""
+    scored = report(windows, prediction, probabilities, vote=vote, hold=hold)
+    content = {**scored, "simulated": windows.simulated, **extra}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
-    arrays = {"subject": subject, "record": record, "start": start, "label": label, "prediction": prediction}
-    if probabilities is not None:
-        arrays["probabilities"] = np.asarray(probabilities, np.float32)
-    known = label != UNLABELLED
-    arrays = {name: values[known] for name, values in arrays.items()} | {"classes": np.array(classes)}
-    with atomic_path(folder / "predictions.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    _write_predictions(folder / "predictions.npz", windows, prediction, probabilities)
     write_text(folder / "per_subject.csv", per_subject_csv(scored["per_subject"]))
-    confusion = np.array(scored["confusion"])
-    score_figures.confusion_matrix(folder / "confusion_matrix.png", confusion, classes, score_figures.CONFUSION + mark)
+    confusion, mark = np.array(scored["confusion"]), score_figures.SIMULATED if windows.simulated else ""
+    title = score_figures.CONFUSION + mark
+    score_figures.confusion_matrix(folder / "confusion_matrix.png", confusion, windows.classes, title)
+    subjects, by_chance, ends = scored["per_subject"], scored["chance"], scored["ci95"]
     title = score_figures.SUBJECTS + mark
-    score_figures.per_subject(
-        folder / "per_subject.png", scored["per_subject"], scored["chance"], scored["ci95"], title
-    )
+    score_figures.per_subject(folder / "per_subject.png", subjects, by_chance, ends, title)
     write_json(folder / "metrics.json", content)
     return content
+
+
+def _write_predictions(
+    path: Path, windows: ScoredWindows, prediction: np.ndarray, probabilities: np.ndarray | None
+) -> None:
+    columns = {name: getattr(windows, name) for name in ("subject", "record", "start", "label")}
+    columns["prediction"] = prediction
+    if probabilities is not None:
+        columns["probabilities"] = np.asarray(probabilities, np.float32)
+    known = windows.label != UNLABELLED
+    columns = {name: values[known] for name, values in columns.items()} | {"classes": np.array(windows.classes)}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **columns)
 
 
 def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:

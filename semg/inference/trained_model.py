@@ -91,22 +91,6 @@ class Scores:
     windows: WindowSet
     probabilities: np.ndarray
 
-    def columns(self) -> dict[str, Any]:
-        """What `write_results` and `metrics.report` want to know of each window, and of all."""
-        windows, first = self.windows, self.windows.shards[0]
-        return {
-            "label": windows.label,
-            "prediction": self.probabilities.argmax(1),
-            "subject": windows.subject,
-            "record": windows.record,
-            "start": windows.start,
-            "classes": first.classes,
-            "rest_classes": first.rest_classes,
-            "rate": first.rate,
-            "window_seconds": windows.window / first.rate,
-            "stride_seconds": first.arguments["stride"] / first.rate,
-        }
-
 
 class TrainedModel:
     """A network with its weights, and how signals are brought to it. `open` makes one of a checkpoint.

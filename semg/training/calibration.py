@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import GPT2Classifier
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
 from semg.inference.batch import open_windows
@@ -47,11 +47,11 @@ class Calibration:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError, which begins with the field's name, for an augmentation that would do nothing."""
+        """Raises SettingError, of the setting `augment`, for an augmentation that would do nothing."""
         if self.augmentation.band_rotation is None:
-            raise ValueError("augmentation: expected a number as band_rotation, found auto, which is train.py's alone")
+            raise SettingError("augment", "a number as band_rotation, for auto is train.py's alone")
         if self.augmentation.jitter:
-            raise ValueError("augmentation: expected no jitter, since calibration computes each window's tokens once")
+            raise SettingError("augment", "no jitter, for each window's tokens are computed once")
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's types."""
@@ -206,8 +206,8 @@ def calibrate_subject(
 ) -> dict[str, np.ndarray]:
     """Calibrate `model` to the person of these shards and score the windows that are left, in order.
 
-    Returns for each such window label, subject, record and start, and (n, classes) probabilities: `before` by the
-    model as it is, `after` by the calibrated one. DataError, which names the person, if that cannot be done.
+    Returns `scored`, (windows,) whether each is left, and of those (n, classes) probabilities: `before` by the model as
+    it is, `after` by the calibrated one. DataError, which names the person, if that cannot be done.
     """
     network, device, transforms = model.network, model.device, model.transforms(shards)
     windows = open_windows(shards)
@@ -227,5 +227,4 @@ def calibrate_subject(
         for name, one in (("before", network), ("after", adapted)):
             with torch.no_grad(), autocast or nullcontext():
                 probabilities[name].append(one.classify(piece).float().softmax(1).cpu())
-    columns = {key: getattr(windows, key)[rest] for key in ("label", "subject", "record", "start")}
-    return columns | {name: torch.cat(parts).numpy() for name, parts in probabilities.items()}
+    return {"scored": ~first} | {name: torch.cat(parts).numpy() for name, parts in probabilities.items()}

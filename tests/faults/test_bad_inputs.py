@@ -896,7 +896,7 @@ FLAGS: list[tuple[str, str, str]] = [
     ("train", "--out /", "--out /: expected a folder with a name of its own"),
     ("calibrate", "--repetitions 0", "at least 1"),
     ("calibrate", "--tune last:9", "--tune last:9: expected full, last:1 to last:1"),
-    ("calibrate", "--augment jitter=1", "--augment jitter: expected none"),
+    ("calibrate", "--augment jitter=1", "--augment jitter=1: expected no jitter"),
     ("calibrate", "--augment roll", "--augment roll: expected band_rotation"),
     ("calibrate", "--frontend raw", "unrecognized arguments: --frontend raw"),
     ("calibrate", "--epochs 0", "at least 1"),
