@@ -66,7 +66,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from semg.common import cli, launching
+from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.process_pool import usable_cores
@@ -320,18 +320,8 @@ def main() -> int:
     if args.preset and shard.arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")
     baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})
-    if many:
-        return folds.launch(Path(__file__).resolve(), args, baselines, many, console)
-    done: dict[str, float] = {}
-    with launching.sole_writer(args.out), threadpool_limits(args.threads):
-        left = baseline_results.unfinished(baselines, args.overwrite)
-        if len(left) < len(baselines):
-            console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")
-        for fold, own in windows.items():
-            if now := [baseline for baseline in left if baseline.fold == fold]:
-                console.say(baseline_results.describe(fold, own, args.subset, args.normalize))
-                done |= run_fold(now, own, args, console)
-    return baseline_results.finish(console, args.out, baselines, left, done)
+    with threadpool_limits(args.threads):
+        return folds.work_through(__file__, args, baselines, windows, run_fold, many, console)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ from semg.evaluation.comparison import (
     check_same_subset,
     differences_between,
     find_results,
-    interval_text,
     method_names,
     p_text,
     pool,
@@ -148,11 +147,11 @@ def markdown_table(
             str(most) if fewest == most else f"{fewest}-{most}",
             metric.text(method.values.mean()),
             metric.text(method.values.std(ddof=1)) if len(method.subjects) > 1 else "",
-            interval_text(metric, bootstrap_interval(method.values)),
+            metric.ends(bootstrap_interval(method.values)),
         ]
         if method.name in pairs:
             pair, p = pairs[method.name]
-            row += [metric.text(pair.difference, "+"), interval_text(metric, pair.interval, "+"), str(pair.n)]
+            row += [metric.text(pair.difference, "+"), metric.ends(pair.interval, "+"), str(pair.n)]
             row += [p_text(pair.p), p_text(p)]
         elif reference is not None:
             row += ["reference", "", "", "", ""]

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semg.common import cli, launching
+from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.provenance import how_made, versions
@@ -181,18 +181,7 @@ def main() -> int:
         args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle, console=console
     )
     baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})
-    if many:
-        return folds.launch(Path(__file__).resolve(), args, baselines, many, console)
-    done: dict[str, float] = {}
-    with launching.sole_writer(args.out):
-        left = baseline_results.unfinished(baselines, args.overwrite)
-        if len(left) < len(baselines):
-            console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")
-        for fold, windows_of_fold in windows.items():
-            if now := [baseline for baseline in left if baseline.fold == fold]:
-                console.say(baseline_results.describe(fold, windows_of_fold, args.subset, args.normalize))
-                done |= run_fold(now, windows_of_fold, args, console)
-    return baseline_results.finish(console, args.out, baselines, left, done)
+    return folds.work_through(__file__, args, baselines, windows, run_fold, many, console)
 
 
 if __name__ == "__main__":

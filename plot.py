@@ -25,17 +25,15 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place, read_json
-from semg.common.schema import COUNT, Field, check_fields
 from semg.data import putemg
 from semg.data.filters import FilterSpec
 from semg.data.normalization import ChannelNormalization
@@ -48,7 +46,7 @@ from semg.data.tables import is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, score_figures, signal_figures
 from semg.evaluation.predictions import excerpt, read_predictions, surest_errors
-from semg.evaluation.result_record import read_result
+from semg.evaluation.result_record import ResultRecord, read_result
 from semg.evaluation.run_record import read_epochs, says_simulated
 
 ERRORS, ERROR_CHANNELS = 9, 6  # windows that went wrong, and their loudest channels
@@ -306,71 +304,62 @@ def _run_was_simulated(run: Path) -> bool:
     return says_simulated(read_json(run / "config.json", "a run's configuration"))
 
 
-def _calibrated(folder: Path) -> tuple[int, bool, np.ndarray, dict[str, dict[str, Any]]]:
-    """Of one results folder: repetitions, whether recordings were simulated, (K,) windows of each class, each person's
-    scores adapted and unadapted."""
-    path, what = folder / "metrics.json", "results of calibrate.py"
-    result = read_json(path, what)
-    some = Field("an object with something in it", lambda value: isinstance(value, dict) and bool(value))
-    plain = "zero_shot_on_the_same_windows.per_subject"
-    check_fields(
-        path, result, {"calibrate": COUNT, **dict.fromkeys(("per_class", "per_subject", plain), some)}, what, ""
-    )
-    pair = {"adapted": result["per_subject"], "unadapted": result["zero_shot_on_the_same_windows"]["per_subject"]}
-    names = [metric.name for metric in metrics.headlines()]
-    try:
-        scores = {
-            which: {who: {name: float(one[name]) for name in names} for who, one in subjects.items()}
-            for which, subjects in pair.items()
-        }
-        support = np.array([int(one["support"]) for one in result["per_class"].values()])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: expected {what}, found no {error}") from None
-    if not all(0 <= value <= 1 for subjects in scores.values() for one in subjects.values() for value in one.values()):
-        raise DataError(f"{path}: expected scores from 0 to 1, found others")  # NaN too
-    if scores["adapted"].keys() != scores["unadapted"].keys():
-        raise DataError(f"{path}: expected the same people with and without calibration, found others")
-    return result["calibrate"], result.get("simulated") is True, support, scores
+def _calibrated(folder: Path) -> ResultRecord:
+    """A result of calibrate.py: of the same people with and without calibration."""
+    result = read_result(folder / "metrics.json", metrics.headlines())
+    if result.repetitions is None or result.before is None or result.confusion is None:
+        raise DataError(f"{result.path}: expected results of calibrate.py, found others")
+    if _scores([result], "adapted").keys() != _scores([result], "unadapted").keys():
+        raise DataError(f"{result.path}: expected the same people with and without calibration, found others")
+    return result
+
+
+def _scores(results: Sequence[ResultRecord], which: str, metric: metrics.Metric | None = None) -> dict[str, float]:
+    """Person -> score of the `adapted` or the `unadapted` model, by the leading metric unless told otherwise."""
+    befores = [one.before.evaluations for one in results if one.before]
+    evaluations = befores if which == "unadapted" else [one.evaluations for one in results]
+    name = (metric or metrics.leading()).name
+    return {who: score for one in evaluations for who, score in one[name].subjects.items()}
 
 
 def draw_calibration(args: argparse.Namespace) -> str:
     """Scores against repetitions, from the results of calibrate.py."""
     if not args.source:
         raise UsageError("plot.py calibration: expected at least one SOURCE, found none; calibrate.py makes it")
-    subjects: dict[int, dict[str, dict[str, Any]]] = {}  # repetitions -> which -> person -> metric
-    support, simulated = np.zeros(1, int), False
+    by_count: dict[int, list[ResultRecord]] = {}
     for folder in args.source:
-        count, marked, windows, scores = _calibrated(folder)
-        support = support + windows if len(support) == len(windows) else windows
-        simulated |= marked
-        of_count = subjects.setdefault(count, {"adapted": {}, "unadapted": {}})
-        if twice := of_count["adapted"].keys() & scores["adapted"].keys():
+        result = _calibrated(folder)
+        others = by_count.setdefault(result.repetitions or 0, [])
+        if twice := _scores(others, "adapted").keys() & _scores([result], "adapted").keys():
             raise DataError(f"{folder}: expected each person once, found {min(twice)} again; is it another run's?")
-        for which, one in scores.items():
-            of_count[which] |= one
-    first = min(subjects)
-    everybody = sorted(subjects[first]["adapted"])
-    if other := [count for count, one in subjects.items() if sorted(one["adapted"]) != everybody]:
+        others.append(result)
+    people = {count: sorted(_scores(results, "adapted")) for count, results in by_count.items()}
+    first = min(people)
+    if other := [count for count, names in people.items() if names != people[first]]:
         told = cli.counted(other[0], "repetition")
         raise DataError(f"{told}: expected the same people as with {first}; is a fold missing?")
     table = {
         count: {
             which: {
-                metric.name: np.array([scores[who][metric.name] for who in everybody]) for metric in metrics.headlines()
+                metric.name: np.array([score for _, score in sorted(_scores(results, which, metric).items())])
+                for metric in metrics.headlines()
             }
-            for which, scores in one.items()
+            for which in ("adapted", "unadapted")
         }
-        for count, one in subjects.items()
+        for count, results in by_count.items()
     }
+    everything = [one for results in by_count.values() for one in results]
+    tables = [one.confusion for one in everything if one.confusion is not None and one.classes == everything[0].classes]
+    simulated = any(run.simulated for one in everything for run in one.evaluations.values())
     title = _title(args, "What a new person's first repetitions gain", simulated)
-    score_figures.calibration(args.out, table, metrics.chance(support), title)
-    return f"{cli.counted(len(everybody), 'person', 'people')}, repetitions {', '.join(map(str, sorted(table)))}"
+    score_figures.calibration(args.out, table, metrics.chance(np.sum(tables, axis=(0, 2))), title)
+    return f"{cli.counted(len(people[first]), 'person', 'people')}, repetitions {', '.join(map(str, sorted(table)))}"
 
 
 def draw_errors(args: argparse.Namespace) -> str:
     """Wrong decisions with the highest confidence, from one result and its shards."""
     folder = _one(args, "a folder of results")
-    result = read_result(folder / "metrics.json", list(metrics.headlines()), metrics.METRICS[0])
+    result = read_result(folder / "metrics.json", metrics.headlines())
     predictions = read_predictions(folder / "predictions.npz", len(result.classes))
     if predictions.confidence is None:
         raise DataError(f"{folder}: expected probabilities in predictions.npz, by which errors are sorted, found none")

@@ -36,10 +36,7 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +47,7 @@ from semg.common import cli, launching
 from semg.common.errors import DataError, UsageError
 from semg.common.files import checksum, expect_file, remove_leftovers
 from semg.common.launching import Launcher
-from semg.common.process_pool import WorkersError, submitted, usable_cores
+from semg.common.process_pool import as_ready, usable_cores
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps, putemg
 from semg.data.faults import find_faults
@@ -195,21 +192,8 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
         raise UsageError(f"--channels: expected numbers from 1 to {putemg.N_CHANNELS}, found {wrong[0]}")
     if args.rest and args.label_rule == "last-sample":
         raise UsageError("--rest: --preset paper leaves label -1 out as its authors did; give one of the two")
-    parsed = Arguments(
-        channels=args.channels,
-        montage=args.montage,
-        window=window,
-        stride=stride,
-        low=args.low,
-        high=args.high,
-        order=args.order,
-        notch=tuple(args.notch),
-        causal=args.causal,
-        labels=args.labels,
-        rest=args.rest,
-        transition_margin=args.transition_margin,
-        label_rule=args.label_rule,
-    )
+    given = {field.name: getattr(args, field.name) for field in fields(Arguments)}
+    parsed = Arguments(**given | {"window": window, "stride": stride, "notch": tuple(args.notch)})
     parsed.filter.check(putemg.RATE)
     montage(parsed.channels, parsed.montage)
     return parsed
@@ -326,25 +310,10 @@ def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
     return [path for path, subject in subject_of.items() if subject in subjects]
 
 
-def outcomes(conversions: list[Conversion], workers: int, console: cli.Console) -> Iterator[Outcome]:
-    """Do the conversions in this process, or in `workers` others; outcomes come as they are ready."""
-    if workers > 1 and len(conversions) > 1:
-        try:
-            with submitted(process, conversions, workers) as futures:
-                for future in as_completed(futures):
-                    yield _result(future, futures[future])
-            return
-        except WorkersError as error:
-            console.warn(f"{error}; one recording after another instead (--workers 1)")
-    yield from map(process, conversions)
-
-
-def _result(future: Future[Outcome], conversion: Conversion) -> Outcome:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        problem = f"{conversion.source}: the worker was killed, perhaps for want of memory; use fewer --workers"
-        return Outcome(conversion.source.stem, "failed", problem)
+def killed(conversion: Conversion) -> Outcome:
+    """What became of a conversion whose worker ended before it was done."""
+    problem = f"{conversion.source}: the worker was killed, perhaps for want of memory; use fewer --workers"
+    return Outcome(conversion.source.stem, "failed", problem)
 
 
 def main() -> int:
@@ -396,9 +365,8 @@ def make_shards(
     conversions = [Conversion(path, args.shards / path.stem, how, args.overwrite, classes) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
     windows, hum = 0, Counter[float]()
-    for outcome in console.progress(
-        outcomes(conversions, args.workers, console), total=len(conversions), unit="recording"
-    ):
+    outcomes = as_ready(process, conversions, args.workers, killed, console.warn)
+    for outcome in console.progress(outcomes, total=len(conversions), unit="recording"):
         counts[outcome.state] += 1
         windows += outcome.windows
         hum.update([outcome.mains] if outcome.mains else [])

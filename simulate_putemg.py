@@ -26,13 +26,10 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 import argparse
 import hashlib
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -40,7 +37,7 @@ import pandas as pd
 from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import atomic_path, checksum, folder_lock, read_json, write_json
-from semg.common.process_pool import WorkersError, submitted, usable_cores
+from semg.common.process_pool import as_ready, usable_cores
 from semg.common.provenance import how_made
 from semg.data import putemg
 from semg.data.simulation import SHORTEST, VERSION, simulate
@@ -232,19 +229,9 @@ def check_disk(folder: Path, to_make: list[Planned]) -> None:
 # --- the run -----------------------------------------------------------------------------------------------
 
 
-def results(to_make: list[Planned], workers: int, console: cli.Console) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Make the recordings, in this process or in `workers` others; results come as they are ready."""
-    if workers > 1 and len(to_make) > 1:
-        try:
-            with submitted(make, to_make, workers) as futures:
-                for future in as_completed(futures):
-                    yield future.result()
-            return
-        except WorkersError as error:
-            console.warn(f"{error}; one recording after another instead (--workers 1)")
-        except BrokenProcessPool:
-            raise DataError("a worker was killed, perhaps for want of memory; use fewer --workers") from None
-    yield from map(make, to_make)
+def killed(_: Planned) -> NoReturn:
+    """A worker ended before its recording was made."""
+    raise DataError("a worker was killed, perhaps for want of memory; use fewer --workers")
 
 
 def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) -> None:
@@ -277,7 +264,8 @@ def run(args: argparse.Namespace, console: cli.Console) -> None:
             entries[one.path.name] = listed(one, checksum(one.path), one.path.stat().st_size)
     entries |= {one.path.name: listed(one) for one in to_make}
     write_listing(args, entries)
-    for name, entry in console.progress(results(to_make, args.workers, console), total=len(to_make), unit="recording"):
+    made = as_ready(make, to_make, args.workers, killed, console.warn)
+    for name, entry in console.progress(made, total=len(to_make), unit="recording"):
         entries[name] = entry
         write_listing(args, entries)
     warn_of_others(planned, entries, args.outdir, console)

@@ -53,10 +53,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from semg.common import cli, launching
+from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
-from semg.common.launching import Launcher
+from semg.common.launching import Job, Launcher
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, open_shards
 from semg.data.splits import SUBSETS, Split, read_folds
@@ -138,17 +138,6 @@ class TrainingRun:
         result = read_json(path, "metrics as evaluate.py writes them")
         same = result.get("subset") == "test" and result.get("split_sha256") == self.inputs["split_sha256"]
         return same and result.get("checkpoint_sha256") == checksum(best)
-
-
-@dataclass(frozen=True)
-class ScriptCall:
-    """A script's command line for a training run. begun: a file that is there if it has begun; `again` then follows."""
-
-    run: TrainingRun
-    script: str
-    flags: tuple[str, ...]
-    begun: Path | None = None
-    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,16 +223,21 @@ def check_earlier(runs: Sequence[TrainingRun]) -> None:
 # --- doing them ------------------------------------------------------------------------------------------------
 
 
-def run_script(script: str, flags: Sequence[str], console: cli.Console) -> str:
-    """Run a script that lies beside this one. Returns "" if it ended well, else what it said was wrong.
+def run_script(command: Sequence[str], console: cli.Console) -> str:
+    """Run a script's command line. Returns "" if it ended well, else what it said was wrong.
 
     Its lines for a person are said as they come, but for the last one, which tells what to run next. A stop is
     handed on to it; it has a session of its own, so that Ctrl-C reaches it once and not twice.
     """
-    command = [sys.executable, str(ROOT / script), *flags, *(["--quiet"] if console.quiet else [])]
+    quiet = ["--quiet"] if console.quiet else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace", start_new_session=True
+            [*command, *quiet],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
         stop: KeyboardInterrupt | None = None
         while process.poll() is None:
@@ -264,7 +258,7 @@ def run_script(script: str, flags: Sequence[str], console: cli.Console) -> str:
         return ""
     problems = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
     ended = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
-    return problems[-1] if problems else f"{script} ended by {ended}"
+    return problems[-1] if problems else f"{Path(command[1]).name} ended by {ended}"
 
 
 def _hand_on(process: subprocess.Popen[str], stop: KeyboardInterrupt) -> None:
@@ -283,10 +277,17 @@ def _say_all_but_last(process: subprocess.Popen[str], console: cli.Console) -> N
         held = line.rstrip()
 
 
-def to_train(run: TrainingRun) -> ScriptCall:
-    """The command line that trains a run, or the rest of it."""
-    flags = ("--out", str(run.folder), *run.flags)
-    return ScriptCall(run, "train.py", flags, begun=run.folder / "last.ckpt", again=("--resume",))
+def command_line(script: str, **flags: object) -> tuple[str, ...]:
+    """Of a script that lies beside this one."""
+    words = (word for flag, value in flags.items() for word in (f"--{flag}", str(value)))
+    return (sys.executable, str(ROOT / script), *words)
+
+
+def to_train(run: TrainingRun) -> Job:
+    """What trains a run, or the rest of it."""
+    command = (*command_line("train.py", out=run.folder), *run.flags)
+    begun = run.folder / "last.ckpt"
+    return Job(f"train {run.name}", command, begun, again=("--resume",), own_threads=True)
 
 
 def keep_scores(run: TrainingRun, console: cli.Console) -> None:
@@ -321,69 +322,59 @@ def wait_for_lock(folder: Path, console: cli.Console) -> None:
             time.sleep(1)
 
 
-def to_evaluate(run: TrainingRun, args: argparse.Namespace) -> ScriptCall:
-    """The command line that scores a run on the test people."""
-    best = run.folder / "best_model.ckpt"
-    flags = {"checkpoint": best, "shards": args.shards, "split": args.split / run.fold, "out": run.results}
-    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-    return ScriptCall(run, "evaluate.py", (*words, "--subset", "test", "--device", run.device, "--quiet"))
+def to_evaluate(run: TrainingRun, args: argparse.Namespace) -> Job:
+    """What scores a run on the test people."""
+    best, split = run.folder / "best_model.ckpt", args.split / run.fold
+    flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results, "device": run.device}
+    return Job(f"evaluate {run.name}", (*command_line("evaluate.py", **flags, subset="test"), "--quiet"))
 
 
 Ended = Callable[[TrainingRun, cli.Console], None]
 
 
 def do_all(
-    calls: Sequence[ScriptCall], what: str, ended: Ended, console: cli.Console, many: Launcher | None
+    jobs: Mapping[Job, TrainingRun], what: str, ended: Ended, console: cli.Console, many: Launcher | None
 ) -> dict[str, str]:
     """Have the scripts run, `ended` called after each. One that fails is named, and the others are done.
 
     Returns what was wrong by the run's name.
     """
     failures: dict[str, str] = {}
-    for call, wrong in launched(calls, what, console, many) if many else one_by_one(calls, what, console):
-        problem = wrong or _end(call, ended, console)
+    for job, wrong in launched(jobs, what, console, many) if many else one_by_one(jobs, what, console):
+        run = jobs[job]
+        problem = wrong or _end(run, ended, console)
         if problem:
-            failures[call.run.name] = cli.one_line(problem)
-            console.error(f"{call.run.name}: {problem}")
+            failures[run.name] = cli.one_line(problem)
+            console.error(f"{run.name}: {problem}")
     return failures
 
 
-def _end(call: ScriptCall, ended: Ended, console: cli.Console) -> str:
+def _end(run: TrainingRun, ended: Ended, console: cli.Console) -> str:
     try:
-        ended(call.run, console)
+        ended(run, console)
     except DataError as error:
         return str(error)
     return ""
 
 
-def one_by_one(calls: Sequence[ScriptCall], what: str, console: cli.Console) -> Iterator[tuple[ScriptCall, str]]:
+def one_by_one(jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console) -> Iterator[tuple[Job, str]]:
     """Each script, when it has ended, with what was wrong."""
-    with console.progress(total=len(calls), unit="run", desc=what) as bar:
-        for number, call in enumerate(calls, 1):
-            console.say(f"[{number}/{len(calls)}] {what} {call.run.name}")
-            wait_for_lock(call.run.folder, console)
-            again = call.again if call.begun and call.begun.is_file() else ()
-            yield call, run_script(call.script, [*call.flags, *again], console)
+    with console.progress(total=len(jobs), unit="run", desc=what) as bar:
+        for number, (job, run) in enumerate(jobs.items(), 1):
+            console.say(f"[{number}/{len(jobs)}] {job.name}")
+            wait_for_lock(run.folder, console)
+            again = job.again if job.begun and job.begun.is_file() else ()
+            yield job, run_script([*job.command, *again], console)
             bar.update()
 
 
 def launched(
-    calls: Sequence[ScriptCall], what: str, console: cli.Console, many: Launcher
-) -> Iterator[tuple[ScriptCall, str]]:
+    jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console, many: Launcher
+) -> Iterator[tuple[Job, str]]:
     """The same of scripts that run several at once."""
-    of_job = {
-        launching.Job(
-            name=f"{what} {call.run.name}",
-            command=(sys.executable, str(ROOT / call.script), *call.flags),
-            begun=call.begun,
-            again=call.again,
-            own_threads=call.script == "train.py",
-        ): call
-        for call in calls
-    }
-    for number, (job, wrong) in enumerate(many.run(list(of_job), what), 1):
-        console.say(f"[{number}/{len(calls)}] {job.name}")
-        yield of_job[job], wrong
+    for number, (job, wrong) in enumerate(many.run(list(jobs), what), 1):
+        console.say(f"[{number}/{len(jobs)}] {job.name}")
+        yield job, wrong
 
 
 # --- choosing and telling --------------------------------------------------------------------------------------
@@ -513,14 +504,14 @@ def main() -> int:
             f"{cli.counted(len(plan.seeds), 'seed')} = {cli.counted(len(plan.runs), 'run')}, "
             f"{len(plan.runs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
         )
-        failures = do_all([to_train(run) for run in left], "train", keep_scores, console, many)
+        failures = do_all({to_train(run): run for run in left}, "train", keep_scores, console, many)
         picked = pick(plan, args.pick)
         to_test = {
             "picked": [run for run in plan.runs if picked.get(run.fold) == run.setting],
             "all": [run for run in plan.runs if run.trained],
             "none": [],
         }[args.evaluate]
-        scored = [to_evaluate(run, args) for run in to_test if not run.evaluated]
+        scored = {to_evaluate(run, args): run for run in to_test if not run.evaluated}
         failures |= do_all(scored, "evaluate", lambda *_: None, console, many)
         tested = {run.name for run in plan.runs if run.evaluated}
         rows = make_rows(plan, picked, args.pick, tested)

@@ -24,6 +24,7 @@ from semg.data.normalization import ChannelNormalization
 from semg.data.shards import open_shard
 from semg.evaluation import architecture_figure, palette, score_figures, signal_figures
 from semg.evaluation.report import write_results
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.frontends import FrontEnd
 
 TINY = {"patch": 64, "layers": 1, "width": 16, "heads": 2}
@@ -170,19 +171,21 @@ def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):
     label = np.array([1, 2, 1, 2])  # the first two are wrong, the first more surely
     write_results(
         tmp_path / "scores",
-        label=label,
-        prediction=shares.argmax(1),
-        probabilities=shares,
-        subject=np.full(4, "01"),
-        record=np.full(4, record),
-        start=start,
-        classes=small_shards.CLASSES,
+        ScoredWindows(
+            label=label,
+            subject=np.full(4, "01"),
+            record=np.full(4, record),
+            start=start,
+            classes=small_shards.CLASSES,
+            rest_classes=["idle"],
+            rate=small_shards.RATE,
+            window_seconds=0.0625,
+            stride_seconds=0.03125,
+            simulated=True,
+        ),
+        shares.argmax(1),
+        shares,
         extra={"subset": "test"},
-        rest_classes=["idle"],
-        rate=small_shards.RATE,
-        window_seconds=0.0625,
-        stride_seconds=0.03125,
-        simulated=True,
     )
     calls = seen(monkeypatch, "errors")
     assert "2 windows" in draw("errors", tmp_path / "scores", "--shards", data.shards, "--out", tmp_path / "errors.png")
@@ -223,15 +226,16 @@ def test_curves_of_a_run(draw, tmp_path):
     assert not (tmp_path / "d.png").exists()
 
 
-def calibrated(folder, repetitions, people, *, gain=0.2):
-    """Results as calibrate.py writes them."""
+def calibrated(folder, repetitions, people, *, gain=0.2, as_calibrated=True):
+    """Results as calibrate.py writes them, or as another script does."""
     before = {who: {"macro_f1": value, "accuracy": value + 0.1, "n_windows": 9} for who, value in people.items()}
     after = {who: one | {"macro_f1": one["macro_f1"] + gain} for who, one in before.items()}
     folder.mkdir(parents=True)
-    output = {"calibrate": repetitions, "per_subject": after, "zero_shot_on_the_same_windows": {"per_subject": before}}
-    (folder / "metrics.json").write_text(
-        json.dumps(output | {"per_class": {"idle": {"support": 6}, "fist": {"support": 2}}})
-    )
+    output = {"per_subject": after}
+    if as_calibrated:
+        output |= {"calibrate": repetitions, "zero_shot_on_the_same_windows": {"per_subject": before}}
+    truth = {"classes": ["idle", "fist"], "confusion": [[5, 1], [0, 2]]}
+    (folder / "metrics.json").write_text(json.dumps(output | truth))
     return folder
 
 
@@ -260,9 +264,9 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     ):
         with pytest.raises(error, match=words):
             draw("calibration", *sources, "--out", tmp_path / "d.png")
-    (folders[0] / "metrics.json").write_text('{"calibrate": 1}')
+    calibrated(tmp_path / "evaluated", 1, {"09": 0.5}, as_calibrated=False)
     with pytest.raises(DataError, match=r"results of calibrate\.py"):
-        draw("calibration", folders[0], "--out", tmp_path / "d.png")
+        draw("calibration", tmp_path / "evaluated", "--out", tmp_path / "d.png")
 
 
 @pytest.mark.parametrize(
@@ -412,7 +416,9 @@ def test_the_legend_has_the_gestures_that_are_seen(tmp_path, monkeypatch):
     signal = np.zeros((1000, 2), np.float32)
     segments = [(0, 2, 0), (2, 4.5, 1), (4.5, 9, 2)]
     names = ["idle", "fist", "flexion"]
-    signal_figures.recording(tmp_path / "r.png", signal, 1000.0, ["a", "b"], segments, names, "title", begin=3)
+    signal_figures.recording(
+        tmp_path / "r.png", signal, 1000.0, ["a", "b"], segments, names, "title", begin=3, colours=["w", "b", "r"]
+    )
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["fist"]
 
 

@@ -55,7 +55,8 @@ class FakeScripts:
     def __init__(self, val, test, fails=()):
         self.val, self.test, self.fails, self.called = val, test, fails, []
 
-    def __call__(self, script, words, _console):
+    def __call__(self, command, _console):
+        script, words = Path(command[1]).name, command[2:]
         value = dict(zip(words[::2], words[1::2], strict=False))
         folder = sweep.Path(value["--checkpoint"]).parent if script == "evaluate.py" else sweep.Path(value["--out"])
         key = (folder.parts[-3], folder.parts[-2], int(folder.parts[-1].removeprefix("seed")))
@@ -152,8 +153,9 @@ def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, c
     assert hyperparameters(tmp_path / "launched" / "out" / "hparams") == shown
 
 
-def train_here(script, words, _console):
+def train_here(command, _console):
     """Run train.py in this process, which has torch already."""
+    script, words = Path(command[1]).name, command[2:]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *words, "--quiet"])

@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -87,30 +87,33 @@ class CommandLine:
 
     def typed(self, setting: str) -> list[str]:
         """What the user gave for `setting` last; nothing where it has its default."""
-        takes, typed, left = self._takes(setting), list[str](), 0.0
-        for word in self.words:
-            name, equals, value = word.partition("=")
-            if name in takes:
-                typed, left = ([value], 0) if equals else ([], takes[name])
-            elif word.startswith("-") and not _NUMBER.fullmatch(word):
-                left = 0
-            elif left:
-                typed, left = [*typed, word], left - 1
+        typed: list[str] = []
+        for word, kind in self._told_apart(setting):
+            if kind == "flag":
+                typed = word.split("=", 1)[1:]
+            elif kind == "value":
+                typed.append(word)
         return typed
 
     def without(self, *settings: str) -> list[str]:
         """The words typed but for the flags that set one of `settings`, and what belongs to them."""
+        return [word for word, kind in self._told_apart(*settings) if not kind]
+
+    def _told_apart(self, *settings: str) -> Iterator[tuple[str, str]]:
+        """Each word typed, and whether it is a `flag` that sets one of `settings`, a `value` of one, or neither, ""."""
         takes = {name: most for setting in settings for name, most in self._takes(setting).items()}
-        remaining, left = list[str](), 0.0
+        left = 0.0  # values that may still follow
         for word in self.words:
             name, equals, _ = word.partition("=")
             if name in takes:
                 left = 0 if equals else takes[name]
+                yield word, "flag"
             elif left and (not word.startswith("-") or _NUMBER.fullmatch(word)):
                 left -= 1
+                yield word, "value"
             else:
-                remaining, left = [*remaining, word], 0
-        return remaining
+                left = 0
+                yield word, ""
 
     def in_words(self, error: SettingError) -> str:
         """`--patch 1: expected at least 2, ...`: the flag, what was typed, and what would do."""
@@ -139,14 +142,26 @@ def parser(manual: str | None) -> Parser:
     return script_parser
 
 
-def moved(parser: argparse.ArgumentParser, flag: str, instead: str) -> None:
-    """Refuse a flag that there was once, and say what does its work now; it is not in --help."""
+class _Gone(argparse.Action):
+    """A flag that there was once: exits with 2 and says what does its work now. It is not in --help."""
 
-    class _Moved(argparse.Action):
-        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-            parser.error(f"{flag}: expected it no longer; instead: {instead}")
+    def __init__(self, *flags: Any, advice: str, **settings: Any) -> None:
+        hidden = {"nargs": "*", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        super().__init__(*flags, **settings | hidden)
+        self._advice = advice
 
-    parser.add_argument(flag, nargs="*", action=_Moved, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.error(f"{self.option_strings[0]}: {self._advice}")
+
+
+def moved(group: argparse._ActionsContainer, flag: str, instead: str) -> None:
+    """Refuse a flag that there was once, and say what does its work now."""
+    group.add_argument(flag, action=_Gone, advice=f"expected it no longer; instead: {instead}")
+
+
+def renamed(group: argparse._ActionsContainer, old: str, new: str) -> None:
+    """Refuse the flag `old` with the name it has now."""
+    group.add_argument(old, action=_Gone, advice=f"is now called {new}")
 
 
 LAUNCH = ("launch", "parallel", "partition", "cores", "gpus", "hours", "memory")  # settings of `launch_flags`
@@ -280,18 +295,6 @@ def in_words(error: Exception) -> str:
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
-
-
-class _Renamed(argparse.Action):
-    """A flag that was renamed: exits with 2 and says what it is called now."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.error(f"{'/'.join(self.option_strings)}: is now called {self.dest}")
-
-
-def renamed(group: argparse._ActionsContainer, old: str, new: str) -> None:
-    """Refuse the flag `old` with the name it has now."""
-    group.add_argument(old, action=_Renamed, nargs="?", dest=new, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def has_gpu() -> bool:

@@ -168,6 +168,12 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """`a, b, c and 5 more`."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def one_line(text: str) -> str:
     """`text` without line breaks or control characters, so that an error stays one line, and one that can be read:
     what a damaged file holds may be long."""

@@ -5,7 +5,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -24,6 +25,29 @@ START = "fork" if sys.platform == "linux" else "spawn"
 
 class WorkersError(DataError):
     """The system lets no more processes begin; nothing was done yet, and none is left running."""
+
+
+def as_ready(
+    work: Callable[[J], R], jobs: list[J], workers: int, killed: Callable[[J], R], warn: Callable[[str], None]
+) -> Iterator[R]:
+    """What `work` makes of each job, as it is ready: in this process, or in at most `workers` others, see `submitted`.
+
+    killed: what to give, or raise, for a job whose process was killed. warn: told where no process can begin; the jobs
+    are then done here, one after another.
+    """
+    if workers > 1 and len(jobs) > 1:
+        try:
+            with submitted(work, jobs, workers) as futures:
+                for future in as_completed(futures):
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        result = killed(futures[future])
+                    yield result
+            return
+        except WorkersError as error:
+            warn(f"{error}; one recording after another instead (--workers 1)")
+    yield from map(work, jobs)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from semg.common.console import listed
 from semg.data.putemg import ADC_BITS
 
 ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # what putEMG's converter can say at most
@@ -21,11 +22,11 @@ class ChannelFaults:
     duplicate: list[tuple[int, int]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"dead channels {_listed(self.dead)}"] if self.dead else []
+        parts = [f"dead channels {listed(self.dead)}"] if self.dead else []
         if self.saturated:
-            parts.append(f"saturated channels {_listed(self.saturated)}")
+            parts.append(f"saturated channels {listed(self.saturated)}")
         if self.duplicate:
-            parts.append("equal channels " + _listed([f"{a}={b}" for a, b in self.duplicate]))
+            parts.append("equal channels " + listed([f"{a}={b}" for a, b in self.duplicate]))
         return ", ".join(parts)
 
 
@@ -74,8 +75,3 @@ def _is_cut(channel: np.ndarray) -> bool:
         if at_end.mean() > SATURATED_SHARE and np.count_nonzero(at_end) > np.count_nonzero(beside):
             return len(np.unique(channel)) >= _FEW_VALUES
     return False
-
-
-def _listed(names: Sequence[object]) -> str:
-    texts = [str(name) for name in names]
-    return ", ".join(texts[:8]) + (f" and {len(texts) - 8} more" if len(texts) > 8 else "")

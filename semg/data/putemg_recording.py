@@ -17,7 +17,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers blosc and the like, with which pandas can compress
 import numpy as np
 
-from semg.common.console import counted
+from semg.common.console import counted, listed
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data.gaps import Gap, find_gaps, sampling_interval
@@ -146,7 +146,7 @@ class Recording:
         if not known.all():
             row = int(np.argmin(known))
             raise DataError(
-                f"{self.path}: column {column}: expected labels {REST} and {_listed(GESTURES)}, "
+                f"{self.path}: column {column}: expected labels {REST} and {listed(GESTURES)}, "
                 f"found {values[row]} at sample {start + row}"
             )
         return values.astype(np.int8)
@@ -376,10 +376,10 @@ def _places(path: Path, table: h5py.Dataset) -> dict[str, tuple[str, int]]:
             raise DataError(f"{path}: expected {width} distinct column names for {block}, found others")
     missing = [name for name in COLUMNS if name not in places]
     if missing:
-        raise DataError(f"{path}: expected putEMG's columns, found none named {_listed(missing)}")
+        raise DataError(f"{path}: expected putEMG's columns, found none named {listed(missing)}")
     extra = [name for name in places if name.startswith("EMG_") and name not in COLUMNS]
     if extra:
-        raise DataError(f"{path}: expected {N_CHANNELS} channels, found also {_listed(extra)}")
+        raise DataError(f"{path}: expected {N_CHANNELS} channels, found also {listed(extra)}")
     return places
 
 
@@ -438,8 +438,3 @@ def _first_wrong_count(values: np.ndarray, columns: list[str], start: int, limit
         f"column {columns[column]}: expected whole ADC counts within +-{limit:g}, "
         f"found {values[row, column]} at sample {start + row}"
     )
-
-
-def _listed(names: "list[str] | dict[int, str]") -> str:
-    texts = [str(name) for name in names]
-    return ", ".join(texts[:8]) + (f" and {len(texts) - 8} more" if len(texts) > 8 else "")

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote
-from xml.parsers import expat
+from xml.etree import ElementTree
 
 from semg.common.errors import DataError
 
@@ -16,40 +16,26 @@ class Listed:
     version: str = ""
 
 
-def read_listing(data: bytes) -> dict[str, Listed]:
-    """Files by name from a WebDAV multistatus; document types, which can blow up, are refused."""
-    files: dict[str, Listed] = {}
-    href, length, etag, text = "", "", "", ""
-
-    def begin(tag: str, _attributes: dict[str, str]) -> None:
-        nonlocal href, length, etag, text
-        text = ""
-        if tag == "DAV: response":
-            href = length = etag = ""
-
-    def collect(more: str) -> None:
-        nonlocal text
-        text += more
-
-    def end(tag: str) -> None:
-        nonlocal href, length, etag
-        if tag == "DAV: href":
-            href = text.strip()
-        elif tag == "DAV: getcontentlength":
-            length = text.strip()
-        elif tag == "DAV: getetag":
-            etag = text.strip()
-        elif tag == "DAV: response" and re.fullmatch(r"[0-9]{1,18}", length) and not href.endswith("/"):
-            files[unquote(href.rpartition("/")[2])] = Listed(int(length), etag)
-
-    def refuse(*_: object) -> None:
+class _Builder(ElementTree.TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        """Entities, which can blow up, are declared in document types alone."""
         raise DataError("expected a list of files, found a document type in it; refused")
 
-    reader = expat.ParserCreate(namespace_separator=" ")
-    reader.StartElementHandler, reader.EndElementHandler = begin, end
-    reader.CharacterDataHandler, reader.StartDoctypeDeclHandler = collect, refuse
+
+def read_listing(data: bytes) -> dict[str, Listed]:
+    """Files by name from a WebDAV multistatus. DataError for anything else, and for one with a document type."""
+    parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314  which refuses what makes XML dangerous
     try:
-        reader.Parse(data, True)
-    except expat.ExpatError as error:
+        parser.feed(data)
+        responses = parser.close().iter("{DAV:}response")
+    except ElementTree.ParseError as error:
         raise DataError(f"expected a list of files, found unreadable XML ({error})") from None
+    files: dict[str, Listed] = {}
+    for response in responses:
+        href, length, etag = (
+            next((one.text.strip() for one in response.iter(f"{{DAV:}}{name}") if one.text), "")
+            for name in ("href", "getcontentlength", "getetag")
+        )
+        if re.fullmatch(r"[0-9]{1,18}", length) and not href.endswith("/"):
+            files[unquote(href.rpartition("/")[2])] = Listed(int(length), etag)
     return files

@@ -19,7 +19,7 @@ from semg.common.errors import DataError, SettingError
 from semg.common.files import is_system_file, read_json
 from semg.common.schema import is_finite, is_whole, text
 from semg.data.putemg import parse_record
-from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval, metric, per_subject
+from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
 
 ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
 MOST_CLASSES = 1000
@@ -265,13 +265,6 @@ def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -
         return []
     people = counted(fewest, "person", "people")
     return [f"only {people}: no paired test can reach p < 0.05 with fewer than {FEWEST_SUBJECTS}"]
-
-
-def interval_text(metric: Metric, interval: tuple[float, float] | None, sign: str = "") -> str:
-    """`40.1 to 52.3`, or why there is none."""
-    if interval is None:
-        return f"under {FEWEST_FOR_INTERVAL} people"
-    return " to ".join(metric.text(end, sign) for end in interval)
 
 
 def p_text(p: float) -> str:

@@ -147,6 +147,12 @@ class Criterion:
             return "-"
         return f"{100 * value:{sign}.1f}" if self.share else f"{value:{sign}.3f}"
 
+    def ends(self, interval: Sequence[float] | None, sign: str = "") -> str:
+        """`40.1 to 52.3`, both as `text`, or why there is no interval."""
+        if interval is None:
+            return f"under {FEWEST_FOR_INTERVAL} people"
+        return " to ".join(self.text(end, sign) for end in interval)
+
     def labelled(self, value: float | None, digits: int = 4) -> str:
         """`macro-F1 0.8125`: `value` in a sentence, `-` where there is none."""
         return f"{self.label} -" if value is None else f"{self.label} {value:.{digits}f}"

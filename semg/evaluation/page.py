@@ -20,7 +20,6 @@ from semg.evaluation.comparison import (
     Method,
     check_same_subset,
     find_results,
-    interval_text,
     method_names,
     p_text,
     pool,
@@ -95,7 +94,7 @@ def read_page(
     file_lists = [_try(failures, find_results, path) for path in sources if not is_run(path)]
     paths = list(dict.fromkeys(path for some in file_lists if some is not None for path in some))
     reported = list({one.name: one for one in (metric, *metrics.headlines())}.values())
-    read = {path: _try(failures, read_result, path, reported, metric) for path in paths}
+    read = {path: _try(failures, read_result, path, reported) for path in paths}
     groups: dict[str, list[ResultRecord]] = {}
     for name, path in zip(method_names(paths), paths, strict=True):
         if (result := read[path]) is not None:
@@ -206,7 +205,7 @@ def _row(entry: Entry, names: Sequence[str]) -> list[str]:
     for name in names:
         metric, values = metrics.metric(name), entry.pooled[name].values
         spread = f" ± {metric.text(float(values.std(ddof=1)))}" if len(values) > 1 else ""
-        cells += [f"{metric.text(float(values.mean()))}{spread}", interval_text(metric, bootstrap_interval(values))]
+        cells += [f"{metric.text(float(values.mean()))}{spread}", metric.ends(bootstrap_interval(values))]
     return cells
 
 
@@ -255,7 +254,7 @@ def _paired(page: Page) -> dict[str, Any] | None:
             "name": name,
             "cells": [
                 metric.text(pair.difference, "+"),
-                interval_text(metric, pair.interval, "+"),
+                metric.ends(pair.interval, "+"),
                 str(pair.n),
                 p_text(pair.p),
                 p_text(p),
@@ -285,7 +284,7 @@ def _befores(entry: Entry) -> list[ResultRecord]:
 def _before_and_after(entry: Entry, metric: Metric) -> dict[str, tuple[float, float]]:
     """Person -> scores of the model as it was and adapted, means over the runs that scored the person."""
     results = _befores(entry)
-    was = pool(entry.name, (one.before.evaluation for one in results if one.before)).subjects
+    was = pool(entry.name, (one.before.evaluations[metric.name] for one in results if one.before)).subjects
     now = pool(entry.name, (one.evaluations[metric.name] for one in results)).subjects
     return {who: (was[who], now[who]) for who in sorted(set(was) & set(now))}
 

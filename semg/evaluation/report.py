@@ -17,7 +17,7 @@ from semg.common.console import counted
 from semg.common.files import atomic_path, write_json, write_text
 from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics, score_figures
-from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, report
+from semg.evaluation.metrics import Metric, report
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.evaluation.table_text import csv_text
 
@@ -129,14 +129,10 @@ def _over_subjects(scored: dict[str, Any], chance: dict[str, float | None]) -> l
     lines = [f"{'':<22}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}{'by chance':>11}"]
     for metric in metrics.METRICS:
         mean, sd, ends = (scored[part][metric.name] for part in ("mean_over_subjects", "sd_over_subjects", "ci95"))
-        cells = f"{metric.text(mean):>10}{metric.text(sd):>10}{_interval(metric, ends):>20}"
+        cells = f"{metric.text(mean):>10}{metric.text(sd):>10}{metric.ends(ends):>20}"
         cells += f"{metric.text(scored[metric.name]):>13}{metric.text(chance[metric.name]):>11}"
         lines.append(f"{metric.label:<22}{cells}")
     return lines
-
-
-def _interval(metric: Metric, ends: list[float] | None) -> str:
-    return f"{metric.text(ends[0])} to {metric.text(ends[1])}" if ends else f"under {FEWEST_FOR_INTERVAL} people"
 
 
 def _percent(share: float | None) -> str:

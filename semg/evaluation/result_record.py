@@ -1,7 +1,7 @@
 """One result's metrics.json, checked, for the page that report.py makes. Results may be anybody's files."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,13 @@ _SESSIONS = Field(
     needed=False,
 )
 _FIELDS = {
-    **{name: Field(one.words, one.holds, needed=False) for name, one in {"classes": TEXTS, "made": OBJECT}.items()},
-    **{name: Field(TEXT.words, TEXT.holds, needed=False) for name in ("checkpoint", "checkpoint_sha256", "split")},
-    **{name: Field(TEXT.words, TEXT.holds, needed=False) for name in ("split_sha256", "normalize", "made.commit")},
-    **{name: Field(TEXT.words, TEXT.holds, needed=False) for name in ("made.script", "adaptation.mode")},
-    **{name: Field(OBJECT.words, OBJECT.holds, needed=False) for name in ("made.arguments", "made.versions")},
+    **dict.fromkeys(("made", "made.arguments", "made.versions", "adaptation"), replace(OBJECT, needed=False)),
+    **dict.fromkeys(("checkpoint", "checkpoint_sha256", "split", "split_sha256"), replace(TEXT, needed=False)),
+    **dict.fromkeys(("normalize", "made.commit", "made.script", "adaptation.mode"), replace(TEXT, needed=False)),
+    "classes": replace(TEXTS, needed=False),
     "rest_classes": Field("a list of names", lambda value: value == [] or TEXTS.holds(value), needed=False),
     "trained_on_subjects_scored": Field("a list of people", lambda v: v == [] or TEXTS.holds(v), needed=False),
-    "calibrate": Field(COUNT.words, COUNT.holds, needed=False),
-    "adaptation": Field(OBJECT.words, OBJECT.holds, needed=False),
+    "calibrate": replace(COUNT, needed=False),
     "adaptation.sessions": _SESSIONS,
 }
 
@@ -45,10 +43,13 @@ def _is_session(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Before:
-    """The model before it was adapted to the people scored, on the same windows. name: how the result calls it."""
+    """The model before it was adapted to the people scored, on the same windows.
+
+    name: how the result calls it; evaluations: by metric.
+    """
 
     name: str
-    evaluation: Evaluation
+    evaluations: Mapping[str, Evaluation]
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,21 @@ class ResultRecord:
         return next((place for place in places if place.is_dir()), places[0])
 
 
-def read_result(path: Path, wanted_metrics: list[Metric], main: Metric) -> ResultRecord:
-    """Read a metrics.json. shown: metrics of each person wanted; main: the one compared before and after adapting.
+def read_result(path: Path, wanted: Sequence[Metric]) -> ResultRecord:
+    """Read a metrics.json, and of each person the metrics wanted.
 
     DataError if it is not as evaluate.py, calibrate.py and the baselines write it.
     """
     if path.suffix != ".json":
         raise DataError(f"{path}: expected a metrics.json or the folder of one, found another file")
-    evaluations = {metric.name: read_evaluation(path, metric.name) for metric in wanted_metrics}
+    evaluations = {metric.name: read_evaluation(path, metric.name) for metric in wanted}
     content = read_json(path, _WHAT)
     check_fields(path, content, _FIELDS, _WHAT, "evaluate.py writes it")
     classes = tuple(content.get("classes") or ())
     if len(classes) > MOST_CLASSES:
         raise DataError(f"{path}: expected at most {MOST_CLASSES} classes, found {len(classes)}")
     return ResultRecord(
-        path, content, evaluations, classes, _confusion(path, content, len(classes)), _before(path, content, main)
+        path, content, evaluations, classes, _confusion(path, content, len(classes)), _before(path, content, wanted)
     )
 
 
@@ -116,9 +117,10 @@ def _confusion(path: Path, content: Mapping[str, Any], n: int) -> np.ndarray | N
     return counts
 
 
-def _before(path: Path, content: Mapping[str, Any], metric: Metric) -> Before | None:
+def _before(path: Path, content: Mapping[str, Any], wanted: Sequence[Metric]) -> Before | None:
     """evaluate.py and calibrate.py write the scores of the model as it was under names of their own."""
     for key, name in (("unadapted", "as trained"), ("zero_shot_on_the_same_windows", "zero-shot")):
         if isinstance(content.get(key), dict):
-            return Before(name, evaluation_of(path, content | content[key], metric.name))
+            scores = {**content, **content[key]}
+            return Before(name, {one.name: evaluation_of(path, scores, one.name) for one in wanted})
     return None

@@ -29,7 +29,9 @@ _TITLE_SIZE = 13  # points
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
 # a decorator, so that nobody's matplotlibrc changes a picture
 # and `$` in a name is a letter, not mathematics
-usual_style = matplotlib.rc_context({**matplotlib.rcParamsDefault, "text.parse_math": False})
+usual_style = matplotlib.rc_context(
+    {**matplotlib.rcParamsDefault, "text.parse_math": False, "grid.color": "#dddddd", "axes.axisbelow": True}
+)
 
 
 @usual_style
@@ -125,8 +127,7 @@ def per_subject(
     axes.set_ylabel("score, 0 to 1", fontsize=12)
     axes.set_ylim(0, 1)
     axes.set_xlim(-0.7, len(order) - 0.3)
-    axes.grid(axis="y", color="#dddddd")
-    axes.set_axisbelow(True)
+    axes.grid(axis="y")
     figure.legend(loc="outside lower center", fontsize=10)  # inside, it could hide a person
     headline(figure, title)
     save(figure, path)
@@ -158,8 +159,7 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
         axes.set_xlabel("epoch", fontsize=12)
         axes.set_ylabel(criterion.label, fontsize=12)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(color="#dddddd")
-        axes.set_axisbelow(True)
+        axes.grid()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", fontsize=11, ncols=3)
     headline(figure, title)
@@ -200,8 +200,7 @@ def compare(
         axes.set_ylim(len(subjects) - 0.5, -0.5)
         axes.margins(x=0.06)
         axes.set_xlabel(label, fontsize=11)
-        axes.grid(axis="x", color="#dddddd")
-        axes.set_axisbelow(True)
+        axes.grid(axis="x")
         if place:
             axes.axvline(0, color=ORANGE, linewidth=1.2)
             better = "right" if metric.rank(1.0) > metric.rank(0.0) else "left"
@@ -262,8 +261,7 @@ def calibration(
         axes.set_ylim(0, 1)
         axes.set_xlabel("repetitions of each gesture to adapt with", fontsize=12)
         axes.set_ylabel(f"{metric.label}, 0 to 1", fontsize=12)
-        axes.grid(color="#dddddd")
-        axes.set_axisbelow(True)
+        axes.grid()
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -28,14 +28,13 @@ def recording(
     title: str,
     begin: float = 0.0,
     *,
-    colours: Sequence[str] | None = None,
+    colours: Sequence[str],
 ) -> None:
     """Channels over time, one above the other on one scale, with bands of colour where a gesture is.
 
     signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; segments: where which class is;
-    colours: of the classes, None for those that their names have.
+    colours: of the classes.
     """
-    colours = colours or palette.gestures(classes)
     figure = new_figure(13, 2.4 + 0.26 * max(6, signal.shape[1]))
     strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3 + 0.8 * signal.shape[1]])
     end = begin + len(signal) / rate
@@ -146,8 +145,7 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     axes.set_xticklabels([str(t) for t in ticks])
     axes.set_xlabel("frequency, Hz", fontsize=12)
     axes.set_ylabel("power spectral density, µV²/Hz", fontsize=12)
-    axes.grid(color="#dddddd")
-    axes.set_axisbelow(True)
+    axes.grid()
     axes.legend(fontsize=11, title="bands: 80 % of the channels")
     headline(figure, title)
     save(figure, path)
@@ -225,8 +223,7 @@ def class_counts(
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_xlim(0, longest * 1.12)
     axes.set_xlabel("share of the subset's windows, % (numbers: windows)", fontsize=12)
-    axes.grid(axis="x", color="#dddddd")
-    axes.set_axisbelow(True)
+    axes.grid(axis="x")
     figure.legend(loc="outside lower center", fontsize=11, ncols=len(counts))
     headline(figure, title)
     save(figure, path)
@@ -246,15 +243,14 @@ def timeline(
     title: str,
     vote: int = 1,
     *,
-    colours: Sequence[str] | None = None,
+    colours: Sequence[str],
 ) -> None:
     """A recording's decisions over time: some channels, the truth if there is one, what was decided, how surely.
 
     signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) each decision's moment in seconds, and the
     probability of what was decided; with `vote` above 1 its share of the last `vote` decisions; colours: of the
-    classes, None for those that their names have.
+    classes.
     """
-    colours = colours or palette.gestures(classes)
     heights = [0.8 + 0.5 * signal.shape[1], *([0.45] if truth else []), 0.45, 1.1]
     figure = new_figure(13, 2.2 + sum(heights))
     rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)

@@ -1,17 +1,22 @@
 """Scripts that work through a folder of folds, and can have each fold done by a run of its own."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.files import read_json
-from semg.common.launching import Job, Launcher
+from semg.common.launching import Job, Launcher, sole_writer
+from semg.data.shards import WindowSet
 from semg.data.splits import Split, read_folds
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
+
+Windows = Mapping[str, dict[str, WindowSet]]  # fold -> name -> windows
+# results of one fold, its windows -> the leading metric of each result
+RunFold = Callable[[Sequence[Baseline], dict[str, WindowSet], argparse.Namespace, Console], Mapping[str, float]]
 
 
 def flags(parser: argparse.ArgumentParser, gpus: int = 0) -> None:
@@ -31,10 +36,34 @@ def chosen(args: argparse.Namespace) -> dict[str, Split]:
     return {name: split for name, split in folds.items() if not args.folds or name in args.folds}
 
 
-def launch(
+def work_through(
+    script: str,
+    args: argparse.Namespace,
+    baselines: Sequence[Baseline],
+    windows: Windows,
+    run_fold: RunFold,
+    many: Launcher | None,
+    console: Console,
+) -> int:
+    """Make the results that are not there yet, fold by fold, or by `many` runs at once; returns the exit code."""
+    if many:
+        return _launch(Path(script).resolve(), args, baselines, many, console)
+    done: dict[str, float] = {}
+    with sole_writer(args.out):
+        left = baseline_results.unfinished(baselines, args.overwrite)
+        if len(left) < len(baselines):
+            console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")
+        for fold, own in windows.items():
+            if now := [baseline for baseline in left if baseline.fold == fold]:
+                console.say(baseline_results.describe(fold, own, args.subset, args.normalize))
+                done |= run_fold(now, own, args, console)
+    return baseline_results.finish(console, args.out, baselines, left, done)
+
+
+def _launch(
     script: Path, args: argparse.Namespace, baselines: Sequence[Baseline], many: Launcher, console: Console
 ) -> int:
-    """Have each fold with results left to make done by a run of its own; returns the exit code."""
+    """Have each fold with results left to make done by a run of its own."""
     left = baseline_results.unfinished(baselines, args.overwrite)
     folds = dict.fromkeys(baseline.fold for baseline in left)
     jobs = [Job(fold, cli.part_of_this(script, ["folds"], "--folds", fold)) for fold in folds]

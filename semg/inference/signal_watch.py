@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from semg.common.console import listed
+
 SECONDS = 2.0  # of signal that is looked at as a whole
-_NAMED = 8  # channels in a message
 
 
 class SignalWatch:
@@ -52,5 +53,4 @@ class SignalWatch:
             return
         told.update(new)
         names = [self._channels[place] if self._channels else str(place + 1) for place in new]
-        listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        self._warn(f"{self._name}: channel{'s' if len(new) > 1 else ''} {listed} {what}")
+        self._warn(f"{self._name}: channel{'s' if len(new) > 1 else ''} {listed(names)} {what}")

@@ -693,11 +693,11 @@ def test_predictions_that_are_no_archive(results: Path, tmp_path: Path, content:
 CALIBRATED: list[tuple[dict[str, object], str]] = [
     ({"calibrate": INFINITE}, "a number that is not finite: Infinity"),
     ({"calibrate": 0}, "expected a whole number above 0 for calibrate"),
-    ({"per_class": {}}, "for per_class"),
-    ({"per_subject": [1]}, "for per_subject"),
-    ({"per_subject": {}}, "for per_subject"),
-    ({"zero_shot_on_the_same_windows": {"per_subject": {}}}, "for zero_shot_on_the_same_windows.per_subject"),
-    ({"zero_shot_on_the_same_windows": 5}, "without zero_shot_on_the_same_windows.per_subject"),
+    ({"confusion": None}, r"expected results of calibrate\.py"),
+    ({"per_subject": [1]}, "expected per_subject with macro_f1"),
+    ({"per_subject": {}}, "expected a macro_f1 from 0 to 1 for at least one person"),
+    ({"zero_shot_on_the_same_windows": {"per_subject": {}}}, "expected a macro_f1 from 0 to 1 for at least one person"),
+    ({"zero_shot_on_the_same_windows": 5}, r"expected results of calibrate\.py"),
     (person(macro_f1=float("nan")), "a number that is not finite: NaN"),
     ({"per_subject": {"09": person()["per_subject"]["05"]}}, "expected the same people with and without"),  # type: ignore[index]
 ]
