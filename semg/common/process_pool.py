@@ -46,7 +46,7 @@ def as_ready(
                     yield result
             return
         except WorkersError as error:
-            warn(f"{error}; one recording after another instead (--workers 1)")
+            warn(f"{error}; one recording after another instead")
     yield from map(work, jobs)
 
 
