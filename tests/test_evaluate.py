@@ -245,18 +245,3 @@ def test_damaged_files_and_other_files_are_refused(here, trained, tmp_path):
         here(tmp_path / "r", "--checkpoint", path)
     with pytest.raises(DataError, match=r"no such file; train\.py writes one"):
         here(tmp_path / "r", "--checkpoint", tmp_path / "none.ckpt")
-
-
-def test_a_checkpoint_of_version_1_is_read_under_todays_names(here, trained, tmp_path):
-    """Version 1 called the standard deviation a deviation, and appended whitened channels `beside`."""
-    now = open_checkpoint(trained / "run" / "best_model.ckpt")
-    description = now.description | {"normalize": now.description["normalize"] | {"whitening": "beside"}}
-    tensors = {name.replace("token_std", "token_deviation"): value for name, value in now.tensors.items()}
-    old = tmp_path / "old.ckpt"
-    write_checkpoint(old, description, tensors)
-    torch.save(torch.load(old, weights_only=True) | {"version": 1}, old)
-    read = open_checkpoint(old)
-    assert read.description == now.description
-    assert read.tensors.keys() == now.tensors.keys()
-    scores = [here(tmp_path / out, "--checkpoint", path) for out, path in (("a", old), ("b", now.path))]
-    assert scores[0]["mean_over_subjects"] == scores[1]["mean_over_subjects"]

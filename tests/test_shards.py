@@ -106,24 +106,6 @@ def rewritten(shard, **changes):
     (shard / "shard.json").write_text(json.dumps(meta | {"checksum": meta_checksum(meta)}))
 
 
-def test_a_shard_of_version_1_is_read_with_the_facts_it_left_out(shard):
-    arguments = {**small_shards.ARGUMENTS, "guard": 0.25}
-    del arguments["transition_margin"]
-    old = {"date": "2018-05-11", "time": "10-00-00-000", "trajectory": "repeats_long", "arguments": arguments}
-    new = dict.fromkeys(("session", "order", "task", "unit", "rings", "rest_classes", "simulated"))
-    rewritten(shard, format_version=1, **old, **new)
-    opened = open_shard(shard, verify=True)
-    assert (opened.subject, opened.session, opened.task) == ("03", "03/2018-05-11", "repeats_long")
-    assert opened.order == 20180511100000000
-    assert opened.rings == tuple(map(tuple, small_shards.RINGS))
-    assert opened.rest_classes == ("idle",)
-    assert not opened.simulated
-    assert opened.arguments["transition_margin"] == 0.25
-    rewritten(shard, format_version=1, record="fist")
-    with pytest.raises(DataError, match="expected a name of putEMG's form for record, found 'fist'"):
-        open_shard(shard)
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

@@ -36,15 +36,13 @@ from semg.common.schema import (
     is_whole,
     text,
 )
-from semg.data import putemg, records
+from semg.data import records
 from semg.data.records import Record
 from semg.data.signal_file import REDO, SignalFile, identity, npy_errors
 from semg.data.windows import WINDOW_FIELDS, continuous
 
 FORMAT_VERSION = 2
 _OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
-_REST_OF_VERSION_1 = ("idle", "rest")  # which shards of version 1 did not say
-_RING_OF_VERSION_1 = 8  # electrodes
 _SUBJECTS_SHOWN = 20  # in a message
 
 
@@ -204,17 +202,14 @@ def list_records(folder: Path) -> list[str]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """A shard's shard.json as of this format version, checked against its own checksum. Older ones are brought up."""
+    """A shard's shard.json, checked against its own checksum."""
     where = path / "shard.json"
     meta = read_json(where, "a shard's description")
     version = meta.get("format_version")
-    if version not in (1, FORMAT_VERSION):
-        raise DataError(f"{path}: expected shard format {FORMAT_VERSION} or 1, found {version}", REDO)
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path}: expected shard format {FORMAT_VERSION}, found {version}", REDO)
     if meta.get("checksum") != meta_checksum(meta):
         raise DataError(f"{where}: expected its checksum, found another", REDO)
-    if version == 1:
-        check_fields(where, meta, _FIELDS_OF_VERSION_1, "a shard's description", REDO)
-        meta = _from_version_1(meta)
     _check_facts(where, meta, REDO)
     check_fields(where, meta, _FIELDS, "a shard's description", REDO)
     return meta
@@ -228,33 +223,6 @@ def _check_facts(where: Path, meta: Mapping[str, Any], advice: str) -> None:
         raise DataError(f"{where}: expected {channels}, in rings, found {beyond[0]}", advice)
     if unknown := [name for name in meta["rest_classes"] if name not in meta["classes"]]:
         raise DataError(f"{where}: expected rest_classes among the classes, found {unknown[0]!r}", advice)
-
-
-def current_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A shard's arguments, as a file of any version says them, under today's names."""
-    return {_RENAMED.get(key, key): value for key, value in arguments.items()}
-
-
-def _from_version_1(meta: dict[str, Any]) -> dict[str, Any]:
-    """The facts that shards of version 1 left to their readers, derived as those did.
-
-    Their records are named as putEMG's are; electrodes lie in rings of eight where the channels are whole rings.
-    """
-    facts = records.from_name(meta["record"])
-    n = len(meta["channels"])
-    whole_rings = n % _RING_OF_VERSION_1 == 0
-    return {
-        **meta,
-        "subject": facts.subject,
-        "session": facts.session,
-        "order": facts.order,
-        "task": facts.task,
-        "unit": "uV",
-        "rings": np.arange(n).reshape(-1, _RING_OF_VERSION_1).tolist() if whole_rings else [],
-        "rest_classes": [name for name in meta["classes"] if name in _REST_OF_VERSION_1],
-        "simulated": meta.get("simulated", False),
-        "arguments": current_arguments(meta["arguments"]),
-    }
 
 
 def open_shard(path: Path, *, verify: bool = False) -> Shard:
@@ -348,7 +316,6 @@ def _are_rings(rings: Any) -> bool:
 RINGS = Field("lists of the channels' places, counted from 0, each place once", _are_rings)
 _NAME = Field(f"a name of {records.NAME_FORM}", records.is_name)
 _ARGUMENTS = dict.fromkeys(("arguments.window", "arguments.stride"), COUNT)
-_RENAMED = {"guard": "transition_margin"}  # arguments of version 1
 _FACTS = {  # that whoever makes a shard has to say
     **dict.fromkeys(("record", "subject", "session"), _NAME),
     "order": Field("a whole number", lambda value: is_whole(value, 0)),
@@ -366,13 +333,6 @@ _FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
     "n_windows": Field("a whole number", lambda value: is_whole(value, 0)),
     "files": Field("sizes and checksums of signal.npy and windows.npy", _are_files),
     "second_moment": Field("rows of numbers", lambda rows: isinstance(rows, list) and all(map(_are_numbers, rows))),
-}
-_FIELDS_OF_VERSION_1 = {
-    "record": Field("a name of putEMG's form", lambda name: isinstance(name, str) and putemg.is_record(name)),
-    "classes": TEXTS,
-    "channels": TEXTS,
-    "simulated": Field("true or false", flag, needed=False),
-    **_ARGUMENTS,
 }
 _MUST_AGREE = ("rate", "unit", "channels", "rings", "classes", "rest_classes", "arguments")
 

@@ -1,7 +1,7 @@
 """The checkpoint's layouts: plain types and tensors, with a checksum, written whole or not at all.
 
 A checkpoint is one file, opened with `torch.load(weights_only=True)`, which runs no code from it. It holds
-  format, version     what this is; version 1, which had other names for some things, is read as well
+  format, version     what this is
   description         JSON text: model configuration, data arguments, classes, normalisation, split, how it was made
   tensors             the weights and what else is kept as tensors, by name
   checksum            SHA-256 over description and tensors
@@ -30,11 +30,9 @@ from semg.common.files import atomic_path, json_value, read_json, write_json
 
 FORMAT = "semg-gpt2 checkpoint"
 VERSION = 2
-READABLE = (1, VERSION)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OLDEST_TORCH = (2, 10)  # a hostile file got past weights_only in older ones: CVE-2025-32434, CVE-2026-24747
 _LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"]}
-_WHITENING_BEFORE_2 = {"beside": "append", "only": "replace"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         raise DataError(f"{path}: expected a checkpoint of this project, found something else")
     version = whole.get("version")
-    if not isinstance(version, int) or version not in READABLE:
+    if version != VERSION:
         raise DataError(f"{path}: expected checkpoint version {VERSION}, found {version}; train again")
     text, tensors = whole.get("description"), whole.get("tensors")
     if not isinstance(text, str) or not isinstance(tensors, dict) or whole.get("checksum") != _checksum(text, tensors):
@@ -118,21 +116,7 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
         raise DataError(f"{path}: expected a description in JSON, found another; train again")
     # the file may say of a tensor that it wants a gradient: damage that the checksum, over values, does not see
     tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-    return _current(Checkpoint(path, description, tensors), version)
-
-
-def _current(checkpoint: Checkpoint, version: int) -> Checkpoint:
-    """What was read from a file of `version`, under the names of this one."""
-    if version == VERSION:
-        return checkpoint
-    tensors = {name.replace("token_deviation", "token_std"): value for name, value in checkpoint.tensors.items()}
-    description = dict(checkpoint.description)
-    for part in ("normalize", "arguments"):
-        held = description.get(part)
-        if isinstance(held, dict) and isinstance(held.get("whitening"), str):
-            word = held["whitening"]
-            description[part] = held | {"whitening": _WHITENING_BEFORE_2.get(word, word)}
-    return Checkpoint(checkpoint.path, description, tensors)
+    return Checkpoint(path, description, tensors)
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -166,7 +150,7 @@ def _open_folder(folder: Path) -> Checkpoint:
                 f"{folder / CONFIG}: expected {key} {value}, found {actual}; export.py writes such a folder"
             )
     version, expected = description.pop("format_version", None), description.pop("weights_checksum", None)
-    if not isinstance(version, int) or version not in READABLE:
+    if version != VERSION:
         raise DataError(f"{folder / CONFIG}: expected format_version {VERSION}, found {version}; export it again")
     path = folder / WEIGHTS
     try:
@@ -176,7 +160,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     if expected != _checksum("", tensors):
         raise DataError(f"{path}: expected the checksum in {CONFIG}, found another: copy or export both again")
     _check_finite(path, tensors)
-    return _current(Checkpoint(folder, description, tensors), version)
+    return Checkpoint(folder, description, tensors)
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,8 @@ normalized, such as raw samples, keeps 0 and 1. `contract` says what else a prog
 import json
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -69,9 +71,7 @@ def check_packages() -> None:
 def contract(model: TrainedModel) -> dict[str, Any]:
     """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
     data, channel_normalization = model.description["data"], model.channel_normalization
-    content: dict[str, Any] = {
-        key: data[key] for key in ("rate", "unit", "channels", "classes", "arguments") if key in data
-    }
+    content: dict[str, Any] = {key: data[key] for key in _DATA if key in data}
     content |= model.restriction_facts()
     content["normalize"] = channel_normalization.to_dict()
     content["features"] = [asdict(group) for group in model.network.frontend.groups]
@@ -145,15 +145,13 @@ def _example(model: Any, count: int) -> tuple[Tensor, Tensor]:
     return x, torch.stack([mean, std], dim=1)
 
 
-class _quiet:  # noqa: N801  a context manager, used as a function
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
     """Let a library's logger say errors alone meanwhile."""
-
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
-
-    def __enter__(self) -> None:
-        self._before = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._before)
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

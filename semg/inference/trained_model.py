@@ -29,7 +29,7 @@ from semg.common.files import places_near
 from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, is_finite, texts
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
-from semg.data.shards import RINGS, Shard, WindowSet, current_arguments, difference, second_moment
+from semg.data.shards import RINGS, Shard, WindowSet, difference, second_moment
 from semg.evaluation import metrics
 from semg.inference.batch import (
     choose_device,
@@ -284,8 +284,7 @@ class TrainedModel:
 
     def check_same_data(self, shard: Shard) -> None:
         """DataError, naming the field, unless the shard was made as the training data was."""
-        data = self.description["data"]
-        trained = {**data, "arguments": current_arguments(data["arguments"])}
+        trained = self.description["data"]
         for key in DATA_FIELDS:
             if shard.meta[key] != trained[key]:
                 what = difference(trained, shard.meta, key)

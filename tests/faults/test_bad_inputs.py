@@ -310,7 +310,7 @@ SHARDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "text for a description": (lambda own, _: (own / "shard.json").write_text("{"), "found unreadable JSON"),
     "a list for a description": (lambda own, _: (own / "shard.json").write_text("[]"), "found JSON that is no object"),
     "deep brackets": (lambda own, _: (own / "shard.json").write_text("[" * 100_000), "found unreadable JSON"),
-    "another format": (lambda own, _: described(own / "shard.json", format_version=9), "shard format 2 or 1, found 9"),
+    "another format": (lambda own, _: described(own / "shard.json", format_version=9), "shard format 2, found 9"),
     "another person": (lambda own, _: described(own / "shard.json", subject="01"), "expected its checksum"),
     "another's signal": (lambda own, other: shutil.copy(other / "signal.npy", own), r"signal\.npy: expected the check"),
     "another's folder": (
