@@ -130,7 +130,7 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
 
 def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     """Take what was not given from the checkpoint's own training."""
-    args.shards, args.split = model.folders_of_training(args.shards, args.split)
+    args.shards, args.split = model.origin.folders(args.shards, args.split)
     args.out = args.out or Path("results") / f"{model.origin.run}-calibrated-{args.repetitions}"
 
 

@@ -241,7 +241,8 @@ class Fetcher:
 
     def ensure(self, file: Wanted) -> tuple[bool, bool]:
         """Have one file, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
-        from semg.download.http_client import DiskFullError, full_disk
+        from semg.download.file_transfer import full_disk
+        from semg.download.http_client import DiskFullError
 
         try:
             return self._have(file)
@@ -253,6 +254,7 @@ class Fetcher:
             raise full from None
 
     def _have(self, file: Wanted) -> tuple[bool, bool]:
+        from semg.download.file_transfer import fetch
         from semg.download.http_client import StoppedError
         from semg.download.partial_file import clear_part
         from semg.download.verification import verify
@@ -267,7 +269,8 @@ class Fetcher:
         md5 = self._md5_on_disk(file, target)
         fetched = md5 is None
         if md5 is None:
-            md5 = self.client.fetch(
+            md5 = fetch(
+                self.client,
                 file.name,
                 target,
                 file.size,
@@ -309,7 +312,8 @@ class Fetcher:
 
     def _unpack(self, name: str, archive_path: Path) -> None:
         from semg.download import archive
-        from semg.download.http_client import StoppedError, full_disk
+        from semg.download.file_transfer import full_disk
+        from semg.download.http_client import StoppedError
 
         def stop() -> None:
             if self.client.stopped:
@@ -330,7 +334,8 @@ class Fetcher:
 
     def _done(self, file: Wanted, future: "Future[tuple[bool, bool]]") -> None:
         """Count one file, in the main thread."""
-        from semg.download.http_client import StoppedError, as_data_error
+        from semg.download.file_transfer import as_data_error
+        from semg.download.http_client import StoppedError
 
         try:
             fetched, unpacked = future.result()
@@ -421,7 +426,7 @@ def in_parallel(
 
 def announce(fetcher: Fetcher, files: list[Wanted]) -> tuple[int, int]:
     """Say what will be fetched; DataError if the disk is too small. Returns the number of files and bytes."""
-    from semg.download.http_client import free_bytes
+    from semg.download.file_transfer import free_bytes
     from semg.download.partial_file import part_size
 
     args, absent = fetcher.args, fetcher.absent(files)

@@ -257,7 +257,7 @@ def over_time(scores: Scores) -> dict[str, Any]:
 
 def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
     """Take what was not given from the checkpoint's own training."""
-    args.shards, args.split = model.folders_of_training(args.shards, args.split)
+    args.shards, args.split = model.origin.folders(args.shards, args.split)
     args.out = args.out or Path("results") / model.origin.run
 
 

@@ -24,7 +24,8 @@ from share_server import MODIFIED, ShareServer
 
 from semg.common.errors import DataError
 from semg.common.files import temporary_name
-from semg.download import http_client as transfer
+from semg.download import file_transfer, http_client
+from semg.download.http_client import Client, Server
 from semg.download.webdav import read_listing
 
 
@@ -151,7 +152,7 @@ def test_several_files_at_once_but_no_more_than_jobs(share: ShareServer, tmp_pat
 
 def test_the_disk_is_looked_at_first(share: ShareServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stock(share)
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and _Usage(1000))
+    monkeypatch.setattr(file_transfer.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and _Usage(1000))
     done = from_mirror(share, tmp_path)
     assert done.code == 1
     assert "expected 326.4 kB of free disk, found 1.0 kB; free some, or fetch fewer people by --subjects" in done.err
@@ -259,7 +260,7 @@ def test_nothing_is_resumed_where_the_version_cannot_be_told(share: ShareServer,
 def test_retries_start_anew_after_progress(tmp_path: Path, share: ShareServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long file over a bad line: every attempt brings some, none brings all, more of them than --retries."""
     files = stock(share)
-    monkeypatch.setattr(transfer, "PROGRESS", 10_000)
+    monkeypatch.setattr(http_client, "PROGRESS", 10_000)
     share.misbehave(PATHS[0], "cut", at=12_000)
     assert from_mirror(share, tmp_path).code == 0  # 10 attempts at --retries 2
     assert data_files(tmp_path) == files
@@ -272,10 +273,11 @@ def test_progress_adds_up_whatever_is_thrown_away(share: ShareServer, tmp_path: 
     share.misbehave(PATHS[0], "wrong_range", times=1)
     share.misbehave(PATHS[0], "cut", at=50_000, times=1)
     leave_part(share, tmp_path, 20_000)
-    client = transfer.Client(transfer.Server(share.mirror + "/"), timeout=5, retries=5, wait=0)
+    client = Client(Server(share.mirror + "/"), timeout=5, retries=5, wait=0)
     output: list[int] = []
     target = tmp_path / PATHS[0]
-    assert client.fetch(PATHS[0], target, None, lambda path: path.stat().st_size, output.append) == len(files[PATHS[0]])
+    size = file_transfer.fetch(client, PATHS[0], target, None, lambda path: path.stat().st_size, output.append)
+    assert size == len(files[PATHS[0]])
     assert sum(output) == len(files[PATHS[0]])
     assert min(output) < 0
     assert target.read_bytes() == files[PATHS[0]]

@@ -1,8 +1,4 @@
-"""Fetching files over HTTP so that each is whole and verified, or absent.
-
-One file goes to `NAME.part`; beside it, `NAME.part.json` remembers which version of the file that is (ETag or
-Last-Modified, length), so that a later attempt, in this run or another, can ask for the missing bytes only. A
-file gets its name after its length and its content were checked.
+"""Requests to a file server over HTTP, retried and bounded; semg/download/file_transfer.py brings files by them.
 
 A server is not trusted: it may be slow, cut off, lie about lengths and ranges, answer with a web page, or
 redirect. Nothing reads more than was declared or than the disk holds, and no body may come slower than MIN_RATE.
@@ -10,7 +6,6 @@ redirect. Nothing reads more than was declared or than the disk holds, and no bo
 
 import contextlib
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +19,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import requests
 import urllib3
 
-from semg.common.errors import FULL_DISK, DataError
-from semg.download.partial_file import Note, PartialFile
+from semg.common.errors import DataError
 from semg.download.webdav import Listed, read_listing
 
 T = TypeVar("T")
@@ -109,24 +103,24 @@ class Client:
         """A small text file. NotFoundError if there is none; DataError if it cannot be had."""
 
         def attempt() -> str:
-            with self._open("GET", path) as response:
-                _refuse_page(response)
-                _refuse_encoded(response, _AS_IT_IS + _UNPACKED)
+            with self.open("GET", path) as response:
+                refuse_page(response)
+                refuse_encoded(response, _AS_IT_IS + _UNPACKED)
                 data = self._all(response)
-            if _is_page(data):
+            if is_page(data):
                 raise DataError("expected a text file, found a web page")
             return data.decode("utf-8-sig", errors="replace")
 
-        return self._retried(path, attempt)
+        return self.retried(path, attempt)
 
     def facts(self, path: str) -> Listed:
         """A file's length and version by its headers, each as far as the server says it."""
         try:
-            with self._open("HEAD", path) as response:
+            with self.open("HEAD", path) as response:
                 page = "text/html" in response.headers.get("content-type", "").lower()
                 if page or response.headers.get("content-encoding", "") not in _AS_IT_IS:
                     return Listed()
-                return Listed(_length(response) or None, _validator(response))
+                return Listed(declared_length(response) or None, validator(response))
         except (TemporaryError, DataError):
             return Listed()
 
@@ -134,105 +128,24 @@ class Client:
         """The files in a folder of the share by name; None if the server does not list them."""
 
         def attempt() -> dict[str, Listed] | None:
-            with self._open("PROPFIND", folder + "/", {"Depth": "1"}, allowed=(200, 207)) as response:
+            with self.open("PROPFIND", folder + "/", {"Depth": "1"}, allowed=(200, 207)) as response:
                 return read_listing(self._all(response))
 
         try:
-            return self._retried(folder, attempt)
+            return self.retried(folder, attempt)
         except DataError:
             return None
-
-    def fetch(
-        self,
-        path: str,
-        target: Path,
-        size: int | None,
-        check: Callable[[Path], T],
-        report: Callable[[int], None],
-        *,
-        any_length: bool = False,
-    ) -> T:
-        """Bring `path` to `target`, resuming what lies in `target`'s part file; returns what `check` returns.
-
-        size: the length that a listing gives, if any. check: raises DataError if a whole file is wrong; whatever
-        else it raises counts as that too. report: called with the bytes by which the part file grew (negative: it was
-        thrown away). any_length: take a file whose length nobody declares, since `check` knows its MD5.
-        Raises DataError (for good), DiskFullError or StoppedError; the part file stays where it is of use.
-        """
-        part = PartialFile(target, report)
-        wrong = 0
-
-        def attempt() -> T:
-            nonlocal wrong
-            self._transfer(path, part, size, any_length)
-            try:
-                return check(part.path)
-            except (DataError, MemoryError, ValueError, LookupError, TypeError, RuntimeError, EOFError) as error:
-                part.discard()
-                wrong += 1
-                if wrong > 1:  # the same once more: it is the server's file, not the transfer
-                    raise as_data_error(error) from None
-                raise TemporaryError(str(as_data_error(error))) from None
-
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            result = self._retried(path, attempt, part.size)
-            part.finish()
-        except OSError as error:
-            raise full_disk(error, target.parent) or DataError(f"could not be written ({error})") from None
-        return result
-
-    # --- one attempt ---------------------------------------------------------------------------------------
-
-    def _transfer(self, path: str, part: PartialFile, size: int | None, any_length: bool) -> None:
-        """Add the missing bytes to the part file, or all of them if those there are of no use."""
-        note = part.resume(size)
-        have = part.size()
-        if note and have == note.size:
-            return
-        headers = {"Range": f"bytes={have}-", "If-Range": note.validator} if note else {}
-        with self._open("GET", path, headers, allowed=(200, 206, 416)) as response:
-            _refuse_page(response)
-            if response.status_code == 200:  # all of it: asked for, or Range is unknown, or the file has changed
-                _refuse_encoded(response)
-                note, have = _fresh_note(response, size, any_length), 0
-            elif note is None or not _continues(response, have, note):
-                part.discard()
-                raise TemporaryError("expected the missing bytes of the same file, found another range or version")
-            _check_room(part.path.parent, (note.size or 0) - have)
-            if have == 0:
-                part.begin(note)
-            self._copy(response, part, have, note.size)
-
-    def _copy(self, response: requests.Response, part: PartialFile, have: int, total: int | None) -> None:
-        with part.path.open("ab") as file:
-            for block in self._blocks(response):
-                if have == 0 and _is_page(block):
-                    part.discard()
-                    raise DataError("expected a file, found a web page")
-                have += len(block)
-                if total is not None and have > total:
-                    break
-                file.write(block)
-                part.grew(len(block))
-        if total is None:
-            return
-        if have > total:
-            part.discard()
-            raise TemporaryError(f"expected {total} bytes as declared, found more")
-        if have < total:
-            raise TemporaryError(f"expected {total} bytes, found {have} when the connection ended")
 
     def _all(self, response: requests.Response) -> bytes:
         """A text's bytes, unpacked."""
         data = bytearray()
-        for block in self._blocks(response, decoded=True):
+        for block in self.blocks(response, decoded=True):
             data += block
             if len(data) > MAX_TEXT:
                 raise DataError(f"expected a list of at most {MAX_TEXT} bytes, found more")
         return bytes(data)
 
-    def _blocks(self, response: requests.Response, *, decoded: bool = False) -> Iterator[bytes]:
+    def blocks(self, response: requests.Response, *, decoded: bool = False) -> Iterator[bytes]:
         """The body as it comes. A server that keeps the connection alive with a few bytes is cut off too."""
         received, end = 0, time.monotonic() + self._timeout
         while True:
@@ -254,7 +167,7 @@ class Client:
     # --- one request ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _open(
+    def open(
         self,
         method: str,
         path: str,
@@ -310,7 +223,7 @@ class Client:
 
     # --- patience ------------------------------------------------------------------------------------------
 
-    def _retried(self, path: str, attempt: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
+    def retried(self, path: str, attempt: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
         """Call `attempt` until it goes well. Retries start anew when `size`, bytes on disk, has grown well."""
         failures, best = 0, size()
         while True:
@@ -346,7 +259,8 @@ def _refuse_status(response: requests.Response, allowed: tuple[int, ...]) -> Non
         raise DataError(f"expected a file from the server, found the answer {code}")
 
 
-def _refuse_encoded(response: requests.Response, allowed: tuple[str, ...] = _AS_IT_IS) -> None:
+def refuse_encoded(response: requests.Response, allowed: tuple[str, ...] = _AS_IT_IS) -> None:
+    """DataError for bytes that are not the file's own."""
     encoding = response.headers.get("content-encoding", "")
     if encoding not in allowed:
         raise DataError(f"expected the file's own bytes, found them sent as {encoding!r}: their length says nothing")
@@ -390,18 +304,20 @@ def _network_error(error: Exception, timeout: float) -> TemporaryError | DataErr
     return TemporaryError(f"no connection ({str(reason).rpartition(': ')[2] or type(reason).__name__})")
 
 
-def _length(response: requests.Response) -> int | None:
+def declared_length(response: requests.Response) -> int | None:
+    """Bytes that an answer says it has, if it says it."""
     text = response.headers.get("content-length", "")
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
-def _refuse_page(response: requests.Response) -> None:
+def refuse_page(response: requests.Response) -> None:
+    """DataError for what says that it is a web page, in place of a file."""
     page = "text/html" in response.headers.get("content-type", "").lower()
     if page and response.status_code in (200, 206):
         raise DataError("expected a file, found a web page; is the address right?")
 
 
-def _is_page(start: bytes) -> bool:
+def is_page(start: bytes) -> bool:
     """Whether a file starts like HTML: what servers send with a 200 when they mean an error."""
     return start[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
@@ -409,65 +325,11 @@ def _is_page(start: bytes) -> bool:
 def looks_like_page(path: Path) -> bool:
     """Whether the file at `path` starts like a web page."""
     with path.open("rb") as file:
-        return _is_page(file.read(512))
+        return is_page(file.read(512))
 
 
-def _fresh_note(response: requests.Response, listed: int | None, any_length: bool) -> Note:
-    """Which version of which length a 200 brings; without a length only where the content is known to be checked."""
-    length = _length(response)
-    if length is not None and listed is not None and length != listed:
-        raise DataError(f"expected {listed} bytes as the server lists, found {length}")
-    size = listed if length is None else length
-    if size is None and not any_length:
-        raise DataError("expected a declared length, found none, so that nobody could tell if the file is whole")
-    if size == 0:
-        raise DataError("expected a file, found an empty one on the server")
-    return Note(size, _validator(response), response.headers.get("last-modified", ""))
-
-
-def _validator(response: requests.Response) -> str:
+def validator(response: requests.Response) -> str:
     """What If-Range takes: a strong ETag, else the time of the last change; empty if there is neither."""
     etag = response.headers.get("etag", "")
     strong = re.fullmatch(r'"[\x21\x23-\x7e]{1,200}"', etag) is not None
     return etag if strong else response.headers.get("last-modified", "")
-
-
-def _continues(response: requests.Response, have: int, note: Note) -> bool:
-    """Whether a 206 brings exactly the missing bytes of the version that `note` names."""
-    content_range = re.fullmatch(
-        r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("content-range", "")
-    )
-    if response.status_code != 206 or not content_range or note.size is None:
-        return False
-    start, end, total = (int(text) for text in content_range.groups())
-    length = _length(response)
-    return (
-        (start, end, total) == (have, note.size - 1, note.size)
-        and length in (None, note.size - have)
-        and _validator(response) in ("", note.validator)
-    )
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space where `folder` is or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def as_data_error(error: Exception) -> DataError:
-    """What a check of a file that nobody foresaw came to: that file's failure alone."""
-    return error if isinstance(error, DataError) else DataError(f"could not be read ({type(error).__name__}: {error})")
-
-
-def full_disk(error: OSError, folder: Path) -> DiskFullError | None:
-    """The error that ends the run if `error` says that the disk, a quota or a limit is full."""
-    if error.errno not in FULL_DISK:
-        return None
-    return DiskFullError(f"{folder}: expected space for the files, found the disk full; free some and run again")
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = free_bytes(folder)
-    if needed > free:
-        raise DataError(f"expected {needed} bytes of free disk, found {free}; free some and run again")

@@ -22,15 +22,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from model import GPT2Classifier, ModelConfig, weight_shapes
+from model import GPT2Classifier
 from semg.common.console import Progress
 from semg.common.errors import DataError, SettingError
-from semg.common.files import places_near
-from semg.common.schema import COUNT, OBJECT, POSITIVE, TEXT, TEXTS, Field, check_fields, folder_name, is_finite, texts
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
-from semg.data.shards import RINGS, Shard, WindowSet, difference, second_moment
-from semg.evaluation import metrics
+from semg.data.shards import Shard, WindowSet, difference, second_moment
 from semg.inference.batch import (
     choose_device,
     open_windows,
@@ -40,48 +37,15 @@ from semg.inference.batch import (
     token_sums,
 )
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
+from semg.inference.network import network_of
 from semg.inference.online_evaluation import online_probabilities
+from semg.inference.origin import Origin
 from semg.inference.prior import Prior
 from semg.inference.session_statistics import SessionStatistics, read_statistics, write_statistics
 from semg.inference.signal_path import SignalPath
 from semg.inference.streaming import Adapting, Given, Normalization, OnlineNormalization, Predictions, Stream
 
-_SHARDS = "preprocess.py makes it, and `make demo` that of the shipped example"
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
-_NETWORK = {
-    "model": OBJECT,
-    "data.rate": POSITIVE,
-    "data.channels": TEXTS,
-    "data.classes": TEXTS,
-    "data.rest_classes": Field("a list of classes", lambda names: names == [] or texts(names), needed=False),
-    "data.rings": replace(RINGS, needed=False),
-    "classes_of_training": replace(TEXTS, needed=False),
-    "data.arguments": OBJECT,
-    "data.arguments.window": COUNT,
-    "data.arguments.stride": COUNT,
-    "normalize": OBJECT,
-}
-_ORIGIN = {
-    "run": Field("the name of a folder", folder_name),  # results are written under it
-    "shards": TEXT,
-    "split.folder": TEXT,
-    "split.name": TEXT,
-    "split.train": TEXTS,
-    "trained_on": TEXTS,
-    "validation": replace(OBJECT, needed=False),
-    **{f"validation.val/{one.name}": Field("a number", is_finite, needed=False) for one in metrics.headlines()},
-}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """By which run, and on whom, a model was trained. shards, split: folders, as train.py was given them."""
-
-    run: str
-    shards: Path
-    split: Path
-    records: frozenset[str]
-    subjects: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -102,8 +66,7 @@ class TrainedModel:
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         """DataError unless the checkpoint holds a network and weights that fit each other and the data."""
         self.checkpoint = checkpoint
-        _check_network(checkpoint)
-        self.channel_normalization = _channel_normalization(checkpoint)
+        network, self.channel_normalization = network_of(checkpoint)
         data = checkpoint.description["data"]
         self.classes = tuple(data["classes"])
         self.channels = tuple(data["channels"])
@@ -111,7 +74,7 @@ class TrainedModel:
         self.window: int = data["arguments"]["window"]
         self.stride: int = data["arguments"]["stride"]
         self.device = device
-        self.network = _network(checkpoint, len(self.channels) * self.channel_normalization.copies).to(device)
+        self.network = network.to(device)
 
     @classmethod
     def open(cls, path: str | Path, device: str | torch.device = "auto") -> "TrainedModel":
@@ -211,36 +174,7 @@ class TrainedModel:
     @cached_property
     def origin(self) -> Origin:
         """How it came about. DataError if the checkpoint does not say it."""
-        description = self.description
-        check_fields(self.path, description, _ORIGIN, "a trained model, best_model.ckpt", "train.py writes one")
-        split = description["split"]
-        shards, folder = Path(description["shards"]), Path(split["folder"])
-        return Origin(
-            description["run"], shards, folder, frozenset(split["train"]), frozenset(description["trained_on"])
-        )
-
-    def folder_of_training(self, folder: Path, hint: str) -> Path:
-        """A folder as training was given it: from here, or if it is relative, from a folder above the checkpoint.
-
-        DataError, which ends with the hint, if it is in none of these places.
-        """
-        _, *above = places = places_near(folder, self.path)
-        for place in places:
-            if place.is_dir():
-                return place
-        tried = f" here, nor in {', '.join(str(place.parent) for place in above)}" if above else ""
-        raise DataError(f"{folder}: expected this folder, with which {self.path} was trained, found none{tried}", hint)
-
-    def folders_of_training(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
-        """The folders of shards and of a split: those given, or where there is none, those of its training.
-
-        DataError for one of training that is not found, or where there are no shards.
-        """
-        shards = shards or self.folder_of_training(self.origin.shards, f"{_SHARDS}; {{shards}} names another")
-        split = split or self.folder_of_training(self.origin.split, "{split} names another")
-        if not shards.is_dir():
-            raise DataError(f"{shards}: expected a folder of shards, found none", f"{_SHARDS}; is {{shards}} right?")
-        return shards, split
+        return Origin.of(self.checkpoint)
 
     # --- normalisation ---
 
@@ -295,11 +229,9 @@ class TrainedModel:
 
         DataError unless they were made as the training data was.
         """
-        windows_kept = (
-            [gestures.restricted(shard, self.classes) for shard in shards] if self.classes_left_out else list(shards)
-        )
-        self.check_same_data(windows_kept[0])
-        return windows_kept
+        own = [gestures.restricted(one, self.classes) for one in shards] if self.classes_left_out else list(shards)
+        self.check_same_data(own[0])
+        return own
 
     def decide(
         self,
@@ -333,8 +265,7 @@ class TrainedModel:
         progress: goes over the sessions. adaptation: gives that of a session, by its name, as it begins. Raises
         SettingError for a model that is not normalised by session.
         """
-        if self.channel_normalization.method != "session":
-            raise self._not_by_session("normalize")
+        self._expect_by_session("normalize")
         return online_probabilities(
             self.network, self.online, windows, self.stride, batch_size, autocast, progress, adaptation
         )
@@ -358,13 +289,9 @@ class TrainedModel:
         if source.rate != self.rate:
             source = tables.resampled(source, self.rate)
         predictions = self.predict_filtered(self.signal_path.apply(source.samples))
-        table: dict[str, Any] = {
-            "time_s": predictions.end / self.rate,
-            "gesture": np.array(self.classes)[predictions.probabilities.argmax(1)],
-        }
-        return pd.DataFrame(
-            table | {f"p_{name}": predictions.probabilities[:, k] for k, name in enumerate(self.classes)}
-        )
+        shares = predictions.probabilities
+        decided = {"time_s": predictions.end / self.rate, "gesture": np.array(self.classes)[shares.argmax(1)]}
+        return pd.DataFrame(decided | {f"p_{name}": shares[:, k] for k, name in enumerate(self.classes)})
 
     def predict_filtered(self, signal: np.ndarray) -> Predictions:
         """The same from (T, C) filtered microvolts at the model's rate, as `signal_path.apply` gives them."""
@@ -413,14 +340,13 @@ class TrainedModel:
         """
         if self.channel_normalization.method != "session":
             if statistics is not None:
-                raise self._not_by_session("statistics")
+                self._expect_by_session("statistics")
             return Given(self.network, self._fixed_transform(), None, self.device)
         return OnlineNormalization(self.network, self.channel_normalization, self.device, self.prior, statistics)
 
     def read_statistics(self, path: Path) -> SessionStatistics:
         """What an earlier stream of the same session had heard. DataError, which names the file, unless it fits."""
-        if self.channel_normalization.method != "session":
-            raise self._not_by_session("statistics")
+        self._expect_by_session("statistics")
         channels, copies = len(self.channels), self.channel_normalization.copies
         shape = (channels, channels * copies, self.window, self.network.frontend.n_features)
         return read_statistics(path, self._of_statistics(), shape)
@@ -442,9 +368,9 @@ class TrainedModel:
             **{name: config[name] for name in ("samples", "frontend", "patch", "frame", "band_edges")},
         }
 
-    def _not_by_session(self, field: str) -> SettingError:
-        method = self.channel_normalization.method
-        return SettingError(field, f"a model that is normalised by session, not by {method}")
+    def _expect_by_session(self, field: str) -> None:
+        if (method := self.channel_normalization.method) != "session":
+            raise SettingError(field, f"a model that is normalised by session, not by {method}")
 
     def _checked(self, signal: np.ndarray) -> np.ndarray:
         """(time, channels) float32. DataError for anything else."""
@@ -456,72 +382,3 @@ class TrainedModel:
         if not np.isfinite(values).all():
             raise DataError("expected finite numbers, found NaN or infinity")
         return values.astype(np.float32)
-
-
-# --- from a checkpoint -----------------------------------------------------------------------------------------
-
-
-def _check_network(checkpoint: Checkpoint) -> None:
-    """DataError unless the checkpoint says what a network needs, and keeps a gain for each channel."""
-    description = checkpoint.description
-    check_fields(checkpoint.path, description, _NETWORK, "a trained model, best_model.ckpt", "train.py writes one")
-    n_channels = len(description["data"]["channels"])
-    if beyond := [place for ring in description["data"].get("rings") or () for place in ring if place >= n_channels]:
-        raise DataError(f"{checkpoint.path}: expected places below {n_channels} in data.rings, found {beyond[0]}")
-    gain, shape = checkpoint.tensors.get("train_gain"), (len(description["data"]["channels"]),)
-    if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
-        actual = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
-        raise DataError(f"{checkpoint.path}: expected train_gain of shape {shape}, found {actual}")
-
-
-def _channel_normalization(checkpoint: Checkpoint) -> normalization.ChannelNormalization:
-    try:
-        return normalization.ChannelNormalization.from_dict(checkpoint.description["normalize"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{checkpoint.path}: expected how signals were normalised, found {error}") from None
-
-
-def _network(checkpoint: Checkpoint, channels: int) -> GPT2Classifier:
-    """The network with its weights, in evaluation mode. DataError if they do not fit each other."""
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-    try:
-        config = ModelConfig.from_dict(checkpoint.description["model"])
-        _check_shape(checkpoint, config, channels)
-        _check_weights(checkpoint, weight_shapes(config), weights)  # sizes are the file's: now memory may be taken
-        model = GPT2Classifier(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
-    model.load_state_dict(weights)
-    return model.eval()
-
-
-def _check_weights(
-    checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor]
-) -> None:
-    for name in sorted(set(expected) ^ set(weights)):
-        actual = "none" if name in expected else f"{name}, which the model has no place for"
-        raise DataError(f"{checkpoint.path}: expected the weights of the model ({name}), found {actual}")
-    for name, shape in expected.items():
-        if weights[name].shape != shape:
-            raise DataError(f"{checkpoint.path}: expected {name} of shape {shape}, found {tuple(weights[name].shape)}")
-
-
-def _check_shape(checkpoint: Checkpoint, config: ModelConfig, channels: int) -> None:
-    """DataError unless such a network fits the data, and the weights that are there: building it may take long."""
-    data = checkpoint.description["data"]
-    fitting = {
-        "channels": (config.channels, channels),
-        "classes": (config.classes, len(data["classes"])),
-        "samples": (config.samples, data["arguments"]["window"]),
-    }
-    for name, (actual, expected) in fitting.items():
-        if actual != expected:
-            raise DataError(
-                f"{checkpoint.path}: expected a model of {expected} {name} for such data, found one of {actual}"
-            )
-    if (stride := data["arguments"]["stride"]) > config.samples:
-        raise DataError(f"{checkpoint.path}: expected a stride of at most {config.samples} samples, found {stride}")
-    if config.family is not None and config.layers > len(checkpoint.tensors):
-        found_blocks = f"{len(checkpoint.tensors)} tensors in all"
-        raise DataError(f"{checkpoint.path}: expected weights of {config.layers} blocks, found {found_blocks}")

@@ -1,0 +1,66 @@
+"""How a trained model came about, and where the data of its training lie now."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from semg.common.errors import DataError
+from semg.common.files import places_near
+from semg.common.schema import OBJECT, TEXT, TEXTS, Field, check_fields, folder_name, is_finite
+from semg.evaluation import metrics
+from semg.inference.checkpoint import Checkpoint
+
+_SHARDS = "preprocess.py makes it, and `make demo` that of the shipped example"
+_FIELDS = {
+    "run": Field("the name of a folder", folder_name),  # results are written under it
+    "shards": TEXT,
+    "split.folder": TEXT,
+    "split.name": TEXT,
+    "split.train": TEXTS,
+    "trained_on": TEXTS,
+    "validation": replace(OBJECT, needed=False),
+    **{f"validation.val/{one.name}": Field("a number", is_finite, needed=False) for one in metrics.headlines()},
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """By which run, and on whom, a model was trained. shards, split: folders, as train.py was given them."""
+
+    checkpoint: Path
+    run: str
+    shards: Path
+    split: Path
+    records: frozenset[str]
+    subjects: frozenset[str]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Origin":
+        """As the checkpoint says it. DataError if it does not."""
+        path, about = checkpoint.path, checkpoint.description
+        check_fields(path, about, _FIELDS, "a trained model, best_model.ckpt", "train.py writes one")
+        split, people = about["split"], frozenset(about["trained_on"])
+        return cls(path, about["run"], Path(about["shards"]), Path(split["folder"]), frozenset(split["train"]), people)
+
+    def folders(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
+        """The folders of shards and of a split: those given, or where there is none, those of the training.
+
+        DataError for one of training that is not found, or where there are no shards.
+        """
+        shards = shards or self._found(self.shards, f"{_SHARDS}; {{shards}} names another")
+        split = split or self._found(self.split, "{split} names another")
+        if not shards.is_dir():
+            raise DataError(f"{shards}: expected a folder of shards, found none", f"{_SHARDS}; is {{shards}} right?")
+        return shards, split
+
+    def _found(self, folder: Path, hint: str) -> Path:
+        """A folder as training was given it: from here, or if it is relative, from a folder above the checkpoint.
+
+        DataError, which ends with the hint, if it is in none of these places.
+        """
+        _, *above = places = places_near(folder, self.checkpoint)
+        for place in places:
+            if place.is_dir():
+                return place
+        tried = f" here, nor in {', '.join(str(place.parent) for place in above)}" if above else ""
+        found = f"expected this folder, with which {self.checkpoint} was trained, found none{tried}"
+        raise DataError(f"{folder}: {found}", hint)
