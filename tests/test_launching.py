@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from semg.common import launched_job, launching
+from semg.common import launch_places, launched_job, launching
 from semg.common.console import Console
 from semg.common.errors import DataError, SettingError
 from semg.common.files import read_json
@@ -79,7 +79,7 @@ def stop_when(monkeypatch, state, how=KeyboardInterrupt):
 
 def test_jobs_run_at_once_each_with_a_gpu_and_its_share_of_the_cores(here, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    monkeypatch.setattr(launching, "usable_cores", lambda: 6)
+    monkeypatch.setattr(launch_places, "usable_cores", lambda: 6)
     both = WAITS.replace('Path("go").exists()', 'all(Path(f"{n}.began").exists() for n in "ab")')  # neither ends alone
     jobs = [job(both, name, name=name) for name in "ab"]
     ended = dict(launcher(here, Place("local", parallel=2, gpus=1)).run(jobs, "work"))

@@ -15,10 +15,8 @@ is in job.json, how it ended in outcome.json, and no pickle is read here.
 
 import os
 import re
-import shutil
 import signal
 import stat
-import subprocess
 import sys
 import time
 import uuid
@@ -29,16 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from semg.common.console import Console, counted
-from semg.common.errors import DataError, SettingError
+from semg.common.errors import DataError
 from semg.common.files import folder_lock, read_json, text_checksum, write_json
+from semg.common.launch_places import Place, Slurm, ThisMachine
 from semg.common.launched_job import Spec, outcome_of, take_lock
-from semg.common.process_pool import CORES, usable_cores
+from semg.common.process_pool import CORES
 
 _JOBS = ".jobs"  # the launcher's folder, in the one that its jobs write to
 _WRITES_FOR = "SEMG_WRITES_FOR"  # environment of a job: its launcher's folder
 _ROOT = Path(__file__).resolve().parent.parent.parent  # from where `python -m semg...` finds the package
-_WARNING = 120  # seconds before a Slurm job's time is over in which it may save what it has
-_LOOK = {"local": (0.2, 0.2), "slurm": (2.0, 30.0)}  # seconds from one look at the jobs to the next: at first, at most
 _LAST_LINES = 3  # of a log, or of the errors in it, told of a job that failed
 _ERRORS_WITHIN = 20  # so many last lines of a log; earlier ones may be of an earlier start
 
@@ -58,24 +55,6 @@ class Job:
     own_threads: bool = False
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where jobs run, and what each gets.
-
-    kind: local or slurm. parallel: jobs at once, None for as many as this machine has GPUs, or cores where it has none,
-    and for all at once by Slurm. cores: of each, None for its share of this machine, and for 2 by Slurm. gpus: of each.
-    hours, memory (GB) and partition: what Slurm is asked for.
-    """
-
-    kind: str
-    parallel: int | None = None
-    cores: int | None = None
-    gpus: int = 0
-    hours: float = 12.0
-    memory: float | None = None
-    partition: str | None = None
-
-
 @dataclass
 class _Start:
     """One start of a job. id: a process's or Slurm's. slot: the share of this machine that it has."""
@@ -93,12 +72,9 @@ class Launcher:
     """Jobs at a place, known by the folder that they write to: whoever opens it again takes them up."""
 
     def __init__(self, folder: Path, place: Place, console: Console) -> None:
-        self._folder, self._place, self._console = (folder / _JOBS).resolve(), place, console
-        self._gpus = gpus_here() if place.kind == "local" and place.gpus else []
-        if place.kind == "local" and self._gpus and place.gpus > len(self._gpus):
-            raise SettingError("gpus", "at most the {} of this machine", place.gpus, (len(self._gpus),))
-        here = len(self._gpus) // place.gpus if self._gpus else usable_cores()
-        self._parallel = place.parallel or max(1, here)
+        self._folder, self._console = (folder / _JOBS).resolve(), console
+        self._starts = self._folder / "submitit"  # where submitit keeps its own files
+        self._place = Slurm(place, console) if place.kind == "slurm" else ThisMachine(place)
         self._executor: Any = None
 
     def run(self, jobs: Sequence[Job], what: str) -> Iterator[tuple[Job, str]]:
@@ -119,7 +95,7 @@ class Launcher:
         if under_way:
             self._console.say(f"{what}: {counted(len(under_way), 'job')} of an earlier start taken up")
         self._write(under_way)
-        pause, longest = _LOOK[self._place.kind]
+        pause, longest = self._place.look
         try:
             with self._console.progress(total=len(jobs), unit="job", desc=what) as bar:
                 while waiting or under_way:
@@ -129,7 +105,7 @@ class Launcher:
                         yield start.job, wrong
                         self._forget(start, under_way)
                         bar.update()
-                        pause = _LOOK[self._place.kind][0]
+                        pause = self._place.look[0]
                     bar.update(0)
                     if under_way:
                         time.sleep(pause)
@@ -153,19 +129,19 @@ class Launcher:
         """Starts by an earlier launcher that are under way, or have ended without having been told of."""
         path = self._folder / "jobs.json"
         known = read_json(path, "jobs as a launcher writes them")["jobs"] if path.is_file() else {}
-        starts = []
+        starts, queued = [], self._place.queued() if known else None
         for job in jobs:
             entry = known.get(job.name)
             if entry is None or entry["kind"] != self._place.kind:
                 continue
             start = _Start(job, self._folder_of(job), entry["ticket"], entry["id"], entry["slot"])
             same = (start.folder / "job.json").is_file() and Spec.read(start.folder).command == list(job.command)
-            if same and (outcome_of(start.folder, start.ticket) or self._lives(start)):
+            if same and (outcome_of(start.folder, start.ticket) or self._lives(start, queued)):
                 starts.append(start)
-            elif not same and self._lives(start):
+            elif not same and self._lives(start, queued):
                 raise DataError(
                     f"{start.folder}: expected no job under way there but this command's, found one of another command "
-                    f"({self._ending([start])} ends it); wait for its end or end it"
+                    f"({self._place.ending([start.id], [start.folder])} ends it); wait for its end or end it"
                 )
         return starts
 
@@ -191,13 +167,9 @@ class Launcher:
 
     def _start_some(self, waiting: list[Job], under_way: list[_Start]) -> None:
         """Start what there is room for; Slurm has room for all and keeps to the number itself."""
-        room = len(waiting) if self._place.kind == "slurm" else self._parallel - len(under_way)
-        busy = {start.slot for start in under_way}
-        free = [slot for slot in range(self._parallel) if slot not in busy]
         ready: list[_Start] = []
-        while waiting and len(ready) < room:
-            job = waiting.pop(0)
-            start = self._prepared(job, 0 if self._place.kind == "slurm" else free.pop(0))
+        for slot in self._place.free({start.slot for start in under_way}, len(waiting)):
+            start = self._prepared(waiting.pop(0), slot)
             (ready if not start.id else under_way).append(start)
         if ready:
             self._submit(ready, under_way)
@@ -224,20 +196,11 @@ class Launcher:
 
     def _environment(self, job: Job, slot: int) -> dict[str, str | None]:
         """What a job's environment has otherwise than the launcher's: its share of cores and GPUs."""
-        cores = str(self._cores)
-        changed: dict[str, str | None] = {CORES: cores, _WRITES_FOR: str(self._folder)}
+        cores = str(self._place.cores)
+        changed = {CORES: cores, _WRITES_FOR: str(self._folder)} | self._place.environment(slot)
         if not job.own_threads and "OMP_NUM_THREADS" not in os.environ:
             changed["OMP_NUM_THREADS"] = cores
-        if self._place.kind == "local":  # Slurm sets it itself; submitit hides all GPUs where it isn't told of them
-            count = len(self._gpus)
-            mine = [self._gpus[(slot * self._place.gpus + n) % count] for n in range(self._place.gpus)] if count else []
-            changed["CUDA_VISIBLE_DEVICES"] = ",".join(mine) if mine else os.environ.get("CUDA_VISIBLE_DEVICES")
         return changed
-
-    @property
-    def _cores(self) -> int:
-        share = max(1, usable_cores() // self._parallel)
-        return self._place.cores or (share if self._place.kind == "local" else 2)
 
     def _submit(self, ready: Sequence[_Start], under_way: list[_Start]) -> None:
         """Hand starts to submitit; Slurm gets several as an array."""
@@ -254,7 +217,9 @@ class Launcher:
         ]
         try:
             with _apart():
-                handles = self._open_executor().submit_array(calls)
+                name = self._folder.parent.name or "semg"
+                self._executor = self._executor or self._place.executor(self._starts, name)
+                handles = self._executor.submit_array(calls)
         except (FailedJobError, FailedSubmissionError) as error:
             reason = " ".join(str(error).split()) or "nothing"
             raise DataError(f"sbatch: expected it to take {counted(len(ready), 'job')}, it said: {reason}") from None
@@ -263,46 +228,11 @@ class Launcher:
             under_way.append(start)
         self._write(under_way)
 
-    def _open_executor(self) -> Any:
-        """submitit's."""
-        if self._executor is None:
-            import submitit
-
-            self._executor = self._slurm() if self._place.kind == "slurm" else submitit.LocalExecutor(self._starts)
-            if self._place.kind == "local":  # in minutes: as good as never
-                self._executor.update_parameters(timeout_min=60 * 24 * 365)
-        return self._executor
-
-    @property
-    def _starts(self) -> Path:
-        """Where submitit keeps its own files."""
-        return self._folder / "submitit"
-
-    def _slurm(self) -> Any:
-        import submitit
-
-        place = self._place
-        executor = submitit.SlurmExecutor(self._starts)
-        parameters: dict[str, Any] = {
-            "job_name": self._folder.parent.name or "semg",
-            "time": max(1, round(60 * place.hours)),
-            "cpus_per_task": self._cores,
-            "srun_args": ["-c", str(self._cores)],  # srun does not take it over from the job
-            # SIGTERM before the time is over, as Slurm sends it before another job gets the machine
-            "additional_parameters": {"signal": f"TERM@{_WARNING}", "requeue": True},
-            "array_parallelism": place.parallel or 256,
-        }
-        parameters |= {"partition": place.partition} if place.partition else {}
-        parameters |= {"gpus_per_node": place.gpus} if place.gpus else {}
-        parameters |= {"mem": f"{round(1024 * place.memory)}M"} if place.memory else {}
-        executor.update_parameters(**parameters)
-        return executor
-
     # --- watching ------------------------------------------------------------------------------------------------
 
     def _ended(self, under_way: Sequence[_Start]) -> Iterator[tuple[_Start, str]]:
         """Starts that have ended, with what was wrong."""
-        queued = self._queued() if self._place.kind == "slurm" else None
+        queued = self._place.queued()
         for start in list(under_way):
             lives = self._lives(start, queued)  # first: a job that ends between the two looks has its outcome
             outcome = outcome_of(start.folder, start.ticket)
@@ -317,29 +247,16 @@ class Launcher:
             else:
                 start.missed = 0
 
-    def _lives(self, start: _Start, queued: set[str] | None = None) -> bool:
-        """Whether a start waits or runs."""
-        if self._place.kind == "slurm" and start.id != "unknown":
-            return start.id in (self._queued() if queued is None else queued)
+    def _lives(self, start: _Start, queued: set[str] | None) -> bool:
+        """Whether a start waits or runs. queued: as the place says it."""
+        if queued is not None and start.id != "unknown":
+            return start.id in queued
         if start.handle is not None and not start.handle.done():
             return True
         lock = take_lock(start.folder, wait=False) if start.folder.is_dir() else None
         if lock is not None:
             lock.close()
         return start.folder.is_dir() and lock is None
-
-    def _queued(self) -> set[str]:
-        """Numbers of this user's jobs in Slurm's queue, arrays one by one; waits while Slurm does not answer."""
-        warned = False
-        while True:
-            words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i"]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return set(done.stdout.split())
-            if not warned:
-                self._console.warn(f"squeue: expected the queue, found: {done.stderr}; asking until it answers")
-            warned = True
-            time.sleep(_LOOK["slurm"][1])
 
     def _how_ended(self, start: _Start, how: str) -> str:
         """What was wrong: the script's own error message or its last lines, and where its log is."""
@@ -364,15 +281,8 @@ class Launcher:
         if waiting:
             text += f", {len(waiting)} not started yet"
         text += "; the same command takes them up"
-        return f"{text}, and {self._ending(under_way)} ends them" if under_way else text
-
-    def _ending(self, starts: Sequence[_Start]) -> str:
-        """The command that ends starts."""
-        if self._place.kind == "slurm":
-            ids = [start.id for start in starts if start.id != "unknown"]
-            return " ".join(["scancel", *dict.fromkeys(one.partition("_")[0] for one in ids)])
-        locks = [start.folder / "lock" for start in starts]
-        return " ".join(["kill", *(lock.read_text("utf-8").strip() for lock in locks if lock.is_file())])
+        ending = self._place.ending([start.id for start in under_way], [start.folder for start in under_way])
+        return f"{text}, and {ending} ends them" if under_way else text
 
 
 @contextmanager
@@ -415,14 +325,3 @@ def sole_writer(folder: Path) -> Iterator[None]:
                 )
             lock.close()
         yield
-
-
-def gpus_here() -> list[str]:
-    """This machine's NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; only those in it where it is set."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(n) for n, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
