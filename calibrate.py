@@ -114,11 +114,7 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
         repetitions=args.repetitions,
         tune=args.tune,
         optimizer=OptimizerConfig(
-            lr=args.lr,
-            backbone_lr=args.backbone_lr,
-            weight_decay=args.weight_decay,
-            warmup=args.warmup,
-            clip=args.clip,
+            lr=args.lr, backbone_lr=args.backbone_lr, weight_decay=args.weight_decay, warmup=args.warmup, clip=args.clip
         ),
         epochs=args.epochs,
         batch_size=args.batch_size,

@@ -90,10 +90,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--test", type=fraction, help=f"subject: fraction of the people to test (default: {TEST})")
     for subset in ("test", "val"):
         parser.add_argument(
-            f"--{subset}-subjects",
-            nargs="+",
-            metavar="SUBJECT",
-            help=f"subject: these people, in place of --{subset}",
+            f"--{subset}-subjects", nargs="+", metavar="SUBJECT", help=f"subject: these people, in place of --{subset}"
         )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="draws the people")
     parser.add_argument("--overwrite", action="store_true", help="replace another split at OUT")

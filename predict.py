@@ -188,8 +188,9 @@ def draw(
     """The timeline of one recording. decisions, confidence: (n,); with `vote` above 1 of the last `vote` windows."""
     rate = model.rate
     loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
-    ends = np.append(predictions.end[1:], min(len(signal), predictions.end[-1] + model.stride))
-    decided = [(a / rate, b / rate, int(one)) for a, b, one in zip(predictions.end, ends, decisions, strict=True)]
+    ends = np.append(predictions.end, min(len(signal), predictions.end[-1] + model.stride))
+    runs = zip(*segments(decisions), strict=True)  # neighbouring decisions for one class
+    decided = [(ends[first] / rate, ends[stop] / rate, int(one)) for first, stop, one in runs]
     truth = []
     if source.codes is not None:
         each = np.arange(1, len(source.codes) + 1)
@@ -200,19 +201,8 @@ def draw(
     title = f"{source.name}: decisions {'streamed' if predictions.delay is not None else 'offline'}"
     title += " (SIMULATED)" if simulated else ""
     colours = palette.gestures(model.classes, model.rest_classes, model.classes_of_training)
-    shown = (signal[:, loud], rate, names, truth, _joined(decided), times, confidence, model.classes, title, vote)
+    shown = (signal[:, loud], rate, names, truth, decided, times, confidence, model.classes, title, vote)
     signal_figures.timeline(path, *shown, colours=colours)
-
-
-def _joined(decided: list[signal_figures.Segment]) -> list[signal_figures.Segment]:
-    """Neighbouring decisions for one class as one segment."""
-    whole: list[signal_figures.Segment] = []
-    for begin, end, label in decided:
-        if whole and whole[-1][2] == label:
-            whole[-1] = (whole[-1][0], end, label)
-        else:
-            whole.append((begin, end, label))
-    return whole
 
 
 def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:

@@ -382,9 +382,7 @@ def make_shards(
     summary = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     if counts["failed"]:
         console.finish(
-            f"{summary}; {cli.counted(counts['failed'], 'recording')} failed, see above",
-            **counts,
-            windows=windows,
+            f"{summary}; {cli.counted(counts['failed'], 'recording')} failed, see above", **counts, windows=windows
         )
         return 1
     console.finish(f"{summary}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows)

@@ -200,16 +200,8 @@ def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launc
         raise UsageError(f"--launch slurm: expected Slurm's commands here, found no {missing[0]}")
     from semg.common.launching import Launcher, Place  # with locks that Windows has not
 
-    place = Place(
-        kind=args.launch,
-        parallel=args.parallel,
-        cores=args.cores,
-        gpus=args.gpus,
-        hours=args.hours or Place.hours,
-        memory=args.memory,
-        partition=args.partition,
-    )
-    return Launcher(folder, place, console)
+    given = {name: getattr(args, name) for name in LAUNCH[1:]}
+    return Launcher(folder, Place(args.launch, **given | {"hours": args.hours or Place.hours}), console)
 
 
 def part_of_this(script: Path, left_out: Iterable[str], *words: str) -> tuple[str, ...]:

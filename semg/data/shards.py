@@ -24,18 +24,7 @@ import numpy as np
 from semg.common.console import Console, Progress, counted
 from semg.common.errors import DataError
 from semg.common.files import atomic_folder, checksum, is_system_file, read_json, write_json
-from semg.common.schema import (
-    COUNT,
-    POSITIVE,
-    TEXT,
-    TEXTS,
-    Field,
-    check_fields,
-    flag,
-    is_finite,
-    is_whole,
-    text,
-)
+from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, flag, is_finite, is_whole, text
 from semg.data import records
 from semg.data.records import Record
 from semg.data.signal_file import REDO, SignalFile, identity, npy_errors
@@ -337,13 +326,7 @@ _FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
 _MUST_AGREE = ("rate", "unit", "channels", "rings", "classes", "rest_classes", "arguments")
 
 
-def open_shards(
-    folder: Path,
-    names: Sequence[str],
-    *,
-    verify: bool = False,
-    progress: Progress = iter,
-) -> list[Shard]:
+def open_shards(folder: Path, names: Sequence[str], *, verify: bool = False, progress: Progress = iter) -> list[Shard]:
     """Open the shards of the recordings `names` in that order. DataError if one is missing or was made differently.
 
     verify: whether checksums are compared, which reads all files; progress: shows how far that is.
@@ -437,11 +420,7 @@ class WindowSet:
         tables = [shard.windows for shard in shards]
         whole = np.concatenate(tables)
         self.shard = np.repeat(np.arange(len(shards)), [len(table) for table in tables])
-        self.start, self.label, self.repetition = (
-            whole["start"],
-            whole["label"].astype(np.int64),
-            whole["repetition"],
-        )
+        self.start, self.label, self.repetition = (whole["start"], whole["label"].astype(np.int64), whole["repetition"])
         self.low, self.high = whole["low"], whole["high"]
 
     def __len__(self) -> int:

@@ -22,16 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, sparse
 
-from semg.data.putemg import (
-    ADC_BITS,
-    GESTURES,
-    N_CHANNELS,
-    RATE,
-    REST,
-    RING_SIZE,
-    RINGS,
-    TRAJECTORIES,
-)
+from semg.data.putemg import ADC_BITS, GESTURES, N_CHANNELS, RATE, REST, RING_SIZE, RINGS, TRAJECTORIES
 
 VERSION = 1  # raise it when the same seed gives other counts
 SHORTEST = 20.0  # seconds of recording that hold every gesture for long enough to cut windows from

@@ -77,13 +77,7 @@ class Client:
     """
 
     def __init__(
-        self,
-        server: Server,
-        *,
-        timeout: float,
-        retries: int,
-        wait: float,
-        say: Callable[[str], None] = lambda _: None,
+        self, server: Server, *, timeout: float, retries: int, wait: float, say: Callable[[str], None] = lambda _: None
     ) -> None:
         self.server = server
         self._timeout, self._retries, self._wait, self._say = timeout, retries, wait, say

@@ -194,11 +194,7 @@ def describe(fold: str, windows: Mapping[str, WindowSet], subset: str, normalize
 
 
 def finish(
-    console: Console,
-    out: Path,
-    baselines: Sequence[Baseline],
-    left: Sequence[Baseline],
-    done: Mapping[str, float],
+    console: Console, out: Path, baselines: Sequence[Baseline], left: Sequence[Baseline], done: Mapping[str, float]
 ) -> int:
     """Say what was made, over all folds where there are several; returns the exit code."""
     leading = metrics.leading()

@@ -209,12 +209,7 @@ METRICS: tuple[Metric, ...] = (  # the leading one first
         score=lambda counts, _rest: balanced_accuracy(counts),
         chance=_one_of_those_that_occur,
     ),
-    Metric(
-        name="active_accuracy",
-        label="accuracy without rest",
-        score=active_accuracy,
-        chance=_commonest_gesture,
-    ),
+    Metric(name="active_accuracy", label="accuracy without rest", score=active_accuracy, chance=_commonest_gesture),
 )
 LOSS = Criterion(name="loss", label="loss, nats", better="lower", share=False)  # of probabilities, not of counts
 

@@ -16,14 +16,7 @@ from markupsafe import Markup
 from semg.common.console import counted, printable
 from semg.common.errors import DataError, SettingError
 from semg.evaluation import comparison, inline_charts, metrics
-from semg.evaluation.comparison import (
-    Method,
-    check_same_subset,
-    find_results,
-    method_names,
-    p_text,
-    pool,
-)
+from semg.evaluation.comparison import Method, check_same_subset, find_results, method_names, p_text, pool
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.predictions import Predictions, excerpt, read_predictions, reliability, surest_errors
 from semg.evaluation.result_record import ResultRecord, read_result
@@ -109,15 +102,7 @@ def read_page(
         raise SettingError("reference", f"one of {', '.join(names) or 'some results'}")
     reference = reference or (names[0] if len(names) > 1 else None)
     return Page(
-        title,
-        metric,
-        tuple(entries),
-        tuple(read_runs),
-        tuple(failures),
-        reference,
-        shards,
-        errors_shown,
-        provenance,
+        title, metric, tuple(entries), tuple(read_runs), tuple(failures), reference, shards, errors_shown, provenance
     )
 
 

@@ -161,12 +161,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         help=f"windows a step, over all processes; auto: on a GPU as many as fill it, see docs/scale.md, with learning "
         f"rates times the square root of N / {REFERENCE_BATCH}; elsewhere {REFERENCE_BATCH}",
     )
-    group.add_argument(
-        "--lr",
-        type=cli.number(0, above=True),
-        default=TrainConfig.lr,
-        help="highest learning rate",
-    )
+    group.add_argument("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="highest learning rate")
     group.add_argument(
         "--backbone-lr",
         type=cli.number(0, above=True),

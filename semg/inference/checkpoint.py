@@ -65,8 +65,7 @@ def write_checkpoint(
             torch.save(whole, temporary)
         except RuntimeError as error:  # what PyTorch's own writer makes of a full disk
             raise DataError(
-                f"{path}: expected room to write it, found a disk that takes no more ({_short(error)})",
-                hint=hint,
+                f"{path}: expected room to write it, found a disk that takes no more ({_short(error)})", hint=hint
             ) from None
 
 

@@ -63,8 +63,7 @@ def check_packages() -> None:
         except ImportError:
             names = " ".join(PACKAGES)
             raise DataError(
-                f"{name}: expected this package for ONNX, found none",
-                hint=f"pip install {names}, or give {{onnx}}",
+                f"{name}: expected this package for ONNX, found none", hint=f"pip install {names}, or give {{onnx}}"
             ) from None
 
 

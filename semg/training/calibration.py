@@ -199,10 +199,7 @@ def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, 
 
 
 def calibrate_subject(
-    model: TrainedModel,
-    shards: Sequence[Shard],
-    recipe: Calibration,
-    autocast: torch.autocast | None = None,
+    model: TrainedModel, shards: Sequence[Shard], recipe: Calibration, autocast: torch.autocast | None = None
 ) -> dict[str, np.ndarray]:
     """Calibrate `model` to the person of these shards and score the windows that are left, in order.
 

@@ -14,10 +14,7 @@ import numpy as np
 from semg.common.errors import DataError
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "lda": [
-        {"solver": "svd"},
-        *({"solver": "lsqr", "shrinkage": share} for share in (0.03, 0.1, 0.3)),
-    ],
+    "lda": [{"solver": "svd"}, *({"solver": "lsqr", "shrinkage": share} for share in (0.03, 0.1, 0.3))],
     "qda": [{"reg_param": 0.3}, {"reg_param": 0.1}, {"reg_param": 0.5}, {"reg_param": 0.7}],
     "knn": [{"n_neighbors": 5}, {"n_neighbors": 15}, {"n_neighbors": 51}],
     "svm": [{"C": 50.0}, {"C": 5.0}, {"C": 0.5}],

@@ -182,12 +182,7 @@ class RawWindows:
 
 
 def fit(
-    model: nn.Module,
-    train: Batches,
-    val: Batches,
-    recipe: Recipe,
-    progress: Progress,
-    say: Callable[[str], None],
+    model: nn.Module, train: Batches, val: Batches, recipe: Recipe, progress: Progress, say: Callable[[str], None]
 ) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of its best epoch, in evaluation mode.
 

@@ -49,11 +49,7 @@ class NextPatch(nn.Module):
         self.register_buffer("predicted", predicted, persistent=False)
 
     def forward(
-        self,
-        x: Tensor,
-        statistics: Tensor | None,
-        change: Callable[[Tensor], Tensor],
-        cached: Tensor | None = None,
+        self, x: Tensor, statistics: Tensor | None, change: Callable[[Tensor], Tensor], cached: Tensor | None = None
     ) -> Tensor:
         """As GPT2Classifier's, but gives the mean squared error; 1 is that of predicting the session's mean.
 

@@ -74,12 +74,7 @@ def open_split(config: TrainConfig, console: Console, *, verify: bool) -> Shards
 
 
 def prepare(
-    config: TrainConfig,
-    shards: Shards,
-    model: GPT2Classifier,
-    device: torch.device,
-    workers: int,
-    console: Console,
+    config: TrainConfig, shards: Shards, model: GPT2Classifier, device: torch.device, workers: int, console: Console
 ) -> Subsets:
     """Bring both subsets to one scale, for `model` to read on `device`; workers: threads that read ahead.
 
