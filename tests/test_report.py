@@ -229,7 +229,7 @@ def test_names_of_others_stay_words(make, data, tmp_path):
         classes=[HOSTILE, "</style><svg onload=alert(3)>", "{{ 8*8 }}", "javascript:alert(4)"],
         made={"script": HOSTILE, "arguments": {HOSTILE: [HOSTILE]}, "versions": {HOSTILE: HOSTILE}, "commit": HOSTILE},
         adaptation={"sessions": [{"session": HOSTILE, "accepted": False, "reason": HOSTILE}]},
-        unadapted={"per_subject": {name: {"macro_f1": 0.5, "n_windows": 1} for name in names}},
+        unadapted={"per_subject": {name: {"macro_f1": 0.5, "accuracy": 0.5, "n_windows": 1} for name in names}},
     )
     run = write_run(tmp_path / "<i>run", commit=HOSTILE, arguments={HOSTILE: HOSTILE}, versions={"<u>": "<u>"})
     page = make(folder, run, "--title", "</title><script>alert(5)</script>")
@@ -290,7 +290,7 @@ def test_signals_are_drawn_or_their_absence_is_told(make, data, tmp_path):
 
 
 def test_a_model_as_it_was_on_other_people_is_left_out(make, data, tmp_path):
-    others = {"per_subject": {"77": {"macro_f1": 0.5, "n_windows": 1}}}
+    others = {"per_subject": {"77": {"macro_f1": 0.5, "accuracy": 0.5, "n_windows": 1}}}
     write_result(tmp_path / "one", data.shards, unadapted=others)
     assert "as trained" not in make(tmp_path / "one").parts.words
 
