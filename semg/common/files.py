@@ -78,6 +78,12 @@ def _held(temporary: Path) -> Iterator[None]:
             os.ftruncate(held, 0)  # what a killed run left
             yield
             return
+        except BaseException:
+            with suppress(OSError):  # Ctrl-C while we waited: the name is the other run's
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(held, temporary):
+                    temporary.unlink()
+            raise
         finally:
             os.close(held)
 
@@ -280,6 +286,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
             ) from None
         yield
     finally:
+        if not lock.is_locked:  # Ctrl-C while it was taken: its file may be there
+            with suppress(Timeout, OSError):
+                lock.acquire()
         if lock.is_locked:
             with suppress(PermissionError):  # Windows keeps a file that is open; there it goes with the release
                 path.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Two runs on one folder, and readers while it is rewritten: nobody gets a mix."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import sys
@@ -137,3 +139,40 @@ def test_a_drive_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(DataError, match=r"\.lock: expected a drive with locks, .* No locks"), folder_lock(tmp_path):
         pass
+
+
+def interrupted_once(flock):
+    """`fcntl.flock` that Ctrl-C ends once: after its work if the lock is free, else while it waits."""
+    pressed = False
+
+    def locked(descriptor: int, how: int) -> None:
+        nonlocal pressed
+        if pressed:
+            return flock(descriptor, how)
+        pressed = True
+        with contextlib.suppress(BlockingIOError):
+            flock(descriptor, how | fcntl.LOCK_NB)
+        raise KeyboardInterrupt
+
+    return locked
+
+
+@pytest.mark.parametrize("hold", [atomic_path, folder_lock])
+def test_ctrl_c_while_a_lock_is_taken_leaves_nothing(hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", interrupted_once(fcntl.flock))
+    with pytest.raises(KeyboardInterrupt), hold(tmp_path / "out"):
+        pytest.fail("begun")
+    assert list(tmp_path.rglob("*")) == []
+    with hold(tmp_path / "out"):
+        pass
+
+
+def test_ctrl_c_while_another_run_writes_leaves_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scores.json"
+    with atomic_path(path) as first:
+        first.write_text("whole")
+        monkeypatch.setattr(fcntl, "flock", interrupted_once(fcntl.flock))
+        with pytest.raises(KeyboardInterrupt), atomic_path(path):
+            pytest.fail("begun")
+        assert first.read_text() == "whole"
+    assert path.read_text() == "whole"
