@@ -194,7 +194,7 @@ def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monke
     scored: list[dict[int, float]] = []
 
     def scored_and_taken(taken):
-        def choose(candidates, score, _margin):
+        def choose(candidates, score, _confirmed):
             scored.append({one: score(one) for one in candidates})
             return taken
 
@@ -215,6 +215,25 @@ def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monke
     assert len({round(value, 3) for value in plain.values()}) > 1, "turns that differ in nothing show nothing"
     for places in (-1, 0, 1, 2):
         assert turned[places - 1] == pytest.approx(plain[places], abs=1e-3)
+
+
+def test_a_turn_is_confirmed_by_surer_posteriors_that_contradict_it_less(monkeypatch):
+    """The posteriors are given; what they say of two sets of probabilities is what is tested."""
+    prior, how = np.array([0.5, 0.5]), Adaptation(turn_agreement=0.1)
+    chain = adaptation.SessionModel(np.eye(10), np.zeros(10, int), 0.1, prior, how)
+    sure, unsure = (np.where(np.arange(10)[:, None] < 5, [p, 1 - p], [1 - p, p]) for p in (0.95, 0.6))
+    two_other = np.where(np.isin(np.arange(10), [4, 5])[:, None], sure[:, ::-1], sure)
+
+    def confirms(turned, own):
+        given = {id(one): posterior for one, posterior in (turned, own)}
+        monkeypatch.setattr(chain, "posterior", lambda one: given[id(one)])
+        return chain.confirms(turned[0], own[0])
+
+    assert confirms((sure.copy(), sure), (two_other.copy(), sure)), "as sure, and contradicted in two windows less"
+    assert not confirms((sure.copy(), sure), (sure.copy(), sure)), "contradicted as often"
+    assert not confirms((two_other.copy(), sure), (sure.copy(), sure)), "contradicted more often"
+    assert not confirms((sure.copy(), unsure), (two_other.copy(), sure)), "less sure"
+    assert confirms((sure.copy(), sure), (two_other.copy(), unsure)), "surer"
 
 
 def test_a_turn_that_is_not_safe_leaves_the_rings_as_they_are(model, session, monkeypatch):

@@ -23,14 +23,23 @@ def test_rings_turn_up_to_a_quarter_either_way_the_nearest_first():
     assert candidates([range(3)]) == candidates([]) == candidates([range(8), range(8, 12)]) == (0,)
 
 
-@pytest.mark.parametrize(("least", "margin", "taken"), [(0.5, 0.01, 2), (0.5, 0.6, 0), (1.0, 0.0, 0)])
-def test_a_turn_is_taken_that_is_better_by_a_margin(least, margin, taken):
-    scores = {0: 1.0, -1: 1.2, 1: 1.1, -2: 1.3, 2: least}
-    assert best_turn(tuple(scores), scores.__getitem__, margin) == taken
+@pytest.mark.parametrize(
+    ("confirmed", "asked", "taken"),
+    [({-2, 1, -1}, [1], 1), ({-2, -1}, [1, -2], -2), (set(), [1, -2], 0), ({-1, 2}, [1, -2], 0)],
+)
+def test_the_least_uncertain_turn_is_taken_that_is_confirmed(confirmed, asked, taken):
+    uncertain, seen = {0: 1.0, -1: 1.2, 1: 0.7, -2: 0.9, 2: 1.0}, []
+
+    def confirms(places):
+        seen.append(places)
+        return places in confirmed
+
+    assert best_turn(tuple(uncertain), uncertain.__getitem__, confirms) == taken
+    assert seen == asked, "turns that are no better than 0 need not be confirmed"
 
 
 def test_without_a_choice_nothing_is_computed():
-    assert best_turn((0,), lambda _: pytest.fail("computed"), 0.01) == 0
+    assert best_turn((0,), lambda _: pytest.fail("computed"), lambda _: pytest.fail("computed")) == 0
 
 
 @pytest.mark.parametrize("places", [-2, 1])

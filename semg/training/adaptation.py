@@ -53,7 +53,8 @@ class Adaptation:
     rounds, epochs: how often posteriors are computed, and passes over the windows for each. every: one window in so
     many is learnt from, another part in each epoch. hold: seconds that a gesture lasts on average.
     temper, anchor: exponents of the features' and of the model's likelihood; overlapping windows are not independent.
-    turn_margin: nats by which a turned order of the channels must beat the model's own, see `uncertainty`.
+    turn_agreement: share of the windows by which a turned order of the channels must be contradicted less, see
+    `SessionModel.confirms`.
     anneal: share of both at which annealing begins; anneal_check: others, whose posteriors the safeguard compares.
     dimensions: principal components of the features. kappa: how many windows' weight pulls a class's mean to the
     session's. least_agreement, least_agreement_of_starts, most_divergence, most_divergence_smoothed,
@@ -66,7 +67,7 @@ class Adaptation:
     batch_size: int = 128
     every: int = 2
     hold: float = HOLD
-    turn_margin: float = 0.025
+    turn_agreement: float = 0.005
     temper: float = 0.3
     anchor: float = 1.0
     balance: float = 0.3
@@ -142,11 +143,14 @@ def adapt(
     turn, adapted = 0, None
     if seconds >= how.least_seconds:
         layout = _layout(model, model.rings if rings is None else rings)
-        few = tokens[:: how.every]
+
+        def decided(places: int, every: int = 1) -> np.ndarray:
+            return _decided(turned_network(model.network, layout, places), tokens[::every])
+
         turn = best_turn(
             candidates(layout.rings),
-            lambda places: session.uncertainty(_decided(turned_network(model.network, layout, places), few)),
-            how.turn_margin,
+            lambda places: session.uncertainty(decided(places, how.every)),
+            lambda places: session.confirms(decided(places), decided(0)),
         )
     if turn:
         adapted = _adapted(model, turned_network(model.network, layout, turn), tokens, session, seconds, how)
@@ -212,6 +216,16 @@ class SessionModel:
         """
         entropy = -(probability * np.log(probability + 1e-9)).sum(1).mean()
         return float(entropy) + self.divergence(probability)
+
+    def confirms(self, turned: np.ndarray, own: np.ndarray) -> bool:
+        """Whether (n, K) probabilities of a turned model fit the session better than the model's own.
+
+        Two signs must say so: posteriors that begin with them are no less sure, and contradict them in fewer windows.
+        """
+        other, posterior = self.posterior(turned), self.posterior(own)
+        if self.uncertainty(other) > self.uncertainty(posterior):
+            return False
+        return _agreement(turned, other) >= _agreement(own, posterior) + self._how.turn_agreement
 
     def signs(self, before: np.ndarray, posterior: np.ndarray, seconds: float) -> "Signs":
         """What the safeguard looks at. before: (n, K) probabilities; posterior: theirs; seconds: of signal."""

@@ -63,11 +63,15 @@ def adapted_as_the_network(
     chain = adaptation.SessionModel(session.x, session.recording, session.spacing, prior, how)
     turn = 0
     if session.seconds >= how.least_seconds:
-        few = session.x[:: how.every]
+
+        def decided(places: int, every: int = 1) -> np.ndarray:
+            probability: np.ndarray = model.predict_proba(session.turned(session.x[::every], places))
+            return probability
+
         turn = best_turn(
             candidates(session.rings),
-            lambda places: chain.uncertainty(model.predict_proba(session.turned(few, places))),
-            how.turn_margin,
+            lambda places: chain.uncertainty(decided(places, how.every)),
+            lambda places: chain.confirms(decided(places), decided(0)),
         )
     for places in (turn, 0) if turn else (0,):
         adapted_model, reason = _learnt(trained, session, places, chain, how, sample)

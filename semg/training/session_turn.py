@@ -3,7 +3,8 @@
 On a turned sleeve every channel of a ring has the signal of a neighbour. The order in which a model reads the channels
 can be turned back: that is another order of the weights that map a token's features into the network, so a turned
 network is a network like any other. Of a few turns the one is taken under which the model is surest while its decisions
-have the shares of the training people's classes.
+have the shares of the training people's classes, if what the session's windows say together confirms it: by the first
+sign alone, a model is at times surer of wrong names.
 """
 
 import copy
@@ -25,13 +26,16 @@ def candidates(rings: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(sorted(range(-quarter, quarter + 1), key=abs))
 
 
-def best_turn(places: Sequence[int], score: Callable[[int], float], margin: float) -> int:
-    """The one of the least score, or 0 where none is below that of 0 by more than `margin`."""
+def best_turn(places: Sequence[int], uncertainty: Callable[[int], float], confirmed: Callable[[int], bool]) -> int:
+    """Of the turns that are less uncertain than 0 and `confirmed`, the least uncertain one; 0 where there is none.
+
+    confirmed: costs more than `uncertainty`, and is asked as seldom as will do.
+    """
     if len(places) == 1:
         return 0
-    scores = {one: score(one) for one in places}
-    best = min(places, key=scores.__getitem__)
-    return best if scores[best] < scores[0] - margin else 0
+    uncertain = {one: uncertainty(one) for one in places}
+    better = sorted((one for one in places if uncertain[one] < uncertain[0]), key=uncertain.__getitem__)
+    return next(filter(confirmed, better), 0)
 
 
 def turned_network(network: GPT2Classifier, layout: TokenLayout, places: int) -> GPT2Classifier:
