@@ -392,6 +392,25 @@ PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
 }
 
 
+def next_step(args: argparse.Namespace) -> str:
+    """The command that makes use of what the picture shows."""
+    source = args.source[0] if args.source else Path()
+    sources = " ".join(map(str, args.source))
+    raw = source.suffix == ".hdf5"
+    shards_of = f"create_dataset_files.py --shards {source.parent}"
+    commands = {
+        "architecture": f"predict.py RECORDING --checkpoint {source}" if args.source else "train.py --split SPLIT",
+        "recording": f"plot.py {'spectrum' if raw else 'electrodes'} {source}",
+        "spectrum": f"preprocess.py --raw {source.parent}",
+        "electrodes": f"preprocess.py --raw {source.parent}" if raw else shards_of,
+        "classes": f"train.py --split {source} --shards {args.shards or 'data/shards'}",
+        "curves": f"evaluate.py --checkpoint {(source if source.is_dir() else source.parent) / 'best_model.ckpt'}",
+        "calibration": f"report.py {sources}",
+        "errors": f"report.py {sources}",
+    }
+    return f"python {commands[args.picture]}"
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -402,7 +421,7 @@ def main() -> int:
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")
     expect_place(args.out, "the picture")
     facts = PICTURES[args.picture](args)
-    console.finish(f"{args.out}: {args.picture}, {facts}", out=args.out.as_posix())
+    console.finish(f"{args.out}: {args.picture}, {facts}; next: {next_step(args)}", out=args.out.as_posix())
     return 0
 
 

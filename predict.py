@@ -43,6 +43,8 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 import argparse
 import csv
 import io
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -330,6 +332,13 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
         console.say("normalised by each whole recording's own statistics (offline)")
 
 
+def with_pictures(args: argparse.Namespace) -> str:
+    """The command that draws the decisions of the first recording over time."""
+    first, *others = map(str, args.recordings)
+    words = [word for word in sys.argv[1:] if word not in others]
+    return shlex.join(["python", "predict.py", *words, "--plot"]) if first in words else "the same command with --plot"
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -357,6 +366,8 @@ def main() -> int:
         message += f"; next: --statistics {args.save_statistics} with the session's next recording"
     if args.plot and done:
         message += f"; look at {args.out / next(iter(done))}.png" + (" and others" if len(done) > 1 else "")
+    elif done and args.save_statistics is None:
+        message += f"; next: {with_pictures(args)}"
     message += f"; {failed} failed, see above" if failed else ""
     left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
     console.finish(message, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)

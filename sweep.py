@@ -536,6 +536,10 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
         summary = f"picked {best.name}: {summary}"
     if failures:
         summary += f"; runs that failed: {len(failures)}; the same command tries them again"
+    elif best is not None and best.test:
+        summary += f"; next: python compare.py {args.out}"
+    else:
+        summary += "; next: the same command with --evaluate picked scores the test people"
     console.finish(
         f"{args.out / 'sweep.md'}: {summary}",
         out=args.out.as_posix(),

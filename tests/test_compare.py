@@ -162,6 +162,9 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     write_result(results / "svm", spread(0.55, 0.02))
     out = tmp_path / "out"
     done = run_script("compare.py", results, "--reference", "gpt2", "--out", out)
+    page = ["--reference", "gpt2", "--out", str(out / "report.html")]
+    assert done.stdout.splitlines()[-1].endswith(f"; next: python report.py {results} {' '.join(page)}")
+    run_script("report.py", results, *page)
 
     rows = table(out / "compare.csv")
     assert list(rows) == ["gpt2", "svm", "lda"]  # best first

@@ -96,6 +96,21 @@ def test_a_part_of_a_recording_and_of_a_shard(draw, data, tmp_path, monkeypatch)
     assert segments[1] == pytest.approx((960 / 5120, 1920 / 5120, 1))
 
 
+def test_the_last_line_says_what_to_run_next(draw, data, tmp_path):
+    shard = data.shards / small_shards.name(2)
+    for words, command in (
+        (["recording", data.recording], f"plot.py spectrum {data.recording}"),
+        (["spectrum", data.recording], f"preprocess.py --raw {data.folder}"),
+        (["recording", shard], f"plot.py electrodes {shard}"),
+        (["electrodes", shard], f"create_dataset_files.py --shards {data.shards}"),
+        (
+            ["classes", data.split, "--shards", data.shards],
+            f"train.py --split {data.split} --shards {data.shards}",
+        ),
+    ):
+        assert draw(*words, "--out", tmp_path / "a.png").splitlines()[-1].endswith(f"; next: python {command}")
+
+
 def test_simulated_recordings_are_called_so(draw, data, tmp_path, monkeypatch):
     calls = seen(monkeypatch, "recording")
     copy = tmp_path / data.recording.name

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import sys
 
 import numpy as np
@@ -362,6 +363,22 @@ def test_what_looks_wrong_in_a_table_is_said(here, data, tmp_path):
     np.save(tmp_path / "flat.npy", np.ones((4000, 24)))
     code, _, errors = here(tmp_path / "flat.npy", *flags, 5120)
     assert (code, "flat.npy: expected a signal, found channels that never change" in errors) == (1, True)
+
+
+def test_the_last_line_says_how_to_see_the_decisions(here, data, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 30, (2000, 24))
+    paths = [tmp_path / "a b.npy", tmp_path / "c.npy"]
+    for path in paths:
+        np.save(path, noise)
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path, "--rate", "5120"]
+    _, said, _ = here(paths[0], paths[1], *flags)
+    last = said.splitlines()[-1]
+    assert "predictions of 2 recordings; next: " in last
+    python, script, *words = shlex.split(last.partition("next: ")[2])
+    assert (python, script, str(paths[1]) in words) == ("python", "predict.py", False)
+    _, said, _ = here(*words)
+    assert said.splitlines()[-1].endswith(f"look at {tmp_path / 'a b.png'}")
+    assert (tmp_path / "a b.png").exists()
 
 
 def test_a_table_of_any_ending_is_read_and_another_format_is_named(here, data, tmp_path):

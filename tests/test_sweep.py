@@ -120,6 +120,7 @@ def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, c
     output = capsys.readouterr().out
     assert "picked lr-1e-2: validation macro-F1" in output.splitlines()[-1]
     assert "epoch   2" in output
+    assert output.splitlines()[-1].endswith(f"; next: python compare.py {tmp_path / 'out'}")
     assert "next: python evaluate.py" not in output
     best, other = table(tmp_path)
     assert (best["setting"], best["lr"], best["picked"], best["runs"]) == (GOOD, "1e-2", "yes", "1")
@@ -264,7 +265,7 @@ def test_a_run_that_fails_is_named_the_others_are_done_and_it_is_tried_again(run
     assert run(scripts, *flags(data, tmp_path, *GRID)) == 1
     output = capsys.readouterr()
     assert "error: lr-1e-2 fold1 seed0: step 7: expected a finite loss" in output.err
-    assert "runs that failed: 1" in output.out.splitlines()[-1]
+    assert output.out.splitlines()[-1].endswith("; runs that failed: 1; the same command tries them again")
     rows = {row["setting"]: row for row in table(tmp_path)}
     assert (rows["lr-1e-3"]["picked"], rows[GOOD]["picked"], rows[GOOD]["runs"]) == ("yes", "", "3")
     assert rows[GOOD]["val_macro_f1"] == ""
