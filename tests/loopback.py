@@ -47,7 +47,7 @@ def wait_for(state: Callable[[], object], what: str, seconds: float = 60) -> Non
 
 
 class Device:
-    """A device's program: a stream of float32 samples with exact time stamps."""
+    """A device's program: a stream of samples with exact time stamps. numbers: their kind, as LSL names it."""
 
     def __init__(
         self,
@@ -58,11 +58,12 @@ class Device:
         *,
         channels: int = 0,
         kind: str = "EMG",
+        numbers: str = "float32",
     ) -> None:
         import pylsl
 
         self.name, self.rate = name, rate
-        self._info = pylsl.StreamInfo(name, kind, channels or len(labels), rate, "float32", f"{name}-source")
+        self._info = pylsl.StreamInfo(name, kind, channels or len(labels), rate, numbers, f"{name}-source")
         if labels:
             self._info.set_channel_labels(labels)
         if unit:

@@ -301,6 +301,31 @@ def test_another_rate_is_refused_unless_it_is_to_be_resampled(model, microvolts)
     assert reader_of(device.name, model, rate=5120.0).layout.rate == 5120
 
 
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "double64"])
+def test_samples_of_any_kind_of_number_are_the_same(model, microvolts, kind):
+    whole = np.clip(np.round(microvolts[:300]), -128, 127)
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS, numbers=kind)
+    reader = reader_of(device.name, model)
+    device.send(whole.astype(kind.replace("double", "float")))
+    result = np.concatenate([chunk.samples for chunk in received(reader, device.begin + 299 / RATE)])
+    np.testing.assert_array_equal(result, whole)
+
+
+def test_a_stream_of_texts_is_refused(here):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS, numbers="string")
+    with pytest.raises(DataError, match=f"{device.name}: expected a stream of numbers, found one of texts"):
+        here(live, "--lsl", device.name)
+
+
+def test_two_read_one_stream(model, microvolts):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    readers = [reader_of(device.name, model) for _ in range(2)]
+    device.send(microvolts[:300])
+    for reader in readers:
+        result = np.concatenate([chunk.samples for chunk in received(reader, device.begin + 299 / RATE)])
+        np.testing.assert_array_equal(result, microvolts[:300])
+
+
 def test_channels_are_taken_by_label_else_in_order_or_refused(model, microvolts):
     turned = LABELS[::-1]
     device = loopback.Device(loopback.unique("device"), RATE, ["trigger", *turned])
