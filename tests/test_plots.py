@@ -1,8 +1,13 @@
 """Figures: whole files with the same bytes each time, in the edge cases too, and showing what they were given."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib
 import numpy as np
 import pytest
+from conftest import ROOT
 from matplotlib.image import imread
 
 from semg.evaluation import score_figures
@@ -54,3 +59,14 @@ def test_other_numbers_other_bytes(tmp_path):
     score_figures.confusion_matrix(tmp_path / "a.png", COUNTS, CLASSES)
     score_figures.confusion_matrix(tmp_path / "b.png", COUNTS + 1, CLASSES)
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_without_a_folder_for_matplotlibs_cache_a_picture_is_drawn_in_silence(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    nowhere = {name: str(file / "none") for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")}
+    code = "import sys; from semg.evaluation.score_figures import learning_curves as draw; import matplotlib; "
+    code += "matplotlib.get_cachedir(); print('drawn')"
+    for places in (nowhere, {**nowhere, "MPLCONFIGDIR": str(file)}):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | places, capture_output=True)
+        assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"drawn"], b"")
