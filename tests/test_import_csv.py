@@ -96,12 +96,24 @@ def test_the_same_table_in_another_form_becomes_the_same_shard(study, name, sett
         lambda text: "\ufeff" + text.replace("\n", "\r\n"),
         lambda text: "# made by hand\n" + text,
         lambda text: text.replace("p1.csv", '"p1.csv"'),
+        lambda text: text.replace("p1.csv", "P1.CSV"),
+        lambda text: text.replace("p1.csv", ".\\p1.csv"),
+        lambda text: text.replace(",1\n", ",1.0\n"),
+        lambda text: "My study\n" + text,
     ],
 )
 def test_lists_as_they_come(study, change):
     study.write()
     study.list.write_text(change(study.list.read_text()), encoding="utf-8", newline="")
     assert "2 shards written" in study.run()[1]
+    assert [shard.subject for shard in study.shards()] == ["1", "2"]
+
+
+def test_a_person_has_one_name_however_a_spreadsheet_writes_the_number(study):
+    study.write(people=3)
+    study.list.write_text("file,subject,session\np1.csv,1.0,1\np2.csv,1,1.0\np3.csv,2.00,1\n")
+    study.run()
+    assert [(shard.subject, shard.session) for shard in study.shards()] == [("1", "1/1"), ("1", "1/1"), ("2", "2/1")]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +123,7 @@ def test_lists_as_they_come(study, change):
         ("file,subject\n", "expected a row a recording below the header, found no row"),
         ("file,subject\np1.csv,1\n,2\n", "recordings.csv:3: expected a file, found none"),
         ("file,subject\np1.csv,1,9\n", ":1: expected 3 names"),
+        ("file,subject,Subject\np1.csv,1,2\n", "expected one column subject, found 2"),
         (None, "recordings.csv: expected a list of recordings, found no such file"),
     ],
 )

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -13,8 +14,9 @@ from model import GPT2Classifier, ModelConfig
 from semg.common import process_pool
 from semg.common.errors import DataError
 from semg.common.process_pool import usable_cores
+from semg.common.thread_settings import mend_thread_settings
 from semg.training import threads
-from semg.training.distributed import join_world
+from semg.training.distributed import World, join_world
 
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -57,6 +59,35 @@ def test_without_control_groups_it_is_the_cores_that_the_process_is_bound_to(tmp
 @pytest.mark.usefixtures("many_cores")
 def test_what_a_job_or_container_gets_of_the_cores_time_counts(tmp_path, cgroup, files, cores):
     assert usable_cores(machine(tmp_path, cgroup, **files)) == cores
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("4,2", "4"), ("3", "3"), (" 2 ", "2"), ("abc", None), ("0", None), ("-1", None), ("", None)],
+)
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"])
+def test_threads_in_the_environment_end_no_script(monkeypatch, capsys, name, value, expected):
+    monkeypatch.setenv(name, value)
+    mend_thread_settings()
+    assert os.environ.get(name) == expected
+    warning = f"warning: {name}: expected a number of threads, found {value!r}: left out\n"
+    assert capsys.readouterr().err == (warning if value and expected is None else "")
+
+
+@pytest.mark.parametrize("value", ["4,2", "abc"])
+def test_every_script_mends_the_environment_before_it_imports_what_reads_it(value):
+    for script in sorted(path.name for path in ROOT.glob("*.py") if path.name not in ("model.py", "hatch_build.py")):
+        first = next(line for line in (ROOT / script).read_text().splitlines() if line.startswith(("import", "from")))
+        assert first.startswith("import semg.common.interrupts"), script
+    code = "import semg.common.interrupts, pandas, sklearn.svm; print('ready')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": value},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "ready\n"), done.stderr
 
 
 def test_a_small_model_has_one_thread_and_a_large_one_what_there_is(monkeypatch):
@@ -131,15 +162,35 @@ def test_predict_py_computes_with_the_threads_it_is_given(tmp_path, monkeypatch)
         assert torch.get_num_threads() == expected
 
 
-@pytest.mark.parametrize("given", [{}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "LOCAL_RANK": "x"}])
-def test_a_rank_without_what_torchrun_sets_beside_it_is_told_in_a_line(monkeypatch, given):
+LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"WORLD_SIZE": "", "LOCAL_RANK": ""}, "WORLD_SIZE: expected a number .*, found none"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK: expected a number .*, found none"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK: expected a number .*, found x"),
+        ({"RANK": "2"}, "RANK: expected less than WORLD_SIZE, 2, found 2"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR: expected a host .*, found none"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT: expected a number .*, found none"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT: expected 1 to 65535, found 99999"),
+    ],
+)
+def test_a_rank_without_what_torchrun_sets_beside_it_is_told_in_a_line(monkeypatch, changed, told):
     """Left in the environment by another launcher."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"RANK": "0", **given}.items():
+    for name, value in (LAUNCHED | changed).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(DataError, match=r"(WORLD_SIZE|LOCAL_RANK): expected a number .* by torchrun, or unset RANK"):
+    with pytest.raises(DataError, match=f"{told}; start several processes by torchrun, or unset RANK"):
         join_world(128, "cpu")
+
+
+def test_a_container_that_says_one_of_one_is_no_launcher(monkeypatch):
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert join_world(128, "cpu") == World()
 
 
 @pytest.mark.parametrize("script", ["preprocess", "simulate_putemg"])

@@ -1,11 +1,14 @@
 """Ctrl-C while a script imports what it needs, which takes seconds: one line, as later, instead of a traceback.
 
-Every script imports this first. Once its `main` runs, `cli.run` answers Ctrl-C.
+Every script imports this first. Once its `main` runs, `cli.run` answers Ctrl-C. What libraries read of the environment
+as they are imported is mended here too.
 """
 
 import os
 import sys
 from types import TracebackType
+
+from semg.common.thread_settings import mend_thread_settings
 
 _usual = sys.excepthook
 
@@ -19,3 +22,4 @@ def _in_a_line(kind: type[BaseException], error: BaseException, trace: Traceback
 
 
 sys.excepthook = _in_a_line
+mend_thread_settings()

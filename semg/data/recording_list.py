@@ -50,6 +50,8 @@ def read_list(path: Path) -> list[Entry]:
     if not set(_NEEDED) <= set(names):
         actual = ", ".join(table.names or ())
         raise DataError(f"{path}: expected columns {', '.join(_NEEDED)} in a list of recordings, found {actual}")
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise DataError(f"{path}: expected one column {twice[0]}, found {names.count(twice[0])}")
     rows: list[_Row] = []
     for line, cells in table.rows():
         rows.append(_row(path, f"{path}:{line}", len(rows), dict(zip(names, cells, strict=True))))
@@ -60,7 +62,7 @@ def read_list(path: Path) -> list[Entry]:
 
 
 def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
-    cells = {key: row.get(key, "") for key in COLUMNS}
+    cells = {key: _without_fraction(row.get(key, "")) for key in COLUMNS}
     if not text(cells["file"]):
         raise DataError(f"{where}: expected a file's path, found {cells['file']!r}")
     if not cells["file"]:
@@ -73,10 +75,25 @@ def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
     for what, name in (("subject", cells["subject"]), ("session", session), ("task", cells["task"] or "task")):
         if not records.is_name(name):
             raise DataError(f"{where}: expected a {what} of {records.NAME_FORM}, found {name!r}")
-    file = path.parent / cells["file"]
-    if not file.exists():  # the list may come from Windows
-        file = path.parent / cells["file"].replace("\\", "/")
+    file = _file(path.parent, cells["file"])
     return _Row(where, place, file, _name(cells["file"]), cells["subject"], session, when, cells["task"])
+
+
+def _without_fraction(cell: str) -> str:
+    """`1.0` -> `1`: spreadsheets and pandas write whole numbers so, and a person or session has one name."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", cell)
+
+
+def _file(folder: Path, cell: str) -> Path:
+    """The file that a list names; it may come from a system with backslashes, or where capitals are no matter."""
+    path = folder / cell
+    if path.exists():
+        return path
+    path = folder / cell.replace("\\", "/")
+    if path.exists() or not path.parent.is_dir():
+        return path
+    alike = [one for one in path.parent.iterdir() if one.name.casefold() == path.name.casefold()]
+    return alike[0] if len(alike) == 1 else path
 
 
 def _name(file: str) -> str:

@@ -86,7 +86,10 @@ def join_world(batch_size: int, device: str) -> World:
     """
     if "RANK" not in os.environ:
         return World()
+    if os.environ.get("WORLD_SIZE") == "1" and "MASTER_ADDR" not in os.environ:
+        return World()  # some containers say so of any process
     rank, size, local = (_from_launcher(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    _check_meeting_place(rank, size)
     world = World(rank, size)
     world.check_shares(batch_size)
     on_gpu = device != "cpu" and torch.cuda.is_available()
@@ -96,12 +99,27 @@ def join_world(batch_size: int, device: str) -> World:
     return world
 
 
+_BY_TORCHRUN = "start several processes by torchrun, or unset RANK"
+
+
 def _from_launcher(name: str) -> int:
     """One of the numbers that torchrun gives each process. DataError where RANK stands alone."""
     value = os.environ.get(name, "")
     if not value.isdecimal():
+        actual = value or "none"
         raise DataError(
-            f"{name}: expected a number in the environment beside RANK, as torchrun sets it, found {value or 'none'}; "
-            "start several processes by torchrun, or unset RANK"
+            f"{name}: expected a number in the environment beside RANK, as torchrun sets it, found {actual}",
+            _BY_TORCHRUN,
         )
     return int(value)
+
+
+def _check_meeting_place(rank: int, size: int) -> None:
+    """DataError for a rank that none of the processes has, or where it is not said how they find each other."""
+    if rank >= size:
+        raise DataError(f"RANK: expected less than WORLD_SIZE, {size}, found {rank}", _BY_TORCHRUN)
+    if not os.environ.get("MASTER_ADDR"):
+        expected = "expected a host in the environment beside RANK, as torchrun sets it"
+        raise DataError(f"MASTER_ADDR: {expected}, found none", _BY_TORCHRUN)
+    if not 0 < _from_launcher("MASTER_PORT") < 65536:
+        raise DataError(f"MASTER_PORT: expected 1 to 65535, found {os.environ['MASTER_PORT']}", _BY_TORCHRUN)
