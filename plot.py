@@ -94,6 +94,9 @@ class Signal:
             self.rest_classes = tuple(putemg.REST_CLASSES)
             self.segments = _labelled(codes, list(putemg.GESTURES))
         else:
+            if path.is_file():
+                expected = "expected an HDF5 recording or the folder of a shard"
+                raise DataError(f"{path}: {expected}, found another file; import_csv.py makes shards of tables")
             shard = open_shard(path)
             self.simulated = shard.simulated
             self.values, self.rate, self.channels = shard.signal, shard.rate, shard.channels

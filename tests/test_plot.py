@@ -96,6 +96,12 @@ def test_a_part_of_a_recording_and_of_a_shard(draw, data, tmp_path, monkeypatch)
     assert segments[1] == pytest.approx((960 / 5120, 1920 / 5120, 1))
 
 
+def test_a_table_is_no_recording_for_pictures(draw, tmp_path):
+    (tmp_path / "a.csv").write_text("ch1,label\n1,rest\n")
+    with pytest.raises(DataError, match=r"a\.csv: expected an HDF5 .*; import_csv\.py makes shards of tables"):
+        draw("recording", tmp_path / "a.csv", "--out", tmp_path / "a.png")
+
+
 def test_the_last_line_says_what_to_run_next(draw, data, tmp_path):
     shard = data.shards / small_shards.name(2)
     for words, command in (

@@ -65,7 +65,7 @@ def test_without_a_folder_for_matplotlibs_cache_a_picture_is_drawn_in_silence(tm
     file = tmp_path / "file"
     file.write_text("")
     nowhere = {name: str(file / "none") for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")}
-    code = "import sys; from semg.evaluation.score_figures import learning_curves as draw; import matplotlib; "
+    code = "import semg.common.interrupts; from semg.evaluation import score_figures; import matplotlib; "
     code += "matplotlib.get_cachedir(); print('drawn')"
     for places in (nowhere, {**nowhere, "MPLCONFIGDIR": str(file)}):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | places, capture_output=True)

@@ -222,7 +222,9 @@ class TrainedModel:
         for key in DATA_FIELDS:
             if shard.meta[key] != trained[key]:
                 what = difference(trained, shard.meta, key)
-                raise DataError(f"{shard.path}: expected data as in {self.path}: {what}; preprocess.py makes such")
+                raise DataError(
+                    f"{shard.path}: expected data as in {self.path}: {what}; preprocess.py or import_csv.py makes such"
+                )
 
     def own_windows(self, shards: Sequence[Shard]) -> list[Shard]:
         """The shards; of a model that was restricted to some of its classes, with the windows of these alone.
