@@ -63,7 +63,7 @@ def told_apart(
 
     names: the columns' names, numbers without a header; numbers: (T,) of each column, None where it holds text or
     nothing; chosen: the channels' places where somebody said them; labels: place of the labels' column; texts: the
-    first cell that is not empty of columns of text.
+    first cell that is no number of columns of text.
     Raises DataError, with what to do, for columns that could be either, and for a time among the channels chosen.
     """
     kinds = [_kind(name, values) for name, values in zip(names, numbers, strict=True)]

@@ -121,8 +121,11 @@ class Table:
             raise DataError(f"{self.path}: expected a column {wrong[0]}, found {actual}", hint="see {channels}")
         chosen = None if channels is None else [one - 1 for one in channels]
         numbers = [self._numbers.get(place) for place in range(len(self.names))]
-        texts = {place: next(filter(None, cells), "") for place, cells in self._texts.items()}
+        texts = {place: next(filter(self._is_text, cells), "") for place, cells in self._texts.items()}
         return told_apart(self.path, self.names, numbers, chosen, labels, texts)
+
+    def _is_text(self, cell: str) -> bool:
+        return bool(cell) and not is_number(cell, self._decimal)
 
     def samples(self, places: Sequence[int]) -> np.ndarray:
         """(T, len(places)) float64. DataError, naming line or sample, where a cell holds no finite number."""
