@@ -67,7 +67,7 @@ def test_a_changed_description_is_found(shard):
 def test_another_format_version_is_refused(shard):
     meta = json.loads((shard / "shard.json").read_text())
     (shard / "shard.json").write_text(json.dumps({**meta, "format_version": 99}))
-    with pytest.raises(DataError, match="expected shard format 2 or 1, found 99"):
+    with pytest.raises(DataError, match="expected shard format 2, found 99"):
         open_shard(shard)
 
 
