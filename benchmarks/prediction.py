@@ -11,7 +11,7 @@ batch: two steps show it. `predict` turns the counts into time:
 A kernel takes the longer of the latter two, and `LEAST` at least. A step takes the longer of all its kernels and of
 launching them. With --compile, what lies between two matrix products becomes one kernel that moves as much as the
 largest of them did. Rates are those of data sheets, which no kernel reaches: a real step takes longer. These are
-predictions: nothing here was measured on a GPU. benchmarks/gpu.py measures, where there is one.
+predictions; benchmarks/gpu.py measures, where there is a GPU (docs/scale.md).
 """
 
 import tempfile
