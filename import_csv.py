@@ -460,22 +460,20 @@ def make_shard(
     faults = find_faults(samples, how["channels"], ends=None)
     if len(faults.dead) == samples.shape[1]:
         raise DataError(f"{entry.path}: expected a signal, found channels that never change")
+    still = gaps.still_stretches(samples, args.rate)
     meta = {
         "record": entry.facts.name,
         "unit": settled.unit,
         "channels": list(settled.channels),
         **expected,
-        "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
+        "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing], "still": plain(still)},
         "mains": seen.mains,
         "versions": versions("numpy", "scipy"),
         "commit": commit(),
     }
     write_shard(path, meta, signal, windows)
-    return (
-        "done",
-        counts_of(windows, classes),
-        ", ".join(filter(None, [str(faults), gaps.in_words(missing, args.rate)])),
-    )
+    wrong = [str(faults), gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
+    return "done", counts_of(windows, classes), ", ".join(filter(None, wrong))
 
 
 def counts_of(windows: np.ndarray, classes: list[str]) -> np.ndarray:

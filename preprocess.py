@@ -253,7 +253,7 @@ def _process(conversion: Conversion, name: str) -> Outcome:
         lost = gaps.in_words(missing, putemg.RATE)
         actual = f"found none ({lost})" if lost else "found none"
         raise DataError(f"{conversion.source}: expected segments of a gesture of at least a window, {actual}")
-    faults = find_faults(counts, how.channels)
+    faults, still = find_faults(counts, how.channels), gaps.still_stretches(counts, putemg.RATE)
     mains = Spectrum.of(counts, putemg.RATE).mains()
     channels, reference = montage(how.channels, how.montage)
     meta = {
@@ -267,7 +267,7 @@ def _process(conversion: Conversion, name: str) -> Outcome:
         "classes": classes,
         "rest_classes": [one for one in classes if one in putemg.REST_CLASSES],
         "arguments": how.as_json(),
-        "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing]},
+        "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing], "still": plain(still)},
         "mains": mains,
         "source": source,
         "simulated": is_simulated(conversion.source),
@@ -275,7 +275,8 @@ def _process(conversion: Conversion, name: str) -> Outcome:
         "commit": commit(),
     }
     write_shard(conversion.shard, meta, filtered(counts, reference, how.filter, putemg.RATE), windows)
-    wrong = ", ".join(filter(None, [str(faults), gaps.in_words(missing, putemg.RATE)]))
+    said = [str(faults), gaps.in_words(missing, putemg.RATE), gaps.still_in_words(still, putemg.RATE)]
+    wrong = ", ".join(filter(None, said))
     return Outcome(name, "done", f"{name}: {wrong}" if wrong else "", len(windows), mains)
 
 

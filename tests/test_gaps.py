@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from semg.data import gaps
 from semg.data.gaps import Gap, breaks, find_gaps, in_words, sampling_interval
 
 RATES = (200.0, 5120.0)
@@ -81,3 +82,18 @@ def test_what_is_said_of_gaps():
 @pytest.mark.parametrize("n", [2, 3, 10])
 def test_short_recordings_have_no_gaps_of_their_own(n):
     assert gaps_in(np.arange(n) / 200.0, 200.0) == []
+
+
+def test_where_no_channel_changes_for_a_while_is_found_and_said():
+    samples = np.random.default_rng(0).normal(size=(1000, 3))
+    samples[100:160] = samples[100]  # 0.3 s at 200 Hz
+    samples[300:350] = 0
+    samples[500:530] = 0  # too short
+    samples[700:800, :2] = 0  # a channel goes on
+    found = gaps.still_stretches(samples, 200.0)
+    assert found == [(100, 60), (300, 50)]
+    assert gaps.still_in_words(found, 200.0) == (
+        "no channel changes for 0.55 s, at 0.5, 1.5 s: were samples lost there?"
+    )
+    assert gaps.still_stretches(np.ones((1000, 3)), 200.0) == []  # dead throughout: said as that
+    assert gaps.still_in_words([], 200.0) == ""

@@ -389,7 +389,24 @@ def test_a_recording_in_another_unit_than_the_others_is_named(study):
 def test_dead_and_equal_channels_are_reported(study):
     _, _, errors = study.write(lambda t: t.assign(ch3=0.0, ch6=t["ch5"])).run()
     assert "p1: dead channels 3, equal channels 5=6" in errors
-    assert study.shards()[0].meta["faults"] == {"dead": [3], "saturated": [], "duplicate": [[5, 6]], "gaps": []}
+    assert study.shards()[0].meta["faults"] == {
+        "dead": [3],
+        "saturated": [],
+        "duplicate": [[5, 6]],
+        "gaps": [],
+        "still": [],
+    }
+
+
+def test_a_signal_that_stands_still_is_reported(study):
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        channels = [name for name in table if name.startswith("ch")]
+        table.loc[701:800, channels] = table.loc[700, channels].to_numpy()
+        return table
+
+    errors = study.write(change).run()[2]
+    assert "p1: no channel changes for 0.505 s, at 3.5 s: were samples lost there?" in errors
+    assert study.shards()[0].meta["faults"]["still"] == [[700, 101]]
 
 
 def test_missing_samples_are_reported_and_no_window_spans_them(study):

@@ -215,7 +215,7 @@ def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
     for output in ("dead channels 2", "saturated channels 3", "equal channels 9=10"):
         assert output in done.stderr
     meta = json.loads((tmp_path / "s" / recordings.record_name(3) / "shard.json").read_text())
-    assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]], "gaps": []}
+    assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]], "gaps": [], "still": []}
 
 
 def test_missing_samples_are_reported_and_no_window_spans_them(run_script, tmp_path):

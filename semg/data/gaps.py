@@ -2,7 +2,8 @@
 
 A device that loses samples goes on writing the next ones, so a window across the gap holds two moments as one. Whether
 samples were lost shows in the steps of the time column alone: over five minutes, half a second is less than two clocks
-may differ by.
+may differ by. Some devices write something in place of what they lost, zeros or the last sample again: then no channel
+changes for a while, which is said and not cut out, since a smoothed or rounded signal may rest so.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semg.data.windows import segments
+
 SMALLEST = 0.5  # samples: a jump of the time below this is rounding, not a lost sample
 TOLERANCE = 0.0025  # seconds: a window may span a gap of this length, 1 % of the usual window
+STILL = 0.2  # seconds without a change of any channel: two samples alike are common in whole numbers, so many are not
 _EVEN, _MOSTLY = 0.25, 0.99  # of a regular column's steps this share lies within that many samples of the usual step
 
 
@@ -71,6 +75,25 @@ def breaks(gaps: Sequence[Gap], rate: float) -> np.ndarray:
     """First samples after the gaps that no window may span: longer than the tolerance, or the time falls back."""
     wide = [gap.start for gap in gaps if gap.lost < 0 or gap.lost > TOLERANCE * rate]
     return np.array(wide, np.int64)
+
+
+def still_stretches(samples: np.ndarray, rate: float) -> list[tuple[int, int]]:
+    """(first sample, samples) where no channel of (n, C) changes for STILL or longer; none if none ever changes."""
+    same = (samples[1:] == samples[:-1]).all(1)
+    if same.all():
+        return []
+    starts, ends, still = segments(same)
+    long = still & (ends - starts >= STILL * rate)
+    return [(int(first), int(end - first) + 1) for first, end in zip(starts[long], ends[long], strict=True)]
+
+
+def still_in_words(stretches: Sequence[tuple[int, int]], rate: float) -> str:
+    """`no channel changes for 0.5 s, at 12.3 s`; nothing if that never happens."""
+    if not stretches:
+        return ""
+    held = sum(samples for _, samples in stretches) / rate
+    where = ", ".join(f"{first / rate:.4g}" for first, _ in stretches[:3]) + (", ..." if len(stretches) > 3 else "")
+    return f"no channel changes for {held:.3g} s, at {where} s: were samples lost there?"
 
 
 def in_words(gaps: Sequence[Gap], rate: float) -> str:

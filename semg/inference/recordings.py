@@ -9,7 +9,7 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.data import gaps
 from semg.data.columns import taken_in_order
-from semg.data.faults import ADC_ENDS, find_faults
+from semg.data.faults import ADC_ENDS, ChannelFaults, find_faults
 from semg.data.filters import default_band
 from semg.data.preprocessing import USUAL_RMS, common_scale
 from semg.data.spectrum import Spectrum
@@ -50,11 +50,7 @@ def recording_for(
             warn(f"{path}: {in_order}")
         if unit is None:
             source = in_usual_range(model, path, source, warn)
-    faults = find_faults(source.samples, range(1, source.samples.shape[1] + 1), ends)
-    if str(faults):
-        warn(f"{path}: {faults} of the model's")
-    if source.missing:
-        warn(f"{path}: {gaps.in_words(source.missing, source.rate)}; times of decisions do not count them")
+    faults = _faults(path, source, ends, warn)
     if source.rate != model.rate:
         if causal:
             raise DataError(
@@ -71,6 +67,20 @@ def recording_for(
     if len(faults.dead) == source.samples.shape[1]:
         raise DataError(f"{path}: expected a signal, found channels that never change")
     return source
+
+
+def _faults(
+    path: Path, source: RawRecording, ends: tuple[float, float] | None, warn: Callable[[str], None]
+) -> ChannelFaults:
+    """The faults of a recording's channels; these, missing samples and a signal that stands still are said."""
+    faults = find_faults(source.samples, range(1, source.samples.shape[1] + 1), ends)
+    if str(faults):
+        warn(f"{path}: {faults} of the model's")
+    if source.missing:
+        warn(f"{path}: {gaps.in_words(source.missing, source.rate)}; times of decisions do not count them")
+    if still := gaps.still_in_words(gaps.still_stretches(source.samples, source.rate), source.rate):
+        warn(f"{path}: {still}")
+    return faults
 
 
 def in_usual_range(
