@@ -314,8 +314,9 @@ def test_a_signal_ends_it_with_its_code_and_one_line(
     """To the whole process group, as a terminal sends Ctrl-C: workers must not add tracebacks of their own."""
     flags, begun = stoppable(inputs, tmp_path, model)[name]
     if name == "predict":
+        samples = np.random.default_rng(0).normal(0, 30, (100_000, 24)).astype(np.float32)
         for place in range(3):
-            np.save(tmp_path / f"{place}.npy", np.zeros((100_000, 24), np.float32) + 30)
+            np.save(tmp_path / f"{place}.npy", samples)
     if name == "import_csv":
         for place in range(2):
             (tmp_path / f"{place}.csv").write_text("a,b,label\n" + "1,2,fist\n" * 2000 + "-3,1,idle\n" * 2000)
