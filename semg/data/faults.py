@@ -65,7 +65,7 @@ def _is_at(channel: np.ndarray, ends: tuple[float, float]) -> bool:
 def _is_cut(channel: np.ndarray) -> bool:
     """Whether values pile up at the channel's own ends."""
     low, high = channel.min(), channel.max()
-    if low == high:
+    if low == high or not np.isfinite([low, high]).all():  # beyond what numbers hold: refused behind the filter
         return False
     near = 0.1 * (high - low)
     for at_end, beside in (
