@@ -223,7 +223,8 @@ def open_shard(path: Path, *, verify: bool = False) -> Shard:
     try:
         shard = _open_once(path, verify)
     except (DataError, FileNotFoundError):
-        if identity(path) == folder and not _is_moved(path):
+        # twice: a writer between its two renames may be done between two looks
+        if not any(identity(path) != folder or _is_moved(path) for _ in range(2)):
             raise
     else:
         if identity(path) == folder:

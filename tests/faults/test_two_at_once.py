@@ -18,6 +18,7 @@ from killing import finished, start
 
 from semg.common.errors import DataError
 from semg.common.files import atomic_path, folder_lock
+from semg.data import shards
 from semg.data.shards import list_records, open_shard, open_shards
 
 
@@ -70,6 +71,13 @@ def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, rec
     record_property("readings of a shard under rewrite", read + output)
     (shard,) = open_shards(tmp_path, [record], verify=True)
     assert len(shard.signal) == len(small_shards.labels(1))
+
+
+def test_a_writer_that_is_done_between_two_looks_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([None, None, (1, 2)])  # no folder as it is opened, and right after; then the new one
+    monkeypatch.setattr(shards, "identity", lambda _: next(looks))
+    with pytest.raises(DataError, match="being rewritten"):
+        shards.open_shard(tmp_path / "away")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses to rename what another program has open")
