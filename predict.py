@@ -52,6 +52,7 @@ from typing import Any
 import numpy as np
 
 from semg.common import cli
+from semg.common.console import listed
 from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place, write_text
 from semg.data import putemg
@@ -262,8 +263,8 @@ def say_which_labels_are_unknown(
         return
     there = in_order(name for name in np.unique(codes).tolist() if name)
     if there and not set(there) & {*model.classes, *model.classes_left_out}:
-        actual = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
-        console.warn(f"{path}: no label is one of the model's classes, {', '.join(model.classes)}: they are {actual}")
+        classes = ", ".join(model.classes)
+        console.warn(f"{path}: no label is one of the model's classes, {classes}: they are {listed(there)}")
 
 
 def save_statistics(model: TrainedModel, stream: Stream, args: argparse.Namespace) -> None:

@@ -261,3 +261,14 @@ def test_processes_send_no_buffers_and_copy_no_gradients(tmp_path):
         assert len(set(parts)) < len(parts)  # views of what is sent
     finally:
         distributed.destroy_process_group()
+
+
+def test_one_process_that_torchrun_started_trains_as_several_do_and_alone_as_it_is(tmp_path):
+    module = nn.Linear(3, 4)
+    assert World().parallel(module) is module
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    parallel = World().parallel(module)
+    World().leave()
+    assert isinstance(parallel, nn.parallel.DistributedDataParallel)
+    assert not distributed.is_initialized()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semg.common.console import listed
 from semg.common.errors import DataError
 
 _FEW = 16  # rows from which on numbers that rise all along are no coincidence
@@ -119,7 +120,7 @@ def by_name(what: object, names: Sequence[str], wanted: Sequence[str]) -> list[i
     if len(missing) == len(wanted) or (missing and all(name.isdigit() for name in wanted)):
         return None
     if missing:
-        actual = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        actual = listed(names)
         raise DataError(f"{what}: expected the model's channel {missing[0]}, found {actual}", "{channels} chooses")
     if twice := [name for name in wanted if plain.count(name.strip().casefold()) > 1]:
         raise DataError(f"{what}: expected one channel {twice[0]!r}, found two", "{channels} chooses")
