@@ -259,6 +259,7 @@ def test_processes_send_no_buffers_and_copy_no_gradients(tmp_path):
         assert not parallel.will_sync_module_buffers()
         parts = [weight.grad.untyped_storage().data_ptr() for weight in module.parameters()]
         assert len(set(parts)) < len(parts)  # views of what is sent
+        del parallel  # the last to hold the group would end gloo's threads with the GIL held, for which they may wait
     finally:
         distributed.destroy_process_group()
 
@@ -268,7 +269,6 @@ def test_one_process_that_torchrun_started_trains_as_several_do_and_alone_as_it_
     assert World().parallel(module) is module
     store = distributed.FileStore(str(tmp_path / "store"), 1)
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    parallel = World().parallel(module)
+    assert isinstance(World().parallel(module), nn.parallel.DistributedDataParallel)
     World().leave()
-    assert isinstance(parallel, nn.parallel.DistributedDataParallel)
     assert not distributed.is_initialized()
