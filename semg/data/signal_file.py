@@ -1,12 +1,13 @@
 """A shard's signal as a file that is read only while it is used, and what NumPy's readers raise for a damaged one."""
 
+import os
 import sys
 import threading
 import tokenize
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,17 +52,17 @@ class SignalFile:
             while len(self._mapped) >= _most_mapped():
                 if oldest := self._mapped.popleft()():
                     oldest._array = None
-            self._check_unchanged()
-            mapped = np.memmap(self.path, np.float16, "r", self._offset, self.shape)
-            self._check_unchanged()  # nor meanwhile
             # of a np.memmap, each slice would take microseconds: as long as copying a window
-            self._array = array = mapped.view(np.ndarray)
+            self._array = array = self._mapped_file().view(np.ndarray)
             self._mapped.append(weakref.ref(self))
         return array
 
-    def _check_unchanged(self) -> None:
-        if identity(self.path) != self._identity:
-            raise DataError(f"{self.path}: expected the file as it was, found it replaced; start this run again")
+    def _mapped_file(self) -> np.memmap:
+        """The file that is open is looked at: between two looks at its name, another could bear it."""
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            if _identity(os.fstat(file.fileno())) == self._identity:
+                return np.memmap(file, np.float16, "r", self._offset, self.shape)
+        raise DataError(f"{self.path}: expected the file as it was, found it replaced; start this run again")
 
 
 def _most_mapped() -> int:
@@ -93,7 +94,10 @@ def npy_errors(path: Path) -> Iterator[None]:
 def identity(path: Path) -> tuple[int, int] | None:
     """Which folder or file bears the name `path` now."""
     try:
-        there = path.stat()
+        return _identity(path.stat())
     except FileNotFoundError:
         return None
+
+
+def _identity(there: os.stat_result) -> tuple[int, int]:
     return there.st_ino, there.st_mtime_ns
