@@ -26,13 +26,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import ROOT, Row, arguments, report, run_python
+from measuring import ROOT, Row, arguments, report, run_python, save
 from operations import Counter
 from prediction import CARDS, Card, Work, counts, predict
 from torch import nn
@@ -209,6 +209,22 @@ def several(data: list[str | Path], work: Work, processes: int, rate: float, dev
     return Row(f"{whole}, DDP on {counted(processes, 'GPU')}: rate", "one alone", speed / rate / processes, facts=facts)
 
 
+def measurements(args: argparse.Namespace, card: Card) -> Iterator[list[Row]]:
+    """The rows of each model and batch size, and then those of DDP."""
+    with tempfile.TemporaryDirectory() as name:
+        data, alone, rate = noise(Path(name), SECONDS), replace(GPT2, batch=LARGE_BATCH), 0.0
+        for work in WORKS[:1] if args.quick else WORKS:
+            rows = one(args, work, card, data)
+            rate = rows[-1].facts["windows_per_second"] if work == alone else rate
+            yield rows
+        if args.quick:
+            return
+        try:
+            yield [several(data, alone, torch.cuda.device_count(), rate)]
+        except RuntimeError as error:
+            cli.console(args).warn(f"train.py under torchrun: {error}")
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     parser = arguments(__doc__, "gpu")
@@ -230,19 +246,13 @@ def main() -> int:
             "--plan, which predicts"
         )
     args.repeats = 1 if args.quick else args.repeats
-    card = this_card()
-    with tempfile.TemporaryDirectory() as name:
-        data = noise(Path(name), SECONDS)
-        rows = [row for work in (WORKS[:1] if args.quick else WORKS) for row in one(args, work, card, data)]
-        if not args.quick:
-            alone = replace(GPT2, batch=LARGE_BATCH)
-            rate = next(row.facts["windows_per_second"] for row in rows if row.what == f"{alone}: reading")
-            try:
-                rows.append(several(data, alone, torch.cuda.device_count(), rate))
-            except RuntimeError as error:  # the rows before it took minutes, and are kept
-                cli.console(args).warn(f"train.py under torchrun: {error}")
-    facts = {"bf16": card.bf16, "fp32": card.fp32, "bandwidth": card.bandwidth, "launch": card.launch}
-    return report(args, rows, device=card.name, devices=torch.cuda.device_count(), card=facts)
+    card, rows = this_card(), list[Row]()
+    measured = {"bf16": card.bf16, "fp32": card.fp32, "bandwidth": card.bandwidth, "launch": card.launch}
+    facts = {"device": card.name, "devices": torch.cuda.device_count(), "card": measured}
+    for more in measurements(args, card):
+        rows += more
+        save(args, rows, **facts)  # each took a minute or more, and is kept if the run is cut off
+    return report(args, rows, **facts)
 
 
 if __name__ == "__main__":

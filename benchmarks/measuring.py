@@ -124,7 +124,12 @@ def report(args: argparse.Namespace, rows: Sequence[Row], **facts: Any) -> int:
     console = cli.console(args)
     for row in rows:
         console.say(str(row))
+    console.finish(f"{args.out}: written", rows=save(args, rows, **facts))
+    return 0
+
+
+def save(args: argparse.Namespace, rows: Sequence[Row], **facts: Any) -> list[dict[str, Any]]:
+    """Write the JSON file; returns the rows as they are in it."""
     table = [asdict(row) | {"reached": row.reached} for row in rows]
     write_json(args.out, {"repeats": args.repeats, "quick": args.quick, **facts, "rows": table, **where()})
-    console.finish(f"{args.out}: written", rows=table)
-    return 0
+    return table

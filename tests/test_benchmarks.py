@@ -122,6 +122,36 @@ def test_several_processes_train_and_say_how_fast(tmp_path):
     assert row.facts["windows_per_second"] > 0 and "2 GPUs" in row.what
 
 
+@pytest.mark.parametrize("torchrun_fails", [False, True])
+def test_rows_measured_on_a_gpu_are_kept_when_a_later_one_fails(monkeypatch, capsys, tmp_path, torchrun_fails):
+    """On a stand-in for a card: main() alone is tried, and what it keeps."""
+    out, kept = tmp_path / "gpu.json", list[int]()
+    alone = prediction.Work(12, 768, 12, batch=1024)
+
+    def several(_data, work, processes, rate):
+        assert (work, processes, rate) == (alone, 1, 50.0)
+        kept.append(len(json.loads(out.read_text())["rows"]))
+        if torchrun_fails:
+            raise RuntimeError("no rendezvous")
+        return measuring.Row("DDP", "one alone", 0.9)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(gpu, "this_card", lambda: prediction.CARDS["h100"])
+    monkeypatch.setattr(gpu, "WORKS", (alone, prediction.Work(2, 64, 4)))
+    monkeypatch.setattr(
+        gpu,
+        "one",
+        lambda _args, work, *_: [measuring.Row(f"{work}", "", 1.0, facts={"windows_per_second": work.batch / 20.48})],
+    )
+    monkeypatch.setattr(gpu, "several", several)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--out", str(out)])
+    assert gpu.main() == 0
+    assert kept == [2]
+    assert len(json.loads(out.read_text())["rows"]) == (2 if torchrun_fails else 3)
+    assert ("torchrun: no rendezvous" in capsys.readouterr().err) == torchrun_fails
+
+
 def test_without_cuda_the_gpu_benchmark_says_so_in_one_line(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
