@@ -108,7 +108,7 @@ def main() -> int:
     done = f"adapted to {adapted.seconds:.0f} s of signal in {adapted.computing:.1f} s"
     console.finish(
         f"{args.out}: {done if adapted.accepted else 'the model as it was'}; "
-        f"next: python predict.py RECORDING --checkpoint {args.out}",
+        + cli.next_command("predict.py", "RECORDING", "--checkpoint", args.out),
         out=args.out.as_posix(),
         accepted=adapted.accepted,
         reason=adapted.reason,

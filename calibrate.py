@@ -207,7 +207,7 @@ def main() -> int:
     console.finish(
         f"{args.out}: {leading.labelled(after)} with {cli.counted(args.repetitions, 'repetition')} of each gesture, "
         f"{before:.4f} without (the same windows of {cli.counted(report['n_subjects'], 'person', 'people')}); "
-        f"next: python plot.py calibration {args.out}",
+        + cli.next_command("plot.py", "calibration", args.out),
         out=args.out.as_posix(),
         **{leading.name: after, f"zero_shot_{leading.name}": before},
     )

@@ -22,7 +22,6 @@ Takes seconds.
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -88,7 +87,7 @@ def main() -> None:
     console.say(markdown)
     write(args, methods, pairs, markdown)
     console.finish(
-        f"wrote {args.out}: compare.md, compare.csv, subjects.csv, compare.png; next: {next_step(args, methods)}",
+        f"wrote {args.out}: compare.md, compare.csv, subjects.csv, compare.png; {next_step(args, methods)}",
         out=args.out.as_posix(),
         methods={method.name: float(method.values.mean()) for method in methods},
         warnings=notes,
@@ -100,8 +99,8 @@ def next_step(args: argparse.Namespace, methods: Sequence[Method]) -> str:
     inputs = [str(path.parent if path.is_file() else path) for path in args.results]
     if args.group:
         inputs = list(dict.fromkeys(str(one.path.parent) for method in methods for one in method.evaluations))
-    reference = f" --reference {args.reference}" if args.reference and not args.group else ""
-    return f"python report.py {shlex.join(inputs)}{reference} --out {args.out / 'report.html'}"
+    reference = ["--reference", args.reference] if args.reference and not args.group else []
+    return cli.next_command("report.py", *inputs, *reference, "--out", args.out / "report.html")
 
 
 def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: str) -> list[Method]:

@@ -365,12 +365,11 @@ def main() -> int:
         }
         for key, split in by_fold.items()
     }
-    flags = f" --shards {args.shards.as_posix()}" if args.shards else ""
-    if not cli.has_gpu():
-        flags += " --init random"
+    words = ["--split", example.as_posix(), *(["--shards", args.shards.as_posix()] if args.shards else [])]
+    words += [] if cli.has_gpu() else ["--init", "random"]
     console.finish(
         f"{args.out}: {'the same split is there already, kept' if unchanged else 'written'}, "
-        f"{cli.counted(len(names), 'recording')}; next: python train.py --split {example.as_posix()}{flags}"
+        f"{cli.counted(len(names), 'recording')}; {cli.next_command('train.py', *words)}"
         f"{'' if cli.has_gpu() else ' (no GPU is seen here; with one, leave out --init random)'}",
         out=args.out.as_posix(),
         kept=unchanged,

@@ -472,7 +472,8 @@ def summary(fetcher: Fetcher, n_wanted: int) -> int:
         text += f", {tally.missing} missing or wrong; "
         text += "run without --verify-only to fetch them" if args.verify_only else "re-run to fetch the rest"
     elif "data-hdf5" in args.media:
-        text += f"; next: python preprocess.py --raw {args.outdir / 'Data-HDF5'} --shards data/shards"
+        command = cli.next_command("preprocess.py", "--raw", args.outdir / "Data-HDF5", "--shards", "data/shards")
+        text += f"; {command}"
     facts = {"there": tally.there, "fetched": tally.fetched, "unpacked": tally.unpacked, "missing": tally.missing}
     fetcher.console.finish(text, **facts, failed=tally.failed, outdir=args.outdir.as_posix())
     return 1 if tally.missing else 0

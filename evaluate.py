@@ -302,7 +302,7 @@ def main() -> int:
     console.finish(
         f"{args.out}: {', '.join(scores)} "
         f"(means over {subjects} of the {args.subset} set); pictures and metrics.json are there; "
-        f"next: python compare.py {args.out} OTHER_RESULTS",
+        + cli.next_command("compare.py", args.out, "OTHER_RESULTS"),
         out=args.out.as_posix(),
         mean_over_subjects=means,
     )

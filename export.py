@@ -140,7 +140,8 @@ def main() -> int:
         check_packages()
     summary = export(args, console)
     console.finish(
-        f"{args.out}: {', '.join(summary['files'])}; next: python predict.py RECORDING --checkpoint {args.out}",
+        f"{args.out}: {', '.join(summary['files'])}; "
+        + cli.next_command("predict.py", "RECORDING", "--checkpoint", args.out),
         **summary,
     )
     return 0

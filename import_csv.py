@@ -584,7 +584,8 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -
     written, held = cli.counted(counts["done"], "shard"), cli.counted(int(windows.sum()), "window")
     summary = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
     failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
-    after = f"; next: python create_dataset_files.py --shards {args.shards}" if counts["done"] + counts["kept"] else ""
+    command = cli.next_command("create_dataset_files.py", "--shards", args.shards)
+    after = f"; {command}" if counts["done"] + counts["kept"] else ""
     report.console.finish(
         f"{summary}{failed}{after}",
         **counts,

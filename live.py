@@ -292,7 +292,8 @@ def tell(
         rate = reader.layout.rate
         text += f"; {recorder.path}: {recorder.samples / rate:.1f} s"
         if recorder.samples:
-            text += f", next: python predict.py {recorder.path} --rate {rate:g} --checkpoint {args.checkpoint}"
+            words = (recorder.path, "--rate", f"{rate:g}", "--checkpoint", args.checkpoint)
+            text += f", {cli.next_command('predict.py', *words)}"
     console.finish(text, **facts)
 
 

@@ -398,20 +398,21 @@ PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
 def next_step(args: argparse.Namespace) -> str:
     """The command that makes use of what the picture shows."""
     source = args.source[0] if args.source else Path()
-    sources = " ".join(map(str, args.source))
-    raw = source.suffix == ".hdf5"
-    shards_of = f"create_dataset_files.py --shards {source.parent}"
-    commands = {
-        "architecture": f"predict.py RECORDING --checkpoint {source}" if args.source else "train.py --split SPLIT",
-        "recording": f"plot.py {'spectrum' if raw else 'electrodes'} {source}",
-        "spectrum": f"preprocess.py --raw {source.parent}",
-        "electrodes": f"preprocess.py --raw {source.parent}" if raw else shards_of,
-        "classes": f"train.py --split {source} --shards {args.shards or 'data/shards'}",
-        "curves": f"evaluate.py --checkpoint {(source if source.is_dir() else source.parent) / 'best_model.ckpt'}",
-        "calibration": f"report.py {sources}",
-        "errors": f"report.py {sources}",
+    raw, run = source.suffix == ".hdf5", source if source.is_dir() else source.parent
+    shards_of = ("preprocess.py", "--raw") if raw else ("create_dataset_files.py", "--shards")
+    of_a_model = ("predict.py", "RECORDING", "--checkpoint", source)
+    commands: dict[str, tuple[object, ...]] = {
+        "architecture": of_a_model if args.source else ("train.py", "--split", "SPLIT"),
+        "recording": ("plot.py", "spectrum" if raw else "electrodes", source),
+        "spectrum": ("preprocess.py", "--raw", source.parent),
+        "electrodes": (*shards_of, source.parent),
+        "classes": ("train.py", "--split", source, "--shards", args.shards or "data/shards"),
+        "curves": ("evaluate.py", "--checkpoint", run / "best_model.ckpt"),
+        "calibration": ("report.py", *args.source),
+        "errors": ("report.py", *args.source),
     }
-    return f"python {commands[args.picture]}"
+    script, *words = commands[args.picture]
+    return cli.next_command(str(script), *words)
 
 
 def main() -> int:
@@ -424,7 +425,7 @@ def main() -> int:
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")
     expect_place(args.out, "the picture")
     facts = PICTURES[args.picture](args)
-    console.finish(f"{args.out}: {args.picture}, {facts}; next: {next_step(args)}", out=args.out.as_posix())
+    console.finish(f"{args.out}: {args.picture}, {facts}; {next_step(args)}", out=args.out.as_posix())
     return 0
 
 

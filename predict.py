@@ -43,7 +43,6 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 import argparse
 import csv
 import io
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -337,7 +336,7 @@ def with_pictures(args: argparse.Namespace) -> str:
     """The command that draws the decisions of the first recording over time."""
     first, *others = map(str, args.recordings)
     words = [word for word in sys.argv[1:] if word not in others]
-    return shlex.join(["python", "predict.py", *words, "--plot"]) if first in words else "the same command with --plot"
+    return cli.next_command("predict.py", *words, "--plot") if first in words else "next: the same command with --plot"
 
 
 def main() -> int:
@@ -368,7 +367,7 @@ def main() -> int:
     if args.plot and done:
         message += f"; look at {args.out / next(iter(done))}.png" + (" and others" if len(done) > 1 else "")
     elif done and args.save_statistics is None:
-        message += f"; next: {with_pictures(args)}"
+        message += f"; {with_pictures(args)}"
     message += f"; {failed} failed, see above" if failed else ""
     left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
     console.finish(message, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)

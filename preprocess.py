@@ -350,8 +350,13 @@ def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console:
             f"{summary}; some failed, see above; the same command tries them again", shards=there, failed=wrongs
         )
         return 1
-    console.finish(f"{summary}; next: python create_dataset_files.py --shards {args.shards}", shards=there, failed=0)
+    console.finish(f"{summary}; {next_step(args)}", shards=there, failed=0)
     return 0
+
+
+def next_step(args: argparse.Namespace) -> str:
+    """What to do with the shards."""
+    return cli.next_command("create_dataset_files.py", "--shards", args.shards)
 
 
 def make_shards(
@@ -386,7 +391,7 @@ def make_shards(
             f"{summary}; {cli.counted(counts['failed'], 'recording')} failed, see above", **counts, windows=windows
         )
         return 1
-    console.finish(f"{summary}; next: python create_dataset_files.py --shards {args.shards}", **counts, windows=windows)
+    console.finish(f"{summary}; {next_step(args)}", **counts, windows=windows)
     return 0
 
 

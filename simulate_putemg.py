@@ -271,7 +271,7 @@ def run(args: argparse.Namespace, console: cli.Console) -> None:
     warn_of_others(planned, entries, args.outdir, console)
     console.finish(
         f"{args.outdir}: {cli.counted(len(to_make), 'recording')} written, {len(to_keep)} kept, "
-        f"{seconds / 60:.1f} minutes ({NOTICE}); next: python preprocess.py --raw {args.outdir}",
+        f"{seconds / 60:.1f} minutes ({NOTICE}); " + cli.next_command("preprocess.py", "--raw", args.outdir),
         done=len(to_make),
         kept=len(to_keep),
         seconds=seconds,

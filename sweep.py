@@ -537,7 +537,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
     if failures:
         summary += f"; runs that failed: {len(failures)}; the same command tries them again"
     elif best is not None and best.test:
-        summary += f"; next: python compare.py {args.out}"
+        summary += f"; {cli.next_command('compare.py', args.out)}"
     else:
         summary += "; next: the same command with --evaluate picked scores the test people"
     console.finish(

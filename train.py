@@ -170,8 +170,8 @@ def finish(run: Trainer) -> None:
     score, label = state.best or 0.0, metrics.criteria()[config.select].label
     run.console.finish(
         f"{best}: best epoch {state.best_epoch} of {state.training.epoch}, validation {label} "
-        f"{abs(score):.4f} (mean over people); next: python evaluate.py --checkpoint {best} "
-        f"--shards {config.shards} --split {config.split}",
+        f"{abs(score):.4f} (mean over people); "
+        + cli.next_command("evaluate.py", "--checkpoint", best, "--shards", config.shards, "--split", config.split),
         checkpoint=best.as_posix(),
         best_epoch=state.best_epoch,
         epochs=state.training.epoch,

@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -312,3 +313,15 @@ def test_an_error_stays_one_line_that_can_be_read():
     shown = one_line(actual)
     assert len(shown) == LONGEST_LINE
     assert shown.startswith(actual[:1000]) and shown.endswith("; make it anew")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its shells quote in another way")
+def test_the_next_command_is_one_that_a_shell_takes():
+    """Of a folder in a cloud's drive, too: its name often has blanks."""
+    words = ["evaluate.py", "--checkpoint", Path("My Drive/run 1/best_model.ckpt"), "$HOME", "it's"]
+    assert shlex.split(cli.next_command(*words)) == ["next:", "python", *map(str, words)]
+
+
+def test_every_next_command_is_quoted():
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "semg").rglob("*.py")]
+    assert [path for path in scripts if "next: python" in path.read_text(encoding="utf-8")] == []

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from semg.common.console import Console as Console
 from semg.common.console import counted as counted  # scripts have both from here
 from semg.common.console import marked, one_line
+from semg.common.console import next_command as next_command
 from semg.common.console import printable as printable
 from semg.common.errors import FULL_DISK, DataError, SettingError, UsageError, with_names
 from semg.common.length import LARGEST, Length

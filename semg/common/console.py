@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -166,6 +168,12 @@ def marked(kind: str) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """`1 recording`, `1,200 recordings`; many: where it is not `one` and an s."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def next_command(script: str, *words: object) -> str:
+    """What to run next, a script with its `words`, as this system's shell takes it: names of files may have blanks."""
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    return "next: " + join(["python", script, *map(str, words)])
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:

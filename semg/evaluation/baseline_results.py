@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from semg.common.console import Console, counted
+from semg.common.console import Console, counted, next_command
 from semg.common.errors import DataError
 from semg.common.files import read_json, text_checksum
 from semg.data import gestures
@@ -206,7 +206,7 @@ def finish(
     best_words = f"; best {leading.labelled(done[best])} ({best})" if best else ""
     failed = len(left) - len(done)
     console.finish(
-        f"{out}: {counted(len(done), 'result')} written{best_words}; next: python compare.py {out}",
+        f"{out}: {counted(len(done), 'result')} written{best_words}; {next_command('compare.py', out)}",
         out=out.as_posix(),
         **{leading.name: dict(done)},
         kept=len(baselines) - len(left),
