@@ -179,7 +179,7 @@ class Watched:
 
 def play_recording(args: argparse.Namespace, console: cli.Console) -> int:
     """--replay: play a recording into a stream."""
-    recording = read_playable(args.replay, args.rate, args.unit, args.channels)
+    recording = read_playable(args.replay, args.rate, args.unit, args.channels, console.warn)
     name = args.name or recording.name
     with console.progress(total=len(recording.samples), unit="sample") as bar:
         sent = play(recording, name, seconds=args.seconds, say=console.say, progress=bar.update)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from semg.common.errors import DataError
-from semg.data.columns import Roles, by_name, rises, taken_in_order, told_apart, unit_of_time, unwrapped
+from semg.data.columns import Roles, by_name, rises, taken_in_order, told_apart, unit_of_time
+from semg.data.counters import Cycle, cycle_of, unwrapped
 
 N = 400
 RANDOM = np.random.default_rng(0)
@@ -175,7 +176,141 @@ def test_the_unit_of_time():
     ]
 
 
-def test_a_counter_of_some_bits_is_unwrapped_and_another_begin_is_none():
-    np.testing.assert_array_equal(unwrapped(BYTE), COUNTER)
-    again = np.concatenate([COUNTER, COUNTER])
-    np.testing.assert_array_equal(unwrapped(again), again)
+@pytest.mark.parametrize("length", [4, 10, 16, 100, 128, 250, 256])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("held", [1, 4])
+def test_a_counter_that_begins_anew_is_none_of_the_channels_whatever_its_length(length, first, held):
+    n = 3 * length * held + 50
+    values = first + np.arange(n) // held % length * 1.0
+    signals = {name: RANDOM.normal(0, 30, n) for name in ("left", "right")}
+    for name in ("what", "counter", ""):
+        actual = roles({**signals, name: values})
+        assert (actual.channels, actual.time, actual.counter) == ((0, 1), 2, True)
+    cycle = cycle_of(values)
+    assert cycle == Cycle(1.0, length)
+    np.testing.assert_array_equal(unwrapped(values, cycle), first + np.arange(n) // held)
+
+
+def test_what_is_lost_where_a_counter_begins_anew_is_counted():
+    lost = np.delete(np.arange(1000.0), [*range(95, 103), *range(340, 350)])
+    cycle = cycle_of(lost % 100)
+    assert cycle == Cycle(1.0, 100.0)
+    np.testing.assert_array_equal(unwrapped(lost % 100, cycle), lost)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.concatenate([COUNTER, COUNTER]),  # once, after no length that counters have
+        np.concatenate([np.arange(400.0), np.arange(390.0), np.arange(405.0)]),
+        np.concatenate([COUNTER, COUNTER[:100], COUNTER[:150], COUNTER]),
+        COUNTER,
+        np.tile([0.0, 1.0], 100),
+        TIME % 1.0,
+    ],
+)
+def test_another_begin_is_no_cycle(values):
+    assert cycle_of(values) is None
+    assert unwrapped(values, None) is values
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.repeat(np.tile([0.0, 1.0, 2.0, 3.0], 10), 100),  # gestures in turn, each for as long
+        np.tile([0.0, 1.0], 200),
+        np.sign(np.round(RANDOM.normal(size=400))),
+        np.repeat(np.tile(np.arange(8.0), 5), 200),
+    ],
+)
+def test_labels_in_turn_and_small_numbers_do_not_rise(values):
+    assert not rises(values)
+
+
+@pytest.mark.parametrize("name", ["trial", "Repetition", "subject_id"])
+def test_a_number_of_the_trial_counts_no_samples(name):
+    trial = np.repeat(np.arange(1.0, 41.0), N // 40)
+    actual = roles({name: trial, **channels()})
+    assert (actual.channels, actual.time, actual.facts) == ((1, 2, 3), None, (0,))
+
+
+# --- exports as devices' programs and data sets write them ---------------------------------------------------
+
+HELD = np.repeat([0.0, 3.0], N // 2)
+OPENBCI = {
+    "Sample Index": BYTE,
+    **{f"EXG Channel {n}": np.roll(EMG, n) for n in range(8)},
+    **{f"Accel Channel {n}": EMG for n in range(3)},
+    "Other": HELD * 0,
+    **{f"Other.{n}": HELD * 0 for n in range(1, 7)},
+    **{f"Analog Channel {n}": HELD * 0 for n in range(3)},
+    "Timestamp": 17e8 + TIME,
+    "Other.7": HELD * 0,
+    "Timestamp (Formatted)": None,
+}
+SHIMMER = {
+    "Shimmer_5E2C_Timestamp_Unix_CAL": 17e11 + TIME * 1e3,
+    "Shimmer_5E2C_Accel_LN_X_CAL": EMG,
+    "Shimmer_5E2C_Battery_CAL": EMG,
+    "Shimmer_5E2C_ECG_EMG_Status1_CAL": HELD * 0 + 128,
+    "Shimmer_5E2C_EMG_CH1_24BIT_CAL": EMG,
+    "Shimmer_5E2C_EMG_CH2_24BIT_CAL": INT8,
+    "Shimmer_5E2C_Event_Marker_CAL": HELD,
+}
+NINAPRO = {
+    **{f"emg_{n}": np.roll(EMG, n) for n in range(10)},
+    **{f"acc_{n}": EMG for n in range(3)},
+    **{f"glove_{n}": EMG for n in range(22)},
+    **{f"inclin_{n}": EMG for n in range(2)},
+    **dict.fromkeys(("stimulus", "restimulus", "repetition", "rerepetition", "object", "reobject"), HELD),
+    **dict.fromkeys(("subject", "exercise", "age", "daytesting", "circumference"), HELD * 0 + 2),
+    "height": HELD * 0 + 1.78,
+    "frequency": HELD * 0 + 200,
+    "gender": None,
+}
+BIOSEMI = {"Time": TIME, **{f"{bank}{n}": np.roll(EMG, n) for bank in "AB" for n in range(1, 33)}, "Status": HELD}
+GRID = {"time_s": TIME, **{f"r{r}c{c}": np.roll(EMG, 8 * r + c) for r in range(1, 9) for c in range(1, 9)}}
+TRIGNO = {
+    "X[s]": TIME,
+    **{f"Trigno Avanti {s}: EMG {s}{half} [V]": np.roll(EMG, s) for s in (1, 2, 3) for half in "AB"},
+    **{f"Trigno Avanti {s}: ACC.{axis} {s} [g]": EMG for s in (1, 2, 3) for axis in "XYZ"},
+}
+NORAXON = {
+    "Frame": COUNTER,
+    "time,s": TIME,
+    "Ultium EMG-LT BICEPS BR. (uV)": EMG,
+    "Ultium EMG-LT TRICEPS (uV)": INT8,
+    "Ultium EMG.Internal Accel 1 Ax (mG)": EMG,
+    "Switch": HELD,
+    "Activity": None,
+}
+CAPGMYO = {**{f"ch{n}": np.roll(EMG, n) for n in range(1, 129)}, "gesture_id": HELD, "trial_index": HELD, "user": HELD}
+EPN = {"timepoint": COUNTER % 100, **{f"emg_ch{n}": np.roll(INT8, n) for n in range(1, 9)}, "gestureName": None}
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        (OPENBCI, "EXG Channel"),
+        (SHIMMER, "Shimmer_5E2C_EMG"),
+        (NINAPRO, "emg_"),
+        (BIOSEMI, ("A", "B")),
+        (GRID, "r"),
+        (TRIGNO, tuple(f"Trigno Avanti {s}: EMG" for s in (1, 2, 3))),
+        (NORAXON, "Ultium EMG-LT"),
+        (CAPGMYO, "ch"),
+        (EPN, "emg_ch"),
+    ],
+    ids=["openbci", "shimmer", "ninapro", "biosemi", "grid", "trigno", "noraxon", "capgmyo", "epn"],
+)
+def test_the_channels_of_an_export_are_its_emg(columns, wanted):
+    names = list(columns)
+    actual = roles(columns)
+    assert [names[place] for place in actual.channels] == [name for name in names if name.startswith(wanted)]
+
+
+def test_labels_without_a_name_are_no_channel_and_a_dead_channel_is_one():
+    columns = {"1": EMG, "2": INT8, "3": np.repeat(np.arange(4.0), N // 4), "4": HELD * 0}
+    assert roles(columns).channels == (0, 1, 3)
+    assert roles(columns, labels=3).channels == (0, 1)
+    assert roles({"ch1": EMG, "ch2": HELD}).channels == (0, 1), "its name promises a channel"

@@ -192,6 +192,20 @@ def test_which_columns_are_channels_is_said_and_a_time_is_none_of_them(study):
     assert "expected a channel in column 1, found 'time', which holds a time; the channels are --channels 2-9" in errors
 
 
+@pytest.mark.parametrize("length", [100, 250])
+def test_a_counter_that_begins_anew_is_said_and_cuts_no_window(study, length):
+    assert study.write().run(shards="plain")[0] == 0
+    study.write(lambda t: t.assign(n=(t.index + 37) % length + 1))
+    code, out, errors = study.run()
+    assert (code, errors) == (0, "")
+    assert "no channels: n (a counter)" in out
+    assert f"missing samples are judged by n, which begins anew after {length}" in out
+    for one, other in zip(study.shards("plain"), study.shards(), strict=True):
+        np.testing.assert_array_equal(one.signal, other.signal)
+        np.testing.assert_array_equal(one.windows, other.windows)
+        assert other.meta["faults"]["gaps"] == []
+
+
 def test_a_channel_that_holds_no_numbers_shrinks_no_recording(study):
     for cell, told in (("1.234,5", "cells such as '1.234,5'"), ("", "empty cells")):
         first = "0,5" if cell else ""

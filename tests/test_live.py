@@ -402,6 +402,17 @@ def test_a_table_is_played_with_its_own_labels(tmp_path):
         read_playable(table, None, None, None)
 
 
+def test_what_is_missing_from_a_table_that_is_played_is_said(tmp_path):
+    table, random = tmp_path / "own.csv", np.random.default_rng(0).normal(size=(350, 2)).round(3)
+    lines = [f"{place % 100},{a},{b}" for place, (a, b) in enumerate(random.tolist())]
+    del lines[140:190]
+    table.write_text("\n".join(["n,left,right", *lines]))
+    told: list[str] = []
+    assert read_playable(table, 100.0, "mV", None, told.append).labels == ("left", "right")
+    assert f"{table}: lost samples are judged by n, which begins anew after 100" in told[0]
+    assert told[1:] == [f"{table}: lost samples: 0.5 s in 1 gap, at 1.4 s"]
+
+
 def test_killed_it_leaves_what_came_in_and_what_was_decided(data, microvolts, tmp_path):
     device = loopback.Device(loopback.unique("device"), RATE, LABELS)
     out, record = tmp_path / "live", tmp_path / "record.csv"

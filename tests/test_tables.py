@@ -155,6 +155,42 @@ def test_missing_samples_are_found_by_whatever_counts_them(tmp_path, time):
     assert actual.gaps(roles, RATE) == [Gap(300, 120)]
 
 
+def counted(length: int, first: int = 0, **columns) -> pd.DataFrame:
+    table = frame(**columns).drop(columns="time")
+    table.insert(0, "n", first + np.arange(N) % length)
+    return table
+
+
+@pytest.mark.parametrize(("length", "first"), [(10, 0), (100, 0), (100, 1), (250, 1), (256, 0)])
+def test_lost_samples_are_judged_by_a_counter_of_any_length(tmp_path, length, first):
+    table = counted(length, first, label=np.roll(LABELS, 37))
+    whole = Table(written(tmp_path / "a.csv", table))
+    assert whole.gaps(whole.roles(), RATE) == []
+    lossy = Table(written(tmp_path / "b.csv", table.drop(index=[97, 98, 99, 100, 350])))
+    found = lossy.roles()
+    assert lossy.gaps(found, RATE) == [Gap(97, 4), Gap(346, 1)]
+    assert lossy.judged_by(found) == f"n, which begins anew after {length}"
+    assert bool(lossy.assumed(found)) == (length != 256)
+
+
+@pytest.mark.parametrize(
+    ("columns", "cycle"),
+    [
+        ({"label": "fist", "trial": np.arange(N) // 100}, False),
+        ({"label": np.repeat(["", "fist", "rest", "open"], N // 4)}, False),
+        ({"label": "fist"}, True),  # nothing says that trials stand below each other: which is said
+        ({"label": np.repeat(["fist", "rest"], [N // 2, N // 2])}, True),  # by chance
+        ({"label": np.repeat(["fist", "rest", "fist"], [150, 250, N - 400])}, True),
+    ],
+)
+def test_trials_below_each_other_are_no_cycle_of_their_counter(tmp_path, columns, cycle):
+    table = Table(written(tmp_path / "a.csv", counted(100, **columns)), texts=["label"])
+    found = table.roles(labels=table.find("label"))
+    assert found.channels == (1, 2, 3)
+    assert bool(table.cycle(found)) == cycle
+    assert [gap.start for gap in table.gaps(found, RATE)] == ([] if cycle else list(range(100, N, 100)))
+
+
 @pytest.mark.parametrize(
     ("column", "values", "rate"),
     [("time", np.arange(N) / 1000, 1000), ("t_ms", np.arange(N) * 1.0, 1000), ("t", np.arange(N) / 210, 210)],

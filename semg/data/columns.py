@@ -4,7 +4,6 @@ Told from their names, and where a name says nothing, from their numbers: no ele
 sample as a time does. What stays ambiguous is an error that says how to tell.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,11 @@ import numpy as np
 
 from semg.common.console import listed
 from semg.common.errors import DataError
+from semg.data.counters import steps_evenly
 
 _FEW = 16  # rows from which on numbers that rise all along are no coincidence
 _EVENLY = 0.95  # of a counter's steps are the same
+_PACKET = 100  # samples that may bear one number of a counter that begins anew; of labels, one lasts longer
 _UNITS = {
     1.0: "s|secs?|seconds?",
     1e-3: "ms|msecs?|millis|milliseconds?",
@@ -26,30 +27,40 @@ _UNITS = {
 _UNIT = "|".join(_UNITS.values())
 _WORDS = {  # that name what is no channel
     "fact": "label class gesture stimulus restimulus relabel target marker event trigger annotation subject "
-    "participant person user patient session day date block run trial repetition rerepetition rep task movement phase",
+    "participant person user patient session day date block run trial repetition rerepetition rep task movement phase "
+    "object reobject exercise grasp grip pose posture position action activity cycle stage state status condition "
+    "switch button age height weight gender sex laterality hand side circumference daytesting frequency",
     "sensor": "acc accel accelerometer acceleration gyr gyro gyroscope mag magnetometer quat quaternion imu euler roll "
-    "pitch yaw temp temperature batt battery force torque angle pressure ecg ekg eeg ppg",
+    "pitch yaw temp temperature batt battery force torque angle pressure ecg ekg eeg ppg gsr eda respiration pulse "
+    "glove cyberglove inclin inclinometer goniometer analog digital aux auxiliary other",
 }
+_UNIT_OF_OTHERS = re.compile(r"[\[(](m?g|m/s(\^?2|²)|(deg|°|rad)(/s)?|[mµμu]t|°c|bpm|mmhg)[\])]")  # no volts
+_AROUND = re.compile(r"^shimmer \w+ |( unix)?( (un)?cal| raw)$")  # that Shimmer's programs put around a name
 _MOVEMENT = r"(acc|accel|accelerometer|gyro?|gyroscope|mag|magnetometer|imu)[xyz]?\d*"
 _ANY = {kind: "|".join(words.split()) for kind, words in _WORDS.items()}
+_EMG = re.compile("emg|exg")
 _NUMBERED = "( ?(no|nr|number|index|id|count|counter))?"
 _FORMS = {  # of a name in small letters, with blanks for all but letters and digits
     "time": rf"(t|time|times|time ?stamps?|date ?time|clock|elapsed( time)?|.*[ a-z]time( ?stamp)?)( ({_UNIT}))?"
     rf"|{_UNIT}|x ({_UNIT})",
     "counter": rf"|unnamed( \d+)?|index|idx|i|n|no|nr|row|count(er)?|cnt|(sample|packet|frame|seq)s?{_NUMBERED}",
-    "fact": rf"({_ANY['fact']})(s|es)?{_NUMBERED}",
-    "sensor": rf"({_ANY['sensor']})( ?[xyzw])?( ?\d+)?( ?[xyzw])?",
+    "fact": rf"(({_ANY['fact']})(s|es)? ?)+(?<! ){_NUMBERED}|(.* )?status ?\d*",
+    "sensor": rf"({_ANY['sensor']})( (channel|sensor|input))?( ?[xyzw])?( ?\d+)?( ?[xyzw])?",
 }
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Places of columns, counted from 0. time: of a time or `counter`, if there is one; left_out: name -> why."""
+    """Places of columns, counted from 0. time: of a time or `counter`, if there is one; left_out: name -> why.
+
+    facts: of labels and others that say what a sample belongs to.
+    """
 
     channels: tuple[int, ...]
     time: int | None
     counter: bool
     left_out: dict[str, str]
+    facts: tuple[int, ...] = ()
 
 
 def told_apart(
@@ -72,6 +83,7 @@ def told_apart(
         kinds[labels] = "label"
     time = _best_time(kinds, numbers)
     counter = time is not None and kinds[time] == "counter"
+    facts = tuple(place for place, kind in enumerate(kinds) if kind in ("fact", "text", "label") and place != time)
     if chosen is not None:
         wrong = [place for place in chosen if kinds[place] in ("time", "counter", "text", "label")]
         if wrong:
@@ -81,7 +93,7 @@ def told_apart(
                 f"found {names[wrong[0]]!r}, which holds {_HOLDS[kinds[wrong[0]]]}",
                 hint=f"the channels are {{channels}} {others}" if others else "",
             )
-        return Roles(tuple(chosen), time, counter, _left_out(names, kinds, chosen, labels))
+        return Roles(tuple(chosen), time, counter, _left_out(names, kinds, chosen, labels), facts)
     if unclear := [place for place, kind in enumerate(kinds) if kind == "ambiguous"]:
         others = _ranges([place for place, kind in enumerate(kinds) if kind == "channel"])
         raise DataError(
@@ -90,8 +102,7 @@ def told_apart(
             hint=f"say which columns are channels, such as {{channels}} {others or '1-8'}",
         )
     channels = [place for place, kind in enumerate(kinds) if kind == "channel"]
-    numbered = Counter(_stem(names[place]) for place in channels if _stem(names[place]) is not None)
-    stem, count = numbered.most_common(1)[0] if numbered else (None, 0)
+    stem, count = _commonest_stem([names[place] for place in channels])
     odd = [place for place in channels if _stem(names[place]) != stem]
     if count > 1 and odd:
         same = [place for place in channels if place not in odd]
@@ -103,7 +114,7 @@ def told_apart(
     _check_texts(path, names, kinds, stem, texts or {})
     if not channels:
         raise DataError(f"{path}: expected channels, found no column of samples among {', '.join(names)}")
-    return Roles(tuple(channels), time, counter, _left_out(names, kinds, channels, labels))
+    return Roles(tuple(channels), time, counter, _left_out(names, kinds, channels, labels), facts)
 
 
 def by_name(what: object, names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
@@ -187,11 +198,16 @@ def _kind(name: str, values: np.ndarray | None) -> str:
         return "sensor"
     if named in ("time", "counter"):
         return named if _goes_on(values) else "ambiguous"
+    known = values[np.isfinite(values)]
+    whole = bool((known == np.round(known)).all())
+    if named == "fact" and (whole or known.min() == known.max()):
+        return named
     if rises(values):  # a name such as ch1 promises a channel; without one the numbers decide
         return "ambiguous" if _stem(name) is not None else "counter"
     if named == "fact":
-        known = values[np.isfinite(values)]
-        return named if bool((known == np.round(known)).all()) else "ambiguous"
+        return "ambiguous"
+    if whole and _stem(name) is None and _is_held(known):
+        return "fact"
     return "channel"
 
 
@@ -202,14 +218,19 @@ def _named(name: str) -> str:
 
 
 def _names_a_movement(name: str) -> bool:
-    """Whether a name such as `Accel Channel 0` or `Trigno sensor 1: ACC X 1 [g]` is of a sensor of movement."""
+    """Whether a name such as `Accel Channel 0` or `Trigno sensor 1: ACC X 1 [g]` is of a sensor of movement.
+
+    Without such a unit EMG beside it is what was measured: `IMU 1 EMG 2`; with one, it is a part of the device's name.
+    """
     words = _plain(name).split()
+    if _UNIT_OF_OTHERS.search(name.casefold()):
+        return True
     return any(re.fullmatch(_MOVEMENT, word) for word in words) and "emg" not in " ".join(words)
 
 
 def _plain(name: str) -> str:
     name = re.sub(r"\.\d+$", "", name)  # pandas' number of a name that there is already
-    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+    return _AROUND.sub("", re.sub(r"[\W_]+", " ", name.casefold()).strip())
 
 
 def unit_of_time(name: str) -> float | None:
@@ -221,15 +242,25 @@ def unit_of_time(name: str) -> float | None:
 def rises(values: np.ndarray) -> bool:
     """Whether numbers rise from sample to sample as no signal does.
 
-    values: (T,). A time never falls, however unevenly it rises; a counter steps evenly, and may begin anew.
+    values: (T,). A time never falls, however unevenly it rises; a counter steps evenly, and may begin anew. Whole
+    packets may bear one number.
     """
     if len(values) < _FEW or not np.isfinite(values).all():
         return False
     steps = np.diff(values)
+    changes = np.count_nonzero(steps)
     if steps.min() >= 0:
-        return bool(np.count_nonzero(steps) >= max(_FEW - 1, len(values) / 1000))  # whole packets may bear one time
-    usual = np.median(steps)
-    return bool(usual > 0 and np.mean(np.abs(steps - usual) <= 0.01 * usual) >= _EVENLY)
+        return bool(changes >= max(_FEW - 1, len(values) / 1000))
+    return bool(changes >= max(_FEW - 1, len(values) / _PACKET)) and steps_evenly(values, _EVENLY)
+
+
+def _is_held(values: np.ndarray) -> bool:
+    """Whether numbers stay as they are for long, and change now and then, as labels do and no signal does.
+
+    One that never changes is a channel that is dead, unless a name says otherwise.
+    """
+    changes = np.count_nonzero(np.diff(values))
+    return bool(0 < changes < len(values) / _PACKET)
 
 
 def _goes_on(values: np.ndarray) -> bool:
@@ -242,25 +273,26 @@ def _goes_on(values: np.ndarray) -> bool:
         values = values[known]
     if len(values) < _FEW:
         return True
-    steps = np.diff(values)
-    return bool(np.isfinite(values).all() and values.max() > values.min() and np.mean(steps < 0) < 1 - _EVENLY)
-
-
-def unwrapped(counter: np.ndarray) -> np.ndarray:
-    """A counter of some bits as it would be if it never began anew: (T,) -> (T,)."""
-    if len(counter) < 2:
-        return counter
-    span = float(np.ptp(counter)) + 1
-    wraps = np.diff(counter) < -0.5 * span
-    if not (wraps.any() and span.is_integer() and math.log2(span).is_integer()):
-        return counter
-    return counter + np.concatenate([[0.0], np.cumsum(wraps * span)])
+    if not np.isfinite(values).all() or values.max() == values.min():
+        return False
+    return bool(np.mean(np.diff(values) < 0) < 1 - _EVENLY) or rises(values)
 
 
 def _stem(name: str) -> str | None:
-    """`ch1` -> `ch`, `EMG 2 (mV)` -> `emg`; None for a name without a number at its end, or of a number alone."""
+    """`ch1` -> `ch`, `EMG 2 (mV)` -> `emg`, of a grid `r1c2` -> `rc`, and alike for banks A1, ..., B1, ...
+
+    None for a name without a number at its end, or of a number alone.
+    """
     match = re.fullmatch(r"(.*[^\W\d_])[\W_]*\d+([\W_]+(uv|µv|μv|mv|v)\W*)?", name.strip().casefold())
-    return match[1] if match else None
+    stem = re.sub(r"\d+", "", match[1]) if match else None
+    return "bank" if stem is not None and re.fullmatch("[a-z]", stem) else stem
+
+
+def _commonest_stem(names: Sequence[str]) -> tuple[str | None, int]:
+    """What most names with a number have in common, and how many; of those that say EMG where several do."""
+    numbered = Counter(stem for stem in map(_stem, names) if stem is not None)
+    most = max(numbered, key=lambda one: (numbered[one] > 1 and bool(_EMG.search(one)), numbered[one]), default=None)
+    return most, 0 if most is None else numbered[most]
 
 
 def _left_out(

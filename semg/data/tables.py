@@ -16,7 +16,8 @@ from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data import gaps, putemg
-from semg.data.columns import Roles, by_name, told_apart, unit_of_time, unwrapped
+from semg.data.columns import Roles, by_name, told_apart, unit_of_time
+from semg.data.counters import Cycle, cycle_of, unwrapped
 from semg.data.delimited_text import DelimitedText, is_number, number
 from semg.data.gaps import Gap
 from semg.data.preprocessing import exact_in_float32
@@ -30,6 +31,7 @@ UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT} 
 SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
 RATE_TOLERANCE = 0.02  # by which the steps of a time column may differ from the rate
 _RATE_SEARCH = 12.0  # a time whose unit is not known and whose steps are further off says nothing about the rate
+_CHANCE = 1e-3  # that labels change only where a counter begins anew
 _HEAD = 1000  # rows from which it is told which columns hold numbers
 
 
@@ -37,7 +39,7 @@ _HEAD = 1000  # rows from which it is told which columns hold numbers
 class RawRecording:
     """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
     numbers, or in a table the names of gestures, empty where there is none; missing: where samples are missing;
-    channels: names of the columns, if they have any."""
+    channels: names of the columns, if they have any; assumed: what was taken for granted of a counter, for a person."""
 
     name: str
     samples: np.ndarray
@@ -46,6 +48,7 @@ class RawRecording:
     codes: np.ndarray | None = None
     missing: tuple[Gap, ...] = ()
     channels: tuple[str, ...] = ()
+    assumed: str = ""
 
 
 def is_table(path: Path) -> bool:
@@ -149,10 +152,42 @@ class Table:
         return np.array([known[cell] for cell in cells], dtype=str)
 
     def judged_by(self, roles: Roles) -> str:
-        """Name of the column that shows missing samples; nothing if there is none, or its times can't be read."""
+        """Name of the column that shows missing samples, and after how much it begins anew if it does; nothing if there
+        is none, or its times can't be read."""
         if roles.time is None or self._times(roles.time) is None:
             return ""
-        return self.names[roles.time] or "the column without a name"
+        cycle = self.cycle(roles)
+        anew = "" if cycle is None else f", which begins anew after {cycle.length:g}"
+        return (self.names[roles.time] or "the column without a name") + anew
+
+    def cycle(self, roles: Roles) -> Cycle | None:
+        """How the counter that `roles` names begins anew; None where it doesn't, or recordings stand below each other.
+
+        A time may do so as a number of some bits alone: one that begins anew after a second may be of the next trial.
+        """
+        times = None if roles.time is None else self._times(roles.time)
+        cycle = None if times is None else cycle_of(times)
+        if times is None or cycle is None or not (roles.counter or cycle.of_bits):
+            return None
+        anew = cycle.is_passed(np.diff(times))
+        return None if any(self._changes_there(place, anew) for place in roles.facts) else cycle
+
+    def assumed(self, roles: Roles) -> str:
+        """What is taken for granted of a counter, for a person: nothing of one that has a number of bits."""
+        if (cycle := self.cycle(roles)) is None or cycle.of_bits:
+            return ""
+        return f"lost samples are judged by {self.judged_by(roles)}: so many in a row, or a new start there, go unseen"
+
+    def _changes_there(self, place: int, anew: np.ndarray) -> bool:
+        """Whether a column of labels, trials or the like changes where the counter begins anew, and nowhere else.
+
+        By chance a change falls there as often as there are begins among the steps.
+        """
+        cells = np.array(self._texts[place]) if place in self._texts else np.nan_to_num(self._numbers[place])
+        changes = cells[1:] != cells[:-1]
+        if (changes & ~anew).any():
+            return False
+        return bool(float(anew.mean()) ** np.count_nonzero(changes) < _CHANCE)
 
     def gaps(self, roles: Roles, rate: float) -> list[Gap]:
         """Where samples are missing by the time or counter that `roles` names; rate: Hz, as it should be.
@@ -164,7 +199,7 @@ class Table:
         times = self._times(roles.time)
         if times is None:
             return []
-        times = unwrapped(times)
+        times = unwrapped(times, self.cycle(roles))
         interval = gaps.sampling_interval(times, rate)
         if interval <= 0:
             return []
@@ -270,7 +305,8 @@ def read_table(
         samples = exact_in_float32(table.samples(roles.channels))
     codes = None if place is None else table.labels(place)
     chosen = tuple(table.names[one] for one in roles.channels)
-    return RawRecording(path.stem, samples, rate, scale, codes, tuple(table.gaps(roles, rate)), chosen)
+    missing, assumed = tuple(table.gaps(roles, rate)), table.assumed(roles)
+    return RawRecording(path.stem, samples, rate, scale, codes, missing, chosen, assumed)
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:

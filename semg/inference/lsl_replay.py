@@ -9,7 +9,7 @@ import numpy as np
 
 from semg.common.console import counted
 from semg.common.errors import DataError
-from semg.data import putemg
+from semg.data import gaps, putemg
 from semg.data.preprocessing import exact_in_float32
 from semg.data.tables import Table, is_table, read_recording
 from semg.inference import lsl
@@ -30,20 +30,31 @@ class Playable:
     unit: str
 
 
-def read_playable(path: Path, rate: float | None, unit: str | None, channels: Sequence[int] | None) -> Playable:
+def read_playable(
+    path: Path,
+    rate: float | None,
+    unit: str | None,
+    channels: Sequence[int] | None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Playable:
     """A recording in putEMG's layout, all 24 channels in microvolts, or a table as predict.py takes one.
 
-    rate (Hz), unit, channels (columns counted from 1): of a table. DataError for what is neither.
+    rate (Hz), unit, channels (columns counted from 1): of a table; warn: told of samples that are missing. DataError
+    for what is neither.
     """
     if not is_table(path):
         source = read_recording(path, range(1, putemg.N_CHANNELS + 1), "TRAJ_GT")
+        if source.missing:
+            warn(f"{path}: {gaps.in_words(source.missing, source.rate)}")
         microvolts = source.samples.astype(np.float32) * np.float32(source.scale)
         return Playable(path.stem, microvolts, source.rate, putemg.CHANNEL_COLUMNS, _UNITS["uV"])
     if rate is None:
         raise DataError(f"{path}: expected a sampling rate for a table, found none", "{rate} says it")
     table = Table(path)
     roles = table.roles(channels)
-    table.gaps(roles, rate)  # refuses a time of another rate
+    missing = table.gaps(roles, rate)  # refuses a time of another rate
+    for text in filter(None, (table.assumed(roles), gaps.in_words(missing, rate))):
+        warn(f"{path}: {text}")
     places = roles.channels
     samples = exact_in_float32(table.samples(places))
     labels = tuple(table.names[place] for place in places)

@@ -72,10 +72,13 @@ def recording_for(
 def _faults(
     path: Path, source: RawRecording, ends: tuple[float, float] | None, warn: Callable[[str], None]
 ) -> ChannelFaults:
-    """The faults of a recording's channels; these, missing samples and a signal that stands still are said."""
+    """The faults of a recording's channels; these, missing samples, what these were judged by
+    if that is not sure, and a signal that stands still are said."""
     faults = find_faults(source.samples, range(1, source.samples.shape[1] + 1), ends)
     if str(faults):
         warn(f"{path}: {faults} of the model's")
+    if source.assumed:
+        warn(f"{path}: {source.assumed}")
     if source.missing:
         warn(f"{path}: {gaps.in_words(source.missing, source.rate)}; times of decisions do not count them")
     if still := gaps.still_in_words(gaps.still_stretches(source.samples, source.rate), source.rate):
