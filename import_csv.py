@@ -7,7 +7,8 @@ Input: a list of recordings, a CSV with the header `file,subject,session,date,ta
   subject   the person, such as 7 or P101: splits are made by it, so one person must have one name
   session   while it lasted the electrodes stayed on: its recordings are normalised together. Left out: the day;
             without a date either, all of a person's recordings are one session
-  date      YYYY-MM-DD, or with a time 2024-03-01T10:30; may be left out
+  date      YYYY-MM-DD, or with a time 2024-03-01T10:30, and with a zone 2024-03-01T10:30+01:00; may be left out. Of one
+            person's dates all or none have a zone
   task      what was done; may be left out
 Of rows without a date, or of one date, those of one person must stand in the order of recording.
 

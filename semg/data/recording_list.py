@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import groupby, pairwise
 from pathlib import Path, PurePath
 
 from semg.common.errors import DataError
@@ -11,6 +11,7 @@ from semg.common.schema import text
 from semg.data import records
 from semg.data.delimited_text import DelimitedText
 from semg.data.records import Record
+from semg.data.times import DAY, Moment, ends_in_a_zones_name, moment_of
 
 COLUMNS = ("file", "subject", "session", "date", "task")
 _NEEDED = COLUMNS[:2]
@@ -26,7 +27,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Row:
-    """What a row says. where: file and line; name: the record's; when: the date, if there is one."""
+    """What a row says. where: file and line; name: the record's; when: the date, if there is one;
+    names_session: whether it does, or the date's day is the session."""
 
     where: str
     place: int
@@ -34,7 +36,8 @@ class _Row:
     name: str
     subject: str
     session: str
-    when: datetime | None
+    when: Moment | None
+    names_session: bool
     task: str
 
 
@@ -58,7 +61,11 @@ def read_list(path: Path) -> list[Entry]:
     if not rows:
         raise DataError(f"{path}: expected a row a recording below the header, found no row")
     _check_names(rows)
-    return [_entry(path, row, rows) for row in rows]
+    orders: dict[_Row, int] = {}
+    for subject in {row.subject for row in rows}:
+        own = [row for row in rows if row.subject == subject]
+        orders |= {row: place for place, row in enumerate(_in_time(path, own), 1)}
+    return [Entry(one.path, Record(one.name, one.subject, one.session, orders[one], one.task)) for one in rows]
 
 
 def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
@@ -67,16 +74,25 @@ def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
         raise DataError(f"{where}: expected a file's path, found {cells['file']!r}")
     if not cells["file"]:
         raise DataError(f"{where}: expected a file, found none")
-    try:
-        when = datetime.fromisoformat(cells["date"]).replace(tzinfo=None) if cells["date"] else None
-    except ValueError:
-        raise DataError(f"{where}: expected a date such as 2024-03-01, found {cells['date']!r}") from None
-    session = cells["session"] or (when.date().isoformat() if when else "1")
+    when = _when(where, cells["date"]) if cells["date"] else None
+    session = cells["session"] or (when.local.date().isoformat() if when else "1")
     for what, name in (("subject", cells["subject"]), ("session", session), ("task", cells["task"] or "task")):
         if not records.is_name(name):
             raise DataError(f"{where}: expected a {what} of {records.NAME_FORM}, found {name!r}")
     file = _file(path.parent, cells["file"])
-    return _Row(where, place, file, _name(cells["file"]), cells["subject"], session, when, cells["task"])
+    return _Row(
+        where, place, file, _name(cells["file"]), cells["subject"], session, when, bool(cells["session"]), cells["task"]
+    )
+
+
+def _when(where: str, cell: str) -> Moment:
+    try:
+        return moment_of(cell)
+    except ValueError:
+        form = "a date such as 2024-03-01 or 2024-03-01T10:30"
+        if ends_in_a_zones_name(cell):  # summer time is not told from winter time by all of them
+            form = "a zone by its numbers, such as +01:00 or Z"
+        raise DataError(f"{where}: expected {form}, found {cell!r}") from None
 
 
 def _without_fraction(cell: str) -> str:
@@ -122,11 +138,33 @@ def _check_names(rows: Sequence[_Row]) -> None:
             raise DataError(f"{where}: expected one name for one person, found {row.subject} after {known}")
 
 
-def _entry(path: Path, row: _Row, rows: Sequence[_Row]) -> Entry:
-    """With the row's place in time among its subject's. DataError if dates tell only some of those apart."""
-    of_subject = [other for other in rows if other.subject == row.subject]
-    dated = [(other.when, other.place) for other in of_subject if other.when]
-    if dated and len(dated) < len(of_subject):
-        raise DataError(f"{path}: expected a date for all of subject {row.subject}'s recordings or for none of them")
-    order = sorted(dated).index((row.when, row.place)) if row.when else of_subject.index(row)
-    return Entry(row.path, Record(row.name, row.subject, row.session, order + 1, row.task))
+def _in_time(path: Path, rows: Sequence[_Row]) -> list[_Row]:
+    """A subject's rows by their dates, or as they stand where there are none.
+
+    DataError for dates that tell no order, or where no sessions are named, that leave it open which day is meant.
+    """
+    subject, dates = rows[0].subject, [row.when for row in rows if row.when]
+    if not dates:
+        return list(rows)
+    if len(dates) < len(rows):
+        raise DataError(f"{path}: expected a date for all of subject {subject}'s recordings or for none of them")
+    zoned = [(one, one.ahead is None) for one in dates]
+    _expect_alike(path, f"a zone in all of subject {subject}'s dates or in none", zoned)
+    by_day = sorted(dates, key=lambda one: one.local.date())
+    for _, of_day in groupby(by_day, key=lambda one: one.local.date()):
+        timed = [(one, one.has_time) for one in of_day]
+        _expect_alike(path, f"a time in all of subject {subject}'s dates of one day or in none", timed)
+    in_order = [row for _, _, row in sorted((row.when.seconds, row.place, row) for row in rows if row.when)]
+    for row, later in pairwise(in_order):
+        if row.when and later.when and not (row.names_session and later.names_session):
+            near = later.when.seconds - row.when.seconds < DAY
+            if near and row.when.ahead != later.when.ahead:
+                both = f"{row.when.written} and {later.when.written}, whose zones differ"
+                raise DataError(f"{path}: expected a session for subject {subject}'s recordings of {both}")
+    return in_order
+
+
+def _expect_alike(path: Path, expected: str, moments: Sequence[tuple[Moment, bool]]) -> None:
+    first, kind = moments[0]
+    if other := next((one for one, its in moments if its != kind), None):
+        raise DataError(f"{path}: expected {expected}, found {first.written} and {other.written}")

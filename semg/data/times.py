@@ -1,7 +1,9 @@
-"""Times as devices' programs write them, as dates or times of day, in seconds."""
+"""Times as devices' programs write them, as dates or times of day, in seconds; and dates as people write them."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 
 import numpy as np
 
@@ -9,6 +11,51 @@ DAY, HOUR = 86400.0, 3600.0  # seconds
 _ZONE = re.compile(r"(?:Z|([+-])(\d\d):?(\d\d))$")
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?")
 _OF_DAY = re.compile(r"(?:^|[ T])(?:(\d{1,2}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)(?: ?([ap])\.?m\.?)?$", re.IGNORECASE)
+_OF_GREENWICH = re.compile(r" ?(UTC|GMT)$")
+_NAME_BESIDE = re.compile(r"(?<=[\dZ])\[[\w/+-]+\]$")  # `+01:00[Europe/Paris]` says it twice
+_BEFORE_ZONE = re.compile(r" (?=[+-]\d\d)|(?<=\d) (?=Z$)")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A date, perhaps with a time of day, perhaps with a zone, as it was `written`.
+
+    local: as a clock there showed it, midnight without a time; ahead: seconds that this clock is ahead of Greenwich,
+    None without a zone.
+    """
+
+    written: str
+    local: datetime
+    has_time: bool
+    ahead: float | None
+
+    @property
+    def seconds(self) -> float:
+        """By which moments that all have a zone, or that all have none, can be compared."""
+        return self.local.replace(tzinfo=UTC).timestamp() - (self.ahead or 0.0)
+
+
+def moment_of(written: str) -> Moment:
+    """Of an ISO date such as 2024-03-01 or 2024-03-01T10:30:00+01:00. Raises ValueError for anything else."""
+    text = _BEFORE_ZONE.sub("", _OF_GREENWICH.sub("Z", _NAME_BESIDE.sub("", written)))
+    when = datetime.fromisoformat(text)
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        has_time = True
+    else:
+        has_time = False
+    offset = when.utcoffset()
+    return Moment(written, when.replace(tzinfo=None), has_time, None if offset is None else offset.total_seconds())
+
+
+def ends_in_a_zones_name(written: str) -> bool:
+    """Whether all but the end of a text, such as `CET` or `Europe/Berlin`, is a date with a time."""
+    text, _, name = written.rpartition(" ")
+    try:
+        return moment_of(text).has_time and name[:1].isupper()
+    except ValueError:
+        return False
 
 
 def seconds_of(cells: Sequence[str]) -> np.ndarray | None:
