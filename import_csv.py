@@ -8,7 +8,7 @@ Input: a list of recordings, a CSV with the header `file,subject,session,date,ta
   session   while it lasted the electrodes stayed on: its recordings are normalised together. Left out: the day;
             without a date either, all of a person's recordings are one session
   date      YYYY-MM-DD, or with a time 2024-03-01T10:30, and with a zone 2024-03-01T10:30+01:00; may be left out. Of one
-            person's dates all or none have a zone
+            person's dates all or none have a zone; one without a time is its day's beginning
   task      what was done; may be left out
 Of rows without a date, or of one date, those of one person must stand in the order of recording.
 

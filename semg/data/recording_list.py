@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path, PurePath
 
 from semg.common.errors import DataError
@@ -150,10 +150,6 @@ def _in_time(path: Path, rows: Sequence[_Row]) -> list[_Row]:
         raise DataError(f"{path}: expected a date for all of subject {subject}'s recordings or for none of them")
     zoned = [(one, one.ahead is None) for one in dates]
     _expect_alike(path, f"a zone in all of subject {subject}'s dates or in none", zoned)
-    by_day = sorted(dates, key=lambda one: one.local.date())
-    for _, of_day in groupby(by_day, key=lambda one: one.local.date()):
-        timed = [(one, one.has_time) for one in of_day]
-        _expect_alike(path, f"a time in all of subject {subject}'s dates of one day or in none", timed)
     in_order = [row for _, _, row in sorted((row.when.seconds, row.place, row) for row in rows if row.when)]
     for row, later in pairwise(in_order):
         if row.when and later.when and not (row.names_session and later.names_session):
