@@ -66,7 +66,8 @@ def test_without_a_folder_for_matplotlibs_cache_a_picture_is_drawn_in_silence(tm
     file.write_text("")
     nowhere = {name: str(file / "none") for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")}
     code = "import semg.common.interrupts; from semg.evaluation import score_figures; import matplotlib; "
-    code += "matplotlib.get_cachedir(); print('drawn')"
+    code += "matplotlib.get_cachedir(); print('drawn'); from matplotlib.font_manager import _log; "
+    code += "_log.warning('Matplotlib is building the font cache; this may take a moment.')"  # as it says after 5 s
     for places in (nowhere, {**nowhere, "MPLCONFIGDIR": str(file)}):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | places, capture_output=True)
         assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"drawn"], b"")
