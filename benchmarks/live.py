@@ -36,18 +36,23 @@ def send(name: str, rate: float, channels: tuple[str, ...], seconds: float) -> N
     play(Playable("simulated", samples, rate, channels, "microvolts"), name, say=lambda _: None)
 
 
-def measure(path: Path, seconds: float, adaptation: OnlineAdaptation | None = None) -> dict[str, np.ndarray]:
-    """Seconds of computing, and of delay, of each decision. adaptation: of the model at `path` meanwhile."""
+def measure(
+    path: Path, seconds: float, uncounted: float, adaptation: OnlineAdaptation | None = None
+) -> dict[str, np.ndarray]:
+    """Seconds of computing, and of delay, of each decision but those of the first `uncounted` seconds.
+
+    adaptation: of the model at `path` meanwhile.
+    """
     model = TrainedModel.open(path, "cpu")
     name = f"live-delay-{time.time_ns()}"
-    words = (name, model.rate, model.signal_path.electrode_names, seconds + UNCOUNTED)
+    words = (name, model.rate, model.signal_path.electrode_names, seconds + uncounted)
     sender = multiprocessing.get_context("spawn").Process(target=send, args=words, daemon=True)
     sender.start()
     reader = lsl.StreamReader(name, lambda facts: lsl.layout_for(facts, model.signal_path, warn=print), 60)
-    decoder = LiveDecoder(model, model.rate, 1.0, warmup=UNCOUNTED, adaptation=adaptation, warn=print)
+    decoder = LiveDecoder(model, model.rate, 1.0, warmup=uncounted, adaptation=adaptation, warn=print)
     durations: dict[str, list[float]] = {"computing": [], "delay": []}
     begun = time.monotonic()
-    while time.monotonic() - begun < seconds + UNCOUNTED - 1:
+    while time.monotonic() - begun < seconds + uncounted - 1 or (not durations["delay"] and sender.is_alive()):
         if (chunk := reader.pull(0.1)) is not None:
             for decision in decoder.push(chunk):
                 durations["delay"].append(lsl.clock() - decision.stamp)
@@ -76,11 +81,12 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = TrainedModel.open(args.checkpoint, "cpu")
-    between, seconds = model.stride / model.rate, 5 if args.quick else SECONDS
+    between = model.stride / model.rate
+    seconds, uncounted = (3.0, 1.0) if args.quick else (SECONDS, UNCOUNTED)
     rows, decisions, lost = [], {}, {}
     for how in ("without", "with"):
         adaptation = OnlineAdaptation.in_background(model) if how == "with" else None
-        durations = measure(args.checkpoint, seconds, adaptation)
+        durations = measure(args.checkpoint, seconds, uncounted, adaptation)
         facts = {}
         if adaptation is not None:
             adaptation.close()
