@@ -1,15 +1,14 @@
 """Streams of the Lab Streaming Layer on this machine alone, for tests: found at once, and by no other test."""
 
+import atexit
 import os
+import shutil
 import tempfile
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from waiting import wait_for
 
 _SETTINGS = """
 [multicast]
@@ -18,6 +17,7 @@ ResolveScope = machine
 KnownPeers = {{127.0.0.1}}
 SessionID = {session}
 [ports]
+PortRange = 128
 IPv6 = disable
 [log]
 level = -3
@@ -29,6 +29,7 @@ def on_this_machine_alone() -> None:
     if "SEMG_TEST_LSL" in os.environ:
         return
     folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file = folder / "lsl_api.cfg"
     file.write_text(_SETTINGS.format(session=f"semg-test-{uuid.uuid4()}"))
     os.environ["LSLAPICFG"] = os.environ["SEMG_TEST_LSL"] = str(file)
@@ -36,14 +37,6 @@ def on_this_machine_alone() -> None:
 
 def unique(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex[:8]}"
-
-
-def wait_for(state: Callable[[], object], what: str, seconds: float = 60) -> None:
-    """Until `state` holds; a test that waits too long fails and says for what."""
-    end = time.monotonic() + seconds
-    while not state():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
 
 
 class Device:
@@ -68,16 +61,15 @@ class Device:
             self._info.set_channel_labels(labels)
         if unit:
             self._info.set_channel_units(unit)
-        self._clock = pylsl.local_clock
-        self._make = lambda: pylsl.StreamOutlet(self._info)
+        self._clock, self._outlet_of = pylsl.local_clock, pylsl.StreamOutlet
         self.begin: float | None = None  # time stamp of sample 0
         self.on()
 
     def on(self) -> None:
-        self.outlet = self._make()
+        self.outlet = self._outlet_of(self._info)
 
     def off(self) -> None:
-        del self.outlet
+        del self.outlet  # nobody else has it: the stream ends now, and with its device
 
     def send(self, samples: np.ndarray, at: int = 0) -> None:
         """(n, channels) at once, once somebody reads; `at`: number of the first one."""
@@ -87,25 +79,3 @@ class Device:
         for start in range(0, len(samples), 100):
             part = samples[start : start + 100]
             self.outlet.push_chunk(part, self.begin + (at + start + len(part) - 1) / self.rate)
-
-
-@contextmanager
-def beside(work: Callable[[], None]) -> Iterator[None]:
-    """`work` in a thread beside the block; what went wrong there is raised here."""
-    wrong: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            wrong.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(90)
-    if wrong:
-        raise wrong[0]
-    assert not thread.is_alive()

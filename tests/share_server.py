@@ -56,6 +56,7 @@ class Answer:
 
 class ShareServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64  # a busy machine takes them late
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -65,6 +66,7 @@ class ShareServer(http.server.ThreadingHTTPServer):
         self.lists = True
         self.ways = {"dav", "webdav"}  # of the share's two addresses, those that work
         self.closing = threading.Event()
+        self.let_go = threading.Event()  # what answers that are `held` wait for
         self._faults: dict[str, list[Fault]] = {}
         self._lock = threading.Lock()
 
@@ -112,6 +114,7 @@ class ShareServer(http.server.ThreadingHTTPServer):
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
+        self.let_go.set()
         self.shutdown()
         self.server_close()
 
@@ -321,8 +324,13 @@ def drip(_: Handler, answer: Answer, pause: float = 0.05, after: int = 0) -> Non
 
 def silent(handler: Handler, _: Answer) -> None:
     """No answer at all."""
-    handler.server.closing.wait(60)
+    handler.server.closing.wait()
     raise ConnectionAbortedError
+
+
+def held(handler: Handler, _: Answer) -> None:
+    """The right answer, once the test lets it go."""
+    handler.server.let_go.wait()
 
 
 def hang_up(handler: Handler, _: Answer) -> None:
@@ -367,6 +375,6 @@ FAULTS: dict[str, Callable[..., None]] = {
             lying_range,
             careless_range,
         ),
-        *(redirect, no_length, chunked, drip, silent, hang_up, garbage, pace),
+        *(redirect, no_length, chunked, drip, silent, held, hang_up, garbage, pace),
     )
 }

@@ -130,9 +130,11 @@ def run(tmp_path_factory):
     """Shards of people of whom the test person is loud on other channels, a split, and a trained model."""
     folder = tmp_path_factory.mktemp("calibration")
     shards, split = small_shards.write_all(folder)
-    sys.argv = ["train.py", "--shards", shards, "--split", split, "--out", folder / "run", *TINY.split()]
-    sys.argv = [str(word) for word in [*sys.argv, "--augment", "band_rotation=0.5", "channel_dropout=0.1", "jitter=1"]]
-    train.main()
+    words = ["train.py", "--shards", shards, "--split", split, "--out", folder / "run", *TINY.split()]
+    words += ["--augment", "band_rotation=0.5", "channel_dropout=0.1", "jitter=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(map(str, words)))
+        train.main()
     return folder
 
 

@@ -47,7 +47,8 @@ def on_terminal(command, **environment):
     """Run a command with a pseudo terminal as its output; returns (exit code, all it printed)."""
     own, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    output = {**os.environ, "TERM": "xterm", **environment}
+    output = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    output |= {"TERM": "xterm", **environment}
     process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=output)
     os.close(theirs)
     text = b""

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import recordings
 from conftest import ROOT
 from downloading import FORCE, NAMES, PATHS, QUICK, download, from_mirror, md5sums, started, stock, tree
 from share_server import MODIFIED, ShareServer
+from waiting import LONGEST, wait_for
 
 from semg.common.errors import DataError
 from semg.common.files import temporary_name
@@ -31,7 +33,6 @@ from semg.download.webdav import read_listing
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and waiting for the disk is half the time
 
 
@@ -685,9 +686,9 @@ def test_wrong_flags_are_told_at_once(tmp_path: Path, flags: list[str], message:
 
 
 def test_a_mirror_that_is_not_there(tmp_path: Path) -> None:
-    with ShareServer() as gone:
-        address = gone.mirror
-    done = download(tmp_path, "--base-url", address, *QUICK)
+    with socket.socket() as nobody:  # who has the port, and listens to none
+        nobody.bind(("127.0.0.1", 0))
+        done = download(tmp_path, "--base-url", f"http://127.0.0.1:{nobody.getsockname()[1]}", *QUICK)
     assert done.code == 1
     assert "records.txt: no connection ([Errno 111] Connection refused); gave up after 3 attempts" in done.err
     assert len(done.err.strip().splitlines()) == 1
@@ -733,13 +734,6 @@ def test_as_a_user_runs_it(share: ShareServer, tmp_path: Path, run_script: objec
     assert data_files(tmp_path) == files
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_at_once_and_resumed(share: ShareServer, tmp_path: Path, number: int, code: int) -> None:
     """One file is half there, one waits for an answer, one between two attempts: none holds the stop up."""
@@ -747,11 +741,15 @@ def test_stopped_at_once_and_resumed(share: ShareServer, tmp_path: Path, number:
     share.misbehave(PATHS[0], "drip", after=70_000, times=1)
     share.misbehave(PATHS[1], "silent", times=1)
     share.misbehave(PATHS[2], "status", code=503, Retry_After="120", times=1)
-    process = started(share, tmp_path, "--timeout", "600")
+    process = started(share, tmp_path, "--timeout", "1200")  # none of the three would come to an end by itself
     part = tmp_path / f"{PATHS[0]}.part"
-    wait_for(lambda: part.exists() and part.stat().st_size >= 70_000 and len(share.asked("hdf5")) == 3)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=100)  # none of the three would come to an end by itself until then
+    try:
+        held = lambda: part.exists() and part.stat().st_size >= 70_000 and len(share.asked("hdf5")) == 3  # noqa: E731
+        wait_for(held, "the first half of a file")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=LONGEST)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert errors.strip().splitlines()[-1] == "stopped: run the same command again to go on"
     assert "Traceback" not in errors
@@ -763,14 +761,18 @@ def test_stopped_at_once_and_resumed(share: ShareServer, tmp_path: Path, number:
 
 def test_two_at_once_on_one_folder(share: ShareServer, tmp_path: Path) -> None:
     files = stock(share)
-    share.misbehave(PATHS[0], "pace", rate=200_000)
-    first = started(share, tmp_path)
-    wait_for(lambda: share.asked(PATHS[0]))
-    second = from_mirror(share, tmp_path)
+    share.misbehave(PATHS[0], "held", times=1)
+    first = started(share, tmp_path, "--timeout", "1200")
+    try:
+        wait_for(lambda: share.asked(PATHS[0]), "the first run's request")
+        second = from_mirror(share, tmp_path)
+        share.let_go.set()
+        first.communicate(timeout=LONGEST)
+    finally:
+        first.kill()
     assert second.code == 1
     assert f"{tmp_path}: another run is writing there" in second.err
-    assert first.wait(timeout=20) == 0
-    first.communicate()
+    assert first.returncode == 0
     assert data_files(tmp_path) == files
 
 

@@ -1,8 +1,12 @@
 """examples/: the notebook runs from its first cell to its last, on a small simulated session."""
 
+import tempfile
+
 import nbformat
 from conftest import ROOT
 from nbclient import NotebookClient
+from traitlets.config import Config
+from waiting import LONGEST
 
 NOTEBOOK = ROOT / "examples" / "explore.ipynb"
 DEMO = 'ROOT / "data" / "demo" / "shards"'
@@ -12,13 +16,18 @@ def test_the_notebook_runs_and_shows_what_it_says(run_script, tmp_path, monkeypa
     monkeypatch.delenv(
         "MPLBACKEND", raising=False
     )  # the scripts set it in their own process, which is this one in tests
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     raw, shards = tmp_path / "raw", tmp_path / "shards"
     run_script("simulate_putemg.py", raw, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 1)
     run_script("preprocess.py", "--raw", raw, "--shards", shards, "--workers", 1)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (first,) = [cell for cell in notebook.cells if DEMO in cell.source]
     first.source = first.source.replace(DEMO, f"Path({str(shards)!r})")
-    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    with tempfile.TemporaryDirectory() as sockets:  # a port that is free now need not be when the kernel begins
+        place = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        where = {"metadata": {"path": str(NOTEBOOK.parent)}}
+        limits = {"timeout": LONGEST, "startup_timeout": LONGEST}
+        NotebookClient(notebook, config=place, resources=where, **limits).execute()
     outputs = [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
     said = "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
     assert "20 s of 24 channels at 5120 Hz" in said

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from semg.common import launch_places, launched_job, launching
 from semg.common.console import Console
@@ -55,14 +56,6 @@ def began(here, name):
     """What each start of a job wrote: number of the process, GPUs, cores, further words."""
     path = here / f"{name}.began"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_for(state):
-    until = time.monotonic() + 60
-    while not (value := state()):
-        assert time.monotonic() < until, "the state never came"
-        time.sleep(0.01)
-    return value
 
 
 def stop_when(monkeypatch, state, how=KeyboardInterrupt):
@@ -137,7 +130,7 @@ def test_what_ended_while_nobody_looked_is_told_and_not_done_again(here, monkeyp
         with pytest.raises(KeyboardInterrupt):
             list(launcher(here).run([one], "work"))
     (here / "go").touch()
-    wait_for(lambda: list((here / ".jobs").glob("*/outcome.json")))
+    wait_for(lambda: list((here / ".jobs").glob("*/outcome.json")), "the job's outcome")
     assert list(launcher(here).run([one], "work")) == [(one, "")]
     assert len(began(here, "a")) == 1
     assert list(launcher(here).run([one], "work")) == [(one, "")]  # told once; whoever asks again wants it again
@@ -151,7 +144,7 @@ def test_a_job_that_was_killed_goes_on_from_its_traces(here, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             list(launcher(here).run([one], "work"))
     os.kill(int(began(here, "a")[0][0]), signal.SIGKILL)
-    wait_for(lambda: list((here / ".jobs").glob("*/outcome.json")))
+    wait_for(lambda: list((here / ".jobs").glob("*/outcome.json")), "the job's outcome")
     ((_, wrong),) = launcher(here).run([one], "work")
     assert wrong.startswith("killed by signal 9, it said last: waiting")
     (here / "go").touch()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_adaptation import ANYTHING, model, session, trained  # noqa: F401  fixtures
+from waiting import wait_for
 
 import evaluate
 from semg.common.errors import UsageError
@@ -176,16 +177,14 @@ def test_no_decision_waits_for_the_process_that_adapts(model, samples):  # noqa:
         expected = pushed(model.stream(), samples)
         assert all(np.array_equal(a.probabilities, b.probabilities) for a, b in zip(actual, expected, strict=True))
         os.kill(worker.pid, signal.SIGCONT)
-        while not adaptation.events:
-            later = pushed(stream, samples[: model.stride])
+        wait_for(lambda: pushed(stream, samples[: model.stride]) and adaptation.events, "an adaptation")
         assert adaptation.events[0]["accepted"]
         assert adaptation.network is not model.network
         later = pushed(stream, samples[:8000])
         plain = pushed(model.stream(statistics=stream.heard()), samples[:8000])
         assert np.abs(later[-1].probabilities - plain[-1].probabilities).max() > 1e-4
         os.kill(worker.pid, signal.SIGKILL)
-        while adaptation.events[-1]["accepted"]:
-            pushed(stream, samples)
+        wait_for(lambda: pushed(stream, samples) and not adaptation.events[-1]["accepted"], "word of the process's end")
         assert "has ended" in adaptation.events[-1]["reason"]
         assert pushed(stream, samples), "and the stream goes on"
     finally:
@@ -198,8 +197,7 @@ def test_background_and_signal_time_come_to_the_same_weights(model, samples):  #
         how = model.session_of(samples.astype(np.float16))
         worker.hear(samples)
         worker.begin(how)
-        while (result := worker.result()) is None:
-            pass
+        result = wait_for(worker.result, "new weights")
         here = online_adaptation.InSignalTime(model, ANYTHING, Schedule(delay=0, delay_share=0))
         here.hear(samples)
         here.begin(how)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from html.parser import HTMLParser
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import small_shards
+from waiting import LONGEST
 
 import report
 from semg.common.errors import DataError
@@ -409,21 +411,25 @@ def proxy():
     asked = []
     server = socket.create_server(("127.0.0.1", 0))
 
+    def hear(connection):
+        with connection, suppress(OSError):
+            asked.append(connection.recv(4096).decode(errors="replace").split("\r\n")[0])
+
     def listen():
         while True:
             try:
                 connection, _ = server.accept()
             except OSError:  # closed
                 return
-            with connection:
-                asked.append(connection.recv(4096).decode(errors="replace").split("\r\n")[0])
+            # a browser also opens connections that it asks nothing on, for later: nobody must wait for these
+            threading.Thread(target=hear, args=(connection,), daemon=True).start()
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     yield SimpleNamespace(port=server.getsockname()[1], asked=asked)
     server.shutdown(socket.SHUT_RDWR)
     server.close()
-    thread.join(10)
+    thread.join()
 
 
 def browse(page, picture, proxy):
@@ -433,7 +439,7 @@ def browse(page, picture, proxy):
     command += ["--disable-extensions", "--disable-client-side-phishing-detection", "--metrics-recording-only"]
     command += [f"--user-data-dir={picture.parent / 'profile'}", f"--proxy-server=http://127.0.0.1:{proxy.port}"]
     command += ["--enable-logging=stderr", "--window-size=1000,1400", f"--screenshot={picture}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
     assert picture.exists(), done.stderr
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 

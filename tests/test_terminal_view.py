@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from waiting import LONGEST
 
 from semg.common.terminal_view import TerminalView, can_redraw
 
@@ -112,7 +113,7 @@ class Terminal:
     def close(self):
         self.process.stdin.close()
         self.process.stdout.close()
-        self.process.wait()
+        self.process.wait(LONGEST)
         os.close(self.own)
 
 
@@ -169,7 +170,7 @@ def test_ctrl_c_leaves_the_cursor_visible_below_the_lines(terminal):
     shown = terminal(60)
     shown.order("draw")
     shown.process.send_signal(signal.SIGINT)
-    shown.process.wait()
+    shown.process.wait(LONGEST)
     shown.show()
     assert shown.screen.cursor_visible
     assert shown.screen.text()[:4] == ["before", *panel(0, 60)]

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from conftest import ROOT
 from downloading import tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
+from waiting import LONGEST, wait_for
 
 import train
 from semg.backbones import fingerprint
@@ -30,6 +30,7 @@ from semg.training.classification import Classification
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet".split()  # noqa: SIM905
 RANDOM = [*TINY, "--init", "random"]
+HERE_ALONE = ["--standalone", "--local-addr", "127.0.0.1"]  # a machine without a network may not know its own name
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +166,9 @@ def test_band_rotation_is_chosen_on_the_validation_people_and_the_run_is_that_wi
 
 
 def test_two_processes_choose_one_band_rotation(data, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *HERE_ALONE, "--nproc-per-node", "2"]
     command = [*launcher, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "two"), *RANDOM, "--lr", "0.01"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
     assert done.returncode == 0, done.stderr
     derived = json.loads((tmp_path / "two" / "config.json").read_text())["derived"]
     assert (derived["augment"].split()[0], derived["processes"]) == ("band_rotation=0.1", 2)
@@ -183,12 +184,13 @@ def test_training_in_a_process_of_others_leaves_ctrl_c_as_it_was(here, tmp_path)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_last_ckpt_and_say_how_to_go_on(data, tmp_path, number, code):
     command = [sys.executable, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "run"), *RANDOM]
-    process = subprocess.Popen([*command, "--epochs", "5000"], stderr=subprocess.PIPE, text=True)
+    command += ["--epochs", "5000", "--augment", "none"]  # whose pilots would be 2500 more
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
-            time.sleep(0.05)
+        log = tmp_path / "run" / "metrics.jsonl"
+        wait_for(lambda: log.exists() or process.poll() is not None, "the first epoch")
         process.send_signal(number)
-        _, output = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=LONGEST)
     finally:
         process.kill()
     assert process.returncode == code, output
@@ -200,9 +202,9 @@ def test_signals_leave_last_ckpt_and_say_how_to_go_on(data, tmp_path, number, co
 def test_two_processes_train_as_one(here, data, tmp_path):
     flags = [*TINY, "--init", "random", "--augment", "none", "--dropout", "0", "--pretrain", "1"]
     here(tmp_path / "one", *flags)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *HERE_ALONE, "--nproc-per-node", "2"]
     command = [*launcher, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "two"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
     assert done.returncode == 0, done.stderr
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=2e-3, abs=1e-5)

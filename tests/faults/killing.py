@@ -4,16 +4,20 @@ A server process imports the scripts once and forks itself for each run, so a ru
 what importing PyTorch does. Everything from the flags to the exit code is the script's own.
 """
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from conftest import ROOT
 
@@ -23,12 +27,15 @@ DRAWING = ("matplotlib.pyplot", "tensorboardX")  # imported late by the scripts,
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
+PLACES = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "faults")))
+
+
 def _context() -> Any:
-    places = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*places, *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    """The server keeps the environment and the folder that it is started with, whichever test does that."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killing", *SCRIPTS, *DRAWING])
+    with chdir(ROOT), mock.patch.dict(os.environ, {"PYTHONPATH": PLACES, "HF_HUB_OFFLINE": "1"}):
+        forkserver.ensure_running()
     return context
 
 
@@ -148,6 +155,17 @@ def finished(process: BaseProcess, seconds: float = 120) -> int:
     process.join(seconds)
     assert process.exitcode is not None, f"still running after {seconds} s"
     return process.exitcode
+
+
+def until_free(lock: Path, seconds: float = 120) -> None:
+    """Wait until nobody holds a lock, whose file stays: a killed script's workers do until they see that it is gone."""
+    end = time.monotonic() + seconds
+    while lock.exists():
+        with suppress(BlockingIOError), lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        assert time.monotonic() < end, f"{lock}: held for {seconds} s by what a killed script left running"
+        time.sleep(0.01)
 
 
 def until(condition: Callable[[], bool], process: BaseProcess, seconds: float = 120) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,8 @@ import recordings
 import small_shards
 from conftest import ROOT
 from downloading import tree
-from killing import Hold, finished, start, until
+from killing import Hold, finished, start, until, until_free
+from waiting import beside, wait_for
 
 from semg.common.errors import DataError
 from semg.common.files import folder_lock
@@ -82,6 +84,7 @@ class Work:
             process.kill()
             if finished(process) == -9:
                 hit += 1
+                until_free(self.lock(out))
                 continue
             ended += 1
             assert ended < 40 * times, "hardly ever hit"
@@ -227,34 +230,25 @@ def test_the_best_model_opens_at_every_moment(works, tmp_path: Path) -> None:
     """Once best_model.ckpt is there, it is whole, while training goes on and is killed and goes on."""
     works("train")
     work, out, over = works("train"), tmp_path / "run", threading.Event()
-    opened, wrong = 0, []
+    opened = 0
 
     def look() -> None:
         nonlocal opened
-        seen = False
-        while not over.is_set():
-            if seen or (out / "best_model.ckpt").exists():
-                seen = True
-                try:
-                    open_checkpoint(out / "best_model.ckpt")
-                    opened += 1
-                except DataError as error:
-                    wrong.append(str(error))
-            time.sleep(0.001)
+        while not over.wait(0.001):
+            if opened or (out / "best_model.ckpt").exists():
+                open_checkpoint(out / "best_model.ckpt")
+                opened += 1
 
-    reader = threading.Thread(target=look)
-    reader.start()
-    try:
-        process = work.begin(out)
-        until((out / "best_model.ckpt").exists, process)
-        process.join(0.3 * work.seconds)
-        process.kill()
-        finished(process)
-        work.finish(out)
-    finally:
-        over.set()
-        reader.join()
-    assert wrong == []
+    with beside(look):
+        try:
+            process = work.begin(out)
+            until((out / "best_model.ckpt").exists, process)
+            process.join(0.3 * work.seconds)
+            process.kill()
+            finished(process)
+            work.finish(out)
+        finally:
+            over.set()
     assert opened > 2
 
 
@@ -333,24 +327,21 @@ def test_a_signal_ends_it_with_its_code_and_one_line(
     record_property("signals to stop", 1)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+@pytest.mark.skipif(not list(Path("/proc/self/task").glob("*/children")), reason="children are found in /proc")
 def test_workers_end_with_a_killed_preprocess(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Otherwise they would go on writing, without a lock, into what the next run writes."""
     command = [sys.executable, ROOT / "preprocess.py", "--raw", inputs["raw"], "--shards", tmp_path / "s"]
     process = subprocess.Popen([*map(str, command), "--workers", "2"], stdout=-3, stderr=-3)
     children: set[int] = set()
-    end = time.monotonic() + 60
-    while len(children) < 3 and process.poll() is None and time.monotonic() < end:  # two and the resource tracker
-        for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
-            children |= set(map(int, task.read_text().split()))
+    while len(children) < 3 and process.poll() is None:  # two and the resource tracker
+        with suppress(OSError):  # a thread that ended meanwhile
+            for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
+                children |= set(map(int, task.read_text().split()))
         time.sleep(0.002)
     process.kill()
     process.wait()
     assert len(children) >= 2
-    end = time.monotonic() + 90  # they look for their parent once they have imported all they need
-    while any(alive(child) for child in children) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not [child for child in children if alive(child)]
+    wait_for(lambda: not any(map(alive, children)), "the workers' end")
 
 
 def alive(process: int) -> bool:

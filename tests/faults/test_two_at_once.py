@@ -15,6 +15,7 @@ import recordings
 import small_shards
 from downloading import tree
 from killing import finished, start
+from waiting import beside
 
 from semg.common.errors import DataError
 from semg.common.files import atomic_path, folder_lock
@@ -48,26 +49,26 @@ def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, rec
     other = {**small_shards.ARGUMENTS, "low": 30.0}
 
     def write() -> None:
-        for _ in range(50):
-            small_shards.write(tmp_path, 3, repetitions=2, arguments=other)
-            small_shards.write(tmp_path, 3, repetitions=1)
-        over.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    read, output = 0, 0
-    while not over.is_set():
-        assert list_records(tmp_path) == [record]
         try:
-            (shard,) = open_shards(tmp_path, [record], verify=True)
-            seen = (shard.arguments["low"], len(shard.signal), int(shard.windows["repetition"].max()) + 1)
-        except DataError as error:
-            assert "being rewritten" in str(error) or "found it replaced" in str(error)
-            output += 1
-            continue
-        assert seen in [(low, len(small_shards.labels(n)), n) for low, n in ((20.0, 1), (30.0, 2))]
-        read += 1
-    writer.join()
+            for _ in range(50):
+                small_shards.write(tmp_path, 3, repetitions=2, arguments=other)
+                small_shards.write(tmp_path, 3, repetitions=1)
+        finally:
+            over.set()
+
+    read, output = 0, 0
+    with beside(write):
+        while not over.is_set():
+            assert list_records(tmp_path) == [record]
+            try:
+                (shard,) = open_shards(tmp_path, [record], verify=True)
+                seen = (shard.arguments["low"], len(shard.signal), int(shard.windows["repetition"].max()) + 1)
+            except DataError as error:
+                assert "being rewritten" in str(error) or "found it replaced" in str(error)
+                output += 1
+                continue
+            assert seen in [(low, len(small_shards.labels(n)), n) for low, n in ((20.0, 1), (30.0, 2))]
+            read += 1
     record_property("readings of a shard under rewrite", read + output)
     (shard,) = open_shards(tmp_path, [record], verify=True)
     assert len(shard.signal) == len(small_shards.labels(1))
