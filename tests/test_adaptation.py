@@ -32,18 +32,18 @@ TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, run_script):
+def trained(tmp_path_factory, run_here):
     """A folder with shards of three people (the last has two recordings), a split, and a model of the first."""
     folder = tmp_path_factory.mktemp("adapted")
     records = [small_shards.write(folder / "shards", subject) for subject in (3, 4, 5)]
     records.append(small_shards.write(folder / "shards", 5, "repeats_short"))
     split = folder / "split"
-    run_script(
+    run_here(
         *("create_dataset_files.py", "--shards", folder / "shards", "--out", split),
         *("--test-subjects", "05", "--val-subjects", "04"),
     )
     out = ("--shards", folder / "shards", "--split", split, "--out", folder / "run")
-    run_script("train.py", *out, *TINY, "--quiet")
+    run_here("train.py", *out, *TINY, "--quiet")
     return folder
 
 
@@ -289,10 +289,10 @@ def test_on_the_first_recording_the_later_ones_are_scored(model, session):
 # --- the scripts ---------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_has_the_same_of_the_model_as_it_was(trained, run_script):
+def test_evaluate_has_the_same_of_the_model_as_it_was(trained, run_here):
     common = ("evaluate.py", "--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--quiet")
-    run_script(*common, "--out", trained / "plain")
-    run_script(*common, "--out", trained / "adapted", "--adapt", "session")
+    run_here(*common, "--out", trained / "plain")
+    run_here(*common, "--out", trained / "adapted", "--adapt", "session")
     plain, adapted = (json.loads((trained / name / "metrics.json").read_text()) for name in ("plain", "adapted"))
     unadapted = adapted["unadapted"]
     assert set(unadapted) <= set(plain)
@@ -304,28 +304,28 @@ def test_evaluate_has_the_same_of_the_model_as_it_was(trained, run_script):
     assert one["seconds"] > 0 and one["computing"] > 0
 
 
-def test_evaluate_adapts_a_model_of_some_gestures(trained, run_script, model, tmp_path):
+def test_evaluate_adapts_a_model_of_some_gestures(trained, run_here, model, tmp_path):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--out", tmp_path / "r")
-    done = run_script("evaluate.py", *words, "--adapt", "session", "--no-idle")
+    done = run_here("evaluate.py", *words, "--adapt", "session", "--no-idle")
     output = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert output["classes"] == list(model.classes[1:])
     assert output["unadapted"]["classes"] == output["classes"]
     assert "windows of idle are left out" in done.stdout
 
 
-def test_first_of_sessions_of_one_recording_is_an_error(trained, run_script):
+def test_first_of_sessions_of_one_recording_is_an_error(trained, run_here):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--subset", "val", "--out", trained / "none")
-    done = run_script("evaluate.py", *words, "--adapt", "first", "--device", "cpu", code=1)
+    done = run_here("evaluate.py", *words, "--adapt", "first", "--device", "cpu", code=1)
     assert "expected sessions of two recordings, found 1 of one: nothing is left to score" in done.stderr
     assert not (trained / "none").exists()
 
 
-def test_online_and_adapt_do_not_go_together(trained, run_script):
+def test_online_and_adapt_do_not_go_together(trained, run_here):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--adapt", "session", "--normalize", "online")
-    assert "--adapt session: expected --normalize trained" in run_script("evaluate.py", *words, code=2).stderr
+    assert "--adapt session: expected --normalize trained" in run_here("evaluate.py", *words, code=2).stderr
 
 
-def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, model):
+def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, run_here, model):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "session.npy", 50 * rng.normal(size=(int(40 * model.rate), len(model.channels))))
     out, recording = tmp_path / "person.ckpt", tmp_path / "session.npy"
@@ -339,7 +339,7 @@ def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_scri
     assert output["recordings"] == ["session.npy"]
     assert output["accepted"] or "kept as it was" in done.stderr  # noise: whichever way the safeguard sees it
     predicted = ("predict.py", recording, "--rate", model.rate, "--checkpoint", out, "--out", tmp_path / "predicted")
-    run_script(*predicted)
-    run_script(*predicted[:-1], tmp_path / "again", "--adapt")
+    run_here(*predicted)
+    run_here(*predicted[:-1], tmp_path / "again", "--adapt")
     assert (tmp_path / "predicted" / "session.csv").exists()
-    assert "expected no file there, found one; --overwrite replaces it" in run_script(*words, code=1).stderr
+    assert "expected no file there, found one; --overwrite replaces it" in run_here(*words, code=1).stderr

@@ -79,12 +79,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def score(data, run_script):
+def score(data, run_here):
     """Run baselines.py on that data: `score(out, "--features", "rms")`."""
 
     def run(out: Path, *arguments: object, code: int = 0, shards: Path | None = None):
         given = ("--shards", shards or data / "shards", "--split", data / "split", "--out", out)
-        return run_script("baselines.py", *given, *arguments, code=code)
+        return run_here("baselines.py", *given, *arguments, code=code)
 
     return run
 
@@ -101,7 +101,7 @@ def result(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
 # --- what is written -------------------------------------------------------------------------------------------
 
 
-def test_every_pair_gets_its_folder_with_the_windows_that_are_scored(data, score, tmp_path):
+def test_every_pair_gets_its_folder_with_the_windows_that_are_scored(data, score, run_script, tmp_path):
     out = tmp_path / "out"
     arguments = ("--features", "rms", "hudgins+logband", "--classifiers", "lda", "svm")
     done = score(out, *arguments)
@@ -125,8 +125,8 @@ def test_every_pair_gets_its_folder_with_the_windows_that_are_scored(data, score
     assert "probabilities" not in result(out / "svm-rms")[1]
     assert "compare.py" in done.stdout
 
-    again = tmp_path / "again"
-    score(again, *arguments)
+    again = tmp_path / "again"  # in another process, as a user runs it
+    run_script("baselines.py", "--shards", data / "shards", "--split", data / "split", "--out", again, *arguments)
     for folder in out.iterdir():
         for name in FILES - {"metrics.json"}:  # which names --out
             assert (again / folder.name / name).read_bytes() == (folder / name).read_bytes(), (folder.name, name)
@@ -377,7 +377,7 @@ def test_results_are_kept_made_whole_or_refused(score, tmp_path):
     assert (tmp_path / "lda-rms" / "predictions.npz").is_file()
 
 
-def test_a_folder_of_folds_is_one_run(data, run_script, tmp_path):
+def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
     """Each fold is what it would be alone; all folds' people count together; what is done is kept."""
     folds = tmp_path / "folds"
     for number, (test, val) in enumerate((("07", "08"), ("08", "07"))):
@@ -388,7 +388,7 @@ def test_a_folder_of_folds_is_one_run(data, run_script, tmp_path):
         }
         write_split(folds / f"fold{number}", Split(f"fold{number}", "subject", **lists, seed=0), {})
     flags = ("--shards", data / "shards", "--features", "rms", "--classifiers", "lda", "qda")
-    done = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")
+    done = run_here("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")
     for method in ("lda-rms", "qda-rms"):
         scores = {}
         for fold, who in (("fold0", "07"), ("fold1", "08")):
@@ -397,7 +397,7 @@ def test_a_folder_of_folds_is_one_run(data, run_script, tmp_path):
             scores[who] = metrics["per_subject"][who]["macro_f1"]
         mean, sd = np.mean(list(scores.values())), np.std(list(scores.values()), ddof=1)
         assert f"all folds  {method:<28} macro-F1 {mean:.4f} +- {sd:.4f} over 2 people" in done.stdout
-    run_script("baselines.py", *flags, "--split", folds / "fold1", "--out", tmp_path / "one")
+    run_here("baselines.py", *flags, "--split", folds / "fold1", "--out", tmp_path / "one")
     for name in FILES - {"metrics.json"}:
         one, same = tmp_path / "one" / "lda-rms" / name, tmp_path / "all" / "lda-rms" / "fold1" / name
         assert one.read_bytes() == same.read_bytes()
@@ -414,13 +414,13 @@ def test_a_folder_of_folds_is_one_run(data, run_script, tmp_path):
         for name in ("out", "threads"):  # where it is written, and by how many; neither changes a number
             one["made"]["arguments"][name] = same["made"]["arguments"][name]
         assert one == same
-    output = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "no", "--folds", "fold7", code=2)
+    output = run_here("baselines.py", *flags, "--split", folds, "--out", tmp_path / "no", "--folds", "fold7", code=2)
     assert "--folds fold7: expected folds of" in output.stderr and "which has fold0, fold1" in output.stderr
 
     (tmp_path / "all/qda-rms/fold0/metrics.json").unlink()
-    done = run_script("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")
+    done = run_here("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")
     assert "3 of 4 results are there already" in done.stdout
-    table = run_script("compare.py", tmp_path / "all", "--out", tmp_path / "table").stdout
+    table = run_here("compare.py", tmp_path / "all", "--out", tmp_path / "table").stdout
     assert "lda-rms" in table
     assert (tmp_path / "all/qda-rms/fold0/metrics.json").is_file()
 

@@ -221,12 +221,10 @@ def test_adapting_svm_as_the_network_does_looks_at_the_validation_people_for_its
         run_here(*flags, "--subset", "val")
 
 
-def test_a_run_with_all_that_the_network_has(data, run_script, tmp_path):
+def test_a_run_with_all_that_the_network_has(data, run_here, tmp_path):
     shards, split = data
     flags = ("--shards", shards, "--split", split, "--features", "tokens", "--classifiers", "lda", "logistic")
-    run_script(
-        "baselines.py", *flags, "--augment", "rotation", "--choose", "--adapt", "session", "--out", tmp_path / "a"
-    )
+    run_here("baselines.py", *flags, "--augment", "rotation", "--choose", "--adapt", "session", "--out", tmp_path / "a")
     for method in ("lda-tokens", "logistic-tokens"):
         report = json.loads((tmp_path / "a" / method / "metrics.json").read_text())
         tried = report["tried_on_validation"]
@@ -238,19 +236,19 @@ def test_a_run_with_all_that_the_network_has(data, run_script, tmp_path):
         assert report["adaptation"]["on"] == "session"
         assert [one["accepted"] for one in report["adaptation"]["sessions"]] == [True]
         assert report["n_train_windows"] % 3 == 0
-    run_script("baselines.py", *flags, "--adapt", "session", "--adapt-by", "network", "--out", tmp_path / "c")
+    run_here("baselines.py", *flags, "--adapt", "session", "--adapt-by", "network", "--out", tmp_path / "c")
     facts = json.loads((tmp_path / "c" / "lda-tokens" / "metrics.json").read_text())["adaptation"]
     assert facts["method"] == "self-training on the network's posteriors"
     assert facts["hold"] == Adaptation().hold
     assert all(bool(one["reason"]) != one["accepted"] for one in facts["sessions"])
-    assert "--adapt session" in run_script("baselines.py", *flags, "--adapt-by", "network", code=2).stderr
-    done = run_script("baselines.py", *flags, "--out", tmp_path / "a", code=1)
+    assert "--adapt session" in run_here("baselines.py", *flags, "--adapt-by", "network", code=2).stderr
+    done = run_here("baselines.py", *flags, "--out", tmp_path / "a", code=1)
     assert "augment none, found rotation" in done.stderr
-    done = run_script("baselines.py", *flags, "--adapt", "first", "--out", tmp_path / "b", code=1)
+    done = run_here("baselines.py", *flags, "--adapt", "first", "--out", tmp_path / "b", code=1)
     assert "expected sessions of several recordings to adapt on the first" in done.stderr
 
 
-def test_no_label_of_the_scored_people_is_looked_at(data, run_script, tmp_path):
+def test_no_label_of_the_scored_people_is_looked_at(data, run_here, tmp_path):
     """The windows of the scored session have other labels: decisions, adapted, are the same."""
     from semg.data.shards import open_shard, write_shard
 
@@ -268,7 +266,7 @@ def test_no_label_of_the_scored_people_is_looked_at(data, run_script, tmp_path):
     actual = []
     for folder, name in ((shards, "a"), (other, "b")):
         flags = ("--shards", folder, "--split", split, "--features", "tokens", "--classifiers", "lda")
-        run_script("baselines.py", *flags, "--adapt", "session", "--out", tmp_path / name)
+        run_here("baselines.py", *flags, "--adapt", "session", "--out", tmp_path / name)
         with np.load(tmp_path / name / "lda-tokens" / "predictions.npz") as arrays:
             actual.append(arrays["probabilities"])
     np.testing.assert_array_equal(*actual)

@@ -152,7 +152,7 @@ def spread(mean: float, step: float = 0.01) -> dict[str, float]:
     return {person: mean + step * place for place, person in enumerate(PEOPLE)}
 
 
-def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp_path, run_script):
+def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp_path, run_script, run_here):
     results = tmp_path / "results"
     for seed, shift in (("seed0", -0.02), ("seed1", 0.02)):
         whole = spread(0.6 + shift)
@@ -164,7 +164,7 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     done = run_script("compare.py", results, "--reference", "gpt2", "--out", out)
     page = ["--reference", "gpt2", "--out", str(out / "report.html")]
     assert done.stdout.splitlines()[-1].endswith(f"; next: python report.py {results} {' '.join(page)}")
-    run_script("report.py", results, *page)
+    run_here("report.py", results, *page)
 
     rows = table(out / "compare.csv")
     assert list(rows) == ["gpt2", "svm", "lda"]  # best first
@@ -192,11 +192,11 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_groups_metric_and_json(tmp_path, run_script):
+def test_groups_metric_and_json(tmp_path, run_here):
     for fold, people in (("fold0", PEOPLE[:4]), ("fold1", PEOPLE[4:])):
         for name, mean in (("lda-rms", 0.4), ("svm-rms", 0.5)):
             write_result(tmp_path / fold / name, dict.fromkeys(people, mean))
-    done = run_script(
+    done = run_here(
         *("compare.py", "--group", f"linear={tmp_path}/fold*/lda-rms"),
         *("--group", f"kernel={tmp_path}/fold0/svm-rms", f"{tmp_path}/fold1/svm-rms/metrics.json"),
         *("--metric", "accuracy", "--out", tmp_path / "out", "--json"),
@@ -226,10 +226,10 @@ def test_files_of_the_system_are_no_results(tmp_path):
     assert find_results(tmp_path / "a") == [run]
 
 
-def test_predictions_alone_are_scored_by_person(tmp_path, run_script):
+def test_predictions_alone_are_scored_by_person(tmp_path, run_here):
     write_result(tmp_path / "a", {"03": 0.5, "04": 0.5}, windows=10)
     path = write_predictions(tmp_path / "b", {"03": 2, "04": 0})
-    run_script("compare.py", tmp_path / "a", path, "--metric", "accuracy", "--out", tmp_path / "out")
+    run_here("compare.py", tmp_path / "a", path, "--metric", "accuracy", "--out", tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "subjects.csv").open()))
     assert [(row["subject"], float(row["b"])) for row in rows] == [("03", 0.8), ("04", 1.0)]
     named = {"subject": np.repeat(["P101", "P7"], 10), "record": np.repeat(["fist-1", "fist-2"], 10)}
@@ -237,15 +237,15 @@ def test_predictions_alone_are_scored_by_person(tmp_path, run_script):
         np.savez(tmp_path / "c.npz", **{**arrays, **named})
     assert read_evaluation(tmp_path / "c.npz", "accuracy").subjects == {"P101": 0.8, "P7": 1.0}
     path.write_bytes(path.read_bytes()[:-30])
-    done = run_script("compare.py", path, "--out", tmp_path / "out", code=1)
+    done = run_here("compare.py", path, "--out", tmp_path / "out", code=1)
     assert "expected record, label and prediction" in done.stderr
 
 
-def test_few_people_are_warned_about(tmp_path, run_script):
+def test_few_people_are_warned_about(tmp_path, run_here):
     few = dict.fromkeys(PEOPLE[:5], 0.5)
     for name, shift in (("a", 0.0), ("b", 0.1)):
         write_result(tmp_path / name, {p: v + shift for p, v in few.items()})
-    done = run_script("compare.py", tmp_path / "a", tmp_path / "b", "--reference", "a", "--out", tmp_path / "out")
+    done = run_here("compare.py", tmp_path / "a", tmp_path / "b", "--reference", "a", "--out", tmp_path / "out")
     assert "only 5 people" in done.stderr
     assert "only 5 people" in (tmp_path / "out" / "compare.md").read_text()
     assert float(table(tmp_path / "out" / "compare.csv")["b"]["p"]) == pytest.approx(2 / 2**5)
@@ -265,12 +265,12 @@ def test_few_people_are_warned_about(tmp_path, run_script):
         (["good", "--group", "good=good"], 2, "each name once"),
     ],
 )
-def test_wrong_input_is_one_clear_line(tmp_path, run_script, arguments, code, told):
+def test_wrong_input_is_one_clear_line(tmp_path, run_here, arguments, code, told):
     write_result(tmp_path / "good", spread(0.5))
     write_result(tmp_path / "validation", spread(0.5), subset="val")
     write_result(tmp_path / "empty", {})
     write_result(tmp_path / "broken", spread(0.5)).write_text('{"per_subject": {"03": {"macro_f1": 1}}}')
-    done = run_script("compare.py", *arguments, "--out", "out", code=code, cwd=tmp_path)
+    done = run_here("compare.py", *arguments, "--out", "out", code=code, cwd=tmp_path)
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 or code == 2
     assert not (tmp_path / "out").exists()
@@ -279,13 +279,13 @@ def test_wrong_input_is_one_clear_line(tmp_path, run_script, arguments, code, to
 # --- names that others chose -------------------------------------------------------------------------------------
 
 
-def test_names_become_no_formula_markup_or_command(tmp_path, run_script):
+def test_names_become_no_formula_markup_or_command(tmp_path, run_here):
     """A folder's name is a method's; in a terminal, a spreadsheet and a page it is a name and nothing else."""
     evil = ["=1+1", "@SUM(A1)", "+x", "a|b", "<script>x", "[x](http:", "\x1b[31mred", "new\nline", "$x_{$", "&lt;"]
     for name in evil:
         write_result(tmp_path / "r" / name.replace("/", ""), spread(0.5))
     out = tmp_path / "out"
-    done = run_script("compare.py", tmp_path / "r", "--reference", "=1+1", "--out", out)
+    done = run_here("compare.py", tmp_path / "r", "--reference", "=1+1", "--out", out)
     assert "\x1b" not in done.stdout + done.stderr
     text = (out / "compare.md").read_text()
     assert "\x1b" not in text

@@ -130,7 +130,7 @@ def test_smoothing_is_causal_and_what_it_says():
         assert np.array_equal(smooth(decided)[:30], smooth(later)[:30])
 
 
-def test_the_script_scores_validation_people_and_never_opens_test_people(shards, tmp_path, run_script):
+def test_the_script_scores_validation_people_and_never_opens_test_people(shards, tmp_path, run_script, run_here):
     how = ["--shards", shards / "shards", "--split", shards / "split", "--cache", tmp_path / "tokens"]
     how += ["--context", 0.35, 1, "--orders", "cut", "--epochs", 60, "--chunk", 16, "--out", tmp_path / "out.json"]
     run_script("experiments/context.py", *how)
@@ -140,11 +140,11 @@ def test_the_script_scores_validation_people_and_never_opens_test_people(shards,
         assert set(one["alone"]) == set(context.ORDERS)
         assert all(set(people) == {"02", "02 onset"} for people in one["alone"].values())
     assert actual["context 1 s, trained cut"]["alone"]["recorded"]["02"] > 0.5  # loud channels tell the gestures
-    printed = run_script("experiments/context.py", "--table", tmp_path / "out.json").stdout
+    printed = run_here("experiments/context.py", "--table", tmp_path / "out.json").stdout
     assert "| context 1 s, trained cut | alone |" in printed
-    error = run_script("experiments/context.py", code=2).stderr
+    error = run_here("experiments/context.py", code=2).stderr
     assert "--split: expected a folder of a split" in error
-    error = run_script("experiments/context.py", *how, "--context", 2, code=2).stderr
+    error = run_here("experiments/context.py", *how, "--context", 2, code=2).stderr
     assert "--context: expected less than the 1.6 s of --chunk, found 2" in error
     with pytest.raises(DataError):
         open_shard(shards / "shards" / small_shards.name(3))

@@ -73,12 +73,12 @@ def test_default_split_of_shards_shares_nobody_and_is_shown(run_script, shards, 
     assert sorted(path.name for path in out.parent.iterdir()) == ["mine"]  # no lock, no temporary folder
 
 
-def test_same_seed_same_bytes_from_shards_or_from_names_and_other_seed_another(run_script, shards, names, tmp_path):
-    run_script(SCRIPT, "--shards", shards, "--out", tmp_path / "a" / "s")
-    run_script(SCRIPT, "--records", names, "--out", tmp_path / "b" / "s")
+def test_same_seed_same_bytes_from_shards_or_from_names_and_other_seed_another(run_here, shards, names, tmp_path):
+    run_here(SCRIPT, "--shards", shards, "--out", tmp_path / "a" / "s")
+    run_here(SCRIPT, "--records", names, "--out", tmp_path / "b" / "s")
     assert contents(tmp_path / "a" / "s") == contents(tmp_path / "b" / "s")
     assert str(tmp_path) not in (tmp_path / "a" / "s" / "split.json").read_text()
-    run_script(SCRIPT, "--records", names, "--out", tmp_path / "c", "--seed", 1)
+    run_here(SCRIPT, "--records", names, "--out", tmp_path / "c", "--seed", 1)
     assert splits.read_split(tmp_path / "c").checksum != splits.read_split(tmp_path / "a" / "s").checksum
 
 
@@ -91,9 +91,9 @@ def test_same_seed_same_bytes_from_shards_or_from_names_and_other_seed_another(r
         (("recording",), sorted(f"{p:02d}-2018-05-{d}-{t}" for p in PEOPLE for d in (11, 12) for t in TRAJECTORIES)),
     ],
 )
-def test_each_protocol_writes_its_folders_and_says_what_is_where(run_script, shards, tmp_path, protocol, folders):
+def test_each_protocol_writes_its_folders_and_says_what_is_where(run_here, shards, tmp_path, protocol, folders):
     out = tmp_path / "s"
-    output = json.loads(run_script(SCRIPT, "--shards", shards, "--out", out, "--protocol", *protocol, "--json").stdout)
+    output = json.loads(run_here(SCRIPT, "--shards", shards, "--out", out, "--protocol", *protocol, "--json").stdout)
     assert sorted(output["splits"]) == sorted((out / folder).as_posix() for folder in folders)
     for folder in folders:
         split = splits.read_split(out / folder)
@@ -104,9 +104,9 @@ def test_each_protocol_writes_its_folders_and_says_what_is_where(run_script, sha
         assert facts["pinch index"] == len(split.test)
 
 
-def test_people_can_be_named(run_script, names, tmp_path):
+def test_people_can_be_named(run_here, names, tmp_path):
     flags = ("--test-subjects", 8, "11", "--val-subjects", "03")
-    run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags)
+    run_here(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags)
     split = splits.read_split(tmp_path / "s")
     assert split.subjects("test") == ("08", "11")
     assert split.subjects("val") == ("03",)
@@ -115,17 +115,17 @@ def test_people_can_be_named(run_script, names, tmp_path):
     assert "test" not in given
 
 
-def test_the_shares_own_list_serves_with_force_recordings_left_out(run_script, names, tmp_path):
+def test_the_shares_own_list_serves_with_force_recordings_left_out(run_here, names, tmp_path):
     names.write_text("\n".join([*NAMES, NAMES[0].replace("gestures", "force")]) + "\r\n")
-    shown = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s").stdout
+    shown = run_here(SCRIPT, "--records", names, "--out", tmp_path / "s").stdout
     assert "1 recording without gestures" in shown
     split = splits.read_split(tmp_path / "s")
     assert sorted(split.train + split.val + split.test) == sorted(NAMES)
 
 
-def test_a_person_with_one_day_is_left_out_of_session_and_named(run_script, names, tmp_path):
+def test_a_person_with_one_day_is_left_out_of_session_and_named(run_here, names, tmp_path):
     names.write_text("\n".join(NAMES[:-3]))
-    shown = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", "--protocol", "session").stdout
+    shown = run_here(SCRIPT, "--records", names, "--out", tmp_path / "s", "--protocol", "session").stdout
     assert "left out for want of recordings: 11" in shown
     assert splits.read_split(tmp_path / "s").subjects("train") == ("03", "04", "05", "08")
 
@@ -149,8 +149,8 @@ def test_a_person_with_one_day_is_left_out_of_session_and_named(run_script, name
         (("--test", 0.2, "--test-subjects", 3), "one of the two"),
     ],
 )
-def test_flags_that_make_no_sense_exit_with_2(run_script, names, tmp_path, flags, message):
-    error = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags, code=2).stderr
+def test_flags_that_make_no_sense_exit_with_2(run_here, names, tmp_path, flags, message):
+    error = run_here(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags, code=2).stderr
     assert message in error
     assert not (tmp_path / "s").exists()
 
@@ -170,104 +170,104 @@ def test_flags_that_make_no_sense_exit_with_2(run_script, names, tmp_path, flags
         ("<html>\n", (), "records.txt:1: expected a record name"),
     ],
 )
-def test_lists_that_make_no_split_exit_with_1(run_script, names, tmp_path, text, flags, message):
+def test_lists_that_make_no_split_exit_with_1(run_here, names, tmp_path, text, flags, message):
     names.write_text(text)
-    error = run_script(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags, code=1).stderr
+    error = run_here(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags, code=1).stderr
     assert message in error
     assert str(names) in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "s").exists()
 
 
-def test_a_class_missing_from_a_part_is_refused(run_script, shards, tmp_path):
+def test_a_class_missing_from_a_part_is_refused(run_here, shards, tmp_path):
     own = tmp_path / "shards"
     shutil.copytree(shards, own)
     for name in NAMES:
         if "-08-" in name:
             write(own, name, labels=(0, 0, 1, 1))
     flags = ("--shards", own, "--out", tmp_path / "s", "--test-subjects", "08")
-    error = run_script(SCRIPT, *flags, code=1).stderr
+    error = run_here(SCRIPT, *flags, code=1).stderr
     assert "found none of pinch index in the test subset" in error
-    error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "loso", code=1).stderr
+    error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "loso", code=1).stderr
     assert re.search(r"found none of pinch index in the (val|test) subset of fold\d;", error)
-    error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "recording", code=1).stderr
+    error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "recording", code=1).stderr
     assert "parts the recordings of a session, so each has to hold every class" in error
     assert not (tmp_path / "s").exists()
 
 
-def test_one_recording_under_two_names_is_refused(run_script, shards, tmp_path):
+def test_one_recording_under_two_names_is_refused(run_here, shards, tmp_path):
     own = tmp_path / "shards"
     shutil.copytree(shards, own)
     write(own, NAMES[-1], noise=0)  # the signal of the first recording
-    error = run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", code=1).stderr
+    error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", code=1).stderr
     assert f"found the signal of {NAMES[0]} under another name" in error
 
 
-def test_missing_and_damaged_shards_are_named(run_script, shards, names, tmp_path):
-    error = run_script(SCRIPT, "--shards", tmp_path / "none", "--out", tmp_path / "s", code=1).stderr
+def test_missing_and_damaged_shards_are_named(run_here, shards, names, tmp_path):
+    error = run_here(SCRIPT, "--shards", tmp_path / "none", "--out", tmp_path / "s", code=1).stderr
     assert "run preprocess.py first" in error
     (tmp_path / "empty").mkdir()
-    error = run_script(SCRIPT, "--shards", tmp_path / "empty", "--out", tmp_path / "s", code=1).stderr
+    error = run_here(SCRIPT, "--shards", tmp_path / "empty", "--out", tmp_path / "s", code=1).stderr
     assert "expected shards, found none" in error
     own = tmp_path / "own"
     shutil.copytree(shards, own)
     (own / NAMES[2] / "windows.npy").unlink()
-    assert f"{own / NAMES[2]}" in run_script(SCRIPT, "--shards", own, "--out", tmp_path / "s", code=1).stderr
+    assert f"{own / NAMES[2]}" in run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", code=1).stderr
     shutil.rmtree(own / NAMES[2])
-    error = run_script(SCRIPT, "--shards", own, "--records", names, "--out", tmp_path / "s", code=1).stderr
+    error = run_here(SCRIPT, "--shards", own, "--records", names, "--out", tmp_path / "s", code=1).stderr
     assert f"such as {NAMES[2]}" in error
 
 
 # --- what is at OUT already --------------------------------------------------------------------------------
 
 
-def test_the_same_split_is_kept_another_only_replaced_when_told(run_script, names, tmp_path):
+def test_the_same_split_is_kept_another_only_replaced_when_told(run_here, names, tmp_path):
     out = tmp_path / "s"
     kfold = (SCRIPT, "--records", names, "--out", out, "--protocol", "kfold")
-    run_script(*kfold)
+    run_here(*kfold)
     before, result = contents(out), (out / "fold0").stat().st_mtime_ns
     (tmp_path / ".s.old.tmp").mkdir()  # as a run killed at its very end leaves it
-    assert "kept" in run_script(*kfold).stdout
+    assert "kept" in run_here(*kfold).stdout
     assert contents(out) == before
     assert (out / "fold0").stat().st_mtime_ns == result
     assert not (tmp_path / ".s.old.tmp").exists()
-    error = run_script(*kfold, "--seed", 1, code=1).stderr
+    error = run_here(*kfold, "--seed", 1, code=1).stderr
     assert "expected no split or the same, found another" in error
     assert contents(out) == before
-    run_script(*kfold, "--seed", 1, "--folds", 4, "--overwrite")
+    run_here(*kfold, "--seed", 1, "--folds", 4, "--overwrite")
     assert len(splits.split_folders(out)) == 4
     (out / "fold0" / "train.txt").write_text("damaged")
-    run_script(*kfold, code=1)
-    run_script(*kfold, "--overwrite")
+    run_here(*kfold, code=1)
+    run_here(*kfold, "--overwrite")
     assert contents(out) == before
 
 
-def test_files_of_the_system_are_neither_splits_nor_in_their_way(run_script, names, tmp_path):
+def test_files_of_the_system_are_neither_splits_nor_in_their_way(run_here, names, tmp_path):
     out = tmp_path / "s"
     loso = (SCRIPT, "--records", names, "--out", out, "--protocol", "loso")
-    run_script(*loso)
+    run_here(*loso)
     (out / ".DS_Store").write_text("x")
     (out / ".ipynb_checkpoints").mkdir()
     (out / "fold0" / "Thumbs.db").write_text("x")
     (out / "@eaDir").mkdir()
     shutil.copy(out / "fold0" / "train.txt", out / "@eaDir")
-    assert "kept" in run_script(*loso).stdout
+    assert "kept" in run_here(*loso).stdout
     assert len(splits.split_folders(out)) == len(PEOPLE)
-    run_script(*loso, "--seed", 1, "--overwrite")
+    run_here(*loso, "--seed", 1, "--overwrite")
     assert splits.read_split(out / "fold0").seed == 1
 
 
-def test_nothing_else_is_ever_replaced(run_script, names, tmp_path):
+def test_nothing_else_is_ever_replaced(run_here, names, tmp_path):
     flags = (SCRIPT, "--records", names, "--overwrite", "--out")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("years of work")
-    assert "found thesis.txt in it" in run_script(*flags, tmp_path / "notes", code=1).stderr
-    assert "found a file" in run_script(*flags, names, code=1).stderr
-    run_script(*flags, tmp_path / "splits" / "one")
-    run_script(*flags, tmp_path / "splits" / "two")
+    assert "found thesis.txt in it" in run_here(*flags, tmp_path / "notes", code=1).stderr
+    assert "found a file" in run_here(*flags, names, code=1).stderr
+    run_here(*flags, tmp_path / "splits" / "one")
+    run_here(*flags, tmp_path / "splits" / "two")
     before = contents(tmp_path / "splits")
-    assert "a split of its own" in run_script(*flags, tmp_path / "splits", code=1).stderr
+    assert "a split of its own" in run_here(*flags, tmp_path / "splits", code=1).stderr
     assert contents(tmp_path / "splits") == before
     (tmp_path / "new").mkdir()
-    run_script(*flags, ".", cwd=tmp_path / "new")  # an empty folder may become the split
+    run_here(*flags, ".", cwd=tmp_path / "new")  # an empty folder may become the split
     assert splits.read_split(tmp_path / "new").name == "new"

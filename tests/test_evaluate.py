@@ -25,14 +25,14 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, run_script):
+def trained(tmp_path_factory, run_here):
     """Shards, split and a checkpoint that has learnt something."""
     folder = tmp_path_factory.mktemp("trained")
     shards, split = small_shards.write_all(folder)
     tiny = (
         "--layers 1 --width 16 --patch 64 --frame 160 --epochs 4 --batch-size 32 --lr 0.01 --init random --device cpu"
     )
-    run_script("train.py", "--shards", shards, "--split", split, "--out", folder / "run", *tiny.split())
+    run_here("train.py", "--shards", shards, "--split", split, "--out", folder / "run", *tiny.split())
     return folder
 
 
@@ -190,14 +190,14 @@ def test_shards_made_otherwise_are_refused_by_field(here, tmp_path, changes, tol
         here(tmp_path / "out", "--shards", tmp_path / "shards", "--split", split)
 
 
-def test_a_malicious_pickle_is_refused_and_not_run(run_script, tmp_path):
+def test_a_malicious_pickle_is_refused_and_not_run(run_here, tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "evil"), "w"))
 
     for name, save in (("torch.ckpt", torch.save), ("plain.ckpt", lambda o, p: p.write_bytes(pickle.dumps(o)))):
         save({"format": Evil()}, tmp_path / name)
-        done = run_script("evaluate.py", "--checkpoint", tmp_path / name, "--out", tmp_path / "r", code=1)
+        done = run_here("evaluate.py", "--checkpoint", tmp_path / name, "--out", tmp_path / "r", code=1)
         assert len(done.stderr.strip().splitlines()) == 1
         assert name in done.stderr
         assert not (tmp_path / "evil").exists()

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from waiting import LONGEST
 
 import import_csv
 from semg.common.errors import DataError, UsageError
@@ -23,15 +24,15 @@ SMALL = {
 }
 
 
-def test_the_worked_example_runs(tmp_path):
+def test_the_worked_example_runs(tmp_path, run_here):
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", TEXT, re.DOTALL):
-        commands = [["-c", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{block}"]]
         if language == "bash":
-            words = [line.split()[1:] for line in block.splitlines()]
-            commands = [[str(ROOT / script), *flags, *SMALL.get(script, "").split()] for script, *flags in words]
-        for command in commands:
-            done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=240)
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            for script, *flags in (line.split()[1:] for line in block.splitlines()):
+                run_here(script, *flags, *SMALL.get(script, "").split(), cwd=tmp_path)
+            continue
+        command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{block}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LONGEST)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     shard = open_shard(next(iter((tmp_path / "my_armband/shards").glob("*"))), verify=True)
     assert (shard.rate, shard.channels) == (200, tuple(f"ch{n}" for n in range(1, 9)))
     assert shard.classes[0] == "idle"

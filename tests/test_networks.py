@@ -1,6 +1,7 @@
 """Deep baselines: decimation, the training loop on small modules, deep_baselines.py with a fake braindecode."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,23 +277,29 @@ class ShallowFBCSPNet(EEGNet):
 def fake(tmp_path, monkeypatch):
     """`fake(init)` puts a package braindecode that runs `init` first on the path."""
 
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "braindecode"]:
+            del sys.modules[name]
+
     def make(init: str = "") -> None:
         package = tmp_path / "packages" / "braindecode"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").write_text(init)
         (package / "models.py").write_text(FAKE_MODELS)
-        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+        monkeypatch.syspath_prepend(package.parent)
+        forget()
 
-    return make
+    yield make
+    forget()
 
 
 @pytest.fixture
-def score(data, run_script, tmp_path):
+def score(data, run_here, tmp_path):
     shards, split = data
     given = ("--shards", shards, "--split", split, "--out", tmp_path / "out", "--epochs", 40, "--lr", 0.1)
 
     def run(*arguments, code=0):
-        return run_script("deep_baselines.py", *given, "--device", "cpu", *arguments, code=code)
+        return run_here("deep_baselines.py", *given, "--device", "cpu", *arguments, code=code)
 
     return run
 

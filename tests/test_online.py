@@ -80,10 +80,10 @@ def test_results_say_which_normalisation_they_are_of(here, tmp_path):  # noqa: F
     assert output["n_windows"] == usual["n_windows"]
 
 
-def test_a_model_that_is_not_normalised_by_session_is_not_normalised_online(run_script, trained, tmp_path):  # noqa: F811
+def test_a_model_that_is_not_normalised_by_session_is_not_normalised_online(run_here, trained, tmp_path):  # noqa: F811
     data = ["--shards", trained / "shards", "--split", trained / "split"]
     flags = ["--init", "random", "--layers", 1, "--width", 16, "--patch", 64, "--epochs", 1, "--normalize", "train"]
-    run_script("train.py", *data, "--out", tmp_path / "run", *flags, "--device", "cpu")
+    run_here("train.py", *data, "--out", tmp_path / "run", *flags, "--device", "cpu")
     words = ["--checkpoint", tmp_path / "run" / "best_model.ckpt", "--normalize", "online", "--out", tmp_path / "r"]
-    done = run_script("evaluate.py", *words, code=2)
+    done = run_here("evaluate.py", *words, code=2)
     assert "expected a model that is normalised by session, not by train" in done.stderr

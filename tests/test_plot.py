@@ -68,7 +68,7 @@ def seen(monkeypatch, name):
     return calls
 
 
-def test_a_recording_as_a_user_draws_it(run_script, data, tmp_path):
+def test_a_recording_as_a_user_draws_it(run_script, run_here, data, tmp_path):
     out = tmp_path / "new" / "r.png"
     done = run_script("plot.py", "recording", data.recording, "--out", out, "--json")
     assert json.loads(done.stdout)["out"] == out.as_posix()
@@ -76,7 +76,7 @@ def test_a_recording_as_a_user_draws_it(run_script, data, tmp_path):
     again = tmp_path / "again.png"
     run_script("plot.py", "recording", data.recording, "--out", again)
     assert again.read_bytes() == out.read_bytes()
-    done = run_script("plot.py", "recording", data.recording, "--channels", "25", "--out", out, code=2)
+    done = run_here("plot.py", "recording", data.recording, "--channels", "25", "--out", out, code=2)
     assert "1 to 24" in done.stderr
 
 

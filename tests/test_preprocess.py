@@ -115,20 +115,20 @@ def test_other_arguments_are_named_and_overwrite_redoes(run_script, raw, tmp_pat
         (["--montage", "car"], 24, ["EMG_1", "EMG_24"]),
     ],
 )
-def test_channels_and_montages(run_script, raw, tmp_path, flags, channels, names):
-    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", *flags)
+def test_channels_and_montages(run_here, raw, tmp_path, flags, channels, names):
+    run_here("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", *flags)
     shard = open_shard(tmp_path / recordings.record_name(3))
     assert shard.signal.shape[1] == channels
     assert [shard.channels[0], shard.channels[-1]] == names
     if "car" in flags:
         assert np.abs(np.asarray(shard.signal, np.float32).mean(axis=1)).max() < 0.5
     if "bipolar" in flags:
-        run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "mono", "--subjects", "03")
+        run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "mono", "--subjects", "03")
         mono = np.asarray(open_shard(tmp_path / "mono" / recordings.record_name(3)).signal, np.float32)
         np.testing.assert_allclose(np.asarray(shard.signal[:, 0], np.float32), mono[:, 0] - mono[:, 8], atol=2.0)
 
 
-def test_rest_prompted_labels_causal_filter_and_lengths(run_script, raw, tmp_path):
+def test_rest_prompted_labels_causal_filter_and_lengths(run_here, raw, tmp_path):
     flags = [
         "--rest",
         "--labels",
@@ -141,7 +141,7 @@ def test_rest_prompted_labels_causal_filter_and_lengths(run_script, raw, tmp_pat
         "--transition-margin",
         0,
     ]
-    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", "--no-notch", *flags)
+    run_here("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", "--no-notch", *flags)
     shard = open_shard(tmp_path / recordings.record_name(3))
     assert shard.classes[-1] == "rest"
     assert 8 in shard.windows["label"]
@@ -149,23 +149,23 @@ def test_rest_prompted_labels_causal_filter_and_lengths(run_script, raw, tmp_pat
     assert (shard.arguments["window"], shard.arguments["stride"], shard.arguments["notch"]) == (640, 320, [])
 
 
-def test_the_paper_preset_and_flags_over_it(run_script, raw, tmp_path):
-    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--preset", "paper", "--subjects", "03")
+def test_the_paper_preset_and_flags_over_it(run_here, raw, tmp_path):
+    run_here("preprocess.py", "--raw", raw, "--shards", tmp_path, "--preset", "paper", "--subjects", "03")
     how = open_shard(tmp_path / recordings.record_name(3)).arguments
     assert (how["window"], how["stride"], how["order"]) == (2500, 1250, 5)
     assert (how["low"], how["high"], how["causal"]) == (20.0, 700.0, False)
     assert how["notch"] == [30.0, 49.99, 60.0, 90.0, 150.0]
     assert how["label_rule"] == "last-sample"
     flags = ["--preset", "paper", "--window", "1280", "--overwrite"]
-    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", *flags)
+    run_here("preprocess.py", "--raw", raw, "--shards", tmp_path, "--subjects", "03", *flags)
     how = open_shard(tmp_path / recordings.record_name(3)).arguments
     assert (how["window"], how["stride"], how["label_rule"]) == (1280, 1250, "last-sample")
 
 
-def test_some_gestures_alone_and_in_the_order_named(run_script, raw, tmp_path):
+def test_some_gestures_alone_and_in_the_order_named(run_here, raw, tmp_path):
     words = ("preprocess.py", "--raw", raw, "--workers", 1, "--subjects", "03", "--shards")
-    run_script(*words, tmp_path / "all")
-    run_script(*words, tmp_path / "some", "--classes", "pinch small", "fist")
+    run_here(*words, tmp_path / "all")
+    run_here(*words, tmp_path / "some", "--classes", "pinch small", "fist")
     whole, some = (open_shard(tmp_path / name / recordings.record_name(3), verify=True) for name in ("all", "some"))
     assert (some.classes, some.rest_classes) == (("pinch small", "fist"), ())
     kept = np.isin(whole.windows["label"], [1, 7])
@@ -174,10 +174,10 @@ def test_some_gestures_alone_and_in_the_order_named(run_script, raw, tmp_path):
         whole.classes[one] for one in whole.windows["label"][kept]
     ]
     assert some.arguments == whole.arguments
-    message = run_script(*words, tmp_path / "some", code=1).stderr
+    message = run_here(*words, tmp_path / "some", code=1).stderr
     assert "expected classes ['idle'," in message
     assert "--overwrite redoes it" in message
-    done = run_script(*words, tmp_path / "active", "--no-idle", "--preset", "paper")
+    done = run_here(*words, tmp_path / "active", "--no-idle", "--preset", "paper")
     assert "7 classes: fist, flexion" in done.stdout
     active = open_shard(tmp_path / "active" / recordings.record_name(3))
     assert set(active.windows["label"].tolist()) == {0, 6}
@@ -202,7 +202,7 @@ def test_wrong_recordings_are_named_and_the_others_done(run_script, tmp_path):
     assert "5 recordings failed" in done.stdout
 
 
-def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
+def test_dead_saturated_and_equal_channels_are_reported(run_here, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     result = table(3, EMG_2=7.0)
@@ -210,7 +210,7 @@ def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
     result.loc[result.index[:100], "EMG_3"] = 0.0
     result["EMG_9"] = result["EMG_10"]
     recordings.write(raw, result, recordings.record_name(3))
-    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
+    done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
     assert "warning" in done.stderr
     for output in ("dead channels 2", "saturated channels 3", "equal channels 9=10"):
         assert output in done.stderr
@@ -218,7 +218,7 @@ def test_dead_saturated_and_equal_channels_are_reported(run_script, tmp_path):
     assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]], "gaps": [], "still": []}
 
 
-def test_missing_samples_are_reported_and_no_window_spans_them(run_script, tmp_path):
+def test_missing_samples_are_reported_and_no_window_spans_them(run_here, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     whole = table(3)
@@ -226,7 +226,7 @@ def test_missing_samples_are_reported_and_no_window_spans_them(run_script, tmp_p
     kept = np.delete(np.arange(len(whole)), [*range(14_000, 16_560), *range(25_000, 25_005)])  # half a second; 1 ms
     recordings.write(raw, whole.iloc[kept], recordings.record_name(3))
     for flags in ([], ["--preset", "paper"]):
-        done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--overwrite", *flags)
+        done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--overwrite", *flags)
         assert "lost samples: 0.501 s in 2 gaps, at 2.734, 4.383 s" in done.stderr
         shard = open_shard(tmp_path / "s" / recordings.record_name(3))
         assert shard.meta["faults"]["gaps"] == [[14_000, 2560], [22_440, 5]]
@@ -237,17 +237,17 @@ def test_missing_samples_are_reported_and_no_window_spans_them(run_script, tmp_p
         assert lengths.max() < (shard.window + 10) / 5120
 
 
-def test_mains_hum_is_said_and_recorded_and_the_default_notches_take_it_out(run_script, tmp_path):
+def test_mains_hum_is_said_and_recorded_and_the_default_notches_take_it_out(run_here, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     result = recordings.frame(3, samples=10 * recordings.RATE)
     hum = np.round(150 * np.sin(2 * np.pi * 60 * result.index.to_numpy()))
     result[[f"EMG_{n}" for n in range(1, 25)]] += hum[:, None]
     recordings.write(raw, result, recordings.record_name(3))
-    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
+    done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "s")
     assert "mains hum: 60 Hz in 1 recording; taken out" in done.stdout
     assert open_shard(tmp_path / "s" / recordings.record_name(3)).meta["mains"] == 60
-    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "t", "--notch", 50)
+    done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "t", "--notch", 50)
     assert "60 Hz is left in (--notch)" in done.stdout
 
 
@@ -287,17 +287,17 @@ def test_a_pipe_among_the_recordings_is_named_and_waited_for_by_nobody(run_scrip
         (["--workers", "0"], "at least 1"),
     ],
 )
-def test_wrong_flags_exit_with_2_and_write_nothing(run_script, raw, tmp_path, flags, told):
-    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", *flags, code=2)
+def test_wrong_flags_exit_with_2_and_write_nothing(run_here, raw, tmp_path, flags, told):
+    done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", *flags, code=2)
     assert told in done.stderr
     assert not (tmp_path / "s").exists()
 
 
-def test_missing_folders_and_people_are_told(run_script, raw, tmp_path):
-    done = run_script("preprocess.py", "--raw", tmp_path / "none", "--shards", tmp_path / "s", code=1)
+def test_missing_folders_and_people_are_told(run_here, raw, tmp_path):
+    done = run_here("preprocess.py", "--raw", tmp_path / "none", "--shards", tmp_path / "s", code=1)
     assert "download_putemg.py or simulate_putemg.py" in done.stderr
     (tmp_path / "empty").mkdir()
-    done = run_script("preprocess.py", "--raw", tmp_path / "empty", "--shards", tmp_path / "s", code=1)
+    done = run_here("preprocess.py", "--raw", tmp_path / "empty", "--shards", tmp_path / "s", code=1)
     assert "expected recordings named" in done.stderr
-    done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--subjects", 53, code=1)
+    done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--subjects", 53, code=1)
     assert "subject 53" in done.stderr

@@ -1,11 +1,14 @@
 """Every command of README.md, run as it stands, in the order in which it stands, on small simulated recordings.
 
-The commands run in an empty folder, with flags added that make them small; a later flag replaces an earlier one.
+The commands run in an empty folder, with flags added that make them small; a later flag replaces an earlier one. They
+run in this process, and so do the scripts that sweep.py starts: to import PyTorch thirty times would take minutes.
 """
 
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import loopback
 import numpy as np
@@ -13,8 +16,10 @@ import pytest
 from conftest import ROOT
 from share_server import ShareServer
 from transformers import GPT2Config, GPT2Model
+from waiting import LONGEST
 
 import simulate_putemg
+import sweep
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
@@ -25,7 +30,7 @@ SMALLER = {
     "train.py": TINY,
     "sweep.py": TINY,  # behind its --, for train.py
     "calibrate.py": "--epochs 1",
-    "live.py": "--seconds 2",
+    "live.py": f"--seconds 2 --wait {LONGEST}",
     "export.py": "--no-onnx",
 }
 
@@ -55,20 +60,20 @@ def test_the_demo_without_make_is_the_demo():
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, run_script):
+def workplace(tmp_path_factory, run_here):
     """An empty folder, and a local server with the share's files: four simulated people, one day."""
     folder = tmp_path_factory.mktemp("readme")
-    run_script("simulate_putemg.py", folder / "share", "--subjects", 4, "--days", 1, "--seconds", 20, "--workers", 1)
-    run_script("preprocess.py", "--raw", folder / "share", "--shards", folder / "shards", "--workers", 1)
+    run_here("simulate_putemg.py", folder / "share", "--subjects", 4, "--days", 1, "--seconds", 20, "--workers", 1)
+    run_here("preprocess.py", "--raw", folder / "share", "--shards", folder / "shards", "--workers", 1)
     # in place of the committed split, of all 44 people, and of what the demo leaves
     folds = folder / "splits" / "putemg-kfold5"
     kfold = ("--protocol", "kfold", "--folds", 2)
-    run_script("create_dataset_files.py", "--shards", folder / "shards", "--out", folds, *kfold)
+    run_here("create_dataset_files.py", "--shards", folder / "shards", "--out", folds, *kfold)
     demo = folder / "checkpoints" / "demo"
     data = ("--shards", folder / "shards", "--split", folds / "fold0")
-    run_script("train.py", *data, "--out", demo, "--init", "random", "--width", 16, "--heads", 2, *TINY.split())
+    run_here("train.py", *data, "--out", demo, "--init", "random", "--width", 16, "--heads", 2, *TINY.split())
     for out in ("demo", "demo-adapted"):
-        run_script("evaluate.py", "--checkpoint", demo / "best_model.ckpt", *data, "--out", folder / "results" / out)
+        run_here("evaluate.py", "--checkpoint", demo / "best_model.ckpt", *data, "--out", folder / "results" / out)
     write_tables(folder / "mine")
     shape = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=3, bos_token_id=0, eos_token_id=0)
     GPT2Model(shape).save_pretrained(folder / "path" / "to" / "gpt2")
@@ -112,11 +117,18 @@ def test_the_demos_recording_is_one_that_the_demo_makes():
     assert named <= result
 
 
-def test_every_command_runs_in_order(workplace):
+def test_every_command_runs_in_order(workplace, run_here, monkeypatch):
     loopback.on_this_machine_alone()
+
+    def run(script, *words):
+        run_here(Path(script).name, *words, cwd=workplace)
+        return ""
+
+    monkeypatch.setattr(sweep, "run_script", lambda command, _console: run(*command[1:]))
     files = {path.name: path.read_bytes() for path in sorted((workplace / "share").glob("*.hdf5"))}
     names = "".join(f"{name.removesuffix('.hdf5')}\n" for name in files)
-    with ShareServer() as share:
+    with ExitStack() as stack:
+        share = stack.enter_context(ShareServer())
         share.put("records.txt", names.encode())
         for name, content in files.items():
             share.put(f"Data-HDF5/{name}", content)
@@ -124,14 +136,13 @@ def test_every_command_runs_in_order(workplace):
             if not command.startswith("python "):
                 assert command.split()[0] in ("make", "source", "tensorboard"), f"untested command {command!r}"
                 continue
-            words = [sys.executable, *adapted(command, share.mirror, next(iter(files)))]
-            if "--replay" in words:  # goes on beside the next command, which reads its stream
-                playing = subprocess.Popen(words, cwd=workplace)
+            words = adapted(command, share.mirror, next(iter(files)))
+            if "--replay" not in words:
+                run(*words)
                 continue
-            done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=240)
-            assert done.returncode == 0, f"{command}\n{words}\n{done.stdout}\n{done.stderr}"
-    playing.terminate()
-    playing.wait()
+            playing = [sys.executable, *words]  # goes on beside the next command, which reads its stream
+            process = stack.enter_context(subprocess.Popen(playing, cwd=workplace, stdout=subprocess.DEVNULL))
+            stack.callback(process.kill)
     for result in (
         "results/gpt2/sweep.csv",
         "results/compare/compare.md",
