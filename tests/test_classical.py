@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def run_here(monkeypatch):
+def main(monkeypatch):
     """Run baselines.py in this process."""
 
     def run(*flags):
@@ -207,22 +208,24 @@ def test_svm_has_probabilities_as_sharp_as_makes_the_labels_likeliest():
     np.testing.assert_array_equal(classical.decide(pair, new)[0], pair._model.predict(new))
 
 
-def test_adapting_svm_as_the_network_does_looks_at_the_validation_people_for_its_sharpness(data, run_here, tmp_path):
+def test_adapting_svm_as_the_network_does_looks_at_the_validation_people_for_its_sharpness(data, main, tmp_path):
     shards, split = data
     flags = ["--shards", shards, "--split", split, "--features", "rms", "--classifiers", "svm"]
     flags += ["--adapt", "session", "--adapt-by", "network", "--smooth", "2", "--out", tmp_path]
-    assert run_here(*flags) == 0
+    assert main(*flags) == 0
     report = json.loads((tmp_path / "svm-rms" / "metrics.json").read_text())
     assert report["classifier_settings"].keys() == {"C", "sharpness"}
     assert report["classifier_settings"]["sharpness"] in classical.SHARPNESS
     for scored in (report, report["unadapted"]):
         assert scored["smoothed"]["hold_seconds"] == 2
     with pytest.raises(UsageError, match="nothing was chosen with svm's probabilities"):
-        run_here(*flags, "--subset", "val")
+        main(*flags, "--subset", "val")
 
 
-def test_a_run_with_all_that_the_network_has(data, run_here, tmp_path):
+def test_a_run_with_all_that_the_network_has(data, run_here, tmp_path, monkeypatch):
     shards, split = data
+    few = partial(classical_adaptation.Adaptation, rounds=2, sample=100)  # else logistic regression takes half a minute
+    monkeypatch.setattr(classical_adaptation, "Adaptation", few)
     flags = ("--shards", shards, "--split", split, "--features", "tokens", "--classifiers", "lda", "logistic")
     run_here("baselines.py", *flags, "--augment", "rotation", "--choose", "--adapt", "session", "--out", tmp_path / "a")
     for method in ("lda-tokens", "logistic-tokens"):
