@@ -142,7 +142,12 @@ def test_facts_of_the_list_and_the_flags(study, here):
     (study / "P 1").mkdir()
     for name in ("b.csv", "c.csv", "P 1/d.csv"):
         (study / name).write_text((study / "a.csv").read_text())
-    rows = ["a.csv,P101,evening,2024-03-02", "b.csv,P101,,2024-03-01T10:30", "c.csv,P101,,2024-03-01", "P 1/d.csv,2,,"]
+    rows = [
+        "a.csv,P101,evening,2024-03-02",
+        "b.csv,P101,,2024-03-01T10:30",
+        "c.csv,P101,,2024-03-01T09:30",
+        "P 1/d.csv,2,,",
+    ]
     (study / "list.csv").write_text("\n".join(["file,subject,session,date", *rows]) + "\n")
     said = here()[1]
     assert "assumed: 4 to 16 channels are one ring" in said
