@@ -78,6 +78,7 @@ def write(adapted: Adapted, model: TrainedModel, how: Adaptation, args: argparse
     provenance = {
         "recordings": [path.name for path in args.recordings],
         "checkpoint": args.checkpoint.as_posix(),
+        "checkpoint_sha256": model.checkpoint.sha256,
         "settings": how.to_dict(),
         **adapted.to_dict(),
         "made": how_made("adapt.py", args),

@@ -33,7 +33,7 @@ from model import GPT2Classifier
 from semg import frontends
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import checksum, folder_lock
+from semg.common.files import folder_lock
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, WindowSet, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
@@ -42,7 +42,6 @@ from semg.evaluation.report import summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import recordings
 from semg.flags.computing import add_threads
-from semg.inference.checkpoint import weights_file
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject
@@ -160,7 +159,7 @@ def write(
         "calibration": recipe.to_dict(),
         "zero_shot_on_the_same_windows": {key: zero_shot[key] for key in ("mean_over_subjects", "per_subject")},
         "checkpoint": args.checkpoint.as_posix(),
-        "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
+        "checkpoint_sha256": model.checkpoint.sha256,
         "split": args.split.as_posix(),
         "split_sha256": split.checksum,
         "normalize": model.channel_normalization.method,

@@ -56,7 +56,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import UsageError
-from semg.common.files import checksum, folder_lock
+from semg.common.files import folder_lock
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, WindowSet, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
@@ -68,7 +68,6 @@ from semg.flags import recordings
 from semg.flags.computing import add_threads
 from semg.flags.smoothing import add_smooth, add_vote
 from semg.inference.batch import open_windows
-from semg.inference.checkpoint import weights_file
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
 from semg.inference.trained_model import Scores, TrainedModel
 from semg.training.adaptation import Adaptation
@@ -170,7 +169,7 @@ def score(
         extra={
             "subset": args.subset,
             "checkpoint": args.checkpoint.as_posix(),
-            "checkpoint_sha256": checksum(weights_file(args.checkpoint)),
+            "checkpoint_sha256": model.checkpoint.sha256,
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
             "normalize": "online" if args.normalize == "online" else normalization.method,

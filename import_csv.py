@@ -56,7 +56,7 @@ import numpy as np
 
 from semg.common import cli
 from semg.common.errors import DataError, SettingError, UsageError
-from semg.common.files import checksum, expect_file, folder_lock
+from semg.common.files import checksum, expect_file, expect_unchanged, folder_lock, version
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps
 from semg.data.columns import Roles
@@ -87,6 +87,7 @@ class Look:
 
     places: of its channels' columns, counted from 0; time: name of the column that shows missing samples, or nothing.
     rms: the channels' median, in the table's own unit. lines: frequencies, Hz, of the mains' hum and its multiples.
+    of: the file that was read.
     """
 
     places: tuple[int, ...]
@@ -97,6 +98,7 @@ class Look:
     rms: float
     mains: float | None
     lines: tuple[float, ...]
+    of: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class Reading:
     """A recording as its table has it.
 
     names: of all columns. samples: (T, channels) float64, in the table's own unit. labels: (T,), empty where there is
-    none. stamp: bytes and time of the file when it was read.
+    none. of: the file that was read, see `version`.
     """
 
     names: tuple[str, ...]
@@ -177,7 +179,7 @@ class Reading:
     missing: list[Gap]
     judged_by: str
     labels: np.ndarray
-    stamp: tuple[int, int]
+    of: tuple[int, int] | None
 
     @property
     def nbytes(self) -> int:
@@ -188,8 +190,9 @@ class Reading:
 def read(path: Path, args: argparse.Namespace) -> Reading:
     """Read a recording's table. DataError for one that is wrong, or whose time is of another rate."""
     expect_file(path, "a table of samples")
-    stamp = stamp_of(path)
-    table = Table(path, header=None if args.labels.isdigit() else True, texts=[args.labels])
+    with expect_unchanged(path, "a table of samples"):
+        of = version(path)
+        table = Table(path, header=None if args.labels.isdigit() else True, texts=[args.labels])
     place = table.find(args.labels)
     if place is None:
         names = ", ".join(table.names)
@@ -200,13 +203,7 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
     roles = table.roles(args.channels, place)
     missing = table.gaps(roles, args.rate)
     samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
-    return Reading(table.names, roles, samples, missing, judged_by, table.labels(place), stamp)
-
-
-def stamp_of(path: Path) -> tuple[int, int]:
-    """By which it is seen whether a file has changed: its bytes and its time of change."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    return Reading(table.names, roles, samples, missing, judged_by, table.labels(place), of)
 
 
 class Readings:
@@ -225,11 +222,8 @@ class Readings:
         return reading
 
     def take(self, path: Path) -> Reading:
-        """A recording for the last time: as it was kept, or read again if there was no room or the file has changed."""
-        reading = self._kept.pop(path, None)
-        if reading is None or reading.stamp != stamp_of(path):
-            return read(path, self._args)
-        return reading
+        """A recording for the last time: as it was kept, or read again if there was no room."""
+        return self._kept.pop(path, None) or read(path, self._args)
 
 
 def look(reading: Reading, args: argparse.Namespace) -> Look:
@@ -246,6 +240,7 @@ def look(reading: Reading, args: argparse.Namespace) -> Look:
         float(np.median(spectrum.rms(args.low, args.high))),
         mains,
         tuple(spectrum.harmonics(mains, args.high)) if mains else (),
+        reading.of,
     )
 
 
@@ -425,6 +420,7 @@ def make_shard(
     """Write one recording's shard, or keep it; says which, how many windows it has of each class, and what is wrong."""
     path, how, classes = args.shards / entry.facts.name, shard_arguments(args, settled), settled.classes
     expect_file(entry.path, "a recording")
+    expect_same(entry.path, seen, version(entry.path))
     source = {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)}
     expected = {
         **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
@@ -443,6 +439,8 @@ def make_shard(
                 raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
         return "kept", counts_of(open_shard(path, verify=True).windows, classes), ""
     reading = readings.take(entry.path)
+    expect_same(entry.path, seen, reading.of)
+    expect_same(entry.path, seen, version(entry.path))  # the checksum is of it too
     samples, missing = reading.samples, reading.missing
     windows = windows_of(reading.labels, missing, how, classes, args)
     if len(windows) == 0:
@@ -475,6 +473,14 @@ def make_shard(
     write_shard(path, meta, signal, windows)
     wrong = [str(faults), gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
     return "done", counts_of(windows, classes), ", ".join(filter(None, wrong))
+
+
+def expect_same(path: Path, seen: Look, file: tuple[int, int] | None) -> None:
+    """DataError unless `file` is what was looked at: by that, classes, scale and channels were settled for all."""
+    if file != seen.of:
+        raise DataError(
+            f"{path}: expected a recording at rest, found it changed while others were read; run this again"
+        )
 
 
 def counts_of(windows: np.ndarray, classes: list[str]) -> np.ndarray:

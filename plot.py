@@ -45,7 +45,7 @@ from semg.data.splits import SUBSETS, read_split
 from semg.data.tables import is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, score_figures, signal_figures
-from semg.evaluation.predictions import excerpt, read_predictions, surest_errors
+from semg.evaluation.predictions import excerpt, predictions_of, surest_errors
 from semg.evaluation.result_record import ResultRecord, read_result
 from semg.evaluation.run_record import read_epochs, says_simulated
 
@@ -363,7 +363,7 @@ def draw_errors(args: argparse.Namespace) -> str:
     """Wrong decisions with the highest confidence, from one result and its shards."""
     folder = _one(args, "a folder of results")
     result = read_result(folder / "metrics.json", metrics.headlines())
-    predictions = read_predictions(folder / "predictions.npz", len(result.classes))
+    predictions = predictions_of(result)
     if predictions.confidence is None:
         raise DataError(f"{folder}: expected probabilities in predictions.npz, by which errors are sorted, found none")
     if not (places := surest_errors(predictions, ERRORS)):

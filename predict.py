@@ -63,6 +63,7 @@ from semg.flags.computing import add_threads
 from semg.flags.smoothing import add_smooth, add_vote
 from semg.inference.batch import Signal
 from semg.inference.recordings import recording_for
+from semg.inference.session_statistics import SessionStatistics
 from semg.inference.streaming import Predictions, Stream, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
@@ -207,13 +208,17 @@ def draw(
     signal_figures.timeline(path, *shown, colours=colours)
 
 
-def predict(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
-    """Decide for one recording and write what came out; returns what to tell of it."""
+def predict(
+    path: Path, model: TrainedModel, heard: SessionStatistics | None, args: argparse.Namespace, console: cli.Console
+) -> dict[str, Any]:
+    """Decide for one recording and write what came out; returns what to tell of it.
+
+    heard: what a stream goes on from.
+    """
     source = recording_for(model, path, args.rate, args.unit, args.channels, causal=args.stream, warn=console.warn)
     try:
         signal = model.signal_path.apply(source.samples, source.scale, causal=args.stream)
         if args.stream:
-            heard = None if args.statistics is None else model.read_statistics(args.statistics)
             adaptation = OnlineAdaptation.in_signal_time(model) if args.adapt else None
             stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=heard, adaptation=adaptation)
             predictions = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
@@ -347,8 +352,7 @@ def main() -> int:
     check(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else 512)
-    if args.statistics is not None:
-        model.read_statistics(args.statistics)  # refused before the first recording, not for each
+    heard = None if args.statistics is None else model.read_statistics(args.statistics)  # once, for all recordings
     if args.save_statistics is not None and model.channel_normalization.method != "session":
         raise UsageError("--save-statistics: expected a model that is normalised by session, found another")
     say_what_differs(model, args, console)
@@ -356,7 +360,7 @@ def main() -> int:
     failed = 0
     for path in console.progress(args.recordings, unit="recording"):
         try:
-            done[path.stem] = predict(path, model, args, console)
+            done[path.stem] = predict(path, model, heard, args, console)
             console.say(f"{path.stem}: {in_words(done[path.stem])}")
         except (DataError, OSError, MemoryError) as error:
             failed += 1

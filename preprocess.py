@@ -45,7 +45,7 @@ from threadpoolctl import threadpool_limits
 
 from semg.common import cli, launching
 from semg.common.errors import DataError, UsageError
-from semg.common.files import checksum, expect_file, remove_leftovers
+from semg.common.files import checksum, expect_file, expect_unchanged, remove_leftovers
 from semg.common.launching import Launcher
 from semg.common.process_pool import as_ready, usable_cores
 from semg.common.provenance import commit, plain, versions
@@ -238,14 +238,14 @@ def process(conversion: Conversion) -> Outcome:
 def _process(conversion: Conversion, name: str) -> Outcome:
     record = from_name(name)
     expect_file(conversion.source, "a recording")
-    path = conversion.source
-    source = {"name": path.name, "bytes": path.stat().st_size, "sha256": checksum(path)}
-    if conversion.shard.exists() and not conversion.overwrite:
-        return _keep(conversion, name, source)
-    how = conversion.arguments
-    with Recording(conversion.source) as recording:
-        counts, labels = recording.read(how.channels, how.labels)
-        measured, missing = recording.rate, recording.gaps()
+    path, how = conversion.source, conversion.arguments
+    with expect_unchanged(path, "a recording"):
+        source = {"name": path.name, "bytes": path.stat().st_size, "sha256": checksum(path)}
+        if conversion.shard.exists() and not conversion.overwrite:
+            return _keep(conversion, name, source)
+        with Recording(path) as recording:
+            counts, labels = recording.read(how.channels, how.labels)
+            measured, missing = recording.rate, recording.gaps()
     named, windows = window_table(labels, how)
     classes, windows = list(conversion.classes), windows_of(windows, [named.index(name) for name in conversion.classes])
     windows = without_gaps(windows, gaps.breaks(missing, putemg.RATE), how.window)

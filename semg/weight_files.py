@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from semg.common.errors import DataError
+from semg.common.files import version
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # others are quantised, and mean nothing without their scales
 # Names under which wrappers and models with a head save the weights of what they wrap.
@@ -18,19 +19,26 @@ _WRAPPERS_ANYWHERE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that lies in a safetensors file."""
+    """A tensor that lies in a safetensors file; version: of the file, as it was when it was looked at."""
 
     path: Path
     key: str
     shape: tuple[int, ...]
     dtype: str
+    version: tuple[int, int] | None = None
 
     def read(self) -> Tensor:
         """Its values as float32. DataError unless they are finite numbers."""
         if self.dtype not in FLOATS:
             raise DataError(f"{self.path}: expected floating-point weights, found {self.key} of type {self.dtype}")
-        with safe_open(self.path, framework="pt") as file:
-            values = file.get_tensor(self.key).float()
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                values = file.get_tensor(self.key).float().clone()  # no view of a file that may be cut
+            same = version(self.path) == self.version
+        except (SafetensorError, OSError):
+            same = False
+        if not same:
+            raise DataError(f"{self.path}: expected the file as it was, found it replaced; start this run again")
         if not bool(torch.isfinite(values).all()):
             raise DataError(f"{self.path}: expected finite weights, found NaN or infinity in {self.key}")
         return values
@@ -40,11 +48,12 @@ def stored_tensors(paths: list[Path]) -> dict[str, StoredTensor]:
     """What tensors the files hold, under the names that they had without wrappers. DataError for damaged files."""
     held: dict[str, StoredTensor] = {}
     for path in paths:
+        before = version(path)
         for key, shape, dtype in _header(path):
             name = _unwrapped(key)
             if name in held:
                 raise DataError(f"{path}: expected one weight {name}, found two: {held[name].key} and {key}")
-            held[name] = StoredTensor(path, key, shape, dtype)
+            held[name] = StoredTensor(path, key, shape, dtype, before)
     return held
 
 

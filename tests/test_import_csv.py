@@ -1,6 +1,5 @@
 """import_csv.py on tables as they come: what it takes, what it says, and that a unit changes nothing but the unit."""
 
-import argparse
 import csv
 import json
 import os
@@ -335,14 +334,38 @@ def test_a_table_is_read_once_where_memory_allows(study, monkeypatch, room, time
         assert one.meta["checksum"] == other.meta["checksum"]
 
 
-def test_a_table_that_changed_since_it_was_looked_at_is_read_again(study):
-    study.write()
-    args = argparse.Namespace(labels="label", channels=None, rate=RATE)
-    readings = import_csv.Readings(args, 1 << 29)
-    path = study.folder / "p1.csv"
-    rows = len(readings.look(path).samples)
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-9]))
-    assert len(readings.take(path).samples) == rows - 9
+@pytest.mark.parametrize("room", [1 << 29, 0], ids=["kept", "read again"])
+def test_a_table_that_changes_while_others_are_read_is_named_and_left_out(study, monkeypatch, room):
+    """What holds for all was settled by what it was: new gestures would be left out, and its checksum be another's."""
+    study.write(people=3)
+    path, settle = study.folder / "p2.csv", import_csv.settle
+
+    def replaced_first(*words):
+        lines = path.read_text().splitlines(keepends=True)
+        path.with_suffix(".new").write_text("".join(lines[:-9]))
+        path.with_suffix(".new").replace(path)
+        return settle(*words)
+
+    monkeypatch.setattr(import_csv, "settle", replaced_first)
+    monkeypatch.setattr(import_csv, "KEPT_BYTES", room)
+    code, out, errors = study.run()
+    assert code == 1
+    assert "p2.csv: expected a recording at rest, found it changed while others were read; run this again" in errors
+    assert "2 shards written" in out
+
+
+def test_a_table_that_changes_between_checksum_and_reading_is_named(study, monkeypatch):
+    study.write(people=2)
+    path, checksum = study.folder / "p2.csv", import_csv.checksum
+
+    def replaced_after(file):
+        actual = checksum(file)
+        if file == path:
+            path.write_text(path.read_text().replace("idle", "fist"))
+        return actual
+
+    monkeypatch.setattr(import_csv, "checksum", replaced_after)
+    assert "p2.csv: expected a recording at rest, found it changed" in study.run()[2]
 
 
 # --- units -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -16,6 +17,7 @@ import evaluate
 from semg.common.errors import UsageError
 from semg.data.shards import WindowSet
 from semg.inference.session_statistics import SessionStatistics
+from semg.inference.trained_model import TrainedModel
 from semg.training import online_adaptation
 from semg.training.adaptation import Adaptation
 from semg.training.online_adaptation import InBackground, OnlineAdaptation, Result, Schedule
@@ -191,7 +193,10 @@ def test_no_decision_waits_for_the_process_that_adapts(model, samples):  # noqa:
         adaptation.close()
 
 
-def test_background_and_signal_time_come_to_the_same_weights(model, samples):  # noqa: F811
+def test_background_and_signal_time_come_to_the_same_weights(model, samples, tmp_path):  # noqa: F811
+    """The model is the one that was opened, though its file was cut before the other process began."""
+    model = TrainedModel.open(shutil.copy(model.path, tmp_path / "own.ckpt"), model.device)
+    os.truncate(tmp_path / "own.ckpt", 9)
     worker = InBackground(model, ANYTHING)
     try:
         how = model.session_of(samples.astype(np.float16))

@@ -153,6 +153,25 @@ def test_predict_keeps_what_it_heard_and_goes_on_from_it(here, model, tmp_path):
     assert first[1] != again[1]
 
 
+def test_all_recordings_go_on_from_the_statistics_that_were_read_first(here, model, written, tmp_path, monkeypatch):
+    """The file was read again for each: a removed one ended them, another one changed their decisions."""
+    own, recording_for = tmp_path / "own.npz", predict.recording_for
+    own.write_bytes(written.read_bytes())
+    first = recordings.write(tmp_path, recordings.frame(samples=2 * RATE))
+    again = tmp_path / "again.hdf5"
+    again.write_bytes(first.read_bytes())
+
+    def removed_first(*words, **named):
+        own.unlink(missing_ok=True)
+        return recording_for(*words, **named)
+
+    monkeypatch.setattr(predict, "recording_for", removed_first)
+    words = ["--checkpoint", model.path, "--stream", "--out", tmp_path, "--statistics", own]
+    assert here(first, again, *words)[0] == 0
+    one, two = ((tmp_path / f"{path.stem}.csv").read_text().splitlines() for path in (first, again))
+    assert [row.rpartition(",")[0] for row in one] == [row.rpartition(",")[0] for row in two]
+
+
 def test_flags_that_do_not_go_together(here, tmp_path):
     recording, other = tmp_path / "a.hdf5", tmp_path / "b.hdf5"
     with pytest.raises(UsageError, match="--statistics: expected --stream"):

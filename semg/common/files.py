@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -246,11 +246,46 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of a file's bytes, read in blocks."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        return digest_of(file, algorithm)
+
+
+def digest_of(file: BinaryIO, algorithm: str = "sha256") -> str:
+    """The same of a file that is open, from its begin: by a name, another file could be met by now."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        digest.update(block)
     return digest.hexdigest()
+
+
+def version(path: Path) -> tuple[int, int] | None:
+    """By which it is seen whether a file was replaced or written: its bytes and its time of change; None if it is gone.
+
+    Not its number, which some network drives make up anew.
+    """
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return None
+    return there.st_size, there.st_mtime_ns
+
+
+@contextmanager
+def expect_unchanged(path: Path, what: str) -> Iterator[None]:
+    """DataError, at the end of a block that opens `path` several times, if it was replaced or written meanwhile.
+
+    Otherwise a checksum would be that of one file, and what was read that of another. What the block found wrong with
+    such a file is not said.
+    """
+    before = version(path)
+    try:
+        yield
+    except (DataError, OSError):
+        if version(path) == before:
+            raise
+    if version(path) != before:
+        raise DataError(f"{path}: expected {what} at rest, found it changed while it was read; run this again")
 
 
 def text_checksum(text: str) -> str:

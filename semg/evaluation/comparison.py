@@ -115,12 +115,17 @@ def method_names(runs: Sequence[Path]) -> list[str]:
 
 def read_evaluation(path: Path, name: str) -> Evaluation:
     """Read a metrics.json, or score a predictions.npz. DataError if it is not as evaluate.py writes them."""
+    return read_evaluations(path, [name])[name]
+
+
+def read_evaluations(path: Path, names: Iterable[str]) -> dict[str, Evaluation]:
+    """The same by several metrics, from one reading: the file may be another's before the next."""
     content: dict[str, Any]
     if path.suffix == ".npz":
         content = {"per_subject": _score_predictions(path)}
     else:
         content = read_json(path, "metrics as evaluate.py or baselines.py write them")
-    return evaluation_of(path, content, name)
+    return {name: evaluation_of(path, content, name) for name in names}
 
 
 def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:

@@ -18,7 +18,7 @@ from semg.common.errors import DataError, SettingError
 from semg.evaluation import comparison, inline_charts, metrics
 from semg.evaluation.comparison import Method, check_same_subset, find_results, method_names, p_text, pool
 from semg.evaluation.metrics import Metric, bootstrap_interval
-from semg.evaluation.predictions import Predictions, excerpt, read_predictions, reliability, surest_errors
+from semg.evaluation.predictions import Predictions, excerpt, predictions_of, reliability, surest_errors
 from semg.evaluation.result_record import ResultRecord, read_result
 from semg.evaluation.run_record import RunRecord, is_run, read_run_record
 
@@ -120,8 +120,7 @@ def _entry(name: str, results: list[ResultRecord], reported: Sequence[Metric]) -
     errors: list[str] = []
     predictions = []
     for result in results:
-        path = result.path.with_name("predictions.npz")
-        if result.classes and (windows := _try(errors, read_predictions, path, len(result.classes))) is not None:
+        if result.classes and (windows := _try(errors, predictions_of, result)) is not None:
             predictions.append((result, windows))
     return Entry(name, tuple(results), pooled, tuple(predictions), tuple(errors))
 

@@ -14,6 +14,8 @@ from semg.common.errors import DataError
 from semg.common.schema import folder_name, text
 from semg.data.shards import open_shard
 from semg.evaluation.comparison import LONGEST, ROUNDING, subjects_of
+from semg.evaluation.metrics import confusion
+from semg.evaluation.result_record import ResultRecord
 
 BINS = 10  # of confidence, of one width
 _BESIDE = 0.5  # of a window's length: how much signal is shown before and after it
@@ -63,6 +65,20 @@ class Excerpt:
     channels: tuple[str, ...]
     begin: float
     length: float
+
+
+def predictions_of(result: ResultRecord) -> Predictions:
+    """The predictions.npz beside a result's metrics.json.
+
+    DataError if it is not as evaluate.py writes it, or is another evaluation's, as while one is replaced by the next.
+    """
+    predictions = read_predictions(result.path.with_name("predictions.npz"), len(result.classes))
+    if result.confusion is not None:
+        counts = confusion(predictions.label, predictions.prediction, len(result.classes))
+        if not np.array_equal(counts, result.confusion):
+            problem = f"expected the decisions that {result.path.name} counts, found others"
+            raise DataError(f"{predictions.path}: {problem}: run this again when evaluate.py is done")
+    return predictions
 
 
 def read_predictions(path: Path, n_classes: int) -> Predictions:

@@ -10,7 +10,7 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.common.files import places_near, read_json
 from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
-from semg.evaluation.comparison import MOST_CLASSES, Evaluation, evaluation_of, read_evaluation
+from semg.evaluation.comparison import MOST_CLASSES, Evaluation, evaluation_of
 from semg.evaluation.metrics import Metric
 
 _WHAT = "metrics as evaluate.py or baselines.py write them"
@@ -93,8 +93,8 @@ def read_result(path: Path, wanted: Sequence[Metric]) -> ResultRecord:
     """
     if path.suffix != ".json":
         raise DataError(f"{path}: expected a metrics.json or the folder of one, found another file")
-    evaluations = {metric.name: read_evaluation(path, metric.name) for metric in wanted}
-    content = read_json(path, _WHAT)
+    content = read_json(path, _WHAT)  # once: another run's file could be there before the next
+    evaluations = {metric.name: evaluation_of(path, content, metric.name) for metric in wanted}
     check_fields(path, content, _FIELDS, _WHAT, "evaluate.py writes it")
     classes = tuple(content.get("classes") or ())
     if len(classes) > MOST_CLASSES:

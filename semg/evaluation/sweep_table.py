@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from semg.evaluation import metrics
-from semg.evaluation.comparison import pool, read_evaluation
+from semg.evaluation.comparison import pool, read_evaluations
 from semg.evaluation.metrics import headlines
 from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
@@ -45,8 +45,10 @@ def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
     `subjects`: how many.
     """
     numbers: dict[str, Any] = {}
-    for name in (metric.name for metric in headlines()):
-        by_seed = [pool(str(seed), [read_evaluation(path, name) for path in paths]) for seed, paths in files.items()]
+    names = [metric.name for metric in headlines()]
+    read = {seed: [read_evaluations(path, names) for path in paths] for seed, paths in files.items()}
+    for name in names:
+        by_seed = [pool(str(seed), [one[name] for one in evaluations]) for seed, evaluations in read.items()]
         values = pool("all seeds", [one for method in by_seed for one in method.evaluations]).values
         numbers["subjects"] = len(values)
         numbers[name] = float(values.mean())

@@ -16,17 +16,17 @@ import json
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from semg.common.errors import DataError
-from semg.common.files import atomic_path, json_value, read_json, write_json
+from semg.common.files import atomic_path, digest_of, json_value, read_json, write_json
 
 FORMAT = "semg-gpt2 checkpoint"
 VERSION = 2
@@ -37,11 +37,15 @@ _LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"]}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: its description in plain types, and its tensors by name."""
+    """An opened checkpoint: its description in plain types, and its tensors by name.
+
+    sha256: of the file that the weights were read from, whatever lies at `path` by now; empty where there was none.
+    """
 
     path: Path
     description: dict[str, Any]
     tensors: dict[str, Tensor]
+    sha256: str = ""
 
 
 def write_checkpoint(
@@ -85,16 +89,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "pip install -r requirements.txt"
         )
     try:
-        with warnings.catch_warnings():  # a strange file's pickle protocol is no news beside the error that follows
-            warnings.simplefilter("ignore")
-            whole = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # a strange file's pickle protocol is no news beside the error that follows
+            whole = torch.load(file, map_location="cpu", weights_only=True)
+            sha256 = digest_of(file)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, IndexError) as error:
         raise DataError(f"{path}: expected a checkpoint, found a file that cannot be read ({_short(error)})") from None
     except pickle.UnpicklingError:
         raise DataError(f"{path}: expected tensors and plain types, found objects that could run code") from None
     except Exception as error:  # a damaged pickle can raise nearly anything; none of it may look like a crash
         raise DataError(f"{path}: expected a checkpoint, found damaged data ({_short(error)})") from None
-    return _checked(path, whole)
+    return replace(_checked(path, whole), sha256=sha256)
 
 
 def _checked(path: Path, whole: Any) -> Checkpoint:
@@ -136,11 +141,6 @@ def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / CONFIG, content)
 
 
-def weights_file(path: Path) -> Path:
-    """The file that holds a checkpoint's weights: itself, or where it is a folder, the one in it."""
-    return path / WEIGHTS if path.is_dir() else path
-
-
 def _open_folder(folder: Path) -> Checkpoint:
     description = read_json(folder / CONFIG, "the description of an exported model; export.py writes one")
     for key, value in _LAYOUT.items():
@@ -153,13 +153,14 @@ def _open_folder(folder: Path) -> Checkpoint:
         raise DataError(f"{folder / CONFIG}: expected format_version {VERSION}, found {version}; export it again")
     path = folder / WEIGHTS
     try:
-        tensors = load_file(path)
+        raw = path.read_bytes()  # not mapped: a file that is cut while it is in use would end the process
+        tensors = load(raw)
     except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"{path}: expected an exported model's weights, found none ({_short(error)})") from None
     if expected != _checksum("", tensors):
         raise DataError(f"{path}: expected the checksum in {CONFIG}, found another: copy or export both again")
     _check_finite(path, tensors)
-    return Checkpoint(folder, description, tensors)
+    return Checkpoint(folder, description, tensors, hashlib.sha256(raw).hexdigest())
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

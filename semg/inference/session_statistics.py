@@ -75,12 +75,14 @@ def _arrays(path: Path, shape: tuple[int, int, int, int]) -> dict[str, np.ndarra
     channels, mixed, window, features = shape
     most = 2 * MOST_KEPT * window * channels + 8 * channels**2 + 4 * channels * mixed + 24 * features + (1 << 20)
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(one.file_size for one in archive.infolist())
-        if size > most:  # before memory is taken
-            raise DataError(f"{path}: expected {_WHAT} of at most {most} bytes, found {size}")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("about", *_ARRAYS)}
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                size = sum(one.file_size for one in archive.infolist())
+            if size > most:  # before memory is taken
+                raise DataError(f"{path}: expected {_WHAT} of at most {most} bytes, found {size}")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in ("about", *_ARRAYS)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         hint = "the statistics are written anew with {save_statistics}"
         raise DataError(f"{path}: expected {_WHAT}, found a file that is damaged or another: {error}", hint) from None

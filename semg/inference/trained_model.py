@@ -120,7 +120,7 @@ class TrainedModel:
         others = {name: value for name, value in self.checkpoint.tensors.items() if not name.startswith("model.")}
         weights = {f"model.{name}": value for name, value in network.state_dict().items()}
         model = copy(self)
-        model.checkpoint = Checkpoint(self.path, description, others | weights)
+        model.checkpoint = Checkpoint(self.path, description, others | weights, self.checkpoint.sha256)
         model.classes, model.network = chosen, network
         return model
 

@@ -30,6 +30,7 @@ import torch
 
 from model import GPT2Classifier
 from semg.inference.batch import Signal
+from semg.inference.checkpoint import Checkpoint
 from semg.inference.streaming import Given, Normalization
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
@@ -225,8 +226,7 @@ class InBackground:
         self._jobs = context.Queue()  # unbounded, and written by a thread of its own: `put` never waits
         self._jobs.cancel_join_thread()  # what the process has not read at the end is of no use
         ours, theirs = context.Pipe(duplex=False)
-        weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
-        args = (self._jobs, theirs, model.path, str(model.device), weights, how)
+        args = (self._jobs, theirs, *_sent(model), how)
         self._process = context.Process(target=_serve, args=args, daemon=True)
         self._process.start()
         theirs.close()  # ours then ends when the process does
@@ -299,16 +299,29 @@ class InBackground:
         return network
 
 
+def _sent(model: TrainedModel) -> tuple[Path, Mapping[str, Any], dict[str, np.ndarray], str]:
+    """The model as it is here, for another process: its file may be gone, or another's, by now."""
+    weights = {f"model.{name}": value for name, value in model.network.state_dict().items()}
+    tensors = {name: value.cpu().numpy() for name, value in (model.checkpoint.tensors | weights).items()}
+    return model.path, model.description, tensors, str(model.device)
+
+
 def _serve(
-    jobs: Any, results: Connection, path: Path, device: str, weights: Mapping[str, np.ndarray], how: Adaptation
+    jobs: Any,
+    results: Connection,
+    path: Path,
+    description: dict[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    device: str,
+    how: Adaptation,
 ) -> None:
     """In the other process: keep what is heard, adapt when told to, until the stream's process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the stream's to handle
     with suppress(AttributeError, OSError):
         os.nice(10)
     torch.set_num_threads(1)
-    model = TrainedModel.open(path, device)
-    model.network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    checkpoint = Checkpoint(path, description, {name: torch.from_numpy(value) for name, value in tensors.items()})
+    model = TrainedModel(checkpoint, torch.device(device))
     heard = _Heard(round(KEPT_SECONDS * model.rate))
     while True:
         what, content = jobs.get()
