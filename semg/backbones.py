@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -330,8 +331,7 @@ class Pretrained:
 
         Raises DataError for a file that is not whole, or not of this decoder.
         """
-        where = self._weights_files()
-        in_file = stored_tensors(where)
+        in_file = self._stored
         try:
             expected = self._expected(layers)
             self._check_names(expected, in_file)
@@ -345,7 +345,7 @@ class Pretrained:
 
         Raises DataError if the file has no embedding of words.
         """
-        in_file = stored_tensors(self._weights_files())
+        in_file = self._stored
         words = in_file.get(f"{self.family.words}.weight")
         if words is None:
             raise DataError(f"{self.source}: expected an embedding of words to take the scale from, found none")
@@ -375,6 +375,11 @@ class Pretrained:
             needed = name.partition(".")[0] in parts and not name.startswith(words) and _block(numbered, name) in built
             if needed and not _BUFFERS.search(name) and not _leaf(_parent(name)).startswith("project_"):
                 raise ValueError(f"expected the weights of a {self.family.name} alone, found {name} too")
+
+    @cached_property
+    def _stored(self) -> dict[str, StoredTensor]:
+        """What the files of weights hold: looked at once, so that all that is read is of the same files."""
+        return stored_tensors(self._weights_files())
 
     def _weights_files(self) -> list[Path]:
         if (whole := self._file(WEIGHTS)) is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from semg.common.console import Console
 from semg.common.errors import DataError
-from semg.common.files import checksum, read_json, write_json
+from semg.common.files import checksum, expect_unchanged, read_json, write_json
 from semg.data.putemg_recording import check_layout
 from semg.download import archive
 from semg.download.http_client import looks_like_page
@@ -101,6 +101,14 @@ _hdf5_lock = threading.Lock()  # the HDF5 library does one thing at a time
 
 def verify(path: Path, file: Wanted, before: str | None = None) -> str:
     """The file's MD5, if it is what was wanted; DataError if not. `before`: its MD5 when it was last verified."""
+    try:
+        with expect_unchanged(path, "a file"):
+            return _verified(path, file, before)
+    except DataError as error:
+        raise DataError(str(error).removeprefix(f"{path}: ")) from None
+
+
+def _verified(path: Path, file: Wanted, before: str | None) -> str:
     size = path.stat().st_size
     if size == 0 or file.size not in (None, size):
         raise DataError(f"expected {file.size or 'some'} bytes, found {size}")
@@ -109,12 +117,9 @@ def verify(path: Path, file: Wanted, before: str | None = None) -> str:
     md5, expected = checksum(path, "md5"), file.md5 or before
     if expected is not None and md5 != expected:
         raise DataError(f"expected MD5 {expected}, found {md5}")
-    try:
-        if file.name.endswith(".hdf5"):
-            with _hdf5_lock:
-                check_layout(path)
-        elif file.is_archive:
-            archive.check(path, contents=file.md5 is None)
-    except DataError as error:
-        raise DataError(str(error).removeprefix(f"{path}: ")) from None
+    if file.name.endswith(".hdf5"):
+        with _hdf5_lock:
+            check_layout(path)
+    elif file.is_archive:
+        archive.check(path, contents=file.md5 is None)
     return md5

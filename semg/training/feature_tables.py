@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from semg.common.console import Console
+from semg.common.errors import DataError
 from semg.data.normalization import sessions
 from semg.data.preprocessing import COMMON_RMS
 from semg.data.rings import turned_by
@@ -68,7 +69,10 @@ class HandCrafted:
 
     def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:
         """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
-        shard = open_shard(self._shards[place].path)  # mapped anew: what is read leaves memory with it
+        own = self._shards[place]
+        shard = open_shard(own.path)  # mapped anew: what is read leaves memory with it
+        if shard.meta["checksum"] != own.meta["checksum"]:
+            raise DataError(f"{own.path}: expected the shard as it was, found it replaced; start this run again")
         table = np.empty((len(starts), self._extract.width, len(shard.channels)), np.float32)
         for at in range(0, len(starts), GATHERED):
             few = starts[at : at + GATHERED]

@@ -21,12 +21,14 @@ from semg.common.files import checksum, expect_unchanged
 from semg.data.shards import open_shards
 from semg.data.windows import UNLABELLED
 from semg.evaluation import comparison, metrics, result_record
+from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
 from semg.evaluation.predictions import predictions_of
 from semg.evaluation.report import write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.inference.batch import open_windows
 from semg.inference.checkpoint import write_checkpoint, write_folder
 from semg.inference.trained_model import Scores, TrainedModel
+from semg.training import feature_tables
 from semg.weight_files import stored_tensors
 
 CPU = torch.device("cpu")
@@ -126,6 +128,18 @@ def test_pretrained_weights_are_of_one_file(tmp_path):
     with pytest.raises(DataError, match="found it replaced"):
         held["b"].read()
     assert first.tolist() == [1, 1]
+
+
+def test_features_of_a_shard_that_was_made_anew_are_none_of_its_windows(tmp_path):
+    """The windows were the old shard's, and their signal the new one's."""
+    record = small_shards.write(tmp_path, 3, repetitions=2)
+    shards = open_shards(tmp_path, [record])
+    extract = FeatureExtractor(names=feature_names("rms"), rate=shards[0].rate)
+    source = feature_tables.HandCrafted(shards, extract, by_session=False)
+    assert source.of(0, shards[0].windows["start"][:3]).shape[0] == 3
+    small_shards.write(tmp_path, 3, repetitions=2, arguments={**small_shards.ARGUMENTS, "low": 30.0})
+    with pytest.raises(DataError, match="expected the shard as it was, found it replaced; start this run again"):
+        source.of(0, shards[0].windows["start"][:3])
 
 
 # --- recordings and results ------------------------------------------------------------------------------------
