@@ -46,6 +46,7 @@ made from the same file in the same way, is kept. Minutes of signal take seconds
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
+import hashlib
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -56,19 +57,20 @@ import numpy as np
 
 from semg.common import cli
 from semg.common.errors import DataError, SettingError, UsageError
+from semg.common.failures import Failures
 from semg.common.files import checksum, expect_file, expect_unchanged, folder_lock, version
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps
 from semg.data.columns import Roles
 from semg.data.delimited_text import is_number
-from semg.data.faults import find_faults
+from semg.data.faults import find_faults, is_rectified
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gaps import Gap
 from semg.data.gestures import chosen, is_rest
 from semg.data.preprocessing import USUAL_RMS, common_scale, exact_in_float32, filtered
 from semg.data.recording_list import Entry, read_list
 from semg.data.shards import difference, open_shard, read_meta, write_shard
-from semg.data.spectrum import MAINS, Spectrum
+from semg.data.spectrum import Spectrum, common_lines
 from semg.data.tables import UNITS, Table, in_order, is_simulated, label
 from semg.data.windows import whole_windows, without_gaps
 from semg.flags import recordings
@@ -77,7 +79,6 @@ ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told:
 
 
 FURTHEST = 1000.0  # times as strong, or as weak, as the others a recording may be
-SHOWN = 3  # errors of one kind
 KEPT_BYTES = 1 << 29  # of recordings that were read, until their shards are written
 
 
@@ -170,7 +171,7 @@ class Reading:
     """A recording as its table has it.
 
     names: of all columns. samples: (T, channels) float64, in the table's own unit. labels: (T,), empty where there is
-    none. of: the file that was read, see `version`.
+    none. person: whom a column of the table names. doubts: what may be wrong. of: the file read, see `version`.
     """
 
     names: tuple[str, ...]
@@ -179,6 +180,8 @@ class Reading:
     missing: list[Gap]
     judged_by: str
     labels: np.ndarray
+    person: str
+    doubts: tuple[str, ...]
     of: tuple[int, int] | None
 
     @property
@@ -203,7 +206,7 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
     roles = table.roles(args.channels, place)
     missing = table.gaps(roles, args.rate)
     samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
-    return Reading(table.names, roles, samples, missing, judged_by, table.labels(place), of)
+    return Reading(table.names, roles, samples, missing, judged_by, table.labels(place), *table.belongs_to(roles), of)
 
 
 class Readings:
@@ -245,50 +248,49 @@ def look(reading: Reading, args: argparse.Namespace) -> Look:
 
 
 def look_at_all(
-    entries: list[Entry], readings: Readings, args: argparse.Namespace, report: "Report"
+    entries: list[Entry], readings: Readings, args: argparse.Namespace, report: Failures
 ) -> dict[Entry, Look]:
     """The first reading of all recordings; those that are wrong are named and left out."""
     looks: dict[Entry, Look] = {}
+    known: dict[str, Path] = {}
     report.console.say(f"reading {cli.counted(len(entries), 'recording')}")
     for entry in report.console.progress(entries, unit="recording", desc="reading", leave=False):
         try:
-            looks[entry] = look(readings.look(entry.path), args)
+            reading = readings.look(entry.path)
+            expect_another(entry, reading, known)
+            looks[entry] = look(reading, args)
+            for doubt in doubts(entry, reading):
+                report.console.warn(f"{entry.path}: {doubt}")
         except (DataError, OSError) as error:
-            report.failed(entry, error)
+            report.failed(entry.path, error)
     if looks:
         usual = Counter(one.channels for one in looks.values()).most_common(1)[0][0]
         for entry in [entry for entry, one in looks.items() if one.channels != usual]:
             names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(looks[entry].channels)}"
-            report.failed(entry, DataError(f"{entry.path}: {names}"))
+            report.failed(entry.path, DataError(f"{entry.path}: {names}"))
             del looks[entry]
     return looks
 
 
-class Report:
-    """Says which recordings failed and why; of many with one reason the first few, and how many more there are."""
+def expect_another(entry: Entry, reading: Reading, known: dict[str, Path]) -> None:
+    """DataError for the samples of a recording in `known`: one person would be two, or in training and test at once."""
+    digest = hashlib.sha256(np.ascontiguousarray(reading.samples).data).hexdigest()
+    if (other := known.setdefault(digest, entry.path)) != entry.path:
+        raise DataError(f"{entry.path}: expected a recording of its own, found the samples of {other.name} again")
 
-    def __init__(self, console: cli.Console) -> None:
-        self.console = console
-        self.count = 0
-        self._kinds: Counter[str] = Counter()
-        self._latest: dict[str, str] = {}  # of each kind, what the last message said after the name
 
-    def failed(self, entry: Entry, error: Exception) -> None:
-        """Name a recording that is left out."""
-        message = cli.in_words(error)
-        kind = re.sub(r"[\d.]+", "0", message.replace(str(entry.path), ""))
-        self.count += 1
-        self._kinds[kind] += 1
-        self._latest[kind] = message.partition(": ")[2] or message
-        if self._kinds[kind] <= SHOWN:
-            self.console.error(message)
-
-    def close(self) -> None:
-        """Say how many more there were of each kind."""
-        for kind, count in self._kinds.items():
-            if count > SHOWN:
-                more = cli.counted(count - SHOWN, "more recording")
-                self.console.error(f"{more}: {self._latest[kind]}"[:200])
+def doubts(entry: Entry, reading: Reading) -> list[str]:
+    """What may be wrong with a recording, for a person."""
+    said, own = (re.sub(r"\D", "", name).lstrip("0") for name in (entry.facts.subject, reading.person))
+    found = list(reading.doubts)
+    if said and own and said != own:
+        found.append(f"its column says that person {reading.person} was recorded, the list says {entry.facts.subject}")
+    if is_rectified(reading.samples):
+        found.append(
+            "its samples are never below 0 and most lie near it: a rectified signal or an envelope loses its course "
+            "to the filter (--low)"
+        )
+    return found
 
 
 # --- what holds for all ----------------------------------------------------------------------------------------
@@ -300,7 +302,7 @@ def settle(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Cons
     before = {} if args.overwrite else earlier_arguments(looks, args)
     notch = args.notch
     if notch is None:
-        notch = before.get("notch") or mains_lines(list(looks.values()))
+        notch = before.get("notch") or common_lines([(one.mains, one.lines) for one in looks.values()])
     if args.unit is not None:
         return Settled(next(iter(looks.values())).channels, classes, UNITS[args.unit], "uV", notch)
     typical = float(np.median([one.rms for one in looks.values() if one.rms > 0] or [100.0]))
@@ -333,16 +335,6 @@ def settled_classes(looks: dict[Entry, Look], args: argparse.Namespace, console:
     return classes
 
 
-def mains_lines(looks: list[Look]) -> list[float]:
-    """The mains that most humming recordings have, and those of its multiples that are heard in most of them."""
-    humming = Counter(one.mains for one in looks if one.mains)
-    if not humming:
-        return [MAINS[0]]
-    mains, count = humming.most_common(1)[0]
-    heard = Counter(line for one in looks if one.mains == mains for line in one.lines)
-    return sorted({mains, *(line for line, times in heard.items() if 2 * times > count)})
-
-
 def earlier_arguments(looks: dict[Entry, Look], args: argparse.Namespace) -> dict[str, Any]:
     """How a shard of one of these recordings was made that is there already, if in the same unit."""
     for entry in looks:
@@ -356,7 +348,7 @@ def earlier_arguments(looks: dict[Entry, Look], args: argparse.Namespace) -> dic
     return {}
 
 
-def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Report) -> None:
+def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Failures) -> None:
     """Leave out recordings in another unit than the others. SettingError where --unit cannot be the unit of any."""
     strengths = {entry: one.rms * settled.scale for entry, one in looks.items()}
     typical = float(np.median([rms for rms in strengths.values() if rms > 0] or [100.0]))
@@ -370,7 +362,7 @@ def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.N
         if rms > 0 and not 1 / FURTHEST <= rms / typical <= FURTHEST:
             unit = "uV" if settled.unit == "uV" else "times the unit"
             problem = f"expected an RMS near the others' {typical:.3g} {unit}, found {rms:.3g}: it is in another unit"
-            report.failed(entry, DataError(f"{entry.path}: {problem}"))
+            report.failed(entry.path, DataError(f"{entry.path}: {problem}"))
             del looks[entry]
 
 
@@ -562,12 +554,12 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.console(args)
     check(args)
-    report = Report(console)
+    report = Failures(console, "recording")
     with folder_lock(args.shards):
         return import_all(read_list(args.list), args, report)
 
 
-def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -> int:
+def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures) -> int:
     """Look at the recordings, settle what holds for all, and make their shards."""
     counts, windows = {"done": 0, "kept": 0}, np.zeros(1, np.int64)
     readings = Readings(args, KEPT_BYTES)
@@ -580,7 +572,7 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Report) -
             try:
                 state, of_class, wrong = make_shard(entry, looks[entry], settled, readings, args)
             except (DataError, OSError) as error:
-                report.failed(entry, error)
+                report.failed(entry.path, error)
                 continue
             counts[state] += 1
             windows = windows + of_class

@@ -240,6 +240,46 @@ def test_what_is_ambiguous_is_asked_for_by_the_flags_name(study):
     assert study.run("--channels", "1-8")[0] == 0
 
 
+@pytest.mark.parametrize("name", ["subject", "Participant ID", "user"])
+def test_a_table_of_several_people_is_refused_and_of_another_than_the_list_says_doubted(study, name):
+    """As one person's they would be in training and test at once."""
+    study.write(lambda t: t.assign(**{name: np.where(t.index < 999, 1, 2)}), people=1)
+    code, _, errors = study.run()
+    assert code == 1
+    assert f"p1.csv: expected one person's recording, found 1, 2 in column 10 ({name}); write a table of each" in errors
+    for person, doubted in (("P01", False), ("S7", True), ("anna", False)):
+        study.write(lambda t, person=person: t.assign(**{name: person}), people=1)
+        code, out, errors = study.run("--overwrite")
+        told = f"its column says that person {person} was recorded, the list says 1"
+        assert (code, told in errors, f"{name} (" in out) == (0, doubted, True)
+
+
+def test_a_table_of_several_sessions_is_doubted(study):
+    errors = study.write(lambda t: t.assign(session=np.where(t.index < 999, 1, 2))).run()[2]
+    assert "p1.csv: its column session has 2 values, but it is taken as one session" in errors
+
+
+def test_the_same_samples_twice_are_one_recording(study):
+    """A file that was copied under another person's name: what is tested would have been trained on."""
+    study.write(people=3)
+    (study.folder / "p3.csv").write_text((study.folder / "p1.csv").read_text().replace("label", "Label"))
+    code, out, errors = study.run()
+    assert code == 1
+    assert "p3.csv: expected a recording of its own, found the samples of p1.csv again" in errors
+    assert "2 shards written" in out
+
+
+def test_a_rectified_signal_is_doubted_and_counts_from_0_are_not(study):
+    def changed(change):
+        study.write(lambda t: t.assign(**{name: change(t[name]) for name in t.columns[:-1]}))
+        return study.run("--overwrite")[2]
+
+    told = "p1.csv: its samples are never below 0 and most lie near it: a rectified signal or an envelope"
+    assert told in changed(abs)
+    assert told in changed(lambda one: (one**2).rolling(20, min_periods=1).mean() ** 0.5)
+    assert changed(lambda one: np.round(one * 4) + 2048) == ""
+
+
 def test_recordings_of_other_channels_are_named(study):
     study.write(people=3)
     table(2).drop(columns="ch3").to_csv(study.folder / "p2.csv", index=False)

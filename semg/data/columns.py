@@ -138,6 +138,16 @@ def by_name(what: object, names: Sequence[str], wanted: Sequence[str]) -> list[i
     return [plain.index(name.strip().casefold()) for name in wanted]
 
 
+def names_a_person(name: str) -> bool:
+    """Whether a column says who was recorded."""
+    return bool(re.fullmatch(rf"(subject|participant|person|user|patient)s?{_NUMBERED}", _plain(name)))
+
+
+def names_a_session(name: str) -> bool:
+    """Whether a column says in which session, or on which day."""
+    return bool(re.fullmatch(rf"(session|day)s?{_NUMBERED}", _plain(name)))
+
+
 def taken_in_order(names: Sequence[str], wanted: Sequence[str]) -> str:
     """That channels of other names than those `wanted` are taken in their order, for a person.
 

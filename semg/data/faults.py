@@ -10,6 +10,7 @@ from semg.data.putemg import ADC_BITS
 
 ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # what putEMG's converter can say at most
 SATURATED_SHARE = 0.01  # of the samples at a converter's ends
+_NEAR = 2.0  # standard deviations from the least value to the mean: a rectified Gaussian has 1.3, a raw one over 3
 _FEW_VALUES = 64  # below so many distinct values a channel is often at its ends without being cut off there
 
 
@@ -53,6 +54,19 @@ def find_faults(
             if np.array_equal(samples[:, i], samples[:, j]):
                 duplicate.append((channels[i], channels[j]))
     return ChannelFaults(dead, saturated, duplicate)
+
+
+def is_rectified(samples: np.ndarray) -> bool:
+    """Whether no channel falls below 0 and most end near their mean there, as rectified signals and envelopes do.
+
+    samples: (T, channels). What a converter counts from 0 reaches about as far below its mean as above it.
+    """
+    if samples.min() < 0:
+        return False
+    spread = samples.std(axis=0)
+    alive = spread > 0
+    below = (samples.mean(axis=0) - samples.min(axis=0))[alive] / spread[alive]
+    return bool(len(below)) and bool(np.median(below) < _NEAR)
 
 
 def _is_at(channel: np.ndarray, ends: tuple[float, float]) -> bool:

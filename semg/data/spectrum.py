@@ -1,5 +1,7 @@
 """The spectrum of a recording as it was made: how strong its channels are, and whether mains hum is in them."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,19 @@ _ENOUGH = 8  # averaged spectra, nine seconds: noise reaches 2 then, with 2 of t
 _SEGMENT = 2.0  # seconds: lines half a hertz apart are told apart
 _MOST_SEGMENTS = 60  # evenly spaced over the recording: two minutes say enough
 _LINE, _AROUND = 1.0, (3.0, 8.0)  # Hz from a line's frequency: what belongs to it, what it is compared with
+
+
+def common_lines(hums: Sequence[tuple[float | None, Sequence[float]]]) -> list[float]:
+    """The mains that most humming recordings have, and those of its multiples that are heard in most of them, Hz.
+
+    hums: of each recording the mains that is seen, None without hum, and the lines.
+    """
+    humming = Counter(mains for mains, _ in hums if mains)
+    if not humming:
+        return [MAINS[0]]
+    mains, count = humming.most_common(1)[0]
+    heard = Counter(line for own, lines in hums if own == mains for line in lines)
+    return sorted({mains, *(line for line, times in heard.items() if 2 * times > count)})
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from semg.common.console import counted
+from semg.common.console import counted, listed
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data import gaps, putemg
-from semg.data.columns import Roles, by_name, told_apart, unit_of_time
+from semg.data.columns import Roles, by_name, names_a_person, names_a_session, told_apart, unit_of_time
 from semg.data.counters import Cycle, cycle_of, unwrapped
 from semg.data.delimited_text import DelimitedText, is_number, number
 from semg.data.gaps import Gap
@@ -177,6 +177,31 @@ class Table:
         if (cycle := self.cycle(roles)) is None or cycle.of_bits:
             return ""
         return f"lost samples are judged by {self.judged_by(roles)}: so many in a row, or a new start there, go unseen"
+
+    def belongs_to(self, roles: Roles) -> tuple[str, tuple[str, ...]]:
+        """Whom a column names, nothing if there is none such; and what to doubt: that it is of one session.
+
+        DataError for several people, whom splits could not keep apart.
+        """
+        person, doubts = "", []
+        for place in roles.facts:
+            who, when = names_a_person(self.names[place]), names_a_session(self.names[place])
+            if not (who or when):
+                continue
+            cells = self._texts.get(place)
+            values = in_order({label(one, self._decimal) for one in set(cells)} if cells else self._known(place))
+            values = [one for one in values if one]
+            if who and len(values) > 1:
+                actual = f"found {listed(values)} in column {place + 1} ({self.names[place]})"
+                raise DataError(f"{self.path}: expected one person's recording, {actual}", "write a table of each")
+            if when and len(values) > 1:
+                has = f"its column {self.names[place]} has {len(values)} values"
+                doubts.append(f"{has}, but it is taken as one session")
+            person = values[0] if who and values else person
+        return person, tuple(doubts)
+
+    def _known(self, place: int) -> set[str]:
+        return {label(repr(value)) for value in np.unique(self._numbers[place]).tolist()}
 
     def _changes_there(self, place: int, anew: np.ndarray) -> bool:
         """Whether a column of labels, trials or the like changes where the counter begins anew, and nowhere else.
