@@ -74,9 +74,7 @@ from semg.data.spectrum import Spectrum, common_lines
 from semg.data.tables import UNITS, Table, in_order, is_simulated, label
 from semg.data.windows import whole_windows, without_gaps
 from semg.flags import recordings
-
-ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told: an armband has so many
-
+from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
 FURTHEST = 1000.0  # times as strong, or as weak, as the others a recording may be
 KEPT_BYTES = 1 << 29  # of recordings that were read, until their shards are written
@@ -86,7 +84,8 @@ KEPT_BYTES = 1 << 29  # of recordings that were read, until their shards are wri
 class Look:
     """What the first reading of a recording found.
 
-    places: of its channels' columns, counted from 0; time: name of the column that shows missing samples, or nothing.
+    places: of its channels' columns, counted from 0; time, trials: names of the columns that show missing samples
+    and count trials, or nothing.
     rms: the channels' median, in the table's own unit. lines: frequencies, Hz, of the mains' hum and its multiples.
     of: the file that was read.
     """
@@ -95,6 +94,7 @@ class Look:
     channels: tuple[str, ...]
     left_out: dict[str, str]
     time: str
+    trials: str
     gestures: frozenset[str]
     rms: float
     mains: float | None
@@ -158,11 +158,6 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def ring(text: str) -> tuple[int, ...]:
-    """The columns of a ring, `1-8`; `none` is no ring."""
-    return () if text == "none" else cli.number_ranges(text)
-
-
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +166,8 @@ class Reading:
     """A recording as its table has it.
 
     names: of all columns. samples: (T, channels) float64, in the table's own unit. labels: (T,), empty where there is
-    none. person: whom a column of the table names. doubts: what may be wrong. of: the file read, see `version`.
+    none. trials: a column that counts them, and where one follows another. person: whom a column names. doubts: what
+    may be wrong. of: the file that was read, see `version`.
     """
 
     names: tuple[str, ...]
@@ -180,6 +176,7 @@ class Reading:
     missing: list[Gap]
     judged_by: str
     labels: np.ndarray
+    trials: tuple[str, np.ndarray]
     person: str
     doubts: tuple[str, ...]
     of: tuple[int, int] | None
@@ -206,7 +203,8 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
     roles = table.roles(args.channels, place)
     missing = table.gaps(roles, args.rate)
     samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
-    return Reading(table.names, roles, samples, missing, judged_by, table.labels(place), *table.belongs_to(roles), of)
+    labels, belonging = table.labels(place), (table.trials(roles), *table.belongs_to(roles))
+    return Reading(table.names, roles, samples, missing, judged_by, labels, *belonging, of)
 
 
 class Readings:
@@ -239,6 +237,7 @@ def look(reading: Reading, args: argparse.Namespace) -> Look:
         tuple(names[place] for place in roles.channels),
         roles.left_out,
         reading.judged_by,
+        reading.trials[0],
         frozenset(reading.labels.tolist()) - {""},
         float(np.median(spectrum.rms(args.low, args.high))),
         mains,
@@ -373,15 +372,6 @@ def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
     return [name for name in classes if (is_rest(name) if named is None else name in named)]
 
 
-def ring_places(path: Path, columns: list[int], named: list[tuple[int, ...]] | None) -> list[list[int]]:
-    """The places among the channels that each ring of electrodes has. DataError for columns that are no channels."""
-    if named is None:
-        return [list(range(len(columns)))] if len(columns) in ONE_RING else []
-    if wrong := [column for one in named for column in one if column not in columns]:
-        raise DataError(f"{path}: expected a channel in column {wrong[0]} (--rings), found none there")
-    return [[columns.index(column) for column in one] for one in named if one]
-
-
 # --- one shard -------------------------------------------------------------------------------------------------
 
 
@@ -434,7 +424,7 @@ def make_shard(
     expect_same(entry.path, seen, reading.of)
     expect_same(entry.path, seen, version(entry.path))  # the checksum is of it too
     samples, missing = reading.samples, reading.missing
-    windows = windows_of(reading.labels, missing, how, classes, args)
+    windows = windows_of(reading, how, classes, args)
     if len(windows) == 0:
         lost = gaps.in_words(missing, args.rate)
         actual = f"found none ({lost})" if lost else "found none"
@@ -480,23 +470,12 @@ def counts_of(windows: np.ndarray, classes: list[str]) -> np.ndarray:
     return np.bincount(windows["label"], minlength=len(classes))
 
 
-def windows_of(
-    labels: np.ndarray, missing: list[Gap], how: dict[str, Any], classes: list[str], args: argparse.Namespace
-) -> np.ndarray:
-    """The table of windows of (T,) labels, none of which spans missing samples."""
-    codes = np.select([labels == name for name in classes], list(range(len(classes))), -1)
+def windows_of(reading: Reading, how: dict[str, Any], classes: list[str], args: argparse.Namespace) -> np.ndarray:
+    """The table of windows, none of which spans missing samples or two trials."""
+    codes = np.select([reading.labels == name for name in classes], list(range(len(classes))), -1)
     margin = round(args.transition_margin * args.rate)
-    windows = whole_windows(codes, range(len(classes)), how["window"], how["stride"], margin)
-    return without_gaps(windows, gaps.breaks(missing, args.rate), how["window"])
-
-
-def check_rings(rings: list[tuple[int, ...]]) -> None:
-    """UsageError for rings that cannot be."""
-    columns = [column for one in rings for column in one]
-    if () in rings and len(rings) > 1:
-        raise UsageError("--rings none: expected no rings beside it")
-    if any(len(one) == 1 for one in rings) or len(set(columns)) < len(columns):
-        raise UsageError("--rings: expected rings of two columns or more, each column in one ring")
+    windows = whole_windows(codes, range(len(classes)), how["window"], how["stride"], margin, reading.trials[1])
+    return without_gaps(windows, gaps.breaks(reading.missing, args.rate), how["window"])
 
 
 def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> list[str]:
@@ -508,6 +487,8 @@ def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namesp
     if times := sorted({one.time for one in looks}):
         judged = ", ".join(filter(None, times))
         facts.append(f"missing samples are judged by {judged}" if judged else "no column shows missing samples")
+    if trials := sorted({one.trials for one in looks} - {""}):
+        facts[-1] += f"; no window spans two trials, which {', '.join(trials)} counts"
     band = (
         f"{args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, {', '.join(f'{one:g}' for one in settled.notch)} Hz out"
     )

@@ -259,6 +259,24 @@ def test_a_table_of_several_sessions_is_doubted(study):
     assert "p1.csv: its column session has 2 values, but it is taken as one session" in errors
 
 
+def test_trials_right_after_each_other_are_repetitions_of_their_own(study):
+    """Of a label that goes on from one to the next, all trials were one repetition, and windows were of two."""
+
+    def change(table):
+        gesture = np.repeat(["fist", "open"], 2400)
+        return table.assign(label=gesture, trial=table.index // 400 % 6 + 1)
+
+    out = study.write(change, people=1).run()[1]
+    assert "no window spans two trials, which trial counts" in out
+    (shard,) = study.shards()
+    ends = shard.windows["start"] + shard.window - 1
+    assert (shard.windows["start"] // 400 == ends // 400).all()
+    np.testing.assert_array_equal(shard.windows["repetition"], shard.windows["start"] // 400 % 6)
+    assert (shard.windows["low"] // 400 == (shard.windows["high"] + shard.window - 1) // 400).all()
+    study.write(lambda t: (one := change(t)).assign(trial=np.where(one.index % 400 < 200, 0, one["trial"])))
+    assert "two trials" not in study.run("--overwrite")[1], "with a rest between them their labels tell"
+
+
 def test_the_same_samples_twice_are_one_recording(study):
     """A file that was copied under another person's name: what is tested would have been trained on."""
     study.write(people=3)

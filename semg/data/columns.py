@@ -143,6 +143,11 @@ def names_a_person(name: str) -> bool:
     return bool(re.fullmatch(rf"(subject|participant|person|user|patient)s?{_NUMBERED}", _plain(name)))
 
 
+def names_a_trial(name: str) -> bool:
+    """Whether a column counts trials, or repetitions."""
+    return bool(re.fullmatch(rf"(trial|repetition|rerepetition|rep)s?{_NUMBERED}", _plain(name)))
+
+
 def names_a_session(name: str) -> bool:
     """Whether a column says in which session, or on which day."""
     return bool(re.fullmatch(rf"(session|day)s?{_NUMBERED}", _plain(name)))

@@ -16,7 +16,7 @@ from semg.common.console import counted, listed
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data import gaps, putemg
-from semg.data.columns import Roles, by_name, names_a_person, names_a_session, told_apart, unit_of_time
+from semg.data.columns import Roles, by_name, names_a_person, names_a_session, names_a_trial, told_apart, unit_of_time
 from semg.data.counters import Cycle, cycle_of, unwrapped
 from semg.data.delimited_text import DelimitedText, is_number, number
 from semg.data.gaps import Gap
@@ -199,6 +199,20 @@ class Table:
                 doubts.append(f"{has}, but it is taken as one session")
             person = values[0] if who and values else person
         return person, tuple(doubts)
+
+    def trials(self, roles: Roles) -> tuple[str, np.ndarray]:
+        """Name of the column that counts trials, nothing without one; and first samples of trials right after another.
+
+        Those between which it says nothing, or 0, are told apart by their labels.
+        """
+        for place in roles.facts:
+            if names_a_trial(self.names[place]):
+                trial = self.labels(place)
+                counted = ~np.isin(trial, ("", "0"))
+                cuts = np.flatnonzero((trial[1:] != trial[:-1]) & counted[1:] & counted[:-1]) + 1
+                if len(cuts):
+                    return self.names[place], cuts
+        return "", np.empty(0, np.int64)
 
     def _known(self, place: int) -> set[str]:
         return {label(repr(value)) for value in np.unique(self._numbers[place]).tolist()}

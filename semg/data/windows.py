@@ -33,23 +33,31 @@ def segments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def whole_windows(
-    labels: np.ndarray, classes: Sequence[int], window: int, stride: int, transition_margin: int
+    labels: np.ndarray,
+    classes: Sequence[int],
+    window: int,
+    stride: int,
+    transition_margin: int,
+    cuts: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
     """Windows that lie wholly in one label and start at least `transition_margin` samples after a label change.
 
     labels: (n_samples,) label codes; classes: the codes to keep, whose places become the windows' labels;
     lengths in samples. The first window of a segment starts as early as it may, the next ones `stride` later
-    each. The recording's begin is no label change. Returns a table of WINDOW_FIELDS in time order.
+    each. The recording's begin is no label change. cuts: first samples of trials that stand below each other: there a
+    segment, and so a repetition, ends though its label goes on. Returns a table of WINDOW_FIELDS in time order.
     """
     rows: list[tuple[int, int, int, int, int]] = []
     seen = dict.fromkeys(classes, 0)
     index = {code: place for place, code in enumerate(classes)}
-    for start, stop, value in zip(*segments(labels), strict=True):
-        code = int(value)
+    starts = np.union1d(segments(labels)[0], np.asarray(cuts, np.int64)).tolist()
+    for start, stop in itertools.pairwise([*starts, len(labels)]):
+        code = int(labels[start])
         if code not in index:
             continue
         repetition, seen[code] = seen[code], seen[code] + 1
-        low, high = int(start) + (transition_margin if start > 0 else 0), int(stop) - window
+        changed = start > 0 and labels[start - 1] != labels[start]
+        low, high = start + (transition_margin if changed else 0), stop - window
         rows.extend((at, index[code], repetition, low, high) for at in range(low, high + 1, stride))
     return np.array(rows, WINDOW_FIELDS)
 
