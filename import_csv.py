@@ -166,8 +166,8 @@ class Reading:
     """A recording as its table has it.
 
     names: of all columns. samples: (T, channels) float64, in the table's own unit. labels: (T,), empty where there is
-    none. trials: a column that counts them, and where one follows another. person: whom a column names. doubts: what
-    may be wrong. of: the file that was read, see `version`.
+    none. trials: a column that counts them, and where one follows another. unit, person: as the table says, or nothing.
+    doubts: what may be wrong. of: the file that was read, see `version`.
     """
 
     names: tuple[str, ...]
@@ -177,6 +177,7 @@ class Reading:
     judged_by: str
     labels: np.ndarray
     trials: tuple[str, np.ndarray]
+    unit: str
     person: str
     doubts: tuple[str, ...]
     of: tuple[int, int] | None
@@ -203,7 +204,7 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
     roles = table.roles(args.channels, place)
     missing = table.gaps(roles, args.rate)
     samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
-    labels, belonging = table.labels(place), (table.trials(roles), *table.belongs_to(roles))
+    labels, belonging = table.labels(place), (table.trials(roles), table.unit(roles.channels), *table.belongs_to(roles))
     return Reading(table.names, roles, samples, missing, judged_by, labels, *belonging, of)
 
 
@@ -258,7 +259,7 @@ def look_at_all(
             reading = readings.look(entry.path)
             expect_another(entry, reading, known)
             looks[entry] = look(reading, args)
-            for doubt in doubts(entry, reading):
+            for doubt in doubts(entry, reading, args.unit):
                 report.console.warn(f"{entry.path}: {doubt}")
         except (DataError, OSError) as error:
             report.failed(entry.path, error)
@@ -278,12 +279,14 @@ def expect_another(entry: Entry, reading: Reading, known: dict[str, Path]) -> No
         raise DataError(f"{entry.path}: expected a recording of its own, found the samples of {other.name} again")
 
 
-def doubts(entry: Entry, reading: Reading) -> list[str]:
-    """What may be wrong with a recording, for a person."""
+def doubts(entry: Entry, reading: Reading, unit: str | None) -> list[str]:
+    """What may be wrong with a recording, for a person; unit: as --unit says."""
     said, own = (re.sub(r"\D", "", name).lstrip("0") for name in (entry.facts.subject, reading.person))
     found = list(reading.doubts)
     if said and own and said != own:
         found.append(f"its column says that person {reading.person} was recorded, the list says {entry.facts.subject}")
+    if unit is not None and reading.unit not in ("", unit):
+        found.append(f"its unit is {reading.unit} by the names of its channels, --unit says {unit}")
     if is_rectified(reading.samples):
         found.append(
             "its samples are never below 0 and most lie near it: a rectified signal or an envelope loses its course "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from semg.common.errors import DataError
-from semg.data.columns import Roles, by_name, rises, taken_in_order, told_apart, unit_of_time
+from semg.data.columns import Roles, by_name, rises, taken_in_order, told_apart, unit_of_signal, unit_of_time
 from semg.data.counters import Cycle, cycle_of, unwrapped
 
 N = 400
@@ -163,6 +163,19 @@ def test_no_signal_rises(values):
 def test_few_rows_say_nothing():
     assert not rises(np.arange(15.0))
     assert roles({"time": TIME[:8], "ch1": EMG[:8]}).channels == (1,)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        *((one, "uV") for one in ("ch1_uV", "ch1 uV", "µV", "EMG 1 [microvolts]")),
+        *((one, "mV") for one in ("EMG 2 (mV)", "Millivolts", "emg mv")),
+        *((one, "V") for one in ("[V]", "Volts", "EMG 2 V")),
+        *((one, "") for one in ("ch_v", "lev", "%MVC", "ch1", "", "muv")),
+    ],
+)
+def test_the_unit_of_a_signal(text, unit):
+    assert unit_of_signal(text) == unit
 
 
 def test_the_unit_of_time():

@@ -277,6 +277,12 @@ def test_trials_right_after_each_other_are_repetitions_of_their_own(study):
     assert "two trials" not in study.run("--overwrite")[1], "with a rest between them their labels tell"
 
 
+def test_a_unit_that_the_names_contradict_is_doubted(study):
+    study.write(lambda t: t.rename(columns={f"ch{n}": f"EMG {n} (mV)" for n in range(1, 9)}))
+    assert "p1.csv: its unit is mV by the names of its channels, --unit says uV" in study.run("--unit", "uV")[2]
+    assert study.run("--unit", "mV", "--overwrite")[2] == study.run("--overwrite")[2] == ""
+
+
 def test_the_same_samples_twice_are_one_recording(study):
     """A file that was copied under another person's name: what is tested would have been trained on."""
     study.write(people=3)

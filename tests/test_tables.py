@@ -252,6 +252,17 @@ def test_a_time_whose_name_says_its_unit_is_believed_however_far_it_is_off(tmp_p
         table.gaps(table.roles(), 4000)
 
 
+def test_a_row_of_units_says_the_rate_and_the_unit(tmp_path):
+    lines = written(tmp_path / "a.csv", frame().drop(columns="time")).read_text().splitlines()
+    lines[1:1] = ["mV,mV,mV,", "200 Hz,200 Hz,200 Hz,"]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    table = Table(tmp_path / "a.csv", texts=["label"])
+    found = table.roles(labels=3)
+    assert (table.gaps(found, RATE), table.unit(found.channels), table.n_samples) == ([], "mV", N)
+    with pytest.raises(DataError, match=r"expected 1000 Hz, found 200 Hz below the name of column 1 \(ch1\)"):
+        table.gaps(found, 1000)
+
+
 # --- predicting --------------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ _UNIT_OF_OTHERS = re.compile(r"[\[(](m?g|m/s(\^?2|²)|(deg|°|rad)(/s)?|[mµμu]
 _AROUND = re.compile(r"^shimmer \w+ |( unix)?( (un)?cal| raw)$")  # that Shimmer's programs put around a name
 _MOVEMENT = r"(acc|accel|accelerometer|gyro?|gyroscope|mag|magnetometer|imu)[xyz]?\d*"
 _ANY = {kind: "|".join(words.split()) for kind, words in _WORDS.items()}
+_UNIT_OF_SIGNAL = re.compile(r"(?:^|[^a-z0-9%])(uv|µv|μv|mv|microvolts?|millivolts?|volts?|(?<!_)v)\W*$")
 _EMG = re.compile("emg|exg")
 _NUMBERED = "( ?(no|nr|number|index|id|count|counter))?"
 _FORMS = {  # of a name in small letters, with blanks for all but letters and digits
@@ -246,6 +247,12 @@ def _names_a_movement(name: str) -> bool:
 def _plain(name: str) -> str:
     name = re.sub(r"\.\d+$", "", name)  # pandas' number of a name that there is already
     return _AROUND.sub("", re.sub(r"[\W_]+", " ", name.casefold()).strip())
+
+
+def unit_of_signal(text: str) -> str:
+    """uV, mV or V where the end of a name, or a cell below it, says it: `EMG 2 (mV)`, `[V]`; else nothing."""
+    match = _UNIT_OF_SIGNAL.search(text.strip().casefold())
+    return {"m": "mV", "v": "V"}.get(match[1].replace("micro", "u")[0], "uV") if match else ""
 
 
 def unit_of_time(name: str) -> float | None:

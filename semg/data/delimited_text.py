@@ -34,8 +34,9 @@ _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe
 class DelimitedText:
     """A file of rows and columns, read and understood.
 
-    Attributes: `path`; `names` of the columns as the header gives them, or None without a header; `width`, the number
-    of columns; `delimiter`; `decimal`, the decimal mark.
+    Attributes: `path`; `names` of the columns as the header gives them, or None without a header; `units`, rows below
+    the names that say nothing but units and rates; `width`, the number of columns; `delimiter`; `decimal`, the decimal
+    mark.
     """
 
     def __init__(self, path: Path, what: str, *, header: bool | None = None) -> None:
@@ -59,12 +60,14 @@ class DelimitedText:
         units = _rows_of_units(below, self.decimal)
         self.width = self._usual_width(first, below)
         self.names: tuple[str, ...] | None = None
+        self.units: tuple[list[str], ...] = ()
         self._header_rows = 0
         above = tuple(next(_reader([comment or ""], self.delimiter), []))
         if len(above) == self.width and header is not False:
             self.names = above  # numpy.savetxt writes a header as a comment
         elif header or (header is None and is_header(first, below[units:], self.decimal)):
             self.names, self._header_rows = tuple(_without_tail(first, self.width)), place + 1 + units
+            self.units = tuple(below[:units])
             if len(self.names) != self.width:
                 problem = f"expected {self.width} names, as many as the rows below have cells, found {len(self.names)}"
                 hint = "a decimal comma makes two cells of one" if self.delimiter == "," else ""

@@ -4,6 +4,7 @@ A table's columns are told apart by semg/data/columns.py: the channels, a time o
 """
 
 import math
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,16 @@ from semg.common.console import counted, listed
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.data import gaps, putemg
-from semg.data.columns import Roles, by_name, names_a_person, names_a_session, names_a_trial, told_apart, unit_of_time
+from semg.data.columns import (
+    Roles,
+    by_name,
+    names_a_person,
+    names_a_session,
+    names_a_trial,
+    told_apart,
+    unit_of_signal,
+    unit_of_time,
+)
 from semg.data.counters import Cycle, cycle_of, unwrapped
 from semg.data.delimited_text import DelimitedText, is_number, number
 from semg.data.gaps import Gap
@@ -32,6 +42,7 @@ SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordin
 RATE_TOLERANCE = 0.02  # by which the steps of a time column may differ from the rate
 _RATE_SEARCH = 12.0  # a time whose unit is not known and whose steps are further off says nothing about the rate
 _CHANCE = 1e-3  # that labels change only where a counter begins anew
+_HERTZ = re.compile(r"(\d+(?:[.,]\d+)?) ?hz", re.IGNORECASE)
 _HEAD = 1000  # rows from which it is told which columns hold numbers
 
 
@@ -39,7 +50,8 @@ _HEAD = 1000  # rows from which it is told which columns hold numbers
 class RawRecording:
     """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
     numbers, or in a table the names of gestures, empty where there is none; missing: where samples are missing;
-    channels: names of the columns, if they have any; assumed: what was taken for granted of a counter, for a person."""
+    channels: names of the columns, if they have any; assumed: what was taken for granted of a counter, for a person;
+    unit: as the table says it, else empty."""
 
     name: str
     samples: np.ndarray
@@ -49,6 +61,7 @@ class RawRecording:
     missing: tuple[Gap, ...] = ()
     channels: tuple[str, ...] = ()
     assumed: str = ""
+    unit: str = ""
 
 
 def is_table(path: Path) -> bool:
@@ -92,6 +105,7 @@ class Table:
         self._seconds: dict[int, np.ndarray | None] = {}  # (T,) of a column of dates; None where it can't be read
         self._wrong: dict[int, tuple[int, str]] = {}  # line and text of a column's first cell that holds no number
         self._decimal = "."
+        self._below: tuple[list[str], ...] = ()  # the names: units and rates of the columns
         if path.suffix.lower() == ".npy":
             values = _read_npy(path)
             self.names = tuple(str(place + 1) for place in range(values.shape[1]))
@@ -100,6 +114,7 @@ class Table:
             return
         text = DelimitedText(path, "a table of samples", header=header)
         self._decimal = text.decimal
+        self._below = text.units
         self.names = text.names or tuple(str(place + 1) for place in range(text.width))
         self.n_samples = self._read(text, [place for name in texts if (place := self.find(name)) is not None])
         if not self.n_samples:
@@ -150,6 +165,15 @@ class Table:
             cells = [repr(value) for value in self._numbers[place].tolist()]
         known = {cell: label(cell, self._decimal) for cell in set(cells)}
         return np.array([known[cell] for cell in cells], dtype=str)
+
+    def unit(self, places: Sequence[int]) -> str:
+        """uV, mV or V if that is what the names of all these columns, or the row below them, say; else nothing."""
+        said = {next(filter(None, map(unit_of_signal, self._said(place))), "") for place in places}
+        return said.pop() if len(said) == 1 else ""
+
+    def _said(self, place: int) -> list[str]:
+        """A column's name, and the cells of units below it."""
+        return [self.names[place], *(row[place] for row in self._below if place < len(row))]
 
     def judged_by(self, roles: Roles) -> str:
         """Name of the column that shows missing samples, and after how much it begins anew if it does; nothing if there
@@ -231,8 +255,14 @@ class Table:
     def gaps(self, roles: Roles, rate: float) -> list[Gap]:
         """Where samples are missing by the time or counter that `roles` names; rate: Hz, as it should be.
 
-        DataError where a time's steps are another rate's.
+        DataError where a time's steps, or a row below the names, are another rate's.
         """
+        for place in roles.channels:
+            for said in filter(None, map(_HERTZ.search, self._said(place)[1:])):
+                hertz = number(said[1], self._decimal)
+                if abs(hertz / rate - 1) > RATE_TOLERANCE:
+                    actual = f"found {hertz:g} Hz below the name of column {place + 1} ({self.names[place]})"
+                    raise DataError(f"{self.path}: expected {rate:g} Hz, {actual}", "{rate} is another")
         if roles.time is None or self.n_samples < 2:
             return []
         times = self._times(roles.time)
@@ -345,7 +375,7 @@ def read_table(
     codes = None if place is None else table.labels(place)
     chosen = tuple(table.names[one] for one in roles.channels)
     missing, assumed = tuple(table.gaps(roles, rate)), table.assumed(roles)
-    return RawRecording(path.stem, samples, rate, scale, codes, missing, chosen, assumed)
+    return RawRecording(path.stem, samples, rate, scale, codes, missing, chosen, assumed, table.unit(roles.channels))
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:

@@ -48,6 +48,8 @@ def recording_for(
         source = read_table(path, rate, scale, columns, len(names), names, signals.labels)
         if columns is None and (in_order := taken_in_order(source.channels, names)):
             warn(f"{path}: {in_order}")
+        if unit is not None and source.unit not in ("", unit):
+            warn(f"{path}: its unit is {source.unit} by the names of its channels; --unit says {unit}")
         if unit is None:
             source = in_usual_range(model, path, source, warn)
     faults = _faults(path, source, ends, warn)
