@@ -278,7 +278,8 @@ def test_trials_right_after_each_other_are_repetitions_of_their_own(study):
 
 
 def test_a_unit_that_the_names_contradict_is_doubted(study):
-    study.write(lambda t: t.rename(columns={f"ch{n}": f"EMG {n} (mV)" for n in range(1, 9)}))
+    names = {f"ch{n}": f"EMG {n} (mV)" for n in range(1, 9)}
+    study.write(lambda t: t.assign(**t.filter(like="ch") / 100).rename(columns=names))
     assert "p1.csv: its unit is mV by the names of its channels, --unit says uV" in study.run("--unit", "uV")[2]
     assert study.run("--unit", "mV", "--overwrite")[2] == study.run("--overwrite")[2] == ""
 
