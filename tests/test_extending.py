@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from waiting import LONGEST
 
 import import_csv
 from semg.common.errors import DataError, UsageError
@@ -24,15 +23,15 @@ SMALL = {
 }
 
 
-def test_the_worked_example_runs(tmp_path, run_here):
+def test_the_worked_example_runs(tmp_path):
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", TEXT, re.DOTALL):
+        commands = [["-c", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{block}"]]
         if language == "bash":
-            for script, *flags in (line.split()[1:] for line in block.splitlines()):
-                run_here(script, *flags, *SMALL.get(script, "").split(), cwd=tmp_path)
-            continue
-        command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{block}"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LONGEST)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            words = [line.split()[1:] for line in block.splitlines()]
+            commands = [[str(ROOT / script), *flags, *SMALL.get(script, "").split()] for script, *flags in words]
+        for command in commands:
+            done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     shard = open_shard(next(iter((tmp_path / "my_armband/shards").glob("*"))), verify=True)
     assert (shard.rate, shard.channels) == (200, tuple(f"ch{n}" for n in range(1, 9)))
     assert shard.classes[0] == "idle"
@@ -140,14 +139,11 @@ def test_wrong_lists_and_flags_are_named(here, study):
 def test_facts_of_the_list_and_the_flags(study, here):
     """Any subject, sessions by name or by day, an order by time; rings, rest and simulation as told."""
     (study / "P 1").mkdir()
-    for name in ("b.csv", "c.csv", "P 1/d.csv"):
-        (study / name).write_text((study / "a.csv").read_text())
-    rows = [
-        "a.csv,P101,evening,2024-03-02",
-        "b.csv,P101,,2024-03-01T10:30",
-        "c.csv,P101,,2024-03-01T09:30",
-        "P 1/d.csv,2,,",
-    ]
+    rows = (study / "a.csv").read_text().splitlines(keepends=True)
+    for less, name in enumerate(("b.csv", "c.csv", "P 1/d.csv"), 1):
+        (study / name).write_text("".join(rows[:-less]))
+    early, late = "2024-03-01T09:00", "2024-03-01T10:30"
+    rows = ["a.csv,P101,evening,2024-03-02", f"b.csv,P101,,{late}", f"c.csv,P101,,{early}", "P 1/d.csv,2,,"]
     (study / "list.csv").write_text("\n".join(["file,subject,session,date", *rows]) + "\n")
     said = here()[1]
     assert "assumed: 4 to 16 channels are one ring" in said
