@@ -313,7 +313,9 @@ def test_a_signal_ends_it_with_its_code_and_one_line(
             np.save(tmp_path / f"{place}.npy", samples)
     if name == "import_csv":
         for place in range(2):
-            (tmp_path / f"{place}.csv").write_text("a,b,label\n" + "1,2,fist\n" * 2000 + "-3,1,idle\n" * 2000)
+            (tmp_path / f"{place}.csv").write_text(
+                f"a,b,label\n{place},2,fist\n" + "1,2,fist\n" * 2000 + "-3,1,idle\n" * 2000
+            )
         (tmp_path / "list.csv").write_text("file,subject,date,task\n0.csv,7,2024-03-01,\n1.csv,7,2024-03-01,\n")
     hold = Hold(begun, tmp_path, workers=2 if "--workers 2" in name else 0)
     process = start(name.split()[0], flags, hold=hold, errors=tmp_path / "errors")
