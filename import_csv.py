@@ -262,12 +262,12 @@ def look_at_all(
             for doubt in doubts(entry, reading, args.unit):
                 report.console.warn(f"{entry.path}: {doubt}")
         except (DataError, OSError) as error:
-            report.failed(entry.path, error)
+            report.failed(entry.path, cli.in_words(error))
     if looks:
         usual = Counter(one.channels for one in looks.values()).most_common(1)[0][0]
         for entry in [entry for entry, one in looks.items() if one.channels != usual]:
             names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(looks[entry].channels)}"
-            report.failed(entry.path, DataError(f"{entry.path}: {names}"))
+            report.failed(entry.path, f"{entry.path}: {names}")
             del looks[entry]
     return looks
 
@@ -364,7 +364,7 @@ def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.N
         if rms > 0 and not 1 / FURTHEST <= rms / typical <= FURTHEST:
             unit = "uV" if settled.unit == "uV" else "times the unit"
             problem = f"expected an RMS near the others' {typical:.3g} {unit}, found {rms:.3g}: it is in another unit"
-            report.failed(entry.path, DataError(f"{entry.path}: {problem}"))
+            report.failed(entry.path, f"{entry.path}: {problem}")
             del looks[entry]
 
 
@@ -556,7 +556,7 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
             try:
                 state, of_class, wrong = make_shard(entry, looks[entry], settled, readings, args)
             except (DataError, OSError) as error:
-                report.failed(entry.path, error)
+                report.failed(entry.path, cli.in_words(error))
                 continue
             counts[state] += 1
             windows = windows + of_class

@@ -4,8 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from semg.common.cli import counted, in_words
-from semg.common.console import Console
+from semg.common.console import Console, counted
 
 SHOWN = 3  # of one kind
 
@@ -24,9 +23,8 @@ class Failures:
         self._kinds: Counter[str] = Counter()
         self._latest: dict[str, str] = {}  # of each kind, what the last message said after the name
 
-    def failed(self, path: Path, error: Exception) -> None:
-        """Name an input that is left out."""
-        message = in_words(error)
+    def failed(self, path: Path, message: str) -> None:
+        """Name an input that is left out; message: which and why."""
         kind = re.sub(r"[\d.]+", "0", message.replace(str(path), ""))
         self.count += 1
         self._kinds[kind] += 1

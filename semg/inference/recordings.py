@@ -49,7 +49,7 @@ def recording_for(
         if columns is None and (in_order := taken_in_order(source.channels, names)):
             warn(f"{path}: {in_order}")
         if unit is not None and source.unit not in ("", unit):
-            warn(f"{path}: its unit is {source.unit} by the names of its channels; --unit says {unit}")
+            warn(f"{path}: its unit is {source.unit} by the names of its channels, but {unit} is asked for")
         if unit is None:
             source = in_usual_range(model, path, source, warn)
     faults = _faults(path, source, ends, warn)
