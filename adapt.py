@@ -25,8 +25,7 @@ from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place
 from semg.common.provenance import how_made
-from semg.flags import recordings
-from semg.flags.computing import add_threads
+from semg.flags import shared
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.recordings import recording_for
@@ -42,17 +41,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, or a table")
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="the checkpoint to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    recordings.add_classes(parser)
+    shared.add_classes(parser)
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    add_threads(parser)
-    recordings.add_tables(parser)
+    shared.add_computing(parser)
+    shared.add_tables(parser)
     return parser
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together, DataError for a file that is in the way."""
-    recordings.check_rate(args.rate, args.recordings)
+    shared.check_rate(args.rate, args.recordings)
     if args.out.resolve() == args.checkpoint.resolve():
         raise UsageError(f"--out {args.out}: expected another file than the checkpoint that is adapted")
     expect_place(args.out, "the adapted model")

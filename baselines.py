@@ -76,9 +76,7 @@ from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, feature_names
-from semg.flags import folds, recordings
-from semg.flags.computing import add_threads
-from semg.flags.smoothing import add_smooth, add_vote
+from semg.flags import folds, shared
 from semg.training import classical
 from semg.training.feature_tables import TOKENS, Tables
 
@@ -125,14 +123,14 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
     p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
-    recordings.add_classes(p)
+    shared.add_classes(p)
     p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows")
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
     )
-    add_vote(p)
-    add_smooth(p)
-    add_threads(p, "the cores that the job may use")
+    shared.add_vote(p)
+    shared.add_smooth(p)
+    shared.add_threads(p, "the cores that the job may use")
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
     folds.flags(p)
     cli.moved(p, "--networks", "python deep_baselines.py --networks ...")

@@ -40,8 +40,7 @@ from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
-from semg.flags import recordings
-from semg.flags.computing import add_threads
+from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject
@@ -56,16 +55,15 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt")
+    shared.add_checkpoint(parser)
     add("--repetitions", type=cli.whole(1), default=1, metavar="N", help="of each gesture, to calibrate with")
     add("--shards", type=Path, help="folder of shards (default: as in training)")
     add("--split", type=Path, help="folder of the split (default: as in training)")
     add("--subset", choices=SUBSETS, default="test", help="whose people to calibrate to and score")
-    recordings.add_classes(parser)
+    shared.add_classes(parser)
     add("--out", type=Path, help="folder to write (default: results/RUN-calibrated-N)")
     add("--seed", type=cli.whole(0), default=0, help="same seed, same result")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    add_threads(parser)
+    shared.add_computing(parser)
     add("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="auto: bf16 on CUDA")
     _training_flags(parser.add_argument_group("training"))
     return parser

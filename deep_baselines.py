@@ -38,8 +38,7 @@ from semg.data.shards import WindowSet
 from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results
 from semg.evaluation.baseline_results import Baseline
-from semg.flags import folds, recordings
-from semg.flags.computing import add_threads
+from semg.flags import folds, shared
 
 if TYPE_CHECKING:
     from semg.training.deep_baselines import Recipe
@@ -59,10 +58,9 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--decimate", type=cli.whole(1), default=4, metavar="N", help="keep every N-th sample, filtered")
     p.add_argument("--normalize", choices=("session", "none"), default="session", help="what scales the channels")
     p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
-    recordings.add_classes(p)
+    shared.add_classes(p)
     p.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    add_threads(p, "1")
+    shared.add_computing(p, threads="1")
     p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
     folds.flags(p, gpus=1)
     return p

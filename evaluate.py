@@ -64,9 +64,7 @@ from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics
 from semg.evaluation.report import over_time_in_words, summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
-from semg.flags import recordings
-from semg.flags.computing import add_threads
-from semg.flags.smoothing import add_smooth, add_vote
+from semg.flags import shared
 from semg.inference.batch import open_windows
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
 from semg.inference.trained_model import Scores, TrainedModel
@@ -80,17 +78,14 @@ from semg.training.threads import use_threads
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
-    )
+    shared.add_checkpoint(parser)
     parser.add_argument("--shards", type=Path, help="folder of shards (default: as in training)")
     parser.add_argument("--split", type=Path, help="folder of the split (default: as in training)")
     parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
-    recordings.add_classes(parser)
+    shared.add_classes(parser)
     parser.add_argument("--out", type=Path, help="folder to write (default: results/ and the run's name)")
     parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows at once")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    add_threads(parser)
+    shared.add_computing(parser)
     parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="auto: bf16 on CUDA")
     parser.add_argument(
         "--workers", type=cli.whole(0), default=0, help="threads that read windows ahead, for shards on a slow disk"
@@ -110,8 +105,8 @@ def arguments() -> argparse.ArgumentParser:
         "or on what has been heard so far",
     )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="of adapting: same seed, same result")
-    add_vote(parser)
-    add_smooth(parser)
+    shared.add_vote(parser)
+    shared.add_smooth(parser)
     return parser
 
 

@@ -39,8 +39,7 @@ from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import folder_lock, write_text
 from semg.evaluation import metrics
-from semg.flags import recordings
-from semg.flags.computing import add_threads
+from semg.flags import shared
 from semg.inference.checkpoint import CONFIG, WEIGHTS, write_folder
 from semg.inference.export import check_packages, write_onnx
 from semg.inference.trained_model import TrainedModel
@@ -50,12 +49,10 @@ from semg.training.threads import use_threads
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
-    )
+    shared.add_checkpoint(parser)
     parser.add_argument("--out", type=Path, help="folder to write (default: exports/ and the run's name)")
-    recordings.add_classes(parser)
-    add_threads(parser)
+    shared.add_classes(parser)
+    shared.add_threads(parser)
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="the Hugging Face folder alone")
     return parser
 

@@ -73,7 +73,7 @@ from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum, common_lines
 from semg.data.tables import UNITS, Table, in_order, is_simulated, label
 from semg.data.windows import whole_windows, without_gaps
-from semg.flags import recordings
+from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
 FURTHEST = 1000.0  # times as strong, or as weak, as the others a recording may be
@@ -124,7 +124,7 @@ def arguments() -> argparse.ArgumentParser:
     table.add_argument("--unit", choices=tuple(UNITS), help="of the samples; counts: putEMG's (default: any)")
     table.add_argument("--channels", type=cli.number_ranges, help="columns, such as 2-9 (default: see above)")
     table.add_argument("--labels", default="label", metavar="COLUMN", help="the column that names the gesture")
-    recordings.add_classes(table, default="all, rest first")
+    shared.add_classes(table, default="all, rest first")
     table.add_argument(
         "--rest-classes", nargs="*", metavar="NAME", help="classes without a gesture (default: see above)"
     )
@@ -145,16 +145,7 @@ def arguments() -> argparse.ArgumentParser:
         help="bands to take out, Hz (default: mains, see above)",
     )
     signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use")
-    signal.add_argument("--window", type=cli.length, default="250ms", help="length, samples or time")
-    signal.add_argument("--stride", type=cli.length, default="125ms", help="window to window, samples or time")
-    signal.add_argument(
-        "--transition-margin",
-        type=cli.number(0),
-        default=0.25,
-        metavar="SECONDS",
-        help="after a label change in which no window starts",
-    )
-    cli.renamed(signal, "--guard", "--transition-margin")
+    shared.add_windows(signal)
     return parser
 
 

@@ -48,8 +48,7 @@ from semg.common.files import expect_place
 from semg.common.stopping import StopRequest, stop_at_a_safe_place
 from semg.common.terminal_view import TerminalView, bar, can_redraw
 from semg.data.tables import UNITS
-from semg.flags.computing import add_threads
-from semg.flags.smoothing import add_smooth
+from semg.flags import shared
 from semg.inference import lsl
 from semg.inference.live_decoder import LiveDecoder
 from semg.inference.live_outputs import DecisionTable, Outputs, Recorder
@@ -68,26 +67,17 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     parser.add_argument("--lsl", metavar="NAME", help="decide on this stream: its name, source id or type")
     parser.add_argument("--replay", type=Path, metavar="RECORDING", help="instead, play a recording into a stream")
-    parser.add_argument(
-        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
-    )
+    shared.add_checkpoint(parser)
     parser.add_argument("--out", type=Path, default=Path("results/live"), help="folder to write")
     parser.add_argument("--record", type=Path, metavar="FILE", help="a CSV to write what comes in to")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --record")
     parser.add_argument("--udp", type=address, metavar="HOST:PORT", help="where to send decisions as JSON lines")
     parser.add_argument("--seconds", type=cli.number(0, above=True), help="end after so long (default: at Ctrl-C)")
     parser.add_argument("--wait", type=cli.number(0), default=10.0, help="seconds in which the stream must be found")
-    parser.add_argument("--warmup", type=cli.number(0), default=0.0, help="seconds heard before the first decision")
-    parser.add_argument(
-        "--statistics", type=Path, metavar="FILE", help="go on from what an earlier recording of the session left"
-    )
-    parser.add_argument(
-        "--save-statistics", type=Path, metavar="FILE", help="keep what was heard, a .npz, for a later recording"
-    )
+    shared.add_statistics(parser)
     parser.add_argument("--adapt", action="store_true", help="adapt the model while the stream goes on, without labels")
-    add_smooth(parser, "decide by")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    add_threads(parser)
+    shared.add_smooth(parser, "decide by")
+    shared.add_computing(parser)
     stream = parser.add_argument_group("the stream, or the table that is played")
     stream.add_argument(
         "--rate", type=cli.number(0, above=True), metavar="HZ", help="sampling rate (default: as the stream says)"
@@ -192,11 +182,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     lsl.pylsl()
     model = TrainedModel.open(args.checkpoint, args.device)
     use_threads(args.threads, model.network)
-    if not model.signal_path.filter.causal:
-        console.warn(
-            "trained on zero-phase filtered signals, but a stream is filtered causally; decisions may be worse: "
-            "for live use train on shards of preprocess.py --causal"
-        )
+    shared.warn_of_zero_phase(model.signal_path.filter, console)
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
     if args.save_statistics and model.channel_normalization.method != "session":
         raise UsageError("--save-statistics: expected a model that is normalised by session, found another")

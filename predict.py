@@ -58,9 +58,7 @@ from semg.data import putemg
 from semg.data.tables import RawRecording, in_order, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, signal_figures, smoothing
-from semg.flags import recordings
-from semg.flags.computing import add_threads
-from semg.flags.smoothing import add_smooth, add_vote
+from semg.flags import shared
 from semg.inference.batch import Signal
 from semg.inference.recordings import recording_for
 from semg.inference.session_statistics import SessionStatistics
@@ -77,28 +75,19 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, or a table")
-    parser.add_argument(
-        "--checkpoint", type=Path, default=Path("checkpoints/best_model.ckpt"), help="a best_model.ckpt"
-    )
+    shared.add_checkpoint(parser)
     parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
-    recordings.add_classes(parser)
+    shared.add_classes(parser)
     parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording, without labels")
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
-    add_vote(parser)
-    add_smooth(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    add_threads(parser)
-    recordings.add_tables(parser)
+    shared.add_vote(parser)
+    shared.add_smooth(parser)
+    shared.add_computing(parser)
+    shared.add_tables(parser)
     live = parser.add_argument_group("live")
     live.add_argument("--stream", action="store_true", help="block by block, as from a device")
     live.add_argument("--block", type=cli.length, default="25ms", help="length of a block, samples or time")
-    live.add_argument("--warmup", type=cli.number(0), default=0.0, help="seconds seen before the first decision")
-    live.add_argument(
-        "--statistics", type=Path, metavar="FILE", help="go on from what an earlier recording of the session left"
-    )
-    live.add_argument(
-        "--save-statistics", type=Path, metavar="FILE", help="keep what was heard, a .npz, for a later recording"
-    )
+    shared.add_statistics(live)
     return parser
 
 
@@ -304,7 +293,7 @@ def in_words(summary: dict[str, Any]) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
-    recordings.check_rate(args.rate, args.recordings)
+    shared.check_rate(args.rate, args.recordings)
     for flag, file in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
         if file is not None and not args.stream:
             raise UsageError(f"{flag}: expected --stream with it, for it is about what a stream has heard")
@@ -322,13 +311,9 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
     """How signals here are treated otherwise than in training; DataError if the checkpoint does not know how."""
     if restriction := model.restriction():
         console.say(restriction)
-    filter_of_training = model.signal_path.filter
     session = model.channel_normalization.method == "session"
-    if args.stream and not filter_of_training.causal:
-        console.warn(
-            "trained on zero-phase filtered signals, but a stream is filtered causally; decisions may be worse: "
-            "for live use train on shards of preprocess.py --causal"
-        )
+    if args.stream:
+        shared.warn_of_zero_phase(model.signal_path.filter, console)
     if args.stream and session:
         later = f"; no decision in the first {args.warmup:g} s" if args.warmup else ""
         earlier = "" if args.statistics is None else f", {args.statistics} included"

@@ -60,7 +60,7 @@ from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum
 from semg.data.tables import is_simulated
 from semg.data.windows import paper_windows, whole_windows, without_gaps
-from semg.flags import recordings
+from semg.flags import shared
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -155,21 +155,12 @@ def arguments() -> argparse.ArgumentParser:
     notch.add_argument("--no-notch", dest="notch", action="store_const", const=[], help="take out no narrow band")
     signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use (edges at -3 dB)")
     windows = parser.add_argument_group("windows")
-    windows.add_argument("--window", type=cli.length, default="250ms", help="length, samples or time")
-    windows.add_argument("--stride", type=cli.length, default="125ms", help="window to window, samples or time")
+    shared.add_windows(windows)
     windows.add_argument(
         "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen on video, or as prompted"
     )
-    recordings.add_classes(windows)
+    shared.add_classes(windows)
     windows.add_argument("--rest", action="store_true", help="keep label -1 as a ninth class, 'rest'")
-    windows.add_argument(
-        "--transition-margin",
-        type=cli.number(0),
-        default=0.25,
-        metavar="SECONDS",
-        help="after a label change in which no window starts",
-    )
-    cli.renamed(windows, "--guard", "--transition-margin")
     cli.launch_flags(parser, "each person")
     parser.set_defaults(label_rule="whole-window")
     return parser

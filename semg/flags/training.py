@@ -14,7 +14,7 @@ from semg.common import cli
 from semg.common.errors import UsageError
 from semg.data import normalization
 from semg.evaluation import metrics
-from semg.flags.computing import add_threads
+from semg.flags import shared
 from semg.training.augmentation import NAMES, Augmentation
 from semg.training.config import AUTO, BANDS, PATCH, TrainConfig
 from semg.training.optimization import LARGE_BACKBONE, REFERENCE_BATCH
@@ -29,7 +29,7 @@ def parser(manual: str | None = None) -> argparse.ArgumentParser:
     for flag in ("--calibrate", "--init-from"):
         cli.moved(parser, flag, "python calibrate.py --checkpoint CKPT --repetitions N")
     parser.add_argument("--seed", type=cli.whole(0), default=TrainConfig.seed, help="same seed, same result")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    shared.add_computing(parser)
     parser.add_argument(
         "--amp", choices=("auto", "bf16", "fp32"), default=TrainConfig.amp, help="precision; auto: bf16 on CUDA"
     )
@@ -48,7 +48,6 @@ def parser(manual: str | None = None) -> argparse.ArgumentParser:
         help="compute band powers in every step; else once, and windows start on a grid of some ms",
     )
     parser.add_argument("--workers", type=cli.whole(0), default=1, help="threads that read windows ahead")
-    add_threads(parser)
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
     parser.add_argument("--overwrite", action="store_true", help="start anew over a run that is there")
     _network_flags(parser.add_argument_group("network"))
