@@ -1,5 +1,7 @@
 """Cores that a process may use, and threads that train.py computes with."""
 
+from semg.common.interrupts import mend_thread_settings
+
 import importlib
 import json
 import os
@@ -14,7 +16,6 @@ from model import GPT2Classifier, ModelConfig
 from semg.common import process_pool
 from semg.common.errors import DataError
 from semg.common.process_pool import usable_cores
-from semg.common.thread_settings import mend_thread_settings
 from semg.training import threads
 from semg.training.distributed import World, join_world
 
