@@ -125,6 +125,11 @@ def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.nda
     return whole
 
 
+def evenly_spaced(samples: int, window: int, most: int) -> np.ndarray:
+    """First samples of at most so many windows spread over a recording of so many samples, whatever their labels."""
+    return np.unique(np.linspace(0, samples - window, most).astype(np.int64))
+
+
 def _repetitions(label: np.ndarray) -> np.ndarray:
     """For each window, how many segments of its label came before its own."""
     repetition = np.zeros(len(label), np.int64)

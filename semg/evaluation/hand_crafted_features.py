@@ -27,6 +27,7 @@ from semg.common.errors import SettingError
 from semg.data.preprocessing import COMMON_RMS
 from semg.data.putemg import MICROVOLTS_PER_COUNT
 from semg.data.shards import Shard
+from semg.data.windows import evenly_spaced
 
 SETS: dict[str, tuple[str, ...]] = {
     "rms": ("RMS",),
@@ -79,7 +80,7 @@ def stand_in_for_microvolt(training: Sequence[Shard]) -> float:
 
 def _rms(shard: Shard) -> float:
     """Root mean square over all channels, of windows evenly spaced over the recording."""
-    starts = np.unique(np.linspace(0, len(shard.signal) - shard.window, _RMS_STRETCHES).astype(np.int64))
+    starts = evenly_spaced(len(shard.signal), shard.window, _RMS_STRETCHES)
     squares = [np.square(shard.signal[at : at + shard.window], dtype=np.float64).mean() for at in starts]
     return float(np.sqrt(np.mean(squares)))
 

@@ -16,6 +16,7 @@ from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batches, CachedFrames, in_order
 from semg.data.shards import Shard, WindowSet
+from semg.data.windows import evenly_spaced
 from semg.inference.streaming import Given
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
@@ -70,7 +71,7 @@ def token_sums(model: GPT2Classifier, signal: np.ndarray, transform: np.ndarray,
     `finish_statistics` makes mean and standard deviation of them.
     """
     window = model.config.samples
-    starts = np.unique(np.linspace(0, len(signal) - window, STATISTICS_WINDOWS).astype(np.int64))
+    starts = evenly_spaced(len(signal), window, STATISTICS_WINDOWS)
     total: Tensor | None = None
     for part in np.array_split(starts, 4):
         x = np.stack([signal[at : at + window] for at in part])
@@ -138,11 +139,16 @@ def probabilities(
     tokens = _computed(model, batches, statistics, order) if ready is None else iter(ready.split(batch_size))
     parts = []
     for _ in progress(range(len(order))):
-        batch_tokens = next(tokens)
-        with autocast or nullcontext():
-            logits = model.classify(batch_tokens)
-        parts.append(logits.float().softmax(1).cpu())
+        parts.append(decided(model, next(tokens), autocast))
     return torch.cat(parts).numpy()
+
+
+@torch.inference_mode()
+def decided(model: GPT2Classifier, tokens: Tensor, autocast: torch.autocast | None = None) -> Tensor:
+    """(B, T, F) normalised tokens -> (B, classes) float32 probabilities, on the CPU."""
+    with autocast or nullcontext():
+        logits = model.classify(tokens)
+    return logits.float().softmax(1).cpu()
 
 
 @torch.inference_mode()
@@ -202,7 +208,7 @@ def open_windows(shards: Sequence[Shard]) -> WindowSet:
 def signal_probabilities(model: GPT2Classifier, signal: np.ndarray, starts: np.ndarray, session: Given) -> np.ndarray:
     """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, normalised alike."""
     tokens = signal_tokens(model, Signal(signal, session), starts, _AT_ONCE)
-    return torch.cat([model.classify(batch_tokens).float().softmax(1).cpu() for batch_tokens in tokens]).numpy()
+    return torch.cat([decided(model, batch_tokens) for batch_tokens in tokens]).numpy()
 
 
 @torch.inference_mode()

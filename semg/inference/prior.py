@@ -10,6 +10,7 @@ from torch import Tensor
 
 from semg.data.normalization import moment_of, sessions
 from semg.data.shards import Shard
+from semg.data.windows import evenly_spaced
 
 _MOMENT, _STATISTICS, _HALF = "prior.moment", "prior.statistics", "prior.half"
 USUAL_HALF = 50.0  # windows; of checkpoints that do not say it, and of a single training session
@@ -110,7 +111,7 @@ def _course(shards: Sequence[Shard], places: Sequence[int]) -> tuple[np.ndarray,
     heard, powers, before = [], [], 0
     for place in places:
         signal, window = shards[place].signal, shards[place].window
-        starts = np.unique(np.linspace(0, len(signal) - window, SEEN).astype(np.int64))
+        starts = evenly_spaced(len(signal), window, SEEN)
         powers += [np.square(signal[at : at + window].astype(np.float64)).mean(0) for at in starts]
         heard.append((before + starts + window) / window)
         before += len(signal)

@@ -1,7 +1,6 @@
 """Scoring a model that is adapted to each session apart, beside the model as it is, on the same windows."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,10 @@ from semg.common.errors import DataError
 from semg.data import normalization
 from semg.data.batches import Batches
 from semg.data.shards import Shard
-from semg.inference.batch import Signal, open_windows, tokens_of
+from semg.inference.batch import Signal, decided, open_windows, tokens_of
 from semg.inference.streaming import Given
 from semg.inference.trained_model import Scores, TrainedModel
-from semg.training.adaptation import Adaptation, Adapted, adapt
+from semg.training.adaptation import Adaptation, adapt
 
 MODES = ("session", "first")
 
@@ -70,22 +69,11 @@ def score_adapted(
         first = len(own) - len(later)
         batches = Batches(open_windows(later), transforms[first:], model.device, workers=0)
         for tokens in tokens_of(model.network, batches, None if statistics is None else statistics[first:], batch_size):
-            before.append(_decided(model, tokens, autocast))
-            after.append(_decided(adapted.model, tokens, autocast))
+            before.append(decided(model.network, tokens, autocast).numpy())
+            after.append(decided(adapted.model.network, tokens, autocast).numpy())
         scored += later
-        sessions.append(_session_facts(name, own[0].subject, adapted))
+        sessions.append({"session": name, "subject": own[0].subject, **adapted.to_dict()})
     if not scored:
         raise DataError(f"expected sessions of two recordings, found {len(left_out)} of one: nothing is left to score")
     result = Scores(open_windows(scored), np.concatenate(after))
     return AdaptedScores(result, np.concatenate(before), sessions, left_out)
-
-
-def _session_facts(session: str, subject: str, adapted: Adapted) -> dict[str, Any]:
-    return {"session": session, "subject": subject, **adapted.to_dict()}
-
-
-@torch.inference_mode()
-def _decided(model: TrainedModel, tokens: torch.Tensor, autocast: torch.autocast | None) -> np.ndarray:
-    with autocast or nullcontext():
-        logits = model.network.classify(tokens)
-    return logits.float().softmax(1).cpu().numpy()

@@ -6,7 +6,6 @@ was. Such a result knows labels of the person scored: it is never to be mixed wi
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from model import GPT2Classifier
 from semg.common.errors import DataError, SettingError
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
-from semg.inference.batch import open_windows
+from semg.inference.batch import decided, open_windows
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout, draw, one_hot
 from semg.training.loop import DivergedError, fit
@@ -222,6 +221,5 @@ def calibrate_subject(
     probabilities: dict[str, list[Tensor]] = {"before": [], "after": []}
     for piece in _tokens(network, batches, statistics, rest):
         for name, one in (("before", network), ("after", adapted)):
-            with torch.no_grad(), autocast or nullcontext():
-                probabilities[name].append(one.classify(piece).float().softmax(1).cpu())
+            probabilities[name].append(decided(one, piece, autocast))
     return {"scored": ~first} | {name: torch.cat(parts).numpy() for name, parts in probabilities.items()}

@@ -15,6 +15,7 @@ from semg.data.normalization import sessions
 from semg.data.preprocessing import COMMON_RMS
 from semg.data.rings import turned_by
 from semg.data.shards import Shard, WindowSet, open_shard
+from semg.data.windows import evenly_spaced
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names, stand_in_for_microvolt
 from semg.training import classical
@@ -63,8 +64,8 @@ class HandCrafted:
         self._shards, self._extract = list(shards), extract
         self._scale: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for places in sessions(shards).values() if by_session else ():
-            seen = [self.of(place, evenly_spaced(shards[place], STATISTICS_WINDOWS)) for place in places]
-            values = np.concatenate(seen)
+            spread = [evenly_spaced(len(shards[p].signal), shards[p].window, STATISTICS_WINDOWS) for p in places]
+            values = np.concatenate([self.of(*seen) for seen in zip(places, spread, strict=True)])
             self._scale |= dict.fromkeys(places, (values.mean(0), np.maximum(values.std(0), SMALLEST_STD)))
 
     def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:
@@ -98,11 +99,6 @@ def feature_table(windows: WindowSet, source: FeatureSource, bar: Any) -> np.nda
         table[rows] = part
     assert table is not None  # noqa: S101  sets of windows are not empty
     return table
-
-
-def evenly_spaced(shard: Shard, most: int) -> np.ndarray:
-    """First samples of at most so many windows spread over a whole recording, whatever their labels."""
-    return np.unique(np.linspace(0, len(shard.signal) - shard.window, most).astype(np.int64))
 
 
 class Tables:
@@ -158,11 +154,9 @@ class Tables:
     def unlabelled(self, name: str, places: Sequence[int], features: str) -> np.ndarray:
         """(n, F) of windows spread over whole recordings, whatever their labels."""
         shards, source = self._windows[name].shards, self._sources[name]
-        tables = [
-            source.of(p, evenly_spaced(shards[p], ADAPTING_WINDOWS))[:, self._columns_of(features)] for p in places
-        ]
-        table = np.concatenate(tables)
-        return table.reshape(len(table), -1)
+        starts = [evenly_spaced(len(shards[p].signal), shards[p].window, ADAPTING_WINDOWS) for p in places]
+        table = np.concatenate([source.of(*seen) for seen in zip(places, starts, strict=True)])
+        return table[:, self._columns_of(features)].reshape(len(table), -1)
 
     def session(self, name: str, places: Sequence[int], features: str) -> SessionWindows:
         """All windows of a session's recordings, a stride apart, whatever their labels."""
