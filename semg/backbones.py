@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from transformers.activations import ACT2FN
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from semg import attention
-from semg.common.errors import DataError, SettingError
+from semg.common.errors import DataError, SettingError, short
 from semg.common.files import expect_file, read_json
 from semg.weight_files import StoredTensor, stored_tensors
 
@@ -39,6 +40,7 @@ MOST_CONFIG_BYTES = 1 << 24
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
 # Buffers of older files, which follow from the configuration.
 _BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|decoder\.version$")
+_PROJECTIONS = re.compile(r"(^|\.)project_[^.]*\.[^.]*$")  # between words and blocks
 # Fields of config.json that say nothing about the blocks: words, heads on top, texts, how to store and to report.
 _NOT_OF_BLOCKS = {
     *("vocab_size", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "word_embed_proj_dim"),
@@ -155,7 +157,7 @@ class Family:
             with _no_chatter():
                 model = getattr(transformers, self.model)._from_config(config, attn_implementation=attention_of(config))
         except Exception as error:  # sizes that overflow or find no memory, rotations whose settings don't fit
-            raise SettingError("backbone", "a decoder that can be built", _short(error)) from None
+            raise SettingError("backbone", "a decoder that can be built", short(error)) from None
         parent, _, name = self.words.rpartition(".")
         setattr(model.get_submodule(parent), name, None)  # words are never looked up: their matrix is not kept
         return model
@@ -165,11 +167,12 @@ class Family:
         model.requires_grad_(tune == "full")
         if tune.startswith("last:"):
             model.get_submodule(self.blocks)[-int(tune.removeprefix("last:")) :].requires_grad_(True)  # type: ignore[index]
-            if (norm := getattr(model.get_submodule(_parent(self.last_norm)), _leaf(self.last_norm))) is not None:
+            parent, _, name = self.last_norm.rpartition(".")
+            if (norm := getattr(model.get_submodule(parent), name)) is not None:
                 norm.requires_grad_(True)
         elif tune == "fpt":  # Lu et al. 2021, "Pretrained transformers as universal computation engines"
             for module in model.modules():
-                if _is_norm(module):
+                if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm"):
                     module.requires_grad_(True)
             if self.positions:
                 model.get_submodule(self.positions).requires_grad_(True)
@@ -199,19 +202,19 @@ def _quietly_configured(family: Family, values: dict[str, Any]) -> PreTrainedCon
         with _no_chatter():
             config = family.config_class(**values)
     except Exception as error:  # its checks raise what they like
-        raise ValueError(f"{family.config}: {_short(error)}") from None
+        raise ValueError(f"{family.config}: {short(error)}") from None
     return config
 
 
-class _no_chatter:  # noqa: N801  a context manager, used as a function
+@contextmanager
+def _no_chatter() -> Iterator[None]:
     """Let transformers log errors alone meanwhile."""
-
-    def __enter__(self) -> None:
-        self._before = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()
-
-    def __exit__(self, *_: object) -> None:
-        transformers.logging.set_verbosity(self._before)
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -224,18 +227,6 @@ def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
             yield from _numbers(part, path)
     elif isinstance(value, int | float):
         yield path, value
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
-
-
-def _leaf(path: str) -> str:
-    return path.rpartition(".")[2]
 
 
 def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
@@ -373,7 +364,7 @@ class Pretrained:
         words = self.family.words + "."
         for name in sorted(set(in_file) - set(expected)):
             needed = name.partition(".")[0] in parts and not name.startswith(words) and _block(numbered, name) in built
-            if needed and not _BUFFERS.search(name) and not _leaf(_parent(name)).startswith("project_"):
+            if needed and not _BUFFERS.search(name) and not _PROJECTIONS.search(name):
                 raise ValueError(f"expected the weights of a {self.family.name} alone, found {name} too")
 
     @cached_property
@@ -427,17 +418,12 @@ def open_pretrained(name: str) -> Pretrained:
     if _file_of(source, revision, "adapter_config.json") is not None:
         raise DataError(f"{source}: expected a model, found an adapter too; merge it into the model (peft) first")
     try:
-        family = _family_of(content)
-        return Pretrained(source, revision, family, *_read_sizes(family, content))
+        kind = content.get("model_type")
+        if not isinstance(kind, str) or kind not in FAMILIES:
+            raise ValueError(f"model_type: expected {', '.join(FAMILIES)}, found {kind!r}")
+        return Pretrained(source, revision, FAMILIES[kind], *_read_sizes(FAMILIES[kind], content))
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-
-
-def _family_of(content: Mapping[str, Any]) -> Family:
-    kind = content.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ValueError(f"model_type: expected {', '.join(FAMILIES)}, found {kind!r}")
-    return FAMILIES[kind]
 
 
 def _read_sizes(family: Family, content: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
@@ -487,7 +473,7 @@ def _file_of(source: str, revision: str, name: str) -> Path | None:
     try:
         cached = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
-        raise _unreachable(source, _short(error)) from None
+        raise _unreachable(source, short(error)) from None
     return None if cached is None else Path(cached)
 
 
@@ -502,10 +488,6 @@ def _unreachable(source: str, reason: str) -> DataError:
         f"({reason})",
         hint="give a local folder with them as {backbone} FOLDER, or train without pretrained weights: {init} random",
     )
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _brief(value: object) -> str:

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, short
 from semg.common.files import version
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # others are quantised, and mean nothing without their scales
@@ -67,8 +67,7 @@ def _header(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
             slices = [(key, file.get_slice(key)) for key in file.keys()]  # noqa: SIM118  not a dict
             return [(key, tuple(one.get_shape()), str(one.get_dtype())) for key, one in slices]
     except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        expected = f"expected a whole safetensors file, found a damaged one ({reason})"
+        expected = f"expected a whole safetensors file, found a damaged one ({short(error)})"
         raise DataError(f"{path}: {expected}; copy or fetch it again") from None
 
 

@@ -17,6 +17,11 @@ def with_names(text: str, name_of: Callable[[str], str] = str) -> str:
     return _REFERENCE.sub(lambda match: name_of(match[1]), text)
 
 
+def short(error: Exception, most: int = 160) -> str:
+    """What another library's error says, on one line of so many characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class DataError(Exception):
     """Something about an input is wrong; the message is one line: file, expected, found, what to do.
 

@@ -35,8 +35,10 @@ usual_style = matplotlib.rc_context(
 
 
 @usual_style
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, without a date or a version in it."""
+def save(figure: Figure, path: Path, title: str = "") -> None:
+    """Write a figure as PNG, under its title if it has none yet, without a date or a version in it."""
+    if title:
+        headline(figure, title)
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
@@ -129,8 +131,7 @@ def per_subject(
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.grid(axis="y")
     figure.legend(loc="outside lower center", fontsize=10)  # inside, it could hide a person
-    headline(figure, title)
-    save(figure, path)
+    save(figure, path, title)
 
 
 def draw_chance(axes: Axes, metric: Metric, chance: float | None, colour: str) -> None:
@@ -162,8 +163,7 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
         axes.grid()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", fontsize=11, ncols=3)
-    headline(figure, title)
-    save(figure, path)
+    save(figure, path, title)
 
 
 @usual_style
@@ -207,8 +207,7 @@ def compare(
             axes.set_title(f"every person a dot; {better} of the line: better than the reference", fontsize=10)
     below = "black: the mean over people" + ("" if few else " and its 95 % interval")
     figure.supxlabel(f"{below}; {NO_INTERVAL}" if few else below, fontsize=10)
-    headline(figure, title)
-    save(figure, path)
+    save(figure, path, title)
 
 
 def _draw_people(axes: Axes, row: int, values: np.ndarray, colour: str) -> bool:
@@ -267,8 +266,7 @@ def calibration(
     }
     order = sorted(handles, key=lambda label: "by chance" in label)  # models first
     figure.legend([handles[label] for label in order], order, loc="outside lower center", fontsize=10)
-    headline(figure, title)
-    save(figure, path)
+    save(figure, path, title)
 
 
 def _errors(values: np.ndarray) -> np.ndarray | None:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, short
 from semg.common.files import atomic_path, digest_of, json_value, read_json, write_json
 
 FORMAT = "semg-gpt2 checkpoint"
@@ -69,7 +69,7 @@ def write_checkpoint(
             torch.save(whole, temporary)
         except RuntimeError as error:  # what PyTorch's own writer makes of a full disk
             raise DataError(
-                f"{path}: expected room to write it, found a disk that takes no more ({_short(error)})", hint=hint
+                f"{path}: expected room to write it, found a disk that takes no more ({short(error, 120)})", hint=hint
             ) from None
 
 
@@ -94,11 +94,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
             whole = torch.load(file, map_location="cpu", weights_only=True)
             sha256 = digest_of(file)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, IndexError) as error:
-        raise DataError(f"{path}: expected a checkpoint, found a file that cannot be read ({_short(error)})") from None
+        raise DataError(
+            f"{path}: expected a checkpoint, found a file that cannot be read ({short(error, 120)})"
+        ) from None
     except pickle.UnpicklingError:
         raise DataError(f"{path}: expected tensors and plain types, found objects that could run code") from None
     except Exception as error:  # a damaged pickle can raise nearly anything; none of it may look like a crash
-        raise DataError(f"{path}: expected a checkpoint, found damaged data ({_short(error)})") from None
+        raise DataError(f"{path}: expected a checkpoint, found damaged data ({short(error, 120)})") from None
     return replace(_checked(path, whole), sha256=sha256)
 
 
@@ -156,7 +158,7 @@ def _open_folder(folder: Path) -> Checkpoint:
         raw = path.read_bytes()  # not mapped: a file that is cut while it is in use would end the process
         tensors = load(raw)
     except (OSError, SafetensorError, ValueError) as error:
-        raise DataError(f"{path}: expected an exported model's weights, found none ({_short(error)})") from None
+        raise DataError(f"{path}: expected an exported model's weights, found none ({short(error, 120)})") from None
     if expected != _checksum("", tensors):
         raise DataError(f"{path}: expected the checksum in {CONFIG}, found another: copy or export both again")
     _check_finite(path, tensors)
@@ -172,7 +174,3 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from semg.common.console import counted
-from semg.common.errors import DataError
+from semg.common.errors import DataError, short
 from semg.data.columns import by_name, taken_in_order
 from semg.inference.live_decoder import Chunk
 from semg.inference.signal_path import SignalPath
@@ -47,9 +47,8 @@ def pylsl() -> ModuleType:
     try:
         import pylsl as module
     except (ImportError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
         advice = "pip install -r requirements.txt, and see docs/live.md"
-        raise DataError(f"pylsl: expected the Lab Streaming Layer's library, found: {reason}", advice) from None
+        raise DataError(f"pylsl: expected the Lab Streaming Layer's library, found: {short(error)}", advice) from None
     if "LSLAPICFG" not in os.environ and not any(Path(place).expanduser().exists() for place in _SETTINGS):
         module.set_config_content(_QUIET)
     _pylsl.append(module)
