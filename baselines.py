@@ -201,7 +201,8 @@ def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], see
         if options["choose"]:
             own, table = windows["val"], tables.of("val", features)
             prediction, _ = classical.decide(model, table.reshape(len(table), -1))
-            score = mean_over_people(metrics.leading(), own, prediction)
+            people = metrics.per_subject(own.label, prediction, own.subject, len(own.shards[0].classes))
+            score = float(np.mean([one[metrics.leading().name] for one in people.values()]))
             tried.append({"settings": settings, f"val_{metrics.leading().name}": score})
         if best is None or score > best[0]:
             best = score, settings, model
@@ -212,12 +213,6 @@ def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], see
         sharpness = classical.sharpness(model, table.reshape(len(table), -1), windows["val"].label)
         settings, model = {**settings, "sharpness": sharpness}, classical.Softmax(model, sharpness)
     return classical.Trained(name, settings, model, x, label, tried)
-
-
-def mean_over_people(metric: metrics.Metric, windows: WindowSet, prediction: np.ndarray) -> float:
-    """The mean of the people's values."""
-    people = metrics.per_subject(windows.label, prediction, windows.subject, len(windows.shards[0].classes))
-    return float(np.mean([one[metric.name] for one in people.values()]))
 
 
 def run_one(

@@ -121,12 +121,6 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
     )
 
 
-def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
-    """Take what was not given from the checkpoint's own training."""
-    args.shards, args.split = model.origin.folders(args.shards, args.split)
-    args.out = args.out or Path("results") / f"{model.origin.run}-calibrated-{args.repetitions}"
-
-
 def warn_of_leaks(model: TrainedModel, shards: list[Shard], console: cli.Console) -> list[str]:
     """Say which of the people scored were trained on; returns them."""
     seen = sorted(model.origin.subjects & {shard.subject for shard in shards})
@@ -175,7 +169,8 @@ def main() -> int:
     console = cli.console(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, args.batch_size)
-    fill_defaults(args, model)
+    args.shards, args.split = model.origin.folders(args.shards, args.split)
+    args.out = args.out or Path("results") / f"{model.origin.run}-calibrated-{args.repetitions}"
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_verified(args.shards, split.records(args.subset), console))
     recipe = recipe_of(args, model.network)

@@ -126,7 +126,8 @@ def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[Rec
         shards = open_shards(folder, names)
         return [shard.facts for shard in shards], count_windows(shards), folder
     listed = splits.read_names(args.records)
-    names = [name for name in listed if not putemg.is_record(name) or _holds_gestures(name)]
+    forces = {name for name in filter(putemg.is_record, listed) if putemg.parse_record(name).experiment == "emg_force"}
+    names = [name for name in listed if name not in forces]
     if not names:
         raise DataError(f"{args.records}: expected names of gesture recordings, found none")
     if len(names) < len(listed):
@@ -137,10 +138,6 @@ def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[Rec
     if foreign := [name for name in names if not putemg.is_record(name)]:
         raise DataError(f"{args.records}: expected putEMG's record names unless --shards is given, found {foreign[0]}")
     return [from_name(name) for name in names], None, args.records
-
-
-def _holds_gestures(name: str) -> bool:
-    return putemg.parse_record(name).experiment == "emg_gestures"
 
 
 def count_windows(shards: Sequence[Shard]) -> Windows:

@@ -239,20 +239,13 @@ def adapted_online(
 def over_time(scores: Scores) -> dict[str, Any]:
     """How well sessions went as they grew older, for metrics.json."""
     windows = scores.windows
-    known, shard = windows.label != UNLABELLED, windows.shards[0]
+    known = windows.label != UNLABELLED
     columns = (windows.label[known], scores.probabilities[known].argmax(1), windows.subject[known])
-    rest = metrics.is_rest(shard.classes, shard.rest_classes)
     parts = {
         "by_minute": np.ceil(seconds_since_start(windows)[known] / 60).astype(int),
         "by_recording": place_in_session(windows)[known],
     }
-    return {name: metrics.by_group(*columns, group, len(shard.classes), rest) for name, group in parts.items()}
-
-
-def fill_defaults(args: argparse.Namespace, model: TrainedModel) -> None:
-    """Take what was not given from the checkpoint's own training."""
-    args.shards, args.split = model.origin.folders(args.shards, args.split)
-    args.out = args.out or Path("results") / model.origin.run
+    return {name: metrics.by_group(*columns, group, len(windows.rest), windows.rest) for name, group in parts.items()}
 
 
 def check(args: argparse.Namespace) -> None:
@@ -272,7 +265,8 @@ def main() -> int:
     console = cli.console(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, args.batch_size)
-    fill_defaults(args, model)
+    args.shards, args.split = model.origin.folders(args.shards, args.split)
+    args.out = args.out or Path("results") / model.origin.run
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_verified(args.shards, split.records(args.subset), console))
     if args.vote > 1 or args.smooth:

@@ -92,7 +92,8 @@ class Signal:
             self.rings = tuple(tuple(ring) for ring in whole_rings(ALL_CHANNELS, "monopolar"))
             self.classes = tuple(putemg.GESTURES.values())
             self.rest_classes = tuple(putemg.REST_CLASSES)
-            self.segments = _labelled(codes, list(putemg.GESTURES))
+            gestures, runs = list(putemg.GESTURES), zip(*segments(codes), strict=True)
+            self.segments = [(int(a), int(b), gestures.index(int(code))) for a, b, code in runs if code in gestures]
         else:
             if path.is_file():
                 expected = "expected an HDF5 recording or the folder of a shard"
@@ -121,12 +122,6 @@ class Signal:
     def seconds(self) -> list[signal_figures.Segment]:
         """The labelled segments in seconds."""
         return [(first / self.rate, stop / self.rate, label) for first, stop, label in self.segments]
-
-
-def _labelled(codes: np.ndarray, classes: list[int]) -> list[tuple[int, int, int]]:
-    """(first sample, end, class) of every segment of a known label."""
-    runs = zip(*segments(codes), strict=True)
-    return [(int(a), int(b), classes.index(int(code))) for a, b, code in runs if int(code) in classes]
 
 
 def _windowed(shard: Shard) -> list[tuple[int, int, int]]:
@@ -239,24 +234,19 @@ def draw_electrodes(args: argparse.Namespace) -> str:
     if not args.source:
         raise UsageError("plot.py electrodes: expected at least one SOURCE, a recording or a shard, found none")
     signals = [Signal(path, args.labels) for path in args.source]
+    first, rings = signals[0], signals[0].rings
     for path, signal in zip(args.source, signals, strict=True):
-        if (signal.channels, signal.rings, signal.classes) != (
-            signals[0].channels,
-            signals[0].rings,
-            signals[0].classes,
-        ):
+        if (signal.channels, signal.rings, signal.classes) != (first.channels, rings, first.classes):
             raise DataError(f"{path}: expected the same channels, rings and gestures everywhere, found others")
-    rings = signals[0].rings
     if not rings or len({len(ring) for ring in rings}) > 1:
         raise DataError(f"{args.source[0]}: expected electrodes in rings of one size, found none (rings in shard.json)")
     if not any(signal.segments for signal in signals):
         raise DataError(f"{args.source[0]}: expected some gesture in the recording, found none")
-    subject_line = signals[0].name if len(signals) == 1 else f"{len(signals)} recordings"
+    subject_line = first.name if len(signals) == 1 else f"{len(signals)} recordings"
     title = _title(args, f"RMS at each electrode, {subject_line}", any(signal.simulated for signal in signals))
     places = [place for ring in rings for place in ring]
-    signal_figures.electrodes(
-        args.out, gesture_rms(signals)[:, places], signals[0].classes, len(rings), title, _rest(signals)
-    )
+    rms = gesture_rms(signals)[:, places]
+    signal_figures.electrodes(args.out, rms, first.classes, len(rings), title, _rest(signals))
     return subject_line
 
 
@@ -295,16 +285,11 @@ def draw_curves(args: argparse.Namespace) -> str:
     run = _one(args, "the folder of a training run")
     path = run / "metrics.jsonl" if run.is_dir() else run
     rows = read_epochs(path)
-    title = _title(args, f"Learning curves of {_run_name(path.parent)}", _run_was_simulated(path.parent))
+    config = path.parent / "config.json"
+    simulated = config.is_file() and says_simulated(read_json(config, "a run's configuration"))
+    title = _title(args, f"Learning curves of {_run_name(path.parent)}", simulated)
     score_figures.learning_curves(args.out, rows, title)
     return cli.counted(len(rows), "epoch")
-
-
-def _run_was_simulated(run: Path) -> bool:
-    """Whether a run's config.json says that it trained on simulated recordings."""
-    if not (run / "config.json").is_file():
-        return False
-    return says_simulated(read_json(run / "config.json", "a run's configuration"))
 
 
 def _calibrated(folder: Path) -> ResultRecord:

@@ -62,7 +62,7 @@ from semg.flags import shared
 from semg.inference.batch import Signal
 from semg.inference.recordings import recording_for
 from semg.inference.session_statistics import SessionStatistics
-from semg.inference.streaming import Predictions, Stream, replay
+from semg.inference.streaming import Predictions, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
 from semg.training.online_adaptation import OnlineAdaptation
@@ -111,35 +111,28 @@ def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, 
     return truth
 
 
-def voted(model: TrainedModel, prediction: np.ndarray, end: np.ndarray, k: int) -> np.ndarray:
-    """(n,) the majority over the last k decisions of one recording, as evaluate.py --vote has it."""
-    one = np.zeros(len(prediction), np.int64)
-    return metrics.majority_vote(prediction, one, end, k, len(model.classes), max_step=np.inf)
-
-
 def vote_shares(prediction: np.ndarray, votes: np.ndarray, k: int) -> np.ndarray:
     """(n,) the share of the last k decisions, fewer at the begin, that say what was voted. prediction, votes: (n,)."""
     return np.array([np.mean(prediction[max(0, n - k + 1) : n + 1] == one) for n, one in enumerate(votes)])
 
 
-def smoothed(model: TrainedModel, predictions: Predictions, hold: float) -> np.ndarray:
-    """(n, K) probabilities by all decisions of a recording until each, as evaluate.py --smooth has it."""
-    one, step = np.zeros(len(predictions.end), np.int64), model.stride / model.rate
-    return smoothing.filtered(predictions.probabilities, one, predictions.end, step, hold, max_step=np.inf)
-
-
 def over_time(
     model: TrainedModel, predictions: Predictions, vote: int, hold: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Column of the CSV -> (n,) decisions smoothed over time, and (n,) a vote's share or a decision's probability."""
+    """Column of the CSV -> (n,) decisions smoothed over time, and (n,) a vote's share or a decision's probability.
+
+    vote, hold: as --vote and --smooth of evaluate.py have them.
+    """
+    end, recording = predictions.end, np.zeros(len(predictions.end), np.int64)  # a single one
     decided: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     if vote > 1:
         alone = predictions.probabilities.argmax(1)
-        votes = voted(model, alone, predictions.end, vote)
+        votes = metrics.majority_vote(alone, recording, end, vote, len(model.classes), max_step=np.inf)
         decided["voted"] = votes, vote_shares(alone, votes, vote)
     if hold:
-        probabilities = smoothed(model, predictions, hold)
-        decided["smoothed"] = probabilities.argmax(1), probabilities.max(1)
+        step = model.stride / model.rate
+        smoothed = smoothing.filtered(predictions.probabilities, recording, end, step, hold, max_step=np.inf)
+        decided["smoothed"] = smoothed.argmax(1), smoothed.max(1)
     return decided
 
 
@@ -211,7 +204,8 @@ def predict(
             adaptation = OnlineAdaptation.in_signal_time(model) if args.adapt else None
             stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=heard, adaptation=adaptation)
             predictions = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
-            save_statistics(model, stream, args)
+            if args.save_statistics is not None and (learnt := stream.heard()) is not None:
+                model.write_statistics(args.save_statistics, learnt)
             if adaptation is not None:
                 console.say(f"{path.stem}: {adaptation.in_words()}")
         else:
@@ -258,13 +252,6 @@ def say_which_labels_are_unknown(
     if there and not set(there) & {*model.classes, *model.classes_left_out}:
         classes = ", ".join(model.classes)
         console.warn(f"{path}: no label is one of the model's classes, {classes}: they are {listed(there)}")
-
-
-def save_statistics(model: TrainedModel, stream: Stream, args: argparse.Namespace) -> None:
-    """With --save-statistics, keep what the stream has heard."""
-    heard = stream.heard()
-    if args.save_statistics is not None and heard is not None:
-        model.write_statistics(args.save_statistics, heard)
 
 
 def decider(
@@ -350,7 +337,7 @@ def main() -> int:
         except (DataError, OSError, MemoryError) as error:
             failed += 1
             console.error(cli.in_words(error))
-    message = f"{args.out}: predictions of {len(done)} recording{'' if len(done) == 1 else 's'}"
+    message = f"{args.out}: predictions of {cli.counted(len(done), 'recording')}"
     if args.save_statistics is not None and done:
         message += f"; next: --statistics {args.save_statistics} with the session's next recording"
     if args.plot and done:

@@ -45,7 +45,7 @@ from threadpoolctl import threadpool_limits
 
 from semg.common import cli, launching
 from semg.common.errors import DataError, UsageError
-from semg.common.files import checksum, expect_file, expect_unchanged, remove_leftovers
+from semg.common.files import expect_file, expect_unchanged, remove_leftovers
 from semg.common.launching import Launcher
 from semg.common.process_pool import as_ready, usable_cores
 from semg.common.provenance import commit, plain, versions
@@ -56,7 +56,7 @@ from semg.data.gestures import chosen, windows_of
 from semg.data.preprocessing import filtered, montage, rings
 from semg.data.putemg_recording import Recording
 from semg.data.records import from_name
-from semg.data.shards import difference, open_shard, read_meta, write_shard
+from semg.data.shards import difference, open_shard, read_meta, source_facts, write_shard
 from semg.data.spectrum import Spectrum
 from semg.data.tables import is_simulated
 from semg.data.windows import paper_windows, whole_windows, without_gaps
@@ -231,7 +231,7 @@ def _process(conversion: Conversion, name: str) -> Outcome:
     expect_file(conversion.source, "a recording")
     path, how = conversion.source, conversion.arguments
     with expect_unchanged(path, "a recording"):
-        source = {"name": path.name, "bytes": path.stat().st_size, "sha256": checksum(path)}
+        source = source_facts(path)
         if conversion.shard.exists() and not conversion.overwrite:
             return _keep(conversion, name, source)
         with Recording(path) as recording:
@@ -285,7 +285,10 @@ def _keep(conversion: Conversion, name: str, source: dict[str, Any]) -> Outcome:
 
 def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
     """The gesture recordings in `raw`, of `subjects` only if given."""
-    cli.existing_folder(raw, "--raw", "download_putemg.py or simulate_putemg.py makes it")
+    if not raw.is_dir():
+        raise DataError(
+            f"{raw}: expected a folder (--raw), found none; download_putemg.py or simulate_putemg.py makes it"
+        )
     files = sorted(
         path
         for path in raw.iterdir()
@@ -336,18 +339,11 @@ def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console:
             console.error(f"{job.name}: {wrong}")
     there = sum((args.shards / path.stem / "shard.json").is_file() for path in files)
     summary = f"{args.shards}: {there} of {cli.counted(len(files), 'recording')} have their shards"
-    if failed or wrongs:
-        console.finish(
-            f"{summary}; some failed, see above; the same command tries them again", shards=there, failed=wrongs
-        )
-        return 1
-    console.finish(f"{summary}; {next_step(args)}", shards=there, failed=0)
-    return 0
-
-
-def next_step(args: argparse.Namespace) -> str:
-    """What to do with the shards."""
-    return cli.next_command("create_dataset_files.py", "--shards", args.shards)
+    after = "some failed, see above; the same command tries them again"
+    if not (failed or wrongs):
+        after = cli.next_command("create_dataset_files.py", "--shards", args.shards)
+    console.finish(f"{summary}; {after}", shards=there, failed=wrongs)
+    return 1 if failed or wrongs else 0
 
 
 def make_shards(
@@ -377,13 +373,11 @@ def make_shards(
         console.say(f"mains hum: {heard}" + (f", {left[0]:g} Hz is left in (--notch)" if left else "; taken out"))
     written, held = cli.counted(counts["done"], "shard"), cli.counted(windows, "window")
     summary = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"
+    after = cli.next_command("create_dataset_files.py", "--shards", args.shards)
     if counts["failed"]:
-        console.finish(
-            f"{summary}; {cli.counted(counts['failed'], 'recording')} failed, see above", **counts, windows=windows
-        )
-        return 1
-    console.finish(f"{summary}; {next_step(args)}", **counts, windows=windows)
-    return 0
+        after = f"{cli.counted(counts['failed'], 'recording')} failed, see above"
+    console.finish(f"{summary}; {after}", **counts, windows=windows)
+    return 1 if counts["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -342,19 +342,14 @@ def do_all(
     failures: dict[str, str] = {}
     for job, wrong in launched(jobs, what, console, many) if many else one_by_one(jobs, what, console):
         run = jobs[job]
-        problem = wrong or _end(run, ended, console)
-        if problem:
-            failures[run.name] = cli.one_line(problem)
-            console.error(f"{run.name}: {problem}")
+        try:
+            if wrong:
+                raise DataError(wrong)
+            ended(run, console)
+        except DataError as error:
+            failures[run.name] = cli.one_line(str(error))
+            console.error(f"{run.name}: {error}")
     return failures
-
-
-def _end(run: TrainingRun, ended: Ended, console: cli.Console) -> str:
-    try:
-        ended(run, console)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def one_by_one(jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console) -> Iterator[tuple[Job, str]]:

@@ -66,13 +66,6 @@ def to_resume(args: argparse.Namespace) -> Checkpoint | None:
     return None
 
 
-def remove_old_run(out: Path) -> None:
-    """Remove what a run before has left in OUT."""
-    for name in ("last.ckpt", "config.json", "best_model.ckpt", "metrics.jsonl"):
-        (out / name).unlink(missing_ok=True)
-    remove_old(out)
-
-
 def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
     """What TensorBoard shows of this run."""
     return Board(
@@ -130,7 +123,9 @@ def begin(run: Trainer, last: Checkpoint | None) -> None:
     facts = run_files.facts_of(run)
     describe(run, facts)
     if last is None:  # not before: wrong inputs must not cost the run that is there
-        remove_old_run(run.out)
+        for name in ("last.ckpt", "config.json", "best_model.ckpt", "metrics.jsonl"):
+            (run.out / name).unlink(missing_ok=True)
+        remove_old(run.out)
     run_files.write_config(run)
     if last is None:
         run_files.save(run)

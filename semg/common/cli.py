@@ -393,10 +393,3 @@ def expanded(paths: Iterable[Path]) -> list[Path]:
         matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207  `path` may be absolute
         named += map(Path, matches) if matches else [path]
     return named
-
-
-def existing_folder(path: Path, flag: str, hint: str) -> Path:
-    """`path` if it is a folder; DataError that names the flag and says what makes the folder otherwise."""
-    if not path.is_dir():
-        raise DataError(f"{path}: expected a folder ({flag}), found none; {hint}")
-    return path
