@@ -22,13 +22,12 @@ model is kept as it was.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model import GPT2Classifier
@@ -36,10 +35,11 @@ from semg.common.errors import DataError
 from semg.evaluation.smoothing import HOLD
 from semg.inference.batch import Signal, signal_tokens
 from semg.inference.trained_model import TrainedModel
-from semg.training.augmentation import Augmentation, TokenLayout, draw
+from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.loop import DivergedError, LoopState, fit
 from semg.training.optimization import Optimizer, OptimizerConfig
 from semg.training.session_turn import best_turn, candidates, turned_network
+from semg.training.token_task import TokenTask
 
 FLOOR = 1e-4  # added to likelihood ratios: a model that rules a class out for a window may be mistaken
 MOST_WINDOWS = 20_000  # of a session: 42 minutes at eight a second; of longer ones, fewer a second are taken
@@ -144,14 +144,10 @@ def adapt(
     if seconds >= how.least_seconds:
         layout = _layout(model, model.rings if rings is None else rings)
 
-        def decided(places: int, every: int = 1) -> np.ndarray:
+        def decided(places: int, every: int) -> np.ndarray:
             return _decided(turned_network(model.network, layout, places), tokens[::every])
 
-        turn = best_turn(
-            candidates(layout.rings),
-            lambda places: session.uncertainty(decided(places, how.every)),
-            lambda places: session.confirms(decided(places), decided(0)),
-        )
+        turn = session.turn(layout.rings, decided)
     if turn:
         adapted = _adapted(model, turned_network(model.network, layout, turn), tokens, session, seconds, how)
     if adapted is None or not adapted.accepted:
@@ -226,6 +222,17 @@ class SessionModel:
         if self.uncertainty(other) > self.uncertainty(posterior):
             return False
         return _agreement(turned, other) >= _agreement(own, posterior) + self._how.turn_agreement
+
+    def turn(self, rings: Sequence[Sequence[int]], decided: Callable[[int, int], np.ndarray]) -> int:
+        """Places by which the rings seem turned.
+
+        decided: (n, K) probabilities of a model turned by so many places, of one window in so many.
+        """
+        return best_turn(
+            candidates(rings),
+            lambda places: self.uncertainty(decided(places, self._how.every)),
+            lambda places: self.confirms(decided(places, 1), decided(0, 1)),
+        )
 
     def signs(self, before: np.ndarray, posterior: np.ndarray, seconds: float) -> "Signs":
         """What the safeguard looks at. before: (n, K) probabilities; posterior: theirs; seconds: of signal."""
@@ -421,36 +428,6 @@ def _decided(network: GPT2Classifier, tokens: Tensor) -> np.ndarray:
 # --- learning it --------------------------------------------------------------------------------------------------
 
 
-class _PosteriorTask:
-    """A `loop.Task`: to give a session's windows their posteriors. tokens: (n, T, F); target: (n, K)."""
-
-    def __init__(self, module: GPT2Classifier, tokens: Tensor, layout: TokenLayout, how: Adaptation) -> None:
-        self.module = module
-        self.target = torch.empty(0)
-        self._tokens, self._layout, self._how = tokens, layout, how
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of one part of the windows."""
-        return -(-self._count // self._how.batch_size)
-
-    @property
-    def _count(self) -> int:
-        return -(-len(self._tokens) // self._how.every)
-
-    def batches(self, epoch: int, first: int) -> Iterator[Tensor]:
-        """Places of each step's windows: another part of them in each epoch."""
-        order = np.random.default_rng((self._how.seed, epoch)).permutation(len(self._tokens))[: self._count]
-        places = torch.from_numpy(order).to(self._tokens.device)
-        yield from places.split(self._how.batch_size)[first:]
-
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Cross-entropy of augmented windows with their posteriors."""
-        shape = (len(batch), self._tokens.shape[1])
-        change = draw(self._how.augmentation, self._layout, shape, generator, batch.device)
-        return F.cross_entropy(self.module.classify(change(self._tokens[batch])).float(), self.target[batch])
-
-
 def _learnt(
     network: GPT2Classifier,
     layout: TokenLayout,
@@ -464,7 +441,17 @@ def _learnt(
     What trained in training learns here, but for the head.
     """
     network.head.requires_grad_(False)
-    task, state = _PosteriorTask(network, tokens, layout, how), LoopState()
+    task = TokenTask(
+        network,
+        tokens,
+        torch.empty(0),
+        layout,
+        how.augmentation,
+        batch_size=how.batch_size,
+        seed=(how.seed,),
+        every=how.every,
+    )
+    state = LoopState()
     optimizer = Optimizer(network, how.optimizer, how.rounds * how.epochs * task.steps_per_epoch)
     try:
         for turn in range(1, how.rounds + 1):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model import GPT2Classifier
@@ -20,9 +19,10 @@ from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
 from semg.inference.batch import decided, open_windows
 from semg.inference.trained_model import TrainedModel
-from semg.training.augmentation import Augmentation, TokenLayout, draw, one_hot
+from semg.training.augmentation import Augmentation, TokenLayout, one_hot
 from semg.training.loop import DivergedError, fit
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
+from semg.training.token_task import TokenTask
 
 AUGMENTATION = Augmentation.parse(["channel_dropout=0.1"])  # no rotation: this person's sleeve sits as it sits
 _INFERENCE_BATCH = 512
@@ -135,36 +135,6 @@ def _plain(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-class _CalibrationWindows:
-    """A `loop.Task`: to classify a person's windows. tokens: (n, T, F) normalised; target: (n, classes)."""
-
-    def __init__(
-        self, module: GPT2Classifier, tokens: Tensor, target: Tensor, recipe: Calibration, layout: TokenLayout
-    ) -> None:
-        self.module = module
-        self._tokens, self._target, self._recipe, self._layout = tokens, target, recipe, layout
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that hold every window once."""
-        return -(-len(self._tokens) // self._recipe.batch_size)
-
-    def batches(self, epoch: int, first: int) -> Iterator[Tensor]:
-        """Places of each step's windows, in an order that is the epoch's own."""
-        order = np.random.default_rng((self._recipe.seed, Stream.ORDER, epoch)).permutation(len(self._tokens))
-        places = torch.from_numpy(order).to(self._tokens.device)
-        yield from places.split(self._recipe.batch_size)[first:]
-
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Cross-entropy of augmented windows."""
-        shape = (len(batch), self._tokens.shape[1])
-        change = draw(self._recipe.augmentation, self._layout, shape, generator, batch.device)
-        logits = self.module.classify(change(self._tokens[batch]))
-        return F.cross_entropy(
-            logits.float(), change.targets(self._target[batch]), label_smoothing=self._recipe.label_smoothing
-        )
-
-
 def adapt(
     model: GPT2Classifier,
     tokens: Tensor,
@@ -179,7 +149,16 @@ def adapt(
     """
     torch.manual_seed(recipe.seed)  # of what the copy has and the model has not, such as LoRA's matrices
     adapted = trainable_copy(model, recipe.tune)
-    task = _CalibrationWindows(adapted, tokens, one_hot(label, model.config.classes), recipe, layout)
+    task = TokenTask(
+        adapted,
+        tokens,
+        one_hot(label, model.config.classes),
+        layout,
+        recipe.augmentation,
+        batch_size=recipe.batch_size,
+        seed=(recipe.seed, Stream.ORDER),
+        label_smoothing=recipe.label_smoothing,
+    )
     optimizer = Optimizer(adapted, recipe.optimizer, recipe.epochs * task.steps_per_epoch)
     for _ in fit(task, optimizer, epochs=recipe.epochs, seed=recipe.seed, autocast=autocast):
         pass

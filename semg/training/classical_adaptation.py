@@ -21,7 +21,6 @@ from semg.data.shards import WindowSet
 from semg.training import adaptation, classical
 from semg.training.classical import Gaussians, Trained, decide, fitted, subsample
 from semg.training.feature_tables import SessionWindows, Tables
-from semg.training.session_turn import best_turn, candidates
 
 LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation")  # what a classifier has not
 
@@ -64,15 +63,11 @@ def adapted_as_the_network(
     turn = 0
     if session.seconds >= how.least_seconds:
 
-        def decided(places: int, every: int = 1) -> np.ndarray:
+        def decided(places: int, every: int) -> np.ndarray:
             probability: np.ndarray = model.predict_proba(session.turned(session.x[::every], places))
             return probability
 
-        turn = best_turn(
-            candidates(session.rings),
-            lambda places: chain.uncertainty(decided(places, how.every)),
-            lambda places: chain.confirms(decided(places), decided(0)),
-        )
+        turn = chain.turn(session.rings, decided)
     for places in (turn, 0) if turn else (0,):
         adapted_model, reason = _learnt(trained, session, places, chain, how, sample)
         if not reason:
