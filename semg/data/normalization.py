@@ -13,7 +13,7 @@ first, then the whitened ones, so that the model sees twice as many. Source: He 
 brain-computer interfaces: a Euclidean space data alignment approach", who align trials of EEG in this way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,11 +55,6 @@ class ChannelNormalization:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for checkpoints."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ChannelNormalization":
-        """The inverse of `to_dict`. Raises TypeError for unknown fields, ValueError for wrong values."""
-        return cls(**values)
 
 
 def gain_of(shards: Sequence[Shard]) -> np.ndarray:

@@ -20,20 +20,8 @@ import numpy as np
 from semg.common.console import counted, listed
 from semg.common.errors import DataError
 from semg.common.files import expect_file
+from semg.data import putemg
 from semg.data.gaps import Gap, find_gaps, sampling_interval
-from semg.data.putemg import (
-    ADC_BITS,
-    CHANNEL_COLUMNS,
-    COLUMNS,
-    GESTURES,
-    LABEL_COLUMNS,
-    N_CHANNELS,
-    RATE,
-    RATE_TOLERANCE,
-    REST,
-    is_record,
-    parse_record,
-)
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that an HDF5 file begins with
 _BLOCK_BYTES = 1 << 24  # of the table, read at once
@@ -57,7 +45,7 @@ class Recording:
 
     def __init__(self, path: Path, *, check_name: bool = True) -> None:
         self.path = path
-        self.record = parse_record(path.stem) if check_name or is_record(path.stem) else None
+        self.record = putemg.parse_record(path.stem) if check_name or putemg.is_record(path.stem) else None
         self._file = _open(path)
         try:
             self._table = _table(path, self._file)
@@ -92,7 +80,7 @@ class Recording:
         """
         counts = np.empty((len(channels), self.n_samples), np.int16).T  # a channel in a row, as filters read it
         labelled = np.empty(self.n_samples, np.int8)
-        columns = [CHANNEL_COLUMNS[number - 1] for number in channels]
+        columns = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
         last = -np.inf
         self._times = np.empty(self.n_samples)
         for start, rows in self._blocks():
@@ -106,7 +94,7 @@ class Recording:
 
     def gaps(self) -> list[Gap]:
         """Where samples are missing by the index. To be asked after `read`."""
-        return find_gaps(self._times, sampling_interval(self._times, RATE), RATE)
+        return find_gaps(self._times, sampling_interval(self._times, putemg.RATE), putemg.RATE)
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of whole rows with the row they start at; only one is in memory at a time."""
@@ -134,19 +122,20 @@ class Recording:
             values = rows[blocks.pop()][:, _slice([self._places[name][1] for name in columns])]
         else:
             values = np.stack([self._column(rows, name) for name in columns], axis=1)
-        limit = 2.0**ADC_BITS
-        whole = values.astype(np.int16, casting="unsafe") if _within(values, limit) else None
+        limit = 2.0**putemg.ADC_BITS
+        within = values.min() >= -limit and values.max() <= limit  # False for NaN too
+        whole = values.astype(np.int16, casting="unsafe") if within else None
         if whole is None or not np.array_equal(whole, values):
             raise DataError(f"{self.path}: {_first_wrong_count(values, columns, start, limit)}")
         return whole
 
     def _known_labels(self, rows: np.ndarray, column: str, start: int) -> np.ndarray:
         values = self._column(rows, column)
-        known = np.isin(values, [REST, *GESTURES])
+        known = np.isin(values, [putemg.REST, *putemg.GESTURES])
         if not known.all():
             row = int(np.argmin(known))
             raise DataError(
-                f"{self.path}: column {column}: expected labels {REST} and {listed(GESTURES)}, "
+                f"{self.path}: column {column}: expected labels {putemg.REST} and {listed(putemg.GESTURES)}, "
                 f"found {values[row]} at sample {start + row}"
             )
         return values.astype(np.int8)
@@ -156,7 +145,7 @@ class Recording:
         index = self._table.dtype["index"]
         if index.kind not in "fiu":
             raise DataError(f"{self.path}: expected time in seconds as index, found {_kind(index)}")
-        for name in (*CHANNEL_COLUMNS, *LABEL_COLUMNS):
+        for name in (*putemg.CHANNEL_COLUMNS, *putemg.LABEL_COLUMNS):
             block = self._places[name][0]
             if self._table.dtype[block].base.kind not in "fiu" or self._is_category(block):
                 raise DataError(f"{self.path}: column {name}: expected numbers, found text or categories")
@@ -179,12 +168,11 @@ class Recording:
             )
         times = self._table[:_RATE_ROWS]["index"].astype(float)
         with np.errstate(all="ignore"):
-            interval = sampling_interval(times, RATE)
+            interval = sampling_interval(times, putemg.RATE)
         rate = 1 / interval if interval > 0 else float("nan")
-        if not abs(rate - RATE) <= RATE_TOLERANCE * RATE:
-            raise DataError(
-                f"{self.path}: expected {RATE:g} Hz within {RATE_TOLERANCE:.0%}, found {rate:.6g} Hz by its index"
-            )
+        if not abs(rate - putemg.RATE) <= putemg.RATE_TOLERANCE * putemg.RATE:
+            expected = f"expected {putemg.RATE:g} Hz within {putemg.RATE_TOLERANCE:.0%}"
+            raise DataError(f"{self.path}: {expected}, found {rate:.6g} Hz by its index")
         return rate
 
     def _check_subject(self, expected: str) -> None:
@@ -349,7 +337,7 @@ def _check_size(path: Path, table: h5py.Dataset) -> None:
     """DataError for a table that would unfold to far more than a recording's does, before memory is taken."""
     row, (rows,) = table.dtype.itemsize, table.shape
     if row > _LARGEST_ROW:
-        raise DataError(f"{path}: expected rows of {N_CHANNELS} channels, found rows of {row:,} bytes")
+        raise DataError(f"{path}: expected rows of {putemg.N_CHANNELS} channels, found rows of {row:,} bytes")
     stored, unfolded = table.id.get_storage_size(), row * rows
     if rows and not stored:
         raise DataError(f"{path}: expected {rows:,} samples, found room for them and no data; fetch it again")
@@ -374,12 +362,12 @@ def _places(path: Path, table: h5py.Dataset) -> dict[str, tuple[str, int]]:
         width = int(np.prod(table.dtype[block].shape, dtype=int))
         if sum(place[0] == block for place in places.values()) != width:
             raise DataError(f"{path}: expected {width} distinct column names for {block}, found others")
-    missing = [name for name in COLUMNS if name not in places]
+    missing = [name for name in putemg.COLUMNS if name not in places]
     if missing:
         raise DataError(f"{path}: expected putEMG's columns, found none named {listed(missing)}")
-    extra = [name for name in places if name.startswith("EMG_") and name not in COLUMNS]
+    extra = [name for name in places if name.startswith("EMG_") and name not in putemg.COLUMNS]
     if extra:
-        raise DataError(f"{path}: expected {N_CHANNELS} channels, found also {listed(extra)}")
+        raise DataError(f"{path}: expected {putemg.N_CHANNELS} channels, found also {listed(extra)}")
     return places
 
 
@@ -424,11 +412,6 @@ def _slice(places: list[int]) -> slice | list[int]:
     """The same places as a slice, which copies nothing, where they follow each other."""
     first, last = places[0], places[-1] + 1
     return slice(first, last) if places == list(range(first, last)) else places
-
-
-def _within(values: np.ndarray, limit: float) -> bool:
-    low, high = values.min(), values.max()
-    return bool(low >= -limit and high <= limit)  # False for NaN too
 
 
 def _first_wrong_count(values: np.ndarray, columns: list[str], start: int, limit: float) -> str:

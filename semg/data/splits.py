@@ -213,7 +213,11 @@ def check_split(split: Split, where: Path | str) -> None:
     if split.protocol == "session":
         _check_sessions(split, where)
     if split.protocol == "recording":
-        _check_one_session(split, where)
+        sessions = sorted({record.session_key for subset in SUBSETS for record in split.facts_of(subset)})
+        if len(sessions) > 1:
+            raise DataError(f"{where}: expected one person's session (recording), found {' and '.join(sessions[:2])}")
+        if len(split.test) > 1:
+            raise DataError(f"{where}: expected one recording to test (recording), found {len(split.test)}")
 
 
 def _check_sessions(split: Split, where: Path | str) -> None:
@@ -233,14 +237,6 @@ def _check_sessions(split: Split, where: Path | str) -> None:
                 f"{where}: expected subject {subject} trained on one session and tested on later ones (session), "
                 f"found {', '.join(sorted(sessions))} and {', '.join(sorted(later))}"
             )
-
-
-def _check_one_session(split: Split, where: Path | str) -> None:
-    sessions = sorted({record.session_key for subset in SUBSETS for record in split.facts_of(subset)})
-    if len(sessions) > 1:
-        raise DataError(f"{where}: expected one person's session (recording), found {' and '.join(sessions[:2])}")
-    if len(split.test) > 1:
-        raise DataError(f"{where}: expected one recording to test (recording), found {len(split.test)}")
 
 
 # --- making ------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class PartialFile:
 
     def size(self) -> int:
         """Bytes on disk."""
-        return self.path.stat().st_size if self.path.is_file() else 0
+        return part_size(self._target)
 
     def resume(self, listed: int | None) -> Note | None:
         """The note if the bytes on disk can be built upon; otherwise they are thrown away."""
@@ -61,8 +61,7 @@ class PartialFile:
 
     def discard(self) -> None:
         """Throw the bytes and their note away."""
-        for path in (self.path, self._note_path, temporary_name(self._note_path)):
-            path.unlink(missing_ok=True)
+        clear_part(self._target)
         self._report(-self._reported)
         self._reported = 0
 

@@ -43,11 +43,12 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     _write_predictions(folder / "predictions.npz", windows, prediction, probabilities)
-    write_text(folder / "per_subject.csv", per_subject_csv(scored["per_subject"]))
+    subjects, by_chance, ends = scored["per_subject"], scored["chance"], scored["ci95"]
+    rows = [["subject", *next(iter(subjects.values()))], *([who, *one.values()] for who, one in subjects.items())]
+    write_text(folder / "per_subject.csv", csv_text(rows))  # shares as fractions; empty where undefined
     confusion, mark = np.array(scored["confusion"]), score_figures.SIMULATED if windows.simulated else ""
     title = score_figures.CONFUSION + mark
     score_figures.confusion_matrix(folder / "confusion_matrix.png", confusion, windows.classes, title)
-    subjects, by_chance, ends = scored["per_subject"], scored["chance"], scored["ci95"]
     title = score_figures.SUBJECTS + mark
     score_figures.per_subject(folder / "per_subject.png", subjects, by_chance, ends, title)
     write_json(folder / "metrics.json", content)
@@ -65,13 +66,6 @@ def _write_predictions(
     columns = {name: values[known] for name, values in columns.items()} | {"classes": np.array(windows.classes)}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **columns)
-
-
-def per_subject_csv(subjects: dict[str, dict[str, Any]]) -> str:
-    """One row a person: subject and that person's metrics, as fractions; empty where undefined."""
-    keys = list(next(iter(subjects.values())))
-    rows = [[subject, *(one[key] for key in keys)] for subject, one in subjects.items()]
-    return csv_text([["subject", *keys], *rows])
 
 
 def summary(scored: dict[str, Any]) -> str:

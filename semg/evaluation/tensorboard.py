@@ -78,15 +78,13 @@ class Board:
         self._colours = palette.gestures(classes, rest_classes)
         self._title = score_figures.CONFUSION + (score_figures.SIMULATED if simulated else "")
         self._events = EventFile(folder, warn, purge_step=purge_from)
-        self._events.add(summary.text("configuration", configuration_text(settings, facts)))
+        configuration = f"### Settings\n\n{_table(settings)}\n\n### What followed from them\n\n{_table(_flat(facts))}"
+        self._events.add(summary.text("configuration", configuration))
         self._events.add(summary.text("split", split_text(split)))
         charted = [metrics.LOSS, *metrics.METRICS]
         together = {one.label: ["Multiline", [tag(f"train/{one.name}"), tag(f"val/{one.name}")]] for one in charted}
         self._events.add(summary.custom_scalars({"learning": together}))
-        self._hparams(settings)
-
-    def _hparams(self, settings: Mapping[str, Any]) -> None:
-        """Settings for the HPARAMS page, whose scores are the scalars of the same run."""
+        # the HPARAMS page has the settings, and its scores are the scalars of the same run
         values = {name: _one_value(value) for name, value in settings.items()}
         scores = [f"{_CHOSEN}/{one.name}" for one in (*metrics.METRICS, metrics.LOSS)]
         for part in summary.hparams(values, dict.fromkeys(scores, 0.0)):
@@ -190,11 +188,6 @@ def remove_old(folder: Path) -> None:
 
 
 # --- text, in Markdown ---------------------------------------------------------------------------------------------
-
-
-def configuration_text(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """A table of the settings, and one of what followed from them."""
-    return f"### Settings\n\n{_table(settings)}\n\n### What followed from them\n\n{_table(_flat(facts))}"
 
 
 def split_text(split: Split) -> str:

@@ -126,7 +126,9 @@ class LiveDecoder:
         if sum(len(one.samples) for one in self._held) < UNIT_SECONDS * self._rate:
             return []
         held, self._held = self._held, []
-        self._scale = scale = self._told_scale(np.concatenate([one.samples for one in held]))
+        samples = np.concatenate([one.samples for one in held])
+        source = RawRecording(self._name, samples, self._rate, self._model.signal_path.scale)
+        self._scale = scale = in_usual_range(self._model, self._name, source, self._warn).scale
         return [decision for one in held for decision in self._decide(one, scale)]
 
     def prepare(self) -> None:
@@ -244,11 +246,6 @@ class LiveDecoder:
             samples = np.take_along_axis(np.concatenate([last[None], samples]), latest, 0)
         self._last = samples[-1]
         return samples
-
-    def _told_scale(self, samples: np.ndarray) -> float:
-        """Microvolts of one unit of (n, channels) samples."""
-        source = RawRecording(self._name, samples, self._rate, self._model.signal_path.scale)
-        return in_usual_range(self._model, self._name, source, self._warn).scale
 
     def _check_rate(self, chunk: Chunk) -> None:
         """Warn, once, of time stamps by which the rate is another than announced."""

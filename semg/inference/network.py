@@ -33,7 +33,10 @@ def network_of(checkpoint: Checkpoint) -> tuple[GPT2Classifier, normalization.Ch
     DataError if the checkpoint does not hold them, or they do not fit each other and the data.
     """
     _check_description(checkpoint)
-    how = _channel_normalization(checkpoint)
+    try:
+        how = normalization.ChannelNormalization(**checkpoint.description["normalize"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{checkpoint.path}: expected how signals were normalised, found {error}") from None
     channels = len(checkpoint.description["data"]["channels"]) * how.copies
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
@@ -59,13 +62,6 @@ def _check_description(checkpoint: Checkpoint) -> None:
     if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
         actual = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
         raise DataError(f"{checkpoint.path}: expected train_gain of shape {shape}, found {actual}")
-
-
-def _channel_normalization(checkpoint: Checkpoint) -> normalization.ChannelNormalization:
-    try:
-        return normalization.ChannelNormalization.from_dict(checkpoint.description["normalize"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{checkpoint.path}: expected how signals were normalised, found {error}") from None
 
 
 def _check_weights(

@@ -115,7 +115,8 @@ def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndar
     model = build(name, settings, seed)
     with quiet():
         try:
-            if name == "qda" and settings["reg_param"] > 0 and _fewest(label) <= x.shape[1]:
+            fewest = np.unique(label, return_counts=True)[1].min()  # windows of a class
+            if name == "qda" and settings["reg_param"] > 0 and fewest <= x.shape[1]:
                 return _qda_of_few(model, x, label)
             return model.fit(x, label)
         except np.linalg.LinAlgError as error:
@@ -123,11 +124,6 @@ def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndar
                 f"{name}: expected more training windows of each class than its {x.shape[1]} features, "
                 f"found too few ({error}); take fewer features or more recordings"
             ) from None
-
-
-def _fewest(label: np.ndarray) -> int:
-    """Windows of the class that has the fewest."""
-    return int(np.unique(label, return_counts=True)[1].min())
 
 
 def _qda_of_few(model: Any, x: np.ndarray, label: np.ndarray) -> "Gaussians":

@@ -101,7 +101,7 @@ def fit(
     Raises DivergedError for a loss or gradient that can't be, before it moves a weight; on a GPU up to a step later.
     """
     state, world = state or LoopState(), world or World()
-    watch = _Watch(state, world)
+    watch, device = _Watch(state, world), next(task.module.parameters()).device
     while state.epoch < epochs and not stop():
         first, began = state.in_epoch, time.perf_counter()
         task.module.train()
@@ -114,7 +114,9 @@ def fit(
         )
         for place, batch in enumerate(bar, first):
             step = state.epoch * task.steps_per_epoch + place
-            generator = _seeded(task.module, seed, stream, step, world.rank)
+            reseed(device, seed_of(seed, stream, step, world.rank))
+            # on the CPU: the same draws whatever the device
+            generator = torch.Generator().manual_seed(seed_of(seed, stream + 1, step, world.rank))
             with autocast or nullcontext():
                 loss = task.loss(batch, generator)
             norm = optimizer.backward(loss)
@@ -127,12 +129,6 @@ def fit(
                 return
         watch.finish()
         yield _finished(state, task.steps_per_epoch, (state.in_epoch - first) / (time.perf_counter() - began))
-
-
-def _seeded(module: nn.Module, seed: int, stream: Stream, step: int, rank: int) -> torch.Generator:
-    """Seed torch's own generators for a step; returns one more, on the CPU: the same draws whatever the device."""
-    reseed(next(module.parameters()).device, seed_of(seed, stream, step, rank))
-    return torch.Generator().manual_seed(seed_of(seed, stream + 1, step, rank))
 
 
 class _Watch:

@@ -130,12 +130,10 @@ class NextPatchTask:
     def batches(self, epoch: int, first: int) -> Iterable[Batch]:
         """The epoch's batches from its step `first` on."""
         begin, end = epoch * self.steps_per_epoch + first, (epoch + 1) * self.steps_per_epoch
-        drawn = [self._segments.draw(self._batch_size, self._random(step)) for step in range(begin, end)]
+        streams = (np.random.default_rng((self._seed, Stream.PRETRAINING_WINDOWS, step)) for step in range(begin, end))
+        drawn = [self._segments.draw(self._batch_size, random) for random in streams]
         share = self._world.share
         return self._train.batches.iterate([share(index) for index, _ in drawn], [share(start) for _, start in drawn])
-
-    def _random(self, step: int) -> np.random.Generator:
-        return np.random.default_rng((self._seed, Stream.PRETRAINING_WINDOWS, step))
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """() mean squared error of the predicted tokens; 1 is that of predicting the session's mean."""

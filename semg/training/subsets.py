@@ -90,7 +90,9 @@ def prepare(
         train.batches.cached = cached_frames(model, train.shards, train.transform, device, bar)
     if config.normalize == "train":
         console.say("statistics of the training data's tokens")
-        _keep_statistics(model, session_statistics(model, train.shards, train.transform, device, bar))
+        mean, std = session_statistics(model, train.shards, train.transform, device, bar).unbind(1)  # (n_shards, F)
+        model.token_mean.copy_(mean.mean(0))
+        model.token_std.copy_((std.square() + (mean - mean.mean(0)).square()).mean(0).sqrt())
     return Subsets(train, val, gain)
 
 
@@ -125,11 +127,3 @@ def _subset(
     if config.normalize == "session":
         statistics = session_statistics(model, shards, transform, device, progress)
     return Subset(shards, windows, Batches(windows, transform, device, workers), transform, statistics)
-
-
-def _keep_statistics(model: GPT2Classifier, each: Tensor) -> None:
-    """Put the mean and standard deviation of all sessions' tokens into the model; each: (n_shards, 2, F)."""
-    mean = each[:, 0].mean(0)
-    spread = (each[:, 1].square() + (each[:, 0] - mean).square()).mean(0).sqrt()
-    model.token_mean.copy_(mean)
-    model.token_std.copy_(spread)

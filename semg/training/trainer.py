@@ -172,17 +172,14 @@ class Trainer:
                 return
             scores.append(score)
             if self.world.main:
-                self._tell_pilot(score)
+                strength, epochs = STRENGTHS[len(scores) - 1], counted(pilot_epochs(self.config.epochs), "epoch")
+                validation = metrics.criteria()[self.config.select].labelled(abs(score), 3)
+                self.console.say(f"pilot  band rotation {strength:g}, {epochs}: validation {validation}")
                 run_files.save(self, wait=False)
         self.task.augment = asked.rotated(chosen(scores))
         if self.world.main:
             self.console.say(f"band rotation {chosen(scores):g}, chosen on the validation people")
             run_files.write_config(self)
-
-    def _tell_pilot(self, score: float) -> None:
-        strength, epochs = STRENGTHS[len(self.state.pilots) - 1], counted(pilot_epochs(self.config.epochs), "epoch")
-        validation = metrics.criteria()[self.config.select].labelled(abs(score), 3)
-        self.console.say(f"pilot  band rotation {strength:g}, {epochs}: validation {validation}")
 
     def _train(self) -> None:
         for epoch in self.epochs():
