@@ -245,9 +245,9 @@ def run_one(
         from semg.training import classical_adaptation  # with torch, for which --help need not wait
 
         before = prediction, probabilities
-        by = classical_adaptation.ByNetwork if args.adapt_by == "network" else classical_adaptation.ByItself
+        how = {"on": args.adapt, "as_network": args.adapt_by == "network", "seed": args.seed}
         rows, prediction, probabilities, facts["adaptation"] = classical_adaptation.adapt_sessions(
-            trained, tables, scored, features, by(trained, args.seed), on=args.adapt
+            trained, tables, scored, features, **how
         )
         facts["unadapted"] = baseline_results.report(scored, *before, rows, smoothing)
         probabilities = probabilities if probabilities.shape[1] else None

@@ -98,7 +98,7 @@ class Arguments:
 
     def as_json(self) -> dict[str, Any]:
         """In JSON's types, as read back from shard.json."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return plain(asdict(self))
 
 
 @dataclass(frozen=True)

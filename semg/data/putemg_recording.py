@@ -11,7 +11,6 @@ import os
 import pickletools
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import h5py
 import hdf5plugin  # noqa: F401  registers blosc and the like, with which pandas can compress
@@ -67,9 +66,7 @@ class Recording:
     def __enter__(self) -> "Recording":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def read(self, channels: tuple[int, ...], labels: str) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +116,9 @@ class Recording:
         """(rows, channels) whole numbers of the columns named."""
         blocks = {self._places[name][0] for name in columns}
         if len(blocks) == 1 and rows[next(iter(blocks))].ndim == 2:  # the usual layout: one slice, one copy
-            values = rows[blocks.pop()][:, _slice([self._places[name][1] for name in columns])]
+            places = [self._places[name][1] for name in columns]
+            first, end = places[0], places[-1] + 1
+            values = rows[blocks.pop()][:, slice(first, end) if places == list(range(first, end)) else places]
         else:
             values = np.stack([self._column(rows, name) for name in columns], axis=1)
         limit = 2.0**putemg.ADC_BITS
@@ -406,12 +405,6 @@ def _pickled_strings(raw: bytes) -> list[str]:
         elif opcode.name not in _HARMLESS:
             raise ValueError(f"a pickle with the instruction {opcode.name}, which a list of names has no use for")
     return names
-
-
-def _slice(places: list[int]) -> slice | list[int]:
-    """The same places as a slice, which copies nothing, where they follow each other."""
-    first, last = places[0], places[-1] + 1
-    return slice(first, last) if places == list(range(first, last)) else places
 
 
 def _first_wrong_count(values: np.ndarray, columns: list[str], start: int, limit: float) -> str:

@@ -249,7 +249,7 @@ class StreamReader:
                 "see docs/live.md where a stream runs and is not found",
             )
         streams = self._module.resolve_bypred(predicate, 2, _TWINS) or streams
-        by = [[info for info in streams if read(info) == called] for read in _KINDS]
+        by = [[info for info in streams if getattr(info, kind)() == called] for kind in ("name", "source_id", "type")]
         best = next(same for same in by if same)
         if len(best) > 1:
             both = "; ".join(str(StreamFacts.of(info)) for info in best[:3])
@@ -293,13 +293,6 @@ class StreamReader:
             self._correction = self._inlet.time_correction(0.0)
         except (self._module.util.LostError, self._module.util.TimeoutError):
             return  # the old one will do
-
-
-_KINDS: tuple[Callable[[Any], str], ...] = (
-    lambda info: info.name(),
-    lambda info: info.source_id(),
-    lambda info: info.type(),
-)
 
 
 def _quoted(text: str) -> str:

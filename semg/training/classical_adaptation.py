@@ -8,10 +8,9 @@ As the network: every classifier by self-training on the posteriors of the netwo
 """
 
 import time
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -126,59 +125,16 @@ def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: 
 # --- all sessions ------------------------------------------------------------------------------------------------
 
 
-class Adapter(Protocol):
-    """Adapts a classifier to sessions."""
-
-    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
-        """Adapt to the recordings of the scored windows that are at the places `heard`; returns the model, and why it
-        was kept as it was, if it was."""
-
-    def facts(self) -> dict[str, Any]:
-        """How, in JSON's types."""
-
-
-class ByItself:
-    """An `Adapter` in the classifier's own way, which never keeps it as it was."""
-
-    def __init__(self, trained: Trained, seed: int) -> None:
-        self._trained, self._recipe = trained, Adaptation(seed=seed)
-
-    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
-        """See `Adapter`."""
-        return adapted(self._trained, tables.unlabelled("scored", heard, features), self._recipe), ""
-
-    def facts(self) -> dict[str, Any]:
-        """See `Adapter`."""
-        gaussian = self._trained.name in classical.GAUSSIAN
-        return {"method": "expectation-maximisation" if gaussian else "self-training", **asdict(self._recipe)}
-
-
-class ByNetwork:
-    """An `Adapter` that does as the network."""
-
-    def __init__(self, trained: Trained, seed: int) -> None:
-        self._trained, self._recipe = trained, adaptation.Adaptation(seed=seed)
-        self._sample = Adaptation().sample
-
-    def __call__(self, tables: Tables, heard: Sequence[int], features: str) -> tuple[Any, str]:
-        """See `Adapter`."""
-        session = tables.session("scored", heard, features)
-        return adapted_as_the_network(self._trained, session, self._recipe, self._sample)
-
-    def facts(self) -> dict[str, Any]:
-        """See `Adapter`."""
-        network = {key: value for key, value in self._recipe.to_dict().items() if key not in LEARNT_BY_GRADIENTS}
-        return {"method": "self-training on the network's posteriors", "sample": self._sample, **network}
-
-
 def adapt_sessions(
-    trained: Trained, tables: Tables, windows: WindowSet, features: str, adapter: Adapter, *, on: str
+    trained: Trained, tables: Tables, windows: WindowSet, features: str, *, on: str, as_network: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
     """Adapt to each session without its labels. on: `session`, or `first`: on its first recording, to score the others.
 
+    as_network: as the network is adapted; else in the classifier's own way, which never keeps it as it was.
     Returns places of the windows scored, their predictions, their probabilities (empty if there are none), and facts.
     """
     rows, predictions, probabilities, adapted_sessions = [], [], [], []
+    how, network = Adaptation(seed=seed), adaptation.Adaptation(seed=seed)
     flat = tables.of("scored", features).reshape(len(windows), -1)
     for session, places in sessions(windows.shards).items():
         heard, scored = (places[:1], places[1:]) if on == "first" else (places, places)
@@ -186,7 +142,12 @@ def adapt_sessions(
         if not len(own):
             continue
         began = time.perf_counter()
-        model, reason = adapter(tables, heard, features)
+        if as_network:
+            model, reason = adapted_as_the_network(
+                trained, tables.session("scored", heard, features), network, how.sample
+            )
+        else:
+            model, reason = adapted(trained, tables.unlabelled("scored", heard, features), how), ""
         adapted_sessions.append(
             {
                 "session": session,
@@ -203,7 +164,13 @@ def adapt_sessions(
         probabilities.append(probability if probability is not None else np.empty((len(own), 0), np.float32))
     if not rows:
         raise DataError(f"{trained.name}: expected sessions of several recordings to adapt on the first, found none")
-    facts = {"on": on, **adapter.facts(), "sessions": adapted_sessions}
+    settings: dict[str, Any] = {"method": "self-training", **asdict(how)}
+    if as_network:
+        learnt = {key: value for key, value in network.to_dict().items() if key not in LEARNT_BY_GRADIENTS}
+        settings = {"method": "self-training on the network's posteriors", "sample": how.sample, **learnt}
+    elif trained.name in classical.GAUSSIAN:
+        settings["method"] = "expectation-maximisation"
+    facts = {"on": on, **settings, "sessions": adapted_sessions}
     order = np.argsort(np.concatenate(rows), kind="stable")
     joined = (np.concatenate(part)[order] for part in (rows, predictions, probabilities))
     return (*joined, facts)  # type: ignore[return-value]

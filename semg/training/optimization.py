@@ -49,11 +49,11 @@ class Optimizer:
     @property
     def backbone_lr(self) -> float:
         """The highest learning rate of the backbone's weights; that of all others where none of them train."""
-        places = [place for place, name in enumerate(self._names) if _in_backbone(name)]
-        if not places:
-            return self.config.lr
-        sizes = np.cumsum([len(group["params"]) for group in self.adamw.param_groups])
-        return self._peaks[int(np.searchsorted(sizes, places[0], side="right"))]
+        peaks = (
+            peak for group, peak in zip(self.adamw.param_groups, self._peaks, strict=True) for _ in group["params"]
+        )
+        of_backbone = (peak for name, peak in zip(self._names, peaks, strict=True) if _in_backbone(name))
+        return next(of_backbone, self.config.lr)
 
     def backward(self, loss: Tensor) -> Tensor:
         """Put the loss's gradients in place, clipped; returns their norm before that."""

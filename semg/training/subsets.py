@@ -84,7 +84,9 @@ def prepare(
     bar = _bar(console, "statistics", "recording")
     console.say("statistics of the sessions' tokens" if config.normalize == "session" else "reading windows")
     train, val = (_subset(config, some, model, gain, device, workers, bar) for some in (shards.train, shards.val))
-    if precomputes(config, model):
+    frames = model.frontend.frames
+    # windows then start on multiples of the frames' hop
+    if config.precompute and config.augment.jitter == 1 and frames and 4 * frames.hop >= model.config.patch:
         console.say(f"features of {counted(len(shards.train), 'recording')}, once for all epochs")
         bar = _bar(console, "features", "recording")
         train.batches.cached = cached_frames(model, train.shards, train.transform, device, bar)
@@ -103,13 +105,6 @@ def _bar(console: Console, name: str, unit: str) -> Progress:
         return console.progress(items, desc=name, unit=unit, leave=False)
 
     return shown
-
-
-def precomputes(config: TrainConfig, model: GPT2Classifier) -> bool:
-    """Whether training reads frames' features computed once: windows then start on multiples of the frames' hop."""
-    frames = model.frontend.frames
-    jitters = config.augment.jitter == 1
-    return config.precompute and jitters and frames is not None and 4 * frames.hop >= model.config.patch
 
 
 def _subset(
