@@ -38,14 +38,38 @@ _SUBJECTS_SHOWN = 20  # in a message
 # --- one shard ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shard:
-    """One opened shard. `windows`: of WINDOW_FIELDS; `source`: where the signal comes from, a file or an array."""
+    """One opened shard, and what its shard.json says; nobody changes it.
+
+    windows: of WINDOW_FIELDS; source: where the signal comes from, a file or an array.
+    record: the recording's name; subject: who was recorded; session: subject and session, while it lasted the
+    electrodes stayed on; order: rises with time over a subject's recordings; task: what the subject was asked to do, of
+    putEMG the trajectory, such as repeats_long; facts: all of these.
+    rate: Hz. simulated: whether the recording was made by a simulation; whatever comes of it has to say so.
+    channels: names of the signal's columns. rings: of electrodes, their places among the channels in their order around
+    the arm; empty: no whole ring. classes: gestures; a window's label is an index into them. rest_classes: those in
+    which no gesture is made, perhaps none. arguments: of filter and windows. window: samples.
+    """
 
     path: Path
     meta: dict[str, Any]
     source: np.ndarray | SignalFile
     windows: np.ndarray
+
+    def __post_init__(self) -> None:
+        meta = self.meta
+        self.facts = records.from_meta(meta)
+        self.record, self.subject, self.session = self.facts.name, self.facts.subject, self.facts.session_key
+        self.order, self.task = self.facts.order, self.facts.task
+        self.rate: float = meta["rate"]
+        self.simulated: bool = meta["simulated"]
+        self.channels: tuple[str, ...] = tuple(meta["channels"])
+        self.rings: tuple[tuple[int, ...], ...] = tuple(map(tuple, meta["rings"]))
+        self.classes: tuple[str, ...] = tuple(meta["classes"])
+        self.rest_classes: tuple[str, ...] = tuple(meta["rest_classes"])
+        self.arguments: dict[str, Any] = meta["arguments"]
+        self.window: int = self.arguments["window"]
 
     @property
     def signal(self) -> np.ndarray:
@@ -53,83 +77,13 @@ class Shard:
         return self.source.array() if isinstance(self.source, SignalFile) else self.source
 
     @property
-    def record(self) -> str:
-        """The recording's name."""
-        return self.meta["record"]
-
-    @property
-    def facts(self) -> Record:
-        """Whose the recording is, of which session, and when it was made."""
-        return records.from_meta(self.meta)
-
-    @property
-    def subject(self) -> str:
-        """Who was recorded."""
-        return self.meta["subject"]
-
-    @property
-    def session(self) -> str:
-        """Subject and session: while it lasted, the electrodes stayed on."""
-        return self.facts.session_key
-
-    @property
-    def order(self) -> int:
-        """Rises with time over a subject's recordings."""
-        return self.meta["order"]
-
-    @property
-    def task(self) -> str:
-        """What the subject was asked to do; of putEMG the trajectory, such as repeats_long."""
-        return self.meta["task"]
+    def second_moment(self) -> np.ndarray:
+        """(C, C) mean over the recording of x x^T, in uV^2: what label-free normalisation needs."""
+        return np.array(self.meta["second_moment"], np.float64)
 
     def continuous(self) -> "Shard":
         """With unlabelled windows where there are none, a stride apart: what a stream decides for."""
         return replace(self, windows=continuous(self.windows, self.arguments["stride"]))
-
-    @property
-    def rate(self) -> float:
-        """Sampling rate in Hz."""
-        return self.meta["rate"]
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the recording was made by a simulation: whatever comes of it has to say so."""
-        return self.meta["simulated"]
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the signal's columns."""
-        return tuple(self.meta["channels"])
-
-    @property
-    def rings(self) -> tuple[tuple[int, ...], ...]:
-        """Rings of electrodes: places among the channels, in their order around the arm. Empty: no whole ring."""
-        return tuple(tuple(ring) for ring in self.meta["rings"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Gesture names; a window's label is an index into them."""
-        return tuple(self.meta["classes"])
-
-    @property
-    def rest_classes(self) -> tuple[str, ...]:
-        """Those of the classes in which no gesture is made; perhaps none."""
-        return tuple(self.meta["rest_classes"])
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The filter and window arguments the shard was made with."""
-        return self.meta["arguments"]
-
-    @property
-    def window(self) -> int:
-        """Samples of a window."""
-        return self.arguments["window"]
-
-    @property
-    def second_moment(self) -> np.ndarray:
-        """(C, C) mean over the recording of x x^T, in uV^2: what label-free normalisation needs."""
-        return np.array(self.meta["second_moment"], np.float64)
 
 
 def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: np.ndarray) -> None:

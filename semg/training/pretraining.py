@@ -7,8 +7,6 @@ into training. Validation and test people's recordings are not used.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -70,20 +68,19 @@ def predictable(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     return read, target[read]
 
 
-@dataclass(frozen=True)
 class Segments:
     """Where windows may begin in the recordings of a WindowSet: anywhere, whatever the label.
 
-    hop: windows begin on multiples of it.
+    steps: windows that cover all recordings once, end to end.
     """
 
-    windows: WindowSet
-    hop: int = 1
-
-    @property
-    def steps(self) -> int:
-        """Windows that cover all recordings once, end to end."""
-        return sum(len(shard.signal) // self.windows.window for shard in self.windows.shards)
+    def __init__(self, windows: WindowSet, hop: int = 1) -> None:
+        """hop: windows begin on multiples of it."""
+        self._window, self._hop = windows.window, hop
+        self._lengths = np.array([len(shard.signal) for shard in windows.shards])
+        # the place of a window of each recording; to look for them takes 15 ms of all of putEMG's
+        self._any_window = np.unique(windows.shard, return_index=True)[1]
+        self.steps = int((self._lengths // windows.window).sum())
 
     def draw(self, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(count,) places of windows in the recordings to read, for `Batches.load`, and (count,) first samples.
@@ -92,18 +89,8 @@ class Segments:
         """
         lengths = self._lengths
         shard = random.choice(len(lengths), count, p=lengths / lengths.sum())
-        places = (lengths[shard] - self.windows.window) // self.hop + 1
-        return self._any_window[shard], random.integers(0, places) * self.hop
-
-    @cached_property
-    def _lengths(self) -> np.ndarray:
-        """(n_shards,) samples of each recording."""
-        return np.array([len(shard.signal) for shard in self.windows.shards])
-
-    @cached_property
-    def _any_window(self) -> np.ndarray:
-        """(n_shards,) the place of a window of each recording; to look for them takes 15 ms of all of putEMG's."""
-        return np.unique(self.windows.shard, return_index=True)[1]
+        places = (lengths[shard] - self._window) // self._hop + 1
+        return self._any_window[shard], random.integers(0, places) * self._hop
 
 
 class NextPatchTask:
