@@ -251,6 +251,7 @@ class Frames:
     """Where the frames of a window lie: one centred on each patch, moved inside where it would leave the window.
 
     starts: their first samples, each once, rising; of_token: for each token, the place of its frame in `starts`.
+    hop: the largest step, samples, such that every frame of a window that starts on a multiple of it does too.
     """
 
     def __init__(self, config: FrontEndConfig) -> None:
@@ -259,11 +260,7 @@ class Frames:
         self.length = config.frame
         self.starts = sorted(set(starts))
         self.of_token = [self.starts.index(at) for at in starts]
-
-    @property
-    def hop(self) -> int:
-        """The largest step, samples, such that every frame of a window that starts on a multiple of it does too."""
-        return math.gcd(*self.starts)
+        self.hop = math.gcd(*self.starts)
 
     @property
     def at(self) -> Tensor:

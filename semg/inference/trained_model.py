@@ -60,21 +60,36 @@ class TrainedModel:
     """A network with its weights, and how signals are brought to it. `open` makes one of a checkpoint.
 
     network: in evaluation mode, on `device`. classes: gestures, in the order of probabilities. rate: Hz.
-    channels: names of the network's input channels. window, stride: samples.
+    channels: names of the network's input channels. window, stride: samples. rest_classes: those of its classes in
+    which no gesture is made; of older checkpoints, those that are called so. rings: of electrodes, each the places of
+    its channels around the arm; none in older checkpoints. classes_of_training: all that it was trained to tell apart,
+    also where it now decides between some of them; classes_left_out: those that it does not decide for.
+    path: of the checkpoint; description: all that this says of itself, in plain types.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         """DataError unless the checkpoint holds a network and weights that fit each other and the data."""
-        self.checkpoint = checkpoint
         network, self.channel_normalization = network_of(checkpoint)
-        data = checkpoint.description["data"]
-        self.classes = tuple(data["classes"])
-        self.channels = tuple(data["channels"])
+        self.device, self.network = device, network.to(device)
+        self._take(checkpoint)
+
+    def _take(self, checkpoint: Checkpoint) -> None:
+        """Know what a checkpoint says."""
+        self.checkpoint, self.path = checkpoint, checkpoint.path
+        self.description: Mapping[str, Any] = checkpoint.description
+        data = self.description["data"]
+        self.classes: tuple[str, ...] = tuple(data["classes"])
+        self.channels: tuple[str, ...] = tuple(data["channels"])
         self.rate: float = data["rate"]
         self.window: int = data["arguments"]["window"]
         self.stride: int = data["arguments"]["stride"]
-        self.device = device
-        self.network = network.to(device)
+        self.rings: tuple[tuple[int, ...], ...] = tuple(map(tuple, data.get("rings") or ()))
+        rest = data.get("rest_classes")
+        self.rest_classes = tuple(
+            one for one in self.classes if (gestures.is_rest(one) if rest is None else one in rest)
+        )
+        self.classes_of_training: tuple[str, ...] = tuple(self.description.get("classes_of_training", self.classes))
+        self.classes_left_out = tuple(one for one in self.classes_of_training if one not in self.classes)
 
     @classmethod
     def open(cls, path: str | Path, device: str | torch.device = "auto") -> "TrainedModel":
@@ -120,30 +135,9 @@ class TrainedModel:
         others = {name: value for name, value in self.checkpoint.tensors.items() if not name.startswith("model.")}
         weights = {f"model.{name}": value for name, value in network.state_dict().items()}
         model = copy(self)
-        model.checkpoint = Checkpoint(self.path, description, others | weights, self.checkpoint.sha256)
-        model.classes, model.network = chosen, network
+        model.network = network
+        model._take(Checkpoint(self.path, description, others | weights, self.checkpoint.sha256))
         return model
-
-    @property
-    def rest_classes(self) -> tuple[str, ...]:
-        """Those of its classes in which no gesture is made; of older checkpoints, those that are called so."""
-        rest = self.description["data"].get("rest_classes")
-        return tuple(one for one in self.classes if (gestures.is_rest(one) if rest is None else one in rest))
-
-    @property
-    def rings(self) -> tuple[tuple[int, ...], ...]:
-        """Rings of electrodes, each the places of its channels around the arm; none in older checkpoints."""
-        return tuple(map(tuple, self.description["data"].get("rings") or ()))
-
-    @property
-    def classes_of_training(self) -> tuple[str, ...]:
-        """All classes that it was trained to tell apart, also where it now decides between some of them."""
-        return tuple(self.description.get("classes_of_training", self.classes))
-
-    @property
-    def classes_left_out(self) -> tuple[str, ...]:
-        """Those of them that it does not decide for."""
-        return tuple(name for name in self.classes_of_training if name not in self.classes)
 
     def restriction(self) -> str:
         """For a person, which gestures it decides between and which not; nothing where it is all it was trained for."""
@@ -155,16 +149,6 @@ class TrainedModel:
     def restriction_facts(self) -> dict[str, Any]:
         """The same for metrics.json: nothing where it decides between all."""
         return {"classes_left_out": list(self.classes_left_out)} if self.classes_left_out else {}
-
-    @property
-    def path(self) -> Path:
-        """Of the checkpoint."""
-        return self.checkpoint.path
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """All that the checkpoint says of itself, in plain types."""
-        return self.checkpoint.description
 
     @cached_property
     def signal_path(self) -> SignalPath:

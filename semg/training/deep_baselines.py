@@ -151,11 +151,7 @@ class RawWindows:
         self._train, self._recipe = train, recipe
         samples = Group("raw", 0, train.windows.n_channels, per_channel=1, channels_last=True)
         self._layout = TokenLayout((samples,), train.windows.shards[0].rings)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches of the training windows, at least one."""
-        return max(1, len(self._train.windows) // self._recipe.batch_size)
+        self.steps_per_epoch = max(1, len(train.windows) // recipe.batch_size)
 
     def order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Places and first samples of the windows of each step; a function of seed and epoch alone."""

@@ -33,11 +33,8 @@ class TokenFeatures:
         self._transform = normalization.transform_of(shards, config.normalization)
         self._statistics = session_statistics(self._model, self._shards, self._transform, torch.device("cpu"))
         self.layout = TokenLayout(self._model.frontend.groups, shards[0].rings, config.normalization.copies)
-
-    @property
-    def turned(self) -> np.ndarray:
-        """(3, C) the channels whose features each channel has when every ring turns by -1, 0 and 1 places."""
-        return self.layout.turned.numpy()
+        # (3, C) the channels whose features each channel has when every ring turns by -1, 0 and 1 places
+        self.turned = self.layout.turned.numpy()
 
     @torch.no_grad()
     def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:

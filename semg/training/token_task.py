@@ -35,11 +35,7 @@ class TokenTask:
         self._tokens, self._layout, self._augmentation = tokens, layout, augmentation
         self._batch_size, self._seed, self._label_smoothing = batch_size, seed, label_smoothing
         self._count = -(-len(tokens) // every)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that hold each of an epoch's windows once."""
-        return -(-self._count // self._batch_size)
+        self.steps_per_epoch = -(-self._count // batch_size)
 
     def batches(self, epoch: int, first: int) -> Iterator[Tensor]:
         """Places of each step's windows, in an order that is the epoch's own."""
