@@ -72,7 +72,6 @@ from semg.common.errors import DataError, UsageError
 from semg.common.process_pool import usable_cores
 from semg.common.provenance import how_made
 from semg.data.shards import WindowSet
-from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, feature_names
@@ -88,9 +87,7 @@ NORMALIZE = ("session", "none")
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     p = cli.parser(__doc__)
-    p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
-    p.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of a split, or of folds")
-    p.add_argument("--out", type=Path, default=Path("results/baselines"), help="folder to write")
+    folds.add_data(p, out=Path("results/baselines"))
     p.add_argument(
         "--features",
         nargs="+",
@@ -122,8 +119,6 @@ def arguments() -> argparse.ArgumentParser:
     )
     p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
     p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
-    p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
-    shared.add_classes(p)
     p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows")
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
@@ -131,8 +126,7 @@ def arguments() -> argparse.ArgumentParser:
     shared.add_vote(p)
     shared.add_smooth(p)
     shared.add_threads(p, "the cores that the job may use")
-    p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
-    folds.flags(p)
+    folds.add_launch(p)
     cli.moved(p, "--networks", "python deep_baselines.py --networks ...")
     return p
 

@@ -35,7 +35,6 @@ from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.provenance import how_made, versions
 from semg.data.shards import WindowSet
-from semg.data.splits import SUBSETS
 from semg.evaluation import baseline_results
 from semg.evaluation.baseline_results import Baseline
 from semg.flags import folds, shared
@@ -49,20 +48,15 @@ NETWORKS = ("shallow", "eegnet", "conformer")  # semg.training.deep_baselines im
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     p = cli.parser(__doc__)
-    p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
-    p.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of a split, or of folds")
-    p.add_argument("--out", type=Path, default=Path("results/deep-baselines"), help="folder to write")
+    folds.add_data(p, out=Path("results/deep-baselines"))
     p.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which to train")
     p.add_argument("--epochs", type=cli.whole(1), default=8, help="passes over the training windows")
     p.add_argument("--lr", type=cli.number(0, above=True), default=1e-3, help="highest learning rate")
     p.add_argument("--decimate", type=cli.whole(1), default=4, metavar="N", help="keep every N-th sample, filtered")
     p.add_argument("--normalize", choices=("session", "none"), default="session", help="what scales the channels")
-    p.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
-    shared.add_classes(p)
     p.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     shared.add_computing(p, threads="1")
-    p.add_argument("--overwrite", action="store_true", help="redo results that are there already")
-    folds.flags(p, gpus=1)
+    folds.add_launch(p, gpus=1)
     return p
 
 

@@ -281,6 +281,8 @@ class FrontEnd(nn.Module):
         self.features = nn.ModuleDict(features)
         self.groups = _groups(features, config.channels)
         self.n_features = sum(group.size for group in self.groups)
+        # whether no feature reads the window itself once the cacheable ones are known
+        self.all_cacheable = all(group.cacheable for group in self.groups)
         self.frames = Frames(config) if any(group.cacheable for group in self.groups) else None
         self.normalized: Tensor
         self._frame_of_token: Tensor
@@ -302,11 +304,6 @@ class FrontEnd(nn.Module):
             else:
                 parts.append(self.features[group.name](x))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-    @property
-    def all_cacheable(self) -> bool:
-        """Whether no feature reads the window itself once the cacheable ones are known."""
-        return all(group.cacheable for group in self.groups)
 
     def spans(self) -> tuple[Tensor, Tensor]:
         """(T,) first sample that each token is made of, and (T,) the sample after its last."""

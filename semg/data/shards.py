@@ -10,7 +10,6 @@ recording (semg/data/records.py); `rings`, the rings of electrodes, each a list 
 their order around the arm; `rest_classes`, the classes in which no gesture is made; `unit`; `simulated`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 
 from semg.common.console import Console, Progress, counted
 from semg.common.errors import DataError
-from semg.common.files import atomic_folder, checksum, expect_file, is_system_file, read_json, write_json
+from semg.common.files import atomic_folder, checksum, expect_file, is_system_file, read_json, text_checksum, write_json
 from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, flag, is_finite, is_whole, text
 from semg.data import records
 from semg.data.records import Record
@@ -131,9 +130,8 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def meta_checksum(meta: Mapping[str, Any]) -> str:
-    """Checksum of shard.json's content but for the checksum itself."""
-    rest = {key: value for key, value in meta.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    """Checksum of the content of a shard.json, or split.json, but for the checksum itself."""
+    return text_checksum(json.dumps({key: value for key, value in meta.items() if key != "checksum"}, sort_keys=True))
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -377,6 +375,8 @@ class WindowSet:
             raise DataError("expected at least one shard, found none")
         self.shards = list(shards)
         self.window = shards[0].window
+        # (K,) which classes are rest
+        self.rest = np.array([name in shards[0].rest_classes for name in shards[0].classes], bool)
         self.n_channels = len(shards[0].channels)
         tables = [shard.windows for shard in shards]
         whole = np.concatenate(tables)
@@ -391,11 +391,6 @@ class WindowSet:
     def subject(self) -> np.ndarray:
         """(n,) the person of each window."""
         return np.array([shard.subject for shard in self.shards])[self.shard]
-
-    @property
-    def rest(self) -> np.ndarray:
-        """(K,) which classes are rest."""
-        return np.array([name in self.shards[0].rest_classes for name in self.shards[0].classes], bool)
 
     @property
     def record(self) -> np.ndarray:

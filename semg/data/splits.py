@@ -13,7 +13,6 @@ version of Python and NumPy.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from semg.common.schema import TEXT, Field, check_fields, is_whole
 from semg.data import records as facts
 from semg.data.putemg import is_record
 from semg.data.records import Record, counting_order, from_name, in_time, is_name
-from semg.data.shards import check_all_there, read_meta
+from semg.data.shards import check_all_there, meta_checksum, read_meta
 
 FORMAT_VERSION = 1
 SUBSETS = ("train", "val", "test")
@@ -176,7 +175,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     meta = read_json(path, "a split's description")
     if meta.get("format_version") != FORMAT_VERSION:
         raise DataError(f"{path}: expected split format {FORMAT_VERSION}, found {meta.get('format_version')}")
-    if meta.get("checksum") != _meta_checksum(meta):
+    if meta.get("checksum") != meta_checksum(meta):
         raise DataError(f"{path}: expected its checksum, found another: it was changed; make the split anew")
     if missing := sorted({"name", "protocol", "seed", "lists_sha256"} - set(meta)):
         raise DataError(f"{path}: expected {missing[0]} in a split's description, found none; make the split anew")
@@ -184,11 +183,6 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if meta["protocol"] not in list(PROMISES):
         raise DataError(f"{path}: expected a protocol of {', '.join(PROMISES)}, found {meta['protocol']!r}")
     return meta
-
-
-def _meta_checksum(meta: Mapping[str, Any]) -> str:
-    """Checksum of split.json's content but for the checksum itself."""
-    return text_checksum(json.dumps({key: value for key, value in meta.items() if key != "checksum"}, sort_keys=True))
 
 
 # --- checking ----------------------------------------------------------------------------------------------
@@ -415,4 +409,4 @@ def _write_files(folder: Path, split: Split, name: str, provenance: Mapping[str,
         "lists_sha256": split.checksum,
         "made": dict(provenance),
     }
-    write_json(folder / "split.json", {**meta, "checksum": _meta_checksum(meta)})
+    write_json(folder / "split.json", {**meta, "checksum": meta_checksum(meta)})

@@ -19,7 +19,7 @@ from semg.evaluation import comparison, inline_charts, metrics
 from semg.evaluation.comparison import Method, check_same_subset, find_results, method_names, p_text, pool
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.predictions import Predictions, excerpt, predictions_of, reliability, surest_errors
-from semg.evaluation.result_record import ResultRecord, read_result
+from semg.evaluation.result_record import Before, ResultRecord, read_result
 from semg.evaluation.run_record import RunRecord, is_run, read_run_record
 
 P = ParamSpec("P")
@@ -261,15 +261,15 @@ def _paired(page: Page) -> dict[str, Any] | None:
     }
 
 
-def _befores(entry: Entry) -> list[ResultRecord]:
-    return [result for result in entry.results if result.before is not None]
+def _befores(entry: Entry) -> list[tuple[ResultRecord, Before]]:
+    return [(result, result.before) for result in entry.results if result.before is not None]
 
 
 def _before_and_after(entry: Entry, metric: Metric) -> dict[str, tuple[float, float]]:
     """Person -> scores of the model as it was and adapted, means over the runs that scored the person."""
     results = _befores(entry)
-    was = pool(entry.name, (one.before.evaluations[metric.name] for one in results if one.before)).subjects
-    now = pool(entry.name, (one.evaluations[metric.name] for one in results)).subjects
+    was = pool(entry.name, (before.evaluations[metric.name] for _, before in results)).subjects
+    now = pool(entry.name, (one.evaluations[metric.name] for one, _ in results)).subjects
     return {who: (was[who], now[who]) for who in sorted(set(was) & set(now))}
 
 
@@ -277,12 +277,12 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
     """A method whose model was adapted, beside the model as it was on the same windows, for at least one person."""
     pairs = _before_and_after(entry, metric)
     results = _befores(entry)
-    assert results[0].before is not None  # noqa: S101  for the type checker
-    count = results[0].repetitions
+    first, before = results[0]
+    count = first.repetitions
     how = f"with {counted(count, 'repetition')} of each gesture" if count else "without labels"
-    sessions = [one for result in results for one in (result.content.get("adaptation") or {}).get("sessions") or ()]
+    sessions = [one for result, _ in results for one in (result.content.get("adaptation") or {}).get("sessions") or ()]
     means = [float(np.mean([pair[which] for pair in pairs.values()])) for which in (0, 1)]
-    words = results[0].before.name, f"adapted {how}"
+    words = before.name, f"adapted {how}"
     return {
         "name": entry.name,
         "words": words,

@@ -10,16 +10,27 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import read_json
 from semg.common.launching import Job, Launcher, sole_writer
 from semg.data.shards import WindowSet
-from semg.data.splits import Split, read_folds
+from semg.data.splits import SUBSETS, Split, read_folds
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
+from semg.flags import shared
 
 Windows = Mapping[str, dict[str, WindowSet]]  # fold -> name -> windows
 # results of one fold, its windows -> the leading metric of each result
 RunFold = Callable[[Sequence[Baseline], dict[str, WindowSet], argparse.Namespace, Console], Mapping[str, float]]
 
 
-def flags(parser: argparse.ArgumentParser, gpus: int = 0) -> None:
+def add_data(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Add the flags that say what is scored, and where results go: `out` unless told otherwise."""
+    parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
+    parser.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of a split, or of folds")
+    parser.add_argument("--out", type=Path, default=out, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="redo results that are there already")
+    parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
+    shared.add_classes(parser)
+
+
+def add_launch(parser: argparse.ArgumentParser, gpus: int = 0) -> None:
     """Add the flags that choose folds and launch them."""
     parser.add_argument("--folds", nargs="+", metavar="FOLD", help="these folds of the split alone, such as fold0")
     cli.launch_flags(parser, "each fold", gpus)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
 
 import numpy as np
@@ -72,14 +73,12 @@ def token_sums(model: GPT2Classifier, signal: np.ndarray, transform: np.ndarray,
     """
     window = model.config.samples
     starts = evenly_spaced(len(signal), window, STATISTICS_WINDOWS)
-    total: Tensor | None = None
+    sums = []
     for part in np.array_split(starts, 4):
         x = np.stack([signal[at : at + window] for at in part])
         scaled = torch.from_numpy(x).to(device).float() @ torch.from_numpy(transform).to(device)
-        sums = model.token_statistics(scaled.transpose(1, 2))
-        total = sums if total is None else total + sums
-    assert total is not None  # noqa: S101  a recording has at least one window
-    return total
+        sums.append(model.token_statistics(scaled.transpose(1, 2)))
+    return reduce(torch.add, sums)
 
 
 @torch.no_grad()

@@ -83,6 +83,8 @@ class LiveDecoder:
         """
         self._model, self._rate, self._scale, self._name, self._warn = model, rate, scale, name, warn
         self._ratio = None if rate == model.rate else resampling_ratio(name, rate, model.rate)
+        # seconds by which resampling delays the signal
+        self.latency = 0.0 if self._ratio is None else CausalResampler(self._ratio, rate).delay
         self.normalization = normalization or model.online()
         self._warmup, self._adaptation = warmup, adaptation
         self._smooth = MarkovFilter(model.stride / model.rate, hold) if hold else None
@@ -104,11 +106,6 @@ class LiveDecoder:
     def lost(self) -> int:
         """Samples that never came, were no numbers or too large, known up to a second ago."""
         return self._clock.lost + self._invalid
-
-    @property
-    def latency(self) -> float:
-        """Seconds by which resampling delays the signal."""
-        return 0.0 if self._ratio is None else CausalResampler(self._ratio, self._rate).delay
 
     def push(self, chunk: Chunk) -> list[LiveDecision]:
         """What can be decided now, in order.

@@ -22,7 +22,7 @@ from test_fuzz import at_most
 from semg.common.console import LONGEST_LINE, one_line
 from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, check_alike, meta_checksum, open_shard
-from semg.data.splits import Split, _meta_checksum, read_split, write_split
+from semg.data.splits import Split, read_split, write_split
 from semg.evaluation import metrics
 from semg.evaluation.comparison import against, pool, read_evaluation
 from semg.evaluation.page import read_page, render
@@ -176,7 +176,7 @@ def test_every_field_of_split_json(tmp_path: Path) -> None:
     path = tmp_path / "split" / "split.json"
 
     def use(meta: dict[str, Any]) -> object:
-        meta = {**meta, "checksum": _meta_checksum(meta)}
+        meta = {**meta, "checksum": meta_checksum(meta)}
         path.write_text(json.dumps(meta))
         split = read_split(tmp_path / "split")
         assert isinstance(split.name, str)
