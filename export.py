@@ -104,8 +104,12 @@ def check_copy(folder: Path, model: TrainedModel) -> None:
         raise DataError(f"{folder}: expected the checkpoint's own weights when opened again, found others")
 
 
-def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
-    """Write what was asked for; returns what to tell of it."""
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.console(args)
+    if args.onnx:
+        check_packages()
     model = TrainedModel.open(args.checkpoint, "cpu").restricted(args.classes, no_idle=args.no_idle)
     if restriction := model.restriction():
         console.say(restriction)
@@ -113,34 +117,22 @@ def export(args: argparse.Namespace, console: cli.Console) -> dict[str, Any]:
     args.out = args.out or Path("exports") / model.origin.run
     if args.out.resolve() == args.checkpoint.resolve():
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
+    files = [CONFIG, WEIGHTS, "README.md"]
+    facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}
     with folder_lock(args.out):
         write_folder(args.out, model.checkpoint)
         check_copy(args.out, model)
         write_text(args.out / "README.md", card(model))
-        summary: dict[str, Any] = {"out": args.out.as_posix(), "files": [CONFIG, WEIGHTS, "README.md"]}
         console.say(
             f"{args.out / WEIGHTS}: {len(model.checkpoint.tensors)} tensors, opened again, the same bit for bit"
         )
         if args.onnx:
             apart = write_onnx(args.out / "model.onnx", model)
-            summary["files"].append("model.onnx")
-            summary["onnx_largest_difference"] = apart
+            files.append("model.onnx")
+            facts["onnx_largest_difference"] = apart
             console.say(f"{args.out / 'model.onnx'}: run in onnxruntime, largest difference {apart:.1e}")
-    return summary
-
-
-def main() -> int:
-    """Run the script; the number returned is its exit code."""
-    args = arguments().parse_args()
-    console = cli.console(args)
-    if args.onnx:
-        check_packages()
-    summary = export(args, console)
-    console.finish(
-        f"{args.out}: {', '.join(summary['files'])}; "
-        + cli.next_command("predict.py", "RECORDING", "--checkpoint", args.out),
-        **summary,
-    )
+    command = cli.next_command("predict.py", "RECORDING", "--checkpoint", args.out)
+    console.finish(f"{args.out}: {', '.join(files)}; {command}", **facts)
     return 0
 
 

@@ -245,40 +245,6 @@ def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) 
     write_json(args.outdir / LISTING, content)
 
 
-def run(args: argparse.Namespace, console: cli.Console) -> None:
-    """Make what is missing, list it, tell."""
-    planned = plan(args)
-    entries = read_listing(args.outdir)
-    to_make, to_keep = sort_out(planned, entries, args.overwrite)
-    check_disk(args.outdir, to_make)
-    seconds = args.seconds * len(planned)
-    console.say(
-        f"{args.outdir}: {cli.counted(args.subjects, 'simulated person', 'simulated people')}, "
-        f"{cli.counted(args.days, 'day')}, {cli.counted(len(planned), 'recording')} of {args.seconds:g} s, "
-        f"seed {args.seed}; {len(to_keep)} {'is' if len(to_keep) == 1 else 'are'} there already"
-    )
-    for one in to_make:  # gone before they are listed anew: what is there is always what the list says
-        one.path.unlink(missing_ok=True)
-    for one in to_keep:
-        if entries[one.path.name].get("sha256") is None:
-            entries[one.path.name] = listed(one, checksum(one.path), one.path.stat().st_size)
-    entries |= {one.path.name: listed(one) for one in to_make}
-    write_listing(args, entries)
-    made = as_ready(make, to_make, args.workers, killed, console.warn)
-    for name, entry in console.progress(made, total=len(to_make), unit="recording"):
-        entries[name] = entry
-        write_listing(args, entries)
-    warn_of_others(planned, entries, args.outdir, console)
-    console.finish(
-        f"{args.outdir}: {cli.counted(len(to_make), 'recording')} written, {len(to_keep)} kept, "
-        f"{seconds / 60:.1f} minutes ({NOTICE}); " + cli.next_command("preprocess.py", "--raw", args.outdir),
-        done=len(to_make),
-        kept=len(to_keep),
-        seconds=seconds,
-        outdir=str(args.outdir),
-    )
-
-
 def warn_of_others(
     planned: list[Planned], entries: dict[str, dict[str, Any]], folder: Path, console: cli.Console
 ) -> None:
@@ -296,8 +262,37 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
+    planned = plan(args)
     with folder_lock(args.outdir):
-        run(args, console)
+        entries = read_listing(args.outdir)
+        to_make, to_keep = sort_out(planned, entries, args.overwrite)
+        check_disk(args.outdir, to_make)
+        seconds = args.seconds * len(planned)
+        console.say(
+            f"{args.outdir}: {cli.counted(args.subjects, 'simulated person', 'simulated people')}, "
+            f"{cli.counted(args.days, 'day')}, {cli.counted(len(planned), 'recording')} of {args.seconds:g} s, "
+            f"seed {args.seed}; {len(to_keep)} {'is' if len(to_keep) == 1 else 'are'} there already"
+        )
+        for one in to_make:  # gone before they are listed anew: what is there is always what the list says
+            one.path.unlink(missing_ok=True)
+        for one in to_keep:
+            if entries[one.path.name].get("sha256") is None:
+                entries[one.path.name] = listed(one, checksum(one.path), one.path.stat().st_size)
+        entries |= {one.path.name: listed(one) for one in to_make}
+        write_listing(args, entries)
+        made = as_ready(make, to_make, args.workers, killed, console.warn)
+        for name, entry in console.progress(made, total=len(to_make), unit="recording"):
+            entries[name] = entry
+            write_listing(args, entries)
+        warn_of_others(planned, entries, args.outdir, console)
+        console.finish(
+            f"{args.outdir}: {cli.counted(len(to_make), 'recording')} written, {len(to_keep)} kept, "
+            f"{seconds / 60:.1f} minutes ({NOTICE}); " + cli.next_command("preprocess.py", "--raw", args.outdir),
+            done=len(to_make),
+            kept=len(to_keep),
+            seconds=seconds,
+            outdir=str(args.outdir),
+        )
     return 0
 
 

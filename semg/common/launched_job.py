@@ -57,11 +57,6 @@ class Spec:
         """The command line now: of a first start, or of one that goes on."""
         return [*self.command, *(self.again if self.begun and Path(self.folder, self.begun).is_file() else [])]
 
-    def variables(self) -> dict[str, str]:
-        """The environment that the script gets."""
-        changed: dict[str, str | None] = {**os.environ, **self.environment}
-        return {name: value for name, value in changed.items() if value is not None}
-
 
 def take_lock(folder: Path, *, wait: bool) -> IO[bytes] | None:
     """The lock of the job in `folder`, held until the file is closed; None where another has it and `wait` is false."""
@@ -108,7 +103,7 @@ def run(folder: Path, ticket: str) -> int:
         script = subprocess.Popen(
             spec.words(),
             cwd=spec.folder,
-            env=spec.variables(),
+            env={name: value for name, value in (os.environ | spec.environment).items() if value is not None},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -4,12 +4,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,20 +63,15 @@ def submitted(work: Callable[[J], R], jobs: list[J], workers: int) -> Iterator[d
         with _held_back():
             futures = {pool.submit(work, job): job for job in jobs}
     except (OSError, RuntimeError) as error:  # EAGAIN from fork; "can't start new thread"
-        _kill(child for child in active_children() if child not in others)
+        for child in set(active_children()) - others:  # they wait for work which will never come, and Python for them
+            child.kill()
+            child.join()
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkersError(f"expected to start {count} worker processes, found: {reason}") from None
     try:
         yield futures
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _kill(children: Iterable[BaseProcess]) -> None:
-    """End processes that wait for work which will never come: the interpreter would wait for them at its end."""
-    for child in list(children):
-        child.kill()
-        child.join()
 
 
 @contextmanager

@@ -95,14 +95,12 @@ def open_folds(
             if not sum(len(shard.windows) for shard in shards):
                 raise DataError(f"{split.folder}: expected windows in its {' and '.join(names)} subset, found none")
             by_fold[fold][name] = WindowSet(shards)
-        _check_classes(split, by_fold[fold]["train"])
+        train = by_fold[fold]["train"]
+        if missing := sorted(set(range(len(kept))) - set(train.label.tolist())):
+            raise DataError(
+                f"{split.folder}: expected training windows of every class, found none of {kept[missing[0]]}"
+            )
     return by_fold
-
-
-def _check_classes(split: Split, train: WindowSet) -> None:
-    present = set(train.label.tolist())
-    if missing := [name for place, name in enumerate(train.shards[0].classes) if place not in present]:
-        raise DataError(f"{split.folder}: expected training windows of every class, found none of {missing[0]}")
 
 
 def restriction(windows: Mapping[str, Mapping[str, WindowSet]]) -> dict[str, Any]:

@@ -135,11 +135,8 @@ class FeatureExtractor:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of a channel's k values: RMS, ..., LOGBAND_1, LOGBAND_2, ..."""
-        spread = [
-            [f"LOGBAND_{band}" for band in range(1, self.bands + 1)] if name == "LOGBAND" else [name]
-            for name in self.names
-        ]
-        return tuple(column for part in spread for column in part)
+        bands = [f"LOGBAND_{band}" for band in range(1, self.bands + 1)]
+        return tuple(column for name in self.names for column in (bands if name == "LOGBAND" else [name]))
 
     def _chunk(self, x: np.ndarray, spare: np.ndarray) -> np.ndarray:
         """(B, C, T) float32 -> (B, C * k). spare: an array like x, for the formulas to write to."""

@@ -216,11 +216,6 @@ def reliability(bins: Sequence[Bin]) -> Markup:
     return chart.markup()
 
 
-def extremes(values: np.ndarray) -> list[int]:
-    """Places of the lowest and the highest of some values, in their order; one where all are equal."""
-    return sorted({int(values.argmin()), int(values.argmax())})
-
-
 def traces(part: Excerpt) -> Markup:
     """Channels one above the other on one scale; the window is shaded."""
     n = part.values.shape[1]
@@ -236,7 +231,8 @@ def traces(part: Excerpt) -> Markup:
     for place, name in enumerate(part.channels):
         middle = _TOP + 34 * (place + 0.5)
         values = np.clip(part.values[:, place] / top, -1.4, 1.4) * 17
-        places = [a + k for a, b in pairwise(edges) for k in extremes(values[a:b])]
+        ends = [(a + values[a:b].argmin(), a + values[a:b].argmax()) for a, b in pairwise(edges)]
+        places = [k for pair in ends for k in sorted(set(pair))]  # one where all are equal
         chart.line([(across.at(part.time[k]), middle - values[k]) for k in places], "trace")
         chart.text(left - 6, middle + 4, name if len(name) <= 9 else f"{name[:8]}…", "end small", name)
     chart.text(left, _TOP - 3, f"rows are {2 * top:.3g} µV apart", "small")

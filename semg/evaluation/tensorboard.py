@@ -18,6 +18,7 @@ resumed goes on in a new event file; what the old one said of later epochs is hi
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.image import imsave
 from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from semg.common.files import atomic_path, write_text
 from semg.data.splits import SUBSETS, Split
 from semg.evaluation import metrics, palette, score_figures
-from semg.evaluation.event_file import EventFile
 
 PROJECTED = 1000  # windows in the projector; a browser turns that many fluently
 _PROJECTOR = "projector"
@@ -48,6 +51,51 @@ def tag(name: str) -> str:
         return f"{_OTHERS[group]}/{what}"
     first = what in (metrics.LOSS.name, metrics.METRICS[0].name)
     return f"{_LEARNING if first else _SCORES}/{what}_{group}"
+
+
+class EventFile:
+    """A new event file in a folder. `warn` is told once if it can't be written any more, and the run goes on.
+
+    tensorboardX's SummaryWriter writes in a thread of its own, which an error such as of a full disk ends; the run
+    would then wait forever for room in its queue.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None], purge_step: int) -> None:
+        """purge_step: from there on, what an earlier process wrote is void."""
+        self._folder, self._warn = folder, warn
+        self._writer: EventsWriter | None = None
+        self._attempt(lambda: self._open(purge_step))
+
+    def _open(self, purge_step: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(self._folder / "events"))
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, summary: Summary, step: int = 0) -> None:
+        """Write what is to be shown at a step."""
+        self._attempt(lambda: self._write(Event(step=step, summary=summary)))
+
+    def _write(self, event: Event) -> None:
+        if self._writer is not None:
+            event.wall_time = time.time()
+            self._writer.write_event(event)
+
+    def flush(self) -> None:
+        """Let a reader see what was written."""
+        self._attempt(lambda: self._writer and self._writer.flush())
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._attempt(lambda: self._writer and self._writer.close())
+        self._writer = None
+
+    def _attempt(self, change: Callable[[], object]) -> None:
+        try:
+            change()
+        except OSError as error:
+            self._writer = None
+            reason = error.strerror or error
+            self._warn(f"{self._folder}: TensorBoard's log ends here ({reason}); metrics.jsonl has all numbers")
 
 
 class Board:
