@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from semg.common.console import Console as Console
 from semg.common.console import counted as counted  # scripts have both from here
@@ -30,6 +30,7 @@ from semg.common.stopping import Terminated as Terminated
 if TYPE_CHECKING:
     from semg.common.launching import Launcher
 
+N = TypeVar("N", int, float)
 os.environ["MPLBACKEND"] = "agg"  # scripts draw into files; a notebook leaves there what only it can import
 GOES_ON = "run the same command again to go on"  # what a script says that was stopped and keeps finished work
 STARTS_ANEW = "the same command starts from the beginning"
@@ -304,43 +305,33 @@ def has_gpu() -> bool:
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """A whole number of at least `low` (and at most `high`)."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
-        if value < low or value > (LARGEST if high is None else high):
-            raise argparse.ArgumentTypeError(f"expected {_range(low, _shown(value, high))}, found {text}")
-        return value
-
-    return parse
+    return _read(int, "a whole number", low, high)
 
 
 def number(low: float, high: float | None = None, *, above: bool = False) -> Callable[[str], float]:
     """A finite number of at least `low` (with `above`: above it) and at most `high`."""
+    return _read(float, "a number", low, high, above)
 
-    def parse(text: str) -> float:
+
+def _read(
+    kind: Callable[[str], N], words: str, low: float, high: float | None, above: bool = False
+) -> Callable[[str], N]:
+    def parse(text: str) -> N:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+            raise argparse.ArgumentTypeError(f"expected {words}, found {text!r}") from None
         too_low = value <= low if above else value < low
-        if not math.isfinite(value) or too_low or value > (LARGEST if high is None else high):
-            raise argparse.ArgumentTypeError(f"expected {_range(low, _shown(value, high), above)}, found {text}")
+        if value > (LARGEST if high is None else high) or too_low or not math.isfinite(value):
+            expected = f"a number above {low:g}" if above else f"a number of at least {low:g}"
+            most = (
+                LARGEST if high is None and value > LARGEST else high
+            )  # goes without saying unless a value is above it
+            expected += "" if most is None else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
         return value
 
     return parse
-
-
-def _shown(value: float, high: float | None) -> float | None:
-    """The upper limit to tell of; LARGEST goes without saying unless a value is above it."""
-    return LARGEST if high is None and value > LARGEST else high
-
-
-def _range(low: float, high: float | None, above: bool = False) -> str:
-    floor = f"a number above {low:g}" if above else f"a number of at least {low:g}"
-    return floor if high is None else f"{floor} and at most {high:g}"
 
 
 def renamed_values(**names: str) -> Callable[[str], str]:

@@ -1,8 +1,7 @@
 """The training and validation people's data, ready to be read: windows, batches, statistics, cached features."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -67,7 +66,7 @@ def open_split(config: TrainConfig, console: Console, *, verify: bool) -> Shards
     """Open the shards of the training and validation people; verify: compare their files' checksums too."""
     split = read_split(config.split, config.shards)
     console.say(f"opening {counted(len(split.train) + len(split.val), 'shard')}")
-    bar = _bar(console, "opened", "shard")
+    bar = partial(console.progress, desc="opened", unit="shard", leave=False)
     train, val = (open_shards(config.shards, names, verify=verify, progress=bar) for names in (split.train, split.val))
     check_alike([train[0], val[0]])
     return Shards(split, train, val)
@@ -81,30 +80,21 @@ def prepare(
     Under `normalize train` the training tokens' mean and standard deviation become part of the model.
     """
     gain = normalization.gain_of(shards.train)
-    bar = _bar(console, "statistics", "recording")
+    bar = partial(console.progress, desc="statistics", unit="recording", leave=False)
     console.say("statistics of the sessions' tokens" if config.normalize == "session" else "reading windows")
     train, val = (_subset(config, some, model, gain, device, workers, bar) for some in (shards.train, shards.val))
     frames = model.frontend.frames
     # windows then start on multiples of the frames' hop
     if config.precompute and config.augment.jitter == 1 and frames and 4 * frames.hop >= model.config.patch:
         console.say(f"features of {counted(len(shards.train), 'recording')}, once for all epochs")
-        bar = _bar(console, "features", "recording")
-        train.batches.cached = cached_frames(model, train.shards, train.transform, device, bar)
+        shown = partial(bar, desc="features")
+        train.batches.cached = cached_frames(model, train.shards, train.transform, device, shown)
     if config.normalize == "train":
         console.say("statistics of the training data's tokens")
         mean, std = session_statistics(model, train.shards, train.transform, device, bar).unbind(1)  # (n_shards, F)
         model.token_mean.copy_(mean.mean(0))
         model.token_std.copy_((std.square() + (mean - mean.mean(0)).square()).mean(0).sqrt())
     return Subsets(train, val, gain)
-
-
-def _bar(console: Console, name: str, unit: str) -> Progress:
-    """Shows how far some work is."""
-
-    def shown(items: Iterable[Any]) -> Iterable[Any]:
-        return console.progress(items, desc=name, unit=unit, leave=False)
-
-    return shown
 
 
 def _subset(
