@@ -371,7 +371,7 @@ def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
 
 def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any]:
     """What a shard's content depends on, as preprocess.py stores it. UsageError for what cannot be."""
-    lengths = {
+    how = {
         "channels": list(range(1, len(settled.channels) + 1)),
         "montage": "monopolar",
         "window": args.window.samples(args.rate),
@@ -385,9 +385,9 @@ def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any
         "scale": settled.scale,
         "columns": plain(args.channels),
     }
-    if lengths["stride"] > lengths["window"]:
+    if how["stride"] > how["window"]:
         raise UsageError(f"--stride {args.stride}: expected at most the window, {args.window}")
-    return lengths
+    return how
 
 
 def make_shard(
@@ -412,7 +412,8 @@ def make_shard(
         for key in expected:
             if meta.get(key) != expected[key]:
                 raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
-        return "kept", counts_of(open_shard(path, verify=True).windows, classes), ""
+        windows = open_shard(path, verify=True).windows
+        return "kept", np.bincount(windows["label"], minlength=len(classes)), ""
     reading = readings.take(entry.path)
     expect_same(entry.path, seen, reading.of)
     expect_same(entry.path, seen, version(entry.path))  # the checksum is of it too
@@ -447,7 +448,7 @@ def make_shard(
     }
     write_shard(path, meta, signal, windows)
     wrong = [str(faults), gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
-    return "done", counts_of(windows, classes), ", ".join(filter(None, wrong))
+    return "done", np.bincount(windows["label"], minlength=len(classes)), ", ".join(filter(None, wrong))
 
 
 def expect_same(path: Path, seen: Look, file: tuple[int, int] | None) -> None:
@@ -456,11 +457,6 @@ def expect_same(path: Path, seen: Look, file: tuple[int, int] | None) -> None:
         raise DataError(
             f"{path}: expected a recording at rest, found it changed while others were read; run this again"
         )
-
-
-def counts_of(windows: np.ndarray, classes: list[str]) -> np.ndarray:
-    """(K,) how many windows of each class there are."""
-    return np.bincount(windows["label"], minlength=len(classes))
 
 
 def windows_of(reading: Reading, how: dict[str, Any], classes: list[str], args: argparse.Namespace) -> np.ndarray:
@@ -559,12 +555,8 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
     failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
     command = cli.next_command("create_dataset_files.py", "--shards", args.shards)
     after = f"; {command}" if counts["done"] + counts["kept"] else ""
-    report.console.finish(
-        f"{summary}{failed}{after}",
-        **counts,
-        failed=report.count,
-        windows=int(windows.sum()),
-    )
+    facts = {**counts, "failed": report.count, "windows": int(windows.sum())}
+    report.console.finish(f"{summary}{failed}{after}", **facts)
     return 1 if report.count else 0
 
 
