@@ -146,7 +146,6 @@ class Plan:
 
     settings: list[Setting]
     folds: dict[str, Split]
-    seeds: list[int]
     runs: list[TrainingRun]
     simulated: bool
 
@@ -189,7 +188,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 device=train.device,
             )
         )
-    return Plan(settings, folds, args.seeds, runs, any(shard.simulated for shard in shards))
+    return Plan(settings, folds, runs, any(shard.simulated for shard in shards))
 
 
 def checksums(shards: Sequence[Shard], folds: Mapping[str, Split]) -> dict[str, dict[str, str]]:
@@ -496,7 +495,7 @@ def main() -> int:
         left = [run for run in plan.runs if not run.trained]
         console.say(
             f"{cli.counted(len(plan.settings), 'setting')} x {cli.counted(len(plan.folds), 'fold')} x "
-            f"{cli.counted(len(plan.seeds), 'seed')} = {cli.counted(len(plan.runs), 'run')}, "
+            f"{cli.counted(len(args.seeds), 'seed')} = {cli.counted(len(plan.runs), 'run')}, "
             f"{len(plan.runs) - len(left)} of them kept; curves: tensorboard --logdir {args.checkpoints}"
         )
         failures = do_all({to_train(run): run for run in left}, "train", keep_scores, console, many)

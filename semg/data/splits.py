@@ -12,7 +12,6 @@ People are drawn by sorting them by a hash of seed and number: the same seed giv
 version of Python and NumPy.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,7 +237,7 @@ def _check_sessions(split: Split, where: Path | str) -> None:
 
 def drawn(subjects: Iterable[str], seed: int, purpose: str) -> list[str]:
     """All `people` in an order that depends on seed and purpose alone."""
-    return sorted(subjects, key=lambda subject: hashlib.sha256(f"{purpose}/{seed}/{subject}".encode()).digest())
+    return sorted(subjects, key=lambda subject: text_checksum(f"{purpose}/{seed}/{subject}"))
 
 
 def _count(fraction: float, subjects: int) -> int:

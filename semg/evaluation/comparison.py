@@ -207,12 +207,10 @@ def paired(method: Method, reference: Method) -> Paired:
 
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down correction: p values adjusted for how many there are, in the order given."""
-    adjusted = [0.0] * len(p)
-    largest = 0.0
-    for rank, place in enumerate(np.argsort(p, kind="stable")):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
-        adjusted[place] = largest
-    return adjusted
+    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
+    steps = np.arange(len(p), 0, -1) * np.array(p)[order]
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, steps))
+    return adjusted.tolist()
 
 
 def differences_between(methods: Sequence[Method]) -> list[str]:

@@ -1,12 +1,12 @@
 """Grids of settings: every combination of some flags' values, each with a name for its folder."""
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from semg.common.errors import UsageError
+from semg.common.files import text_checksum
 
 PRESETS = {"seed": ["tune=last:3,last:6,last:9,last:12", "lr=1e-5,5e-5,1e-4"]}
 OWN_FLAGS = ("shards", "split", "out", "seed", "resume", "overwrite", "quiet", "json", "debug", "help")
@@ -31,17 +31,13 @@ class Setting:
         if not self.values:
             return "default"
         text = "_".join(f"{flag}-{_file_name(value)}" for flag, value in self.values)
-        return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 7]}-{_short_hash(text)}"
+        return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 7]}-{text_checksum(text)[:6]}"
 
 
 def _file_name(value: str) -> str:
     """`value` in letters that every file system takes; with a hash where that could make two values one."""
     plain = re.sub(r"[^A-Za-z0-9.+]+", "-", value).strip("-.")
-    return plain if re.fullmatch(r"[A-Za-z0-9.:+-]+", value) else f"{plain}-{_short_hash(value)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return plain if re.fullmatch(r"[A-Za-z0-9.:+-]+", value) else f"{plain}-{text_checksum(value)[:6]}"
 
 
 def read_grid(words: Iterable[str]) -> list[Setting]:

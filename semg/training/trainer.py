@@ -35,7 +35,6 @@ from semg.training.network import build, decoder_of, first_weights, in_own_units
 from semg.training.optimization import REFERENCE_BATCH, Optimizer, Stream, WeightAverage
 from semg.training.precision import autocast, hold_frozen_in_bf16
 from semg.training.pretraining import NextPatchTask
-from semg.training.run_state import RunState
 from semg.training.subsets import open_split, prepare
 from semg.training.threads import use_threads
 
@@ -93,7 +92,7 @@ class Trainer:
             world.check_shares(config.batch_size)
         self.config = config
         _compile(self.model, machine.compile, device)
-        self.state = RunState()
+        self.state = run_files.RunState()
         self.pretraining = self._pretraining() if config.pretrain else None
         self.task = Classification(self.model, self.data.train, self.layout, config, world)
         self.optimizer = Optimizer(self.model, config.optimizer, config.epochs * self.task.steps_per_epoch)
