@@ -65,16 +65,7 @@ class ModelConfig:
         kinds = (*backbones.FAMILIES, *CONTROLS)
         _expect(self.backbone in kinds, "backbone", " or ".join(kinds), self.backbone)
         _expect(self.pooling in POOLINGS, "pooling", " or ".join(POOLINGS), self.pooling)
-        for name in (
-            "channels",
-            "samples",
-            "classes",
-            "patch",
-            "layers",
-            "width",
-            "heads",
-            "lora_rank",
-        ):
+        for name in ("channels", "samples", "classes", "patch", "layers", "width", "heads", "lora_rank"):
             _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _expect(self.samples % self.patch == 0, "patch", "a divisor of the window's {}", self.patch, self.samples)
         _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)

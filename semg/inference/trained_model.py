@@ -28,14 +28,7 @@ from semg.common.errors import DataError, SettingError
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
 from semg.data.shards import Shard, WindowSet, difference, second_moment
-from semg.inference.batch import (
-    choose_device,
-    open_windows,
-    probabilities,
-    session_statistics,
-    signal_probabilities,
-    token_sums,
-)
+from semg.inference import batch
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.inference.network import network_of
 from semg.inference.online_evaluation import online_probabilities
@@ -98,7 +91,7 @@ class TrainedModel:
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`. Raises DataError, which names the file, for
         anything that is no trained model, such as a last.ckpt.
         """
-        where = choose_device(device) if isinstance(device, str) else device
+        where = batch.choose_device(device) if isinstance(device, str) else device
         return cls(open_checkpoint(Path(path)), where)
 
     def with_network(self, network: GPT2Classifier) -> "TrainedModel":
@@ -179,7 +172,7 @@ class TrainedModel:
         """(n_shards, 2, F) of each shard's session's tokens; None where the network's own serve."""
         if self.channel_normalization.method != "session":
             return None
-        return session_statistics(self.network, shards, transforms, self.device)
+        return batch.session_statistics(self.network, shards, transforms, self.device)
 
     @property
     def _train_gain(self) -> np.ndarray:
@@ -192,8 +185,9 @@ class TrainedModel:
         lengths = [len(signal) for signal in signals]
         moment = np.average([second_moment(signal) for signal in signals], axis=0, weights=lengths)
         transform = normalization.transform_from(moment, self.channel_normalization)
-        sums = torch.stack([token_sums(self.network, signal, transform, self.device) for signal in signals]).sum(0)
-        return Given(self.network, transform, self.network.finish_statistics(sums), self.device)
+        sums = [batch.token_sums(self.network, signal, transform, self.device) for signal in signals]
+        statistics = self.network.finish_statistics(torch.stack(sums).sum(0))
+        return Given(self.network, transform, statistics, self.device)
 
     def _fixed_transform(self) -> np.ndarray:
         return normalization.fixed_transform(self.channel_normalization, len(self.channels), self._train_gain)
@@ -235,7 +229,7 @@ class TrainedModel:
         transforms = self.transforms(windows.shards)
         batches = Batches(windows, transforms, self.device, workers)
         statistics = self.statistics(windows.shards, transforms)
-        return probabilities(self.network, batches, statistics, batch_size, autocast, progress)
+        return batch.probabilities(self.network, batches, statistics, batch_size, autocast, progress)
 
     def decide_online(
         self,
@@ -258,7 +252,7 @@ class TrainedModel:
 
     def score(self, shards: Sequence[Shard]) -> Scores:
         """Decide for all labelled windows of some shards, see `own_windows`."""
-        windows = open_windows(self.own_windows(shards))
+        windows = batch.open_windows(self.own_windows(shards))
         return Scores(windows, self.decide(windows))
 
     # --- recordings ---
@@ -284,7 +278,7 @@ class TrainedModel:
         if len(signal) < self.window:
             raise DataError(f"expected at least a window, {self.window} samples, found {len(signal)}")
         starts = np.arange(0, len(signal) - self.window + 1, self.stride)
-        values = signal_probabilities(self.network, signal, starts, self.session_of(signal))
+        values = batch.signal_probabilities(self.network, signal, starts, self.session_of(signal))
         return Predictions(starts + self.window, values)
 
     def stream(
