@@ -150,14 +150,10 @@ def write(
         "calibrate": args.repetitions,
         "calibration": recipe.to_dict(),
         "zero_shot_on_the_same_windows": {key: zero_shot[key] for key in ("mean_over_subjects", "per_subject")},
-        "checkpoint": args.checkpoint.as_posix(),
-        "checkpoint_sha256": model.checkpoint.sha256,
         "split": args.split.as_posix(),
         "split_sha256": split.checksum,
-        "normalize": model.channel_normalization.method,
-        "whitening": model.channel_normalization.whitening,
+        **model.facts(),
         "trained_on_subjects_scored": seen,
-        **model.restriction_facts(),
         "made": how_made("calibrate.py", args),
     }
     return write_results(args.out, scored, after.argmax(1), after, extra=extra)

@@ -153,7 +153,6 @@ def score(
     else:
         scores, extra = adapted(model, shards, args, console)
     seen = warn_of_leaks(model, shards, args.subset, console)
-    normalization = model.channel_normalization
     return write_results(
         args.out,
         ScoredWindows.of(scores.windows),
@@ -163,15 +162,11 @@ def score(
         hold=args.smooth,
         extra={
             "subset": args.subset,
-            "checkpoint": args.checkpoint.as_posix(),
-            "checkpoint_sha256": model.checkpoint.sha256,
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
-            "normalize": "online" if args.normalize == "online" else normalization.method,
-            "whitening": normalization.whitening,
+            **model.facts(),
             "trained_on_subjects_scored": seen,
-            **(over_time(scores) if args.normalize == "online" else {}),
-            **model.restriction_facts(),
+            **({"normalize": "online", **over_time(scores)} if args.normalize == "online" else {}),
             **extra,
             "made": how_made("evaluate.py", args),
         },

@@ -12,8 +12,6 @@ from multiprocessing import active_children, get_context, parent_process, resour
 from pathlib import Path
 from typing import TypeVar
 
-from semg.common.errors import DataError
-
 CORES = "SEMG_CORES"  # environment: the cores that are this process's, from whoever runs others beside it
 J = TypeVar("J")
 R = TypeVar("R")
@@ -22,56 +20,49 @@ R = TypeVar("R")
 START = "fork" if sys.platform == "linux" else "spawn"
 
 
-class WorkersError(DataError):
-    """The system lets no more processes begin; nothing was done yet, and none is left running."""
-
-
 def as_ready(
     work: Callable[[J], R], jobs: list[J], workers: int, killed: Callable[[J], R], warn: Callable[[str], None]
 ) -> Iterator[R]:
-    """What `work` makes of each job, as it is ready: in this process, or in at most `workers` others, see `submitted`.
+    """What `work` makes of each job, as it is ready: in this process, or in at most `workers` others.
 
-    killed: what to give, or raise, for a job whose process was killed. warn: told where no process can begin; the jobs
-    are then done here, one after another.
-    """
-    if workers > 1 and len(jobs) > 1:
-        try:
-            with submitted(work, jobs, workers) as futures:
-                for future in as_completed(futures):
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        result = killed(futures[future])
-                    yield result
-            return
-        except WorkersError as error:
-            warn(f"{error}; one recording after another instead")
-    yield from map(work, jobs)
-
-
-@contextmanager
-def submitted(work: Callable[[J], R], jobs: list[J], workers: int) -> Iterator[dict[Future[R], J]]:
-    """Futures of `work` on each job, done by at most `workers` processes; what has not begun at the end never does.
-
-    For scripts that have no threads of their own and no PyTorch in them: workers may be forks of them. Raises
-    WorkersError where a limit of the system keeps a process or its thread from starting.
+    For scripts that have no threads of their own and no PyTorch in them: workers may be forks of them. What has not
+    begun at the end never does. killed: what to give, or raise, for a job whose process was killed. warn: told where no
+    process can begin; the jobs are then done here, one after another.
     """
     count = min(workers, len(jobs))
+    started = _started(work, jobs, count, warn) if count > 1 else None
+    if started is None:
+        yield from map(work, jobs)
+        return
+    pool, futures = started
+    try:
+        for future in as_completed(futures):
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                result = killed(futures[future])
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _started(
+    work: Callable[[J], R], jobs: list[J], count: int, warn: Callable[[str], None]
+) -> tuple[ProcessPoolExecutor, dict[Future[R], J]] | None:
+    """So many processes at work on the jobs; None, and none of them, where a limit of the system keeps one, or its
+    thread, from starting."""
     others = set(active_children())
     pool = ProcessPoolExecutor(count, mp_context=get_context(START), initializer=_begin)
     try:
         with _held_back():
-            futures = {pool.submit(work, job): job for job in jobs}
+            return pool, {pool.submit(work, job): job for job in jobs}
     except (OSError, RuntimeError) as error:  # EAGAIN from fork; "can't start new thread"
         for child in set(active_children()) - others:  # they wait for work which will never come, and Python for them
             child.kill()
             child.join()
         reason = getattr(error, "strerror", None) or str(error)
-        raise WorkersError(f"expected to start {count} worker processes, found: {reason}") from None
-    try:
-        yield futures
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        warn(f"expected to start {count} worker processes, found: {reason}; one recording after another instead")
+    return None
 
 
 @contextmanager

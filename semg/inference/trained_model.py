@@ -139,6 +139,12 @@ class TrainedModel:
         decided, left_out = ", ".join(self.classes), ", ".join(self.classes_left_out)
         return f"deciding between {decided} alone, probabilities renormalised over them; left out: {left_out}"
 
+    def facts(self) -> dict[str, Any]:
+        """What results say of it: the checkpoint, how channels are normalised, and which classes are left out."""
+        how = self.channel_normalization
+        checkpoint = {"checkpoint": self.path.as_posix(), "checkpoint_sha256": self.checkpoint.sha256}
+        return checkpoint | {"normalize": how.method, "whitening": how.whitening} | self.restriction_facts()
+
     def restriction_facts(self) -> dict[str, Any]:
         """The same for metrics.json: nothing where it decides between all."""
         return {"classes_left_out": list(self.classes_left_out)} if self.classes_left_out else {}
