@@ -164,16 +164,11 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                 }
                 if args.adapt_by != "own":
                     settings["adapt_by"] = args.adapt_by
-                if smooths(args):
+                if args.vote > 1 or args.smooth:
                     settings |= {"vote": args.vote, "smooth": args.smooth}
                 method = f"{classifier}-{features}"
                 baselines.append(Baseline(method, fold, args.out / method / fold, settings))
     return baselines
-
-
-def smooths(args: argparse.Namespace) -> bool:
-    """Whether decisions are smoothed over time, too."""
-    return bool(args.vote > 1 or args.smooth)
 
 
 # --- one result ------------------------------------------------------------------------------------------------
@@ -253,7 +248,7 @@ def run_fold(
     baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
     """Train and score the classifiers on one fold; returns the leading metric of each. One that fails is named."""
-    if smooths(args):  # as a stream decides, between labelled windows too
+    if args.vote > 1 or args.smooth:  # as a stream decides, between labelled windows too
         windows = {**windows, "scored": WindowSet([shard.continuous() for shard in windows["scored"].shards])}
     done: dict[str, float] = {}
     with console.progress(total=len(baselines), unit="result", desc="classifiers") as bar:

@@ -121,14 +121,6 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
     )
 
 
-def warn_of_leaks(model: TrainedModel, shards: list[Shard], console: cli.Console) -> list[str]:
-    """Say which of the people scored were trained on; returns them."""
-    seen = sorted(model.origin.subjects & {shard.subject for shard in shards})
-    if seen:
-        console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
-    return seen
-
-
 def write(
     predictions: dict[str, np.ndarray],
     model: TrainedModel,
@@ -173,7 +165,8 @@ def main() -> int:
     precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)
     with folder_lock(args.out):
-        seen = warn_of_leaks(model, shards, console)
+        if seen := sorted(model.origin.subjects & set(subjects)):
+            console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
         console.say(
             f"calibrating to {cli.counted(len(subjects), 'person', 'people')} ({args.subset}) with "
             f"{cli.counted(args.repetitions, 'repetition')} of each gesture: tune {recipe.tune}, "

@@ -339,7 +339,10 @@ def do_all(
     Returns what was wrong by the run's name.
     """
     failures: dict[str, str] = {}
-    for job, wrong in launched(jobs, what, console, many) if many else one_by_one(jobs, what, console):
+    ends = many.run(list(jobs), what) if many else one_by_one(jobs, what, console)
+    for number, (job, wrong) in enumerate(ends, 1):
+        if many:  # else it was said before
+            console.say(f"[{number}/{len(jobs)}] {job.name}")
         run = jobs[job]
         try:
             if wrong:
@@ -360,15 +363,6 @@ def one_by_one(jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console)
             again = job.again if job.begun and job.begun.is_file() else ()
             yield job, run_script([*job.command, *again], console)
             bar.update()
-
-
-def launched(
-    jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console, many: Launcher
-) -> Iterator[tuple[Job, str]]:
-    """The same of scripts that run several at once."""
-    for number, (job, wrong) in enumerate(many.run(list(jobs), what), 1):
-        console.say(f"[{number}/{len(jobs)}] {job.name}")
-        yield job, wrong
 
 
 # --- choosing and telling --------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
         facts=facts | {"model": run.model.config.to_dict()},
         split=run.split,
         rest_classes=run.data.train.shards[0].rest_classes,
-        simulated=run.data.train.simulated or run.data.val.simulated,
+        simulated=run.data.train.windows.simulated or run.data.val.windows.simulated,
         warn=run.console.warn,
         purge_from=run.state.training.epoch + 1,
     )

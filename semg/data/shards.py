@@ -367,7 +367,7 @@ def _or_none(value: Any) -> Any:
 class WindowSet:
     """All windows of some shards, in the shards' order.
 
-    shard, start, label, repetition, low, high: (n,) arrays over the windows.
+    shard, start, label, repetition, low, high: (n,) arrays over the windows. simulated: whether some recording was.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -377,6 +377,7 @@ class WindowSet:
         self.window = shards[0].window
         # (K,) which classes are rest
         self.rest = np.array([name in shards[0].rest_classes for name in shards[0].classes], bool)
+        self.simulated = any(shard.simulated for shard in shards)
         self.n_channels = len(shards[0].channels)
         tables = [shard.windows for shard in shards]
         whole = np.concatenate(tables)

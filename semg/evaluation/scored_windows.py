@@ -42,5 +42,5 @@ class ScoredWindows:
             rate=shard.rate,
             window_seconds=windows.window / shard.rate,
             stride_seconds=shard.arguments["stride"] / shard.rate,
-            simulated=any(one.simulated for one in windows.shards),
+            simulated=windows.simulated,
         )

@@ -268,6 +268,6 @@ def description_of(run: "Trainer") -> dict[str, Any]:
         },
         "class_windows": np.bincount(run.data.train.windows.label, minlength=len(run.classes)).tolist(),
         "trained_on": sorted({shard.subject for shard in run.data.train.shards}),
-        "simulated": run.data.train.simulated or run.data.val.simulated,
+        "simulated": run.data.train.windows.simulated or run.data.val.windows.simulated,
         "made": how_made("train.py", run.asked.to_dict()),
     }

@@ -37,11 +37,6 @@ class Subset:
     transform: np.ndarray
     statistics: Tensor | None
 
-    @property
-    def simulated(self) -> bool:
-        """Whether some recording was."""
-        return any(shard.simulated for shard in self.shards)
-
     def statistics_of(self, batch: Batch) -> Tensor | None:
         """(B, 2, F) statistics of each window's session."""
         return None if self.statistics is None else self.statistics[batch.shard]
@@ -50,7 +45,7 @@ class Subset:
         """Counts of people, recordings and windows, and whether some recording was simulated."""
         subjects = len({shard.subject for shard in self.shards})
         counts = {"subjects": subjects, "recordings": len(self.shards), "windows": len(self.windows)}
-        return {**counts, "simulated": self.simulated}
+        return {**counts, "simulated": self.windows.simulated}
 
 
 @dataclass(frozen=True)
