@@ -5,7 +5,7 @@ Features are hand-crafted ones (semg/evaluation/hand_crafted_features.py), or th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -50,13 +50,6 @@ class SessionWindows:
         return x.reshape(len(x), -1, len(origin))[:, :, origin].reshape(len(x), -1)
 
 
-class FeatureSource(Protocol):
-    """Features of windows anywhere in some shards' recordings, normalised as they are to be."""
-
-    def of(self, place: int, starts: np.ndarray, done: Callable[[int], object]) -> np.ndarray:
-        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
-
-
 class HandCrafted:
     """Hand-crafted features, z-scored by each session's own mean and standard deviation where `by_session`."""
 
@@ -86,8 +79,11 @@ class HandCrafted:
         return table
 
 
-def feature_table(windows: WindowSet, source: FeatureSource, bar: Any) -> np.ndarray:
-    """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time."""
+def feature_table(windows: WindowSet, source: Any, bar: Any) -> np.ndarray:
+    """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time.
+
+    source: HandCrafted or TokenFeatures of the windows' shards.
+    """
     table: np.ndarray | None = None
     for place in range(len(windows.shards)):
         rows = np.flatnonzero(windows.shard == place)
