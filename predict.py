@@ -298,9 +298,9 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
     """How signals here are treated otherwise than in training; DataError if the checkpoint does not know how."""
     if restriction := model.restriction():
         console.say(restriction)
-    session = model.channel_normalization.method == "session"
+    trained, session = model.signal_path.filter, model.channel_normalization.method == "session"
     if args.stream:
-        shared.warn_of_zero_phase(model.signal_path.filter, console)
+        shared.warn_of_zero_phase(trained, console)
     if args.stream and session:
         later = f"; no decision in the first {args.warmup:g} s" if args.warmup else ""
         earlier = "" if args.statistics is None else f", {args.statistics} included"
