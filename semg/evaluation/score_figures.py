@@ -35,10 +35,8 @@ usual_style = matplotlib.rc_context(
 
 
 @usual_style
-def save(figure: Figure, path: Path, title: str = "") -> None:
-    """Write a figure as PNG, under its title if it has none yet, without a date or a version in it."""
-    if title:
-        headline(figure, title)
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, without a date or a version in it."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
@@ -131,7 +129,8 @@ def per_subject(
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.grid(axis="y")
     figure.legend(loc="outside lower center", fontsize=10)  # inside, it could hide a person
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 def draw_chance(axes: Axes, metric: Metric, chance: float | None, colour: str) -> None:
@@ -163,7 +162,8 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
         axes.grid()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", fontsize=11, ncols=3)
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 @usual_style
@@ -207,7 +207,8 @@ def compare(
             axes.set_title(f"every person a dot; {better} of the line: better than the reference", fontsize=10)
     below = "black: the mean over people" + ("" if few else " and its 95 % interval")
     figure.supxlabel(f"{below}; {NO_INTERVAL}" if few else below, fontsize=10)
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 def _draw_people(axes: Axes, row: int, values: np.ndarray, colour: str) -> bool:
@@ -266,7 +267,8 @@ def calibration(
     }
     order = sorted(handles, key=lambda label: "by chance" in label)  # models first
     figure.legend([handles[label] for label in order], order, loc="outside lower center", fontsize=10)
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 def _errors(values: np.ndarray) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from semg.evaluation import palette
 from semg.evaluation.palette import BLUE, GREY, ORANGE
 from semg.evaluation.predictions import Excerpt
-from semg.evaluation.score_figures import new_figure, save, usual_style
+from semg.evaluation.score_figures import headline, new_figure, save, usual_style
 
 COLUMNS = 1600  # of a figure's traces; more samples than that are drawn as their lowest and highest
 Segment = tuple[float, float, int]  # begin and end in seconds, class
@@ -47,7 +47,8 @@ def recording(
     axes.set_xlabel("time, s", fontsize=12)
     axes.set_ylabel("channel", fontsize=12)
     legend(figure, [label for _, _, label in segments], classes, colours)
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str], colours: Sequence[str]) -> None:
@@ -146,7 +147,8 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     axes.set_ylabel("power spectral density, µV²/Hz", fontsize=12)
     axes.grid()
     axes.legend(fontsize=11, title="bands: 80 % of the channels")
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 @usual_style
@@ -193,7 +195,8 @@ def electrodes(
             axes.set_xlabel("electrode around the forearm", fontsize=11)
     assert image is not None  # noqa: S101  there is a class
     figure.colorbar(image, ax=grid, fraction=0.03, pad=0.02).set_label(label, fontsize=12)
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 @usual_style
@@ -222,7 +225,8 @@ def class_counts(
     axes.set_xlabel("share of the subset's windows, % (numbers: windows)", fontsize=12)
     axes.grid(axis="x")
     figure.legend(loc="outside lower center", fontsize=11, ncols=len(counts))
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 @usual_style
@@ -266,7 +270,8 @@ def timeline(
         rows[-1].set_xlabel("time, s (dotted: chance)", fontsize=12)
     rows[-1].set_xlim(0, len(signal) / rate)
     legend(figure, [label for _, _, label in (*truth, *decided)], classes, colours)
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
 
 
 @usual_style
@@ -291,4 +296,5 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
         axes.set_title(caption, fontsize=9.5)
     for axes in grid.flat[len(parts) :]:
         axes.axis("off")
-    save(figure, path, title)
+    headline(figure, title)
+    save(figure, path)
