@@ -58,7 +58,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.errors import DataError, SettingError, UsageError
 from semg.common.failures import Failures
-from semg.common.files import expect_file, expect_unchanged, folder_lock, version
+from semg.common.files import checksum, expect_file, expect_unchanged, folder_lock, version
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps
 from semg.data.columns import Roles
@@ -69,7 +69,7 @@ from semg.data.gaps import Gap
 from semg.data.gestures import chosen, is_rest
 from semg.data.preprocessing import USUAL_RMS, common_scale, exact_in_float32, filtered
 from semg.data.recording_list import Entry, read_list
-from semg.data.shards import difference, open_shard, read_meta, source_facts, write_shard
+from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum, common_lines
 from semg.data.tables import UNITS, Table, in_order, is_simulated, label
 from semg.data.windows import whole_windows, without_gaps
@@ -405,7 +405,7 @@ def make_shard(
         "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),
         "simulated": args.simulated or is_simulated(entry.path),
         "arguments": how,
-        "source": source_facts(entry.path),
+        "source": {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)},
     }
     if path.exists() and not args.overwrite:
         meta = read_meta(path)

@@ -45,7 +45,7 @@ from threadpoolctl import threadpool_limits
 
 from semg.common import cli, launching
 from semg.common.errors import DataError, UsageError
-from semg.common.files import expect_file, expect_unchanged, remove_leftovers
+from semg.common.files import checksum, expect_file, expect_unchanged, remove_leftovers
 from semg.common.launching import Launcher
 from semg.common.process_pool import as_ready, usable_cores
 from semg.common.provenance import commit, plain, versions
@@ -56,7 +56,7 @@ from semg.data.gestures import chosen, windows_of
 from semg.data.preprocessing import filtered, montage, rings
 from semg.data.putemg_recording import Recording
 from semg.data.records import from_name
-from semg.data.shards import difference, open_shard, read_meta, source_facts, write_shard
+from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum
 from semg.data.tables import is_simulated
 from semg.data.windows import paper_windows, whole_windows, without_gaps
@@ -231,7 +231,7 @@ def _process(conversion: Conversion, name: str) -> Outcome:
     expect_file(conversion.source, "a recording")
     path, how = conversion.source, conversion.arguments
     with expect_unchanged(path, "a recording"):
-        source = source_facts(path)
+        source = {"name": path.name, "bytes": path.stat().st_size, "sha256": checksum(path)}
         if conversion.shard.exists() and not conversion.overwrite:
             return _keep(conversion, name, source)
         with Recording(path) as recording:

@@ -22,7 +22,7 @@ import numpy as np
 
 from semg.common.console import Console, Progress, counted
 from semg.common.errors import DataError
-from semg.common.files import atomic_folder, checksum, expect_file, is_system_file, read_json, text_checksum, write_json
+from semg.common.files import atomic_folder, checksum, is_system_file, read_json, text_checksum, write_json
 from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, flag, is_finite, is_whole, text
 from semg.data import records
 from semg.data.records import Record
@@ -117,12 +117,6 @@ def second_moment(signal: np.ndarray) -> np.ndarray:
         block = signal[start : start + (1 << 16)].astype(np.float32)
         total += block.T @ block
     return total / max(1, len(signal))
-
-
-def source_facts(path: Path) -> dict[str, Any]:
-    """What shard.json says of the recording's file. DataError if there is none."""
-    expect_file(path, "a recording")
-    return {"name": path.name, **_file_facts(path)}
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
