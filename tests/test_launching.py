@@ -59,7 +59,7 @@ def began(here, name):
 
 
 def stop_when(monkeypatch, state, how=KeyboardInterrupt):
-    """Let a launcher that waits be stopped as soon as `state()` holds."""
+    """Let a launcher be stopped as soon as `state()`, which is asked whenever it waits, holds."""
     sleep = time.sleep
 
     def sleep_or_stop(seconds):
@@ -167,7 +167,7 @@ def test_jobs_whose_list_was_lost_are_found_by_their_locks(here, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             list(launcher(here).run([waiting("a")], "work"))
     (here / ".jobs" / "jobs.json").unlink()
-    (here / "go").touch()
+    stop_when(monkeypatch, (here / "go").touch)  # it ends when it was found, no sooner: no list says how
     assert [wrong for _, wrong in launcher(here).run([waiting("a")], "work")] == [""]
     assert len(began(here, "a")) == 1
 
