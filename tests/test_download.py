@@ -25,9 +25,10 @@ from share_server import MODIFIED, ShareServer
 from waiting import LONGEST, wait_for
 
 from semg.common.errors import DataError
-from semg.common.files import temporary_name
-from semg.download import file_transfer, http_client
+from semg.common.files import checksum, temporary_name
+from semg.download import file_transfer, http_client, verification
 from semg.download.http_client import Client, Server
+from semg.download.putemg_share import Wanted
 from semg.download.webdav import read_listing
 
 
@@ -44,6 +45,24 @@ def share() -> Iterator[ShareServer]:
 
 def data_files(folder: Path) -> dict[str, bytes]:
     return {path: data for path, data in tree(folder).items() if path != ".verified.json"}
+
+
+def test_a_file_that_is_replaced_while_it_is_verified_has_no_md5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = tmp_path / "list.txt", tmp_path / "new.txt"
+    path.write_text("as it was")
+    new.write_text("another")
+    of_old = checksum(path, "md5")
+
+    def replaced_behind(file: Path, algorithm: str) -> str:
+        md5 = checksum(file, algorithm)
+        new.replace(path)
+        return md5
+
+    monkeypatch.setattr(verification, "checksum", replaced_behind)
+    with pytest.raises(DataError, match=r"^expected a file at rest, found it changed while it was read"):
+        verification.verify(path, Wanted("list.txt", md5=of_old))
 
 
 # --- fetching ----------------------------------------------------------------------------------------------

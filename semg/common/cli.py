@@ -324,9 +324,8 @@ def _read(
         too_low = value <= low if above else value < low
         if value > (LARGEST if high is None else high) or too_low or not math.isfinite(value):
             expected = f"a number above {low:g}" if above else f"a number of at least {low:g}"
-            most = (
-                LARGEST if high is None and value > LARGEST else high
-            )  # goes without saying unless a value is above it
+            # LARGEST goes without saying unless a value is above it
+            most = LARGEST if high is None and value > LARGEST else high
             expected += "" if most is None else f" and at most {most:g}"
             raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
         return value
