@@ -15,7 +15,7 @@ from semg.inference.batch import Signal
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
 from semg.training import adaptation
-from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, smoothed
+from semg.training.adaptation import Adaptation, adapt, class_prior, divergence
 from semg.training.adapted_scores import score_adapted
 
 ANYTHING = Adaptation(
@@ -67,27 +67,6 @@ def signals(model, shards):
 
 
 # --- the hidden Markov model ---------------------------------------------------------------------------------------
-
-
-def test_smoothing_is_bayes_rule_over_all_paths():
-    """Against the sum over every path of three windows and two classes."""
-    likelihood = np.array([[0.9, 0.2], [0.4, 0.5], [0.1, 0.7]])
-    prior, stay = np.array([0.3, 0.7]), 0.8
-    move = stay * np.eye(2) + (1 - stay) * prior
-    joint = np.einsum("a,ab,bc->abc", prior, move, move) * np.einsum("a,b,c->abc", *likelihood)
-    expected = [joint.sum((1, 2)), joint.sum((0, 2)), joint.sum((0, 1))] / joint.sum()
-    posterior, evidence = smoothed(likelihood, np.zeros(3, int), prior, stay)
-    np.testing.assert_allclose(posterior, expected)
-    assert evidence == pytest.approx(np.log(joint.sum()))
-
-
-def test_no_recording_goes_on_into_the_next():
-    rng = np.random.default_rng(0)
-    likelihood, prior = rng.uniform(0.1, 1, (7, 3)), np.full(3, 1 / 3)
-    whole, evidence = smoothed(likelihood, np.array([0, 0, 0, 0, 1, 1, 1]), prior, 0.9)
-    first, second = (smoothed(part, np.zeros(len(part), int), prior, 0.9) for part in (likelihood[:4], likelihood[4:]))
-    np.testing.assert_allclose(whole, np.concatenate([first[0], second[0]]))
-    assert evidence == pytest.approx(first[1] + second[1])
 
 
 def test_gestures_that_last_are_told_apart_though_the_model_is_wrong_of_one():

@@ -36,6 +36,7 @@ from semg.evaluation.smoothing import HOLD
 from semg.inference.batch import Signal, signal_tokens
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout
+from semg.training.forward_backward import smoothed
 from semg.training.loop import DivergedError, LoopState, fit
 from semg.training.optimization import Optimizer, OptimizerConfig
 from semg.training.session_turn import best_turn, candidates, turned_network
@@ -236,7 +237,7 @@ class SessionModel:
 
     def signs(self, before: np.ndarray, posterior: np.ndarray, seconds: float) -> "Signs":
         """What the safeguard looks at. before: (n, K) probabilities; posterior: theirs; seconds: of signal."""
-        chained, _ = smoothed(np.exp(0.5 * _ratio(before, self._prior)), self._recording, self._prior, self._stay)
+        chained = smoothed(np.exp(0.5 * _ratio(before, self._prior)), self._recording, self._prior, self._stay)
         others = [self.posterior(before, anneal) for anneal in self._how.anneal_check]
         return Signs(
             seconds=seconds,
@@ -326,39 +327,6 @@ def _session_tokens(model: TrainedModel, recordings: Sequence[Signal]) -> tuple[
 # --- what the session's windows are ------------------------------------------------------------------------------
 
 
-def smoothed(likelihood: np.ndarray, recording: np.ndarray, prior: np.ndarray, stay: float) -> tuple[np.ndarray, float]:
-    """(n, K) likelihoods of windows in time order -> (n, K) posteriors by the forward-backward algorithm, and the
-    logarithm of the likelihood of them all.
-
-    recording (n,): which recording each window is of; none goes on into the next. In each step the state stays with
-    probability `stay`, and is drawn anew from `prior` (K,) otherwise. All recordings are run through at once.
-    """
-    places = [np.flatnonzero(recording == one) for one in np.unique(recording)]
-    shape = (max(map(len, places)), len(places), likelihood.shape[1])
-    emitted = np.ones(shape)  # behind a recording's end nothing is observed
-    for i, own in enumerate(places):
-        emitted[: len(own), i] = likelihood[own]
-    forward, posterior = np.empty(shape), np.empty(shape)
-    state, evidence = np.broadcast_to(prior, shape[1:]), 0.0
-    for t in range(shape[0]):
-        state = state * emitted[t]
-        size = state.sum(1, keepdims=True)
-        evidence += float(np.log(size).sum())  # behind a recording's end the logarithm of 1
-        forward[t] = state = state / size
-        state = stay * state + (1 - stay) * prior
-    backward = np.ones(shape[1:])
-    for t in reversed(range(shape[0])):
-        both = forward[t] * backward
-        posterior[t] = both / both.sum(1, keepdims=True)
-        seen = backward * emitted[t]
-        backward = stay * seen + (1 - stay) * (seen @ prior)[:, None]
-        backward = backward / backward.sum(1, keepdims=True)
-    result = np.empty_like(likelihood)
-    for i, own in enumerate(places):
-        result[own] = posterior[: len(own), i]
-    return result, evidence
-
-
 def explained(
     probability: np.ndarray,
     features: np.ndarray,
@@ -374,7 +342,7 @@ def explained(
     anneal: in place of the one in `how`.
     """
     own, first = _ratio(probability, prior), how.anneal if anneal is None else anneal
-    posterior, _ = smoothed(np.exp(0.5 * own), recording, prior, stay)
+    posterior = smoothed(np.exp(0.5 * own), recording, prior, stay)
     total, weight = features.T @ features, np.ones(len(prior))
     for i in range(how.iterations):
         mean, precision = _gaussians(posterior, features, total, how)
@@ -382,7 +350,7 @@ def explained(
         heat = first + (1 - first) * i / max(1, how.iterations - 1)
         logarithm = heat * (how.temper * scores + how.anchor * own)
         likelihood = np.exp(np.maximum(logarithm - logarithm.max(1, keepdims=True), -30))
-        posterior, _ = smoothed(likelihood * weight, recording, prior, stay)
+        posterior = smoothed(likelihood * weight, recording, prior, stay)
         weight = weight * ((prior + 0.01) / (posterior.mean(0) + 0.01)) ** how.balance
     return posterior
 
