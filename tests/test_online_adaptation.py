@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,23 @@ def test_adaptations_begin_on_schedule_and_take_effect_later(model, session):  #
         late = event["taken"] - event["began"] - EARLY.delay - EARLY.delay_share * event["seconds"]
         assert 0 <= late < 2 * model.window / model.rate
         due = EARLY.growth * event["began"]
+
+
+def test_however_long_a_session_is_at_most_three_times_what_was_heard_is_adapted_to():
+    """An hour, second by second, each adaptation done at once: on a slower machine fewer begin. docs/scale.md has what
+    a second adapted to costs."""
+    rate, adapted = 10, 0.0
+    worker, normalization = Held(), SimpleNamespace(snapshot=lambda: None)
+    adaptation = OnlineAdaptation(SimpleNamespace(network=None, rate=rate), worker)
+    for second in range(1, 3601):
+        begun = worker.begun
+        adaptation.see(np.zeros((rate, 1), np.float16))
+        adaptation.prepare(normalization)
+        if worker.begun > begun:
+            adapted += min(second, online_adaptation.KEPT_SECONDS)
+            worker.ready = Result(None, {"accepted": False, "reason": ""})
+        assert adapted <= 3 * second
+    assert worker.begun > 8
 
 
 def test_a_refused_adaptation_leaves_the_weights(model, session):  # noqa: F811
