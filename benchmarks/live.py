@@ -4,12 +4,14 @@ Another process sends a simulated recording, at the model's rate in packets of 2
 this one reads and decides as live.py does, once without --adapt and once with it, which a third process computes.
 `computing` is from the arrival of a window's last sample in this process to the decision, `delay` from the moment at
 which the device had the sample: the rest of its packet, the stream, computing. Both are compared with the time between
-two decisions, which is what there is of it. The model is the demo's, checkpoints/best_model.ckpt. Decisions of the
-first five seconds do not count.
+two decisions, which is what there is of it; computing also with a lone forward pass of the model, one halfway between
+two decisions: like a decision, it comes after some milliseconds of waiting. The model is the demo's,
+checkpoints/best_model.ckpt. Decisions of the first five seconds do not count.
 
   python benchmarks/live.py           # about five minutes
 """
 
+import math
 import multiprocessing
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ import material
 import numpy as np
 import torch
 from measuring import ROOT, Row, arguments, report
+from streaming import forward_pass
 
 from semg.common import cli
 from semg.inference import lsl
@@ -39,7 +42,7 @@ def send(name: str, rate: float, channels: tuple[str, ...], seconds: float) -> N
 def measure(
     path: Path, seconds: float, uncounted: float, adaptation: OnlineAdaptation | None = None
 ) -> dict[str, np.ndarray]:
-    """Seconds of computing, and of delay, of each decision but those of the first `uncounted` seconds.
+    """Seconds of computing, and of delay, of each decision but those of the first `uncounted` seconds; of lone passes.
 
     adaptation: of the model at `path` meanwhile.
     """
@@ -50,14 +53,20 @@ def measure(
     sender.start()
     reader = lsl.StreamReader(name, lambda facts: lsl.layout_for(facts, model.signal_path, warn=print), 60)
     decoder = LiveDecoder(model, model.rate, 1.0, warmup=uncounted, adaptation=adaptation, warn=print)
-    durations: dict[str, list[float]] = {"computing": [], "delay": []}
-    begun = time.monotonic()
-    while time.monotonic() - begun < seconds + uncounted - 1 or (not durations["delay"] and sender.is_alive()):
+    durations: dict[str, list[float]] = {"computing": [], "delay": [], "forward": []}
+    alone, begun = forward_pass(model), time.monotonic()
+    missing: float = math.inf  # samples until halfway from a decision that counts to the next
+    while time.monotonic() - begun < seconds + uncounted - 1 or (not durations["forward"] and sender.is_alive()):
         if (chunk := reader.pull(0.1)) is not None:
+            missing -= len(chunk.samples)
             for decision in decoder.push(chunk):
                 durations["delay"].append(lsl.clock() - decision.stamp)
                 durations["computing"].append(decision.computing)
+                missing = model.stride / 2
         decoder.prepare()
+        if missing <= 0:
+            durations["forward"].append(alone())
+            missing = math.inf
     reader.close()
     sender.join(30)
     return {name: np.array(values) for name, values in durations.items()} | {"lost": np.array(decoder.finish())}
@@ -66,11 +75,15 @@ def measure(
 def rows_of(durations: dict[str, np.ndarray], between: float, how: str, **facts: object) -> list[Row]:
     """Medians and 99th percentiles against the seconds between two decisions. how: `without` or `with`, adapting."""
     rows = []
-    for what in ("computing", "delay"):
-        for name, share in (("median", 50), ("99th percentile", 99)):
-            at = float(np.percentile(durations[what], share))
+    for name, share in (("median", 50), ("99th percentile", 99)):
+        at = {what: float(np.percentile(durations[what], share)) for what in ("computing", "delay", "forward")}
+        for what in ("computing", "delay"):
             label = f"a live decision's {what}, {name}, {how} --adapt"
-            rows.append(Row(label, f"{1000 * between:g} ms", at / between, 1, seconds={what: at}, facts=facts))
+            rows.append(
+                Row(label, f"{1000 * between:g} ms", at[what] / between, 1, seconds={what: at[what]}, facts=facts)
+            )
+        label, reach = f"a live decision's computing, {name}, {how} --adapt", 1.25 if share == 99 else None
+        rows.append(Row(label, "the forward pass's", at["computing"] / at["forward"], reach, seconds=at, facts=facts))
     return rows
 
 

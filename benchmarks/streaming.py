@@ -11,6 +11,7 @@ after 100 that do not count.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,27 @@ DEMO_SECONDS = 0.005  # a decision of the demo's model at most
 BLOCK = 0.025  # seconds
 
 
+def forward_pass(trained: TrainedModel) -> Callable[[], float]:
+    """What computes a lone forward pass of one window, and gives the seconds that it took."""
+    model = trained.network
+    x = torch.randn(1, model.config.channels, trained.window)
+    statistics = model.finish_statistics(model.token_statistics(x))[None]
+
+    def work() -> float:
+        began = time.perf_counter()
+        with torch.inference_mode():
+            model(x, statistics).softmax(1)
+        return time.perf_counter() - began
+
+    return work
+
+
 def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
     """Seconds of each decision and of each forward pass."""
     trained = TrainedModel.open(path, "cpu")
-    model, random = trained.network, np.random.default_rng(0)
+    random = np.random.default_rng(0)
     stream = trained.stream(scale=MICROVOLTS_PER_COUNT)
-    x = torch.randn(1, model.config.channels, trained.window)
-    statistics = model.finish_statistics(model.token_statistics(x))[None]
+    alone = forward_pass(trained)
     durations: dict[str, list[float]] = {"decision": [], "forward": []}
 
     def decide() -> None:
@@ -40,10 +55,7 @@ def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
         durations["decision"] += [one.computing for one in decisions]
 
     def forward() -> None:
-        began = time.perf_counter()
-        with torch.inference_mode():
-            model(x, statistics).softmax(1)
-        durations["forward"].append(time.perf_counter() - began)
+        durations["forward"].append(alone())
 
     shape = round(BLOCK * trained.rate), len(trained.signal_path.electrodes)
     while len(durations["decision"]) < count + skipped:
