@@ -36,6 +36,7 @@ import re
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,8 @@ def play_recording(args: argparse.Namespace, console: cli.Console) -> int:
     """--replay: play a recording into a stream."""
     recording = read_playable(args.replay, args.rate, args.unit, args.channels, console.warn)
     name = args.name or recording.name
-    with console.progress(total=len(recording.samples), unit="sample") as bar:
-        sent = play(recording, name, seconds=args.seconds, say=console.say, progress=bar.update)
+    with console.progress(total=len(recording.samples), unit="sample") as progress:
+        sent = play(recording, name, seconds=args.seconds, say=console.say, progress=progress.update)
     console.finish(f"{name}: played {sent / recording.rate:.1f} s of {args.replay}", name=name, samples=sent)
     return 0
 
@@ -184,18 +185,28 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     use_threads(args.threads, model.network)
     shared.warn_of_zero_phase(model.signal_path.filter, console)
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
-    if args.save_statistics and model.channel_normalization.method != "session":
-        raise UsageError("--save-statistics: expected a model that is normalised by session, found another")
-    settings = {"rate": args.rate, "channels": args.channels, "resample": args.resample, "warn": console.warn}
-    reader = lsl.StreamReader(args.lsl, lambda facts: lsl.layout_for(facts, model.signal_path, **settings), args.wait)
+    if args.save_statistics:
+        model.expect_by_session("save_statistics")
+    chosen = partial(lsl.layout_for, rate=args.rate, channels=args.channels, resample=args.resample)
+    layout_of = partial(chosen, signals=model.signal_path, warn=console.warn)
+    reader = lsl.StreamReader(args.lsl, layout_of, args.wait)
     layout, name = reader.layout, reader.facts.name
     scale = UNITS[args.unit] if args.unit else UNITS[layout.unit] if layout.unit else None
     console.say(f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: told by its first samples'}")
     watched = Watched(console, model.classes)
     adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
-    how = {"name": name, "warmup": args.warmup, "normalization": normalization, "adaptation": adaptation}
-    how |= {"hold": args.smooth, "channels": layout.names}
-    decoder = LiveDecoder(model, layout.rate, scale, warn=watched.warn, **how)
+    decoder = LiveDecoder(
+        model,
+        layout.rate,
+        scale,
+        name=name,
+        channels=layout.names,
+        warmup=args.warmup,
+        normalization=normalization,
+        adaptation=adaptation,
+        hold=args.smooth,
+        warn=watched.warn,
+    )
     if decoder.latency:
         console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")
     started = time.strftime("%Y-%m-%d-%H-%M-%S")
@@ -216,7 +227,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
         model.write_statistics(args.save_statistics, heard)
     if adaptation is not None:
         console.say(adaptation.in_words())
-    tell(args, console, reader, decoder, outputs, table, recorder)
+    tell(args, console, reader, decoder, outputs, recorder)
     return stop.exit_code if stop else 0
 
 
@@ -255,13 +266,12 @@ def tell(
     reader: lsl.StreamReader,
     decoder: LiveDecoder,
     outputs: Outputs,
-    table: DecisionTable,
     recorder: Recorder | None,
 ) -> None:
     """The last line: what was written, and how it went."""
     facts: dict[str, Any] = {"decisions": len(outputs.delays), "lost": decoder.finish()}
-    facts |= {"interruptions": reader.interruptions, "csv": table.path.as_posix()}
-    text = f"{table.path}: {counted(len(outputs.delays), 'decision')}"
+    facts |= {"interruptions": reader.interruptions, "csv": outputs.path.as_posix()}
+    text = f"{outputs.path}: {counted(len(outputs.delays), 'decision')}"
     if outputs.delays:
         for key, values in (("delay", outputs.delays), ("computing", outputs.computing)):
             p50, p99 = 1000 * np.percentile(values, (50, 99))

@@ -325,8 +325,8 @@ def main() -> int:
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else 512)
     heard = None if args.statistics is None else model.read_statistics(args.statistics)  # once, for all recordings
-    if args.save_statistics is not None and model.channel_normalization.method != "session":
-        raise UsageError("--save-statistics: expected a model that is normalised by session, found another")
+    if args.save_statistics:
+        model.expect_by_session("save_statistics")
     say_what_differs(model, args, console)
     done: dict[str, dict[str, Any]] = {}
     failed = 0

@@ -92,7 +92,7 @@ class LiveDecoder:
         self._clock = StreamClock(rate)
         self._watch = SignalWatch(name, channels, rate, warn)
         self._held: list[Chunk] = []  # while the unit is not known
-        self._heard = 0  # samples, all together
+        self._samples = 0  # heard, all together
         self._since_begin = 0  # samples since the stream began anew
         self._first: float | None = None  # time stamps: of the first sample of all, and since the stream began anew
         self._begun = 0.0
@@ -169,7 +169,7 @@ class LiveDecoder:
     def _decide_evenly(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
         """Decisions over samples between which none is missing."""
         stream, samples = self._stream or self._begun_stream(scale), chunk.samples
-        self._heard += len(samples)
+        self._samples += len(samples)
         places = np.arange(len(samples))
         if self._resampler is not None:
             samples, places = self._resampler(samples)
@@ -222,9 +222,8 @@ class LiveDecoder:
 
     def _begun_stream(self, scale: float) -> Stream:
         """Filter and windows at their beginning, normalisation as it is."""
-        left = max(0.0, self._warmup - self._heard / self._rate)
-        model = self._model if self._adaptation is None else self._model.with_network(self._adaptation.network)
-        self._stream = model.stream(
+        left = max(0.0, self._warmup - self._samples / self._rate)
+        self._stream = self._model.stream(
             warmup=left, scale=scale, normalization=self.normalization, adaptation=self._adaptation
         )
         self._resampler = None if self._ratio is None else CausalResampler(self._ratio, self._rate)

@@ -181,16 +181,19 @@ def as_json(decision: LiveDecision, classes: Sequence[str], delay: float) -> dic
 
 
 class Outputs:
-    """All places that decisions go to. Use it in a `with` block; `delays` has what was measured."""
+    """All places that decisions go to. Use it in a `with` block.
+
+    path: of the table; delays, computing: seconds of each decision so far; latest: the last one.
+    """
 
     def __init__(
         self, table: DecisionTable, classes: Sequence[str], stream: lsl.StreamFacts, udp: tuple[str, int] | None
     ) -> None:
-        self._table = table
-        self.name = f"{stream.name}-gestures"
-        source = f"{self.name} {stream.source_id or stream.uid}"
+        self._table, self.path = table, table.path
+        name = f"{stream.name}-gestures"
+        source = f"{name} {stream.source_id or stream.uid}"
         labels = ["gesture", *[f"p_{name}" for name in classes]]
-        self._outlet = lsl.outlet(self.name, "Gestures", labels, 0.0, source_id=source, facts={"classes": classes})
+        self._outlet = lsl.outlet(name, "Gestures", labels, 0.0, source_id=source, facts={"classes": classes})
         self._datagrams = Datagrams(udp, classes) if udp else None
         self.delays: list[float] = []
         self.computing: list[float] = []

@@ -60,6 +60,10 @@ def clock() -> float:
     return float(pylsl().local_clock())
 
 
+class _NoAnswerError(DataError):
+    """A stream's sender did not answer in time, or went away meanwhile."""
+
+
 # --- a stream found --------------------------------------------------------------------------------------------
 
 
@@ -265,7 +269,8 @@ class StreamReader:
             inlet.open_stream(_CONNECT)
             self._correction = self._first_correction = inlet.time_correction(_CONNECT)
         except (self._module.util.LostError, self._module.util.TimeoutError):
-            raise DataError(f"{info.name()}: expected the stream to answer within {_CONNECT:g} s, found none") from None
+            text = f"{info.name()}: expected the stream to answer within {_CONNECT:g} s, found none"
+            raise _NoAnswerError(text) from None
         self.facts, self._inlet, self._heard, self._latest = facts, inlet, time.monotonic(), None
         self._corrected = time.monotonic()
 
@@ -276,10 +281,8 @@ class StreamReader:
             if same and info.uid() != self.facts.uid:
                 try:
                     self._open(info)
-                except DataError as error:
-                    if "to answer" in error.message:  # it went away again
-                        return False
-                    raise
+                except _NoAnswerError:  # it went away again
+                    return False
                 self.interruptions += 1
                 return True
         return False

@@ -16,13 +16,13 @@ from model import GPT2Classifier
 from semg.common.console import Progress
 from semg.data.normalization import sessions
 from semg.data.shards import WindowSet
-from semg.inference.streaming import Adapting, Normalization, OnlineNormalization
+from semg.inference.streaming import Adapting, OnlineNormalization
 
 
 @torch.inference_mode()
 def online_probabilities(
     model: GPT2Classifier,
-    begin: Callable[[], Normalization],
+    begin: Callable[[], OnlineNormalization],
     windows: WindowSet,
     stride: int,
     batch_size: int,
@@ -50,9 +50,8 @@ def online_probabilities(
     network = model
     for name, shards in progress(list(sessions(windows.shards).items())):
         online, adapting = begin(), None if adaptation is None else adaptation(name)
-        assert isinstance(online, OnlineNormalization)  # noqa: S101  for the type checker
         for shard in shards:
-            for place, x in _heard(online, adapting, windows, shard, stride):
+            for place, x in _windows_as_heard(online, adapting, windows, shard, stride):
                 now = model if adapting is None else adapting.network
                 if now is not network or len(held) == batch_size:
                     decide(network)
@@ -62,7 +61,7 @@ def online_probabilities(
     return probabilities
 
 
-def _heard(
+def _windows_as_heard(
     online: OnlineNormalization, adapting: Adapting | None, windows: WindowSet, shard: int, stride: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Place and scaled (1, C', N) of each window of a recording, given out when `online` has heard up to its end."""

@@ -353,7 +353,8 @@ class Stream:
         channels; stride: samples from window to window; warmup: samples before whose end nothing is decided.
         adaptation: of the network that decides; None: it stays the model's.
         """
-        self._model, self._normalization, self._adaptation = model, normalization, adaptation
+        self._model = model if adaptation is None else adaptation.network
+        self._normalization, self._adaptation = normalization, adaptation
         self._filter = CausalFilter(sections)
         self._reference, self._stride, self._warmup = reference, stride, warmup
         self._length = model.config.samples

@@ -251,9 +251,9 @@ class TrainedModel:
         progress: goes over the sessions. adaptation: gives that of a session, by its name, as it begins. Raises
         SettingError for a model that is not normalised by session.
         """
-        self._expect_by_session("normalize")
+        self.expect_by_session("normalize")
         return online_probabilities(
-            self.network, self.online, windows, self.stride, batch_size, autocast, progress, adaptation
+            self.network, self._online_by_session, windows, self.stride, batch_size, autocast, progress, adaptation
         )
 
     def score(self, shards: Sequence[Shard]) -> Scores:
@@ -326,13 +326,16 @@ class TrainedModel:
         """
         if self.channel_normalization.method != "session":
             if statistics is not None:
-                self._expect_by_session("statistics")
+                self.expect_by_session("statistics")
             return Given(self.network, self._fixed_transform(), None, self.device)
+        return self._online_by_session(statistics)
+
+    def _online_by_session(self, statistics: SessionStatistics | None = None) -> OnlineNormalization:
         return OnlineNormalization(self.network, self.channel_normalization, self.device, self.prior, statistics)
 
     def read_statistics(self, path: Path) -> SessionStatistics:
         """What an earlier stream of the same session had heard. DataError, which names the file, unless it fits."""
-        self._expect_by_session("statistics")
+        self.expect_by_session("statistics")
         channels, copies = len(self.channels), self.channel_normalization.copies
         shape = (channels, channels * copies, self.window, self.network.frontend.n_features)
         return read_statistics(path, self._of_statistics(), shape)
@@ -354,7 +357,8 @@ class TrainedModel:
             **{name: config[name] for name in ("samples", "frontend", "patch", "frame", "band_edges")},
         }
 
-    def _expect_by_session(self, field: str) -> None:
+    def expect_by_session(self, field: str) -> None:
+        """SettingError, about this setting, for a model that is not normalised by session."""
         if (method := self.channel_normalization.method) != "session":
             raise SettingError(field, f"a model that is normalised by session, not by {method}")
 
