@@ -317,7 +317,7 @@ def test_evaluation_decides_as_on_the_cpu(trained, script, tmp_path, flags):
     flags = ["--checkpoint", trained[0] / "best_model.ckpt", "--quiet", *flags]
     with pretended() as gpu:
         script(evaluate, tmp_path / "gpu", *flags, "--device", "cuda")
-        assert len([wait for wait in gpu.waits if "streaming.py" in wait]) <= MOST_OF_A_SESSION
+        assert len([wait for wait in gpu.waits if "online_normalization.py" in wait]) <= MOST_OF_A_SESSION
     script(evaluate, tmp_path / "cpu", *flags, "--device", "cpu")
     mine, theirs = (np.load(tmp_path / name / "predictions.npz")["probabilities"] for name in ("gpu", "cpu"))
     np.testing.assert_allclose(mine, theirs, atol=1e-4)

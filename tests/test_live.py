@@ -28,7 +28,7 @@ from semg.data import putemg  # noqa: E402
 from semg.inference import lsl  # noqa: E402
 from semg.inference.live_decoder import Chunk, LiveDecoder  # noqa: E402
 from semg.inference.lsl_replay import read_playable  # noqa: E402
-from semg.inference.streaming import OnlineNormalization  # noqa: E402
+from semg.inference.online_normalization import OnlineNormalization  # noqa: E402
 from semg.inference.trained_model import TrainedModel  # noqa: E402
 
 RATE, SECONDS = recordings.RATE, 4

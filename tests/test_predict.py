@@ -21,7 +21,7 @@ from semg.data.tables import read_recording
 from semg.evaluation.smoothing import MarkovFilter
 from semg.inference import batch
 from semg.inference.checkpoint import write_checkpoint
-from semg.inference.streaming import Given, OnlineNormalization
+from semg.inference.online_normalization import Given, OnlineNormalization
 from semg.inference.trained_model import TrainedModel
 
 SECONDS, WINDOW, STRIDE = 4, 1280, 640
@@ -223,7 +223,7 @@ def test_the_length_of_blocks_changes_nothing(live):
 
 def renewed(online, monkeypatch):
     """Let the transform be that of all that has been heard, and the kept windows' tokens those under it."""
-    monkeypatch.setattr("semg.inference.streaming.RENEWAL_GROWTH", 1.0)
+    monkeypatch.setattr("semg.inference.online_normalization.RENEWAL_GROWTH", 1.0)
     for _ in range(10):
         online.prepare()
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from model import GPT2Classifier, ModelConfig
-from semg.inference.streaming import Ahead, Given, Stream
+from semg.inference.online_normalization import Given
+from semg.inference.streaming import Ahead, Stream
 
 SAMPLES, STRIDE, CHANNELS = 640, 320, 3
 PASS = np.array([[1.0, 0, 0, 1, 0, 0]])  # a filter's section that changes nothing

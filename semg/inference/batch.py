@@ -18,7 +18,7 @@ from semg.data import normalization
 from semg.data.batches import Batches, CachedFrames, in_order
 from semg.data.shards import Shard, WindowSet
 from semg.data.windows import evenly_spaced
-from semg.inference.streaming import Given
+from semg.inference.online_normalization import Given
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
 PIECE = 64  # windows whose tokens a CPU computes at once: its caches hold most of that

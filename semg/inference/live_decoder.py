@@ -17,10 +17,11 @@ from semg.common.errors import DataError
 from semg.data.resampling import CausalResampler, resampling_ratio
 from semg.data.tables import RATE_TOLERANCE, RawRecording
 from semg.evaluation.smoothing import MarkovFilter
+from semg.inference.online_normalization import Normalization
 from semg.inference.recordings import in_usual_range
 from semg.inference.session_statistics import SessionStatistics
 from semg.inference.stream_clock import StreamClock
-from semg.inference.streaming import Adapting, Normalization, Stream
+from semg.inference.streaming import Adapting, Stream
 from semg.inference.trained_model import TrainedModel
 
 UNIT_SECONDS = 2.0  # of signal from which its unit is told

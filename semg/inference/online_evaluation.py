@@ -1,8 +1,8 @@
 """Scoring as a live device would decide: each session normalised by what had been heard of it until then.
 
 Whole-session normalisation looks at minutes of signal that come after a window. Here the session's recordings are gone
-through in the order in which they were made; every stride the online normalisation (streaming.py) learns from the
-last window, and each labelled window is decided by what is known when it ends.
+through in the order in which they were made; every stride the online normalisation learns from the last window, and
+each labelled window is decided by what is known when it ends.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,8 @@ from model import GPT2Classifier
 from semg.common.console import Progress
 from semg.data.normalization import sessions
 from semg.data.shards import WindowSet
-from semg.inference.streaming import Adapting, OnlineNormalization
+from semg.inference.online_normalization import OnlineNormalization
+from semg.inference.streaming import Adapting
 
 
 @torch.inference_mode()

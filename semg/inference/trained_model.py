@@ -32,11 +32,12 @@ from semg.inference import batch
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.inference.network import network_of
 from semg.inference.online_evaluation import online_probabilities
+from semg.inference.online_normalization import Given, Normalization, OnlineNormalization
 from semg.inference.origin import Origin
 from semg.inference.prior import Prior
 from semg.inference.session_statistics import SessionStatistics, read_statistics, write_statistics
 from semg.inference.signal_path import SignalPath
-from semg.inference.streaming import Adapting, Given, Normalization, OnlineNormalization, Predictions, Stream
+from semg.inference.streaming import Adapting, Predictions, Stream
 
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
 

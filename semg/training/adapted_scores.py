@@ -13,7 +13,7 @@ from semg.data import normalization
 from semg.data.batches import Batches
 from semg.data.shards import Shard
 from semg.inference.batch import Signal, decided, open_windows, tokens_of
-from semg.inference.streaming import Given
+from semg.inference.online_normalization import Given
 from semg.inference.trained_model import Scores, TrainedModel
 from semg.training.adaptation import Adaptation, adapt
 

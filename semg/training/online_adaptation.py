@@ -31,7 +31,7 @@ import torch
 from model import GPT2Classifier
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import Checkpoint
-from semg.inference.streaming import Given, Normalization
+from semg.inference.online_normalization import Given, Normalization
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
 

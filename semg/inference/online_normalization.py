@@ -1,0 +1,246 @@
+"""What a stream's windows are normalised by: given beforehand (`Given`), or heard so far (`OnlineNormalization`)."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import GPT2Classifier
+from semg.data.batches import to_device
+from semg.data.normalization import SMALLEST_RMS, ChannelNormalization, transform_from
+from semg.inference.prior import Prior, share_of
+from semg.inference.session_statistics import MOST_KEPT, SessionStatistics
+
+AT_ONCE = 8  # kept windows whose tokens are computed anew between two decisions
+RENEWAL_GROWTH = 1.1  # by what factor what has been heard grows until the transform is computed anew
+# Tokens' statistics and channels' correlations need so many times the windows that channels' powers need until the
+# prior and what has been heard count the same. Chosen on validation people.
+SLOWER = 2.0
+
+
+class Normalization(Protocol):
+    """What brings windows to the scale that the model was trained on."""
+
+    @property
+    def transform(self) -> np.ndarray:
+        """(C, C') float32: what samples are multiplied by now; the same array as before unless it has changed."""
+
+    def see(self, block: np.ndarray) -> None:
+        """(n, C) filtered microvolts that have come in."""
+
+    def normalized(self, features: Tensor) -> Tensor:
+        """(1, T, F) the front-end's features of a window, seen through `transform` -> (1, T, F) normalised tokens."""
+
+    def prepare(self) -> None:
+        """Do what the next window need not wait for: a decision has been made, and the next block is still to come."""
+
+    def heard(self) -> SessionStatistics | None:
+        """What has been learnt of the session, for a later stream of it to go on from; None: nothing is learnt."""
+
+    def snapshot(self) -> "Given":
+        """How a window would be normalised now."""
+
+
+class Given:
+    """Normalisation that was known before: from training data, or from an earlier hour."""
+
+    def __init__(
+        self, model: GPT2Classifier, transform: np.ndarray, statistics: Tensor | None, device: torch.device
+    ) -> None:
+        """transform: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
+        self._model = model
+        self.transform = transform
+        self.statistics = None if statistics is None else statistics.to(device)
+
+    def see(self, block: np.ndarray) -> None:
+        """Nothing is learnt from the stream."""
+
+    def normalized(self, features: Tensor) -> Tensor:
+        """See `Normalization`."""
+        return self._model.normalized(features, None if self.statistics is None else self.statistics[None])
+
+    def prepare(self) -> None:
+        """All is known."""
+
+    def heard(self) -> None:
+        """See `Normalization`."""
+
+    def snapshot(self) -> "Given":
+        """See `Normalization`."""
+        return self
+
+
+class OnlineNormalization:
+    """Normalisation by all of this stream so far, and by a prior as long as that is little.
+
+    It is what session normalisation comes to when a session is not over yet. The channel transform follows from the
+    products of all samples heard. Tokens depend on the transform, and an early token cannot be put under a later one;
+    so some past windows are kept as they came, evenly thinned over what has been heard, and when the transform
+    changes, their tokens are computed anew. That happens between decisions, a few windows at a time.
+
+    The prior's share falls from 1, at the beginning, to a half after some windows of signal, and soon to nothing; how
+    many was learnt from the training people's sessions (`Prior.half`).
+    """
+
+    def __init__(
+        self,
+        model: GPT2Classifier,
+        channel_normalization: ChannelNormalization,
+        device: torch.device,
+        prior: Prior | None = None,
+        heard: SessionStatistics | None = None,
+    ) -> None:
+        """heard: of the same session earlier, to go on from; its shapes are the model's."""
+        self._model, self._channel_normalization, self._device = model, channel_normalization, device
+        self._prior, self._window = prior, model.config.samples
+        channels = model.config.channels // channel_normalization.copies
+        self._products = np.zeros((channels, channels))
+        self._samples = 0
+        self._tail = np.empty((0, channels), np.float16)  # the last window's worth of samples
+        self._past: list[np.ndarray] = []  # (N, C) past windows
+        self._every, self._decided = 1, 0  # windows from one that is kept to the next; windows seen whole
+        self._renewed_at = 0  # samples heard when the transform was computed
+        # of tokens under the transform, where they are made: a copy of each window's would make the host wait for a GPU
+        adding = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+        self._sums = torch.zeros(3, model.frontend.n_features, dtype=torch.float64, device=adding)
+        self._known = None if prior is None else _sums_of(prior.statistics).to(adding)
+        self._placed: tuple[np.ndarray, Tensor] | None = None  # the transform, and the same on the device
+        self._renewal: _Renewal | None = None
+        self._transform: np.ndarray | None = None  # computed when the first window is whole
+        if heard is not None:
+            self._go_on_from(heard)
+
+    def _go_on_from(self, heard: SessionStatistics) -> None:
+        self._products, self._samples = heard.products.copy(), heard.samples
+        self._past, self._every, self._decided = list(heard.kept), heard.every, heard.decided
+        self._sums, self._transform = torch.from_numpy(heard.sums.copy()).to(self._sums.device), heard.transform
+        self._renewed_at = heard.renewed_at
+
+    @torch.inference_mode()
+    def heard(self) -> SessionStatistics | None:
+        """See `Normalization`. A transform that is being computed is finished first; None before the first window."""
+        while self._renewal is not None:
+            self.prepare()
+        if not self._decided:
+            return None
+        return SessionStatistics(
+            self._products.copy(),
+            self.transform,
+            self._sums.double().cpu().numpy(),
+            np.stack(self._past),
+            self._samples,
+            self._renewed_at,
+            self._decided,
+            self._every,
+        )
+
+    def see(self, block: np.ndarray) -> None:
+        """Add (n, C) filtered microvolts to what has been heard."""
+        wide = block.astype(np.float64)
+        self._products += wide.T @ wide
+        self._samples += len(block)
+        self._tail = np.concatenate([self._tail, block])[-self._window :]
+
+    @property
+    def transform(self) -> np.ndarray:
+        """See `Normalization`."""
+        if self._transform is None:
+            self._transform, self._renewed_at = self._computed_transform(), self._samples
+        return self._transform
+
+    def normalized(self, features: Tensor) -> Tensor:
+        """See `Normalization`; the window itself is part of what has been heard."""
+        self._sums += self._model.feature_sums(features.to(self._sums.device))
+        if self._decided % self._every == 0:
+            self._past.append(self._tail)
+            if len(self._past) > MOST_KEPT:
+                self._past, self._every = self._past[::2], 2 * self._every
+        self._decided += 1
+        return self._model.normalized(features, self.statistics())
+
+    def prepare(self) -> None:
+        """See `Normalization`: here, to put kept windows under a new transform."""
+        if self._renewal is None and self._samples > RENEWAL_GROWTH * self._renewed_at:
+            self._renewal = _Renewal(self._computed_transform(), list(self._past), self._decided, self._samples)
+        renewal = self._renewal
+        if renewal is None:
+            return
+        self._add_to(renewal)
+        if not renewal.waiting:
+            self._transform, self._renewed_at = renewal.transform, renewal.samples
+            # the kept windows stand for all that were decided until then
+            self._sums, self._renewal = renewal.sums * (renewal.decided / renewal.count), None
+
+    def snapshot(self) -> Given:
+        """See `Normalization`."""
+        return Given(self._model, self.transform, self.statistics()[0], self._device)
+
+    def _add_to(self, renewal: "_Renewal") -> None:
+        few, renewal.waiting = renewal.waiting[:AT_ONCE], renewal.waiting[AT_ONCE:]
+        transform = to_device(torch.from_numpy(renewal.transform), self._device)
+        x = torch.stack([transformed(window, transform) for window in few])
+        features = self._model.features(x).to(self._sums.device)
+        renewal.sums = renewal.sums.to(features.device) + self._model.feature_sums(features)
+
+    def _computed_transform(self) -> np.ndarray:
+        heard = self._products / max(1, self._samples)
+        if self._prior is not None:
+            heard = _blended(self._prior, heard, self._samples / self._window)
+        return transform_from(heard, self._channel_normalization)
+
+    def features(self, window: np.ndarray) -> Tensor:
+        """(N, C) filtered microvolts -> (1, T, F), what `normalized` takes."""
+        return self._model.features(self.scaled(window))
+
+    def scaled(self, window: np.ndarray) -> Tensor:
+        """(N, C) filtered microvolts -> (1, C', N) as the model takes them now; nothing is learnt from the window."""
+        transform = self.transform
+        if self._placed is None or self._placed[0] is not transform:
+            self._placed = transform, to_device(torch.from_numpy(transform), self._device)
+        return transformed(window, self._placed[1])[None]
+
+    def statistics(self) -> Tensor:
+        """(1, 2, F) mean and standard deviation of the tokens so far, on the device."""
+        sums = self._sums
+        if self._known is not None and self._prior is not None:
+            share = share_of(SLOWER * self._prior.half, self._samples / self._window)
+            sums = (1 - share) * sums / sums[2].clamp(min=1) + share * self._known
+        return self._model.finish_statistics(sums)[None].to(self._device)
+
+
+@dataclass
+class _Renewal:
+    """A transform to come, and the sums of kept windows' tokens under it, as far as they are computed."""
+
+    transform: np.ndarray
+    waiting: list[np.ndarray]
+    decided: int
+    samples: int
+
+    def __post_init__(self) -> None:
+        self.count = len(self.waiting)
+        self.sums: Tensor = torch.zeros(())
+
+
+def _sums_of(statistics: Tensor) -> Tensor:
+    """(2, F) mean and standard deviation of tokens -> (3, F) float64 sums of one token that has them."""
+    mean, std = statistics.double()
+    return torch.stack([mean, std.square() + mean.square(), torch.ones_like(mean)])
+
+
+def _blended(prior: Prior, heard: np.ndarray, windows: float) -> np.ndarray:
+    """(C, C) moment -> (C, C): correlations and logarithms of power, each with its own share of the prior."""
+    moments = (prior.moment, heard)
+    power = [np.maximum(np.diag(moment), SMALLEST_RMS**2) for moment in moments]
+    correlation = [m / np.sqrt(p)[:, None] / np.sqrt(p) for m, p in zip(moments, power, strict=True)]
+    share, loud = share_of(SLOWER * prior.half, windows), share_of(prior.half, windows)
+    root = np.exp(0.5 * (loud * np.log(power[0]) + (1 - loud) * np.log(power[1])))
+    return (share * correlation[0] + (1 - share) * correlation[1]) * root[:, None] * root
+
+
+def transformed(window: np.ndarray, transform: Tensor) -> Tensor:
+    """(N, C) float16 microvolts -> (C', N) float32 on the transform's device."""
+    # channels in rows, as the front-end reads them: it then has frames that lie in one piece of memory
+    return transform.T @ to_device(torch.from_numpy(window), transform.device).float().T
