@@ -25,6 +25,10 @@ logistic (regression), boosting (gradient-boosted trees), mlp (one hidden layer 
 training window with the rings of electrodes turned by one place either way, as train.py does by chance. --choose tries
 a few settings of each classifier and keeps the one with the best macro-F1 over the validation people.
 
+--features riemann gives them Riemannian tangent vectors instead: of the channels' covariance in each of a few frequency
+bands, recentred by the session's Riemannian mean without a look at its labels; give it --classifiers logistic. It needs
+`pip install pyriemann` (semg/training/tangent_features.py).
+
 --adapt adapts each classifier to each session without its labels, from windows spread over whole recordings: lda and
 qda by expectation-maximisation, the others by self-training. metrics.json then has the adapted scores at its top,
 `unadapted` with those of the same windows before, and `adaptation`. Compare such results with adapted ones alone.
@@ -70,14 +74,14 @@ from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.process_pool import usable_cores
-from semg.common.provenance import how_made
+from semg.common.provenance import how_made, versions
 from semg.data.shards import WindowSet
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, feature_names
 from semg.flags import folds, shared
-from semg.training import classical
-from semg.training.feature_tables import TOKENS, Tables
+from semg.training import classical, tangent_features
+from semg.training.feature_tables import BY_SESSION, RIEMANN, TOKENS, Tables, kind_of
 
 USUAL_CLASSIFIERS = ("lda", "qda", "knn", "svm")
 FEATURES = ("rms", "hudgins", "du", "logband")
@@ -93,7 +97,7 @@ def arguments() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="SET",
-        help=f"{TOKENS}; {', '.join(FEATURES)} (default: each of these), or several joined by +",
+        help=f"{TOKENS}; {RIEMANN}; {', '.join(FEATURES)} (default: each of these), or several joined by +",
     )
     p.add_argument(
         "--classifiers",
@@ -142,7 +146,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
     for fold, own in windows.items():
         data = baseline_results.data_checksum(own.values())
         for features in dict.fromkeys(args.features or FEATURES):
-            if features != TOKENS:
+            if features not in BY_SESSION:
                 feature_names(features)  # refuses an unknown set before any work
             for classifier in dict.fromkeys(args.classifiers or USUAL_CLASSIFIERS):
                 settings = {
@@ -162,6 +166,8 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                     "shards_sha256": data,
                     **restriction,
                 }
+                if features == RIEMANN:
+                    settings["pyriemann"] = versions("pyriemann")["pyriemann"]
                 if args.adapt_by != "own":
                     settings["adapt_by"] = args.adapt_by
                 if args.vote > 1 or args.smooth:
@@ -252,8 +258,8 @@ def run_fold(
         windows = {**windows, "scored": WindowSet([shard.continuous() for shard in windows["scored"].shards])}
     done: dict[str, float] = {}
     with console.progress(total=len(baselines), unit="result", desc="classifiers") as bar:
-        for tokens in (False, True):  # the features of one kind at a time
-            own = [baseline for baseline in baselines if (baseline.settings["features"] == TOKENS) == tokens]
+        for kind in ("", *BY_SESSION):  # the features of one kind at a time
+            own = [baseline for baseline in baselines if kind_of(baseline.settings["features"]) == kind]
             if not own:
                 continue
             tables = Tables(windows, own, console, args.threads)
@@ -272,6 +278,19 @@ def looks_at_validation(args: argparse.Namespace) -> bool:
     return args.choose or (args.adapt_by == "network" and "svm" in (args.classifiers or USUAL_CLASSIFIERS))
 
 
+def check_features(args: argparse.Namespace) -> None:
+    """UsageError for features that do not go with other flags; DataError for those whose package is missing."""
+    by_session = [name for name in BY_SESSION if name in args.features]
+    if args.preset and (args.choose or by_session):
+        not_theirs = " and ".join(["--choose", *(f"--features {name}" for name in BY_SESSION)])
+        raise UsageError(f"--preset paper: expected without {not_theirs}, which are not the authors'")
+    if args.normalize == "none" and by_session:
+        normalised = f"--features {by_session[0]}, which are normalised by session"
+        raise UsageError(f"--normalize none: expected session with {normalised}")
+    if RIEMANN in args.features:
+        tangent_features.check_installed()
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -281,10 +300,7 @@ def main() -> int:
     if args.subset in args.train_on:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
-    if args.preset and (args.choose or TOKENS in args.features):
-        raise UsageError("--preset paper: expected without --choose and --features tokens, which are not the authors'")
-    if args.normalize == "none" and TOKENS in args.features:
-        raise UsageError("--normalize none: expected session with --features tokens, which are normalised by session")
+    check_features(args)
     if args.adapt_by == "network" and not args.adapt:
         raise UsageError("--adapt-by network: expected --adapt session or --adapt first beside it, found neither")
     if args.subset == "val" and looks_at_validation(args):

@@ -1,6 +1,7 @@
 """Tables of features for classical methods: of a fold's windows, and of a session's windows whatever their labels.
 
-Features are hand-crafted ones (semg/evaluation/hand_crafted_features.py), or the network's own (token_features.py).
+Features are hand-crafted ones (semg/evaluation/hand_crafted_features.py), the network's own (token_features.py), or
+tangent vectors of covariances (tangent_features.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from semg.common.console import Console
 from semg.common.errors import DataError
 from semg.data.normalization import sessions
 from semg.data.preprocessing import COMMON_RMS
-from semg.data.rings import turned_by
+from semg.data.rings import turned_by, turned_pairs
 from semg.data.shards import Shard, WindowSet, open_shard
 from semg.data.windows import evenly_spaced
 from semg.evaluation.baseline_results import Baseline
@@ -21,6 +22,8 @@ from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_name
 from semg.training import classical
 
 TOKENS = "tokens"  # the network's own features
+RIEMANN = "riemann"  # tangent vectors of covariances, recentred by session
+BY_SESSION = (TOKENS, RIEMANN)  # features that are normalised by session in a way of their own
 ADAPTING_WINDOWS = 1000  # of each recording at most
 GATHERED = 256  # windows read at once
 STATISTICS_WINDOWS = 256  # of each recording, for the mean and standard deviation of its session
@@ -33,7 +36,7 @@ class SessionWindows:
 
     x: (n, F) features, those of one kind for all channels side by side; recording: (n,) which each is of; spacing:
     seconds from one to the next; seconds: of signal. electrodes: how many; rings: of them, as a shard's; copies: how
-    often each is among the channels of x.
+    often each is among the channels of x. pairs: features are of pairs of channels, as `turned_pairs` orders them.
     """
 
     x: np.ndarray
@@ -43,10 +46,13 @@ class SessionWindows:
     electrodes: int
     rings: tuple[tuple[int, ...], ...]
     copies: int = 1
+    pairs: bool = False
 
     def turned(self, x: np.ndarray, places: int) -> np.ndarray:
         """(n, F) features with every ring of electrodes turned by so many places."""
         origin = turned_by(self.rings, self.electrodes, places, self.copies)
+        if self.pairs:
+            origin = turned_pairs(origin)
         return x.reshape(len(x), -1, len(origin))[:, :, origin].reshape(len(x), -1)
 
 
@@ -79,10 +85,15 @@ class HandCrafted:
         return table
 
 
+def kind_of(features: str) -> str:
+    """Features of one kind have their tables made together: TOKENS, RIEMANN, or empty for all hand-crafted ones."""
+    return features if features in BY_SESSION else ""
+
+
 def feature_table(windows: WindowSet, source: Any, bar: Any) -> np.ndarray:
     """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time.
 
-    source: HandCrafted or TokenFeatures of the windows' shards.
+    source: HandCrafted, TokenFeatures or TangentFeatures of the windows' shards.
     """
     table: np.ndarray | None = None
     for place in range(len(windows.shards)):
@@ -105,15 +116,20 @@ class Tables:
     ) -> None:
         self._windows, self._console = windows, console
         first = windows["train"].shards[0]
-        self.tokens, self.microvolt = baselines[0].settings["features"] == TOKENS, 1.0
+        self._kind, self.microvolt = kind_of(baselines[0].settings["features"]), 1.0
         self._columns: tuple[str, ...] = ()
         self._sources: dict[str, Any] = {}
-        if self.tokens:
+        if self._kind == TOKENS:
             from semg.training.threads import use_threads  # with torch, which the other features do not need
             from semg.training.token_features import TokenFeatures
 
             use_threads(threads)
             self._sources = {name: TokenFeatures(own.shards) for name, own in windows.items()}
+            self._turned = self._sources["train"].turned
+        elif self._kind == RIEMANN:
+            from semg.training.tangent_features import TangentFeatures
+
+            self._sources = {name: TangentFeatures(own.shards) for name, own in windows.items()}
             self._turned = self._sources["train"].turned
         else:
             names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
@@ -137,7 +153,7 @@ class Tables:
             self._tables = {name: feature_table(own, self._sources[name], bar) for name, own in windows.items()}
 
     def of(self, name: str, features: str) -> np.ndarray:
-        """(n, k, C) of the windows called `name`: a feature set's columns."""
+        """(n, k, C) of the windows called `name`: a feature set's columns; of RIEMANN bands by pairs of channels."""
         return self._tables[name][:, self._columns_of(features)]
 
     def train(self, features: str, rotations: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +177,7 @@ class Tables:
         stride = own[0].arguments["stride"]
         starts = [np.arange(0, len(shard.signal) - shard.window + 1, stride) for shard in own]
         tables = [source.of(p, at)[:, self._columns_of(features)] for p, at in zip(places, starts, strict=True)]
-        table = np.concatenate(tables)
+        table, pairs = np.concatenate(tables), self._kind == RIEMANN
         return SessionWindows(
             x=table.reshape(len(table), -1),
             recording=np.repeat(np.arange(len(starts)), [len(at) for at in starts]),
@@ -169,11 +185,12 @@ class Tables:
             seconds=sum(len(shard.signal) for shard in own) / own[0].rate,
             electrodes=len(own[0].channels),
             rings=own[0].rings,
-            copies=table.shape[2] // len(own[0].channels),
+            copies=1 if pairs else table.shape[2] // len(own[0].channels),
+            pairs=pairs,
         )
 
     def _columns_of(self, features: str) -> Any:
-        if self.tokens:
+        if self._kind in BY_SESSION:
             return slice(None)
         names = feature_names(features)
         return [i for i, column in enumerate(self._columns) if column.partition("_")[0] in names]
