@@ -240,10 +240,7 @@ def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
 
 def forward(model: nn.Module, embedded: Tensor) -> Tensor:
     """(B, T, d) embeddings in place of words -> (B, T, d), what the last norm gives."""
-    decoder = cast(PreTrainedModel, model)
-    if attention.faster_side_by_side(decoder, embedded):
-        return attention.side_by_side(decoder, embedded)
-    return decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    return cast(PreTrainedModel, model)(inputs_embeds=embedded, use_cache=False).last_hidden_state
 
 
 # --- weights ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import small_shards
 import torch
+import torch.nn.functional as F
 from test_precision import under_autocast
 
 from model import GPT2Classifier, ModelConfig
@@ -74,3 +75,35 @@ def test_weights_held_in_bf16_compute_the_same_bits_in_half_the_memory(tune):
     assert gradients.keys() == expected_gradients.keys()
     assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
     assert before - sum(weight.nbytes for weight in model.parameters()) == sum(w.nbytes for w in exact.values()) / 2
+
+
+def queries_keys_values(*shape, dtype):
+    """Of windows (B, T, h, d), as a model's one linear map has them beside each other."""
+    x = torch.randn(*shape[:2], 3, *shape[2:], device=DEVICE, dtype=dtype, requires_grad=True)
+    return x, [part.transpose(1, 2) for part in x.unbind(2)]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("tokens", [10, 20, 64])
+def test_attention_of_short_windows_is_pytorchs(tokens, dtype, close, compiled):
+    from semg.window_attention import attend
+
+    x, parts = queries_keys_values(8, tokens, 3, 64, dtype=dtype)
+    actual = (torch.compile(attend) if compiled else attend)(*parts, 0.125)
+    wide = x.detach().double().requires_grad_()
+    wide_parts = [part.transpose(1, 2) for part in wide.unbind(2)]
+    expected = F.scaled_dot_product_attention(*wide_parts, is_causal=True).transpose(1, 2)
+    given = torch.randn_like(expected)
+    torch.testing.assert_close(actual.double(), expected, atol=close, rtol=close)
+    gradients = torch.autograd.grad(actual, x, given.to(dtype))[0], torch.autograd.grad(expected, wide, given)[0]
+    torch.testing.assert_close(gradients[0].double(), gradients[1], atol=2 * close, rtol=2 * close)
+
+
+def test_a_replayed_step_drops_out_others():
+    from semg.window_attention import attend
+
+    _, parts = queries_keys_values(64, 10, 4, 16, dtype=torch.float32)
+    step = torch.compile(lambda *parts: attend(*parts, 0.25, 0.3), mode="reduce-overhead")
+    means = [float(step(*parts).detach().mean()) for _ in range(6)]
+    assert len(set(means[-3:])) == 3

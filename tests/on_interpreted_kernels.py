@@ -1,0 +1,67 @@
+"""Attention of short windows as Triton's interpreter computes it, on a CPU; test_window_attention.py runs this."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from semg import window_attention
+
+
+def windows(count, tokens, heads, width):
+    """(count, heads, tokens, width) queries, keys and values, and what they are of."""
+    generator = torch.Generator().manual_seed(tokens)
+    x = torch.randn(count, tokens, 3, heads, width, generator=generator, requires_grad=True)
+    return x, [part.transpose(1, 2) for part in x.unbind(2)]
+
+
+@pytest.mark.parametrize(("tokens", "heads", "width"), [(10, 3, 64), (16, 2, 16), (20, 2, 32), (2, 1, 16), (64, 1, 16)])
+def test_it_computes_what_pytorch_computes(tokens, heads, width):
+    x, parts = windows(3, tokens, heads, width)
+    actual = window_attention.attend(*parts, width**-0.5)
+    expected = F.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    given = torch.randn_like(expected)
+    gradients = (torch.autograd.grad(out, x, given, retain_graph=True)[0] for out in (actual, expected))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_in_any_order_of_memory_are_taken():
+    _, parts = windows(3, 10, 2, 16)
+    query, key, value = (part.detach().contiguous() for part in parts)
+    turned = query.mT.contiguous().mT, key.transpose(0, 1).contiguous().transpose(0, 1), value
+    torch.testing.assert_close(window_attention.attend(*turned, 0.25), window_attention.attend(*parts, 0.25))
+
+
+def test_dropout_drops_as_many_as_it_says_anew_each_time():
+    torch.manual_seed(0)
+    _, (query, key, _) = windows(12, 10, 2, 16)
+    value = torch.eye(10, 16).expand(12, 2, 10, 16)  # so that the result is what each token reads of each
+    whole, some, again = (
+        window_attention.attend(query, key, value, 0.25, chance)[..., :10] for chance in (0, 0.3, 0.3)
+    )
+    kept = (some > 0)[whole > 0]
+    assert kept.float().mean() == pytest.approx(0.7, abs=0.05)
+    torch.testing.assert_close(some[whole > 0][kept], whole[whole > 0][kept] / 0.7)
+    assert not torch.equal(again, some)
+
+
+def test_what_is_dropped_has_no_gradient():
+    x, (query, key, value) = windows(2, 6, 2, 16)
+    seed, chance, given = torch.tensor([7]), 0.4, torch.randn(2, 6, 2, 16)
+    each = torch.eye(6, 16).expand(2, 2, 6, 16)
+    kept = window_attention._attention(query, key, each, seed, 0.25, chance)[..., :6].transpose(1, 2) > 0
+    interest = (query @ key.mT * 0.25).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+    expected = (interest.softmax(3) * kept / (1 - chance) @ value).transpose(1, 2)
+    actual = window_attention._attention(query, key, value, seed, 0.25, chance)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(out, x, given, retain_graph=True)[0] for out in (actual, expected))
+    )
+
+
+def test_it_takes_windows_that_read_themselves_alone():
+    _, (query, key, value) = windows(2, 10, 2, 16)
+    assert window_attention.takes(query, key, value)
+    assert not window_attention.takes(query[:, :, -1:], key, value)  # one token more, of a stream
+    long, odd = torch.zeros(1, 1, 65, 16), torch.zeros(1, 1, 10, 24)
+    assert not window_attention.takes(long, long, long) and not window_attention.takes(odd, odd, odd)
