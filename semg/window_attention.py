@@ -95,7 +95,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: flo
     dropout: chance by which a token does not read another.
     """
     seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else query.new_empty(0, dtype=torch.int64)
-    return _attention(query, key, value, seed, scale, dropout)
+    return _attention(query, key, value, seed, scale, dropout, _rows(query.shape[2]))
+
+
+def _rows(tokens: int) -> int:
+    """Of a tile: the next power of two. Compared, and not computed, so that what is compiled holds for such lengths
+    alone."""
+    if tokens <= 16:
+        return 16
+    return 32 if tokens <= 32 else MOST_TOKENS
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -104,11 +112,10 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _launch(
-    kernel: Any, tensors: Sequence[Tensor], others: tuple[Tensor, float, float], strided: Sequence[Tensor]
+    kernel: Any, tensors: Sequence[Tensor], others: tuple[Tensor, float, float], strided: Sequence[Tensor], rows: int
 ) -> None:
     """A program for each window and head. others: seed, scale, dropout. strided: whose strides the kernel asks for."""
     windows, heads, tokens, width = tensors[0].shape
-    rows = max(16, triton.next_power_of_2(tokens))
     strides = [step for one in strided for step in one.stride()[:3]]
     sizes = {"ROWS": rows, "WIDTH": width, "DROPS": others[2] > 0, "num_warps": 1 if rows == 16 else 4}
     program = torch.library.wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
@@ -116,35 +123,44 @@ def _launch(
 
 
 @torch.library.triton_op("semg::window_attention", mutates_args=())
-def _attention(query: Tensor, key: Tensor, value: Tensor, seed: Tensor, scale: float, dropout: float) -> Tensor:
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, seed: Tensor, scale: float, dropout: float, rows: int
+) -> Tensor:
     query, key, value = _flat(query), _flat(key), _flat(value)
     windows, heads, tokens, width = query.shape
     out = query.new_empty(windows, tokens, heads, width)
     own = (query, key, value, out)
-    _launch(_forwards, own, (seed, scale, dropout), (query, key, value, out.transpose(1, 2)))
+    _launch(_forwards, own, (seed, scale, dropout), (query, key, value, out.transpose(1, 2)), rows)
     return out
 
 
 @torch.library.triton_op("semg::window_attention_backward", mutates_args=())
 def _gradients(
-    given: Tensor, query: Tensor, key: Tensor, value: Tensor, seed: Tensor, scale: float, dropout: float
+    given: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seed: Tensor,
+    scale: float,
+    dropout: float,
+    rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     given, query, key, value = _flat(given).transpose(1, 2), _flat(query), _flat(key), _flat(value)
     windows, heads, tokens, width = query.shape
     of_query, of_key, of_value = (query.new_empty(windows, tokens, heads, width) for _ in range(3))
     own = (query, key, value, given, of_query, of_key, of_value)
-    _launch(_backwards, own, (seed, scale, dropout), (query, key, value, given, of_query.transpose(1, 2)))
+    _launch(_backwards, own, (seed, scale, dropout), (query, key, value, given, of_query.transpose(1, 2)), rows)
     return of_query, of_key, of_value
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    *tensors, ctx.scale, ctx.dropout = inputs
+    *tensors, ctx.scale, ctx.dropout, ctx.rows = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _gradients(given, *ctx.saved_tensors, ctx.scale, ctx.dropout)
-    return (*(one.transpose(1, 2) for one in gradients), None, None, None)
+    gradients = _gradients(given, *ctx.saved_tensors, ctx.scale, ctx.dropout, ctx.rows)
+    return (*(one.transpose(1, 2) for one in gradients), None, None, None, None)
 
 
 _attention.register_autograd(_backward, setup_context=_keep)

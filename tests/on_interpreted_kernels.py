@@ -49,10 +49,10 @@ def test_what_is_dropped_has_no_gradient():
     x, (query, key, value) = windows(2, 6, 2, 16)
     seed, chance, given = torch.tensor([7]), 0.4, torch.randn(2, 6, 2, 16)
     each = torch.eye(6, 16).expand(2, 2, 6, 16)
-    kept = window_attention._attention(query, key, each, seed, 0.25, chance)[..., :6].transpose(1, 2) > 0
+    kept = window_attention._attention(query, key, each, seed, 0.25, chance, 16)[..., :6].transpose(1, 2) > 0
     interest = (query @ key.mT * 0.25).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
     expected = (interest.softmax(3) * kept / (1 - chance) @ value).transpose(1, 2)
-    actual = window_attention._attention(query, key, value, seed, 0.25, chance)
+    actual = window_attention._attention(query, key, value, seed, 0.25, chance, 16)
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(
         *(torch.autograd.grad(out, x, given, retain_graph=True)[0] for out in (actual, expected))

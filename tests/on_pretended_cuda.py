@@ -7,6 +7,7 @@ import json
 import math
 import signal as signals
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ import evaluate
 import predict
 import train
 from model import GPT2Classifier, ModelConfig
+from semg import frontends
 from semg.backbones import fingerprint
 from semg.data import batches as data_batches
 from semg.data.batches import Batches
@@ -37,7 +39,7 @@ from semg.inference.batch import Signal, choose_device
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.streaming import Stream
 from semg.inference.trained_model import TrainedModel
-from semg.training import batch_size, deep_baselines, loop
+from semg.training import augmentation, batch_size, deep_baselines, loop
 from semg.training.adaptation import adapt
 from semg.training.calibration import Calibration, calibrate_subject
 from semg.training.optimization import Optimizer, OptimizerConfig
@@ -202,6 +204,22 @@ def test_a_loss_that_is_no_number_ends_the_run_a_step_later():
         with pytest.raises(loop.DivergedError, match="step 3: expected a finite loss"):
             list(loop.fit(task, optimizer, epochs=1, seed=0, state=state))
     assert (task.seen, state.in_epoch) == (5, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in augmentation.NAMES if name != "jitter"])  # which moves starts
+def test_each_augmentation_alone_changes_what_it_does_on_the_cpu(name):
+    how = augmentation.Augmentation.parse([f"{name}=0.4"])
+    groups = (frontends.Group("bands", 0, 4, 3, log_power=True), frontends.Group("more", 12, 4, 2, channels_last=True))
+    layout = augmentation.TokenLayout(groups, rings=((0, 1, 2, 3),))
+    tokens, changed = torch.randn(6, 5, 20), []
+    for device in ("cpu", "cuda"):
+        with pretended() if device == "cuda" else nullcontext():
+            generator = torch.Generator().manual_seed(3)
+            change = augmentation.draw(how, layout, (6, 5), generator, torch.device(device))
+            changed.append(change(tokens.to(device)).cpu())
+    assert changed[0].shape == tokens.shape and not torch.equal(changed[0], tokens)
+    if name != "noise":  # which a GPU draws itself
+        assert torch.equal(changed[1], changed[0])
 
 
 def test_a_rotation_is_chosen_by_pilots(script, tmp_path):

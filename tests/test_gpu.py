@@ -83,7 +83,7 @@ def queries_keys_values(*shape, dtype):
     return x, [part.transpose(1, 2) for part in x.unbind(2)]
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])  # for one length after another
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("tokens", [10, 20, 64])
 def test_attention_of_short_windows_is_pytorchs(tokens, dtype, close, compiled):

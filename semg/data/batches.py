@@ -22,7 +22,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on `device`. The host does not wait for a copy to a GPU, which is made from pinned memory."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
+    return values.contiguous().pin_memory().to(device, non_blocking=True)  # what `expand` made cannot be pinned
 
 
 @dataclass(frozen=True)
