@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.utils import _foreach_utils
 from training_step import a_run, noise
 
+from semg import attention
 from semg.training import augmentation, classification
 from semg.training.trainer import Trainer
 
@@ -214,6 +215,8 @@ def _as_on_a_gpu(run: Trainer, counter: Counter) -> Iterator[None]:
         (run.model, "tokens", within("front-end", run.model.tokens)),
         (torch.nn.utils, "clip_grad_norm_", within("optimiser", torch.nn.utils.clip_grad_norm_)),
         (_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["cpu", "cuda"]),
+        (attention, "faster_side_by_side", lambda model, _: model.training),
+        (attention, "sdpa_kernel", lambda _: nullcontext()),
         (F, "scaled_dot_product_attention", _without_dropout(F.scaled_dot_product_attention)),
         (F, "dropout", _dropout),
     ]

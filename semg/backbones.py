@@ -240,7 +240,15 @@ def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
 
 def forward(model: nn.Module, embedded: Tensor) -> Tensor:
     """(B, T, d) embeddings in place of words -> (B, T, d), what the last norm gives."""
-    return cast(PreTrainedModel, model)(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    decoder = cast(PreTrainedModel, model)
+    if attention.faster_side_by_side(decoder, embedded):
+        return attention.side_by_side(decoder, embedded)
+    return decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+
+
+def use_kernel(model: nn.Module) -> None:
+    """Let a decoder train with a GPU's kernel for short windows, where it can: for steps replayed as graphs."""
+    attention.use_kernel(cast(PreTrainedModel, model))
 
 
 # --- weights ------------------------------------------------------------------------------------------------------

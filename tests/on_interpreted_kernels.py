@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semg import window_attention
+from model import GPT2Classifier, ModelConfig
+from semg import attention, backbones, window_attention
 
 
 def windows(count, tokens, heads, width):
@@ -65,3 +66,28 @@ def test_it_takes_windows_that_read_themselves_alone():
     assert not window_attention.takes(query[:, :, -1:], key, value)  # one token more, of a stream
     long, odd = torch.zeros(1, 1, 65, 16), torch.zeros(1, 1, 10, 24)
     assert not window_attention.takes(long, long, long) and not window_attention.takes(odd, odd, odd)
+
+
+GROUPED = {"backbone": "llama", "width": 64, "heads": 4, "architecture": {"num_key_value_heads": 2}}
+
+
+@pytest.mark.parametrize("amp", [False, True], ids=["fp32", "fp16"])  # the interpreter gets bf16 wrong
+@pytest.mark.parametrize("shape", [{}, {"backbone": "opt"}, GROUPED], ids=["gpt2", "opt", "llama"])
+def test_a_decoder_trains_as_without_the_kernel(shape, amp, monkeypatch):
+    monkeypatch.setattr(attention, "_TRITON", True)
+    monkeypatch.setattr(attention, "window_attention", window_attention, raising=False)
+    torch.manual_seed(0)
+    model = GPT2Classifier(ModelConfig(layers=1, dropout=0.0, **shape)).train()
+    tokens, results, launched = torch.randn(2, model.config.tokens, model.frontend.n_features), [], []
+    attend = window_attention.attend
+    monkeypatch.setattr(window_attention, "attend", lambda *parts: launched.append(parts[0].dtype) or attend(*parts))
+    for _ in range(2):
+        with torch.autocast("cpu", torch.float16, enabled=amp):
+            scores = model.classify(tokens).float()
+        results.append([scores, *torch.autograd.grad(scores.square().sum(), [model.embed.weight, model.embed.bias])])
+        backbones.use_kernel(model.backbone)
+    assert launched == [torch.float16 if amp else torch.float32]
+    for actual, expected in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(actual, expected, **({"atol": 0.05, "rtol": 0.05} if amp else {}))
+    model.eval()
+    assert not torch.equal(model.classify(tokens[:1]), model.classify(tokens[1:])) and len(launched) == 1

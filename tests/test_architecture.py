@@ -28,7 +28,8 @@ ROOMS = {
     "download": {"data", "common"},  # it checks recordings as they come, and names the data set's files
     "model": {"backbones", "frontends", "common"},
     "backbones": {"attention", "weight_files", "common"},
-    "attention": set(),
+    "attention": {"window_attention"},
+    "window_attention": set(),
     "weight_files": {"common"},
     "frontends": {"common"},
     "common": set(),

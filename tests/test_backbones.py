@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
 from model import GPT2Classifier, ModelConfig
-from semg import backbones
+from semg import attention, backbones
 from semg.backbones import FAMILIES, Family, fingerprint, open_pretrained, own_parameters
 from semg.common.errors import DataError
 from semg.inference.checkpoint import Checkpoint, open_checkpoint, write_folder
@@ -172,6 +172,32 @@ def test_attention_has_no_mask_and_is_causal_eager_and_compiled(tmp_path, kind, 
     nodes = [node for graph in graphs for node in graph.graph.nodes if node.target is attention]
     assert asked == [(True, True)] * 3
     assert [(node.kwargs.get("attn_mask"), node.kwargs.get("is_causal")) for node in nodes] == [(None, True)] * 3
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_windows_side_by_side_are_what_each_is_alone(tmp_path, kind):
+    saved(tmp_path, kind)
+    model = built(open_pretrained(str(tmp_path))).eval()
+    embedded = torch.randn(6, model.config.tokens, D, requires_grad=True)
+    rows = []
+    model.backbone.register_forward_pre_hook(
+        lambda _, __, given: rows.append(given["inputs_embeds"].shape[:2]), with_kwargs=True
+    )
+    alone, together = backbones.forward(model.backbone, embedded), attention.side_by_side(model.backbone, embedded, 31)
+    assert rows == [(6, 8), (2, 24)]
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+    gradients = [torch.autograd.grad(hidden.square().sum(), embedded)[0] for hidden in (together, alone)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    other = embedded.detach().clone()
+    other[1] = 0  # its neighbours do not see that
+    changed = attention.side_by_side(model.backbone, other, 31)
+    kept = [0, 2, 3, 4, 5]
+    assert torch.equal(changed[kept], together[kept]) and not torch.equal(changed[1], together[1])
+
+
+@pytest.mark.parametrize(("windows", "row", "expected"), [(128, 64, 4), (6, 64, 6), (7, 64, 1), (4, 9, 1)])
+def test_rows_hold_as_many_windows_as_fit_and_divide_them(windows, row, expected):
+    assert attention._windows_in_a_row(windows, 10, row) == expected
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

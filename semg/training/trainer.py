@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from model import GPT2Classifier
+from semg import backbones
 from semg.common.console import Console, counted
 from semg.common.errors import DataError, SettingError
 from semg.common.stopping import StopRequest
@@ -289,6 +290,8 @@ def _compile(model: GPT2Classifier, how: str, device: torch.device) -> None:
         raise SettingError("compile", "no graphs where there is no CUDA device", how)
     if not how:
         return
+    if how == "graphs" and model.backbone is not None and model.config.family is not None:
+        backbones.use_kernel(model.backbone)
     mode = "reduce-overhead" if how == "graphs" else "default"
     for name in ("hidden", "classify"):  # pretraining asks for the first
         setattr(model, name, torch.compile(getattr(model, name), mode=mode))
