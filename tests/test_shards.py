@@ -1,6 +1,10 @@
 """Shards open whole or not at all; windows are what the table says."""
 
+import errno
 import json
+import mmap
+import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +14,7 @@ import small_shards
 from conftest import ROOT
 
 from semg.common.errors import DataError
+from semg.data import shards as shards_module
 from semg.data.shards import WindowSet, list_records, meta_checksum, open_shard, open_shards
 
 
@@ -187,6 +192,73 @@ def test_a_shard_replaced_while_it_is_in_use_is_refused(tmp_path, monkeypatch):
     small_shards.write(tmp_path, 3, arguments={**small_shards.ARGUMENTS, "low": 30.0})
     with pytest.raises(DataError, match=r"signal\.npy: expected the file as it was, found it replaced"):
         _ = shards[0].signal
+
+
+def numbered_anew(path):
+    """The same file or folder, with the same times, under other inodes: as network drives show one that they forgot."""
+    copy = path.with_name("copy")
+    if path.is_dir():
+        shutil.copytree(path, copy)
+        shutil.rmtree(path)
+    else:
+        shutil.copy2(path, copy)
+    copy.replace(path)
+
+
+def test_a_shard_whose_files_are_numbered_anew_is_the_same(tmp_path, monkeypatch):
+    shard = tmp_path / small_shards.write(tmp_path, 3)
+    opened, before = open_shard(shard), (shard / "signal.npy").stat().st_ino
+    numbered_anew(shard / "signal.npy")
+    assert (shard / "signal.npy").stat().st_ino != before
+    assert opened.signal.shape == (len(small_shards.labels()), 24)
+    read = shards_module.read_meta
+
+    def numbered_after(path):
+        meta = read(path)
+        numbered_anew(path)
+        return meta
+
+    monkeypatch.setattr(shards_module, "read_meta", numbered_after)
+    assert open_shard(shard, verify=True).meta == opened.meta
+
+
+CUT = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from semg.common.errors import DataError
+from semg.data.shards import WindowSet, open_shard
+shard = Path(sys.argv[1])
+windows = WindowSet([open_shard(shard)])
+places = np.arange(len(windows))
+windows.gather(places)
+os.truncate(shard / "signal.npy", 4096)
+try:
+    windows.gather(places)
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cuts no file that is mapped")
+def test_a_signal_that_is_cut_while_it_is_in_use_is_named(shard):
+    """In a process of its own: without a look at the size, reading what is gone ends it by SIGBUS."""
+    done = subprocess.run([sys.executable, "-c", CUT, shard], capture_output=True, text=True, cwd=ROOT)
+    expected = "expected the file as it was, found it cut or removed; make it anew, then run this again"
+    assert (done.returncode, done.stdout) == (0, f"{shard / 'signal.npy'}: {expected}\n"), done.stderr
+
+
+def test_a_signal_that_another_machine_removed_is_named(shard, monkeypatch):
+    """A network drive says so of a file that is open: ESTALE."""
+
+    class Stale(mmap.mmap):
+        def size(self):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    opened = open_shard(shard)
+    monkeypatch.setattr(mmap, "mmap", Stale)
+    with pytest.raises(DataError, match=r"signal\.npy: expected the file as it was, found it cut or removed"):
+        _ = opened.signal
 
 
 def test_windows_of_many_shards(tmp_path):

@@ -262,12 +262,17 @@ def digest_of(file: BinaryIO, algorithm: str = "sha256") -> str:
 def version(path: Path) -> tuple[int, int] | None:
     """By which it is seen whether a file was replaced or written: its bytes and its time of change; None if it is gone.
 
-    Not its number, which some network drives make up anew.
+    Of a folder: whether it was replaced, or files in it were. Not by the inode: some network drives number a file anew
+    each time they look at it.
     """
     try:
-        there = path.stat()
+        return version_of(path.stat())
     except FileNotFoundError:
         return None
+
+
+def version_of(there: os.stat_result) -> tuple[int, int]:
+    """The same of a file that is open, from `os.fstat`: its name may be another file's by now."""
     return there.st_size, there.st_mtime_ns
 
 

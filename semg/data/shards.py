@@ -22,11 +22,11 @@ import numpy as np
 
 from semg.common.console import Console, Progress, counted
 from semg.common.errors import DataError
-from semg.common.files import atomic_folder, checksum, is_system_file, read_json, text_checksum, write_json
+from semg.common.files import atomic_folder, checksum, is_system_file, read_json, text_checksum, version, write_json
 from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, flag, is_finite, is_whole, text
 from semg.data import records
 from semg.data.records import Record
-from semg.data.signal_file import REDO, SignalFile, identity, npy_errors
+from semg.data.signal_file import REDO, SignalFile, npy_errors
 from semg.data.windows import WINDOW_FIELDS, continuous
 
 FORMAT_VERSION = 2
@@ -146,9 +146,9 @@ def read_meta(path: Path) -> dict[str, Any]:
     """A shard's shard.json, checked against its own checksum."""
     where = path / "shard.json"
     meta = read_json(where, "a shard's description")
-    version = meta.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DataError(f"{path}: expected shard format {FORMAT_VERSION}, found {version}", REDO)
+    actual = meta.get("format_version")
+    if actual != FORMAT_VERSION:
+        raise DataError(f"{path}: expected shard format {FORMAT_VERSION}, found {actual}", REDO)
     if meta.get("checksum") != meta_checksum(meta):
         raise DataError(f"{where}: expected its checksum, found another", REDO)
     _check_facts(where, meta, REDO)
@@ -171,15 +171,15 @@ def open_shard(path: Path, *, verify: bool = False) -> Shard:
 
     A shard that is rewritten meanwhile is refused: the files read may be the old one's and the new one's.
     """
-    folder = identity(path)
+    folder = version(path)
     try:
         shard = _open_once(path, verify)
     except (DataError, FileNotFoundError):
         # twice: a writer between its two renames may be done between two looks
-        if not any(identity(path) != folder or _is_moved(path) for _ in range(2)):
+        if not any(version(path) != folder or _is_moved(path) for _ in range(2)):
             raise
     else:
-        if identity(path) == folder:
+        if version(path) == folder:
             return shard
     raise DataError(
         f"{path}: expected a shard at rest, found one that is being rewritten; run this again when preprocess.py is "

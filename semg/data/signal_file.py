@@ -1,5 +1,6 @@
 """A shard's signal as a file that is read only while it is used, and what NumPy's readers raise for a damaged one."""
 
+import mmap
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from semg.common.errors import DataError
+from semg.common.files import version_of
 
 REDO = "run preprocess.py or import_csv.py {overwrite}"
 _MOST_MAPPED = 4096  # signals at once, where the system would let more files be open
@@ -35,33 +37,45 @@ class SignalFile:
             np.lib.format.read_magic(file)
             self.shape, fortran_order, self.dtype = np.lib.format.read_array_header_1_0(file)
             self._offset = file.tell()
+            self._version = version_of(os.fstat(file.fileno()))
         if len(self.shape) != 2 or self.dtype != np.float16 or fortran_order:
             raise DataError(f"{path}: expected a float16 signal (time, channels), found {self.dtype} {self.shape}")
-        expected = self._offset + 2 * self.shape[0] * self.shape[1]
-        self._identity = identity(path)
-        if path.stat().st_size != expected:
-            raise DataError(f"{path}: expected {expected} bytes, found {path.stat().st_size}", REDO)
-        self._array: np.ndarray | None = None
+        self._bytes = self._offset + 2 * self.shape[0] * self.shape[1]
+        if self._version[0] != self._bytes:
+            raise DataError(f"{path}: expected {self._bytes} bytes, found {self._version[0]}", REDO)
+        self._memory: tuple[mmap.mmap, np.ndarray] | None = None
 
     def array(self) -> np.ndarray:
-        """(T, C) float16, memory-mapped. DataError if the file was replaced since it was opened first."""
-        array = self._array
-        if array is not None:
-            return array
-        with self._lock:
-            while len(self._mapped) >= _most_mapped():
-                if oldest := self._mapped.popleft()():
-                    oldest._array = None
-            # of a np.memmap, each slice would take microseconds: as long as copying a window
-            self._array = array = self._mapped_file().view(np.ndarray)
-            self._mapped.append(weakref.ref(self))
+        """(T, C) float16, memory-mapped; to be asked for anew for each stretch that is read.
+
+        DataError if the file was replaced since it was opened first, or cut: to read what is gone ends the process.
+        """
+        mapped = self._memory
+        if mapped is None:
+            with self._lock:
+                while len(self._mapped) >= _most_mapped():
+                    if oldest := self._mapped.popleft()():
+                        oldest._memory = None
+                self._memory = mapped = self._mapped_file()
+                self._mapped.append(weakref.ref(self))
+        memory, array = mapped
+        try:
+            size = memory.size()
+        except OSError:  # a network drive whose file another machine removed
+            size = 0
+        if size < self._bytes:
+            raise DataError(
+                f"{self.path}: expected the file as it was, found it cut or removed; make it anew, then run this again"
+            )
         return array
 
-    def _mapped_file(self) -> np.memmap:
+    def _mapped_file(self) -> tuple[mmap.mmap, np.ndarray]:
         """The file that is open is looked at: between two looks at its name, another could bear it."""
         with suppress(FileNotFoundError), self.path.open("rb") as file:
-            if _identity(os.fstat(file.fileno())) == self._identity:
-                return np.memmap(file, np.float16, "r", self._offset, self.shape)
+            if version_of(os.fstat(file.fileno())) == self._version:
+                memory = mmap.mmap(file.fileno(), self._bytes, access=mmap.ACCESS_READ)
+                # no np.memmap, each slice of which would take microseconds: as long as copying a window
+                return memory, np.frombuffer(memory, np.float16, offset=self._offset).reshape(self.shape)
         raise DataError(f"{self.path}: expected the file as it was, found it replaced; start this run again")
 
 
@@ -89,15 +103,3 @@ def npy_errors(path: Path) -> Iterator[None]:
     except _OF_DAMAGED_NPY as error:
         actual = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: expected a NumPy array, found {actual}", REDO) from None
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which folder or file bears the name `path` now."""
-    try:
-        return _identity(path.stat())
-    except FileNotFoundError:
-        return None
-
-
-def _identity(there: os.stat_result) -> tuple[int, int]:
-    return there.st_ino, there.st_mtime_ns

@@ -6,7 +6,7 @@ from typing import Any
 
 from semg.common.console import Console
 from semg.common.errors import DataError
-from semg.common.files import checksum, expect_unchanged, read_json, write_json
+from semg.common.files import checksum, expect_unchanged, read_json, version, version_of, write_json
 from semg.data.putemg_recording import check_layout
 from semg.download import archive
 from semg.download.http_client import looks_like_page
@@ -41,9 +41,7 @@ class Memory:
         entry, path = self._files.get(file.name, {}), self.root / file.name
         if not path.is_file() or not _matches(entry, file):
             return None
-        now = path.stat()
-        same = (entry["size"], entry.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
-        return entry["md5"] if same else None
+        return entry["md5"] if (entry["size"], entry.get("mtime_ns")) == version(path) else None
 
     def files(self) -> list[Wanted]:
         """All files that were verified, with their sizes and MD5 sums."""
@@ -52,8 +50,8 @@ class Memory:
 
     def is_outdated(self, file: Wanted) -> bool:
         """Whether the server has another version now than when the file was fetched, though perhaps of equal length."""
-        version = self._files.get(file.name, {}).get("version", "")
-        return bool(version and file.version) and version != file.version
+        fetched = self._files.get(file.name, {}).get("version", "")
+        return bool(fetched and file.version) and fetched != file.version
 
     def last_md5(self, name: str) -> str | None:
         """The MD5 that a file had when it was verified."""
@@ -69,10 +67,10 @@ class Memory:
 
     def verified(self, file: Wanted, md5: str) -> None:
         """Remember that the file is right as it lies there, and where no MD5 tells, which version of the server's."""
-        now = (self.root / file.name).stat()
-        version = "" if file.md5 else file.version or self._files.get(file.name, {}).get("version", "")
-        entry = {"size": now.st_size, "mtime_ns": now.st_mtime_ns, "md5": md5}
-        self._write(self._files, file.name, entry | ({"version": version} if version else {}))
+        size, changed = version_of((self.root / file.name).stat())
+        theirs = "" if file.md5 else file.version or self._files.get(file.name, {}).get("version", "")
+        entry = {"size": size, "mtime_ns": changed, "md5": md5}
+        self._write(self._files, file.name, entry | ({"version": theirs} if theirs else {}))
 
     def unpacked(self, name: str, result: dict[str, int]) -> None:
         """Remember that the archive was unpacked, and into how much."""

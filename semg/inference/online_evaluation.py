@@ -68,11 +68,12 @@ def _windows_as_heard(
     """Place and scaled (1, C', N) of each window of a recording, given out when `online` has heard up to its end."""
     places = np.flatnonzero(windows.shard == shard)
     places = places[np.argsort(windows.start[places], kind="stable")]
-    signal, length = windows.shards[shard].signal, windows.window
+    own, length = windows.shards[shard], windows.window
     seen = next_place = 0
     if adapting is not None:
         adapting.begin_recording()
-    for end in range(length, len(signal) + 1, stride):
+    for end in range(length, len(own.signal) + 1, stride):
+        signal = own.signal
         online.see(signal[seen:end])
         if adapting is not None:
             adapting.see(signal[seen:end])

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import sys
@@ -75,20 +76,20 @@ def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, rec
 
 
 def test_a_signal_replaced_while_it_is_mapped_is_the_one_that_was_opened(tmp_path: Path, monkeypatch) -> None:
-    record, mapped = small_shards.write(tmp_path, 3, repetitions=2), np.memmap
+    record, mapped = small_shards.write(tmp_path, 3, repetitions=2), mmap.mmap
 
-    def replaced_first(*arguments: object) -> np.ndarray:
+    def replaced_first(*arguments: int, **named: int) -> mmap.mmap:
         small_shards.write(tmp_path, 3, repetitions=1)
-        return mapped(*arguments)
+        return mapped(*arguments, **named)
 
     (shard,) = open_shards(tmp_path, [record])
-    monkeypatch.setattr(np, "memmap", replaced_first)
+    monkeypatch.setattr(mmap, "mmap", replaced_first)
     assert shard.signal.shape == (len(small_shards.labels(2)), 24)
 
 
 def test_a_writer_that_is_done_between_two_looks_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([None, None, (1, 2)])  # no folder as it is opened, and right after; then the new one
-    monkeypatch.setattr(shards, "identity", lambda _: next(looks))
+    monkeypatch.setattr(shards, "version", lambda _: next(looks))
     with pytest.raises(DataError, match="being rewritten"):
         shards.open_shard(tmp_path / "away")
 
