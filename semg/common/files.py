@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -21,6 +22,7 @@ _BLOCK = 1 << 22  # bytes read at once when hashing
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # as some network drives answer
 # what desktops, network drives and notebooks put into folders; names that begin with a dot are hidden anyway
 _SYSTEM_FILES = ("lost+found", "@eadir", "thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "#recycle")
+_MOST_OTHERS = 1000  # writers of one file before it is its drive, which numbers an open file otherwise than its name
 _LEVELS = 5  # folders above a file that `places_near` tries: HERE/checkpoints/RUN/fold0/seed0/best_model.ckpt
 
 
@@ -68,12 +70,12 @@ def _held(temporary: Path) -> Iterator[None]:
         return
     import fcntl  # which Windows has not
 
-    while True:
+    for others in itertools.count():
         held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             with suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_EX)
-            if not _is_at(held, temporary):
+            if others < _MOST_OTHERS and not _is_at(held, temporary):
                 continue  # it was renamed while we waited for it
             os.ftruncate(held, 0)  # what a killed run left
             yield

@@ -1,8 +1,10 @@
 """Two runs on one folder, and readers while it is rewritten: nobody gets a mix."""
 
+import argparse
 import contextlib
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import shutil
@@ -120,6 +122,18 @@ def test_two_that_write_one_file_leave_a_whole_one(tmp_path: Path, monkeypatch: 
     assert not wrong
     assert read == contents
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows renames no file that is open: none is compared there")
+def test_a_drive_that_numbers_files_anew_at_each_look_is_written_to(tmp_path: Path, monkeypatch) -> None:
+    """An open file never seems to be the one at its name: writing waited for ever."""
+    inodes, path = itertools.count(1), tmp_path / "a.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda _: argparse.Namespace(st_dev=-1, st_ino=next(inodes)))
+        with atomic_path(path) as temporary:
+            temporary.write_text("whole")
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["whole"]
+    assert path.is_file()
 
 
 def test_a_shard_swapped_while_it_is_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
