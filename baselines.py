@@ -144,7 +144,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
     baselines = []
     unit = next(iter(windows.values()))["train"].shards[0].meta["unit"]
     for fold, own in windows.items():
-        data = baseline_results.data_checksum(own.values())
+        data = baseline_results.checksum_of(own.values())
         for features in dict.fromkeys(args.features or FEATURES):
             if features not in BY_SESSION:
                 feature_names(features)  # refuses an unknown set before any work

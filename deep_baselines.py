@@ -82,7 +82,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                 "normalize": args.normalize,
                 "subset": args.subset,
                 "split_sha256": splits[fold],
-                "shards_sha256": baseline_results.data_checksum(windows_of_fold.values()),
+                "shards_sha256": baseline_results.checksum_of(windows_of_fold.values()),
                 **baseline_results.restriction(windows),
             },
         )

@@ -18,7 +18,8 @@ gets them with spaces between (--grid "augment=none,band_rotation=0.5 channel_dr
 the flag out. What follows -- is given to train.py in every run as it is.
 
 After a stop, the same command continues: finished runs are kept, an unfinished one resumes. A run that
-fails is named and the others are done; its setting can't be picked, and the exit code is 1.
+fails is named and the others are done; its setting can't be picked, and the exit code is 1. All runs are of the same
+data: if shards or lists change meanwhile, the sweep ends before its next run and says so.
 
 How settings are chosen. A setting is picked by macro-F1 on the validation people alone: the mean over people,
 each the mean over that person's runs. Only the pick is then scored on the test people (--evaluate picked). --evaluate
@@ -49,22 +50,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import atomic_folder, checksum, folder_lock, read_json, text_checksum, write_json, write_text
+from semg.common.files import atomic_folder, checksum, folder_lock, read_json, write_json, write_text
 from semg.common.launching import Job, Launcher
 from semg.common.provenance import how_made
-from semg.data.shards import Shard, open_shards
-from semg.data.splits import SUBSETS, Split, read_folds
+from semg.common.schema import OBJECT, check_fields
+from semg.data.inputs import Inputs, shards_of
+from semg.data.splits import Split, read_folds, read_split
 from semg.evaluation.metrics import headlines
 from semg.evaluation.sweep_table import PICKED_BY, Row, by_validation, csv_table, markdown, over_subjects
 from semg.flags.grid import OWN_FLAGS, PRESETS, Setting, read_grid
 
 ROOT = Path(__file__).resolve().parent
+_OTHER_FOLDERS = "choose another --out and --checkpoints, or delete the old ones"
+_DATA = {"split_sha256": "split", "shards_sha256": "shards"}  # as runs name them, and the flag
+_CONFIG = {"arguments": OBJECT, "derived": replace(OBJECT, needed=False)}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -102,7 +107,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training run. `settings`: train.py's; `inputs`: checksums of the split and of the shards it names."""
+    """One training run. `settings`: train.py's."""
 
     setting: Setting
     fold: str  # "" where there is a single split
@@ -111,7 +116,7 @@ class TrainingRun:
     results: Path
     flags: list[str]
     settings: dict[str, Any]
-    inputs: dict[str, str]
+    inputs: Inputs
     device: str
 
     @property
@@ -131,12 +136,14 @@ class TrainingRun:
 
     @property
     def evaluated(self) -> bool:
-        """Whether this very model's test results are there."""
+        """Whether this very model's test results are there, of the shards that are there."""
         path, best = self.results / "metrics.json", self.folder / "best_model.ckpt"
         if not (path.is_file() and best.is_file()):
             return False
         result = read_json(path, "metrics as evaluate.py writes them")
-        same = result.get("subset") == "test" and result.get("split_sha256") == self.inputs["split_sha256"]
+        same = result.get("subset") == "test" and result.get("split_sha256") == self.inputs.split
+        data = result.get("data")
+        same = same and isinstance(data, dict) and data.get("checksums") == self.inputs.scored
         return same and result.get("checkpoint_sha256") == checksum(best)
 
 
@@ -167,9 +174,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UsageError(f"--{twice[0]}: expected it in the grid or after --, found it in both")
     read = [training.checked([*args.train, *setting.flags]) for setting in settings]
     folds = read_folds(args.split, args.shards)
-    records = sorted({name for split in folds.values() for subset in SUBSETS for name in split.records(subset)})
-    shards = open_shards(args.shards, records)
-    inputs = checksums(shards, folds)
+    shards = shards_of(folds.values(), args.shards)
+    inputs = {fold: Inputs.of(split, shards) for fold, split in folds.items()}
     runs = []
     for (setting, (train, used)), fold, seed in itertools.product(zip(settings, read, strict=True), folds, args.seeds):
         place, split = Path(setting.name) / fold / f"seed{seed}", args.split / fold
@@ -188,17 +194,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 device=train.device,
             )
         )
-    return Plan(settings, folds, runs, any(shard.simulated for shard in shards))
-
-
-def checksums(shards: Sequence[Shard], folds: Mapping[str, Split]) -> dict[str, dict[str, str]]:
-    """Of each fold's lists and of the shards that they name."""
-    checksum_of = {shard.record: shard.meta["checksum"] for shard in shards}
-    by_fold = {}
-    for fold, split in folds.items():
-        lines = [f"{name} {checksum_of[name]}" for subset in SUBSETS for name in split.records(subset)]
-        by_fold[fold] = {"split_sha256": split.checksum, "shards_sha256": text_checksum("\n".join(lines))}
-    return by_fold
+    return Plan(settings, folds, runs, any(shard.simulated for shard in shards.values()))
 
 
 def check_earlier(runs: Sequence[TrainingRun]) -> None:
@@ -206,17 +202,42 @@ def check_earlier(runs: Sequence[TrainingRun]) -> None:
     for run in runs:
         if not (run.trained or (run.folder / "last.ckpt").is_file()):
             continue
-        expected: dict[str, Any] = dict(run.settings)
-        recorded = read_json(run.folder / "config.json", "what train.py wrote beside its run").get("arguments", {})
-        if run.trained:
-            expected |= run.inputs
-            recorded |= read_json(run.validation, "what sweep.py wrote of its run").get("inputs", {})
-        for key, value in expected.items():
-            if recorded.get(key) != value:
-                raise DataError(
-                    f"{run.folder}: expected a run with {key} {value}, found {recorded.get(key)}; "
-                    "choose another --out and --checkpoints, or delete the old ones"
-                )
+        path = run.folder / "config.json"
+        config = read_json(path, "what train.py wrote beside its run")
+        check_fields(path, config, _CONFIG, "what train.py wrote beside its run", _OTHER_FOLDERS)
+        for key, value in run.settings.items():
+            if (actual := config["arguments"].get(key)) != value:
+                raise DataError(f"{run.folder}: expected a run with {key} {value}, found {actual}; {_OTHER_FOLDERS}")
+        check_data(run, _data_of(run, config))
+
+
+def _data_of(run: TrainingRun, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run that is there says of its data. Of one under way, train.py sees to the split; earlier versions did not
+    say more."""
+    if not run.trained:
+        return {**run.inputs.of_training, **{k: v for k, v in config.get("derived", {}).items() if k in _DATA}}
+    return read_json(run.validation, "what sweep.py wrote of its run").get("inputs") or {}
+
+
+def check_data(run: TrainingRun, of: Mapping[str, Any]) -> None:
+    """DataError if a run that is there is of another split or of other shards. of: what it says of them."""
+    for key, name in _DATA.items():
+        if of.get(key) != run.inputs.of_training[key]:
+            raise DataError(
+                f"{run.folder}: expected a run of {run.settings[name]} as it is now, found one of other data of that "
+                f"name; {_OTHER_FOLDERS}"
+            )
+
+
+def expect_same_data(run: TrainingRun) -> None:
+    """DataError if the shards, or the lists, are not those with which the sweep began: runs would not be comparable."""
+    folder, shards = Path(run.settings["split"]), Path(run.settings["shards"])
+    split = read_split(folder, shards)
+    if Inputs.of(split, shards_of([split], shards)) != run.inputs:
+        raise DataError(
+            f"{folder}, {shards}: expected the lists and shards with which this sweep began, found others, of which "
+            f"runs cannot be compared with those before; {_OTHER_FOLDERS}"
+        )
 
 
 # --- doing them ------------------------------------------------------------------------------------------------
@@ -294,12 +315,13 @@ def keep_scores(run: TrainingRun, console: cli.Console) -> None:
     from semg.inference.checkpoint import open_checkpoint  # with torch
 
     best = open_checkpoint(run.folder / "best_model.ckpt").description
+    check_data(run, {"split_sha256": best["split"]["checksum"], "shards_sha256": best["shards_sha256"]})
     content = {
         "subset": "val",
         "epoch": best["epoch"],
         "scores": best["validation"],
         "per_subject": best["validation_per_subject"],
-        "inputs": run.inputs,
+        "inputs": run.inputs.of_training,
     }
     write_json(run.validation, content)
     (run.folder / "last.ckpt").unlink(missing_ok=True)  # with the optimiser's state three times as large as the model
@@ -326,6 +348,15 @@ def to_evaluate(run: TrainingRun, args: argparse.Namespace) -> Job:
     best, split = run.folder / "best_model.ckpt", args.split / run.fold
     flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results, "device": run.device}
     return Job(f"evaluate {run.name}", (*command_line("evaluate.py", **flags, subset="test"), "--quiet"))
+
+
+def expect_evaluated(run: TrainingRun, _console: cli.Console) -> None:
+    """DataError if the scores are of other data than the sweep's, as where shards were made anew before their job."""
+    if not run.evaluated:
+        raise DataError(
+            f"{run.results}: expected scores of this model on {run.settings['shards']} as it was when the sweep began, "
+            "found others; run the same command again"
+        )
 
 
 Ended = Callable[[TrainingRun, cli.Console], None]
@@ -360,6 +391,7 @@ def one_by_one(jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console)
         for number, (job, run) in enumerate(jobs.items(), 1):
             console.say(f"[{number}/{len(jobs)}] {job.name}")
             wait_for_lock(run.folder, console)
+            expect_same_data(run)
             again = job.again if job.begun and job.begun.is_file() else ()
             yield job, run_script([*job.command, *again], console)
             bar.update()
@@ -500,7 +532,7 @@ def main() -> int:
             "none": [],
         }[args.evaluate]
         scored = {to_evaluate(run, args): run for run in to_test if not run.evaluated}
-        failures |= do_all(scored, "evaluate", lambda *_: None, console, many)
+        failures |= do_all(scored, "evaluate", expect_evaluated, console, many)
         tested = {run.name for run in plan.runs if run.evaluated}
         rows = make_rows(plan, picked, args.pick, tested)
         notes = make_notes(plan, rows, args.pick)

@@ -1,5 +1,6 @@
 """baselines.py as a user runs it, on small shards; its numbers against scikit-learn used by hand."""
 
+import argparse
 import json
 import tracemalloc
 from pathlib import Path
@@ -12,13 +13,14 @@ from sklearn.preprocessing import StandardScaler
 
 import baselines
 from semg.common.console import Console
-from semg.common.files import read_json
+from semg.common.files import read_json, write_json
 from semg.data.records import from_name
 from semg.data.shards import WindowSet, open_shards, write_shard
 from semg.data.splits import Split, write_split
 from semg.data.windows import whole_windows
 from semg.evaluation import baseline_results
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names
+from semg.flags import folds
 from semg.training import classical, feature_tables
 
 RATE, WINDOW, STRIDE, CHANNELS = 1000.0, 100, 50, 4
@@ -423,6 +425,39 @@ def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
     table = run_here("compare.py", tmp_path / "all", "--out", tmp_path / "table").stdout
     assert "lda-rms" in table
     assert (tmp_path / "all/qda-rms/fold0/metrics.json").is_file()
+
+
+class Launched:
+    """In place of a launcher: each job leaves a result, of the data that it found."""
+
+    def __init__(self, baselines, data):
+        self.baselines, self.data = {one.fold: one for one in baselines}, data
+
+    def run(self, jobs, _what):
+        for job in jobs:
+            folder = self.baselines[job.name].folder
+            folder.mkdir(parents=True)
+            for name in baseline_results.OUTPUT_FILES:
+                (folder / name).touch()
+            scores = {"macro_f1": 0.5}
+            report = {"mean_over_subjects": scores, "per_subject": {job.name: scores}}
+            settings = {"shards_sha256": self.data[job.name]}
+            write_json(folder / "metrics.json", report | {"baseline": settings})
+            yield job, ""
+
+
+def test_a_fold_of_shards_that_were_made_anew_before_its_job_began_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["baselines.py"])
+    args = argparse.Namespace(out=tmp_path, overwrite=False)
+    own = [
+        baseline_results.Baseline("lda-rms", fold, tmp_path / "lda-rms" / fold, {"shards_sha256": "old"})
+        for fold in ("fold0", "fold1")
+    ]
+    launched = Launched(own, {"fold0": "old", "fold1": "new"})
+    assert folds.work_through("baselines.py", args, own, {}, None, launched, Console()) == 1
+    told = capsys.readouterr()
+    assert "error: lda-rms fold1: " in told.err and "expected a result with shards_sha256 old, found new" in told.err
+    assert "all folds" not in told.out
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,25 @@ def test_a_persons_recordings_may_differ_in_windows():
     assert "has other numbers of windows than the runs before it" in note
 
 
+def test_results_of_other_data_are_noted():
+    """A table could mix results of shards that were made anew with those from before."""
+    arguments = {"window": 1280, "low": 20.0}
+
+    def of(folder, person, checksum="a", **changes):
+        data = {"rate": 5120.0, "unit": "uV", "arguments": arguments | changes, "checksums": {f"r-{person}": checksum}}
+        return replace(evaluation_of({person: 0.5}), path=Path(f"{folder}/metrics.json"), data=data)
+
+    people = [of("gpt2/fold0", "03"), of("gpt2/fold1", "04")]
+    rest = [replace(one, data={}) for one in people]  # results from before results said it
+    assert differences_between([pool("gpt2", people), pool("lda", people), pool("svm", rest)]) == []
+    (note,) = differences_between([pool("gpt2", people), pool("lda", [people[0], of("lda/fold1", "04", "b")])])
+    both = "gpt2/fold1/metrics.json and lda/fold1/metrics.json"
+    assert note == f"lda: the shard of r-04 was made anew otherwise between {both}"
+    (note,) = differences_between([pool("gpt2", [people[0], of("gpt2/fold1", "04", window=2500)])])
+    told = "expected window 1280, found 2500"
+    assert note == f"gpt2: gpt2/fold1/metrics.json is of shards made otherwise than gpt2/fold0/metrics.json: {told}"
+
+
 def test_a_mean_of_ones_may_be_rounded_up(tmp_path):
     path = write_result(tmp_path, {"03": 0.0, "04": 1.0000000000000002})
     assert read_evaluation(path, "macro_f1").subjects["04"] == pytest.approx(1)

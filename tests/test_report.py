@@ -64,6 +64,12 @@ def write_result(folder, shards, *, gain=0.0, names=PEOPLE, classes=CLASSES, see
             window_seconds=320 / small_shards.RATE,
             stride_seconds=160 / small_shards.RATE,
             simulated=simulated,
+            data={
+                "rate": small_shards.RATE,
+                "unit": "uV",
+                "arguments": opened[0].arguments,
+                "checksums": {one.record: one.content for one in opened},
+            },
         ),
         np.concatenate([one[0] for one in result]),
         np.concatenate([one[1] for one in result]),

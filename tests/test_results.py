@@ -32,6 +32,7 @@ def predictions(seed: int = 0) -> dict:
         "window_seconds": 0.25,
         "stride_seconds": 0.125,
         "simulated": False,
+        "data": {"rate": 5120.0, "unit": "uV", "arguments": {"window": 1280}, "checksums": {"a": "1" * 64}},
     }
 
 
@@ -47,6 +48,7 @@ def test_what_the_files_hold(tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics == returned
     assert (metrics["subset"], metrics["checkpoint"], metrics["n_windows"]) == ("test", "x.ckpt", 60)
+    assert metrics["data"] == given["data"]
     assert metrics["accuracy"] == pytest.approx(np.mean(given["label"] == given["prediction"]))
     with np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {"classes", "subject", "record", "start", "label", "prediction", "probabilities"}

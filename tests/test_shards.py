@@ -194,6 +194,18 @@ def test_a_shard_replaced_while_it_is_in_use_is_refused(tmp_path, monkeypatch):
         _ = shards[0].signal
 
 
+def test_data_are_the_same_if_results_of_them_are(tmp_path):
+    """Whichever version of the program wrote them: nobody is made to train again for that."""
+
+    def content(**changes):
+        return open_shard(tmp_path / small_shards.write(tmp_path, 3, **changes)).content
+
+    first = content()
+    assert content(commit="another", versions={"numpy": "3"}) == first
+    others = {"arguments": {**small_shards.ARGUMENTS, "low": 30.0}}, {"rest_classes": []}, {"repetitions": 2}
+    assert len({first, *(content(**one) for one in others)}) == 4
+
+
 def numbered_anew(path):
     """The same file or folder, with the same times, under other inodes: as network drives show one that they forgot."""
     copy = path.with_name("copy")

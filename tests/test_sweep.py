@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import sweep
 import train
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, read_json, write_json
+from semg.data.inputs import Inputs, shards_of
 from semg.data.splits import SUBSETS, read_split
 from semg.flags import grid, training
 from semg.inference.checkpoint import write_checkpoint
@@ -63,23 +65,34 @@ class FakeScripts:
         self.called.append((script, key, "--resume" in words))
         if script == "evaluate.py":
             digest = hashlib.sha256((folder / "best_model.ckpt").read_bytes()).hexdigest()
-            split = read_split(sweep.Path(value["--split"])).checksum
-            output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split}
+            split, inputs = inputs_of(value)
+            output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split.checksum}
+            output["data"] = {"checksums": inputs.scored}
             write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(self.test(*key))})
             return ""
         _, settings = training.checked(words)
-        write_json(folder / "config.json", {"arguments": settings})
+        split, inputs = inputs_of(value)
+        derived = {"shards_sha256": inputs.shards}
+        write_json(folder / "config.json", {"arguments": settings, "derived": derived})
         (folder / "last.ckpt").touch()
         if key in self.fails:
             return "step 7: expected a finite loss"
         scores = people(self.val(*key))
         mean = float(np.mean([one["macro_f1"] for one in scores.values()]))
         output = {"epoch": 1, "validation": {"val/macro_f1": mean}, "validation_per_subject": scores}
+        output |= {"split": {"checksum": split.checksum}, **derived}
         write_checkpoint(folder / "best_model.ckpt", output, {"key": torch.tensor(list(map(ord, str(key))))})
         return ""
 
     def count(self, script):
         return [key for name, key, _ in self.called if name == script]
+
+
+def inputs_of(flag_values):
+    """The split that a script is given, and what data it finds."""
+    split, shards = Path(flag_values["--split"]), Path(flag_values["--shards"])
+    read = read_split(split, shards)
+    return read, Inputs.of(read, shards_of([read], shards))
 
 
 def people(scores):
@@ -296,9 +309,101 @@ def test_runs_of_another_split_are_not_taken_for_this_one(run, data, tmp_path):
     scripts = FakeScripts(lambda *_: {"03": 0.5}, test)
     assert run(scripts, *words) == 0
     small_shards.write_split(split, train=people[1:2], val=people[2:3], test=people[3:])
-    with pytest.raises(DataError, match=r"seed0: expected a run with split_sha256 .*, found .*; choose another --out"):
+    with pytest.raises(
+        DataError,
+        match=r"seed0: expected a run of .*split as it is now, found one of other data .*; choose another --out",
+    ):
         run(scripts, *words)
     assert len(scripts.called) == 1
+
+
+EVERYBODY = range(1, 6)
+
+
+@pytest.fixture
+def own_data(data, tmp_path):
+    """The data, to be changed; and `remake(*people, **changes)`, which makes their shards anew."""
+    shutil.copytree(data, tmp_path / "data")
+
+    def remake(*people, **changes):
+        for person in people:
+            small_shards.write(tmp_path / "data" / "shards", person, **changes)
+
+    return tmp_path / "data", remake
+
+
+def fake(**more):
+    """Scripts of a sweep with one run."""
+    return FakeScripts(lambda *_: {"04": 0.5}, lambda *_: {"05": 0.5}, **more)
+
+
+def before_each(scripts, name, do):
+    """The same scripts; `do` is called before each start of the script of that name."""
+
+    def called(command, console):
+        if Path(command[1]).name == name:
+            do()
+        return scripts(command, console)
+
+    return called
+
+
+def test_shards_made_anew_while_a_sweep_trains_end_it_before_the_next_run(run, own_data, tmp_path):
+    """The table would have mixed runs of different data, without a word."""
+    data, remake = own_data
+    scripts = FakeScripts(val, test)
+
+    def remade_after(command, console):
+        output = scripts(command, console)
+        remake(*EVERYBODY, repetitions=2)
+        return output
+
+    told = r"expected the lists and shards with which this sweep began, found others, .*; choose another --out"
+    with pytest.raises(DataError, match=told):
+        run(remade_after, *flags(data, tmp_path, *GRID))
+    assert len(scripts.called) == 1
+    assert not (tmp_path / "out" / "sweep.csv").exists()
+    with pytest.raises(DataError, match=r"seed0: expected a run of .*shards as it is now, found one of other data"):
+        run(scripts, *flags(data, tmp_path, *GRID))
+    assert len(scripts.called) == 1
+
+
+def test_a_run_of_other_shards_than_the_sweeps_is_in_no_table(run, own_data, tmp_path, capsys):
+    """They were made anew between the sweep's look and the run's own, as a job that waits in a queue may find them."""
+    data, remake = own_data
+    scripts = before_each(fake(), "train.py", lambda: remake(*EVERYBODY, repetitions=2))
+    assert run(scripts, *flags(data, tmp_path, split="folds/fold0")) == 1
+    assert "found one of other data of that name; choose another --out and --checkpoints" in capsys.readouterr().err
+    (row,) = table(tmp_path)
+    assert (row["runs"], row["picked"], row["val_macro_f1"]) == ("0", "", "")
+
+
+def test_a_run_under_way_goes_on_with_its_own_shards_alone(run, own_data, tmp_path):
+    data, remake = own_data
+    words = flags(data, tmp_path, split="folds/fold0")
+    assert run(fake(fails=[("runs", "default", 0)]), *words) == 1
+    remake(*EVERYBODY, repetitions=2)
+    with pytest.raises(DataError, match=r"seed0: expected a run of .*shards as it is now, found one of other data"):
+        run(None, *words)
+    remake(*EVERYBODY, commit="of another version")  # otherwise as they were
+    scripts = fake()
+    assert run(scripts, *words) == 0
+    assert [(name, resumed) for name, _, resumed in scripts.called] == [("train.py", True), ("evaluate.py", False)]
+
+
+def test_a_model_is_scored_on_the_shards_that_are_there(run, own_data, tmp_path, capsys):
+    data, remake = own_data
+    words = flags(data, tmp_path, split="folds/fold0")
+    assert run(fake(), *words) == 0
+    remake(5, repetitions=2)  # who is tested
+    scripts = fake()
+    assert run(scripts, *words) == 0
+    assert [name for name, *_ in scripts.called] == ["evaluate.py"]
+    remake(5, repetitions=1)
+    assert run(before_each(scripts, "evaluate.py", lambda: remake(5)), *words) == 1
+    assert "when the sweep began, found others; run the same command again" in capsys.readouterr().err
+    (row,) = table(tmp_path)
+    assert (row["picked"], row["test_macro_f1"]) == ("yes", "")
 
 
 def test_the_grid_is_every_combination_and_names_depend_on_the_setting_alone():

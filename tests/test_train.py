@@ -228,6 +228,25 @@ def test_a_run_that_is_there_is_not_overwritten_by_accident(here, tmp_path):
         here(tmp_path / "new", *RANDOM, "--resume")
 
 
+def test_a_run_goes_on_with_its_own_shards_alone(here, tmp_path):
+    """One half of its epochs would have been of other data."""
+    shards, split = small_shards.write_all(tmp_path)
+    flags = [*RANDOM, "--epochs", 1, "--augment", "none", "--shards", shards, "--split", split]
+    here(tmp_path / "run", *flags)
+    best = open_checkpoint(tmp_path / "run" / "best_model.ckpt").description
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert best["shards_sha256"] == config["derived"]["shards_sha256"] != ""
+    for person in range(1, 5):
+        small_shards.write(shards, person, repetitions=2)
+    with pytest.raises(
+        DataError, match=r"expected the shards in .*shards as they were, found them made anew otherwise"
+    ):
+        here(tmp_path / "run", *flags, "--resume")
+    for person in range(1, 5):  # as they were, but for who made them
+        small_shards.write(shards, person, commit="another", versions={"numpy": "3"})
+    here(tmp_path / "run", *flags, "--resume")
+
+
 def test_a_wrong_input_does_not_cost_the_run_that_was_to_be_overwritten(here, tmp_path):
     here(tmp_path / "run", *RANDOM, "--epochs", 1)
     before = tree(tmp_path / "run")

@@ -12,7 +12,7 @@ their order around the arm; `rest_classes`, the classes in which no gesture is m
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from semg.data.windows import WINDOW_FIELDS, continuous
 FORMAT_VERSION = 2
 _OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
 _SUBJECTS_SHOWN = 20  # in a message
+_OF_NO_MATTER = ("checksum", "versions", "commit")  # to results
 
 
 # --- one shard ---------------------------------------------------------------------------------------------
@@ -49,12 +50,14 @@ class Shard:
     channels: names of the signal's columns. rings: of electrodes, their places among the channels in their order around
     the arm; empty: no whole ring. classes: gestures; a window's label is an index into them. rest_classes: those in
     which no gesture is made, perhaps none. arguments: of filter and windows. window: samples.
+    content: checksum of all that results can depend on, as the shard was read; empty where it was not read.
     """
 
     path: Path
     meta: dict[str, Any]
     source: np.ndarray | SignalFile
     windows: np.ndarray
+    content: str = ""
 
     def __post_init__(self) -> None:
         meta = self.meta
@@ -126,6 +129,17 @@ def _file_facts(path: Path) -> dict[str, Any]:
 def meta_checksum(meta: Mapping[str, Any]) -> str:
     """Checksum of the content of a shard.json, or split.json, but for the checksum itself."""
     return text_checksum(json.dumps({key: value for key, value in meta.items() if key != "checksum"}, sort_keys=True))
+
+
+def content_checksum(meta: Mapping[str, Any]) -> str:
+    """The same without what changes nothing in results: a shard that is made anew from the same recording, in the same
+    way, is the same, also by another version."""
+    return meta_checksum({key: value for key, value in meta.items() if key not in _OF_NO_MATTER})
+
+
+def data_checksum(shards: Iterable[Shard]) -> str:
+    """One checksum over all that results can depend on of some shards, in their order."""
+    return text_checksum("".join(shard.content for shard in shards))
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -204,7 +218,7 @@ def _open_once(path: Path, verify: bool) -> Shard:
     with npy_errors(path / "windows.npy"):
         windows = np.load(path / "windows.npy", allow_pickle=False)
     _check_arrays(path, meta, signal, windows)
-    return Shard(path, meta, signal, windows)
+    return Shard(path, meta, signal, windows, content_checksum(meta))
 
 
 def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 
 from semg.common.console import Console, counted, next_command
 from semg.common.errors import DataError
-from semg.common.files import read_json, text_checksum
+from semg.common.files import read_json
 from semg.data import gestures
-from semg.data.shards import WindowSet, open_verified
+from semg.data.shards import WindowSet, data_checksum, open_verified
 from semg.data.splits import Split
 from semg.evaluation import metrics
 from semg.evaluation.scored_windows import ScoredWindows
@@ -110,9 +110,9 @@ def restriction(windows: Mapping[str, Mapping[str, WindowSet]]) -> dict[str, Any
     return {"classes_left_out": left_out} if left_out else {}
 
 
-def data_checksum(windows: Iterable[WindowSet]) -> str:
+def checksum_of(windows: Iterable[WindowSet]) -> str:
     """One checksum over the shards of several sets of windows."""
-    return text_checksum("".join(shard.meta["checksum"] for one in windows for shard in one.shards))
+    return data_checksum(shard for one in windows for shard in one.shards)
 
 
 def write(
@@ -154,16 +154,17 @@ def report(
 
 
 def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None, int]]:
-    """Each method that has a result in every fold: the leading metric's mean and standard deviation over all folds'
-    people, and how many people they are."""
+    """Each method that has a result in every fold, made as is asked now: the leading metric's mean and standard
+    deviation over all folds' people, and how many people they are."""
     people: dict[str, dict[str, float]] = {}
     whole = {baseline.method for baseline in baselines}
     for baseline in baselines:
         path = baseline.folder / "metrics.json"
-        if not path.is_file():
+        report = read_json(path, "metrics of this run") if path.is_file() else {}
+        if report.get("baseline") != baseline.settings:  # of other data, or as it was before it was to be overwritten
             whole.discard(baseline.method)
             continue
-        scores = read_json(path, "metrics of this run")["per_subject"]
+        scores = report["per_subject"]
         people.setdefault(baseline.method, {}).update({who: one[metrics.leading().name] for who, one in scores.items()})
     by_method = {}
     for method in dict.fromkeys(baseline.method for baseline in baselines):

@@ -5,8 +5,8 @@ averaged before anything else; folds add people.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,6 +19,7 @@ from semg.common.errors import DataError, SettingError
 from semg.common.files import is_system_file, read_json
 from semg.common.schema import is_finite, is_whole, text
 from semg.data.putemg import parse_record
+from semg.data.shards import difference
 from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
 
 ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
@@ -36,7 +37,8 @@ class Evaluation:
     """One training run's scores by one metric. subjects: each one's metric; windows: how many of each were scored.
 
     subset: of the split; None where only predictions are there, which do not say. simulated: whether the
-    result says that recordings were.
+    result says that recordings were. data: what it says of the shards scored, as `ScoredWindows` has it; empty where
+    it says nothing.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Evaluation:
     subjects: dict[str, float]
     windows: dict[str, int]
     simulated: bool = False
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,18 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
     subset = content.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
-    return Evaluation(path, subset, subjects, windows, content.get("simulated") is True)
+    return Evaluation(path, subset, subjects, windows, content.get("simulated") is True, _data_of(path, content))
+
+
+def _data_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the result says of the shards; empty where it was made before results said it."""
+    data = content.get("data")
+    if data is None or data == {}:
+        return {}
+    parts = [data.get(name) for name in ("arguments", "checksums")] if isinstance(data, dict) else []
+    if not parts or not all(isinstance(part, dict) and all(map(text, part)) for part in parts):
+        raise DataError(f"{path}: expected arguments and checksums of shards as data, found another")
+    return data
 
 
 def _number(value: object) -> float:
@@ -231,6 +245,31 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
             recording = [part for part in one.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
             if [p for p, n in one.windows.items() if first.setdefault((p, *recording), n) != n]:
                 notes.append(f"{method.name}: {one.path} has other numbers of windows than the runs before it")
+    return [*notes, *_other_data(methods)]
+
+
+def _other_data(methods: Sequence[Method]) -> list[str]:
+    """A note for each method of which a result is of shards made in another way than the first, or made anew between
+    two results."""
+    notes, first = [], None
+    scored: dict[str, tuple[Path, object]] = {}  # recording -> where it was scored first, and its checksum
+    for method in methods:
+        wrong = ""
+        for one in filter(lambda one: one.data, method.evaluations):
+            first = first or one
+            how, usual = (
+                {"": {**each.data["arguments"], "rate": each.data.get("rate"), "unit": each.data.get("unit")}}
+                for each in (one, first)
+            )
+            if how != usual:
+                found = printable(difference(usual, how, ""))[:120]
+                wrong = wrong or f"{one.path} is of shards made otherwise than {first.path}: expected {found}"
+            for record, checksum in one.data["checksums"].items():
+                path, known = scored.setdefault(record, (one.path, checksum))
+                if known != checksum:
+                    wrong = wrong or f"the shard of {record} was made anew otherwise between {path} and {one.path}"
+        if wrong:
+            notes.append(f"{method.name}: {wrong}")
     return notes
 
 

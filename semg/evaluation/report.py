@@ -39,7 +39,7 @@ def write_results(
     `metrics.report`. Windows of the label UNLABELLED serve these alone, and are in no file.
     """
     scored = report(windows, prediction, probabilities, vote=vote, hold=hold)
-    content = {**scored, "simulated": windows.simulated, **extra}
+    content = {**scored, "simulated": windows.simulated, "data": dict(windows.data), **extra}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     _write_predictions(folder / "predictions.npz", windows, prediction, probabilities)

@@ -1,7 +1,8 @@
 """The windows that an evaluation scores: what is true of each, whose it is, and when it was."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ class ScoredWindows:
 
     label: (n,) indices into classes, or UNLABELLED of windows that serve to smooth decisions alone; subject, record,
     start: (n,) whose window, of which recording, from which sample on. rest_classes: those of classes in which no
-    gesture is made. rate: Hz. simulated: whether some recording was.
+    gesture is made. rate: Hz. simulated: whether some recording was. data: for results to say how the shards were made
+    (rate, unit, arguments), and the content's checksum of each recording.
     """
 
     label: np.ndarray
@@ -27,11 +29,13 @@ class ScoredWindows:
     window_seconds: float
     stride_seconds: float
     simulated: bool = False
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, windows: WindowSet, rows: np.ndarray | slice = slice(None)) -> "ScoredWindows":
         """Those of some shards, all or those at the places `rows`."""
         shard = windows.shards[0]
+        scored = [windows.shards[place] for place in np.unique(windows.shard[rows])]
         return cls(
             label=windows.label[rows],
             subject=windows.subject[rows],
@@ -43,4 +47,10 @@ class ScoredWindows:
             window_seconds=windows.window / shard.rate,
             stride_seconds=shard.arguments["stride"] / shard.rate,
             simulated=windows.simulated,
+            data={
+                "rate": shard.rate,
+                "unit": shard.meta["unit"],
+                "arguments": shard.arguments,
+                "checksums": {one.record: one.content for one in scored},
+            },
         )

@@ -1,7 +1,7 @@
 """Scripts that work through a folder of folds, and can have each fold done by a run of its own."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from semg.common import cli
@@ -78,23 +78,26 @@ def _launch(
     left = baseline_results.unfinished(baselines, args.overwrite)
     folds = dict.fromkeys(baseline.fold for baseline in left)
     jobs = [Job(fold, cli.part_of_this(script, ["folds"], "--folds", fold)) for fold in folds]
-    failures = 0
+    failed = set()
     for job, wrong in many.run(jobs, "folds"):
-        failures += bool(wrong)
         if wrong:
+            failed.add(job.name)
             console.error(f"{job.name}: {wrong}")
-    code = baseline_results.finish(console, args.out, baselines, left, _scores(left))
-    return 1 if failures else code
+    code = baseline_results.finish(console, args.out, baselines, left, _scores(left, failed, console))
+    return 1 if failed else code
 
 
-def _scores(baselines: Sequence[Baseline]) -> Mapping[str, float]:
-    """The leading metric of those that have a result."""
+def _scores(baselines: Sequence[Baseline], failed: Collection[str], console: Console) -> Mapping[str, float]:
+    """The leading metric of those that have a result; names one that is of other data, as when shards were made anew
+    before its job began. failed: folds whose jobs did, of which what was to be overwritten may still be there."""
     scores = {}
     for baseline in baselines:
         try:
             if baseline_results.unfinished([baseline], overwrite=False):
                 continue
-        except DataError:  # what was to be overwritten is still there
+        except DataError as error:
+            if baseline.fold not in failed:
+                console.error(f"{baseline.name}: {cli.in_words(error)}")
             continue
         report = read_json(baseline.folder / "metrics.json", "metrics of this run")
         scores[baseline.name] = report["mean_over_subjects"][metrics.leading().name]

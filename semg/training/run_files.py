@@ -17,6 +17,7 @@ from semg.common.errors import DataError
 from semg.common.files import write_json, write_text
 from semg.common.provenance import how_made
 from semg.common.schema import OBJECT, TEXT, Field, check_fields, is_finite, is_whole
+from semg.data.shards import data_checksum
 from semg.inference.checkpoint import Checkpoint, write_checkpoint
 from semg.training.band_rotation import STRENGTHS
 from semg.training.config import TrainConfig
@@ -71,6 +72,7 @@ def expected_fields(classes: int) -> dict[str, Field]:
     return {
         "config": OBJECT,
         "split": TEXT,
+        "shards": replace(TEXT, needed=False),
         "backbone": replace(OBJECT, needed=False),
         "state": Field(f"an object with {', '.join(RunState().__dict__)}", _has_exactly(RunState)),
         "state.training": loop,
@@ -151,6 +153,7 @@ def save(run: "Trainer", *, wait: bool = True) -> None:
         "config": run.asked.to_dict(),
         "batch_size": run.config.batch_size,
         "split": run.split.checksum,
+        "shards": checksum_of_shards(run),
         "backbone": run.first_weights,
         "state": run.state.to_dict(),
     }
@@ -175,7 +178,7 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         "a run to resume",
         "start it anew with {overwrite}",
     )
-    check_same_run(last, run.asked, run.split.checksum)
+    check_same_run(last, run.asked, run.split.checksum, checksum_of_shards(run))
     run.first_weights = last.description.get("backbone") or run.first_weights  # the folder may hold others by now
     run.state = RunState.from_dict(last.description["state"])
     if run.state.confusion:
@@ -201,8 +204,14 @@ def tensors_of(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
 
 
-def check_same_run(last: Checkpoint, config: TrainConfig, split: str) -> None:
-    """DataError, naming the setting, unless last.ckpt is of a run with this config and the split of this checksum."""
+def checksum_of_shards(run: "Trainer") -> str:
+    """Of the shards that the run trains and validates on."""
+    return data_checksum([*run.data.train.shards, *run.data.val.shards])
+
+
+def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: str) -> None:
+    """DataError, naming the setting, unless last.ckpt is of a run with this config, and of the split and the shards of
+    these checksums."""
     try:
         earlier = TrainConfig.from_dict(last.description["config"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -218,6 +227,11 @@ def check_same_run(last: Checkpoint, config: TrainConfig, split: str) -> None:
             )
     if last.description["split"] != split:
         raise DataError(f"{last.path}: expected the split {config.split} as it is now, found another")
+    if last.description.get("shards", shards) != shards:
+        raise DataError(
+            f"{last.path}: expected the shards in {config.shards} as they were, found them made anew otherwise",
+            hint="make them as they were, or {overwrite} the run",
+        )
 
 
 def facts_of(run: "Trainer") -> dict[str, Any]:
@@ -225,6 +239,7 @@ def facts_of(run: "Trainer") -> dict[str, Any]:
     return {
         "train": run.data.train.facts(),
         "val": run.data.val.facts(),
+        "shards_sha256": checksum_of_shards(run),
         "classes": list(run.classes),
         "steps_per_epoch": run.task.steps_per_epoch,
         "tokens_per_window": run.model.config.tokens,
@@ -258,6 +273,7 @@ def description_of(run: "Trainer") -> dict[str, Any]:
         "pretraining_losses": list(run.state.pretraining_losses),
         "augment": str(run.task.augment),
         "shards": config.shards.as_posix(),
+        "shards_sha256": checksum_of_shards(run),
         "split": {
             "name": run.split.name,
             "folder": config.split.as_posix(),
