@@ -63,7 +63,7 @@ from semg.common.provenance import commit, plain, versions
 from semg.data import gaps
 from semg.data.columns import Roles
 from semg.data.delimited_text import is_number
-from semg.data.faults import find_faults, is_rectified
+from semg.data.faults import find_faults, sign_in_words
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gaps import Gap
 from semg.data.gestures import chosen, is_rest
@@ -72,7 +72,7 @@ from semg.data.recording_list import Entry, read_list
 from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum, common_lines
 from semg.data.tables import UNITS, Table, in_order, is_simulated, label
-from semg.data.windows import whole_windows, without_gaps
+from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
@@ -195,7 +195,9 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
     roles = table.roles(args.channels, place)
     missing = table.gaps(roles, args.rate)
     samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
-    labels, belonging = table.labels(place), (table.trials(roles), table.unit(roles.channels), *table.belongs_to(roles))
+    (person, doubts), end = table.belongs_to(roles), table.end_in_words()
+    doubts = (*doubts, end) if end else doubts
+    labels, belonging = table.labels(place), (table.trials(roles), table.unit(roles.channels), person, doubts)
     return Reading(table.names, roles, samples, missing, judged_by, labels, *belonging, of)
 
 
@@ -278,11 +280,8 @@ def doubts(entry: Entry, reading: Reading, unit: str | None) -> list[str]:
         found.append(f"its column says that person {reading.person} was recorded, the list says {entry.facts.subject}")
     if unit is not None and reading.unit not in ("", unit):
         found.append(f"its unit is {reading.unit} by the names of its channels, --unit says {unit}")
-    if is_rectified(reading.samples):
-        found.append(
-            "its samples are never below 0 and most lie near it: a rectified signal or an envelope loses its course "
-            "to the filter (--low)"
-        )
+    if sign := sign_in_words(reading.samples):
+        found.append(sign)
     return found
 
 
@@ -420,9 +419,7 @@ def make_shard(
     samples, missing = reading.samples, reading.missing
     windows = windows_of(reading, how, classes, args)
     if len(windows) == 0:
-        lost = gaps.in_words(missing, args.rate)
-        actual = f"found none ({lost})" if lost else "found none"
-        raise DataError(f"{entry.path}: expected segments of a gesture of at least a window, {actual}")
+        raise without_a_window(entry.path, reading, classes, args)
     spec = FilterSpec(args.low, args.high, args.order, tuple(settled.notch), args.causal)
     with np.errstate(over="ignore", invalid="ignore"):
         signal = filtered(
@@ -449,6 +446,18 @@ def make_shard(
     write_shard(path, meta, signal, windows)
     wrong = [str(faults), gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
     return "done", np.bincount(windows["label"], minlength=len(classes)), ", ".join(filter(None, wrong))
+
+
+def without_a_window(path: Path, reading: Reading, classes: list[str], args: argparse.Namespace) -> DataError:
+    """For a recording of whose labels none lasts long enough, or without missing samples."""
+    lasting = [stop - first for first, stop, name in zip(*segments(reading.labels), strict=True) if name in classes]
+    lost = gaps.in_words(reading.missing, args.rate)
+    actual = f"found none longer than {max(lasting, default=0) / args.rate:.3g} s" + (f" ({lost})" if lost else "")
+    needed = args.transition_margin + args.window.samples(args.rate) / args.rate
+    return DataError(
+        f"{path}: expected segments of a gesture of at least a window, {actual}",
+        hint=f"{{transition_margin}} and {{window}} take {needed:.3g} s",
+    )
 
 
 def expect_same(path: Path, seen: Look, file: tuple[int, int] | None) -> None:

@@ -7,6 +7,7 @@ counted by the same rows; what it cannot be sure of is an error that names the l
 import csv
 import io
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise, takewhile
@@ -27,6 +28,7 @@ _UNIT = re.compile(  # a cell below a name that says the unit of what follows, o
     re.IGNORECASE,
 )
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's own first line
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # blanks without width, which copied text brings along
 _BINARY = {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -149,7 +151,13 @@ def decoded(path: Path, what: str) -> str:
         text = raw.decode("cp1252", "replace")  # a header such as `EMG (µV)` from Windows; digits are the same in all
     if "\0" in text:
         raise DataError(f"{path}: expected {what} as text, found binary data")
-    return text
+    return as_written(text)
+
+
+def as_written(text: str) -> str:
+    """The text as a person sees it: an accent and its letter are one character, as macOS's file names have them as two,
+    and nothing is in it that is not seen."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text.translate(_INVISIBLE))
 
 
 def _unmarked(raw: bytes) -> str:

@@ -11,6 +11,8 @@ from semg.data.putemg import ADC_BITS
 ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # what putEMG's converter can say at most
 SATURATED_SHARE = 0.01  # of the samples at a converter's ends
 _NEAR = 2.0  # standard deviations from the least value to the mean: a rectified Gaussian has 1.3, a raw one over 3
+_BITS = (8, 16, 24, 32)  # of whole numbers
+_OF_EITHER_SIGN, _OUTSIDE = 0.1, 0.95  # least share of samples of each sign, and of both
 _FEW_VALUES = 64  # below so many distinct values a channel is often at its ends without being cut off there
 
 
@@ -56,13 +58,40 @@ def find_faults(
     return ChannelFaults(dead, saturated, duplicate)
 
 
-def is_rectified(samples: np.ndarray) -> bool:
-    """Whether no channel falls below 0 and most end near their mean there, as rectified signals and envelopes do.
+def sign_in_words(samples: np.ndarray) -> str:
+    """What is to be doubted of (T, channels) samples that are never below 0; nothing where a converter may count so."""
+    if samples.min() < 0:
+        return ""
+    if bits := _bits_of_unsigned(samples):
+        return (
+            f"its samples lie near 0 and near {2**bits - 1} and seldom between: negative ones were read as unsigned "
+            f"numbers of {bits} bits"
+        )
+    if _is_rectified(samples):
+        return (
+            "its samples are never below 0 and most lie near it: a rectified signal or an envelope loses its course "
+            "to the filter"
+        )
+    return ""
+
+
+def _bits_of_unsigned(samples: np.ndarray) -> int:
+    """Of how many bits signed numbers were that were read as unsigned ones: most lie in the first and in the last
+    quarter of what so many bits hold. 0 where it does not look so."""
+    most = samples.max()
+    bits = next((bits for bits in _BITS if most < 2**bits), 0)
+    if not bits or not np.array_equal(samples, np.round(samples)):
+        return 0
+    low, high = (samples < 2**bits / 4).mean(axis=0), (samples >= 2**bits * 3 / 4).mean(axis=0)
+    both = np.median(np.minimum(low, high)) > _OF_EITHER_SIGN and np.median(low + high) > _OUTSIDE
+    return bits if both else 0
+
+
+def _is_rectified(samples: np.ndarray) -> bool:
+    """Whether most channels end near their mean below, as rectified signals and envelopes do.
 
     samples: (T, channels). What a converter counts from 0 reaches about as far below its mean as above it.
     """
-    if samples.min() < 0:
-        return False
     spread = samples.std(axis=0)
     alive = spread > 0
     below = (samples.mean(axis=0) - samples.min(axis=0))[alive] / spread[alive]

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from semg.common.errors import DataError
 from semg.common.schema import text
 from semg.data import records
-from semg.data.delimited_text import DelimitedText
+from semg.data.delimited_text import DelimitedText, as_written
 from semg.data.records import Record
 from semg.data.times import DAY, Moment, ends_in_a_zones_name, moment_of
 
@@ -108,7 +108,7 @@ def _file(folder: Path, cell: str) -> Path:
     path = folder / cell.replace("\\", "/")
     if path.exists() or not path.parent.is_dir():
         return path
-    alike = [one for one in path.parent.iterdir() if one.name.casefold() == path.name.casefold()]
+    alike = [one for one in path.parent.iterdir() if as_written(one.name).casefold() == path.name.casefold()]
     return alike[0] if len(alike) == 1 else path
 
 
@@ -133,7 +133,7 @@ def _check_names(rows: Sequence[_Row]) -> None:
                 f"which both become {row.name}"
             )
         seen[row.name.casefold()] = row
-        number = row.subject.casefold().lstrip("0")
+        number = re.sub(r"(?<!\d)0+(?=\d)", "", row.subject.casefold())
         if (known := numbered.setdefault(number, row.subject)) != row.subject:
             raise DataError(f"{where}: expected one name for one person, found {row.subject} after {known}")
 

@@ -28,7 +28,7 @@ from semg.data.columns import (
     unit_of_time,
 )
 from semg.data.counters import Cycle, cycle_of, unwrapped
-from semg.data.delimited_text import DelimitedText, is_number, number
+from semg.data.delimited_text import DelimitedText, as_written, is_number, number
 from semg.data.gaps import Gap
 from semg.data.preprocessing import exact_in_float32
 from semg.data.putemg_recording import Recording, is_hdf5
@@ -43,6 +43,7 @@ RATE_TOLERANCE = 0.02  # by which the steps of a time column may differ from the
 _RATE_SEARCH = 12.0  # a time whose unit is not known and whose steps are further off says nothing about the rate
 _CHANCE = 1e-3  # that labels change only where a counter begins anew
 _HERTZ = re.compile(r"(\d+(?:[.,]\d+)?) ?hz", re.IGNORECASE)
+_FULL_SHEETS = (65_536, 1_048_576)  # rows of an Excel sheet, of the old format and the new
 _HEAD = 1000  # rows from which it is told which columns hold numbers
 
 
@@ -106,6 +107,7 @@ class Table:
         self._wrong: dict[int, tuple[int, str]] = {}  # line and text of a column's first cell that holds no number
         self._decimal = "."
         self._below: tuple[list[str], ...] = ()  # the names: units and rates of the columns
+        self._last_line = 0  # of the file, that holds a sample
         if path.suffix.lower() == ".npy":
             values = _read_npy(path)
             self.names = tuple(str(place + 1) for place in range(values.shape[1]))
@@ -122,6 +124,7 @@ class Table:
 
     def find(self, name: str) -> int | None:
         """The place of the column `name`, also in other capitals if only one is called so. DataError if two are."""
+        name = as_written(name)
         places = [place for place, one in enumerate(self.names) if one == name]
         places = places or [place for place, one in enumerate(self.names) if one.casefold() == name.casefold()]
         if len(places) > 1:
@@ -224,6 +227,12 @@ class Table:
             person = values[0] if who and values else person
         return person, tuple(doubts)
 
+    def end_in_words(self) -> str:
+        """What is to be doubted of the table's end; nothing where it may be the recording's."""
+        if self._last_line not in _FULL_SHEETS:
+            return ""
+        return f"it ends with line {self._last_line}, the last row of an Excel sheet: is the rest of it missing?"
+
     def trials(self, roles: Roles) -> tuple[str, np.ndarray]:
         """Name of the column that counts trials, nothing without one; and first samples of trials right after another.
 
@@ -313,6 +322,7 @@ class Table:
             for place, column in self._texts.items():
                 column.append(row[place])
             n_samples += 1
+            self._last_line = line
         self._numbers = dict(zip(numeric, np.array(flat).reshape(n_samples, len(numeric)).T, strict=True))
         return n_samples
 
@@ -331,7 +341,7 @@ class Table:
 
 def label(cell: str, decimal: str = ".") -> str:
     """A label as it is compared with others: `1`, `1.0` and `01` are one class; NaN is no label."""
-    cell = cell.strip()
+    cell = as_written(cell).strip()
     if not is_number(cell, decimal):
         return cell
     value = number(cell, decimal)

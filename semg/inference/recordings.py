@@ -9,7 +9,7 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.data import gaps
 from semg.data.columns import taken_in_order
-from semg.data.faults import ADC_ENDS, ChannelFaults, find_faults
+from semg.data.faults import ADC_ENDS, ChannelFaults, find_faults, sign_in_words
 from semg.data.filters import default_band
 from semg.data.preprocessing import USUAL_RMS, common_scale
 from semg.data.spectrum import Spectrum
@@ -83,6 +83,8 @@ def _faults(
         warn(f"{path}: {source.assumed}")
     if source.missing:
         warn(f"{path}: {gaps.in_words(source.missing, source.rate)}; times of decisions do not count them")
+    if sign := sign_in_words(source.samples):
+        warn(f"{path}: {sign}")
     if still := gaps.still_in_words(gaps.still_stretches(source.samples, source.rate), source.rate):
         warn(f"{path}: {still}")
     return faults

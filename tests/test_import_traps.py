@@ -1,0 +1,65 @@
+"""import_csv.py on tables that look right and are not: names written in two ways, numbers read without their sign."""
+
+import unicodedata
+
+import pytest
+from test_import_csv import study  # noqa: F401  a fixture
+
+from semg.common.errors import DataError
+
+
+def test_gestures_and_columns_have_one_name_however_their_accents_are_written(study):  # noqa: F811
+    """macOS writes an accent behind its letter: the same word was two classes, which look alike."""
+    words = {"fist": "ferm\u00e9", "open": "ouverte\u200b", "idle": "rel\u00e2ch\u00e9"}
+    study.write(lambda t: t.replace({"label": words}).rename(columns={"label": "gest\u00e9"}))
+    path = study.folder / "p2.csv"
+    path.write_text(unicodedata.normalize("NFD", path.read_text(encoding="utf-8")), encoding="utf-8")
+    study.run("--labels", "geste\u0301", "--classes", "ferme\u0301", "ouverte", "rela\u0302che\u0301")
+    assert [shard.classes for shard in study.shards()] == [("ferm\u00e9", "ouverte", "rel\u00e2ch\u00e9")] * 2
+
+
+def test_files_and_people_have_one_name_however_their_accents_are_written(study):  # noqa: F811
+    study.write(name="ferme\u0301{}.csv")
+    study.list.write_text("file,subject\nferm\u00e91.csv,Jose\u0301\nferme\u03012.csv,Jos\u00e9\n", encoding="utf-8")
+    assert study.run()[0] == 0
+    assert [(shard.record, shard.subject) for shard in study.shards()] == [
+        ("ferm\u00e91", "Jos\u00e9"),
+        ("ferm\u00e92", "Jos\u00e9"),
+    ]
+
+
+@pytest.mark.parametrize("second", ["P01", "p1", "P001"])
+def test_one_person_under_two_names_is_refused(study, second):  # noqa: F811
+    """They would have been in training and in test."""
+    study.write(people=3)
+    study.list.write_text(f"file,subject\np1.csv,P1\np2.csv,{second}\np3.csv,P10\n")
+    with pytest.raises(DataError, match=f"expected one name for one person, found {second} after P1"):
+        study.run()
+
+
+def test_numbers_that_were_read_without_their_sign_are_doubted(study):  # noqa: F811
+    """A byte of -1 read as 255: signals of armbands in many public tables."""
+
+    def changed(change):
+        study.write(lambda t: t.assign(**{name: change(t[name].round().clip(-128, 127)) for name in t.columns[:-1]}))
+        return study.run("--overwrite")[2]
+
+    told = "p1.csv: its samples lie near 0 and near {} and seldom between: negative ones were read as unsigned numbers"
+    assert told.format(255) in changed(lambda one: one % 256)
+    assert told.format(65535) in changed(lambda one: one * 9 % 65536)
+    assert changed(lambda one: one + 128) == ""
+
+
+def test_labels_that_mark_beginnings_alone_are_named(study):  # noqa: F811
+    study.write(lambda t: t.assign(label=t["label"].where(t["label"] != t["label"].shift(), "")))
+    code, _, errors = study.run()
+    assert code == 1
+    assert "found none longer than 0.005 s; --transition-margin and --window take" in errors
+
+
+def test_a_table_that_fills_a_sheet_is_doubted(study, monkeypatch):  # noqa: F811
+    """What follows the last row of a sheet is lost when a program saves it."""
+    monkeypatch.setattr("semg.data.tables._FULL_SHEETS", (4801,))
+    study.write()
+    told = "p1.csv: it ends with line 4801, the last row of an Excel sheet: is the rest of it missing?"
+    assert told in study.run()[2]
