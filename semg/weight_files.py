@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from semg.common.errors import DataError, short
-from semg.common.files import version
+from semg.common.files import expect_file, version
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # others are quantised, and mean nothing without their scales
 # Names under which wrappers and models with a head save the weights of what they wrap.
@@ -58,6 +58,7 @@ def stored_tensors(paths: list[Path]) -> dict[str, StoredTensor]:
 
 
 def _header(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
+    expect_file(path, "a model's weights")
     with path.open("rb") as file:
         pointer = file.read(64).startswith(b"version https://git-lfs")
     if pointer:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from semg.data import gaps
 from semg.data.gaps import Gap, breaks, find_gaps, in_words, sampling_interval
@@ -65,6 +66,12 @@ def test_time_that_falls_back_is_a_gap_of_unknown_length():
     assert gap.lost < 0
     assert breaks([gap], 200.0).tolist() == [2500]
     assert "falls back" in in_words([gap], 200.0)
+
+
+def test_the_manual_says_the_tolerance():
+    text = " ".join((ROOT / "docs" / "data.md").read_text(encoding="utf-8").split())
+    assert f"No window spans a gap of more than {1000 * gaps.TOLERANCE:g} ms" in text
+    assert f"A step of more than {1 + gaps.SMALLEST:g} samples is a gap" in text
 
 
 def test_windows_may_span_what_is_shorter_than_the_tolerance():

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from semg.common.errors import DataError
-from semg.common.files import atomic_folder, is_system_file, read_json, text_checksum, write_json, write_text
+from semg.common.files import (
+    atomic_folder,
+    expect_file,
+    is_system_file,
+    read_json,
+    text_checksum,
+    write_json,
+    write_text,
+)
 from semg.common.schema import TEXT, Field, check_fields, is_whole
 from semg.data import records as facts
 from semg.data.putemg import is_record
@@ -94,10 +102,9 @@ def _subjects(records: Iterable[Record]) -> tuple[str, ...]:
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Record names from a text file, sorted. DataError for what cannot be one, or is there twice."""
+    expect_file(path, "record names, one a line")
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected record names, one a line, found no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected record names as text, found {error}") from None
     lines: dict[str, int] = {}

@@ -16,7 +16,7 @@ from scipy.stats import wilcoxon
 
 from semg.common.console import counted, printable
 from semg.common.errors import DataError, SettingError
-from semg.common.files import is_system_file, read_json
+from semg.common.files import expect_file, is_system_file, read_json
 from semg.common.schema import is_finite, is_whole, text
 from semg.data.putemg import parse_record
 from semg.data.shards import difference
@@ -177,6 +177,7 @@ def _count(value: object) -> int:
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
     """Each person's metrics from a predictions.npz."""
+    expect_file(path, "predictions")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             record, label, prediction = (arrays[name] for name in ("record", "label", "prediction"))

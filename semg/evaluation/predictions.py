@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from semg.common.errors import DataError
+from semg.common.files import expect_file
 from semg.common.schema import folder_name, text
 from semg.data.shards import open_shard
 from semg.evaluation.comparison import LONGEST, ROUNDING, subjects_of
@@ -83,6 +84,7 @@ def predictions_of(result: ResultRecord) -> Predictions:
 
 def read_predictions(path: Path, n_classes: int) -> Predictions:
     """Read a predictions.npz. DataError if it is not as evaluate.py writes it, for `n_classes` classes."""
+    expect_file(path, "the predictions of a result")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in ("record", "start", "label", "prediction")}
@@ -91,8 +93,6 @@ def read_predictions(path: Path, n_classes: int) -> Predictions:
         _check_columns(columns, n_classes)
         if shares is not None:
             _check_shares(shares, (len(columns["label"]), n_classes))
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected the predictions of a result, found no such file") from None
     except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, BadZipFile, DataError) as error:
         raise DataError(f"{path}: expected predictions as evaluate.py writes them, found {error}") from None
     return Predictions(path, **columns, probabilities=shares)

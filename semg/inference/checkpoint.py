@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from semg.common.errors import DataError, short
-from semg.common.files import atomic_path, digest_of, json_value, read_json, write_json
+from semg.common.files import atomic_path, digest_of, expect_file, json_value, read_json, write_json
 
 FORMAT = "semg-gpt2 checkpoint"
 VERSION = 2
@@ -154,6 +154,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     if version != VERSION:
         raise DataError(f"{folder / CONFIG}: expected format_version {VERSION}, found {version}; export it again")
     path = folder / WEIGHTS
+    expect_file(path, "an exported model's weights")
     try:
         raw = path.read_bytes()  # not mapped: a file that is cut while it is in use would end the process
         tensors = load(raw)

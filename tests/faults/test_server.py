@@ -30,6 +30,7 @@ import recordings
 from conftest import ROOT
 from downloading import NAMES, PATHS, QUICK, Done, download, from_mirror, md5sums, started, stock, tree, undisturbed
 from share_server import ShareServer
+from test_recording import virtual_of_itself
 from waiting import LONGEST, beside, wait_for
 
 from semg.common.errors import DataError
@@ -387,6 +388,23 @@ def test_a_file_that_is_no_recording(share: ShareServer, tmp_path: Path, what: s
     assert not [path for path in tree(tmp_path) if NAMES[0] in path]
     share.put(FIRST, right)
     well_again(share, tmp_path)
+
+
+def test_a_recording_whose_samples_lie_elsewhere_is_no_file_that_is_kept(share: ShareServer, tmp_path: Path) -> None:
+    """To read a virtual data set of itself ends a process: the next run would have met it again."""
+    (tmp_path / "made").mkdir()
+    made = recordings.write(tmp_path / "made", recordings.frame())
+    virtual_of_itself(made, made)
+    stock(share, sums=False)
+    right = share.files[FIRST].data
+    share.put(FIRST, made.read_bytes())
+    for _ in range(2):
+        done = from_mirror(share, tmp_path / "raw")
+        check_ended(done, code=1)
+        assert f"error: {FIRST}: expected" in done.err and "a virtual data set" in done.err
+        assert not [path for path in tree(tmp_path / "raw") if NAMES[0] in path]
+    share.put(FIRST, right)
+    well_again(share, tmp_path / "raw")
 
 
 # --- resuming from a server that answers wrongly ---------------------------------------------------------------
