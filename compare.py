@@ -28,7 +28,7 @@ from pathlib import Path
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import write_json, write_text
+from semg.common.files import is_system_file, write_json, write_text
 from semg.common.provenance import how_made
 from semg.evaluation import metrics
 from semg.evaluation.comparison import (
@@ -127,10 +127,17 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
 
 def matching(name: str, patterns: Sequence[str]) -> list[Path]:
     """All metrics.json files that the patterns stand for."""
-    paths = [Path(match) for pattern in patterns for match in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
+    paths = [path for pattern in patterns for path in _matches(pattern)]
     if not paths:
         raise DataError(f"--group {name}: expected results at {' '.join(patterns)}, found none")
     return list(dict.fromkeys(run.resolve() for path in paths for run in find_results(path)))
+
+
+def _matches(pattern: str) -> list[Path]:
+    """What there is, but for the files and folders of the system that the pattern does not name itself."""
+    named = Path(pattern).parts
+    paths = map(Path, sorted(glob(pattern, recursive=True)))  # noqa: PTH207
+    return [path for path in paths if not any(is_system_file(part) for part in path.parts if part not in named)]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import compare
 from semg.common.errors import DataError
 from semg.evaluation.comparison import (
     Evaluation,
@@ -243,6 +244,8 @@ def test_files_of_the_system_are_no_results(tmp_path):
     (tmp_path / "a" / "@eaDir" / "metrics.json").mkdir(parents=True)
     write_result(tmp_path / "a" / ".ipynb_checkpoints", {"03": 0.5})
     assert find_results(tmp_path / "a") == [run]
+    for pattern in ("**", "*", "**/metrics.json"):
+        assert compare.matching("x", [f"{tmp_path}/a/{pattern}"]) == [run]
 
 
 def test_predictions_alone_are_scored_by_person(tmp_path, run_here):

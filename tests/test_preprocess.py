@@ -12,6 +12,7 @@ import pytest
 import recordings
 from conftest import ROOT
 
+import preprocess
 from semg.data.filters import FilterSpec, ZeroPhaseFilter
 from semg.data.putemg import MICROVOLTS_PER_COUNT
 from semg.data.shards import list_records, open_shard
@@ -260,6 +261,15 @@ def test_a_pipe_among_the_recordings_is_named_and_waited_for_by_nobody(run_scrip
     done = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--workers", 1, code=1)
     assert "expected a recording, found a pipe" in done.stderr
     assert list_records(tmp_path / "s") == [recordings.record_name(3)]
+
+
+def test_files_of_the_system_are_no_recordings(tmp_path):
+    name = f"{recordings.record_name()}.hdf5"
+    for foreign in (".DS_Store", "Thumbs.db", f"._{name}", f".{name}.tmp", name):
+        (tmp_path / foreign).touch()
+    for foreign in ("@eaDir", "lost+found", ".ipynb_checkpoints"):
+        (tmp_path / foreign).mkdir()
+    assert preprocess.find_recordings(tmp_path, None) == [tmp_path / name]
 
 
 @pytest.mark.parametrize(
