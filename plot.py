@@ -358,10 +358,11 @@ def draw_errors(args: argparse.Namespace) -> str:
         raise DataError(f"{folder}: expected to be told where the shards are, found no word of it; give --shards")
     parts = []
     for k in places:
-        part = excerpt(shards, str(predictions.record[k]), int(predictions.start[k]), ERROR_CHANNELS)
+        record = str(predictions.record[k])
+        part = excerpt(shards, record, int(predictions.start[k]), ERROR_CHANNELS, result.content_of(record))
         caption = f"{result.classes[predictions.label[k]]} taken for {result.classes[predictions.prediction[k]]}"
         caption += f", {predictions.confidence[k]:.0%} sure\n"
-        caption += f"person {predictions.subject[k]}, {part.begin:.2f} s\n{predictions.record[k]}"
+        caption += f"person {predictions.subject[k]}, {part.begin:.2f} s\n{record}"
         parts.append((caption, part))
     simulated = any(run.simulated for run in result.evaluations.values())
     signal_figures.errors(args.out, parts, _title(args, f"Most confident errors of {_run_name(folder)}", simulated))

@@ -403,7 +403,9 @@ def test_an_excerpt_is_the_signal_of_its_window(data):
     places = sorted(np.argsort(-loud)[:3])
     assert part.channels == tuple(shard.channels[k] for k in places)
     assert np.array_equal(part.values, shard.signal[160:800][:, places].astype(np.float32))
-    assert excerpt(data.shards, shard.record, 0, 3).time[0] == 0
+    assert excerpt(data.shards, shard.record, 0, 3, shard.content).time[0] == 0
+    with pytest.raises(DataError, match="the shard that was scored, found it made anew otherwise since"):
+        excerpt(data.shards, shard.record, 0, 3, "of another")
     with pytest.raises(DataError, match="a window at sample 999999"):
         excerpt(data.shards, shard.record, 999_999, 3)
 

@@ -383,7 +383,7 @@ def _wrong_window(
         missing.append("The result does not say where the shards are.")
         part = None
     else:
-        part = _try(missing, excerpt, folder, record, start, CHANNELS)
+        part = _try(missing, excerpt, folder, record, start, CHANNELS, result.content_of(record))
     assert one.probabilities is not None  # noqa: S101  whoever has a confidence has them
     return {
         "subject": str(one.subject[place]),

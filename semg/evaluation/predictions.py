@@ -161,13 +161,16 @@ def surest_errors(predictions: Predictions, most: int) -> list[int]:
     return places
 
 
-def excerpt(shards: Path, record: str, start: int, channels: int) -> Excerpt:
+def excerpt(shards: Path, record: str, start: int, channels: int, content: str = "") -> Excerpt:
     """The signal around the window that begins at sample `start`.
 
-    channels: how many are wanted: those that are loudest in the window, in the shard's order. DataError if the shard is
-    not there, or has no such window.
+    channels: how many are wanted: those that are loudest in the window, in the shard's order. content: the checksum of
+    the shard's content when it was scored, if that is known. DataError if the shard is not there, is another by now or
+    has no such window.
     """
     shard = open_shard(shards / record)
+    if content and content != shard.content:
+        raise DataError(f"{shard.path}: expected the shard that was scored, found it made anew otherwise since")
     if start + shard.window > len(shard.signal):
         raise DataError(f"{shard.path}: expected a window at sample {start}, found {len(shard.signal)} samples")
     first = max(0, start - round(_BESIDE * shard.window))

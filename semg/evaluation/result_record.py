@@ -76,6 +76,11 @@ class ResultRecord:
         """Of each gesture that the model was calibrated with; None of a result that calibrate.py did not write."""
         return self.content.get("calibrate")
 
+    def content_of(self, record: str) -> str:
+        """Checksum of what a recording's shard held when it was scored; empty where the result does not say it."""
+        data = next(iter(self.evaluations.values())).data
+        return str(data.get("checksums", {}).get(record, ""))
+
     @property
     def shards(self) -> Path | None:
         """The folder of shards that the script which made the result was given, also where this is run elsewhere."""
