@@ -67,7 +67,7 @@ class FakeScripts:
             digest = hashlib.sha256((folder / "best_model.ckpt").read_bytes()).hexdigest()
             split, inputs = inputs_of(value)
             output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split.checksum}
-            output["data"] = {"checksums": inputs.scored}
+            output["data"] = {"arguments": {}, "checksums": inputs.scored}
             write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(self.test(*key))})
             return ""
         _, settings = training.checked(words)

@@ -12,7 +12,7 @@ ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # what putEMG's co
 SATURATED_SHARE = 0.01  # of the samples at a converter's ends
 _NEAR = 2.0  # standard deviations from the least value to the mean: a rectified Gaussian has 1.3, a raw one over 3
 _BITS = (8, 16, 24, 32)  # of whole numbers
-_OF_EITHER_SIGN, _OUTSIDE = 0.1, 0.95  # least share of samples of each sign, and of both
+_OF_EITHER_SIGN, _MORE = 0.1, 3.0  # least share of samples near each end, and how much more than in the middle
 _FEW_VALUES = 64  # below so many distinct values a channel is often at its ends without being cut off there
 
 
@@ -76,15 +76,16 @@ def sign_in_words(samples: np.ndarray) -> str:
 
 
 def _bits_of_unsigned(samples: np.ndarray) -> int:
-    """Of how many bits signed numbers were that were read as unsigned ones: most lie in the first and in the last
-    quarter of what so many bits hold. 0 where it does not look so."""
+    """Of how many bits signed numbers were that were read as unsigned ones: they lie at both ends of what so many bits
+    hold, and a signal about 0 seldom in its middle. 0 where it does not look so."""
     most = samples.max()
     bits = next((bits for bits in _BITS if most < 2**bits), 0)
     if not bits or not np.array_equal(samples, np.round(samples)):
         return 0
-    low, high = (samples < 2**bits / 4).mean(axis=0), (samples >= 2**bits * 3 / 4).mean(axis=0)
-    both = np.median(np.minimum(low, high)) > _OF_EITHER_SIGN and np.median(low + high) > _OUTSIDE
-    return bits if both else 0
+    eighth = np.floor(samples * 8 / 2**bits)
+    low, high, middle = ((np.isin(eighth, part)).mean(axis=0) for part in ((0,), (7,), (3, 4)))
+    of_both_signs = np.median(np.minimum(low, high)) > _OF_EITHER_SIGN
+    return bits if of_both_signs and np.median(low + high) > _MORE * np.median(middle) else 0
 
 
 def _is_rectified(samples: np.ndarray) -> bool:
