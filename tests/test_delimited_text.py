@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semg.common.errors import DataError
-from semg.data.delimited_text import DelimitedText, is_header, number
+from semg.data.delimited_text import DelimitedText, as_written, is_header, number
 
 HEADER = ["t", "ch1", "ch2", "label"]
 ROWS = [["0.005", "1.5", "-2", "rest"], ["0.01", "1e-3", "3.25", "rest"], ["0.015", "-4.5", "0", ""]]
@@ -177,4 +177,11 @@ def test_what_csv_writes_is_read_back_or_refused_with_a_line(tmp_path_factory, r
     except DataError as error:
         assert "\n" not in str(error)
     else:
-        assert actual == [[cell.strip() for cell in row] for row in rows]
+        assert actual == [[as_written(cell).strip() for cell in row] for row in rows]
+
+
+def test_cells_are_told_apart_before_their_characters_are(tmp_path):
+    """A Greek question mark is a semicolon to Unicode, and would have made two cells of one."""
+    text = read(tmp_path / "a.csv", "ch1;\u03c4\u03b9\u037e;ferme\u0301\n1;2;3\n4;5;6\n", header=True)
+    assert text.names == ("ch1", "\u03c4\u03b9;", "ferm\u00e9")
+    assert [row for _, row in text.rows()] == [["1", "2", "3"], ["4", "5", "6"]]

@@ -64,7 +64,7 @@ class DelimitedText:
         self.names: tuple[str, ...] | None = None
         self.units: tuple[list[str], ...] = ()
         self._header_rows = 0
-        above = tuple(next(_reader([comment or ""], self.delimiter), []))
+        above = tuple(map(as_written, next(_reader([comment or ""], self.delimiter), [])))
         if len(above) == self.width and header is not False:
             self.names = above  # numpy.savetxt writes a header as a comment
         elif header or (header is None and is_header(first, below[units:], self.decimal)):
@@ -114,7 +114,8 @@ class DelimitedText:
                 raise DataError(f"{self.path}:{last + 1 + self._skipped}: {problem}")
             last = reader.line_num
             if row and row != [""]:
-                yield last + self._skipped, [cell.strip() for cell in row]
+                cells = row if "".join(row).isascii() else map(as_written, row)
+                yield last + self._skipped, [cell.strip() for cell in cells]
 
     @staticmethod
     def _usual_width(first: Sequence[str], below: Sequence[Sequence[str]]) -> int:
@@ -151,12 +152,12 @@ def decoded(path: Path, what: str) -> str:
         text = raw.decode("cp1252", "replace")  # a header such as `EMG (µV)` from Windows; digits are the same in all
     if "\0" in text:
         raise DataError(f"{path}: expected {what} as text, found binary data")
-    return as_written(text)
+    return text
 
 
 def as_written(text: str) -> str:
-    """The text as a person sees it: an accent and its letter are one character, as macOS's file names have them as two,
-    and nothing is in it that is not seen."""
+    """A cell's text as a person sees it: an accent and its letter are one character, as macOS's file names have them as
+    two, and nothing is in it that is not seen. Not of a whole line: a Greek question mark is a semicolon then."""
     return text if text.isascii() else unicodedata.normalize("NFC", text.translate(_INVISIBLE))
 
 
