@@ -104,6 +104,8 @@ def main() -> int:
     write(adapted, model, how, args)
     if not adapted.accepted:
         console.warn(f"the model is kept as it was: {adapted.reason}")
+    if adapted.turn_refused:
+        console.warn(f"rings of electrodes are {adapted.turn_refused}")
     done = f"adapted to {adapted.seconds:.0f} s of signal in {adapted.computing:.1f} s"
     console.finish(
         f"{args.out}: {done if adapted.accepted else 'the model as it was'}; "

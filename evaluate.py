@@ -190,6 +190,8 @@ def adapted(
     for one in result.sessions:
         if not one["accepted"]:
             console.say(f"{one['session']}: the model is kept as it was: {one['reason']}")
+        if one["turn_refused"]:
+            console.say(f"{one['session']}: rings of electrodes are {one['turn_refused']}")
     if result.left_out:
         console.warn(f"nothing to score after the first recording of {', '.join(result.left_out)}: left out")
     if "class_windows" not in model.description:

@@ -263,6 +263,8 @@ def decider(
     adapted = adapt(model, [Signal(signal, model.session_of(signal))])
     if not adapted.accepted:
         console.warn(f"{path}: the model is kept as it was: {adapted.reason}")
+    if adapted.turn_refused:
+        console.warn(f"{path}: rings of electrodes are {adapted.turn_refused}")
     return adapted.model
 
 

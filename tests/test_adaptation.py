@@ -173,7 +173,7 @@ def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monke
     scored: list[dict[int, float]] = []
 
     def scored_and_taken(taken):
-        def choose(candidates, score, _confirmed):
+        def choose(candidates, score, _evidence):
             scored.append({one: score(one) for one in candidates})
             return taken
 
@@ -196,23 +196,52 @@ def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monke
         assert turned[places - 1] == pytest.approx(plain[places], abs=1e-3)
 
 
-def test_a_turn_is_confirmed_by_surer_posteriors_that_contradict_it_less(monkeypatch):
-    """The posteriors are given; what they say of two sets of probabilities is what is tested."""
-    prior, how = np.array([0.5, 0.5]), Adaptation(turn_agreement=0.1)
-    chain = adaptation.SessionModel(np.eye(10), np.zeros(10, int), 0.1, prior, how)
-    sure, unsure = (np.where(np.arange(10)[:, None] < 5, [p, 1 - p], [1 - p, p]) for p in (0.95, 0.6))
+def test_there_is_evidence_for_a_turn_where_posteriors_contradict_it_less_and_are_hardly_less_sure():
+    how = Adaptation(turn_agreement=0.1, turn_uncertainty=0.2)
+    chain = adaptation.SessionModel(np.eye(10), np.zeros(10, int), 0.1, np.array([0.5, 0.5]), how)
+    sure, unsure, lost = (np.where(np.arange(10)[:, None] < 5, [p, 1 - p], [1 - p, p]) for p in (0.95, 0.9, 0.6))
     two_other = np.where(np.isin(np.arange(10), [4, 5])[:, None], sure[:, ::-1], sure)
+    alike, contradicted = adaptation.Explained(sure, sure), adaptation.Explained(two_other, sure)
+    assert chain.evidence(alike, contradicted) == pytest.approx(0.2), "as sure, and contradicted in two windows less"
+    assert chain.evidence(alike, alike) == 0, "contradicted as often"
+    assert chain.evidence(contradicted, alike) == 0, "contradicted more often"
+    hardly, less_sure = adaptation.Explained(unsure, unsure), adaptation.Explained(lost, lost)
+    assert chain.evidence(hardly, contradicted) == pytest.approx(0.2), "hardly less sure"
+    assert chain.evidence(less_sure, contradicted) == 0, "less sure"
+    assert chain.evidence(alike, adaptation.Explained(two_other, lost)) == pytest.approx(0.2), "surer"
 
-    def confirms(turned, own):
-        given = {id(one): posterior for one, posterior in (turned, own)}
-        monkeypatch.setattr(chain, "posterior", lambda one: given[id(one)])
-        return chain.confirms(turned[0], own[0])
 
-    assert confirms((sure.copy(), sure), (two_other.copy(), sure)), "as sure, and contradicted in two windows less"
-    assert not confirms((sure.copy(), sure), (sure.copy(), sure)), "contradicted as often"
-    assert not confirms((two_other.copy(), sure), (sure.copy(), sure)), "contradicted more often"
-    assert not confirms((sure.copy(), unsure), (two_other.copy(), sure)), "less sure"
-    assert confirms((sure.copy(), sure), (two_other.copy(), unsure)), "surer"
+def session_of(rng, gestures):
+    """(n,) classes of 8 that are held for 20 windows each in that order, three times, and a session of them."""
+    label = np.tile(np.repeat(gestures, 20), 3)
+    features = 4 * rng.normal(size=(8, 8))[label] + rng.normal(size=(len(label), 8))
+    how = Adaptation(iterations=10)
+    return label, adaptation.SessionModel(features, np.zeros(len(label), int), 0.125, np.full(8, 1 / 8), how)
+
+
+def said(names, sure):
+    """(n, 8) probabilities that name these, each as sure."""
+    return np.where(names[:, None] == np.arange(8), sure, (1 - sure) / 7)
+
+
+@pytest.mark.parametrize(
+    ("gestures", "named", "taken"),
+    [([0, 1, 2, 3, 4, 5, 6, 7], 0.75, 1), ([0, 0, 0, 0, 1, 0, 0, 2, 0], 0.5, 0)],
+    ids=["all", "few"],
+)
+def test_a_turn_that_looks_right_is_refused_where_a_session_holds_few_gestures(gestures, named, taken):
+    """The turned model names a share of the windows rightly and the others at random, so it names each gesture about as
+    often as the training people made it, though one may be nearly all that was made."""
+    rng = np.random.default_rng(0)
+    label, chain = session_of(rng, gestures)
+    anything = rng.integers(0, 8, len(label))
+    models = {k: said(np.where(rng.random(len(label)) < 0.4, label + k, anything) % 8, 0.6) for k in (0, -1, -2, 2)}
+    models[1] = said(np.where(rng.random(len(label)) < named, label, anything), 0.8)
+    turn = chain.turn([range(8)], lambda places, every: models[places][::every])
+    turned, own = (adaptation.Explained(models[k], chain.posterior(models[k])) for k in (1, 0))
+    assert chain.evidence(turned, own) > 0, "by the other signs the turn is right"
+    assert turn.places == taken
+    assert ("turned by +1 they would fit the model better: gestures are not clear" in turn.refused) == (not taken)
 
 
 def test_a_turn_that_is_not_safe_leaves_the_rings_as_they_are(model, session, monkeypatch):
@@ -232,6 +261,8 @@ def test_a_turn_that_is_not_safe_leaves_the_rings_as_they_are(model, session, mo
     monkeypatch.setattr(adaptation, "_adapted", refused_if_turned)
     result = adaptation.adapt(model, signals, ANYTHING)
     assert len(tried) == 2 and result.accepted and result.turn == 0
+    assert result.turn_refused == "read as in training, though turned by +1 they would fit the model better: no"
+    assert result.to_dict()["turn_refused"] == result.turn_refused
     state = result.model.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in plain.model.network.state_dict().items())
 

@@ -24,18 +24,18 @@ def test_rings_turn_up_to_a_quarter_either_way_the_nearest_first():
 
 
 @pytest.mark.parametrize(
-    ("confirmed", "asked", "taken"),
-    [({-2, 1, -1}, [1], 1), ({-2, -1}, [1, -2], -2), (set(), [1, -2], 0), ({-1, 2}, [1, -2], 0)],
+    ("evidence", "taken"),
+    [({1: 0.01, -2: 0.02, -1: 1.0}, -2), ({1: 0.02, -2: 0.01}, 1), ({-2: 0.01}, -2), ({-1: 1.0, 2: 1.0}, 0), ({}, 0)],
 )
-def test_the_least_uncertain_turn_is_taken_that_is_confirmed(confirmed, asked, taken):
-    uncertain, seen = {0: 1.0, -1: 1.2, 1: 0.7, -2: 0.9, 2: 1.0}, []
+def test_of_the_turns_that_are_surer_the_one_with_most_evidence_is_taken(evidence, taken):
+    uncertain, asked = {0: 1.0, -1: 1.2, 1: 0.7, -2: 0.9, 2: 1.0}, []
 
-    def confirms(places):
-        seen.append(places)
-        return places in confirmed
+    def evidence_of(places):
+        asked.append(places)
+        return evidence.get(places, 0.0)
 
-    assert best_turn(tuple(uncertain), uncertain.__getitem__, confirms) == taken
-    assert seen == asked, "turns that are no better than 0 need not be confirmed"
+    assert best_turn(tuple(uncertain), uncertain.__getitem__, evidence_of) == taken
+    assert asked == [1, -2], "turns that are no surer than 0 need no evidence"
 
 
 def test_without_a_choice_nothing_is_computed():

@@ -24,6 +24,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.forward_backward import smoothed
 from semg.training.loop import DivergedError, LoopState, fit
 from semg.training.optimization import Optimizer, OptimizerConfig
-from semg.training.session_turn import best_turn, candidates, turned_network
+from semg.training.session_turn import Turn, best_turn, candidates, turned_network
 from semg.training.token_task import TokenTask
 
 FLOOR = 1e-4  # added to likelihood ratios: a model that rules a class out for a window may be mistaken
@@ -54,8 +55,8 @@ class Adaptation:
     rounds, epochs: how often posteriors are computed, and passes over the windows for each. every: one window in so
     many is learnt from, another part in each epoch. hold: seconds that a gesture lasts on average.
     temper, anchor: exponents of the features' and of the model's likelihood; overlapping windows are not independent.
-    turn_agreement: share of the windows by which a turned order of the channels must be contradicted less, see
-    `SessionModel.confirms`.
+    turn_agreement: share of the windows by which a turned order of the channels must be contradicted less;
+    turn_uncertainty: nats by which its posteriors may be less sure; most_uncertainty_turned: nats, of these posteriors.
     anneal: share of both at which annealing begins; anneal_check: others, whose posteriors the safeguard compares.
     dimensions: principal components of the features. kappa: how many windows' weight pulls a class's mean to the
     session's. least_agreement, least_agreement_of_starts, most_divergence, most_divergence_smoothed,
@@ -69,6 +70,8 @@ class Adaptation:
     every: int = 2
     hold: float = HOLD
     turn_agreement: float = 0.005
+    turn_uncertainty: float = 0.005
+    most_uncertainty_turned: float = 0.04
     temper: float = 0.3
     anchor: float = 1.0
     balance: float = 0.3
@@ -96,7 +99,7 @@ class Adaptation:
 class Adapted:
     """model: adapted, or the one given where the safeguard kept it; `reason` then says why, else it is empty.
 
-    turn: places by which rings are read turned.
+    turn: places by which rings are read turned; turn_refused: why a turn that seemed right was not taken, if one was.
     seconds: of signal that was adapted to; computing: seconds that it took. agreement: share of windows in which
     posteriors and model agreed before; agreement_of_starts: in which the posteriors agreed with those of other starts;
     divergence, divergence_smoothed, divergence_adapted: of the mean prediction from the prior, nats; the last is of the
@@ -113,6 +116,7 @@ class Adapted:
     agreement_of_starts: float
     divergence_adapted: float | None
     turn: int = 0
+    turn_refused: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -141,7 +145,7 @@ def adapt(
     tokens, recording, spacing = _session_tokens(model, recordings)
     session = SessionModel(tokens.mean(1).double().cpu().numpy(), recording, spacing, class_prior(model), how)
     seconds = sum(len(one.samples) for one in recordings) / model.rate
-    turn, adapted = 0, None
+    turn = Turn()
     if seconds >= how.least_seconds:
         layout = _layout(model, model.rings if rings is None else rings)
 
@@ -149,11 +153,13 @@ def adapt(
             return _decided(turned_network(model.network, layout, places), tokens[::every])
 
         turn = session.turn(layout.rings, decided)
-    if turn:
-        adapted = _adapted(model, turned_network(model.network, layout, turn), tokens, session, seconds, how)
-    if adapted is None or not adapted.accepted:
-        turn, adapted = 0, _adapted(model, copy.deepcopy(model.network), tokens, session, seconds, how)
-    return replace(adapted, turn=turn, computing=time.perf_counter() - began)
+    if turn.places:
+        adapted = _adapted(model, turned_network(model.network, layout, turn.places), tokens, session, seconds, how)
+        if adapted.accepted:
+            return replace(adapted, turn=turn.places, computing=time.perf_counter() - began)
+        turn = Turn(refused=refused_turn(turn.places, adapted.reason))
+    adapted = _adapted(model, copy.deepcopy(model.network), tokens, session, seconds, how)
+    return replace(adapted, turn_refused=turn.refused, computing=time.perf_counter() - began)
 
 
 def _layout(model: TrainedModel, rings: Sequence[Sequence[int]]) -> TokenLayout:
@@ -214,26 +220,51 @@ class SessionModel:
         entropy = -(probability * np.log(probability + 1e-9)).sum(1).mean()
         return float(entropy) + self.divergence(probability)
 
-    def confirms(self, turned: np.ndarray, own: np.ndarray) -> bool:
-        """Whether (n, K) probabilities of a turned model fit the session better than the model's own.
+    def evidence(self, turned: "Explained", own: "Explained") -> float:
+        """Share of the windows by which a turned model is contradicted less than the model as it is; 0: too little.
 
-        Two signs must say so: posteriors that begin with them are no less sure, and contradict them in fewer windows.
+        It is nothing where the turned model's posteriors are less sure.
         """
-        other, posterior = self.posterior(turned), self.posterior(own)
-        if self.uncertainty(other) > self.uncertainty(posterior):
-            return False
-        return _agreement(turned, other) >= _agreement(own, posterior) + self._how.turn_agreement
+        if self.uncertainty(turned.posterior) > self.uncertainty(own.posterior) + self._how.turn_uncertainty:
+            return 0.0
+        less = turned.agreement - own.agreement
+        return less if less >= self._how.turn_agreement else 0.0
 
-    def turn(self, rings: Sequence[Sequence[int]], decided: Callable[[int, int], np.ndarray]) -> int:
+    def doubt_of_turn(self, turned: "Explained") -> str:
+        """Why a turn is to be refused for which there is evidence; empty: it is not.
+
+        A session of few gestures has windows of one gesture divided among several, whose posteriors are then unsure; by
+        such, a wrong turn can look right.
+        """
+        unsure, most = self.uncertainty(turned.posterior), self._how.most_uncertainty_turned
+        return f"gestures are not clear enough to tell: {unsure:.3f} nats, more than {most:g}" if unsure > most else ""
+
+    def turn(self, rings: Sequence[Sequence[int]], decided: Callable[[int, int], np.ndarray]) -> Turn:
         """Places by which the rings seem turned.
 
         decided: (n, K) probabilities of a model turned by so many places, of one window in so many.
         """
-        return best_turn(
-            candidates(rings),
-            lambda places: self.uncertainty(decided(places, self._how.every)),
-            lambda places: self.confirms(decided(places, 1), decided(0, 1)),
+        refused: dict[int, str] = {}
+
+        @cache
+        def explained_by(places: int) -> Explained:
+            probability = decided(places, 1)
+            return Explained(probability, self.posterior(probability))
+
+        def evidence(places: int) -> float:
+            turned = explained_by(places)
+            share = self.evidence(turned, explained_by(0))
+            if not share or not (doubt := self.doubt_of_turn(turned)):
+                return share
+            refused[places] = doubt
+            return 0.0
+
+        places = best_turn(
+            candidates(rings), lambda places: self.uncertainty(decided(places, self._how.every)), evidence
         )
+        if places or not refused:
+            return Turn(places)
+        return Turn(refused=refused_turn(*next(iter(refused.items()))))
 
     def signs(self, before: np.ndarray, posterior: np.ndarray, seconds: float) -> "Signs":
         """What the safeguard looks at. before: (n, K) probabilities; posterior: theirs; seconds: of signal."""
@@ -246,6 +277,19 @@ class SessionModel:
             divergence_smoothed=self.divergence(chained),
             agreement_of_starts=float(np.mean([_agreement(posterior, other) for other in others])),
         )
+
+
+@dataclass(frozen=True)
+class Explained:
+    """(n, K) a model's probabilities, and the posteriors that begin from them."""
+
+    probability: np.ndarray
+    posterior: np.ndarray
+
+    @property
+    def agreement(self) -> float:
+        """Share of the windows in which both decide alike."""
+        return _agreement(self.probability, self.posterior)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +318,11 @@ class Signs:
             alike, least = self.agreement_of_starts, how.least_agreement_of_starts
             return f"gestures are not clear: only {alike:.1%} of the windows are explained alike, less than {least:.0%}"
         return ""
+
+
+def refused_turn(places: int, doubt: str) -> str:
+    """For a person, which turn was not taken and why."""
+    return f"read as in training, though turned by {places:+d} they would fit the model better: {doubt}"
 
 
 def doubt_of_adapted(apart: float | None, how: Adaptation) -> str:

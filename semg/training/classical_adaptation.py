@@ -66,7 +66,7 @@ def adapted_as_the_network(
             probability: np.ndarray = model.predict_proba(session.turned(session.x[::every], places))
             return probability
 
-        turn = chain.turn(session.rings, decided)
+        turn = chain.turn(session.rings, decided).places
     for places in (turn, 0) if turn else (0,):
         adapted_model, reason = _learnt(trained, session, places, chain, how, sample)
         if not reason:

@@ -2,18 +2,27 @@
 
 On a turned sleeve every channel of a ring has the signal of a neighbour. The order in which a model reads the channels
 can be turned back: that is another order of the weights that map a token's features into the network, so a turned
-network is a network like any other. Of a few turns the one is taken under which the model is surest while its decisions
-have the shares of the training people's classes, if what the session's windows say together confirms it: by the first
-sign alone, a model is at times surer of wrong names.
+network is a network like any other. A few turns are tried. Of those under which the model is surer, while its decisions
+have the shares of the training people's classes, the one is taken that what the session's windows say together
+contradicts least: by the first sign alone, a model is at times surer of wrong names.
 """
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from model import GPT2Classifier
 from semg.training.augmentation import TokenLayout
+
+
+@dataclass(frozen=True)
+class Turn:
+    """places: by which rings are read turned, 0 as in training. refused: why a turn that seemed right was not taken."""
+
+    places: int = 0
+    refused: str = ""
 
 
 def candidates(rings: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -26,16 +35,17 @@ def candidates(rings: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(sorted(range(-quarter, quarter + 1), key=abs))
 
 
-def best_turn(places: Sequence[int], uncertainty: Callable[[int], float], confirmed: Callable[[int], bool]) -> int:
-    """Of the turns that are less uncertain than 0 and `confirmed`, the least uncertain one; 0 where there is none.
+def best_turn(places: Sequence[int], uncertainty: Callable[[int], float], evidence: Callable[[int], float]) -> int:
+    """Of the turns that are less uncertain than 0, the one with the most `evidence`; 0 where none has any.
 
-    confirmed: costs more than `uncertainty`, and is asked as seldom as will do.
+    evidence: above 0 for a turn that may be taken; costs more than `uncertainty`, and is asked as seldom as will do.
     """
     if len(places) == 1:
         return 0
     uncertain = {one: uncertainty(one) for one in places}
-    better = sorted((one for one in places if uncertain[one] < uncertain[0]), key=uncertain.__getitem__)
-    return next(filter(confirmed, better), 0)
+    found = {one: evidence(one) for one in places if uncertain[one] < uncertain[0]}
+    best = max(found, key=found.__getitem__, default=0)
+    return best if found.get(best, 0) > 0 else 0
 
 
 def turned_network(network: GPT2Classifier, layout: TokenLayout, places: int) -> GPT2Classifier:

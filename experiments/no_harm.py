@@ -1,0 +1,225 @@
+"""Does adapting without labels make anybody's decisions worse? Measured on sessions that are not as in training.
+
+Each validation person's session is altered in the ways of KINDS in altered_sessions.py: few gestures, mostly idle,
+20 s of signal, a dead channel, rings turned by one place. A copy of the model is adapted to it as evaluate.py --adapt
+session does (under `first`: --adapt first, to the first recording, scored on the later ones), and both are scored on
+the session's labelled windows: macro-F1 over the gestures that the altered session holds.
+
+The rule: in each kind of session the mean falls by no more than 1 point, and nobody's score by more than 3.
+
+  python experiments/no_harm.py --shards data/shards --split splits/kfold4/fold0 splits/kfold4/fold1 \\
+      --checkpoint checkpoints/fold0/best_model.ckpt checkpoints/fold1/best_model.ckpt --out results/no_harm.json
+  python experiments/no_harm.py --table results/no_harm.json results/no_harm_armband.json
+
+Input: models that train.py made, each with its split (or one split for all); the test people's recordings are not
+opened. Output: OUT, with what became of each session. It is written after every session: what was stopped goes on where
+it was. Takes about 5 s a session of the default model on one CPU core, and the reading of the signals.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from the checkout, nothing is installed
+
+from altered_sessions import KINDS, altered
+
+from semg.common import cli
+from semg.common.console import Console, next_command
+from semg.common.errors import DataError, UsageError
+from semg.common.files import expect_place, read_json, write_json
+from semg.common.provenance import commit, how_made
+from semg.data import normalization
+from semg.data.shards import Shard, open_shards
+from semg.data.splits import read_split
+from semg.evaluation import metrics
+from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import Adaptation
+from semg.training.adapted_scores import score_adapted
+
+WHAT = "results of experiments/no_harm.py"
+MOST_MEAN, MOST_ANYBODY = 1.0, 3.0  # points of macro-F1 that may be lost
+KEYS = ("checkpoint", "kind", "session")  # of a row: what it is of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One altered session of a validation person, under one model."""
+
+    model: TrainedModel
+    kind: str
+    name: str
+    session: list[Shard]
+    idle: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """As the values of KEYS of its row."""
+        return self.model.path.as_posix(), self.kind, self.name
+
+    def row(self, how: Adaptation) -> dict[str, Any]:
+        """What became of it, in JSON's types; before and after: macro-F1, percent. Nothing to score: neither."""
+        row: dict[str, Any] = {**dict(zip(KEYS, self.key, strict=True)), "subject": self.session[0].subject}
+        recordings = altered(self.session, self.kind, self.idle)
+        if self.kind == "first" and len(recordings) < 2:
+            return row
+        result = score_adapted(self.model, recordings, "first" if self.kind == "first" else "session", how)
+        label = result.adapted.windows.label
+        before, after = (_macro_f1(label, one) for one in (result.unadapted, result.adapted.probabilities))
+        return {**row, "before": before, "after": after, **result.sessions[0]}
+
+
+def _macro_f1(label: np.ndarray, probabilities: np.ndarray) -> float:
+    """Percent, over the classes among the (n,) labels: one that an altered session lacks is no gesture to be found."""
+    counts = metrics.confusion(label, probabilities.argmax(1), probabilities.shape[1])
+    each = metrics.per_class(counts, [str(place) for place in range(len(counts))]).values()
+    return 100 * float(np.mean([one["f1"] for one in each if one["support"]]))
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def table(files: Sequence[Path]) -> str:
+    """Kinds of sessions by files, in Markdown: before to after; adapted to; turned; the worst; who lost too much."""
+    by_file = [read_json(path, WHAT)["sessions"] for path in files]
+    lines = [f"| session | {' | '.join(path.stem for path in files)} |", "|---" * (len(files) + 1) + "|"]
+    for kind, words in KINDS.items():
+        cells = [_cell([row for row in rows if row["kind"] == kind]) for rows in by_file]
+        if any(cells):
+            lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(rows: Sequence[dict[str, Any]]) -> str:
+    scored = [row for row in rows if "after" in row]
+    if not scored:
+        return "a session is one recording" if rows else ""
+    adapted, turned = sum(row["accepted"] for row in scored), sum(row["turn"] != 0 for row in scored)
+    if not adapted:
+        return f"kept, all {len(scored)}"
+    before, after = (float(np.mean([row[key] for row in scored])) for key in ("before", "after"))
+    lost = sorted(row["after"] - row["before"] for row in scored)
+    worst = f"**{lost[0]:+.1f}**" if lost[0] < -MOST_ANYBODY else f"{lost[0]:+.1f}"
+    fell = f"**{after:.1f}**" if after < before - MOST_MEAN else f"{after:.1f}"
+    worse = sum(one < -0.05 for one in lost)
+    return f"{before:.1f} to {fell}; {adapted} of {len(scored)}; {turned}; {worst}, {worse} worse"
+
+
+def harmed(files: Sequence[Path]) -> list[str]:
+    """Where the rule does not hold, in words."""
+    found = []
+    for path in files:
+        rows = [row for row in read_json(path, WHAT)["sessions"] if "after" in row]
+        for kind in KINDS:
+            lost = {f"{r['session']} of {r['checkpoint']}": r["before"] - r["after"] for r in rows if r["kind"] == kind}
+            if lost and (mean := float(np.mean(list(lost.values())))) > MOST_MEAN:
+                found.append(f"{path.stem}, {KINDS[kind]}: the mean fell by {mean:.1f}")
+            found += [
+                f"{path.stem}, {KINDS[kind]}: {name} lost {one:.1f}" for name, one in lost.items() if one > MOST_ANYBODY
+            ]
+    return found
+
+
+# --- the script ----------------------------------------------------------------------------------------------------
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
+    parser.add_argument("--split", type=Path, nargs="+", help="folder of each checkpoint's split, or of all of them")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", help="models that train.py made")
+    parser.add_argument("--kinds", choices=tuple(KINDS), nargs="+", default=list(KINDS), help="of altered sessions")
+    parser.add_argument("--idle", metavar="CLASS", help="the class without a gesture, where the shards don't say it")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="of adapting: same seed, same result")
+    parser.add_argument("--out", type=Path, default=Path("results/no_harm.json"), help="file to write or to go on with")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew where the file is there")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="print the table of such files, no more")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for flags that don't go together, DataError for a place that can't be written."""
+    if not args.split or not args.checkpoint:
+        raise UsageError("expected --checkpoint with --split, or --table with results, found neither")
+    if len(args.split) not in (1, len(args.checkpoint)):
+        raise UsageError(f"--split: expected 1 folder or {len(args.checkpoint)}, found {len(args.split)}")
+    expect_place(args.out, "what became of each session")
+
+
+def idle_of(shard: Shard, named: str | None) -> str:
+    """The class without a gesture; UsageError where it is not known."""
+    if named is None and not shard.rest_classes:
+        raise UsageError(f"--idle: expected the class without a gesture, of {', '.join(shard.classes)}, found none")
+    idle = shard.rest_classes[0] if named is None else named
+    if idle not in shard.classes:
+        raise UsageError(f"--idle: expected one of {', '.join(shard.classes)}, found {idle}")
+    return idle
+
+
+def jobs(args: argparse.Namespace) -> Iterator[Job]:
+    """All sessions of the validation people of all checkpoints, a kind after the other."""
+    splits = args.split * len(args.checkpoint) if len(args.split) == 1 else args.split
+    for path, folder in zip(args.checkpoint, splits, strict=True):
+        model = TrainedModel.open(path, "cpu")
+        shards = open_shards(args.shards, read_split(folder, args.shards).val)
+        model.check_same_data(shards[0])
+        idle = idle_of(shards[0], args.idle)
+        for kind in args.kinds:
+            for name, places in normalization.sessions(shards).items():
+                yield Job(model, kind, name, [shards[place] for place in places], idle)
+
+
+def begun(args: argparse.Namespace, how: Adaptation) -> list[dict[str, Any]]:
+    """What an earlier run of this command left; DataError where it was by another rule."""
+    if args.overwrite or not args.out.exists():
+        return []
+    content = read_json(args.out, WHAT)
+    now = {"settings": how.to_dict(), "commit": commit()}
+    then = {"settings": content.get("settings"), "commit": content.get("made", {}).get("commit")}
+    for key, value in now.items():
+        if then[key] != value:
+            raise DataError(f"{args.out}: expected results of this {key}, found another; --overwrite begins anew")
+    return list(content["sessions"])
+
+
+def main() -> int:
+    """Run the script; the number returned is its exit code."""
+    args = arguments().parse_args()
+    console = cli.console(args)
+    if not args.table:
+        measure(args, console)
+    files = args.table or [args.out]
+    harm = harmed(files)
+    console.say(table(files))
+    words = "; ".join(harm) or f"no mean fell by more than {MOST_MEAN:g}, nobody's score by more than {MOST_ANYBODY:g}"
+    if not args.table:
+        console.say(words)
+        words = f"{args.out}: written; {next_command('experiments/no_harm.py', '--table', args.out)}"
+    console.finish(words, harmed=harm)
+    return 0
+
+
+def measure(args: argparse.Namespace, console: Console) -> None:
+    """Write OUT, session by session."""
+    check(args)
+    torch.set_num_threads(1)
+    how = Adaptation(seed=args.seed)
+    rows = begun(args, how)
+    done = {tuple(row[key] for key in KEYS) for row in rows}
+    console.say("opening the models and the validation people's recordings")
+    left = [job for job in jobs(args) if job.key not in done]
+    made = how_made("experiments/no_harm.py", args)
+    for job in console.progress(left, unit="session"):
+        rows.append(job.row(how))
+        write_json(args.out, {"settings": how.to_dict(), "sessions": rows, "made": made})
+
+
+if __name__ == "__main__":
+    cli.run(main, again="the same command goes on where it was")

@@ -1,0 +1,169 @@
+"""experiments/no_harm.py: how sessions are altered, when the rule is broken, that it goes on where it was."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import small_shards
+from conftest import ROOT
+
+from semg.common.errors import DataError
+from semg.data.shards import open_shards
+
+sys.path.insert(0, str(ROOT / "experiments"))
+import altered_sessions
+import no_harm
+from altered_sessions import KINDS, altered
+
+IDLE = small_shards.CLASSES.index("idle")
+TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --device cpu".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A folder with shards of three people, and a split of one each; the validation person has two recordings."""
+    folder = tmp_path_factory.mktemp("no_harm")
+    records = [small_shards.write(folder / "shards", subject) for subject in (3, 4, 5)]
+    records.append(small_shards.write(folder / "shards", 4, "repeats_short"))
+    small_shards.write_split(folder / "split", train=records[:1], val=[records[1], records[3]], test=records[2:3])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(shards):
+    """The validation person's two recordings."""
+    return open_shards(shards / "shards", (shards / "split" / "val.txt").read_text().split())
+
+
+def labels(recordings):
+    return np.concatenate([one.windows["label"] for one in recordings])
+
+
+@pytest.mark.parametrize("kind", ["three", "idle", "idle60", "idle80", "short"])
+def test_windows_of_a_session_that_was_cut_hold_the_signal_of_their_gesture(session, kind):
+    """Whatever was cut out: each window's signal is that of a window of the recording, of the same class."""
+    for one in altered(session, kind, "idle"):
+        own = next(shard for shard in session if shard.record == one.record)
+        known = {bytes(own.signal[w["start"] : w["start"] + own.window]): w["label"] for w in own.windows}
+        assert len(one.windows)
+        for window in one.windows:
+            signal = bytes(one.signal[window["start"] : window["start"] + one.window])
+            assert known[signal] == window["label"]
+        np.testing.assert_allclose(one.second_moment, altered_sessions.second_moment(one.signal))
+        assert one.meta["n_samples"] == len(one.signal)
+
+
+def test_what_is_left_of_a_session(session):
+    three, again = (set(labels(altered(session, "three", "idle"))) for _ in range(2))
+    assert three == again and len(three) == 3 and IDLE in three
+    assert set(labels(altered(session, "idle", "idle"))) == {IDLE}
+    for kind, share in (("idle60", 0.6), ("idle80", 0.8)):
+        recordings = altered(session, kind, "idle")
+        kept = sum(end - begin for one in session for k, (begin, end) in altered_sessions.runs(one) if k == IDLE)
+        total = sum(len(one.signal) for one in recordings)
+        most = len(small_shards.CLASSES) * small_shards.WINDOW  # a piece shorter than a window is not kept
+        assert kept / share - most <= total <= kept / share
+        assert IDLE in labels(recordings)
+    assert altered(session, "plain", "idle") == list(session)
+
+
+def test_a_dead_channel_and_turned_rings(session):
+    for one, dead, turned in zip(
+        session, *(altered(session, kind, "idle") for kind in ("dead", "rotated")), strict=True
+    ):
+        silent = [c for c in range(24) if not dead.signal[:, c].any()]
+        assert silent == [2]
+        assert one.signal[:, 2].any(), "the shard is as it was"
+        others = np.delete(np.arange(24), 2)
+        assert np.array_equal(dead.signal[:, others], one.signal[:, others])
+        for ring in small_shards.RINGS:
+            for i, channel in enumerate(ring):
+                assert np.array_equal(turned.signal[:, channel], one.signal[:, ring[i - 1]])
+        assert np.array_equal(turned.windows, one.windows)
+
+
+def test_so_many_seconds_from_the_middle(session, monkeypatch):
+    monkeypatch.setattr(altered_sessions, "SECONDS", 0.5)
+    (one,) = altered(session, "short", "idle")
+    assert one.record == session[1].record and len(one.signal) == 0.5 * one.rate
+    at = len(session[1].signal) // 2
+    assert np.array_equal(one.signal[1280], session[1].signal[at])
+
+
+def test_a_session_of_one_gesture_has_no_three(session):
+    with pytest.raises(DataError, match="expected two gestures beside idle in its session, found 0"):
+        altered(altered(session, "idle", "idle"), "three", "idle")
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def write(path, *changes):
+    """A file of sessions of the kind `three`, each with so many points before and after."""
+    rows = [
+        {"checkpoint": "m.ckpt", "kind": "three", "session": f"{i:02d}", "before": before, "after": after}
+        | {"accepted": after != before, "turn": 0}
+        for i, (before, after) in enumerate(changes)
+    ]
+    path.write_text(json.dumps({"sessions": rows}))
+    return path
+
+
+def test_the_rule_is_broken_by_a_mean_or_by_a_person(tmp_path):
+    fine = write(tmp_path / "fine.json", (50, 47.1), (60, 61.5))
+    assert no_harm.harmed([fine]) == []
+    assert f"| {KINDS['three']} | 55.0 to 54.3; 2 of 2; 0; -2.9, 1 worse |" in no_harm.table([fine])
+    person = write(tmp_path / "person.json", (50, 46.9), (60, 65))
+    assert no_harm.harmed([person]) == [f"person, {KINDS['three']}: 00 of m.ckpt lost 3.1"]
+    assert "55.0 to 56.0; 2 of 2; 0; **-3.1**, 1 worse" in no_harm.table([person])
+    mean = write(tmp_path / "mean.json", (50, 48.5), (60, 59))
+    assert no_harm.harmed([mean]) == [f"mean, {KINDS['three']}: the mean fell by 1.2"]
+    assert "55.0 to **53.8**; 2 of 2; 0; -1.5, 2 worse" in no_harm.table([mean])
+    kept = write(tmp_path / "kept.json", (50, 50), (60, 60))
+    lines = no_harm.table([fine, kept]).splitlines()
+    assert lines[0] == "| session | fine | kept |"
+    assert lines[2].endswith("| kept, all 2 |")
+
+
+# --- the script ----------------------------------------------------------------------------------------------------
+
+
+def test_the_script_scores_validation_people_alone_and_goes_on_where_it_was(shards, tmp_path, run_here, run_script):
+    data = ("--shards", shards / "shards", "--split", shards / "split")
+    run_here("train.py", *data, "--out", tmp_path / "run", *TINY, "--quiet")
+    shutil.rmtree(shards / "shards" / small_shards.name(5))  # whoever opens the test person's recording fails
+    out = tmp_path / "out.json"
+    words = ("experiments/no_harm.py", *data, "--checkpoint", tmp_path / "run" / "best_model.ckpt", "--out", out)
+    words += ("--kinds", "plain", "first", "three", "dead")
+    printed = run_script(*words).stdout
+    assert f"{out}: written; next: python experiments/no_harm.py --table {out}" in printed
+    content = json.loads(out.read_text())
+    rows = content["sessions"]
+    assert [row["kind"] for row in rows] == ["plain", "first", "three", "dead"]
+    for row in rows:
+        assert row["subject"] == "04"
+        assert row["before"] == row["after"] and "s of signal, less than 30 s" in row["reason"]
+        assert 0 <= row["before"] <= 100
+    marked = {**content, "sessions": [{**rows[0], "reason": "marked"}, *rows[1:-1]]}
+    out.write_text(json.dumps(marked))
+    run_here(*words)
+    again = json.loads(out.read_text())["sessions"]
+    assert again[0]["reason"] == "marked", "what was there was computed again"
+    assert again[-1]["before"] == rows[-1]["before"]
+    assert f"| {KINDS['dead']} | kept, all 1 |" in run_here("experiments/no_harm.py", "--table", out).stdout
+    out.write_text(json.dumps({**content, "settings": {}}))
+    error = run_here(*words, code=1).stderr
+    assert "expected results of this settings, found another; --overwrite begins anew" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected --checkpoint with --split, or --table with results, found neither"),
+        (("--checkpoint", "a", "b", "c", "--split", "x", "y"), "--split: expected 1 folder or 3, found 2"),
+    ],
+)
+def test_flags_that_do_not_go_together(run_here, words, message):
+    assert message in run_here("experiments/no_harm.py", *words, code=2).stderr
