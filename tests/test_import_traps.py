@@ -1,11 +1,16 @@
 """import_csv.py on tables that look right and are not: names written in two ways, numbers read without their sign."""
 
+import os
+import sys
 import unicodedata
 
 import pytest
 from test_import_csv import study  # noqa: F401  a fixture
 
+import create_dataset_files
+import import_csv
 from semg.common.errors import DataError
+from semg.data.splits import read_split
 
 
 def test_gestures_and_columns_have_one_name_however_their_accents_are_written(study):  # noqa: F811
@@ -63,3 +68,22 @@ def test_a_table_that_fills_a_sheet_is_doubted(study, monkeypatch):  # noqa: F81
     study.write()
     told = "p1.csv: it ends with line 4801, the last row of an Excel sheet: is the rest of it missing?"
     assert told in study.run()[2]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
+def test_one_may_work_in_a_folder_whose_name_is_no_utf_8(study, tmp_path, monkeypatch):  # noqa: F811
+    """An old disk's Latin-1; a flag that names such a folder is refused in a line, as results could not say it."""
+    study.write(people=3)
+    folder = tmp_path / os.fsdecode(b"\xe9tude")
+    folder.mkdir()
+    for path in tmp_path.glob("*.csv"):
+        path.rename(folder / path.name)
+    monkeypatch.chdir(folder)
+    for main, words in (
+        (import_csv.main, "recordings.csv --rate 200 --shards shards"),
+        (create_dataset_files.main, "--shards shards --out split"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["script.py", *words.split()])
+        assert not main()
+    monkeypatch.chdir(tmp_path)
+    assert len(read_split(folder / "split", folder / "shards").train) == 1
