@@ -67,7 +67,7 @@ def write_result(folder, shards, *, gain=0.0, names=PEOPLE, classes=CLASSES, see
             data={
                 "rate": small_shards.RATE,
                 "unit": "uV",
-                "arguments": opened[0].arguments,
+                "arguments": {"window": small_shards.WINDOW},
                 "checksums": {one.record: one.content for one in opened},
             },
         ),
