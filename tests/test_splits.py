@@ -208,7 +208,7 @@ def test_missing_unreadable_and_foreign_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"val.txt: expected record names.*no such file"):
         splits.read_split(folder)
     (folder / "val.txt").mkdir()
-    with pytest.raises(DataError, match=r"val.txt: expected record names as text"):
+    with pytest.raises(DataError, match=r"val.txt: expected record names, one a line, found a folder"):
         splits.read_split(folder)
     by_hand(tmp_path / "utf16").joinpath("train.txt").write_text(NAMES[0], encoding="utf-16")
     with pytest.raises(DataError, match=r"train.txt: expected record names as text"):
