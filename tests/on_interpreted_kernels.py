@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from model import GPT2Classifier, ModelConfig
 from semg import attention, backbones, window_attention
+from semg.training import trainer
 
 
 def windows(count, tokens, heads, width):
@@ -91,3 +92,18 @@ def test_a_decoder_trains_as_without_the_kernel(shape, amp, monkeypatch):
         torch.testing.assert_close(actual, expected, **({"atol": 0.05, "rtol": 0.05} if amp else {}))
     model.eval()
     assert not torch.equal(model.classify(tokens[:1]), model.classify(tokens[1:])) and len(launched) == 1
+
+
+@pytest.mark.parametrize(("how", "expected"), [("", "CAUSAL"), ("default", "CAUSAL"), ("graphs", "BY_KERNEL")])
+def test_a_run_takes_the_kernel_for_graphs_alone(how, expected, monkeypatch):
+    monkeypatch.setattr(attention, "_TRITON", True)
+    model = GPT2Classifier(ModelConfig(layers=1))
+    trainer._compile(model, how, torch.device("cuda"))
+    assert model.backbone.config._attn_implementation == getattr(attention, expected)
+
+
+def test_without_triton_graphs_keep_the_attention_that_there_is(monkeypatch):
+    monkeypatch.setattr(attention, "_TRITON", False)
+    model = GPT2Classifier(ModelConfig(layers=1))
+    trainer._compile(model, "graphs", torch.device("cuda"))
+    assert model.backbone.config._attn_implementation == attention.CAUSAL
