@@ -177,7 +177,7 @@ def adapted(
     model: TrainedModel, shards: list[Shard], args: argparse.Namespace, console: Console
 ) -> tuple[Scores, dict[str, Any]]:
     """The scores of the model adapted to each session, and what metrics.json says beside them."""
-    how = Adaptation(seed=args.seed)
+    how = Adaptation(amp=args.amp, seed=args.seed)
     result = score_adapted(
         model,
         shards,
@@ -212,7 +212,7 @@ def adapted_online(
     model: TrainedModel, shards: list[Shard], args: argparse.Namespace, console: Console
 ) -> tuple[Scores, dict[str, Any]]:
     """The scores of the model adapted while each session goes on, and what metrics.json says beside them."""
-    windows, how, schedule = open_windows(shards), Adaptation(seed=args.seed), Schedule()
+    windows, how, schedule = open_windows(shards), Adaptation(amp=args.amp, seed=args.seed), Schedule()
     sessions: dict[str, OnlineAdaptation] = {}
 
     def begin(session: str) -> OnlineAdaptation:

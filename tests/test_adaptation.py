@@ -11,6 +11,7 @@ import torch
 
 from semg.data.rings import turned_by
 from semg.data.shards import open_shards
+from semg.inference import batch
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
@@ -145,6 +146,16 @@ def test_the_model_given_is_left_as_it_was_and_the_same_seed_gives_the_same(mode
     assert not first.training
 
 
+def test_a_session_is_learnt_and_decided_in_the_precision_asked_for(model, session):
+    exact, rounded = (adapt(model, signals(model, session), replace(ANYTHING, amp=amp)) for amp in ("fp32", "bf16"))
+    assert rounded.accepted
+    assert rounded.divergence != exact.divergence
+    assert rounded.divergence == pytest.approx(exact.divergence, abs=0.02)
+    one, other = (result.model.network.embed.weight for result in (exact, rounded))
+    assert not torch.equal(one, other)
+    assert torch.allclose(one, other, atol=0.01)
+
+
 @pytest.mark.parametrize(
     ("limit", "reason"),
     [
@@ -188,7 +199,7 @@ def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monke
         assert adapted.accepted and adapted.turn == -places
         assert adapted.to_dict()["turn"] == -places
         tokens, *_ = adaptation._session_tokens(model, [Signal(one, given) for one in samples])
-        decided.append(adaptation._decided(adapted.model.network, tokens))
+        decided.append(batch.decided(adapted.model.network, tokens).numpy())
     np.testing.assert_allclose(decided[1], decided[0], atol=2e-3)
     plain, turned = scored
     assert len({round(value, 3) for value in plain.values()}) > 1, "turns that differ in nothing show nothing"
@@ -316,11 +327,12 @@ def test_evaluate_has_the_same_of_the_model_as_it_was(trained, run_here):
 
 def test_evaluate_adapts_a_model_of_some_gestures(trained, run_here, model, tmp_path):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--out", tmp_path / "r")
-    done = run_here("evaluate.py", *words, "--adapt", "session", "--no-idle")
+    done = run_here("evaluate.py", *words, "--adapt", "session", "--no-idle", "--amp", "bf16")
     output = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert output["classes"] == list(model.classes[1:])
     assert output["unadapted"]["classes"] == output["classes"]
     assert "windows of idle are left out" in done.stdout
+    assert output["adaptation"]["settings"]["amp"] == "bf16"
 
 
 def test_first_of_sessions_of_one_recording_is_an_error(trained, run_here):

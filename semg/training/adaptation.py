@@ -34,12 +34,13 @@ from torch import Tensor
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.evaluation.smoothing import HOLD
-from semg.inference.batch import Signal, signal_tokens
+from semg.inference.batch import Signal, decided, signal_tokens
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.forward_backward import smoothed
 from semg.training.loop import DivergedError, LoopState, fit
 from semg.training.optimization import Optimizer, OptimizerConfig
+from semg.training.precision import autocast
 from semg.training.session_turn import Turn, best_turn, candidates, turned_network
 from semg.training.token_task import TokenTask
 
@@ -88,6 +89,7 @@ class Adaptation:
     most_divergence_adapted: float = 0.015
     least_seconds: float = 30.0
     augmentation: Augmentation = field(default_factory=lambda: Augmentation.parse(["channel_dropout=0.1"]))
+    amp: str = "fp32"
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,10 +151,10 @@ def adapt(
     if seconds >= how.least_seconds:
         layout = _layout(model, model.rings if rings is None else rings)
 
-        def decided(places: int, every: int) -> np.ndarray:
-            return _decided(turned_network(model.network, layout, places), tokens[::every])
+        def decided_turned(places: int, every: int) -> np.ndarray:
+            return _decided(turned_network(model.network, layout, places), tokens[::every], how)
 
-        turn = session.turn(layout.rings, decided)
+        turn = session.turn(layout.rings, decided_turned)
     if turn.places:
         adapted = _adapted(model, turned_network(model.network, layout, turn.places), tokens, session, seconds, how)
         if adapted.accepted:
@@ -176,13 +178,13 @@ def _adapted(
     how: Adaptation,
 ) -> Adapted:
     """`model` with this network, a copy of its own, adapted to the session's tokens; or as it was."""
-    before = _decided(network, tokens)
+    before = _decided(network, tokens, how)
     posterior = session.posterior(before)
     signs = session.signs(before, posterior, seconds)
     adapted, after, reason = model, None, signs.doubt(how)
     if not reason:
         learnt = _learnt(network, _layout(model, ()), tokens, posterior, session.posterior, how)
-        after = None if learnt is None else session.divergence(_decided(learnt, tokens))
+        after = None if learnt is None else session.divergence(_decided(learnt, tokens, how))
         reason = doubt_of_adapted(after, how)
         adapted = model if learnt is None or reason else model.with_network(learnt)
     return Adapted(adapted, reason, computing=0.0, divergence_adapted=after, **vars(signs))
@@ -435,11 +437,10 @@ def _principal_components(features: np.ndarray, count: int) -> np.ndarray:
     return centred @ vectors[:, -min(count, features.shape[1]) :]
 
 
-@torch.inference_mode()
-def _decided(network: GPT2Classifier, tokens: Tensor) -> np.ndarray:
+def _decided(network: GPT2Classifier, tokens: Tensor, how: Adaptation) -> np.ndarray:
     """(n, K) probabilities."""
-    parts = [network.classify(piece).float().softmax(1) for piece in tokens.split(_INFERENCE_BATCH)]
-    return torch.cat(parts).double().cpu().numpy()
+    precision = autocast(how.amp, tokens.device)
+    return torch.cat([decided(network, piece, precision) for piece in tokens.split(_INFERENCE_BATCH)]).double().numpy()
 
 
 # --- learning it --------------------------------------------------------------------------------------------------
@@ -473,10 +474,17 @@ def _learnt(
     try:
         for turn in range(1, how.rounds + 1):
             task.target = torch.from_numpy(posterior).float().to(tokens.device)
-            for _ in fit(task, optimizer, epochs=turn * how.epochs, seed=how.seed, state=state):
+            for _ in fit(
+                task,
+                optimizer,
+                epochs=turn * how.epochs,
+                seed=how.seed,
+                state=state,
+                autocast=autocast(how.amp, tokens.device),
+            ):
                 pass
             if turn < how.rounds:
-                posterior = explain(_decided(network.eval(), tokens))
+                posterior = explain(_decided(network.eval(), tokens, how))
     except DivergedError:
         return None
     return network.eval()
