@@ -155,13 +155,36 @@ def test_adapting_as_the_network_does_turns_a_band_back(copies):
     away = turned_by(rings, 8, 1, copies)
     further = own.reshape(len(own), kinds, -1)[:, :, away].reshape(len(own), -1)
     windows = SessionWindows(further, np.zeros(len(own), int), 0.1, len(own) / 10, 8, rings, copies)
-    after, reason = classical_adaptation.adapted_as_the_network(trained, windows, Adaptation(), 200)
-    assert not reason
-    assert after.places == -1
+    result = classical_adaptation.adapted_as_the_network(trained, windows, Adaptation(), 200)
+    assert (result.reason, result.turn, result.turn_refused) == ("", -1, "")
+    after = result.model
     before, later = (float(np.mean(classical.decide(m, further)[0] == truth)) for m in (model, after))
     assert later > 0.95 and before < 0.7
-    without = classical_adaptation.adapted_as_the_network(trained, replace(windows, rings=()), Adaptation(), 200)[0]
+    without = classical_adaptation.adapted_as_the_network(trained, replace(windows, rings=()), Adaptation(), 200).model
     assert np.mean(classical.decide(without, further)[0] == truth) < later
+
+
+def test_a_classifier_says_which_turn_was_refused_and_why():
+    """Few gestures and features turned by a place: what is one gesture is divided among several."""
+    rng = np.random.default_rng(0)
+    rings = (tuple(range(8)),)
+    means = rng.normal(size=(4, 8)) * 2
+    x, label = held_gestures(rng, means, np.tile(np.arange(4), 5))
+    model = classical.fitted("logistic", classical.SETTINGS["logistic"][0], x, label, 0)
+    trained = classical.Trained("logistic", classical.SETTINGS["logistic"][0], model, x, label)
+    own, _ = held_gestures(rng, means, np.tile([2, 0, 3, 1], 5))
+    further = own[:, turned_by(rings, 8, 1, 1)]
+    windows = SessionWindows(further, np.zeros(len(own), int), 0.1, len(own) / 10, 8, rings)
+
+    def adapted(**limits):
+        return classical_adaptation.adapted_as_the_network(trained, windows, Adaptation(**limits), 200)
+
+    unclear, unsafe = adapted(most_uncertainty_turned=-1), adapted(least_agreement=1.1)
+    for result, doubt in ((unclear, "gestures are not clear enough"), (unsafe, "of the decisions would stay")):
+        assert result.turn == 0
+        assert "turned by -1 they would fit the model better" in result.turn_refused
+        assert doubt in result.turn_refused
+    assert unsafe.model is model
 
 
 @pytest.mark.parametrize("name", classical.CLASSIFIERS)
@@ -178,7 +201,8 @@ def test_adapting_as_the_network_does_takes_gestures_to_be_held_and_keeps_the_mo
         own, truth = held_gestures(rng, turned, order)
         windows = SessionWindows(own, np.zeros(len(own), int), 0.1, len(own) / 10, own.shape[1], ())
         trained = classical.Trained(name, settings, model, x, label)
-        after, reason = classical_adaptation.adapted_as_the_network(trained, windows, how, 200)
+        result = classical_adaptation.adapted_as_the_network(trained, windows, how, 200)
+        after, reason = result.model, result.reason
         correct = [float(np.mean(classical.decide(m, own)[0] == truth)) for m in (model, after)]
         return (*correct, reason, after)
 
@@ -244,6 +268,7 @@ def test_a_run_with_all_that_the_network_has(data, run_here, tmp_path, monkeypat
     assert facts["method"] == "self-training on the network's posteriors"
     assert facts["hold"] == Adaptation().hold
     assert all(bool(one["reason"]) != one["accepted"] for one in facts["sessions"])
+    assert all({"turn", "turn_refused"} <= one.keys() for one in facts["sessions"])
     assert "--adapt session" in run_here("baselines.py", *flags, "--adapt-by", "network", code=2).stderr
     done = run_here("baselines.py", *flags, "--out", tmp_path / "a", code=1)
     assert "augment none, found rotation" in done.stderr

@@ -20,8 +20,9 @@ from semg.data.shards import WindowSet
 from semg.training import adaptation, classical
 from semg.training.classical import Gaussians, Trained, decide, fitted, subsample
 from semg.training.feature_tables import SessionWindows, Tables
+from semg.training.session_turn import Turn
 
-LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation")  # what a classifier has not
+LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation", "amp")  # what a classifier has not
 
 
 @dataclass(frozen=True)
@@ -49,29 +50,40 @@ def adapted(trained: Trained, session: np.ndarray, how: Adaptation) -> Any:
     return model
 
 
+@dataclass(frozen=True)
+class AdaptedClassifier:
+    """model: adapted, or the one given where the safeguard kept it; the rest as in `adaptation.Adapted`."""
+
+    model: Any
+    reason: str
+    turn: int = 0
+    turn_refused: str = ""
+
+
 def adapted_as_the_network(
     trained: Trained, session: SessionWindows, how: adaptation.Adaptation, sample: int
-) -> tuple[Any, str]:
-    """The trained classifier adapted as the network adapts, and why it was kept as it was, if it was.
+) -> AdaptedClassifier:
+    """The trained classifier adapted as the network adapts, or as it was where that is not safe.
 
     sample: how many of its training windows stay beside the session's.
     """
-    model = trained.model
+    model, turn = trained.model, Turn()
     prior = np.array([np.mean(trained.label == c) for c in model.classes_])
     chain = adaptation.SessionModel(session.x, session.recording, session.spacing, prior, how)
-    turn = 0
     if session.seconds >= how.least_seconds:
 
         def decided(places: int, every: int) -> np.ndarray:
             probability: np.ndarray = model.predict_proba(session.turned(session.x[::every], places))
             return probability
 
-        turn = chain.turn(session.rings, decided).places
-    for places in (turn, 0) if turn else (0,):
-        adapted_model, reason = _learnt(trained, session, places, chain, how, sample)
+        turn = chain.turn(session.rings, decided)
+    if turn.places:
+        learnt, reason = _learnt(trained, session, turn.places, chain, how, sample)
         if not reason:
-            return Turned(adapted_model, session, places), ""
-    return model, reason
+            return AdaptedClassifier(Turned(learnt, session, turn.places), "", turn.places)
+        turn = Turn(refused=adaptation.refused_turn(turn.places, reason))
+    learnt, reason = _learnt(trained, session, 0, chain, how, sample)
+    return AdaptedClassifier(learnt, reason, turn_refused=turn.refused)
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,10 @@ def _learnt(
     how: adaptation.Adaptation,
     sample: int,
 ) -> tuple[Any, str]:
-    """The classifier taught the session's posteriors, for features turned by so many places; or why it was not."""
+    """The classifier taught the session's posteriors, for features turned by so many places; or why it was not.
+
+    With a reason comes the classifier as it was.
+    """
     x, model = session.turned(session.x, places), trained.model
     before = model.predict_proba(x)
     posterior = chain.posterior(before)
@@ -112,7 +127,8 @@ def _learnt(
         learnt = _taught(trained, x, model.classes_[posterior.argmax(1)], sample, how.seed)
     if not np.array_equal(learnt.classes_, model.classes_):
         return model, "a gesture is in none of its windows"
-    return learnt, adaptation.doubt_of_adapted(chain.divergence(learnt.predict_proba(x)), how)
+    reason = adaptation.doubt_of_adapted(chain.divergence(learnt.predict_proba(x)), how)
+    return (model if reason else learnt), reason
 
 
 def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: int, seed: int) -> Any:
@@ -143,22 +159,21 @@ def adapt_sessions(
             continue
         began = time.perf_counter()
         if as_network:
-            model, reason = adapted_as_the_network(
-                trained, tables.session("scored", heard, features), network, how.sample
-            )
+            result = adapted_as_the_network(trained, tables.session("scored", heard, features), network, how.sample)
         else:
-            model, reason = adapted(trained, tables.unlabelled("scored", heard, features), how), ""
+            result = AdaptedClassifier(adapted(trained, tables.unlabelled("scored", heard, features), how), "")
         adapted_sessions.append(
             {
                 "session": session,
-                "accepted": not reason,
-                "reason": reason,
-                "turn": model.places if isinstance(model, Turned) else 0,
+                "accepted": not result.reason,
+                "reason": result.reason,
+                "turn": result.turn,
+                "turn_refused": result.turn_refused,
                 "seconds_of_signal": sum(len(windows.shards[p].signal) for p in heard) / windows.shards[0].rate,
                 "seconds_of_computing": round(time.perf_counter() - began, 3),
             }
         )
-        prediction, probability = decide(model, flat[own])
+        prediction, probability = decide(result.model, flat[own])
         rows.append(own)
         predictions.append(prediction)
         probabilities.append(probability if probability is not None else np.empty((len(own), 0), np.float32))
