@@ -1,17 +1,18 @@
-"""Adapt a trained model to one person's session without labels, and keep it as a checkpoint.
+"""Adapt a trained model to one session of one person, without labels, and save it as a checkpoint.
 
   python adapt.py checkpoints/RUN/best_model.ckpt session/*.hdf5 --out checkpoints/person.ckpt
   python adapt.py checkpoints/RUN/best_model.ckpt morning.csv --rate 2000 --out checkpoints/person.ckpt
   python predict.py afternoon.csv --rate 2000 --checkpoint checkpoints/person.ckpt
 
-Input: a best_model.ckpt, and recordings of one session: one person, the electrodes left on. They are as predict.py
-takes them, in the order in which they were made. Labels in them are not looked at. Output: OUT, which every script
-takes for a checkpoint; its description says under `adapted` which recordings it was adapted to and how. Under --classes
-or --no-idle it decides between these gestures alone, here and later, as predict.py does.
+Input: a best_model.ckpt, and the recordings of one session: one person, with the electrodes left in place. Recordings
+are in the formats that predict.py reads and are given in the order in which they were made. Labels in them are not
+used. Output: OUT, a checkpoint that every script accepts. Its description says under `adapted` which recordings it was
+adapted to, and how. With --classes or --no-idle the model decides between these gestures only, while it adapts and
+whenever it is used later, as in predict.py.
 
-What helps: two minutes and more in which all gestures are made, each several times, with the pauses between them. A
-session that the model should not be adapted to (few gestures, one nearly all the time, less than half a minute) is
-refused with the reason: OUT then holds the model as it was, and a warning says so.
+Adaptation works best with at least two minutes of signal in which every gesture is made several times, with the pauses
+between them. If the model should not be adapted to a session (few gestures, one gesture nearly all the time, less than
+half a minute), the adaptation is rejected with the reason: OUT then holds the unadapted model, and a warning says so.
 
 docs/scale.md says how long it takes.
 """
@@ -37,10 +38,17 @@ from semg.training.threads import use_threads
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a best_model.ckpt")
-    parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, or a table")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the trained model, a best_model.ckpt or a folder of export.py",
+    )
+    parser.add_argument(
+        "recordings", type=Path, nargs="+", metavar="RECORDING", help="an .hdf5 file or a table of samples"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="the checkpoint to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     shared.add_classes(parser)
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
     shared.add_computing(parser)
@@ -49,7 +57,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that don't go together, DataError for a file that is in the way."""
+    """Raise UsageError for flags that cannot be combined, DataError if OUT exists and may not be replaced."""
     shared.check_rate(args.rate, args.recordings)
     if args.out.resolve() == args.checkpoint.resolve():
         raise UsageError(f"--out {args.out}: expected another file than the checkpoint that is adapted")
@@ -59,7 +67,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def signals_of(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[Signal]:
-    """The recordings, filtered, normalised as one session."""
+    """The recordings, filtered and normalised together as one session."""
     samples = []
     for path in console.progress(args.recordings, unit="recording"):
         source = recording_for(model, path, args.rate, args.unit, args.channels, warn=console.warn)
@@ -72,7 +80,7 @@ def signals_of(model: TrainedModel, args: argparse.Namespace, console: cli.Conso
 
 
 def write(adapted: Adapted, model: TrainedModel, how: Adaptation, args: argparse.Namespace) -> None:
-    """Write the model as a checkpoint that says what it was adapted to."""
+    """Write the adapted model as a checkpoint that records what it was adapted to."""
     provenance = {
         "recordings": [path.name for path in args.recordings],
         "checkpoint": args.checkpoint.as_posix(),

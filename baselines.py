@@ -1,9 +1,9 @@
 """Score classical methods on exactly the windows that evaluate.py scores.
 
 Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_files.py). For every pair of a
-classifier and a feature set the folder OUT/<classifier>-<features>/, with folds OUT/<classifier>-<features>/<fold>/,
-gets the same files as evaluate.py writes: metrics.json, per_subject.csv, predictions.npz, confusion_matrix.png,
-per_subject.png. deep_baselines.py trains networks.
+classifier and a feature set, the folder OUT/<classifier>-<features>/ (with folds: OUT/<classifier>-<features>/<fold>/)
+gets the files that evaluate.py writes: metrics.json, per_subject.csv, predictions.npz, confusion_matrix.png,
+per_subject.png. For neural networks as baselines see deep_baselines.py.
 
   python baselines.py                                     # data/shards, splits/default
   python baselines.py --split splits/putemg-unseen-users
@@ -12,51 +12,57 @@ per_subject.png. deep_baselines.py trains networks.
   python baselines.py --split splits/putemg-kfold5                                  # all folds, each person tested once
   python baselines.py --split splits/putemg-kfold5 --launch local --parallel 5      # several at once; docs/many_runs.md
 
-Features (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR, WL,
-ZC, SSC, WAMP; logband = log power in 8 bands. They are computed on microvolts, so that their thresholds mean something;
-in a unit of the recordings' own (import_csv.py without --unit) the training people's RMS stands for 100 uV.
+Feature sets (semg/evaluation/hand_crafted_features.py; + joins sets): rms; hudgins = MAV, WL, ZC, SSC; du = IAV, VAR,
+WL, ZC, SSC, WAMP; logband = log power in 8 bands. They are computed in microvolts, because their thresholds are in
+microvolts. If the recordings have an arbitrary unit (import_csv.py without --unit), the RMS of the training subset is
+taken to be 100 uV.
 Classifiers, with the settings of putEMG's authors: lda (SVD), qda (regularised by 0.3), knn (5 neighbours), svm (RBF
-kernel, C = 50), each after scaling the features by the training windows' mean and standard deviation. Trained on the
-split's training subset alone, as train.py does it.
+kernel, C = 50). Features are first standardised by the mean and standard deviation over the training windows. As in
+train.py, only the training subset of the split is used for training.
 
---features tokens gives classifiers the network's own features instead: log band powers of scaled and of whitened
-channels, normalised by session, averaged over the window's tokens, made by the network's own code. More classifiers:
-logistic (regression), boosting (gradient-boosted trees), mlp (one hidden layer of 64). --augment rotation adds every
-training window with the rings of electrodes turned by one place either way, as train.py does by chance. --choose tries
-a few settings of each classifier and keeps the one with the best macro-F1 over the validation people.
+--features tokens gives the classifiers the network's own input features instead: log band powers of scaled and of
+whitened channels, normalised by session and averaged over the window's tokens. The network's own code computes them.
+Further classifiers: logistic (logistic regression), boosting (gradient-boosted trees), mlp (one hidden layer of 64
+units). --augment rotation adds two copies of every training window, with the rings of electrodes rotated by one place
+in either direction; train.py does this at random. --choose tries a few settings of each classifier and keeps the one
+with the best macro-F1 on the validation people.
 
---features riemann gives them Riemannian tangent vectors instead: of the channels' covariance in each of a few frequency
-bands, recentred by the session's Riemannian mean without a look at its labels; give it --classifiers logistic. It needs
-`pip install pyriemann` (semg/training/tangent_features.py).
+--features riemann gives the classifiers Riemannian tangent vectors instead: of the channels' covariance matrix in each
+of a few frequency bands, recentred by the session's Riemannian mean, which needs no labels. Combine it with
+--classifiers logistic. It needs `pip install pyriemann` (semg/training/tangent_features.py).
 
---adapt adapts each classifier to each session without its labels, from windows spread over whole recordings: lda and
-qda by expectation-maximisation, the others by self-training. metrics.json then has the adapted scores at its top,
-`unadapted` with those of the same windows before, and `adaptation`. Compare such results with adapted ones alone.
---adapt-by network adapts them as evaluate.py adapts the network instead: by self-training on the posteriors of a hidden
-Markov model of the session that begins with the classifier's probabilities, the same turning of rings and safeguard.
+--adapt adapts each classifier to each session without its labels, on windows spread over whole recordings: lda and qda
+by expectation-maximisation, the others by self-training. metrics.json then has the adapted scores at its top level, the
+scores before adaptation on the same windows under `unadapted`, and `adaptation`. Compare such results only with other
+adapted ones.
+--adapt-by network adapts the classifiers as evaluate.py adapts the network: by self-training on the posteriors of a
+hidden Markov model of the session, which starts from the classifier's probabilities, and with the same correction of
+band rotation and the same safeguard.
 
---normalize session first z-scores the features by the mean and standard deviation over each session (one person, one
-day). These are taken from windows evenly spaced over the session's recordings in the same subset, whatever their
-labels: no label is looked at, but some minutes of a new person's signal must have been seen.
+--normalize session first standardises the features by their mean and standard deviation over each session (one person,
+one day). These are estimated from windows evenly spaced over the session's recordings in the same subset, regardless of
+their labels: no label is used, but some minutes of a new person's signal must have been seen.
 
---vote K and --smooth SECONDS score decisions smoothed over time, too, as in evaluate.py: by the majority of the last K
-windows, and by a hidden Markov model of all windows until then. svm gives no probabilities for the latter, but with
---adapt-by network: there they are the softmax of its decision values, as sharp as suits the validation people.
+--vote K and --smooth SECONDS also score decisions that are smoothed over time, as in evaluate.py: by the majority of
+the last K windows, and by a hidden Markov model of all windows so far. svm gives no probabilities for the hidden Markov
+model, except with --adapt-by network: there they are the softmax of its decision values, with a sharpness that is
+fitted to the validation people.
 
---classes NAME... and --no-idle keep the windows of some gestures alone, in training, in choosing and in scoring: the
-same windows as evaluate.py scores with the same flag. A rival is then trained for these gestures, which a restricted
-network is not; on shards that preprocess.py made with the flag both are.
+--classes NAME... and --no-idle keep only the windows of some gestures, for training, for choosing settings and for
+scoring: the same windows that evaluate.py scores with the same flag. A baseline is then trained for these gestures
+only, which a restricted network is not. On shards that preprocess.py made with the flag, both are.
 
---preset paper is the authors' way: their own definitions of ZC, WL and WAMP on ADC counts, no normalisation by
-session, and training on the validation subset too, for they chose nothing. Use it on shards that preprocess.py made
-with --preset paper, and on the splits of --protocol recording.
+--preset paper follows the putEMG authors: their own definitions of ZC, WL and WAMP on ADC counts, no normalisation by
+session, and training on the validation subset too, because they chose nothing on it. Use it with shards that
+preprocess.py made with --preset paper, and with the splits of --protocol recording.
 
-svm and knn grow with the training windows squared; beyond --max-train-windows they get a random part of them, the
-same share of every class, and the result says so. An existing result is kept if it was made from the same windows with
-the same arguments; otherwise the script stops and names it. --overwrite redoes it.
+The cost of svm and knn grows with the square of the number of training windows. Beyond --max-train-windows they are
+trained on a random subset, with the same share of every class, and the result says so. An existing result is kept if it
+was made from the same windows with the same arguments; otherwise the script stops and names the result. --overwrite
+makes it again.
 
-With lda, qda and knn most of the time goes to the features. Signals are streamed; features need up to 1.5 kB of memory
-a window. docs/baselines.md says how long its results took.
+With lda, qda and knn most of the time goes into the features. Signals are streamed from disk; features need up to 1.5
+kB of memory per window. docs/baselines.md says how long its results took.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -97,39 +103,53 @@ def arguments() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="SET",
-        help=f"{TOKENS}; {RIEMANN}; {', '.join(FEATURES)} (default: each of these), or several joined by +",
+        help=f"feature sets: {TOKENS}; {RIEMANN}; {', '.join(FEATURES)} (default: each of these four), or several "
+        "joined by +",
     )
     p.add_argument(
         "--classifiers",
         nargs="+",
         choices=classical.CLASSIFIERS,
         default=[],
-        help=f"which to train (default: {' '.join(USUAL_CLASSIFIERS)})",
+        help=f"classifiers to train (default: {' '.join(USUAL_CLASSIFIERS)})",
     )
     p.add_argument(
-        "--augment", choices=("none", "rotation"), default="none", help="rotation: rings turned by -1, 0 and 1 places"
+        "--augment",
+        choices=("none", "rotation"),
+        default="none",
+        help="rotation: each training window three times, with the rings of electrodes rotated by -1, 0 and 1 places",
     )
     p.add_argument("--choose", action="store_true", help="choose each classifier's settings on the validation people")
     p.add_argument(
         "--adapt",
         choices=("session", "first"),
-        help="adapt to each session without its labels: on all its recordings, or on the first to score the later ones",
+        help="adapt to each session without its labels: on all its recordings, or on the first one (and score the "
+        "later ones)",
     )
     p.add_argument(
         "--adapt-by",
         choices=("own", "network"),
         default="own",
-        help="--adapt in the classifier's own way, or as the network is adapted, safeguard and all",
+        help="how --adapt works: in the classifier's own way, or as the network is adapted, with the same safeguard",
     )
-    p.add_argument("--normalize", choices=NORMALIZE, help="default: session; with --preset paper none")
-    p.add_argument("--preset", choices=("paper",), help="the putEMG authors' definitions, see above")
-    p.add_argument("--seed", type=cli.whole(0), default=0, help="draws svm's and knn's windows")
     p.add_argument(
-        "--max-train-windows", type=cli.whole(8), default=20_000, help="training windows of knn and svm at most"
+        "--normalize",
+        choices=NORMALIZE,
+        help="standardise features by session, or not (default: session; with --preset paper: none)",
+    )
+    p.add_argument("--preset", choices=("paper",), help="follow the putEMG authors, see above")
+    p.add_argument(
+        "--seed",
+        type=cli.whole(0),
+        default=0,
+        help="random seed, for drawing the training windows of svm and knn and for adapting",
+    )
+    p.add_argument(
+        "--max-train-windows", type=cli.whole(8), default=20_000, help="most training windows that knn and svm get"
     )
     shared.add_vote(p)
     shared.add_smooth(p)
-    shared.add_threads(p, "the cores that the job may use")
+    shared.add_threads(p, "all cores that the job may use")
     folds.add_launch(p)
     cli.moved(p, "--networks", "python deep_baselines.py --networks ...")
     return p
@@ -139,7 +159,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], splits: dict[str, str]) -> list[Baseline]:
-    """All results that the flags ask for, each once, fold by fold. splits: fold -> checksum."""
+    """All results that the flags ask for, each once, fold by fold. splits: the checksum of each fold's split."""
     limits, restriction = AUTHORS if args.preset else USUAL, baseline_results.restriction(windows)
     baselines = []
     unit = next(iter(windows.values()))["train"].shards[0].meta["unit"]
@@ -181,7 +201,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
 
 
 def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], seed: int) -> classical.Trained:
-    """Train a classifier, with --choose with the settings that suit the validation people best."""
+    """Train a classifier; with --choose, with the settings that score best on the validation people."""
     options = baseline.settings
     name, features = options["classifier"], options["features"]
     x, label = tables.train(features, options["augment"] == "rotation")
@@ -237,7 +257,7 @@ def run_one(
     smoothing = {"vote": args.vote, "hold": args.smooth}
     rows = None
     if args.adapt:
-        from semg.training import classical_adaptation  # with torch, for which --help need not wait
+        from semg.training import classical_adaptation  # imports torch, for which --help need not wait
 
         before = prediction, probabilities
         how = {"on": args.adapt, "as_network": args.adapt_by == "network", "seed": args.seed}
@@ -253,12 +273,13 @@ def run_one(
 def run_fold(
     baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
-    """Train and score the classifiers on one fold; returns the leading metric of each. One that fails is named."""
-    if args.vote > 1 or args.smooth:  # as a stream decides, between labelled windows too
+    """Train and score the classifiers on one fold; returns the leading metric of each. A failure is reported, and the
+    other classifiers still run."""
+    if args.vote > 1 or args.smooth:  # decide between labelled windows too, as a stream does
         windows = {**windows, "scored": WindowSet([shard.continuous() for shard in windows["scored"].shards])}
     done: dict[str, float] = {}
     with console.progress(total=len(baselines), unit="result", desc="classifiers") as bar:
-        for kind in ("", *BY_SESSION):  # the features of one kind at a time
+        for kind in ("", *BY_SESSION):  # one kind of features at a time, to save memory
             own = [baseline for baseline in baselines if kind_of(baseline.settings["features"]) == kind]
             if not own:
                 continue
@@ -274,12 +295,13 @@ def run_fold(
 
 
 def looks_at_validation(args: argparse.Namespace) -> bool:
-    """Whether something is chosen on the validation people."""
+    """Whether anything is chosen on the validation people."""
     return args.choose or (args.adapt_by == "network" and "svm" in (args.classifiers or USUAL_CLASSIFIERS))
 
 
 def check_features(args: argparse.Namespace) -> None:
-    """UsageError for features that do not go with other flags; DataError for those whose package is missing."""
+    """UsageError for features that cannot be combined with other flags; DataError if the package they need is
+    missing."""
     by_session = [name for name in BY_SESSION if name in args.features]
     if args.preset and (args.choose or by_session):
         not_theirs = " and ".join(["--choose", *(f"--features {name}" for name in BY_SESSION)])

@@ -1,23 +1,25 @@
-"""Adapt a trained model to each new person with that person's first repetitions of each gesture, and score the rest.
+"""Calibrate a trained model to each new person on that person's first repetitions of each gesture, and score the rest.
 
-Input: a checkpoint (train.py), shards made as its training data was (preprocess.py), a split. Each person of the subset
-is taken alone: a copy of the model trains on the first N repetitions of every gesture that the person made, over
-all of their recordings in the order of recording, and all later windows are scored. Output, in OUT, as evaluate.py's:
-  metrics.json           the calibrated scores; under zero_shot_on_the_same_windows those of the model as it was
-  per_subject.csv        one row a person
-  predictions.npz        each scored window's recording, start, label, prediction and probabilities
+Input: a checkpoint (train.py), shards made like those of its training data (preprocess.py), and a split. Each person of
+the subset is handled separately: a copy of the model is trained on the first N repetitions of every gesture that the
+person made, counted over all of the person's recordings in the order in which they were made, and all later windows are
+scored. Output, in OUT, as in evaluate.py:
+  metrics.json           the calibrated scores, and under zero_shot_on_the_same_windows those of the uncalibrated model
+  per_subject.csv        one row per person
+  predictions.npz        recording, start, label, prediction and probabilities of each scored window
   confusion_matrix.png, per_subject.png
 
   python calibrate.py --checkpoint checkpoints/RUN/best_model.ckpt --repetitions 1
   python calibrate.py --checkpoint ... --repetitions 2 --subset val --epochs 10    # try settings on validation people
   python plot.py calibration results/RUN-calibrated-*                                # scores against repetitions
 
-Such scores use labels of the people scored: report them separately from zero-shot scores. By default --shards and
---split are those that the checkpoint was trained with. --classes and --no-idle are as in evaluate.py. Optimiser,
-learning rate over time and mixed precision are train.py's; dropout is as the model was trained. Recordings are
-normalised as in training, without labels.
+These scores use labels of the people who are scored: report them separately from zero-shot scores. By default, --shards
+and --split are those that the checkpoint was trained with. --classes and --no-idle work as in evaluate.py. Optimiser,
+learning-rate schedule and mixed precision are those of train.py; dropout is that with which the model was trained.
+Recordings are normalised as in training, without labels.
 
-A person takes seconds with a small model on one CPU core: training on as many windows and epochs, and little else.
+One person takes seconds with a small model on one CPU core. Nearly all of the time is training, so it depends on the
+number of windows and epochs.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -56,39 +58,48 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     add = parser.add_argument
     shared.add_checkpoint(parser)
-    add("--repetitions", type=cli.whole(1), default=1, metavar="N", help="of each gesture, to calibrate with")
+    add("--repetitions", type=cli.whole(1), default=1, metavar="N", help="repetitions of each gesture to calibrate on")
     add("--shards", type=Path, help="folder of shards (default: as in training)")
     add("--split", type=Path, help="folder of the split (default: as in training)")
-    add("--subset", choices=SUBSETS, default="test", help="whose people to calibrate to and score")
+    add("--subset", choices=SUBSETS, default="test", help="the subset whose people are calibrated to and scored")
     shared.add_classes(parser)
     add("--out", type=Path, help="folder to write (default: results/RUN-calibrated-N)")
-    add("--seed", type=cli.whole(0), default=0, help="same seed, same result")
+    add("--seed", type=cli.whole(0), default=0, help="random seed; the same seed gives the same result")
     shared.add_computing(parser)
-    add("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="auto: bf16 on CUDA")
+    add("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="precision; auto: bf16 on CUDA")
     _training_flags(parser.add_argument_group("training"))
     return parser
 
 
 def _training_flags(group: argparse._ArgumentGroup) -> None:
     add, usual = group.add_argument, OptimizerConfig
-    add("--tune", default="full", help="what of the backbone trains: full, last:N, fpt, lora or frozen")
+    add("--tune", default="full", help="which part of the backbone is trained: full, last:N, fpt, lora or frozen")
     add("--epochs", type=cli.whole(1), default=Calibration.epochs, help="passes over a person's calibration windows")
-    add("--batch-size", type=cli.whole(1), default=Calibration.batch_size, help="windows a step")
-    add("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="highest learning rate")
-    add("--backbone-lr", type=cli.number(0, above=True), help="of the backbone (default: by its size, as in train.py)")
+    add("--batch-size", type=cli.whole(1), default=Calibration.batch_size, help="windows per step")
+    add("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="peak learning rate")
+    add(
+        "--backbone-lr",
+        type=cli.number(0, above=True),
+        help="peak learning rate of the backbone (default: depends on its size, as in train.py)",
+    )
     add(
         "--weight-decay",
         type=cli.number(0),
         default=usual.weight_decay,
-        help="of matrices, not of biases, norms or positions",
+        help="weight decay of matrices; biases, normalisation layers and position embeddings have none",
     )
-    add("--warmup", type=cli.number(0, 1), default=usual.warmup, help="share of the steps; then a cosine to 0")
-    add("--clip", type=cli.number(0, above=True), default=usual.clip, help="largest gradient norm")
+    add(
+        "--warmup",
+        type=cli.number(0, 1),
+        default=usual.warmup,
+        help="fraction of the steps in which the learning rate rises; a cosine decay to 0 follows",
+    )
+    add("--clip", type=cli.number(0, above=True), default=usual.clip, help="gradients are clipped to this norm")
     add(
         "--label-smoothing",
         type=cli.number(0, 0.9),
         default=Calibration.label_smoothing,
-        help="share given to all classes",
+        help="fraction of the target that is spread over all classes",
     )
     add(
         "--augment",

@@ -1,20 +1,21 @@
-"""Compare evaluated methods over people: one table, paired tests, every person as a dot.
+"""Compare evaluated methods over people: one table, paired tests, and a plot with a dot for every person.
 
 Input: results as evaluate.py and baselines.py write them: folders with a metrics.json, folders of such folders, or
-single files, metrics.json or predictions.npz. Runs that differ only in fold or seed (by their folders' names:
-fold0, seed1, gpt2-seed2) are one method; --group says otherwise. Output in --out: compare.md, compare.csv,
-subjects.csv (every person's value), compare.png, compare.json (how it was made).
+single files (metrics.json or predictions.npz). Runs whose folder names differ only in fold or seed (fold0, seed1,
+gpt2-seed2) are one method; --group overrides this. Output, in --out: compare.md, compare.csv, subjects.csv (every
+person's value), compare.png, compare.json (how it was made).
 
   python compare.py results/gpt2 results/baselines --reference gpt2
   python compare.py --group gpt2='results/gpt2/fold*/seed*' --group lda='results/baselines/fold*/lda-hudgins' \\
       --reference gpt2 --out results/compare-lda
 
-How it counts. The unit is a person, for windows of one person resemble each other: a person's runs with several
-seeds are averaged, folds add people, then mean, standard deviation and 95 % interval (bootstrap over people) are
-taken over people. So the interval says how well the mean is known for people like these; it does not say how far
-another training run would move it. With --reference each method is paired with that one, person by person:
-difference with its bootstrap interval, two-sided Wilcoxon signed-rank test, p corrected for the number of methods
-(Holm). With fewer than 6 people this test cannot reach p < 0.05; the table then says so.
+How it is computed. The unit is a person, because windows of one person resemble each other. A person's runs with
+several seeds are averaged; folds contribute different people. The mean, standard deviation and 95 % interval (bootstrap
+over people) are then taken over people. The interval therefore says how well the mean is known for people like these;
+it does not say how much another training run would change it. With --reference, each method is paired with the
+reference person by person: the table has the difference with its bootstrap interval, and a two-sided Wilcoxon
+signed-rank test whose p is corrected for the number of methods (Holm). With fewer than 6 people this test cannot reach
+p < 0.05; the table then says so.
 
 Takes seconds.
 """
@@ -52,23 +53,23 @@ from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 def arguments() -> argparse.ArgumentParser:
     """The flags."""
     p = cli.parser(__doc__)
-    p.add_argument("results", type=Path, nargs="*", help="folders with a metrics.json in or below, or files")
+    p.add_argument("results", type=Path, nargs="*", help="folders with a metrics.json in them or below, or files")
     p.add_argument(
         "--group",
         nargs="+",
         action="append",
         default=[],
         metavar=("NAME=GLOB", "GLOB"),
-        help="the results that patterns (** allowed) match are one method with this name; may be given again",
+        help="treat all results that match these patterns (** allowed) as one method of this name; may be repeated",
     )
     p.add_argument("--reference", metavar="NAME", help="test every other method against this one")
     p.add_argument(
         "--metric",
         choices=[one.name for one in metrics.METRICS],
         default=metrics.leading().name,
-        help="what is compared",
+        help="the metric to compare",
     )
-    p.add_argument("--out", type=Path, default=Path("results/compare"), help="folder for the tables and the picture")
+    p.add_argument("--out", type=Path, default=Path("results/compare"), help="folder to write")
     return p
 
 
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def next_step(args: argparse.Namespace, methods: Sequence[Method]) -> str:
-    """The command that makes a page of the same results."""
+    """The command that turns the same results into a page."""
     inputs = [str(path.parent if path.is_file() else path) for path in args.results]
     if args.group:
         inputs = list(dict.fromkeys(str(one.path.parent) for method in methods for one in method.evaluations))
@@ -104,7 +105,8 @@ def next_step(args: argparse.Namespace, methods: Sequence[Method]) -> str:
 
 
 def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: str) -> list[Method]:
-    """The methods that the command line names, pooled. DataError if they scored different parts of their splits."""
+    """The methods that the command line names, pooled. DataError if they were scored on different subsets of their
+    splits."""
     files: dict[str, list[Path]] = {}
     loose = list(dict.fromkeys(run for path in results for run in find_results(path)))
     for run, name in zip(loose, method_names(loose), strict=True):
@@ -126,7 +128,7 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
 
 
 def matching(name: str, patterns: Sequence[str]) -> list[Path]:
-    """All metrics.json files that the patterns stand for."""
+    """All metrics.json files that the patterns match."""
     paths = [path for pattern in patterns for path in _matches(pattern)]
     if not paths:
         raise DataError(f"--group {name}: expected results at {' '.join(patterns)}, found none")
@@ -134,7 +136,7 @@ def matching(name: str, patterns: Sequence[str]) -> list[Path]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """What there is, but for the files and folders of the system that the pattern does not name itself."""
+    """What the pattern matches, without system files and folders unless the pattern names them itself."""
     named = Path(pattern).parts
     paths = map(Path, sorted(glob(pattern, recursive=True)))  # noqa: PTH207
     return [path for path in paths if not any(is_system_file(part) for part in path.parts if part not in named)]
@@ -150,7 +152,7 @@ def markdown_table(
     reference: str | None,
     notes: Sequence[str],
 ) -> str:
-    """The table for a reader, in percent, best first, with what it means below."""
+    """The table for a reader: in percent, best method first, with an explanation below."""
     head = ["method", "subjects", "runs each", metric.head, "sd", "95 % interval"]
     if reference is not None:
         head += [f"minus {reference}", "95 % interval", "n", "p", "p (Holm)"]
@@ -181,7 +183,7 @@ def markdown_table(
 
 
 def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]], reference: str | None) -> str:
-    """The same for a program, as fractions and with all digits; empty cells where there is nothing."""
+    """The same table for a program: as fractions with all digits; cells without a value are empty."""
     head: list[object] = ["method", "subjects", "runs_fewest", "runs_most", "mean", "sd", "ci95_low", "ci95_high"]
     head += ["reference", "n", "difference", "difference_ci95_low", "difference_ci95_high", "p", "p_holm"]
     rows: list[list[object]] = [head]
@@ -205,7 +207,7 @@ def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]],
 
 
 def subjects_table(methods: Sequence[Method]) -> str:
-    """One row a person, one column a method; empty where a method has not scored the person."""
+    """One row per person, one column per method; empty where a method did not score the person."""
     subjects = sorted({subject for method in methods for subject in method.subjects})
     rows: list[list[object]] = [["subject", *(method.name for method in methods)]]
     rows += [[subject, *(method.subjects.get(subject, "") for method in methods)] for subject in subjects]

@@ -1,8 +1,8 @@
-"""Decide which recordings train, validate and test, and write that down as small text files.
+"""Split recordings into training, validation and test subsets, and write the lists as small text files.
 
-Input: shards (preprocess.py), or with --records a plain list of record names where no shards are there yet, such
-as the records.txt of putEMG's share. Output: OUT/train.txt, val.txt and test.txt, one record name a line, and
-OUT/split.json, which says how they were made. A split may also be written by hand: three text files are enough.
+Input: shards (preprocess.py), or with --records a plain list of record names if there are no shards yet, such as the
+records.txt of putEMG's share. Output: OUT/train.txt, val.txt and test.txt with one record name per line, and
+OUT/split.json, which says how they were made. A split may also be written by hand: the three text files are enough.
 
   python create_dataset_files.py                                                  # no person in two subsets
   python create_dataset_files.py --out splits/mine --seed 1                       # other people
@@ -11,21 +11,21 @@ OUT/split.json, which says how they were made. A split may also be written by ha
   python create_dataset_files.py --records records.txt --out splits/mine          # no shards needed
 
 Protocols:
-  subject    no person is in two subsets: how well does it work for people it has never seen? (default)
-  kfold      the same --folds times; over all folds each person is tested once. One folder a fold.
-  loso       leave one subject out: one folder a person, that person tested.
-  session    trained on each person's first session, tested on the same people's later sessions, validated on the
-             last recording of the first (of putEMG: repeats_short). People with a single session are left out.
-  recording  the putEMG authors' folds: within one person's session each recording is tested once. One folder
-             <subject>-<session>-<task> each. Of the others the last one validates and the earlier ones train.
-             The authors, who chose nothing on validation, trained on both; a method that chooses nothing may be
-             fitted on train.txt and val.txt together.
-The shards say who was recorded, in which session and in which order; without shards the recordings' names do, which
-then must be of putEMG's form. A session of putEMG is a day.
+  subject    no person is in two subsets: how well does a model work for people it has never seen? (default)
+  kfold      the same, --folds times, so that over all folds each person is tested once. One folder per fold.
+  loso       leave one subject out: one folder per person, in which that person is tested.
+  session    train on each person's first session and test on the same people's later sessions. The last recording of
+             the first session validates (putEMG: repeats_short). People with a single session are left out.
+  recording  the putEMG authors' folds: each recording is tested once, by a model of the same person and session. One
+             folder <subject>-<session>-<task> per fold. Of the other recordings of the session, the last one validates
+             and the earlier ones train. The authors trained on all of them, because they chose nothing on validation;
+             a method that chooses nothing may likewise be fitted on train.txt and val.txt together.
+Person, session and order of recording are read from the shards. Without shards they are read from the recordings'
+names, which then must follow putEMG's scheme. A session of putEMG is one day.
 
-People are drawn by --seed: the same records and flags give the same files everywhere. --val and --test are
-fractions of all people, rounded, at least one person. A split in which a subset is empty, or windows of a class are
-missing from a subset, is refused and nothing is written.
+People are drawn at random by --seed: the same records and flags give the same files on every machine. --val and --test
+are fractions of all people, rounded, with at least one person each. A split is refused, and nothing is written, if a
+subset is empty or has no window of some class.
 
 An existing split is kept if its lists are the same; otherwise the script stops and names it. --overwrite replaces it.
 Takes seconds.
@@ -51,7 +51,7 @@ from semg.data.shards import Shard, list_records, open_shards
 
 FILES = {*(f"{subset}.txt" for subset in splits.SUBSETS), "split.json"}
 VAL, TEST, FOLDS = 0.15, 0.2, 5
-FLAGS_OF = {  # which protocols each flag means something to
+FLAGS_OF = {  # the protocols that each flag applies to
     "folds": ("kfold",),
     "val": ("subject", "kfold", "loso"),
     "test": ("subject",),
@@ -61,8 +61,10 @@ FLAGS_OF = {  # which protocols each flag means something to
 PARTED = (
     "--protocol {} parts the recordings of a session, so each has to hold every class; subject, kfold and loso do not"
 )
-ADVICE = {protocol: PARTED.format(protocol) for protocol in ("session", "recording")}  # where a class is missing
-FOLDS_SHOWN = 10  # of more the table gives the range over folds
+ADVICE = {
+    protocol: PARTED.format(protocol) for protocol in ("session", "recording")
+}  # for a split in which a class is missing
+FOLDS_SHOWN = 10  # with more folds than this, the table gives ranges over folds
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Windows:
     counts: dict[str, np.ndarray]
 
     def of(self, records: Sequence[str]) -> np.ndarray:
-        """(K,) windows of each class in some recordings together."""
+        """(K,) number of windows of each class in some recordings together."""
         return np.sum([self.counts[name] for name in records], axis=0)
 
 
@@ -83,17 +85,26 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, help="folder of shards (default: data/shards, unless --records)")
     parser.add_argument("--records", type=Path, metavar="FILE", help="take the record names from this file, one a line")
     parser.add_argument("--out", type=Path, default=Path("splits/default"), help="folder to write, such as splits/NAME")
-    parser.add_argument("--protocol", choices=splits.PROTOCOLS, default="subject", help="the rule, see above")
-    parser.add_argument("--folds", type=cli.whole(2), metavar="K", help=f"kfold: how many (default: {FOLDS})")
+    parser.add_argument(
+        "--protocol", choices=splits.PROTOCOLS, default="subject", help="how recordings are split, see above"
+    )
+    parser.add_argument("--folds", type=cli.whole(2), metavar="K", help=f"kfold: number of folds (default: {FOLDS})")
     fraction = cli.number(0, 1, above=True)
-    parser.add_argument("--val", type=fraction, help=f"fraction of the people to validate (default: {VAL})")
-    parser.add_argument("--test", type=fraction, help=f"subject: fraction of the people to test (default: {TEST})")
+    parser.add_argument(
+        "--val", type=fraction, help=f"fraction of the people in the validation subset (default: {VAL})"
+    )
+    parser.add_argument(
+        "--test", type=fraction, help=f"subject: fraction of the people in the test subset (default: {TEST})"
+    )
     for subset in ("test", "val"):
         parser.add_argument(
-            f"--{subset}-subjects", nargs="+", metavar="SUBJECT", help=f"subject: these people, in place of --{subset}"
+            f"--{subset}-subjects",
+            nargs="+",
+            metavar="SUBJECT",
+            help=f"subject: put these people into the subset, instead of --{subset}",
         )
-    parser.add_argument("--seed", type=cli.whole(0), default=0, help="draws the people")
-    parser.add_argument("--overwrite", action="store_true", help="replace another split at OUT")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed for drawing the people")
+    parser.add_argument("--overwrite", action="store_true", help="replace a different split in OUT")
     return parser
 
 
@@ -106,7 +117,7 @@ def check(args: argparse.Namespace) -> None:
     for subset in ("val", "test"):
         if getattr(args, subset) is not None and getattr(args, f"{subset}_subjects") is not None:
             raise UsageError(f"--{subset} and --{subset}-subjects: expected one of the two")
-    if args.out.name in ("", ".."):  # a folder needs a name of its own to be put in place whole
+    if args.out.name in ("", ".."):  # the folder is renamed into place as a whole, so it needs a name
         args.out = args.out.resolve()
     args.val = VAL if args.val is None else args.val
     args.test = TEST if args.test is None else args.test
@@ -117,7 +128,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[Record], Windows | None, Path]:
-    """The recordings, their windows if there are shards, and where their names come from."""
+    """The recordings, their windows if there are shards, and the path that their names come from."""
     if not args.records:
         folder = args.shards or Path("data/shards")
         names = list_records(folder)
@@ -156,7 +167,7 @@ def count_windows(shards: Sequence[Shard]) -> Windows:
 
 
 def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str, splits.Split], list[str]]:
-    """The splits by the folder they go to (`""`: OUT itself), and who is left out."""
+    """The splits by the name of their folder (`""`: OUT itself), and the people who are left out."""
     if args.protocol == "session":
         return splits.by_session(records, seed=args.seed)
     if args.protocol == "recording":
@@ -177,7 +188,8 @@ def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str,
 
 
 def name_subjects(args: argparse.Namespace, records: Sequence[Record]) -> None:
-    """Call the people named on the command line as the recordings do: `3` is 03 where nobody is called 3."""
+    """Replace the names of people given on the command line by those of the recordings: `3` means 03 if nobody is
+    called 3."""
     known = {record.subject for record in records}
     by_number = {subject.lstrip("0"): subject for subject in known if subject.isdigit()}
     for flag in ("test_subjects", "val_subjects"):
@@ -189,7 +201,7 @@ def name_subjects(args: argparse.Namespace, records: Sequence[Record]) -> None:
 
 
 def refuse_missing_classes(by_fold: Mapping[str, splits.Split], windows: Windows) -> None:
-    """DataError if windows of a class are missing from a subset of a split."""
+    """DataError if a subset of a split has no window of some class."""
     for key, split in by_fold.items():
         for subset in splits.SUBSETS:
             counts = windows.of(split.records(subset))
@@ -202,7 +214,8 @@ def refuse_missing_classes(by_fold: Mapping[str, splits.Split], windows: Windows
 
 
 def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[str]) -> dict[str, Any]:
-    """What split.json says of its making: nothing that differs between machines, so that its bytes do not."""
+    """What split.json says about its making: nothing that differs between machines, so that its bytes are the same on
+    all."""
     flags = ("seed", *(flag for flag, protocols in FLAGS_OF.items() if args.protocol in protocols))
     flag_values = {flag: plain(getattr(args, flag)) for flag in flags if getattr(args, flag) is not None}
     for subset in ("val", "test"):
@@ -221,9 +234,9 @@ def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[
 
 
 def already_there(out: Path, by_fold: Mapping[str, splits.Split], shards: Path | None, overwrite: bool) -> bool:
-    """Whether `out` holds these very splits. DataError if it holds anything that may not be replaced.
+    """Whether `out` holds exactly these splits. DataError if it holds anything that may not be replaced.
 
-    shards: whose the recordings are, see `splits.read_split`.
+    shards: the folder of the recordings' shards, see `splits.read_split`.
     """
     if not out.exists():
         return False
@@ -242,7 +255,7 @@ def already_there(out: Path, by_fold: Mapping[str, splits.Split], shards: Path |
 
 
 def _split_folders_only(out: Path) -> list[Path]:
-    """The splits in `out`; DataError if there is anything else, for it would be lost."""
+    """The splits in `out`. DataError if it holds anything else, which would be lost."""
     if not out.is_dir():
         raise DataError(f"{out}: expected a folder to write, found a file; choose another --out")
     inside = [path for path in sorted(out.iterdir()) if not is_system_file(path.name)]
@@ -255,7 +268,7 @@ def _split_folders_only(out: Path) -> list[Path]:
 
 
 def _is_fold_of(out: Path, folder: Path, shards: Path | None) -> bool:
-    """Whether `folder` was made as a fold of `out`; one that is damaged since counts as such."""
+    """Whether `folder` was made as a fold of `out`; a fold that has been damaged since counts as one."""
     try:
         return splits.read_split(folder, shards).name == f"{out.resolve().name}/{folder.name}"
     except DataError:
@@ -263,7 +276,7 @@ def _is_fold_of(out: Path, folder: Path, shards: Path | None) -> bool:
 
 
 def _difference(out: Path, folders: Sequence[Path], by_fold: Mapping[str, splits.Split], shards: Path | None) -> str:
-    """The first thing in which the splits on disk differ from those made; empty if they are the same."""
+    """The first difference between the splits on disk and those just made; empty if they are the same."""
     on_disk = {"" if folder == out else folder.name: folder for folder in folders}
     if set(on_disk) != set(by_fold):
         return f"{len(on_disk)} folders, not {len(by_fold)}" if len(on_disk) != len(by_fold) else "other folds"
@@ -284,7 +297,8 @@ def _difference(out: Path, folders: Sequence[Path], by_fold: Mapping[str, splits
 
 
 def subset_facts(split: splits.Split, subset: str, windows: Windows | None) -> dict[str, Any]:
-    """Subjects, recordings and, from shards, windows in all and by class of one subset."""
+    """Number of subjects and recordings of one subset and, if there are shards, of its windows, in total and by
+    class."""
     records = split.records(subset)
     facts: dict[str, Any] = {"subjects": len(split.subjects(subset)), "recordings": len(records)}
     if windows:
@@ -295,7 +309,7 @@ def subset_facts(split: splits.Split, subset: str, windows: Windows | None) -> d
 
 
 def table(by_fold: Mapping[str, splits.Split], windows: Windows | None) -> str:
-    """Subjects, recordings, windows and windows of each class in each subset, for a person to read."""
+    """Subjects, recordings, windows and windows of each class in each subset, as a table for people to read."""
     rows = []
     if len(by_fold) <= FOLDS_SHOWN:
         for key, split in by_fold.items():
@@ -321,7 +335,7 @@ def table(by_fold: Mapping[str, splits.Split], windows: Windows | None) -> str:
 
 
 def tell(by_fold: Mapping[str, splits.Split], left_out: Sequence[str], args: argparse.Namespace) -> str:
-    """Who is where, in one line each."""
+    """Which people are in which subset, one line per subset."""
     lines = [f"{args.protocol}: {splits.PROMISES[args.protocol]}"]
     if len(by_fold) == 1 and args.protocol != "session":
         split = by_fold[""]

@@ -1,7 +1,7 @@
 """Train braindecode's networks on raw windows and score them on exactly the windows that evaluate.py scores.
 
-Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_files.py). Output, as evaluate.py's:
-OUT/<network>-raw/, or with folds OUT/<network>-raw/<fold>/, with metrics.json, per_subject.csv, predictions.npz,
+Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_files.py). Output, as in evaluate.py:
+OUT/<network>-raw/ (with folds: OUT/<network>-raw/<fold>/) with metrics.json, per_subject.csv, predictions.npz,
 confusion_matrix.png and per_subject.png. Needs `pip install braindecode`.
 
   python deep_baselines.py --split splits/putemg-unseen-users                           # all three networks
@@ -9,17 +9,18 @@ confusion_matrix.png and per_subject.png. Needs `pip install braindecode`.
   python deep_baselines.py --split splits/putemg-kfold5 --launch slurm          # folds at once; docs/many_runs.md
   python compare.py results/gpt2 results/deep-baselines
 
-Networks: ShallowFBCSPNet (shallow), EEGNet (eegnet) and EEGConformer (conformer) with braindecode's own settings. Whole
-recordings are decimated behind an anti-alias filter, each channel is divided by its root mean square over the session
-(--normalize none: over the training recordings), which looks at no label. Optimiser, learning rate over time,
-augmentation and loop are train.py's. The epoch is chosen by macro-F1 over the validation people. --classes and
---no-idle are as in baselines.py: networks are trained and scored on these gestures alone. See docs/baselines.md.
+Networks: ShallowFBCSPNet (shallow), EEGNet (eegnet) and EEGConformer (conformer), with braindecode's own settings.
+Whole recordings are decimated after an anti-alias filter. Each channel is divided by its root mean square over the
+session (--normalize none: over the training recordings), which needs no labels. Optimiser, learning-rate schedule,
+augmentation and training loop are those of train.py. The epoch with the best macro-F1 on the validation people is kept.
+--classes and --no-idle work as in baselines.py: networks are trained and scored on these gestures only. See
+docs/baselines.md.
 
-A network that was stopped starts anew; finished ones are kept if they were made from the same windows with the same
-arguments, and named otherwise; --overwrite redoes them.
+A network whose training was stopped starts from the beginning. Finished ones are kept if they were made from the same
+windows with the same arguments; otherwise the script stops and names the result. --overwrite makes them again.
 
-Needs 48 / DECIMATE bytes of memory a sample of signal, and a GPU for all of putEMG. On one CPU core an epoch takes
-minutes; one of EEGNet twice as long as one of ShallowFBCSPNet, and one of EEGConformer six times.
+Needs 48 / DECIMATE bytes of memory per sample of signal, and for all of putEMG a GPU. On one CPU core an epoch takes
+minutes; an epoch of EEGNet takes twice as long as one of ShallowFBCSPNet, and one of EEGConformer six times as long.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -49,19 +50,31 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     p = cli.parser(__doc__)
     folds.add_data(p, out=Path("results/deep-baselines"))
-    p.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which to train")
+    p.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks to train")
     p.add_argument("--epochs", type=cli.whole(1), default=8, help="passes over the training windows")
-    p.add_argument("--lr", type=cli.number(0, above=True), default=1e-3, help="highest learning rate")
-    p.add_argument("--decimate", type=cli.whole(1), default=4, metavar="N", help="keep every N-th sample, filtered")
-    p.add_argument("--normalize", choices=("session", "none"), default="session", help="what scales the channels")
-    p.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
+    p.add_argument("--lr", type=cli.number(0, above=True), default=1e-3, help="peak learning rate")
+    p.add_argument(
+        "--decimate",
+        type=cli.whole(1),
+        default=4,
+        metavar="N",
+        help="keep every N-th sample, after an anti-alias filter",
+    )
+    p.add_argument(
+        "--normalize",
+        choices=("session", "none"),
+        default="session",
+        help="scale channels by their RMS over the session, or over the training recordings",
+    )
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="random seed; the same seed gives the same result")
     shared.add_computing(p, threads="1")
     folds.add_launch(p, gpus=1)
     return p
 
 
 def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], splits: dict[str, str]) -> list[Baseline]:
-    """The results asked for, fold by fold. splits: fold -> checksum. DataError if braindecode lacks a network."""
+    """The results asked for, fold by fold. splits: the checksum of each fold's split. DataError if braindecode lacks a
+    network."""
     from semg.training import deep_baselines
 
     names = list(dict.fromkeys(args.networks))
@@ -92,7 +105,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
 
 
 def recipe_of(args: argparse.Namespace) -> "Recipe":
-    """How the flags say to train."""
+    """The training recipe that the flags ask for."""
     from semg.training import deep_baselines
     from semg.training.optimization import OptimizerConfig
 
@@ -102,7 +115,8 @@ def recipe_of(args: argparse.Namespace) -> "Recipe":
 def run_fold(
     baselines: Sequence[Baseline], windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> dict[str, float]:
-    """Train and score the networks on one fold; returns the leading metric of each. One that fails is named."""
+    """Train and score the networks on one fold; returns the leading metric of each. A failure is reported, and the
+    other networks still run."""
     from semg.inference.batch import choose_device
     from semg.training import deep_baselines
     from semg.training.loop import DivergedError

@@ -1,28 +1,28 @@
-"""Fetch putEMG recordings from the public share, or from a mirror, and verify them.
+"""Download putEMG recordings from the public share, or from a mirror, and verify them.
 
 Input:  the network; nothing else.
-Output: OUTDIR/Data-HDF5/RECORD.hdf5 and, for other media, OUTDIR/Data-CSV, Depth, Video-1080p, Video-576p;
-        OUTDIR/.verified.json remembers what was verified, so that running it again is quick.
+Output: OUTDIR/Data-HDF5/RECORD.hdf5 and, for other media, OUTDIR/Data-CSV, Depth, Video-1080p, Video-576p.
+        OUTDIR/.verified.json records which files were verified, so that another run is quick.
 
   python download_putemg.py data/raw --dry-run             # what would be fetched, files and bytes
   python download_putemg.py data/raw                       # all 264 gesture recordings, about 11 GB
   python download_putemg.py data/raw --subjects 03 04      # two people only, about 0.5 GB
-  python download_putemg.py data/raw --verify-only         # fetch nothing, look at every byte again
+  python download_putemg.py data/raw --verify-only         # fetch nothing, check every byte again
   python download_putemg.py data/raw --media data-csv --unpack --remove
 
-A file gets its name only after its length, its MD5 (where the share publishes an MD5SUMS that lists it; the run
-says where it does not) and its inner structure were found right. Stopped or killed, the same command goes on
-where it was. A file that cannot be had is reported and the others are fetched; the exit code is 1 as long as
-anything is missing.
+A file gets its final name only after three checks: its length, its MD5 (if the share publishes an MD5SUMS file that
+lists it; the run says where it does not) and its internal structure. After a stop or a kill, the same command continues
+where it was. A file that cannot be downloaded is reported and the others are still fetched. The exit code is 1 as long
+as anything is missing.
 
-The share is reached in one of two built-in ways, tried in order. --base-url names a mirror instead: a folder on
-a web server, under which records.txt and Data-HDF5/RECORD.hdf5 lie. The layout of the HDF5 files is known; the
-names of the other media (RECORD.zip in Data-CSV and Depth, RECORD.mp4 in the Video folders) are as others report
-them, so where the share lists its folders, the names found there are taken. A zip archive is unpacked into a
-folder of its own name. --timeout is how long nothing, or less than 1 KiB/s, may arrive before a new attempt.
+The share can be reached at two built-in addresses, which are tried in order. --base-url names a mirror instead: a
+folder on a web server that contains records.txt and Data-HDF5/RECORD.hdf5. The layout of the HDF5 files is known. The
+file names of the other media (RECORD.zip in Data-CSV and Depth, RECORD.mp4 in the Video folders) are second-hand, so if
+the share lists its folders, the names listed there are used. A zip archive is unpacked into a folder of the same name.
+--timeout is how long a transfer may stall, or stay below 1 KiB/s, before it is tried again.
 
 putEMG: Kaczmarek, Mankowski, Tomczynski, Sensors 2019, 19(16):3548; licence CC BY-NC 4.0.
-Time: as long as 11 GB take on your connection (15 minutes at 100 Mbit/s); a second run takes seconds.
+Time: as long as your connection needs for 11 GB (15 minutes at 100 Mbit/s); a second run takes seconds.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -46,37 +46,43 @@ from semg.data.putemg import EXPERIMENTS
 from semg.download.putemg_share import MEDIA, Medium, Wanted, names_of, of_subjects, read_md5sums, read_records
 from semg.download.webdav import Listed
 
-if TYPE_CHECKING:  # what speaks HTTP and HDF5 is imported where it is needed: --help must not wait for it
+if TYPE_CHECKING:  # modules with HTTP and HDF5 are imported where they are needed: --help must not wait for them
     from semg.download.http_client import Client
     from semg.download.verification import Memory
 
 T = TypeVar("T")
 
 SHARE = "https://chmura.put.poznan.pl"
-TOKEN = "45NY5snj0U4tgQz"  # noqa: S105  the public share's address, no secret
+TOKEN = "45NY5snj0U4tgQz"  # noqa: S105  part of the public share's address, not a secret
 
 
 def arguments() -> argparse.ArgumentParser:
     """The flags."""
     p = cli.parser(__doc__)
-    p.add_argument("outdir", nargs="?", type=Path, default=Path("data/raw"), metavar="OUTDIR", help="folder")
+    p.add_argument("outdir", nargs="?", type=Path, default=Path("data/raw"), metavar="OUTDIR", help="folder to write")
     what = p.add_argument_group("what to fetch")
-    what.add_argument("--experiment", nargs="+", choices=EXPERIMENTS, help="default: emg_gestures")
+    what.add_argument("--experiment", nargs="+", choices=EXPERIMENTS, help="kinds of recordings; default: emg_gestures")
     what.add_argument("--media", nargs="+", choices=tuple(MEDIA), help="kinds of files; default: data-hdf5")
     what.add_argument("--subjects", nargs="+", type=cli.subjects, metavar="NN", help="people; default: all")
-    what.add_argument("--base-url", type=web_address, metavar="URL", help="a mirror's root instead of the share")
+    what.add_argument(
+        "--base-url", type=web_address, metavar="URL", help="root address of a mirror, instead of the share"
+    )
     how = p.add_argument_group("how")
-    how.add_argument("--jobs", type=cli.whole(1, 32), default=4, help="files fetched at once")
-    how.add_argument("--retries", type=cli.whole(0, 100), default=5, help="new attempts after one that failed")
+    how.add_argument("--jobs", type=cli.whole(1, 32), default=4, help="files to fetch at once")
+    how.add_argument("--retries", type=cli.whole(0, 100), default=5, help="how often a failed transfer is tried again")
     how.add_argument(
         "--retry-wait",
         type=cli.number(0, 120),
         default=1.0,
         metavar="SECONDS",
-        help="before the first new attempt; doubles with each, unless the server says how long",
+        help="wait before the first new attempt; doubled for each further one, unless the server sets a time",
     )
     how.add_argument(
-        "--timeout", type=cli.number(0, 3600, above=True), default=60.0, metavar="SECONDS", help="see above"
+        "--timeout",
+        type=cli.number(0, 3600, above=True),
+        default=60.0,
+        metavar="SECONDS",
+        help="try again after a stall this long, see above",
     )
     how.add_argument("--dry-run", action="store_true", help="list what would be fetched, write nothing")
     how.add_argument("--verify-only", action="store_true", help="read and check all files again, fetch none")
@@ -86,7 +92,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def web_address(text: str) -> str:
-    """A mirror's root, with a slash at its end."""
+    """The root address of a mirror, with a slash at its end."""
     try:
         parts = urlsplit(text)
         wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
@@ -98,7 +104,7 @@ def web_address(text: str) -> str:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Fill in defaults; UsageError for flags that make no sense together."""
+    """Fill in defaults; UsageError for flags that cannot be combined."""
     args.experiment = list(dict.fromkeys(args.experiment or ["emg_gestures"]))
     args.media = list(dict.fromkeys(args.media or ["data-hdf5"]))
     if args.remove and not args.unpack:
@@ -113,9 +119,9 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace, console: cli.Console, memory: "Memory") -> "tuple[Client, list[Wanted], int]":
-    """The files to have, as the share lists them, and the number of names refused.
+    """The files wanted, as the share lists them, and the number of names that were refused.
 
-    Files can be verified without the share too: against what is remembered of them.
+    With --verify-only, files can be verified without the share too: against what .verified.json records of them.
     """
     from semg.download.http_client import Client, Server
 
@@ -132,7 +138,7 @@ def plan(args: argparse.Namespace, console: cli.Console, memory: "Memory") -> "t
 
 
 def is_asked_for(file: Wanted, args: argparse.Namespace) -> bool:
-    """Whether the flags choose this file."""
+    """Whether the flags select this file."""
     folder, _, name = file.name.partition("/")
     people = args.subjects or [""]
     chosen = tuple(f"{experiment}-{subject}" for experiment in args.experiment for subject in people)
@@ -140,7 +146,7 @@ def is_asked_for(file: Wanted, args: argparse.Namespace) -> bool:
 
 
 def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list[str], int]":
-    """The first source that answers with record names: (client, names, number of names refused)."""
+    """The first server that answers with record names: (client, names, number of names refused)."""
     from semg.download.http_client import Client, Server
 
     ways = [Server(f"{SHARE}/public.php/dav/files/{TOKEN}/", lists=True)]
@@ -162,7 +168,7 @@ def reach(args: argparse.Namespace, console: cli.Console) -> "tuple[Client, list
 
 
 def files_of(client: "Client", medium: Medium, records: list[str], console: cli.Console) -> list[Wanted]:
-    """One medium's files, with the sizes that the share lists and the MD5 sums that it publishes."""
+    """The files of one medium, with the sizes that the share lists and the MD5 sums that it publishes."""
     listing = client.listing(medium.folder) if client.server.lists else None
     sums = md5_sums(client, medium.folder, console) if listing is None or "MD5SUMS" in listing else {}
     files = []
@@ -180,7 +186,7 @@ def files_of(client: "Client", medium: Medium, records: list[str], console: cli.
 
 
 def md5_sums(client: "Client", folder: str, console: cli.Console) -> dict[str, str]:
-    """File name -> MD5 as the folder's MD5SUMS has it; empty, and said so, where there is none of use."""
+    """File name -> MD5 from the folder's MD5SUMS. Empty, with a message, if there is none or it is unusable."""
     from semg.download.http_client import NotFoundError
 
     try:
@@ -198,7 +204,7 @@ def md5_sums(client: "Client", folder: str, console: cli.Console) -> dict[str, s
 
 
 def sweep(root: Path) -> None:
-    """Remove temporary files and folders of a run that was killed; the caller holds the folder's lock."""
+    """Remove temporary files and folders that a killed run left; the caller holds the folder's lock."""
     temporary_name(root / ".verified.json").unlink(missing_ok=True)
     for medium in MEDIA.values():
         for path in (root / medium.folder).glob(".emg_*.tmp"):
@@ -210,7 +216,7 @@ def sweep(root: Path) -> None:
 
 @dataclass
 class Tally:
-    """What became of the files."""
+    """How many files were there, fetched, unpacked, failed and so on."""
 
     there: int = 0
     fetched: int = 0
@@ -221,12 +227,12 @@ class Tally:
 
     @property
     def missing(self) -> int:
-        """How many of the files asked for are not there, verified."""
+        """How many of the files asked for are not there and verified."""
         return len(self.failed) + self.not_tried + self.refused
 
 
 class Fetcher:
-    """Brings files to OUTDIR, one call of `ensure` each, in several threads at once."""
+    """Downloads files to OUTDIR; `ensure` is called once per file, from several threads at once."""
 
     def __init__(self, args: argparse.Namespace, console: cli.Console, client: "Client", memory: "Memory") -> None:
         self.args, self.console, self.client, self.memory = args, console, client, memory
@@ -234,13 +240,13 @@ class Fetcher:
         self._progress = threading.Lock()
 
     def run(self, files: list[Wanted]) -> None:
-        """Have all of `wanted`; the tally says what came of it."""
+        """Ensure that all of `files` are there; the tally counts the outcomes."""
         total = sum(file.size or 0 for file in self.absent(files))
         with self.console.progress(total=total or None, unit="B", unit_scale=True, unit_divisor=1000) as self._bar:
             in_parallel(self.client, self.args.jobs, self.ensure, files, self._done)
 
     def ensure(self, file: Wanted) -> tuple[bool, bool]:
-        """Have one file, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
+        """Ensure that one file is there, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
         from semg.download.file_transfer import full_disk
         from semg.download.http_client import DiskFullError
 
@@ -250,7 +256,7 @@ class Fetcher:
             full = full_disk(error, self.args.outdir) if isinstance(error, OSError) else error
             if full is None:
                 raise
-            self.client.stop()  # before this thread takes the next file, which would fail alike
+            self.client.stop()  # before this thread takes the next file, which would fail in the same way
             raise full from None
 
     def _have(self, file: Wanted) -> tuple[bool, bool]:
@@ -280,7 +286,7 @@ class Fetcher:
             )
         elif not self.args.verify_only:
             clear_part(target)
-        if not self.args.verify_only:  # which must do on a share that nobody may write to
+        if not self.args.verify_only:  # --verify-only must also work in a read-only folder
             self.memory.verified(file, md5)
         unpack = bool(self.args.unpack and file.is_archive)
         if unpack:
@@ -291,7 +297,7 @@ class Fetcher:
         return file.is_archive and self.memory.is_unpacked(file)
 
     def _md5_on_disk(self, file: Wanted, target: Path) -> str | None:
-        """The MD5 of the file on disk if it is right; None if it has to be fetched."""
+        """The MD5 of the file on disk if it is valid; None if it has to be fetched."""
         from semg.download.verification import verify
 
         known = None if self.args.verify_only else self.memory.md5(file)
@@ -333,7 +339,7 @@ class Fetcher:
             self._bar.update(grown)
 
     def _done(self, file: Wanted, future: "Future[tuple[bool, bool]]") -> None:
-        """Count one file, in the main thread."""
+        """Count the outcome of one file, in the main thread."""
         from semg.download.file_transfer import as_data_error
         from semg.download.http_client import StoppedError
 
@@ -341,7 +347,7 @@ class Fetcher:
             fetched, unpacked = future.result()
         except StoppedError:
             self.tally.not_tried += 1
-        except Exception as error:  # of any kind: it is this file's alone
+        except Exception as error:  # any kind of failure concerns this file only
             self.tally.failed.append(file.name)
             reason = str(error) if isinstance(error, OSError) else str(as_data_error(error))
             self.console.error(f"{file.name}: {reason.removeprefix(f'{self.args.outdir / file.name}: ')}")
@@ -353,7 +359,7 @@ class Fetcher:
                 self.console.say(f"{file.name}: fetched" + (" and unpacked" if unpacked else ""))
 
     def absent(self, files: list[Wanted]) -> list[Wanted]:
-        """Those of `wanted` that have to be fetched, as far as sizes tell."""
+        """Those of `files` that have to be fetched, judged by their sizes."""
 
         def there(file: Wanted) -> bool:
             path = self.args.outdir / file.name
@@ -362,9 +368,10 @@ class Fetcher:
         return [file for file in files if not there(file) and not self._is_unpacked(file)]
 
     def with_sizes(self, files: list[Wanted]) -> list[Wanted]:
-        """`wanted`, with the server asked for those lengths and versions that no list gave and that are needed.
+        """`files`, with missing lengths and versions filled in by asking the server, where they are needed.
 
-        The length of a file that is to be fetched; the version of one that is here, if no MD5 tells whether it changed.
+        Needed are the length of a file that will be fetched, and the version of a file on disk if no MD5 tells whether
+        it changed.
         """
         answers: dict[str, Listed] = {}
         unknown = [
@@ -390,10 +397,10 @@ def in_parallel(
     items: Iterable[Wanted],
     done: Callable[[Wanted, "Future[T]"], None],
 ) -> None:
-    """`work` on all `items` in `jobs` threads, `done` in this one.
+    """Run `work` on all `items` in `jobs` threads, and `done` in the calling thread.
 
-    If this one is interrupted, it does not wait for the others: one that waits for a server would hold it up for as
-    long as the server likes. They end with the process, and a part file may end anywhere.
+    If the calling thread is interrupted, it does not wait for the others: a thread that waits for a server could hold
+    it up indefinitely. They end with the process, and a partial file may end anywhere.
     """
     waiting: queue.SimpleQueue[Wanted] = queue.SimpleQueue()
     finished: queue.SimpleQueue[tuple[Wanted, Future[T]]] = queue.SimpleQueue()
@@ -410,7 +417,7 @@ def in_parallel(
             future: Future[T] = Future()
             try:
                 future.set_result(work(item))
-            except BaseException as error:  # whatever it was, this file failed and the others have their turn
+            except BaseException as error:  # whatever it was, this file failed and the others still have their turn
                 future.set_exception(error)
             finished.put((item, future))
 
@@ -425,7 +432,7 @@ def in_parallel(
 
 
 def announce(fetcher: Fetcher, files: list[Wanted]) -> tuple[int, int]:
-    """Say what will be fetched; DataError if the disk is too small. Returns the number of files and bytes."""
+    """Say what will be fetched; DataError if the disk has too little space. Returns the number of files and bytes."""
     from semg.download.file_transfer import free_bytes
     from semg.download.partial_file import part_size
 
@@ -449,7 +456,7 @@ def announce(fetcher: Fetcher, files: list[Wanted]) -> tuple[int, int]:
 
 
 def in_words(size: float | None) -> str:
-    """A number of bytes as people say it."""
+    """A number of bytes in readable units."""
     if size is None:
         return "unknown size"
     for unit in ("B", "kB", "MB"):
@@ -460,7 +467,7 @@ def in_words(size: float | None) -> str:
 
 
 def summary(fetcher: Fetcher, n_wanted: int) -> int:
-    """The last line, and the exit code: 1 as long as anything is missing."""
+    """Print the last line; returns the exit code, 1 as long as anything is missing."""
     args, tally = fetcher.args, fetcher.tally
     good = tally.there + tally.fetched
     text = f"{good} of {n_wanted + tally.refused} files are there and verified"

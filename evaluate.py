@@ -1,44 +1,47 @@
-"""Score a trained model on one part of a split: the test people, unless told otherwise.
+"""Score a trained model on one subset of a split: the test people by default.
 
-Input: a checkpoint (train.py), shards made as its training data was (preprocess.py), a split. Output, in OUT:
-  metrics.json           accuracy, balanced accuracy, macro-F1 and more, over all windows and person by person,
-                         with means, standard deviations and 95 % intervals over people, and how it was made
-  per_subject.csv        one row a person
-  predictions.npz        each window's recording, start, label, prediction and probabilities
+Input: a checkpoint (train.py), shards made like those of its training data (preprocess.py), and a split. Output, in
+OUT:
+  metrics.json           accuracy, balanced accuracy, macro-F1 and more, over all windows and for each person, with
+                         means, standard deviations and 95 % intervals over people, and how the result was made
+  per_subject.csv        one row per person
+  predictions.npz        recording, start, label, prediction and probabilities of each window
   confusion_matrix.png, per_subject.png
 
   python evaluate.py                                                   # the shipped example, after `make demo`
   python evaluate.py --checkpoint checkpoints/RUN/best_model.ckpt --shards data/shards --split splits/NAME
   python evaluate.py --checkpoint ... --adapt session                  # adapted to each session, without labels
   python evaluate.py --checkpoint ... --no-idle                        # the seven gestures, windows of idle left out
-  python evaluate.py --checkpoint ... --vote 5 --smooth 4.1            # decisions smoothed over time are scored, too
+  python evaluate.py --checkpoint ... --vote 5 --smooth 4.1            # also score decisions smoothed over time
 
-Left out, --shards and --split are those that the checkpoint was trained with.
+By default, --shards and --split are those that the checkpoint was trained with.
 
-Normalisation looks at no label. With a model trained under `--normalize session`, each person's signals are scaled
-by that session's own statistics, so a result says how well the model works for a new person once some minutes of
-their signal are known. --normalize online scores such a model as it would decide live: each window is normalised by
-the session's signal up to its end, from the first second on. metrics.json says which of the two was used, and under
-`by_minute` and `by_recording` how the scores change in the course of the session.
+Normalisation uses no labels. A model trained with `--normalize session` has each person's signals scaled by the
+statistics of the same session, so its result says how well it works for a new person once some minutes of that person's
+signal are known. --normalize online scores such a model as it would decide live: each window is normalised by the
+session's signal up to the end of that window, from the first second on. metrics.json says which of the two was used,
+and with --normalize online it shows under `by_minute` and `by_recording` how the scores change in the course of a
+session.
 
---adapt session adapts a copy of the model to each session on the session's own signals, without labels, and scores it;
---adapt first adapts to a session's first recording and scores the later ones. --adapt online, with --normalize online,
-adapts to the session's signal so far, as a live device would: first after 30 s of signal, then each time the signal has
-grown by half. Each adaptation takes effect some seconds of signal after it began, as if it had
-been computed meanwhile, so results do not depend on the machine's speed. A session that the model should not be adapted
-to (few gestures, little signal) keeps the model as it was. metrics.json then has the adapted scores,
-`unadapted`, the unadapted model's scores on the same windows, and `adaptation`, the settings and the outcome of each
-session; where the band seems to sit turned, its channels are read turned back, by `turn` places. Report both: an
-adapted model has used the session's unlabelled signals, under `session` later ones too.
+--adapt session adapts a copy of the model to each session on the session's own signals, without labels, and scores it.
+--adapt first adapts to a session's first recording and scores the later ones. --adapt online, together with --normalize
+online, adapts to the session's signal so far, as a live device would: first after 30 s of signal, then each time the
+signal has grown by half. Each of these adaptations takes effect some seconds of signal after it began, as if it had
+been computed in the meantime, so results do not depend on the machine's speed. If the model should not be adapted to a
+session (few gestures, little signal), the unadapted model is used for it. metrics.json then has the adapted scores at
+its top level; `unadapted`, the unadapted model's scores on the same windows; and `adaptation`, the settings and the
+outcome for each session. If the electrode band seems to be rotated on the arm, its channels are rotated back, by `turn`
+places. Report both scores: an adapted model has used the session's unlabelled signals, with --adapt session also
+signals later than the window.
 
---vote K also scores the majority over the last K windows, --smooth SECONDS a hidden Markov model of all windows until
-then, in which gestures last SECONDS on average: metrics.json has them under `vote` and `smoothed`, of sessions as they
-are and, under `unadapted`, of the model as it was. Either begins anew with each recording and is run over all of it:
-the windows between labelled ones are decided for too, as a device would, and not scored.
+--vote K also scores the majority decision over the last K windows, --smooth SECONDS those of a hidden Markov model of
+all windows so far, in which a gesture lasts SECONDS on average. metrics.json has these scores under `vote` and
+`smoothed`, and with --adapt also those of the unadapted model, under `unadapted`. Both start afresh with each recording
+and run over all of it: the windows between labelled ones get a decision too, as on a device, but are not scored.
 
---classes and --no-idle score the model on some of its gestures alone. It decides between these only, with probabilities
-renormalised over them, and windows of other gestures are left out of the score. metrics.json then has them under
-`classes`, and the others under `classes_left_out`. --no-idle is what many publications do: seven classes of putEMG.
+--classes and --no-idle score the model on some of its gestures only. It decides between these, with probabilities
+renormalised over them, and windows of other gestures are not scored. metrics.json lists the gestures under `classes`
+and the others under `classes_left_out`. --no-idle is what many publications do: seven classes of putEMG.
 
 docs/scale.md says how long it takes.
 """
@@ -84,34 +87,36 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
     shared.add_classes(parser)
     parser.add_argument("--out", type=Path, help="folder to write (default: results/ and the run's name)")
-    parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows at once")
+    parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows per forward pass")
     shared.add_computing(parser)
-    parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="auto: bf16 on CUDA")
+    parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="precision; auto: bf16 on CUDA")
     parser.add_argument(
-        "--workers", type=cli.whole(0), default=0, help="threads that read windows ahead, for shards on a slow disk"
+        "--workers", type=cli.whole(0), default=0, help="threads that prefetch windows, for shards on a slow disk"
     )
     parser.add_argument(
         "--normalize",
         type=cli.renamed_values(running="online"),
         choices=("trained", "online"),
         default="trained",
-        help="as in training, or causally by what the session has shown so far",
+        help="normalise as in training, or causally, by the session's signal so far",
     )
     parser.add_argument(
         "--adapt",
         choices=("none", *MODES, "online"),
         default="none",
-        help="adapt to each session without labels: on all its recordings, on its first one to score the later ones, "
-        "or on what has been heard so far",
+        help="adapt to each session without labels: on all its recordings, on its first one (and score the later "
+        "ones), or on its signal so far",
     )
-    parser.add_argument("--seed", type=cli.whole(0), default=0, help="of adapting: same seed, same result")
+    parser.add_argument(
+        "--seed", type=cli.whole(0), default=0, help="random seed for adapting; the same seed gives the same result"
+    )
     shared.add_vote(parser)
     shared.add_smooth(parser)
     return parser
 
 
 def warn_of_leaks(model: TrainedModel, shards: list[Shard], subset: str, console: Console) -> list[str]:
-    """Say loudly which of the people scored were trained on; returns them."""
+    """Warn prominently if people or recordings that are scored were trained on; returns these people."""
     seen = sorted(model.origin.subjects & {shard.subject for shard in shards})
     if seen:
         console.warn(
@@ -176,7 +181,7 @@ def score(
 def adapted(
     model: TrainedModel, shards: list[Shard], args: argparse.Namespace, console: Console
 ) -> tuple[Scores, dict[str, Any]]:
-    """The scores of the model adapted to each session, and what metrics.json says beside them."""
+    """The scores of the model adapted to each session, and what else metrics.json says about the adaptation."""
     how = Adaptation(amp=args.amp, seed=args.seed)
     result = score_adapted(
         model,
@@ -203,7 +208,7 @@ def adapted(
 
 
 def unadapted_report(windows: WindowSet, probabilities: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
-    """What metrics.json says of the model as it was, on the windows that the adapted one is scored on."""
+    """What metrics.json says about the unadapted model, on the windows that the adapted one is scored on."""
     scored, prediction = ScoredWindows.of(windows), probabilities.argmax(1)
     return metrics.report(scored, prediction, probabilities, vote=args.vote, hold=args.smooth)
 
@@ -211,7 +216,8 @@ def unadapted_report(windows: WindowSet, probabilities: np.ndarray, args: argpar
 def adapted_online(
     model: TrainedModel, shards: list[Shard], args: argparse.Namespace, console: Console
 ) -> tuple[Scores, dict[str, Any]]:
-    """The scores of the model adapted while each session goes on, and what metrics.json says beside them."""
+    """The scores of the model adapted in the course of each session, and what else metrics.json says about the
+    adaptation."""
     windows, how, schedule = open_windows(shards), Adaptation(amp=args.amp, seed=args.seed), Schedule()
     sessions: dict[str, OnlineAdaptation] = {}
 
@@ -234,7 +240,7 @@ def adapted_online(
 
 
 def over_time(scores: Scores) -> dict[str, Any]:
-    """How well sessions went as they grew older, for metrics.json."""
+    """How scores change in the course of sessions, for metrics.json."""
     windows = scores.windows
     known = windows.label != UNLABELLED
     columns = (windows.label[known], scores.probabilities[known].argmax(1), windows.subject[known])
@@ -246,7 +252,7 @@ def over_time(scores: Scores) -> dict[str, Any]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that don't go together."""
+    """Raise UsageError for flags that cannot be combined."""
     if args.adapt in MODES and args.normalize == "online":
         raise UsageError(
             f"--adapt {args.adapt}: expected --normalize trained with it, found online; it looks at whole recordings"
@@ -267,7 +273,7 @@ def main() -> int:
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_verified(args.shards, split.records(args.subset), console))
     if args.vote > 1 or args.smooth:
-        shards = [shard.continuous() for shard in shards]  # as a stream decides, between labelled windows too
+        shards = [shard.continuous() for shard in shards]  # decide between labelled windows too, as a stream does
     people = cli.counted(len({shard.subject for shard in shards}), "person", "people")
     count = cli.counted(sum(len(shard.windows) for shard in shards), "window")
     console.say(f"deciding on {count} of {people} ({args.subset})")

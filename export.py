@@ -1,4 +1,4 @@
-"""Export a checkpoint: as a Hugging Face folder, and as an ONNX file for programs without PyTorch.
+"""Export a checkpoint as a Hugging Face folder, and as an ONNX file for programs without PyTorch.
 
   python export.py                                                       # the shipped example
   python export.py --checkpoint checkpoints/RUN/best_model.ckpt --out exports/RUN
@@ -8,20 +8,20 @@ Output, in OUT:
   config.json         everything the checkpoint describes: network, data, gestures, normalisation, how it was made
   model.safetensors   the weights
   README.md           a model card made from these facts; add to it before you publish
-  model.onnx          the network (inputs x, statistics; outputs logits, features; see semg/inference/export.py), with
-                      what a program needs to know in its metadata, as JSON under `semg-gpt2`
+  model.onnx          the network (inputs x, statistics; outputs logits, features; see semg/inference/export.py). Its
+                      metadata holds what a program needs to know, as JSON under `semg-gpt2`
 
-Both are checked: the folder is opened again and must hold the same weights, bit for bit; the ONNX file is run in
-onnxruntime and must give the same numbers to 1e-3 of a logit (seen: about 1e-6) before it gets its name. No code is
-stored and none is run on opening. The folder opens where a checkpoint does, in Python too:
+Both are checked. The folder is opened again and must hold the same weights, bit for bit. The ONNX file is run in
+onnxruntime and must agree with PyTorch to 1e-3 of a logit (typically about 1e-6) before it gets its final name. No code
+is stored in these files, and opening them runs none. The folder can be used wherever a checkpoint can, in Python too:
 
   from semg import Decoder
   model = Decoder.open("exports/RUN")
 
-The filter and the normalisation of channels are not part of the ONNX network; such a folder knows both.
+The filter and the channel normalisation are not part of the ONNX network. The Hugging Face folder has both.
 
-With --classes or --no-idle, what is written decides between these gestures alone, as under predict.py: probabilities
-are renormalised over them. The model card and the ONNX metadata name the gestures that were left out.
+With --classes or --no-idle, the exported model decides between these gestures only, as in predict.py: probabilities are
+renormalised over them. The model card and the ONNX metadata name the gestures that were left out.
 
 ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. A small model takes
 seconds, see docs/scale.md.
@@ -50,15 +50,15 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     shared.add_checkpoint(parser)
-    parser.add_argument("--out", type=Path, help="folder to write (default: exports/ and the run's name)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: exports/RUN)")
     shared.add_classes(parser)
     shared.add_threads(parser)
-    parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="the Hugging Face folder alone")
+    parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="write the Hugging Face folder only")
     return parser
 
 
 def card(model: TrainedModel) -> str:
-    """The model card: only what the checkpoint knows."""
+    """The model card; it states only what the checkpoint knows."""
     description = model.description
     data, split, people = description["data"], description["split"], len(description["trained_on"])
     seconds = data["arguments"]["window"] / data["rate"]
@@ -97,7 +97,7 @@ def card(model: TrainedModel) -> str:
 
 
 def check_copy(folder: Path, model: TrainedModel) -> None:
-    """DataError unless the folder opens as the very same model."""
+    """DataError unless the folder opens as exactly the same model."""
     copy, checkpoint = TrainedModel.open(folder, "cpu").checkpoint, model.checkpoint
     same = copy.description == checkpoint.description and copy.tensors.keys() == checkpoint.tensors.keys()
     if not same or any(not torch.equal(copy.tensors[name], value) for name, value in checkpoint.tensors.items()):

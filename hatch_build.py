@@ -1,4 +1,5 @@
-"""Refuses a wheel that is not editable: `model.py` would land in site-packages under a name that others use too."""
+"""Refuse to build a wheel that is not editable: `model.py` would land in site-packages under a name that others use
+too."""
 
 from typing import Any
 

@@ -1,46 +1,46 @@
-"""Turn recordings of another device, tables in CSV, into shards: for data sets other than putEMG.
+"""Convert recordings of another device, as tables in CSV, into shards: for data sets other than putEMG.
 
   python import_csv.py mine/recordings.csv --rate 200 --shards data/shards-mine
 
-Input: a list of recordings, a CSV with the header `file,subject,session,date,task` and one row a recording:
-  file      the recording, a CSV; a path from the list's folder
-  subject   the person, such as 7 or P101: splits are made by it, so one person must have one name
-  session   while it lasted the electrodes stayed on: its recordings are normalised together. Left out: the day;
-            without a date either, all of a person's recordings are one session
-  date      YYYY-MM-DD, or with a time 2024-03-01T10:30, and with a zone 2024-03-01T10:30+01:00; may be left out. Of one
-            person's dates all or none have a zone; one without a time is its day's beginning
+Input: a list of recordings, a CSV with the header `file,subject,session,date,task` and one row per recording:
+  file      the recording, a CSV; the path is relative to the list's folder
+  subject   the person, such as 7 or P101. Splits are made by subject, so each person must have one name throughout
+  session   a time in which the electrodes stayed in place: its recordings are normalised together. May be left out:
+            then each day is a session, or, without dates, all of a person's recordings are one session
+  date      YYYY-MM-DD, or with a time 2024-03-01T10:30, or with a time zone 2024-03-01T10:30+01:00. May be left out.
+            Either all or none of a person's dates have a zone. A date without a time means the beginning of that day
   task      what was done; may be left out
-Of rows without a date, or of one date, those of one person must stand in the order of recording.
+Rows of one person that have no date, or the same date, must be in the order of recording.
 
-A recording is a text table with a header and a row a sample: the channels, and one column (--labels) that names the
-gesture made; an empty cell is in no gesture, and such samples are left out of every window. Without a header --labels
-counts its column from 1. Delimiter, decimal mark and encoding are detected; columns that are no channels, such as a
-time, are recognised and named, and what could be either is asked: --channels counts columns from 1. docs/data.md says
-how.
+A recording is a text table with a header and one row per sample. It has one column per channel, and one column
+(--labels) that names the gesture being made. An empty label means no gesture; such samples are left out of all windows.
+If the table has no header, --labels gives the column's number, counted from 1. Delimiter, decimal mark and encoding are
+detected. Columns that are not channels, such as a time, are recognised and reported. If a column could be either, the
+script stops and asks for --channels, which counts columns from 1. docs/data.md has the rules.
 
-Output: one shard a recording in SHARDS, as preprocess.py makes them; create_dataset_files.py, train.py and all that
-follows take them as they are. A shard has the name of its file; folders in the list become a part of it, so that
+Output: one shard per recording in SHARDS, in the format of preprocess.py; create_dataset_files.py, train.py and the
+later scripts use them like any others. A shard is named after its file. Folders in the list become part of the name:
 P1/day2/fist.csv becomes P1-day2-fist.
 
-Two facts about the device are assumed unless given, and these are printed. --rings names the columns of each
-ring of electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`;
-by default 4 to 16 channels are one ring. Training may turn rings by a place (train.py --augment). --rest-classes names
-those in which no gesture is made, which scores tell apart; by default all called idle, rest, relax, neutral or no
-movement.
+Two facts about the device are assumed and printed unless you give them. --rings names the columns of each ring of
+electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`. By
+default, 4 to 16 channels are one ring. Training may rotate the rings by one place (train.py --augment). --rest-classes
+names the classes in which no gesture is made, because scores treat them separately. By default, these are all classes
+called idle, rest, relax, neutral or no movement.
 
-Three more are taken from the recordings and printed, unless --unit, --low and --high, or --notch gives them:
+Three more facts are estimated from the recordings and printed, unless --unit, --low and --high, or --notch gives them:
   unit    without --unit, samples are multiplied by the power of ten that brings the median recording to an RMS of 32 to
-          316. So shards hold signals of the usual size whatever the device counts in; they say that their unit is
-          arbitrary, and by how much they were multiplied. Recordings added later are multiplied by the same.
-  band    20 to 700 Hz, or up to 45 % of the rate
-  mains   50 or 60 Hz where most recordings that hum do so, and those of its multiples that are present in most of them,
-          are taken out; 50 Hz where none hums
+          316. Shards thus hold signals of the usual size whatever unit the device has. They record that their unit is
+          arbitrary, and the factor. Recordings added later are multiplied by the same factor.
+  band    20 to 700 Hz, or up to 45 % of the sampling rate
+  mains   50 or 60 Hz, whichever most of the recordings with mains hum have, is filtered out, together with those of its
+          multiples that are present in most of them. 50 Hz if no recording has hum
 
-All recordings of one call have the same --rate, channels and gestures; windows lie wholly in one gesture and span no
-missing samples, which a time or counter among the columns shows. --simulated says that no people were recorded.
+All recordings of one call have the same --rate, channels and gestures. Windows lie wholly within one gesture and never
+span missing samples, which are detected by a time or counter column. --simulated records that no people were recorded.
 
-A recording that is wrong is named and left out, the others are done, and the exit code is 1. What is there already,
-made from the same file in the same way, is kept. Minutes of signal take seconds, see docs/scale.md.
+A recording with an error is reported and left out, the others are processed, and the exit code is 1. An existing shard
+is kept if it was made from the same file in the same way. Minutes of signal take seconds, see docs/scale.md.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -76,18 +76,18 @@ from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
-FURTHEST = 1000.0  # times as strong, or as weak, as the others a recording may be
-KEPT_BYTES = 1 << 29  # of recordings that were read, until their shards are written
+FURTHEST = 1000.0  # a recording may be at most this many times stronger or weaker than the others
+KEPT_BYTES = 1 << 29  # memory for recordings already read whose shards are not yet written
 
 
 @dataclass(frozen=True)
 class Look:
     """What the first reading of a recording found.
 
-    places: of its channels' columns, counted from 0; time, trials: names of the columns that show missing samples
-    and count trials, or nothing.
-    rms: the channels' median, in the table's own unit. lines: frequencies, Hz, of the mains' hum and its multiples.
-    of: the file that was read.
+    places: the columns of its channels, counted from 0. left_out: columns that are not channels, with the reason. time,
+    trials: the names of the columns that show missing samples and count trials; empty if there is none. rms: the median
+    over the channels, in the table's own unit. mains, lines: frequencies, Hz, of the mains hum and of its multiples.
+    of: the file that was read, see `version`.
     """
 
     places: tuple[int, ...]
@@ -104,7 +104,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Settled:
-    """What holds for all recordings of one call. scale: what samples are multiplied by; unit: of what comes out."""
+    """What holds for all recordings of one call. scale: the factor by which samples are multiplied; unit: the unit of
+    the result."""
 
     channels: tuple[str, ...]
     classes: list[str]
@@ -116,35 +117,51 @@ class Settled:
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
-    parser.add_argument("list", type=Path, metavar="LIST", help="the list of recordings, see above")
+    parser.add_argument("list", type=Path, metavar="LIST", help="CSV that lists the recordings, see above")
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="redo shards made with other arguments")
     table = parser.add_argument_group("recordings")
     table.add_argument("--rate", type=cli.number(0, above=True), required=True, metavar="HZ", help="sampling rate")
-    table.add_argument("--unit", choices=tuple(UNITS), help="of the samples; counts: putEMG's (default: any)")
-    table.add_argument("--channels", type=cli.number_ranges, help="columns, such as 2-9 (default: see above)")
+    table.add_argument(
+        "--unit",
+        choices=tuple(UNITS),
+        help="unit of the samples; counts: ADC counts of putEMG's device (default: arbitrary)",
+    )
+    table.add_argument(
+        "--channels", type=cli.number_ranges, help="columns of the channels, such as 2-9 (default: see above)"
+    )
     table.add_argument("--labels", default="label", metavar="COLUMN", help="the column that names the gesture")
     shared.add_classes(table, default="all, rest first")
     table.add_argument(
-        "--rest-classes", nargs="*", metavar="NAME", help="classes without a gesture (default: see above)"
+        "--rest-classes", nargs="*", metavar="NAME", help="classes in which no gesture is made (default: see above)"
     )
     cli.renamed(table, "--rest", "--rest-classes")
     table.add_argument(
-        "--rings", type=ring, nargs="+", metavar="COLUMNS", help="of each ring of electrodes, or none (see above)"
+        "--rings",
+        type=ring,
+        nargs="+",
+        metavar="COLUMNS",
+        help="columns of each ring of electrodes, or none (see above)",
     )
-    table.add_argument("--simulated", action="store_true", help="no people were recorded: all that follows says so")
+    table.add_argument(
+        "--simulated", action="store_true", help="no people were recorded; all later results will say so"
+    )
     signal = parser.add_argument_group("signal and windows")
-    signal.add_argument("--low", type=cli.number(0, above=True), help="band-pass from, Hz (default: 20)")
-    signal.add_argument("--high", type=cli.number(0, above=True), help="band-pass to, Hz (default: 700, or below)")
+    signal.add_argument("--low", type=cli.number(0, above=True), help="lower edge of the band-pass, Hz (default: 20)")
+    signal.add_argument(
+        "--high",
+        type=cli.number(0, above=True),
+        help="upper edge of the band-pass, Hz (default: 700, or 45 %% of the rate if lower)",
+    )
     signal.add_argument("--order", type=cli.whole(1, 12), default=4, help="Butterworth order of the band-pass")
     signal.add_argument(
         "--notch",
         type=cli.number(0, above=True),
         nargs="*",
         metavar="HZ",
-        help="bands to take out, Hz (default: mains, see above)",
+        help="notch frequencies to filter out, Hz (default: mains, see above)",
     )
-    signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use")
+    signal.add_argument("--causal", action="store_true", help="filter causally (forward only), as in live use")
     shared.add_windows(signal)
     return parser
 
@@ -156,9 +173,10 @@ def arguments() -> argparse.ArgumentParser:
 class Reading:
     """A recording as its table has it.
 
-    names: of all columns. samples: (T, channels) float64, in the table's own unit. labels: (T,), empty where there is
-    none. trials: a column that counts them, and where one follows another. unit, person: as the table says, or nothing.
-    doubts: what may be wrong. of: the file that was read, see `version`.
+    names: of all columns. samples: (T, channels) float64, in the table's own unit. missing: gaps; judged_by: the name
+    of the column that shows them. labels: (T,), empty where there is none. trials: the name of the column that counts
+    trials, and the samples at which a new one starts. unit, person: as the table states them, or empty. doubts: what
+    may be wrong with it. of: the file that was read, see `version`.
     """
 
     names: tuple[str, ...]
@@ -175,12 +193,12 @@ class Reading:
 
     @property
     def nbytes(self) -> int:
-        """The memory that it takes."""
+        """The memory that it takes, in bytes."""
         return self.samples.nbytes + self.labels.nbytes
 
 
 def read(path: Path, args: argparse.Namespace) -> Reading:
-    """Read a recording's table. DataError for one that is wrong, or whose time is of another rate."""
+    """Read a recording's table. DataError if it has an error, or if its time column has another rate."""
     expect_file(path, "a table of samples")
     with expect_unchanged(path, "a table of samples"):
         of = version(path)
@@ -202,14 +220,15 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
 
 
 class Readings:
-    """Reads recordings, and keeps what was read until it is taken, as far as memory allows: text takes long to read."""
+    """Reads recordings, and keeps them in memory until they are taken, as far as there is room: parsing text is
+    slow."""
 
     def __init__(self, args: argparse.Namespace, most: int) -> None:
         self._args, self._left = args, most
         self._kept: dict[Path, Reading] = {}
 
     def look(self, path: Path) -> Reading:
-        """A recording, which is kept if there is room."""
+        """Read a recording, and keep it if there is room."""
         reading = read(path, self._args)
         if reading.nbytes <= self._left:
             self._kept[path] = reading
@@ -217,12 +236,12 @@ class Readings:
         return reading
 
     def take(self, path: Path) -> Reading:
-        """A recording for the last time: as it was kept, or read again if there was no room."""
+        """Hand out a recording for the last time: the one kept, or read again if there was no room."""
         return self._kept.pop(path, None) or read(path, self._args)
 
 
 def look(reading: Reading, args: argparse.Namespace) -> Look:
-    """What all recordings are to agree on, as one of them has it."""
+    """What one recording says about the facts on which all recordings have to agree."""
     roles, names = reading.roles, reading.names
     spectrum = Spectrum.of(reading.samples, args.rate)
     mains = spectrum.mains()
@@ -243,7 +262,7 @@ def look(reading: Reading, args: argparse.Namespace) -> Look:
 def look_at_all(
     entries: list[Entry], readings: Readings, args: argparse.Namespace, report: Failures
 ) -> dict[Entry, Look]:
-    """The first reading of all recordings; those that are wrong are named and left out."""
+    """The first reading of all recordings; those with an error are reported and left out."""
     looks: dict[Entry, Look] = {}
     known: dict[str, Path] = {}
     report.console.say(f"reading {cli.counted(len(entries), 'recording')}")
@@ -266,14 +285,15 @@ def look_at_all(
 
 
 def expect_another(entry: Entry, reading: Reading, known: dict[str, Path]) -> None:
-    """DataError for the samples of a recording in `known`: one person would be two, or in training and test at once."""
+    """DataError if the same samples are in `known` already: one person would count as two, or be in training and
+    test."""
     digest = hashlib.sha256(np.ascontiguousarray(reading.samples).data).hexdigest()
     if (other := known.setdefault(digest, entry.path)) != entry.path:
         raise DataError(f"{entry.path}: expected a recording of its own, found the samples of {other.name} again")
 
 
 def doubts(entry: Entry, reading: Reading, unit: str | None) -> list[str]:
-    """What may be wrong with a recording, for a person; unit: as --unit says."""
+    """What may be wrong with a recording, as messages. unit: the value of --unit."""
     said, own = (re.sub(r"\D", "", name).lstrip("0") for name in (entry.facts.subject, reading.person))
     found = list(reading.doubts)
     if said and own and said != own:
@@ -289,7 +309,8 @@ def doubts(entry: Entry, reading: Reading, unit: str | None) -> list[str]:
 
 
 def settle(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> Settled:
-    """What the flags or else the recordings say: classes, unit and notches. UsageError for flags that do not fit."""
+    """Classes, unit and notches: from the flags, otherwise from the recordings. UsageError for flags that do not
+    fit."""
     classes = settled_classes(looks, args, console)
     before = {} if args.overwrite else earlier_arguments(looks, args)
     notch = args.notch
@@ -303,13 +324,13 @@ def settle(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Cons
 
 
 def settled_classes(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> list[str]:
-    """The gestures to keep, by name; rest first, numbers by their value."""
+    """The names of the gestures to keep: rest classes first, numbers in numerical order."""
     named = frozenset[str]().union(*(one.gestures for one in looks.values()))
     if args.classes is None:
         classes = sorted(in_order(named), key=lambda name: not is_rest(name))
         if args.no_idle:
             classes = list(chosen(classes, rest_classes(classes, args.rest_classes), None, no_idle=True))
-            args.rest_classes = []  # none of them is left
+            args.rest_classes = []  # no rest class is left
     else:
         classes = [label(name) for name in args.classes]
         if len(set(classes)) < len(classes):
@@ -328,7 +349,7 @@ def settled_classes(looks: dict[Entry, Look], args: argparse.Namespace, console:
 
 
 def earlier_arguments(looks: dict[Entry, Look], args: argparse.Namespace) -> dict[str, Any]:
-    """How a shard of one of these recordings was made that is there already, if in the same unit."""
+    """How an existing shard of one of these recordings was made, if it has the same unit; otherwise empty."""
     for entry in looks:
         path = args.shards / entry.facts.name
         if path.is_dir():
@@ -341,7 +362,7 @@ def earlier_arguments(looks: dict[Entry, Look], args: argparse.Namespace) -> dic
 
 
 def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Failures) -> None:
-    """Leave out recordings in another unit than the others. SettingError where --unit cannot be the unit of any."""
+    """Leave out recordings whose unit differs from the others'. SettingError if --unit cannot be the unit of any."""
     strengths = {entry: one.rms * settled.scale for entry, one in looks.items()}
     typical = float(np.median([rms for rms in strengths.values() if rms > 0] or [100.0]))
     low, high = USUAL_RMS
@@ -359,7 +380,7 @@ def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.N
 
 
 def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
-    """The classes in which no gesture is made. UsageError for one that is none of the classes."""
+    """The classes in which no gesture is made. UsageError if one of them is not among the classes."""
     if unknown := [name for name in named or () if name not in classes]:
         raise UsageError(f"--rest-classes {unknown[0]}: expected one of the classes {', '.join(classes)}")
     return [name for name in classes if (is_rest(name) if named is None else name in named)]
@@ -369,7 +390,8 @@ def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
 
 
 def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any]:
-    """What a shard's content depends on, as preprocess.py stores it. UsageError for what cannot be."""
+    """Everything that a shard's content depends on, in the form that preprocess.py stores. UsageError for impossible
+    values."""
     how = {
         "channels": list(range(1, len(settled.channels) + 1)),
         "montage": "monopolar",
@@ -392,7 +414,8 @@ def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any
 def make_shard(
     entry: Entry, seen: Look, settled: Settled, readings: Readings, args: argparse.Namespace
 ) -> tuple[str, np.ndarray, str]:
-    """Write one recording's shard, or keep it; says which, how many windows it has of each class, and what is wrong."""
+    """Write one recording's shard, or keep it. Returns `done` or `kept`, its number of windows of each class, and what
+    is wrong with it."""
     path, how, classes = args.shards / entry.facts.name, shard_arguments(args, settled), settled.classes
     expect_file(entry.path, "a recording")
     expect_same(entry.path, seen, version(entry.path))
@@ -415,7 +438,7 @@ def make_shard(
         return "kept", np.bincount(windows["label"], minlength=len(classes)), ""
     reading = readings.take(entry.path)
     expect_same(entry.path, seen, reading.of)
-    expect_same(entry.path, seen, version(entry.path))  # the checksum is of it too
+    expect_same(entry.path, seen, version(entry.path))  # the checksum was computed from this version, too
     samples, missing = reading.samples, reading.missing
     windows = windows_of(reading, how, classes, args)
     if len(windows) == 0:
@@ -449,7 +472,7 @@ def make_shard(
 
 
 def without_a_window(path: Path, reading: Reading, classes: list[str], args: argparse.Namespace) -> DataError:
-    """For a recording of whose labels none lasts long enough, or without missing samples."""
+    """The error for a recording in which no labelled segment is long enough, or none is free of missing samples."""
     lasting = [stop - first for first, stop, name in zip(*segments(reading.labels), strict=True) if name in classes]
     lost = gaps.in_words(reading.missing, args.rate)
     actual = f"found none longer than {max(lasting, default=0) / args.rate:.3g} s" + (f" ({lost})" if lost else "")
@@ -461,7 +484,7 @@ def without_a_window(path: Path, reading: Reading, classes: list[str], args: arg
 
 
 def expect_same(path: Path, seen: Look, file: tuple[int, int] | None) -> None:
-    """DataError unless `file` is what was looked at: by that, classes, scale and channels were settled for all."""
+    """DataError if `file` has changed since the first reading, which settled classes, scale and channels for all."""
     if file != seen.of:
         raise DataError(
             f"{path}: expected a recording at rest, found it changed while others were read; run this again"
@@ -469,7 +492,7 @@ def expect_same(path: Path, seen: Look, file: tuple[int, int] | None) -> None:
 
 
 def windows_of(reading: Reading, how: dict[str, Any], classes: list[str], args: argparse.Namespace) -> np.ndarray:
-    """The table of windows, none of which spans missing samples or two trials."""
+    """The table of windows; none of them spans missing samples or two trials."""
     codes = np.select([reading.labels == name for name in classes], list(range(len(classes))), -1)
     margin = round(args.transition_margin * args.rate)
     windows = whole_windows(codes, range(len(classes)), how["window"], how["stride"], margin, reading.trials[1])
@@ -477,7 +500,7 @@ def windows_of(reading: Reading, how: dict[str, Any], classes: list[str], args: 
 
 
 def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> list[str]:
-    """What is known of the recordings, and what is taken for granted as the flags don't say it: a line each."""
+    """What is known about the recordings, and what is assumed because no flag says it: one line each."""
     looks = list(look_of.values())
     facts = [f"channels {', '.join(settled.channels)}"]
     if left_out := {name: why for one in looks for name, why in one.left_out.items()}:
@@ -500,7 +523,7 @@ def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namesp
 
 
 def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
-    """What is taken for granted of the device as the flags don't say it: a line, or none where they do."""
+    """What is assumed about the device because no flag says it: one line, or none."""
     facts = []
     if args.rings is None:
         facts.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
@@ -511,7 +534,7 @@ def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Fill in the band; UsageError for flags that cannot be."""
+    """Fill in the band; UsageError for impossible flags."""
     low, high = default_band(args.rate)
     args.low, args.high = args.low or low, args.high or high
     FilterSpec(args.low, args.high, args.order, tuple(args.notch or ()), args.causal).check(args.rate)
@@ -520,7 +543,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def warn_of_classes_without_windows(classes: list[str], windows: np.ndarray, console: cli.Console) -> None:
-    """A label that never lasts is often a slip, but a class of all that follows."""
+    """Warn of labels without a window: often a typing error, but it would be a class in all later steps."""
     if not windows.any():
         return
     if without := [name for name, count in zip(classes, windows, strict=True) if not count]:
@@ -539,7 +562,7 @@ def main() -> int:
 
 
 def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures) -> int:
-    """Look at the recordings, settle what holds for all, and make their shards."""
+    """Read all recordings, settle what holds for all of them, and write their shards."""
     counts, windows = {"done": 0, "kept": 0}, np.zeros(1, np.int64)
     readings = Readings(args, KEPT_BYTES)
     if looks := look_at_all(entries, readings, args, report):

@@ -1,32 +1,35 @@
-"""Decide live which gesture is made, from a stream of the Lab Streaming Layer (LSL), as devices' programs send one.
+"""Decide live which gesture is made, from a stream of the Lab Streaming Layer (LSL), which many device programs can
+send.
 
   python live.py --lsl NAME --checkpoint checkpoints/RUN/best_model.ckpt
   python live.py --lsl NAME --udp 127.0.0.1:5005 --record today.csv       # for a game, a prosthesis, a log
   python live.py --replay recording.hdf5 --name trial                     # without a device: this in one terminal,
   python live.py --lsl trial                                              # and this in another
 
-Input: the stream that is called NAME, or has this source id or type. Its sampling rate must be the model's, unless
---resample is given, which is causal too. Channels are taken by their labels where these are the model's names, else in
-their order, or as --channels counts them from 1. --unit says the unit, else the stream does; where neither does, two
-seconds of signal show whether the unit differs from that of training.
+Input: the stream whose name, source id or type is NAME. Its sampling rate must be the model's, unless --resample is
+given; resampling is causal too. Channels are matched by their labels if these are the model's channel names, otherwise
+by their order, or selected by --channels, which counts from 1. The unit comes from --unit, otherwise from the stream.
+If neither states it, the first two seconds of signal show whether the unit differs from that of training.
 
-Output, until Ctrl-C or for --seconds, of each decision:
-  terminal      the gesture, how sure the model is, the delay, samples lost; redrawn in place
-  OUT/NAME-<time>.csv   when (seconds since the stream's first sample; LSL's clock), gesture, probability of each class,
-                delay_ms, computing_ms, samples lost until then
-  LSL           a stream NAME-gestures of type Gestures: number of the gesture, and the probabilities; its time stamps
-                are those of the windows' last samples
-  --udp         the same as JSON, a line a datagram
-  --record      what came in, as a CSV that predict.py takes, and import_csv.py once its column `label` is filled
+Output for each decision, until Ctrl-C or for --seconds:
+  terminal      the gesture, the model's confidence, the delay and the samples lost; redrawn in place
+  OUT/NAME-<time>.csv   time (seconds since the stream's first sample, and LSL's clock), gesture, probability of each
+                class, delay_ms, computing_ms, samples lost so far
+  LSL           a stream NAME-gestures of type Gestures with the gesture's number and the probabilities; its time
+                stamps are those of the windows' last samples
+  --udp         the same as JSON, one line per datagram
+  --record      the incoming samples, as a CSV that predict.py reads; import_csv.py reads it once its column `label` is
+                filled in
 
-`delay_ms` is from the time stamp of a window's last sample to its decision, `computing_ms` from that sample's arrival
-here. If the stream stops, the script waits for it; when it is back, filter and windows start afresh, and the session's
-statistics are kept. Signals are treated as under predict.py --stream, and the decisions are the same. As there,
---statistics goes on from what an earlier recording of the session has left with --save-statistics, and --warmup leaves
-the first seconds undecided. --adapt adapts a copy of the model without labels, in another process: after 30 s of
-signal, then whenever there is half as much again. --smooth SECONDS decides by all windows until then, of which
-gestures last SECONDS on average: all probabilities that come out are smoothed then, and begin anew where the stream
-does. docs/live.md says more. Loading the model takes some seconds.
+`delay_ms` is the time from the time stamp of a window's last sample to its decision, `computing_ms` the time from the
+arrival of that sample in this script. If the stream stops, the script waits for it. When it returns, filter and windows
+start afresh, but the session's statistics are kept. Signals are processed as in predict.py --stream, and the decisions
+are the same. As there, --statistics continues from the statistics that --save-statistics stored for an earlier
+recording of the session, and --warmup makes no decisions in the first seconds. --adapt adapts a copy of the model
+without labels, in another process: after 30 s of signal, then each time the signal has grown by half. --smooth SECONDS
+decides by a hidden Markov model of all windows so far, in which a gesture lasts SECONDS on average. All probabilities
+in the output are then the smoothed ones, and smoothing starts afresh after an interruption of the stream. docs/live.md
+says more. Loading the model takes some seconds.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -59,36 +62,40 @@ from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
 REDRAW = 0.1  # seconds
-LONGEST_NAME = 150  # bytes of a stream's name in a file's
-SHOWN = 3  # gestures in the terminal's view
+LONGEST_NAME = 150  # bytes of a stream's name that are used in a file name
+SHOWN = 3  # gestures listed in the terminal
 
 
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     parser.add_argument("--lsl", metavar="NAME", help="decide on this stream: its name, source id or type")
-    parser.add_argument("--replay", type=Path, metavar="RECORDING", help="instead, play a recording into a stream")
+    parser.add_argument(
+        "--replay", type=Path, metavar="RECORDING", help="instead of deciding, play a recording into a new stream"
+    )
     shared.add_checkpoint(parser)
     parser.add_argument("--out", type=Path, default=Path("results/live"), help="folder to write")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="a CSV to write what comes in to")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="CSV to write the incoming samples to")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --record")
     parser.add_argument("--udp", type=address, metavar="HOST:PORT", help="where to send decisions as JSON lines")
-    parser.add_argument("--seconds", type=cli.number(0, above=True), help="end after so long (default: at Ctrl-C)")
-    parser.add_argument("--wait", type=cli.number(0), default=10.0, help="seconds in which the stream must be found")
+    parser.add_argument("--seconds", type=cli.number(0, above=True), help="stop after this time (default: at Ctrl-C)")
+    parser.add_argument("--wait", type=cli.number(0), default=10.0, help="seconds to wait for the stream to appear")
     shared.add_statistics(parser)
-    parser.add_argument("--adapt", action="store_true", help="adapt the model while the stream goes on, without labels")
+    parser.add_argument("--adapt", action="store_true", help="adapt the model during the stream, without labels")
     shared.add_smooth(parser, "decide by")
     shared.add_computing(parser)
-    stream = parser.add_argument_group("the stream, or the table that is played")
+    stream = parser.add_argument_group("the stream, or the table that --replay plays")
     stream.add_argument(
         "--rate", type=cli.number(0, above=True), metavar="HZ", help="sampling rate (default: as the stream says)"
     )
-    stream.add_argument("--resample", action="store_true", help="take another rate than the model's")
+    stream.add_argument("--resample", action="store_true", help="accept a stream of another rate than the model's")
     stream.add_argument(
-        "--unit", choices=tuple(UNITS), help="of the samples; counts: putEMG's (default: as the stream says)"
+        "--unit",
+        choices=tuple(UNITS),
+        help="unit of the samples; counts: ADC counts of putEMG's device (default: as the stream says)",
     )
-    stream.add_argument("--channels", type=cli.number_ranges, help="channels to take, such as 1-8 (default: see above)")
-    stream.add_argument("--name", help="of the stream that --replay makes (default: the recording's)")
+    stream.add_argument("--channels", type=cli.number_ranges, help="channels to use, such as 1-8 (default: see above)")
+    stream.add_argument("--name", help="name of the stream that --replay makes (default: the recording's name)")
     return parser
 
 
@@ -101,7 +108,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that don't go together, DataError for a file that cannot be written."""
+    """Raise UsageError for flags that cannot be combined, DataError for a file that cannot be written."""
     if args.save_statistics:
         expect_place(args.save_statistics, "statistics")
     if (args.lsl is None) == (args.replay is None):
@@ -115,7 +122,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 class Watched:
-    """What somebody sees meanwhile: lines redrawn on a terminal, elsewhere a line a minute."""
+    """Shows the state while the script runs: lines redrawn on a terminal, otherwise one line per minute."""
 
     def __init__(self, console: cli.Console, classes: tuple[str, ...]) -> None:
         self._console, self._classes = console, classes
@@ -124,13 +131,13 @@ class Watched:
         self._drawn, self._counted, self._begun = 0.0, 0, time.monotonic()
 
     def warn(self, text: str) -> None:
-        """A warning above the lines."""
+        """Print a warning above the redrawn lines."""
         if self._view:
             self._view.clear()
         self._console.warn(text)
 
     def show(self, outputs: Outputs, reader: lsl.StreamReader, decoder: LiveDecoder) -> None:
-        """How it goes."""
+        """Show the current state."""
         if self._lines is not None:
             self._lines.update(len(outputs.delays) - self._counted)
             self._counted = len(outputs.delays)
@@ -140,7 +147,7 @@ class Watched:
             self._view.draw(self._panel(outputs, reader, decoder))
 
     def close(self) -> None:
-        """The lines go away; the last line of all is still to come."""
+        """Remove the redrawn lines, before the script's last line is printed."""
         if self._view:
             self._view.clear()
         if self._lines is not None:
@@ -221,7 +228,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
         table = DecisionTable(args.out / f"{safe}-{started}.csv", model.classes)
         outputs = stack.enter_context(Outputs(table, model.classes, reader.facts, args.udp))
         stack.callback(watched.close)
-        with stop_at_a_safe_place() as stop:  # which is how a session usually ends
+        with stop_at_a_safe_place() as stop:  # a stop is how a session usually ends
             session(reader, decoder, outputs, recorder, watched, args.seconds, stop)
     if args.save_statistics and (heard := decoder.heard()) is not None:
         model.write_statistics(args.save_statistics, heard)
@@ -240,7 +247,7 @@ def session(
     seconds: float | None,
     stop: StopRequest,
 ) -> None:
-    """Read and decide, for so many seconds from the first sample on, or until somebody stops it."""
+    """Read and decide, for `seconds` from the first sample on, or until the user stops it."""
     interruptions, first = reader.interruptions, None
     while not stop and (seconds is None or first is None or time.monotonic() - first < seconds):
         chunk = reader.pull(0.1)
@@ -268,7 +275,7 @@ def tell(
     outputs: Outputs,
     recorder: Recorder | None,
 ) -> None:
-    """The last line: what was written, and how it went."""
+    """Print the last line: what was written, and how the session went."""
     facts: dict[str, Any] = {"decisions": len(outputs.delays), "lost": decoder.finish()}
     facts |= {"interruptions": reader.interruptions, "csv": outputs.path.as_posix()}
     text = f"{outputs.path}: {counted(len(outputs.delays), 'decision')}"

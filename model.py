@@ -2,12 +2,13 @@
 
     x (B, C, N) microvolts, or already scaled
       -> front-end: T tokens of F features each        log band powers of a frame, samples of a patch, see frontends
-      -> normalised by `statistics`, or by the mean and standard deviation kept in the model
+      -> normalised by `statistics`, or by the mean and standard deviation stored in the model
       -> one linear map                                (B, T, d)
       -> GPT-2, fed with embeddings                    (B, T, d); or one attention layer; or nothing
       -> mean or last token -> LayerNorm -> linear head -> (B, K) logits
 
-It knows tensors only: no file, gesture, frequency in Hz, device or network. Frequencies are in cycles a sample.
+This module knows tensors only: no file, gesture, frequency in Hz, device or network connection. Frequencies are in
+cycles per sample.
 """
 
 import copy
@@ -25,22 +26,24 @@ from semg.common.errors import SettingError
 
 CONTROLS = ("attention", "none")  # in place of a backbone
 POOLINGS = ("mean", "last")
-MOST_TOKENS = 8192  # of a window: many minutes of signal; whatever a configuration says, more is no window
-MOST_NUMBERS = 1 << 26  # in a window
+MOST_TOKENS = 8192  # in a window; this is many minutes of signal, so a configuration with more is wrong
+MOST_NUMBERS = 1 << 26  # channels times samples of a window
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """All that rebuilds the network, in plain types.
+    """Everything needed to rebuild the network, as plain types.
 
-    channels, samples, classes: of a window. patch: samples of a token; must divide `samples`.
-    frame: samples over which a token's band powers are taken, centred on the patch; at least `patch`.
-    band_edges: rising frequencies in cycles a sample; n edges make n - 1 bands.
-    backbone: a family of semg/backbones.py such as `gpt2`; `attention` (one self-attention layer, a control) or `none`
-    (tokens pooled as they come).
-    layers, width, heads: of the backbone. architecture: all else that its family's own configuration says about the
-    function it computes; what is left out gets the family's defaults.
-    tune: what of the backbone trains: `full`, `last:N` blocks, `fpt` (LayerNorms and positions), `lora`, `frozen`.
+    channels, samples, classes: size of a window, and number of outputs. patch: samples per token; must divide
+    `samples`.
+    frame: samples from which a token's band powers are computed, centred on the patch; at least `patch`.
+    band_edges: rising frequencies in cycles per sample; n edges make n - 1 bands.
+    backbone: a family of semg/backbones.py such as `gpt2`; `attention` (one self-attention layer, a control); or `none`
+    (the tokens are pooled directly).
+    layers, width, heads: of the backbone. architecture: everything else in the family's configuration that affects the
+    function it computes; missing entries get the family's defaults.
+    tune: which part of the backbone is trained: `full`, `last:N` blocks, `fpt` (LayerNorms and positions), `lora`,
+    `frozen`.
     """
 
     channels: int = 24
@@ -61,7 +64,7 @@ class ModelConfig:
     lora_rank: int = 8
 
     def __post_init__(self) -> None:
-        """Raises SettingError for what cannot be built."""
+        """Raises SettingError if the network cannot be built."""
         kinds = (*backbones.FAMILIES, *CONTROLS)
         _expect(self.backbone in kinds, "backbone", " or ".join(kinds), self.backbone)
         _expect(self.pooling in POOLINGS, "pooling", " or ".join(POOLINGS), self.pooling)
@@ -80,7 +83,8 @@ class ModelConfig:
         tuned_blocks(self)
 
     def _complete_architecture(self) -> None:
-        """Keep all that rebuilds the backbone, the family's defaults too: they may change with transformers."""
+        """Store everything needed to rebuild the backbone, including the family's defaults, which may change with
+        transformers."""
         architecture, complete = self.architecture or {}, {}
         if self.family is not None:
             complete = self.family.completed(self.layers, self.width, self.heads, architecture)
@@ -95,12 +99,12 @@ class ModelConfig:
 
     @property
     def longest(self) -> int:
-        """The most tokens that the backbone takes."""
+        """The largest number of tokens that the backbone accepts."""
         return min(MOST_TOKENS, self.family.longest(self.architecture or {})) if self.family else MOST_TOKENS
 
     @property
     def tokens(self) -> int:
-        """Patches in a window."""
+        """Number of patches in a window."""
         return self.samples // self.patch
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,7 +125,7 @@ class ModelConfig:
         return cls(**fields_given)
 
 
-_FORMER_NAMES = {  # of what `architecture` holds now, when there was GPT-2 alone
+_FORMER_NAMES = {  # of entries of `architecture`, from the time when GPT-2 was the only family
     "positions": "n_positions",
     "inner": "n_inner",
     "activation": "activation_function",
@@ -143,7 +147,7 @@ def _expect(holds: bool, name: str, expected: str, actual: object, *limits: floa
 
 
 def tuned_blocks(config: ModelConfig) -> int:
-    """How many of the last blocks train wholly under `tune`. Raises SettingError for an unknown `tune`."""
+    """How many of the last blocks are trained in full under `tune`. Raises SettingError for an unknown `tune`."""
     if config.tune == "full":
         return config.layers
     if config.tune in ("fpt", "lora", "frozen"):
@@ -155,7 +159,7 @@ def tuned_blocks(config: ModelConfig) -> int:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The type for sums over many tokens: float64, which Apple's GPUs have not."""
+    """The type for sums over many tokens: float64, or float32 on Apple's GPUs, which have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -181,10 +185,10 @@ class AttentionLayer(nn.Module):
 
 
 class GPT2Classifier(nn.Module):
-    """The whole network. `GPT2Classifier(config)` has random weights; `load_backbone` puts pretrained ones in."""
+    """The whole network. `GPT2Classifier(config)` has random weights; `load_backbone` loads pretrained ones."""
 
     def __init__(self, config: ModelConfig, frontend: frontends.FrontEnd | None = None) -> None:
-        """frontend: of this configuration, where it is there already."""
+        """frontend: the front-end of this configuration, if it has been built already."""
         super().__init__()
         self.config = config
         width = config.width
@@ -199,7 +203,7 @@ class GPT2Classifier(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(config.dropout)
         self.head = nn.Linear(width, config.classes)
-        if self.backbone is not None and config.family is not None:  # a control always trains
+        if self.backbone is not None and config.family is not None:  # a control is always trained in full
             config.family.choose_what_trains(self.backbone, config.tune, config.lora_rank)
 
     def forward(
@@ -211,10 +215,10 @@ class GPT2Classifier(nn.Module):
     ) -> Tensor:
         """(B, C, N) -> (B, classes) logits.
 
-        statistics: (B, 2, F) mean and standard deviation of each window's session's tokens, as `token_statistics` gives
-        them; without it the model's own `token_mean` and `token_std` are used.
-        change: applied to the normalised tokens (B, T, F); augmentation in training.
-        cached: (B, T, F) cacheable features, as `frontend` takes them, where they are known already.
+        statistics: (B, 2, F) mean and standard deviation of the tokens of each window's session, from
+        `finish_statistics`. Without it, the model's own `token_mean` and `token_std` are used.
+        change: a function applied to the normalised tokens (B, T, F): augmentation in training.
+        cached: (B, T, F) cacheable features, in the form that `frontend` takes, if they have been computed already.
         """
         tokens = self.tokens(x, statistics, cached)
         return self.classify(tokens if change is None else change(tokens))
@@ -224,12 +228,12 @@ class GPT2Classifier(nn.Module):
         return self.normalized(self.features(x, cached), statistics)
 
     def features(self, x: Tensor, cached: Tensor | None = None) -> Tensor:
-        """(B, C, N) -> (B, T, F) tokens as the front-end gives them."""
+        """(B, C, N) -> (B, T, F) tokens as the front-end computes them."""
         with torch.autocast(x.device.type, enabled=False):  # powers span too many decades for bf16
             return self.frontend(x.float(), cached)
 
     def normalized(self, features: Tensor, statistics: Tensor | None = None) -> Tensor:
-        """(B, T, F) tokens as the front-end gives them -> (B, T, F) normalised tokens."""
+        """(B, T, F) tokens as the front-end computes them -> (B, T, F) normalised tokens."""
         with torch.autocast(features.device.type, enabled=False):
             if statistics is None:
                 return (features - self.token_mean) / self.token_std
@@ -252,7 +256,8 @@ class GPT2Classifier(nn.Module):
         return self.head(self.drop(self.pooled(tokens)))
 
     def restricted(self, outputs: Sequence[int]) -> "GPT2Classifier":
-        """A copy with these of its outputs, in this order: their softmax is the whole one, renormalised over them."""
+        """A copy with only these outputs, in this order. Its softmax is that of the full network, renormalised over
+        them."""
         smaller = copy.deepcopy(self)
         smaller.config = replace(self.config, classes=len(outputs))
         for name in ("weight", "bias"):
@@ -265,33 +270,36 @@ class GPT2Classifier(nn.Module):
     def token_statistics(self, x: Tensor) -> Tensor:
         """(B, C, N) windows of one session -> (3, F) the tokens' sum, sum of squares and count, of `widest` type.
 
-        Add them up over batches, then `finish_statistics`.
+        Add these up over batches, then call `finish_statistics`.
         """
         return self.feature_sums(self.features(x))
 
     @staticmethod
     def feature_sums(features: Tensor) -> Tensor:
-        """(B, T, F) what `features` gave -> (3, F) of `widest` type, as `token_statistics`."""
+        """(B, T, F) the output of `features` -> (3, F) of `widest` type, as from `token_statistics`."""
         each = features.flatten(0, 1).to(widest(features.device))
         return torch.stack([each.sum(0), each.square().sum(0), torch.full_like(each[0], len(each))])
 
     def finish_statistics(self, sums: Tensor) -> Tensor:
-        """(3, F) sums -> (2, F) mean and standard deviation: 0 and 1 for features that the front-end leaves alone."""
+        """(3, F) sums -> (2, F) mean and standard deviation; 0 and 1 for features that the front-end does not
+        normalise."""
         mean = sums[0] / sums[2]
         std = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
         left = ~self.frontend.normalized.to(sums.device)
         return torch.stack([mean.masked_fill(left, 0.0), std.masked_fill(left, 1.0)]).float()
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
-        """Put pretrained weights, as semg/backbones.py reads them, into the backbone. ValueError for others."""
+        """Load pretrained weights, as semg/backbones.py reads them, into the backbone. ValueError if there is no
+        backbone or they do not fit."""
         if self.backbone is None or self.config.family is None:
             raise ValueError(f"backbone: expected one to load weights into, found {self.config.backbone}")
         backbones.load(self.backbone, weights)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Numbers of parameters: all, trainable, and both of the backbone alone.
+        """Numbers of parameters: all and trainable ones, in the network and in the backbone alone.
 
-        And of learned positions: how many train, and how many of them a window reaches. The others train in name only.
+        Also of learned positions: how many are trainable, and how many of these a window reaches. The others never get
+        a gradient.
         """
         backbone = list(self.backbone.parameters()) if self.backbone is not None else []
         family = self.config.family
@@ -307,7 +315,7 @@ class GPT2Classifier(nn.Module):
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a network's weights; takes no memory for them. SettingError for what cannot be built."""
+    """Names and shapes of a network's weights, without allocating them. SettingError if the network cannot be built."""
     frontend = frontends.FrontEnd(config)
     try:
         with torch.device("meta"):

@@ -1,16 +1,16 @@
-"""Pictures that answer questions: of the network, of recordings, of a split, of a run.
+"""Draw pictures that answer questions: about the network, recordings, a split, or a run.
 
   python plot.py architecture [CKPT]          how does a window become a gesture? GPT-2 small, or a checkpoint's network
-  python plot.py recording RECORDING          what was recorded? channels over time, gestures as bands of colour
-  python plot.py spectrum RECORDING.hdf5      what does the filter take out? power before and after
-  python plot.py electrodes RECORDING...      where are the muscles? RMS for each gesture, times that in rest
+  python plot.py recording RECORDING          what was recorded? channels over time, gestures as coloured bands
+  python plot.py spectrum RECORDING.hdf5      what does the filter remove? power before and after
+  python plot.py electrodes RECORDING...      where are the muscles? RMS for each gesture, relative to that at rest
   python plot.py classes SPLIT                how many windows of each gesture are in each subset of a split?
   python plot.py curves RUN                   how did training go? loss and macro-F1 by epoch
   python plot.py calibration RESULTS...       do a new person's first repetitions help? scores against their number
   python plot.py errors RESULTS               what are the most confident errors? windows with their signals
 
-RECORDING is an HDF5 recording (drawn as recorded, without its mean) or a shard (drawn filtered). RUN is a folder that
-train.py wrote; RESULTS are folders that calibrate.py wrote, for one or more numbers of repetitions and one
+RECORDING is an HDF5 recording (drawn as recorded, with its mean subtracted) or a shard (drawn filtered). RUN is a
+folder that train.py wrote. RESULTS are folders that calibrate.py wrote, for one or more numbers of repetitions and one
 or more folds, whose people are pooled; for errors, one folder of calibrate.py, evaluate.py or a baseline. A picture is
 written to --out, by default results/plots/<picture>.png.
 
@@ -49,7 +49,7 @@ from semg.evaluation.predictions import excerpt, predictions_of, surest_errors
 from semg.evaluation.result_record import ResultRecord, read_result
 from semg.evaluation.run_record import read_epochs, says_simulated
 
-ERRORS, ERROR_CHANNELS = 9, 6  # windows that went wrong, and their loudest channels
+ERRORS, ERROR_CHANNELS = 9, 6  # misclassified windows shown, and how many of their strongest channels
 ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
 
 
@@ -57,20 +57,30 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     parser.add_argument("picture", choices=tuple(PICTURES), help="what to draw")
-    parser.add_argument("source", type=Path, nargs="*", metavar="SOURCE", help="what to draw it of, see above")
-    parser.add_argument("--out", type=Path, help="the PNG to write (default: results/plots/ and the picture's name)")
-    parser.add_argument("--note", help="words to add to the title, such as: simulated")
+    parser.add_argument(
+        "source", type=Path, nargs="*", metavar="SOURCE", help="what the picture is drawn from, see above"
+    )
+    parser.add_argument("--out", type=Path, help="the PNG to write (default: results/plots/PICTURE.png)")
+    parser.add_argument("--note", help="text to add to the title, such as: simulated")
     signal = parser.add_argument_group("recording, spectrum")
-    signal.add_argument("--begin", type=cli.number(0), default=0.0, help="seconds into the recording")
-    signal.add_argument("--seconds", type=cli.number(0, above=True), help="how long a part to draw (default: all)")
-    signal.add_argument("--channels", type=cli.number_ranges, help="places of the channels, such as 1-8 (default: all)")
-    signal.add_argument("--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen, or as prompted")
-    signal.add_argument("--causal", action="store_true", help="spectrum: filter as in live use")
+    signal.add_argument(
+        "--begin", type=cli.number(0), default=0.0, help="start, in seconds from the beginning of the recording"
+    )
+    signal.add_argument(
+        "--seconds", type=cli.number(0, above=True), help="length of signal to draw (default: all of it)"
+    )
+    signal.add_argument("--channels", type=cli.number_ranges, help="channels by number, such as 1-8 (default: all)")
+    signal.add_argument(
+        "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="labels as seen on video, or as prompted"
+    )
+    signal.add_argument("--causal", action="store_true", help="spectrum: filter causally, as in live use")
     other = parser.add_argument_group("classes, architecture, errors")
     other.add_argument(
-        "--shards", type=Path, help="folder of the shards (default: data/shards; errors: the one that RESULTS names)"
+        "--shards", type=Path, help="folder of shards (default: data/shards; errors: the one that RESULTS names)"
     )
-    other.add_argument("--tune", default="full", help="what of GPT-2 small trains: full, last:N, fpt, lora or frozen")
+    other.add_argument(
+        "--tune", default="full", help="which part of GPT-2 small is trained: full, last:N, fpt, lora or frozen"
+    )
     return parser
 
 
@@ -78,7 +88,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 class Signal:
-    """A recording or a shard as arrays: (T, C) microvolts, channel names, classes, where which class is."""
+    """A recording or a shard as arrays: (T, C) microvolts, channel names, classes, and the segments of each class."""
 
     def __init__(self, path: Path, labels: str) -> None:
         self.name = path.stem if path.suffix == ".hdf5" else path.name
@@ -106,7 +116,7 @@ class Signal:
             self.segments = _windowed(shard)
 
     def part(self, begin: float, seconds: float | None, channels: tuple[int, ...] | None) -> np.ndarray:
-        """(T, C) the part asked for. Raises UsageError if it is not there."""
+        """(T, C) the excerpt asked for. Raises UsageError if the recording does not have it."""
         length = len(self.values) / self.rate
         if begin >= length:
             raise UsageError(f"--begin {begin:g}: expected below the recording's {length:.1f} s")
@@ -125,7 +135,7 @@ class Signal:
 
 
 def _windowed(shard: Shard) -> list[tuple[int, int, int]]:
-    """(first sample, end, class) of what a shard's windows cover, segment by segment."""
+    """(first sample, end, class) of the samples that a shard's windows cover, segment by segment."""
     ends: dict[tuple[int, int], tuple[int, int]] = {}
     for row in shard.windows:
         key = (int(row["label"]), int(row["repetition"]))
@@ -164,14 +174,14 @@ def _title(args: argparse.Namespace, text: str, simulated: bool = False) -> str:
 
 
 def _run_name(folder: Path) -> str:
-    """A run's folder, and those above it for as long as a name is a fold's or a seed's: default/fold0/seed0."""
+    """A run's folder, with the folders above it as long as a name is that of a fold or a seed: default/fold0/seed0."""
     parts = folder.resolve().parts[1:]
     first = next((k for k in range(len(parts) - 1, 0, -1) if not re.match(r"(fold|seed)\d+$", parts[k])), 0)
     return "/".join(parts[first:])
 
 
 def draw_architecture(args: argparse.Namespace) -> str:
-    """The network, from a checkpoint or of GPT-2 small."""
+    """The network of a checkpoint, or of GPT-2 small."""
     from model import GPT2Classifier, ModelConfig  # slow to import, and the other pictures need no torch
     from semg.evaluation.architecture_figure import architecture
     from semg.inference.trained_model import TrainedModel
@@ -211,7 +221,7 @@ def draw_recording(args: argparse.Namespace) -> str:
 
 
 def draw_spectrum(args: argparse.Namespace) -> str:
-    """Power before and after the filter that preprocess.py uses unless told otherwise."""
+    """Power before and after the default filter of preprocess.py."""
     from scipy.signal import welch
 
     path = _one(args, "an HDF5 recording")
@@ -251,7 +261,8 @@ def draw_electrodes(args: argparse.Namespace) -> str:
 
 
 def _rest(signals: list[Signal]) -> int | None:
-    """The one class of rest, where it was made, the recordings have it and gestures too; else None."""
+    """The rest class, if there is exactly one and the recordings contain it and at least one gesture; otherwise
+    None."""
     labels = {label for signal in signals for _, _, label in signal.segments}
     rest = [k for k, name in enumerate(signals[0].classes) if name in signals[0].rest_classes and k in labels]
     return rest[0] if len(rest) == 1 and len(labels) > 1 else None
@@ -293,7 +304,7 @@ def draw_curves(args: argparse.Namespace) -> str:
 
 
 def _calibrated(folder: Path) -> ResultRecord:
-    """A result of calibrate.py: of the same people with and without calibration."""
+    """A result of calibrate.py. DataError unless it has the same people with and without calibration."""
     result = read_result(folder / "metrics.json", metrics.headlines())
     if result.repetitions is None or result.before is None or result.confusion is None:
         raise DataError(f"{result.path}: expected results of calibrate.py, found others")
@@ -303,7 +314,7 @@ def _calibrated(folder: Path) -> ResultRecord:
 
 
 def _scores(results: Sequence[ResultRecord], which: str, metric: metrics.Metric | None = None) -> dict[str, float]:
-    """Person -> score of the `adapted` or the `unadapted` model, by the leading metric unless told otherwise."""
+    """Person -> score of the `adapted` or the `unadapted` model, by the leading metric unless `metric` is given."""
     befores = [one.before.evaluations for one in results if one.before]
     evaluations = befores if which == "unadapted" else [one.evaluations for one in results]
     name = (metric or metrics.leading()).name
@@ -382,7 +393,7 @@ PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
 
 
 def next_step(args: argparse.Namespace) -> str:
-    """The command that makes use of what the picture shows."""
+    """The command to run next, given what the picture shows."""
     source = args.source[0] if args.source else Path()
     raw, run = source.suffix == ".hdf5", source if source.is_dir() else source.parent
     shards_of = ("preprocess.py", "--raw") if raw else ("create_dataset_files.py", "--shards")

@@ -2,40 +2,42 @@
 
   python predict.py data/raw/Data-HDF5/emg_gestures-03-*.hdf5 --checkpoint checkpoints/RUN/best_model.ckpt --plot
   python predict.py recording.hdf5 --stream                  # block by block, nothing looks ahead
-  python predict.py mine.csv --rate 2000                     # a row a sample; or a .npy (time, channels)
+  python predict.py mine.csv --rate 2000                     # one row per sample; or a .npy (time, channels)
 
 Input: recordings in putEMG's layout, or tables (.csv, .txt or .tsv with or without a header, .npy) with --rate and
---unit. Of a table, the columns are taken that --channels names; else those with the names of the model's channels; else
-all that are channels, as docs/data.md says. They must be the model's in the model's order; another rate is resampled to
-the model's. Output, in OUT, for each recording:
-  <recording>.csv   time of the decision in seconds (the window's end), gesture, probability of each class; with --vote
-                    the majority over the last K decisions, with --smooth the likeliest gesture by all until then; the
-                    true gesture where the recording has labels (a table: in a column called as in training) and one
-                    covers the whole window; with --stream the delay
+--unit. The columns of a table that are used are those that --channels names; otherwise those named like the model's
+channels; otherwise all that are channels, by the rules in docs/data.md. They must be the model's channels in the
+model's order. A recording of another rate is resampled to the model's. Output, in OUT, for each recording:
+  <recording>.csv   one row per decision: its time in seconds (the end of the window), the gesture and the probability
+                    of each class; with --vote the majority of the last K decisions; with --smooth the likeliest gesture
+                    given all windows so far; the true gesture, if the recording has labels (in a table: in a column
+                    named as in training) and one label covers the whole window; with --stream the delay
   <recording>.png   with --plot: some channels, truth, decisions and their probability over time
 
---classes and --no-idle let the model decide between some of its gestures alone: the CSV has the probabilities of these,
-renormalised over them, and names no other gesture. A window with any other label then has no true gesture.
+--classes and --no-idle let the model decide between some of its gestures only: the CSV has only these, with
+probabilities renormalised over them. A window with any other label then has no true gesture.
 
-The signal goes through the checkpoint's own filter, windows and strides. Offline, a model trained under --normalize
-session is normalised by the whole recording's statistics, as evaluate.py does with a whole session's: even the
-first decision depends on the last sample.
+The signal goes through the checkpoint's own filter and is cut into windows as in training. Offline, a model trained
+with --normalize session is normalised by the statistics of the whole recording, as evaluate.py uses those of the whole
+session: even the first decision depends on the last sample.
 
---adapt adapts a copy of the model to each recording without labels, before it decides, as evaluate.py --adapt session
-does; a recording that it should not be adapted to is decided by the model as it is. adapt.py keeps such a model. With
---stream it adapts to the recording's signal so far, as evaluate.py --adapt online does: first after 30 s of signal,
-then each time the signal has grown by half.
+--adapt adapts a copy of the model to each recording before it decides, without labels, as evaluate.py --adapt session
+does. If the model should not be adapted to a recording, the unadapted model decides. adapt.py saves such an adapted
+model. With --stream, --adapt adapts to the recording's signal so far, as evaluate.py --adapt online does: first after
+30 s of signal, then each time the signal has grown by half.
 
---stream feeds blocks of --block through the causal filter. It normalises by the signal so far, starting from the
-training people's usual statistics; after about a minute it is nearly as good as with a whole recording's statistics.
---warmup makes no decision in the first seconds. --save-statistics FILE keeps the statistics at the recording's end, and
---statistics FILE starts a later recording of the same session from them, if the electrodes stayed on; FILE holds some
-seconds of the person's signal. A model trained on zero-phase filtered signals gets causally filtered ones,
-and a warning says so; preprocess.py --causal makes shards for a model of live use. `delay_ms` is how long after its
-window's last sample a decision is ready: the wait for the block's end, and the time of computing. The window itself is
-the larger part of the time that a new gesture takes to show.
+--stream feeds the signal in blocks of length --block through the causal filter. It normalises by the signal so far,
+starting from the usual statistics of the training people; after about a minute it is nearly as good as with a whole
+recording's statistics. --warmup makes no decisions in the first seconds. --save-statistics FILE stores the statistics
+at the end of the recording, and --statistics FILE starts a later recording of the same session from them, if the
+electrodes stayed in place. FILE contains some seconds of the person's signal. If the model was trained on zero-phase
+filtered signals, it still gets causally filtered ones, and a warning says so; preprocess.py --causal makes shards for
+models for live use. `delay_ms` is the time from the last sample of a window to its decision: waiting for the end of the
+block, and computing. Most of the time that a new gesture needs to show in the decisions is due to the length of the
+window itself.
 
-A recording that cannot be read is named and left out; the others are processed. docs/scale.md says how long it takes.
+A recording that cannot be read is reported and left out; the others are processed. docs/scale.md says how long it
+takes.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -68,13 +70,15 @@ from semg.training.adaptation import adapt
 from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
-PLOTTED = 4  # channels of a timeline: the loudest
+PLOTTED = 4  # channels in a timeline: those with the strongest signal
 
 
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
-    parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help=".hdf5, or a table")
+    parser.add_argument(
+        "recordings", type=Path, nargs="+", metavar="RECORDING", help="an .hdf5 file or a table of samples"
+    )
     shared.add_checkpoint(parser)
     parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
     shared.add_classes(parser)
@@ -85,7 +89,7 @@ def arguments() -> argparse.ArgumentParser:
     shared.add_computing(parser)
     shared.add_tables(parser)
     live = parser.add_argument_group("live")
-    live.add_argument("--stream", action="store_true", help="block by block, as from a device")
+    live.add_argument("--stream", action="store_true", help="process the signal block by block, as from a device")
     live.add_argument("--block", type=cli.length, default="25ms", help="length of a block, samples or time")
     shared.add_statistics(live)
     return parser
@@ -95,7 +99,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, window: int) -> np.ndarray:
-    """(n,) true class of each window that lies wholly in one label, else -1."""
+    """(n,) true class of each window that lies wholly within one label, otherwise -1."""
     truth = np.full(len(end), -1)
     if codes is None:
         return truth
@@ -112,18 +116,20 @@ def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, 
 
 
 def vote_shares(prediction: np.ndarray, votes: np.ndarray, k: int) -> np.ndarray:
-    """(n,) the share of the last k decisions, fewer at the begin, that say what was voted. prediction, votes: (n,)."""
+    """(n,) the fraction of the last k decisions (fewer at the beginning) that agree with the vote. prediction, votes:
+    (n,)."""
     return np.array([np.mean(prediction[max(0, n - k + 1) : n + 1] == one) for n, one in enumerate(votes)])
 
 
 def over_time(
     model: TrainedModel, predictions: Predictions, vote: int, hold: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Column of the CSV -> (n,) decisions smoothed over time, and (n,) a vote's share or a decision's probability.
+    """Column of the CSV -> (n,) decisions smoothed over time, and (n,) their support: the fraction of votes, or the
+    probability.
 
-    vote, hold: as --vote and --smooth of evaluate.py have them.
+    vote, hold: as for --vote and --smooth of evaluate.py.
     """
-    end, recording = predictions.end, np.zeros(len(predictions.end), np.int64)  # a single one
+    end, recording = predictions.end, np.zeros(len(predictions.end), np.int64)  # all of one recording
     decided: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     if vote > 1:
         alone = predictions.probabilities.argmax(1)
@@ -139,7 +145,7 @@ def over_time(
 def as_csv(
     model: TrainedModel, predictions: Predictions, truth: np.ndarray, beside: dict[str, np.ndarray], labelled: bool
 ) -> str:
-    """One row a decision. beside: (n,) other decisions, by the name of their column."""
+    """One row per decision. beside: (n,) other decisions by the name of their column."""
     classes = model.classes
     columns: dict[str, list[Any]] = {
         "time_s": [f"{end / model.rate:.6f}" for end in predictions.end],
@@ -170,7 +176,7 @@ def draw(
     vote: int,
     simulated: bool,
 ) -> None:
-    """The timeline of one recording. decisions, confidence: (n,); with `vote` above 1 of the last `vote` windows."""
+    """The timeline of one recording. decisions, confidence: (n,); with `vote` above 1, of the last `vote` windows."""
     rate = model.rate
     loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
     ends = np.append(predictions.end, min(len(signal), predictions.end[-1] + model.stride))
@@ -193,9 +199,9 @@ def draw(
 def predict(
     path: Path, model: TrainedModel, heard: SessionStatistics | None, args: argparse.Namespace, console: cli.Console
 ) -> dict[str, Any]:
-    """Decide for one recording and write what came out; returns what to tell of it.
+    """Decide for one recording and write the results; returns a summary of them.
 
-    heard: what a stream goes on from.
+    heard: the statistics that a stream starts from.
     """
     source = recording_for(model, path, args.rate, args.unit, args.channels, causal=args.stream, warn=console.warn)
     try:
@@ -245,7 +251,7 @@ def predict(
 def say_which_labels_are_unknown(
     path: Path, model: TrainedModel, codes: np.ndarray | None, console: cli.Console
 ) -> None:
-    """Warn where no label of a table is a class of the model's: nothing is scored then, and it may be a slip."""
+    """Warn if no label of a table is a class of the model: nothing is scored then, and it may be a mistake."""
     if codes is None or codes.dtype.kind != "U":
         return
     there = in_order(name for name in np.unique(codes).tolist() if name)
@@ -257,7 +263,7 @@ def say_which_labels_are_unknown(
 def decider(
     model: TrainedModel, signal: np.ndarray, path: Path, args: argparse.Namespace, console: cli.Console
 ) -> TrainedModel:
-    """The model, with --adapt adapted to this recording, (T, C) filtered microvolts."""
+    """The model; with --adapt, adapted to this recording, (T, C) filtered microvolts."""
     if not args.adapt:
         return model
     adapted = adapt(model, [Signal(signal, model.session_of(signal))])
@@ -269,7 +275,7 @@ def decider(
 
 
 def in_words(summary: dict[str, Any]) -> str:
-    """What `predict` tells, for a person."""
+    """The summary that `predict` returns, as text."""
     text = cli.counted(summary["decisions"], "decision")
     if "with_truth" in summary:
         scores = " and ".join(one.labelled(summary[one.name], 3) for one in metrics.headlines())
@@ -281,7 +287,7 @@ def in_words(summary: dict[str, Any]) -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that don't go together."""
+    """Raise UsageError for flags that cannot be combined."""
     shared.check_rate(args.rate, args.recordings)
     for flag, file in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
         if file is not None and not args.stream:
@@ -297,7 +303,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
-    """How signals here are treated otherwise than in training; DataError if the checkpoint does not know how."""
+    """Say how signals are treated differently here than in training; DataError if the checkpoint does not know how."""
     if restriction := model.restriction():
         console.say(restriction)
     trained, session = model.signal_path.filter, model.channel_normalization.method == "session"
@@ -312,7 +318,7 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
 
 
 def with_pictures(args: argparse.Namespace) -> str:
-    """The command that draws the decisions of the first recording over time."""
+    """The command that draws the decisions for the first recording over time."""
     first, *others = map(str, args.recordings)
     words = [word for word in sys.argv[1:] if word not in others]
     return cli.next_command("predict.py", *words, "--plot") if first in words else "next: the same command with --plot"

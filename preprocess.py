@@ -1,35 +1,35 @@
-"""Filter and window putEMG recordings into NumPy shards.
+"""Filter putEMG recordings and cut them into windows, as NumPy shards.
 
-Each recording RAW/<record>.hdf5 becomes a folder SHARDS/<record>/ with the filtered signal (float16, microvolts),
-the table of its windows, and shard.json, which says how it was made. Overlapping windows cost nothing on disk.
+Each recording RAW/<record>.hdf5 becomes a folder SHARDS/<record>/ with the filtered signal (float16, microvolts), the
+table of its windows, and shard.json, which says how it was made. Overlapping windows take no extra space on disk.
 
   python preprocess.py                                    # data/raw/Data-HDF5 -> data/shards
-  python preprocess.py --channels 9-16                    # the middle ring of electrodes alone
+  python preprocess.py --channels 9-16                    # the middle ring of electrodes only
   python preprocess.py --preset paper --shards data/shards-paper      # the putEMG authors' protocol
   python preprocess.py --no-idle --shards data/shards-7    # the seven gestures, windows of idle left out
-  python preprocess.py --subjects 03 04 05                # these people alone
-  python preprocess.py --launch slurm --parallel 44 --hours 1    # a Slurm job a person; see docs/many_runs.md
+  python preprocess.py --subjects 03 04 05                # these people only
+  python preprocess.py --launch slurm --parallel 44 --hours 1    # one Slurm job per person; see docs/many_runs.md
 
-What it does: ADC counts -> re-referencing (--montage) -> microvolts -> band-pass and notches, zero-phase unless
---causal -> windows that lie wholly in one label and start at least --transition-margin after a change of label.
-Segments labelled -1 (in no gesture) are left out, or with --rest kept as a ninth class "rest". The eight gestures'
-codes 0,1,2,3,6,7,8,9 become the labels 0-7; --classes keeps windows of these gestures alone, as classes in this order,
-and --no-idle those of the seven in which one is made. Names: idle, fist, flexion, extension, 'pinch index',
-'pinch middle', 'pinch ring', 'pinch small'.
+Steps: ADC counts -> re-referencing (--montage) -> microvolts -> band-pass and notch filters, zero-phase unless --causal
+-> windows that lie wholly within one label and start at least --transition-margin after a change of label. Segments
+labelled -1 (no gesture) are left out, or with --rest kept as a ninth class "rest". The codes 0,1,2,3,6,7,8,9 of the
+eight gestures become the labels 0-7. --classes keeps only the windows of the gestures it names, as classes in this
+order; --no-idle keeps those of all gestures except idle. Names: idle, fist, flexion, extension, 'pinch index', 'pinch
+middle', 'pinch ring', 'pinch small'.
 
---preset paper is the protocol of the data set's authors: windows of 2500 samples every 1250, filter of order 5
-with notches at 30, 49.99, 60, 90 and 150 Hz, the label of a window's last sample, windows near transitions
-left out. Flags given beside it override its values.
+--preset paper is the protocol of the data set's authors: windows of 2500 samples every 1250, a band-pass of order 5,
+notches at 30, 49.99, 60, 90 and 150 Hz, each window labelled by its last sample, and windows near transitions left out.
+Flags given in addition override its values.
 
-Samples that are missing by the index (a step of more than 1.5 samples) are named and kept in shard.json; no window
-spans a gap of more than 2.5 ms. A recording that is wrong is named and left out; the others are done. An existing
-shard is kept if it was made from the same file with the same arguments; otherwise the script stops and names it.
---overwrite redoes it.
+Missing samples, which show as steps of more than 1.5 samples in the index, are reported and recorded in shard.json. No
+window spans a gap of more than 2.5 ms. A recording with an error is reported and left out; the others are processed. An
+existing shard is kept if it was made from the same file with the same arguments; otherwise it is reported as an error.
+--overwrite makes it again.
 
---launch processes each person's recordings in a separate job, several at once; Ctrl-C leaves the jobs running, and the
-same command waits for them and starts the rest.
+--launch processes each person's recordings in a separate job, several at once. Ctrl-C leaves the jobs running; the same
+command then waits for them and starts the rest.
 
-docs/scale.md says what it takes of time, memory and disk.
+docs/scale.md says how much time, memory and disk space it takes.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a shard's content depends on, in samples and Hz; stored in shard.json."""
+    """Everything that a shard's content depends on, in samples and Hz; stored in shard.json."""
 
     channels: tuple[int, ...]
     montage: str
@@ -93,17 +93,17 @@ class Arguments:
 
     @property
     def filter(self) -> FilterSpec:
-        """The filter that these arguments ask for."""
+        """The filter that these arguments describe."""
         return FilterSpec(self.low, self.high, self.order, self.notch, self.causal)
 
     def as_json(self) -> dict[str, Any]:
-        """In JSON's types, as read back from shard.json."""
+        """As plain JSON types, as they are read back from shard.json."""
         return plain(asdict(self))
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """One recording to turn into one shard."""
+    """One recording to convert into one shard."""
 
     source: Path
     shard: Path
@@ -114,13 +114,13 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a conversion: `done`, `kept` or `failed`, with a message where there is something to say."""
+    """What became of a conversion: `done`, `kept` or `failed`, with a message if there is something to report."""
 
     record: str
     state: str
     message: str = ""
     windows: int = 0
-    mains: float | None = None  # Hz of the hum in it
+    mains: float | None = None  # Hz of the mains hum in it
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -128,20 +128,20 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     parser.add_argument("--raw", type=Path, default=Path("data/raw/Data-HDF5"), help="folder of recordings")
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder to write")
-    parser.add_argument("--subjects", type=cli.subjects, nargs="+", metavar="NN", help="these people only")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="a published protocol's settings")
-    parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings at once")
+    parser.add_argument("--subjects", type=cli.subjects, nargs="+", metavar="NN", help="process these people only")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="use the settings of a published protocol")
+    parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings processed at once")
     parser.add_argument("--overwrite", action="store_true", help="redo shards made with other arguments")
     signal = parser.add_argument_group("signal")
-    signal.add_argument("--channels", type=cli.number_ranges, default="1-24", help="such as 1-24, 9-16 or 1,3,5")
+    signal.add_argument("--channels", type=cli.number_ranges, default="1-24", help="channels, such as 9-16 or 1,3,5")
     signal.add_argument(
         "--montage",
         choices=("monopolar", "bipolar", "car"),
         default="monopolar",
-        help="bipolar: differences along the arm between neighbouring rings; car: minus the channels' mean",
+        help="bipolar: differences between neighbouring rings, along the arm; car: common average reference",
     )
-    signal.add_argument("--low", type=cli.number(0, above=True), default=LOW, help="band-pass from, Hz")
-    signal.add_argument("--high", type=cli.number(0, above=True), default=HIGH, help="band-pass to, Hz")
+    signal.add_argument("--low", type=cli.number(0, above=True), default=LOW, help="lower edge of the band-pass, Hz")
+    signal.add_argument("--high", type=cli.number(0, above=True), default=HIGH, help="upper edge of the band-pass, Hz")
     signal.add_argument("--order", type=cli.whole(1, 12), default=4, help="Butterworth order of the band-pass")
     notch = signal.add_mutually_exclusive_group()
     notch.add_argument(
@@ -150,14 +150,18 @@ def arguments() -> argparse.ArgumentParser:
         nargs="+",
         default=list(putemg.NOTCH),
         metavar="HZ",
-        help="narrow bands to take out, Hz",
+        help="notch frequencies to filter out, Hz",
     )
-    notch.add_argument("--no-notch", dest="notch", action="store_const", const=[], help="take out no narrow band")
-    signal.add_argument("--causal", action="store_true", help="filter forward only, as in live use (edges at -3 dB)")
+    notch.add_argument("--no-notch", dest="notch", action="store_const", const=[], help="use no notch filter")
+    signal.add_argument(
+        "--causal",
+        action="store_true",
+        help="filter causally (forward only), as in live use; band edges are then at -3 dB",
+    )
     windows = parser.add_argument_group("windows")
     shared.add_windows(windows)
     windows.add_argument(
-        "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="seen on video, or as prompted"
+        "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="labels as seen on video, or as prompted"
     )
     shared.add_classes(windows)
     windows.add_argument("--rest", action="store_true", help="keep label -1 as a ninth class, 'rest'")
@@ -167,7 +171,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The flags given, over a preset's values, over the defaults."""
+    """The flags: those given, otherwise a preset's values, otherwise the defaults."""
     preset = parser.parse_args().preset
     if preset:
         parser.set_defaults(**PRESETS[preset])
@@ -191,7 +195,7 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
 
 
 def class_names(args: argparse.Namespace) -> tuple[str, ...]:
-    """The classes to keep, in their order. Raises UsageError for what is no choice of at least two."""
+    """The classes to keep, in their order. Raises UsageError if they are not at least two valid ones."""
     if args.rest and args.no_idle:
         raise UsageError("--no-idle: expected no --rest with it, which keeps a class without a gesture")
     known = (*putemg.GESTURES.values(), *(["rest"] if args.rest else []))
@@ -199,7 +203,7 @@ def class_names(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndarray]:
-    """Class names and the windows of a recording's labels (T,)."""
+    """Class names, and the windows of a recording with labels (T,)."""
     codes, names = list(putemg.GESTURES), list(putemg.GESTURES.values())
     if how.label_rule == "last-sample":
         return names, paper_windows(labels, codes, how.window, how.stride, putemg.REST)
@@ -210,10 +214,10 @@ def window_table(labels: np.ndarray, how: Arguments) -> tuple[list[str], np.ndar
 
 
 def process(conversion: Conversion) -> Outcome:
-    """Make one shard, unless it is there. A wrong recording is an outcome, not an exception."""
+    """Make one shard unless it exists. An error in the recording is returned as an outcome, not raised."""
     name = conversion.source.stem
     try:
-        # one thread: sums come out the same whatever else the machine does, and workers don't crowd each other
+        # one thread, so that sums do not depend on the machine's load, and workers do not compete for cores
         with threadpool_limits(1):
             return _process(conversion, name)
     except (DataError, UsageError) as error:
@@ -272,7 +276,7 @@ def _process(conversion: Conversion, name: str) -> Outcome:
 
 
 def _keep(conversion: Conversion, name: str, source: dict[str, Any]) -> Outcome:
-    """Keep the shard that is there if it was made from this file in this way; DataError otherwise."""
+    """Keep the existing shard if it was made from this file in this way; DataError otherwise."""
     meta = read_meta(conversion.shard)
     expected = {"classes": list(conversion.classes), "arguments": conversion.arguments.as_json(), "source": source}
     for key in expected:
@@ -284,7 +288,7 @@ def _keep(conversion: Conversion, name: str, source: dict[str, Any]) -> Outcome:
 
 
 def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
-    """The gesture recordings in `raw`, of `subjects` only if given."""
+    """The gesture recordings in `raw`; if `subjects` is given, only theirs."""
     if not raw.is_dir():
         raise DataError(
             f"{raw}: expected a folder (--raw), found none; download_putemg.py or simulate_putemg.py makes it"
@@ -306,7 +310,7 @@ def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
 
 
 def killed(conversion: Conversion) -> Outcome:
-    """What became of a conversion whose worker ended before it was done."""
+    """The outcome of a conversion whose worker ended before it was done."""
     problem = f"{conversion.source}: the worker was killed, perhaps for want of memory; use fewer --workers"
     return Outcome(conversion.source.stem, "failed", problem)
 
@@ -324,7 +328,7 @@ def main() -> int:
 
 
 def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console: cli.Console) -> int:
-    """Have every person's recordings turned into shards by a run of its own."""
+    """Have each person's recordings converted by a run of its own."""
     failed = [path for path in files if not putemg.is_record(path.stem)]
     for path in failed:
         console.error(f"{path}: expected a recording's name such as emg_gestures-03-...hdf5, found another")
@@ -349,7 +353,7 @@ def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console:
 def make_shards(
     files: list[Path], how: Arguments, classes: tuple[str, ...], args: argparse.Namespace, console: cli.Console
 ) -> int:
-    """Turn the recordings into shards, telling what becomes of each."""
+    """Convert the recordings into shards and report the outcome of each."""
     console.say(
         f"{cli.counted(len(files), 'recording')} in {args.raw}: {cli.counted(len(how.channels), 'channel')}, "
         f"{how.low:g}-{how.high:g} Hz, windows of {how.window} samples every {how.stride}, labels {how.labels}, "

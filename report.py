@@ -1,17 +1,17 @@
-"""Make one page of results to send to somebody: a single HTML file that opens without a network and prints well.
+"""Make one page of results to share: a single HTML file that opens without a network connection and prints well.
 
-Input: results as evaluate.py, calibrate.py, baselines.py and deep_baselines.py write them, and training runs of
-train.py: folders with a metrics.json, folders of such folders, and folders with config.json and metrics.jsonl.
-Output: --out. The page shows every method with every person; differences from a reference, person by person; models
-before and after adaptation; confusion matrices; calibration of the confidence; the most confident errors, with their
-signals; learning curves, data, settings, versions and commits.
+Input: results of evaluate.py, calibrate.py, baselines.py and deep_baselines.py, and training runs of train.py: folders
+with a metrics.json, folders of such folders, and folders with config.json and metrics.jsonl. Output: --out. The page
+shows every method with every person; differences from a reference, person by person; models before and after
+adaptation; confusion matrices; how well the confidence is calibrated; the most confident errors with their signals;
+learning curves, data, settings, versions and commits.
 
   python report.py checkpoints/demo results/demo results/demo-adapted --out results/report.html
   python report.py checkpoints/gpt2 results/gpt2 results/baselines --reference gpt2 --title "Gestures of new people"
 
-Runs that differ only in fold or seed (by their folders' names, such as fold0 and seed1) are one method, and people are
-the unit, as in compare.py. Signals are drawn from the shards that a result names, or from --shards; where these are not
-there, the page says so. An input that cannot be read is named on the page and in the terminal, and the exit code is 1.
+As in compare.py, runs whose folder names differ only in fold or seed (such as fold0 and seed1) are one method, and the
+unit is a person. Signals are drawn from the shards that a result names, or from --shards; if those do not exist, the
+page says so. An input that cannot be read is named on the page and in the terminal, and the exit code is 1.
 
 Takes seconds.
 """
@@ -35,17 +35,23 @@ def arguments() -> argparse.ArgumentParser:
         "results", type=Path, nargs="+", metavar="RUN_OR_RESULTS", help="folders of results or training runs"
     )
     p.add_argument("--out", type=Path, default=Path("results/report.html"), help="the page to write, .html")
-    p.add_argument("--title", default="Hand gestures from surface EMG: results", help="of the page")
+    p.add_argument("--title", default="Hand gestures from surface EMG: results", help="title of the page")
     p.add_argument("--reference", metavar="NAME", help="compare every other method with this one (default: the first)")
     p.add_argument(
         "--metric",
         choices=[one.name for one in metrics.METRICS],
         default=metrics.leading().name,
-        help="what is compared",
+        help="the metric to compare",
     )
-    p.add_argument("--shards", type=Path, help="folder of the shards scored (default: the one that each result names)")
     p.add_argument(
-        "--errors", type=cli.whole(0, 100), default=6, metavar="N", help="wrong windows shown of each method"
+        "--shards", type=Path, help="folder of the shards that were scored (default: the one that each result names)"
+    )
+    p.add_argument(
+        "--errors",
+        type=cli.whole(0, 100),
+        default=6,
+        metavar="N",
+        help="number of misclassified windows to show for each method",
     )
     return p
 

@@ -1,24 +1,26 @@
 """Simulate recordings in putEMG's file layout, to try the pipeline without the data set.
 
-Writes OUTDIR/emg_gestures-<subject>-<trajectory>-<date>-<time>.hdf5, one file a recording, which
-`pandas.read_hdf` and preprocess.py read as they read putEMG's own: 24 channels of 12-bit counts at 5120 Hz,
-labels as prompted and as seen, three trajectories a day (repeats_long, sequential, repeats_short). All eight
-gestures are in every recording.
+Writes OUTDIR/emg_gestures-<subject>-<trajectory>-<date>-<time>.hdf5, one file per recording, which `pandas.read_hdf`
+and preprocess.py read like putEMG's own: 24 channels of 12-bit counts at 5120 Hz, labels as prompted and as seen on
+video, three trajectories per day (repeats_long, sequential, repeats_short). Every recording contains all eight
+gestures.
 
   python simulate_putemg.py data/simulated                  # 6 people, 2 days: 36 recordings of a minute
   python simulate_putemg.py data/tiny --subjects 3 --days 1 --seconds 20
   python simulate_putemg.py data/simulated --subjects 8     # two more people; the first six are kept
 
-THESE ARE NOT MEASUREMENTS. Motor units of 15 forearm muscles fire and are seen by electrodes whose places differ
-between people and days (semg/data/simulation.py says after which models). Results on them say that the pipeline works,
-and nothing about people: simulated people differ less, and in fewer ways.
+THESE ARE NOT MEASUREMENTS. Motor units of 15 forearm muscles are simulated, together with electrodes whose positions
+differ between people and days (semg/data/simulation.py names the models). Results on these recordings show that the
+pipeline works, and nothing about people: simulated people differ less from each other, and in fewer ways.
 
-OUTDIR/simulated.json lists the recordings with the arguments that each was made with and its SHA-256. A recording
-depends on --seed, its subject, day and trajectory and on --seconds, not on how many others are made. Running the
-same command again makes what is missing. A recording that was made with another seed or length is named and
-nothing is written; with --overwrite it is replaced. A folder with other recordings, such as real ones, is refused.
+OUTDIR/simulated.json lists the recordings with their SHA-256 and the arguments that each was made with. A recording
+depends on --seed, --seconds, and its subject, day and trajectory, but not on how many others are made. Running the same
+command again makes what is missing. If an existing recording was made with another seed or length, the script names it
+and writes nothing; with --overwrite it is replaced. A folder that contains other recordings, such as real ones, is
+refused.
 
-A recording of a minute takes 7.5 MB on disk; docs/scale.md says how long it takes, and how much memory a worker.
+A recording of a minute takes 7.5 MB on disk; docs/scale.md says how long it takes, and how much memory each worker
+needs.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -46,7 +48,7 @@ LISTING = "simulated.json"
 NOTICE = "simulated, not putEMG: results on these recordings say nothing about people"
 LONGEST = 600.0  # seconds; a recording is made in memory
 BYTES_PER_SECOND = 200_000  # of recording, on disk, at most
-FIRST_DAY = datetime(2020, 1, 7, 8)  # after putEMG's recordings, so that no name is a real one's
+FIRST_DAY = datetime(2020, 1, 7, 8)  # after putEMG's recordings, so that no name is that of a real one
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Planned:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the recording depends on beside what its name says."""
+        """What the recording depends on in addition to its name."""
         return {"seed": self.seed, "seconds": self.seconds, "generator": VERSION}
 
 
@@ -70,17 +72,21 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     parser.add_argument("outdir", type=Path, metavar="OUTDIR", help="folder to write")
-    parser.add_argument("--subjects", type=cli.whole(1, 99), default=6, metavar="N", help="people, 01 to N")
-    parser.add_argument("--days", type=cli.whole(1, 12), default=2, metavar="N", help="sessions of each")
-    parser.add_argument("--seconds", type=cli.number(SHORTEST, LONGEST), default=60.0, help="length of a recording")
-    parser.add_argument("--seed", type=cli.whole(0), default=0, help="other seeds make other people")
-    parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings at once")
+    parser.add_argument(
+        "--subjects", type=cli.whole(1, 99), default=6, metavar="N", help="number of people; they are called 01 to N"
+    )
+    parser.add_argument(
+        "--days", type=cli.whole(1, 12), default=2, metavar="N", help="days per person; each is a session"
+    )
+    parser.add_argument("--seconds", type=cli.number(SHORTEST, LONGEST), default=60.0, help="length of each recording")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed; another seed makes other people")
+    parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings made at once")
     parser.add_argument("--overwrite", action="store_true", help="replace recordings made with other arguments")
     return parser
 
 
 def plan(args: argparse.Namespace) -> list[Planned]:
-    """All recordings asked for, by subject, then time."""
+    """All recordings asked for, ordered by subject, then by time."""
     return [
         Planned(
             args.outdir / f"{record_name(subject, day, trajectory)}.hdf5",
@@ -97,7 +103,7 @@ def plan(args: argparse.Namespace) -> list[Planned]:
 
 
 def started(subject: int, day: int, trajectory: str) -> datetime:
-    """When a recording is said to have begun: made up, but the same for every seed."""
+    """The fictitious time at which a recording began; the same for every seed."""
     order = putemg.TRAJECTORIES.index(trajectory)
     return FIRST_DAY + timedelta(
         days=2 * subject + 20 * (day - 1),
@@ -108,7 +114,7 @@ def started(subject: int, day: int, trajectory: str) -> datetime:
 
 
 def record_name(subject: int, day: int, trajectory: str) -> str:
-    """The recording's name in putEMG's form."""
+    """The recording's name, by putEMG's scheme."""
     when = started(subject, day, trajectory)
     stamp = f"{when:%Y-%m-%d-%H-%M-%S}-{when.microsecond // 1000:03d}"
     return f"emg_gestures-{subject:02d}-{trajectory}-{stamp}"
@@ -118,10 +124,10 @@ def record_name(subject: int, day: int, trajectory: str) -> str:
 
 
 class _Store(pd.HDFStore):
-    """pandas' HDF5 file without search indexes: they take time, and hold the time of writing."""
+    """pandas' HDF5 file without search indexes, which take time to make and contain the time of writing."""
 
     def put(self, key: str, value: pd.DataFrame | pd.Series, **settings: Any) -> None:
-        """Write a table; pandas comes here by itself with a categorical column's categories."""
+        """Write a table. pandas itself calls this, too, for the categories of a categorical column."""
         super().put(key, value, **(settings | {"index": False}))
 
 
@@ -152,9 +158,9 @@ def make(one: Planned) -> tuple[str, dict[str, Any]]:
 
 
 def hdf5(frame: pd.DataFrame) -> bytes:
-    """A frame as pandas writes it into a file, under the key `data`.
+    """The bytes of the file that pandas writes for a frame, under the key `data`.
 
-    Made in memory because PyTables says nothing where a disk is full and leaves a file with holes.
+    It is made in memory because PyTables reports no error when a disk is full, and leaves an incomplete file.
     """
     # zlib is the one compression that every HDF5 reader has
     memory = {"driver": "H5FD_CORE", "driver_core_backing_store": 0}
@@ -164,7 +170,7 @@ def hdf5(frame: pd.DataFrame) -> bytes:
 
 
 def listed(one: Planned, sha256: str | None = None, size: int | None = None) -> dict[str, Any]:
-    """A recording's entry in the listing; without a checksum as long as it is not made."""
+    """A recording's entry in the listing; without a checksum until the recording is made."""
     return {"arguments": one.arguments, "bytes": size, "sha256": sha256}
 
 
@@ -172,7 +178,7 @@ def listed(one: Planned, sha256: str | None = None, size: int | None = None) -> 
 
 
 def read_listing(folder: Path) -> dict[str, dict[str, Any]]:
-    """Entries of the recordings that an earlier run made or meant to make. DataError for files of others."""
+    """The entries of recordings that an earlier run made or planned. DataError if the folder has other recordings."""
     path = folder / LISTING
     entries = read_json(path, "the list of simulated recordings").get("recordings") if path.exists() else {}
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
@@ -187,14 +193,14 @@ def read_listing(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def difference(one: Planned, entry: dict[str, Any]) -> str:
-    """How the file that is there differs from the one asked for: empty if it does not."""
+    """How the existing file differs from the one asked for; empty if it does not."""
     made_with = entry.get("arguments")
     for key, value in one.arguments.items():
         actual = made_with.get(key) if isinstance(made_with, dict) else None
         if actual != value:
             return f"expected a recording made with {key} {value}, found {actual}"
     expected = entry.get("sha256")
-    # no checksum: the run ended between the file, which is whole whenever it is there, and its entry
+    # no checksum: the run ended after the file was written, which is always complete, and before its entry was
     if expected is not None and checksum(one.path) != expected:
         return f"expected the contents that {LISTING} lists, found others"
     return ""
@@ -203,7 +209,7 @@ def difference(one: Planned, entry: dict[str, Any]) -> str:
 def sort_out(
     planned: list[Planned], entries: dict[str, dict[str, Any]], overwrite: bool
 ) -> tuple[list[Planned], list[Planned]]:
-    """(to make, to keep) of the planned recordings; DataError if a file differs from what is asked."""
+    """(to make, to keep) of the planned recordings; DataError if an existing file differs from what is asked for."""
     to_make: list[Planned] = []
     to_keep: list[Planned] = []
     for one in planned:
@@ -230,12 +236,12 @@ def check_disk(folder: Path, to_make: list[Planned]) -> None:
 
 
 def killed(_: Planned) -> NoReturn:
-    """A worker ended before its recording was made."""
+    """Raise the error for a worker that ended before its recording was made."""
     raise DataError("a worker was killed, perhaps for want of memory; use fewer --workers")
 
 
 def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) -> None:
-    """Say in OUTDIR what its recordings are."""
+    """Write the listing, which says that the recordings in OUTDIR are simulated."""
     arguments = {key: getattr(args, key) for key in ("subjects", "days", "seconds", "seed")}
     content = {
         "notice": NOTICE,
@@ -248,7 +254,8 @@ def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) 
 def warn_of_others(
     planned: list[Planned], entries: dict[str, dict[str, Any]], folder: Path, console: cli.Console
 ) -> None:
-    """Recordings of an earlier run with another seed or length are left alone, but would be mixed in."""
+    """Warn of an earlier run's recordings with another seed or length: they stay, and would be mixed with the new
+    ones."""
     names = {one.path.name for one in planned}
     others = [n for n, e in entries.items() if n not in names and e.get("arguments") != planned[0].arguments]
     if others:
@@ -273,7 +280,7 @@ def main() -> int:
             f"{cli.counted(args.days, 'day')}, {cli.counted(len(planned), 'recording')} of {args.seconds:g} s, "
             f"seed {args.seed}; {len(to_keep)} {'is' if len(to_keep) == 1 else 'are'} there already"
         )
-        for one in to_make:  # gone before they are listed anew: what is there is always what the list says
+        for one in to_make:  # delete before the new entries are written, so that the listing is right at all times
             one.path.unlink(missing_ok=True)
         for one in to_keep:
             if entries[one.path.name].get("sha256") is None:

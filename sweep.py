@@ -1,11 +1,11 @@
-"""Train a grid of settings over folds and seeds, pick one on validation, evaluate that one.
+"""Train a grid of settings over folds and seeds, pick one by validation, and evaluate the pick on the test people.
 
 Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_files.py --protocol kfold or loso).
 Output:
-  CHECKPOINTS/<setting>/<fold>/seed<N>/   what train.py writes, less last.ckpt, which only an unfinished run needs;
-                                          validation.json: the validation people's scores, there once a run is whole
+  CHECKPOINTS/<setting>/<fold>/seed<N>/   what train.py writes, except last.ckpt, which only an unfinished run needs;
+                                          validation.json: the validation people's scores, written when a run is done
   OUT/<setting>/<fold>/seed<N>/           what evaluate.py writes, for the runs that are evaluated
-  OUT/sweep.md, sweep.csv, sweep.json     one row a setting, best validation first, the pick marked
+  OUT/sweep.md, sweep.csv, sweep.json     one row per setting, best validation score first, with the pick marked
   OUT/hparams/                            the same for TensorBoard's HPARAMS page
 
   python sweep.py --split splits/putemg-kfold5                           # one setting: k-fold, end to end
@@ -13,31 +13,32 @@ Output:
   python sweep.py --split splits/NAME --preset seed --seeds 0 1 2        # last 3, 6, 9, 12 blocks x 3 learning rates
   python sweep.py --split splits/NAME --grid tune=last:3,fpt,lora lr=default,1e-3 -- --epochs 5 --augment none
 
---grid takes FLAG=VALUE,VALUE,... for any flags of train.py; every combination is trained. A flag with several values
-gets them with spaces between (--grid "augment=none,band_rotation=0.5 channel_dropout=0.1"); the value `default` leaves
-the flag out. What follows -- is given to train.py in every run as it is.
+--grid takes FLAG=VALUE,VALUE,... for any flags of train.py; every combination is trained. If a flag itself takes
+several values, separate these by spaces (--grid "augment=none,band_rotation=0.5 channel_dropout=0.1"). The value
+`default` leaves the flag out. Everything after -- is passed to train.py unchanged in every run.
 
-After a stop, the same command continues: finished runs are kept, an unfinished one resumes. A run that
-fails is named and the others are done; its setting can't be picked, and the exit code is 1. All runs are of the same
-data: if shards or lists change meanwhile, the sweep ends before its next run and says so.
+After a stop, the same command continues: finished runs are kept, and an unfinished one resumes. If a run fails, it is
+reported and the others are done; its setting cannot be picked, and the exit code is 1. All runs must use the same data:
+if shards or lists change in the meantime, the sweep stops before its next run and says so.
 
-How settings are chosen. A setting is picked by macro-F1 on the validation people alone: the mean over people,
-each the mean over that person's runs. Only the pick is then scored on the test people (--evaluate picked). --evaluate
-all opens the test set for every setting: for a table of ablations, never for choosing from it. Over folds, a person
-validates one fold and is tested in another, so a single pick has seen a little of all test people; --pick fold
-picks for each fold on that fold's own validation people, and the row of picks then is a result with no such leak.
+How settings are chosen. A setting is picked by macro-F1 on the validation people only: the mean over people, where each
+person's score is the mean over that person's runs. Only the pick is then scored on the test people (--evaluate picked).
+--evaluate all opens the test set for every setting: this is for a table of ablations, never for choosing from it. With
+folds, a person validates in one fold and is tested in another, so a single pick has used a little information about all
+test people. --pick fold picks a setting for each fold by that fold's own validation people; the table's row of these
+picks is then a result without this leak.
 
---launch local has several runs done at once, --parallel of them, each with its share of the cores and, where there are
-GPUs, one (CUDA_VISIBLE_DEVICES). --launch slurm hands them to Slurm as arrays of jobs; one whose time is over, or whose
-machine is wanted, is queued again and goes on from its last.ckpt. Jobs keep running without this script: Ctrl-C leaves
-them running, and the same command waits for them and starts the rest. Numbers and logs of jobs lie in
-CHECKPOINTS/.jobs. See docs/many_runs.md.
+--launch local does several runs at once on this machine, --parallel of them, each with its share of the cores and, if
+there are GPUs, with one of them (CUDA_VISIBLE_DEVICES). --launch slurm submits them to Slurm as job arrays; a job that
+reaches its time limit or is preempted is requeued and continues from its last.ckpt. Jobs keep running without this
+script: Ctrl-C leaves them running, and the same command then waits for them and starts the rest. Job numbers and logs
+are in CHECKPOINTS/.jobs. See docs/many_runs.md.
 
   python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch local --parallel 8
   python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch slurm --partition gpu --hours 4 --parallel 30
 
-Takes the time of its runs, without --launch one after another, and the start of two scripts for each. A run of GPT-2
-small leaves 0.5 GB.
+Without --launch, the runs are done one after another; the time is that of all runs, plus some seconds for starting two
+scripts for each. A finished run of GPT-2 small takes 0.5 GB of disk.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -68,7 +69,7 @@ from semg.flags.grid import OWN_FLAGS, PRESETS, Setting, read_grid
 
 ROOT = Path(__file__).resolve().parent
 _OTHER_FOLDERS = "choose another --out and --checkpoints, or delete the old ones"
-_DATA = {"split_sha256": "split", "shards_sha256": "shards"}  # as runs name them, and the flag
+_DATA = {"split_sha256": "split", "shards_sha256": "shards"}  # name in a run's files -> flag
 _CONFIG = {"arguments": OBJECT, "derived": replace(OBJECT, needed=False)}
 
 
@@ -78,19 +79,29 @@ def arguments() -> argparse.ArgumentParser:
     p.usage = "sweep.py [flags] [-- flags of train.py]"
     p.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
     p.add_argument("--split", type=Path, required=True, help="folder of a split, or of folds")
-    p.add_argument("--out", type=Path, help="folder for tables and results (default: results/sweeps/ and the split)")
-    p.add_argument("--checkpoints", type=Path, help="folder for the runs (default: checkpoints/sweeps/ and OUT's name)")
-    p.add_argument("--seeds", type=cli.whole(0), nargs="+", default=[0], help="each setting is trained with each")
-    p.add_argument("--grid", nargs="+", default=[], metavar="FLAG=VALUE,...", help="what to vary, see above")
-    p.add_argument("--preset", choices=tuple(PRESETS), help=f"seed: {' '.join(PRESETS['seed'])}")
-    p.add_argument("--pick", choices=("all", "fold"), default="all", help="one setting for all folds, or one for each")
-    p.add_argument("--evaluate", choices=("picked", "all", "none"), default="picked", help="what to score on test")
+    p.add_argument("--out", type=Path, help="folder for tables and results (default: results/sweeps/SPLIT)")
+    p.add_argument(
+        "--checkpoints", type=Path, help="folder for the runs (default: checkpoints/sweeps/ and the name of OUT)"
+    )
+    p.add_argument(
+        "--seeds", type=cli.whole(0), nargs="+", default=[0], help="train each setting with each of these seeds"
+    )
+    p.add_argument(
+        "--grid", nargs="+", default=[], metavar="FLAG=VALUE,...", help="flags of train.py to vary, see above"
+    )
+    p.add_argument("--preset", choices=tuple(PRESETS), help=f"a ready-made grid; seed: {' '.join(PRESETS['seed'])}")
+    p.add_argument(
+        "--pick", choices=("all", "fold"), default="all", help="pick one setting for all folds, or one for each fold"
+    )
+    p.add_argument(
+        "--evaluate", choices=("picked", "all", "none"), default="picked", help="which runs to score on the test people"
+    )
     cli.launch_flags(p, "every run of train.py and evaluate.py", gpus=1)
     return p
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The flags, and in `train` what follows `--`."""
+    """The flags; `train` holds what follows `--`."""
     cut = words.index("--") if "--" in words else len(words)
     args = arguments().parse_args(words[:cut])
     args.train = list(words[cut + 1 :])
@@ -107,7 +118,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training run. `settings`: train.py's."""
+    """One training run. `settings`: those of train.py."""
 
     setting: Setting
     fold: str  # "" where there is a single split
@@ -121,22 +132,22 @@ class TrainingRun:
 
     @property
     def name(self) -> str:
-        """For a person."""
+        """Its name in messages."""
         return " ".join(part for part in (self.setting.name, self.fold, f"seed{self.seed}") if part)
 
     @property
     def validation(self) -> Path:
-        """The scores of the validation people; written when the run is whole."""
+        """The file with the scores of the validation people; written when the run is complete."""
         return self.folder / "validation.json"
 
     @property
     def trained(self) -> bool:
-        """Whether the run is whole."""
+        """Whether the run is complete."""
         return self.validation.is_file() and (self.folder / "best_model.ckpt").is_file()
 
     @property
     def evaluated(self) -> bool:
-        """Whether this very model's test results are there, of the shards that are there."""
+        """Whether there are test results of exactly this model, on the shards as they are now."""
         path, best = self.results / "metrics.json", self.folder / "best_model.ckpt"
         if not (path.is_file() and best.is_file()):
             return False
@@ -163,11 +174,11 @@ class Plan:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """Everything there is to do, checked as far as it can be before the first run starts."""
+    """Everything there is to do, checked as far as possible before the first run starts."""
     flags_given = [word.partition("=")[0].removeprefix("--") for word in args.train if word.startswith("--")]
     if own := [flag for flag in flags_given if flag in OWN_FLAGS]:
         raise UsageError(f"after --: expected flags that the sweep does not set itself, found --{own[0]}")
-    from semg.flags import training  # with torch, for which --help need not wait
+    from semg.flags import training  # imports torch, for which --help need not wait
 
     settings = read_grid([*PRESETS.get(args.preset, []), *args.grid])
     if twice := [flag for flag, _ in settings[0].values if flag in flags_given]:
@@ -198,7 +209,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def check_earlier(runs: Sequence[TrainingRun]) -> None:
-    """DataError if a run that is there, whole or not, is of other settings, another split or other shards."""
+    """DataError if an existing run, complete or not, has other settings, another split or other shards."""
     for run in runs:
         if not (run.trained or (run.folder / "last.ckpt").is_file()):
             continue
@@ -212,15 +223,15 @@ def check_earlier(runs: Sequence[TrainingRun]) -> None:
 
 
 def _data_of(run: TrainingRun, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a run that is there says of its data. Of one under way, train.py sees to the split; earlier versions did not
-    say more."""
+    """What an existing run records about its data. For an unfinished run, train.py checks the split itself, and earlier
+    versions recorded nothing else."""
     if not run.trained:
         return {**run.inputs.of_training, **{k: v for k, v in config.get("derived", {}).items() if k in _DATA}}
     return read_json(run.validation, "what sweep.py wrote of its run").get("inputs") or {}
 
 
 def check_data(run: TrainingRun, of: Mapping[str, Any]) -> None:
-    """DataError if a run that is there is of another split or of other shards. of: what it says of them."""
+    """DataError if an existing run was made from another split or other shards. of: what it records about them."""
     for key, name in _DATA.items():
         if of.get(key) != run.inputs.of_training[key]:
             raise DataError(
@@ -230,7 +241,7 @@ def check_data(run: TrainingRun, of: Mapping[str, Any]) -> None:
 
 
 def expect_same_data(run: TrainingRun) -> None:
-    """DataError if the shards, or the lists, are not those with which the sweep began: runs would not be comparable."""
+    """DataError if shards or lists are no longer those with which the sweep began: runs would not be comparable."""
     folder, shards = Path(run.settings["split"]), Path(run.settings["shards"])
     split = read_split(folder, shards)
     if Inputs.of(split, shards_of([split], shards)) != run.inputs:
@@ -244,10 +255,10 @@ def expect_same_data(run: TrainingRun) -> None:
 
 
 def run_script(command: Sequence[str], console: cli.Console) -> str:
-    """Run a script's command line. Returns "" if it ended well, else what it said was wrong.
+    """Run a script's command line. Returns "" if it succeeded, otherwise its error message.
 
-    Its lines for a person are said as they come, but for the last one, which tells what to run next. A stop is
-    handed on to it; it has a session of its own, so that Ctrl-C reaches it once and not twice.
+    Its output is printed as it comes, except for the last line, which says what to run next. A stop is passed on to the
+    script, which runs in a session of its own, so that Ctrl-C reaches it only once.
     """
     quiet = ["--quiet"] if console.quiet else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
@@ -282,10 +293,10 @@ def run_script(command: Sequence[str], console: cli.Console) -> str:
 
 
 def _hand_on(process: subprocess.Popen[str], stop: KeyboardInterrupt) -> None:
-    """Stop the script as this one was stopped."""
+    """Stop the script in the way in which this one was stopped."""
     if isinstance(stop, cli.Terminated):
         process.terminate()
-    elif sys.platform != "win32":  # there Ctrl-C has reached it already: a console has no sessions
+    elif sys.platform != "win32":  # on Windows, Ctrl-C has reached it already: a console has no sessions
         process.send_signal(signal.SIGINT)
 
 
@@ -298,21 +309,21 @@ def _say_all_but_last(process: subprocess.Popen[str], console: cli.Console) -> N
 
 
 def command_line(script: str, **flags: object) -> tuple[str, ...]:
-    """Of a script that lies beside this one."""
+    """The command line of a script in the same folder as this one."""
     words = (word for flag, value in flags.items() for word in (f"--{flag}", str(value)))
     return (sys.executable, str(ROOT / script), *words)
 
 
 def to_train(run: TrainingRun) -> Job:
-    """What trains a run, or the rest of it."""
+    """The job that trains a run, or the rest of it."""
     command = (*command_line("train.py", out=run.folder), *run.flags)
     begun = run.folder / "last.ckpt"
     return Job(f"train {run.name}", command, begun, again=("--resume",), own_threads=True)
 
 
 def keep_scores(run: TrainingRun, console: cli.Console) -> None:
-    """Of a run that has just been trained: write down the validation people's scores, by which it is whole."""
-    from semg.inference.checkpoint import open_checkpoint  # with torch
+    """Write down the validation people's scores of a run that has just been trained; this marks it as complete."""
+    from semg.inference.checkpoint import open_checkpoint  # imports torch
 
     best = open_checkpoint(run.folder / "best_model.ckpt").description
     check_data(run, {"split_sha256": best["split"]["checksum"], "shards_sha256": best["shards_sha256"]})
@@ -324,13 +335,15 @@ def keep_scores(run: TrainingRun, console: cli.Console) -> None:
         "inputs": run.inputs.of_training,
     }
     write_json(run.validation, content)
-    (run.folder / "last.ckpt").unlink(missing_ok=True)  # with the optimiser's state three times as large as the model
+    (run.folder / "last.ckpt").unlink(
+        missing_ok=True
+    )  # with the optimiser's state, it is three times as large as the model
     score = PICKED_BY.labelled(content["scores"][f"val/{PICKED_BY.name}"])
     console.say(f"  validation {score}, epoch {content['epoch']}")
 
 
 def wait_for_lock(folder: Path, console: cli.Console) -> None:
-    """Wait while a run works there that a killed sweep has left behind."""
+    """Wait as long as a run that a killed sweep left behind is still writing to this folder."""
     warned = False
     while True:
         try:
@@ -344,14 +357,15 @@ def wait_for_lock(folder: Path, console: cli.Console) -> None:
 
 
 def to_evaluate(run: TrainingRun, args: argparse.Namespace) -> Job:
-    """What scores a run on the test people."""
+    """The job that scores a run on the test people."""
     best, split = run.folder / "best_model.ckpt", args.split / run.fold
     flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results, "device": run.device}
     return Job(f"evaluate {run.name}", (*command_line("evaluate.py", **flags, subset="test"), "--quiet"))
 
 
 def expect_evaluated(run: TrainingRun, _console: cli.Console) -> None:
-    """DataError if the scores are of other data than the sweep's, as where shards were made anew before their job."""
+    """DataError if the scores are of other data than the sweep's, for example if shards were made again before the job
+    ran."""
     if not run.evaluated:
         raise DataError(
             f"{run.results}: expected scores of this model on {run.settings['shards']} as it was when the sweep began, "
@@ -365,14 +379,14 @@ Ended = Callable[[TrainingRun, cli.Console], None]
 def do_all(
     jobs: Mapping[Job, TrainingRun], what: str, ended: Ended, console: cli.Console, many: Launcher | None
 ) -> dict[str, str]:
-    """Have the scripts run, `ended` called after each. One that fails is named, and the others are done.
+    """Run the jobs, and call `ended` after each. A failure is reported, and the others still run.
 
-    Returns what was wrong by the run's name.
+    Returns the error message of each failed run, by its name.
     """
     failures: dict[str, str] = {}
     ends = many.run(list(jobs), what) if many else one_by_one(jobs, what, console)
     for number, (job, wrong) in enumerate(ends, 1):
-        if many:  # else it was said before
+        if many:  # `one_by_one` has printed it already
             console.say(f"[{number}/{len(jobs)}] {job.name}")
         run = jobs[job]
         try:
@@ -386,7 +400,7 @@ def do_all(
 
 
 def one_by_one(jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console) -> Iterator[tuple[Job, str]]:
-    """Each script, when it has ended, with what was wrong."""
+    """Run the jobs one after another; yields each when it has ended, with its error message or ""."""
     with console.progress(total=len(jobs), unit="run", desc=what) as bar:
         for number, (job, run) in enumerate(jobs.items(), 1):
             console.say(f"[{number}/{len(jobs)}] {job.name}")
@@ -401,7 +415,7 @@ def one_by_one(jobs: Mapping[Job, TrainingRun], what: str, console: cli.Console)
 
 
 def pick(plan: Plan, how: str) -> dict[str, Setting]:
-    """Fold -> the setting picked for it by validation; folds for which no setting has all its runs are left out."""
+    """Fold -> the setting picked for it by validation. Folds for which no setting has all its runs are left out."""
     groups = [[fold] for fold in plan.folds] if how == "fold" else [list(plan.folds)]
     picked: dict[str, Setting] = {}
     for folds in groups:
@@ -414,12 +428,12 @@ def pick(plan: Plan, how: str) -> dict[str, Setting]:
 
 
 def validation(runs: Sequence[TrainingRun]) -> dict[str, Any]:
-    """Numbers over the validation people of whole runs."""
+    """Scores over the validation people of complete runs."""
     return over_subjects(by_seed(runs, lambda run: run.validation))
 
 
 def by_seed(runs: Sequence[TrainingRun], path: Callable[[TrainingRun], Path]) -> dict[int, list[Path]]:
-    """Seed -> a file for each of its runs."""
+    """Seed -> a file for each run with that seed."""
     files: dict[int, list[Path]] = {}
     for run in runs:
         files.setdefault(run.seed, []).append(path(run))
@@ -427,7 +441,7 @@ def by_seed(runs: Sequence[TrainingRun], path: Callable[[TrainingRun], Path]) ->
 
 
 def make_row(name: str, values: Mapping[str, str], runs: Sequence[TrainingRun], picked: str, tested: set[str]) -> Row:
-    """A line of the table from some runs."""
+    """A row of the table, from some runs."""
     done = sum(run.trained for run in runs)
     whole = done == len(runs)
     scored = whole and all(run.name in tested for run in runs)
@@ -436,7 +450,8 @@ def make_row(name: str, values: Mapping[str, str], runs: Sequence[TrainingRun], 
 
 
 def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[str]) -> list[Row]:
-    """The table: with --pick fold first the runs that were picked, as one; then setting by setting."""
+    """The table. With --pick fold, first a row for the runs that were picked, taken together; then a row per
+    setting."""
     rows = []
     for setting in plan.settings:
         chosen = [fold for fold in plan.folds if picked.get(fold) == setting]
@@ -450,7 +465,7 @@ def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[s
 
 
 def make_notes(plan: Plan, rows: Sequence[Row], how: str) -> list[str]:
-    """What a reader must know beside the numbers."""
+    """What a reader must know in addition to the numbers."""
     notes = ["the recordings were SIMULATED: nothing here is said about people"] if plan.simulated else []
     if short := [row.name for row in rows if row.done < row.expected]:
         notes.append(f"not all runs of {', '.join(short)} ended well; such settings can't be picked")
@@ -470,7 +485,7 @@ def make_notes(plan: Plan, rows: Sequence[Row], how: str) -> list[str]:
 def write(
     args: argparse.Namespace, plan: Plan, rows: Sequence[Row], notes: Sequence[str], failures: Mapping[str, str]
 ) -> None:
-    """The tables, sweep.json last."""
+    """Write the tables; sweep.json is written last."""
     write_text(args.out / "sweep.md", markdown(rows, notes))
     write_text(args.out / "sweep.csv", csv_table(rows))
     if plan.settings[0].values:
@@ -503,7 +518,7 @@ def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def as_number(text: str) -> float | str:
-    """`text` as a number if it is one, so that TensorBoard can draw it on an axis."""
+    """`text` as a number if it is one, so that TensorBoard can show it on an axis."""
     try:
         return float(text)
     except ValueError:

@@ -1,23 +1,23 @@
 """Train a GPT-2 backbone with a patch embedding and a classification head on sEMG windows.
 
 Input: shards (preprocess.py) and a split (create_dataset_files.py). Output, in OUT:
-  best_model.ckpt   the model of the best validation epoch; opens by itself, see evaluate.py
-  last.ckpt         where training stands, for --resume
+  best_model.ckpt   the model of the best validation epoch, with all that evaluate.py and predict.py need to open it
+  last.ckpt         the latest state of training, for --resume
   config.json       all settings, versions, commit, and what was derived from them
-  metrics.jsonl     one line an epoch
+  metrics.jsonl     one line per epoch
   events.out..., projector/, projector_config.pbtxt     for `tensorboard --logdir checkpoints`
 
   python train.py --split splits/putemg-unseen-users                       # pretrained GPT-2, from the Hub
   python train.py --backbone ~/models/gpt2 --tune fpt                      # from a folder; LayerNorms and positions
   python train.py --init random --layers 12 --width 768 --heads 12         # the control: no pretraining
   python train.py --backbone none                                          # the control: no backbone
-  python train.py --resume --out checkpoints/RUN ...                       # go on after a stop, exactly
-  torchrun --nproc-per-node 8 train.py ...                                 # several GPUs; --batch-size is for all
+  python train.py --resume --out checkpoints/RUN ...                       # continue exactly where a run stopped
+  torchrun --nproc-per-node 8 train.py ...                                 # several GPUs; they share --batch-size
 
-Models are chosen on the validation people alone; the test people are not looked at here. calibrate.py adapts a trained
+The model is chosen on the validation people only; the test people are not used here. calibrate.py adapts a trained
 model to a new person.
 
-A small random GPT-2 (the default of --init random) trains on a CPU in minutes; GPT-2 small wants a GPU. docs/scale.md
+A small random GPT-2 (the default of --init random) trains on a CPU in minutes; GPT-2 small needs a GPU. docs/scale.md
 says how long both take.
 """
 
@@ -52,7 +52,8 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def to_resume(args: argparse.Namespace) -> Checkpoint | None:
-    """See that OUT is free or may be overwritten, or with --resume open its last.ckpt. DataError for anything else."""
+    """Check that OUT is free or may be overwritten; with --resume, open its last.ckpt instead. DataError if neither is
+    possible."""
     last = args.out / "last.ckpt"
     if args.resume:
         if not last.is_file():
@@ -67,7 +68,7 @@ def to_resume(args: argparse.Namespace) -> Checkpoint | None:
 
 
 def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
-    """What TensorBoard shows of this run."""
+    """Open the TensorBoard log of this run."""
     return Board(
         run.out,
         run.classes,
@@ -82,7 +83,7 @@ def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
 
 
 def describe(run: Trainer, facts: dict[str, Any]) -> None:
-    """What a person wants to know before a long run."""
+    """Print what a user wants to know before a long run."""
     config, model, counts, say = run.config, run.model.config, facts["parameters"], run.console.say
     for subset in ("train", "val"):
         f = facts[subset]
@@ -119,10 +120,10 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
 
 
 def begin(run: Trainer, last: Checkpoint | None) -> None:
-    """Write down what this run is, in place of a run that was there before, or go on from `last`."""
+    """Write the run's configuration, replacing an earlier run in OUT, or continue from `last`."""
     facts = run_files.facts_of(run)
     describe(run, facts)
-    if last is None:  # not before: wrong inputs must not cost the run that is there
+    if last is None:  # only now: wrong inputs must not delete the earlier run
         for name in ("last.ckpt", "config.json", "best_model.ckpt", "metrics.jsonl"):
             (run.out / name).unlink(missing_ok=True)
         remove_old(run.out)
@@ -160,7 +161,7 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
 
 
 def finish(run: Trainer) -> None:
-    """The last line."""
+    """Print the last line."""
     best, state, config = run.out / "best_model.ckpt", run.state, run.config
     score, label = state.best or 0.0, metrics.criteria()[config.select].label
     run.console.finish(
@@ -178,7 +179,9 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     args.out = args.out or Path("checkpoints") / args.split.resolve().name
-    if not folder_name(args.out.resolve().name):  # the checkpoint says it, and evaluate.py writes under it
+    if not folder_name(
+        args.out.resolve().name
+    ):  # the checkpoint records this name, and evaluate.py names its folder after it
         raise UsageError(f"--out {args.out}: expected a folder with a name of its own, such as checkpoints/RUN")
     if args.quiet or args.json:
         backbones.hide_progress()

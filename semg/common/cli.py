@@ -41,7 +41,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """The docstring as it is written, and the default behind every flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, []) or isinstance(action.default, bool) or not action.help:
+        if action.default in (None, [], "") or isinstance(action.default, bool) or not action.help:
             return action.help
         return super()._get_help_string(action)
 

@@ -1,4 +1,4 @@
-"""Scripts that work through a folder of folds, and can have each fold done by a run of its own."""
+"""For scripts that work through a folder of folds and can run each fold as a separate job."""
 
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,23 +21,23 @@ RunFold = Callable[[Sequence[Baseline], dict[str, WindowSet], argparse.Namespace
 
 
 def add_data(parser: argparse.ArgumentParser, out: Path) -> None:
-    """Add the flags that say what is scored, and where results go: `out` unless told otherwise."""
+    """Add the flags that say what is scored and where results go. out: the default folder."""
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
     parser.add_argument("--split", type=Path, default=Path("splits/default"), help="folder of a split, or of folds")
     parser.add_argument("--out", type=Path, default=out, help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="redo results that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="make existing results again")
     parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
     shared.add_classes(parser)
 
 
 def add_launch(parser: argparse.ArgumentParser, gpus: int = 0) -> None:
-    """Add the flags that choose folds and launch them."""
-    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="these folds of the split alone, such as fold0")
+    """Add the flags that choose folds and run them as separate jobs."""
+    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="only these folds of the split, such as fold0")
     cli.launch_flags(parser, "each fold", gpus)
 
 
 def chosen(args: argparse.Namespace) -> dict[str, Split]:
-    """The folds of the split, or those of them that --folds names. UsageError for one that isn't there."""
+    """The folds of the split, or only those that --folds names. UsageError for a fold that does not exist."""
     folds = read_folds(args.split, args.shards)
     if args.launch and "" in folds:
         raise UsageError(f"--launch: expected a folder of folds as --split, found one split, {args.split}")
@@ -56,7 +56,7 @@ def work_through(
     many: Launcher | None,
     console: Console,
 ) -> int:
-    """Make the results that are not there yet, fold by fold, or by `many` runs at once; returns the exit code."""
+    """Make the missing results, fold by fold or with `many` as separate jobs; returns the exit code."""
     if many:
         return _launch(Path(script).resolve(), args, baselines, many, console)
     done: dict[str, float] = {}
@@ -74,7 +74,7 @@ def work_through(
 def _launch(
     script: Path, args: argparse.Namespace, baselines: Sequence[Baseline], many: Launcher, console: Console
 ) -> int:
-    """Have each fold with results left to make done by a run of its own."""
+    """Make the missing results with one job per fold."""
     left = baseline_results.unfinished(baselines, args.overwrite)
     folds = dict.fromkeys(baseline.fold for baseline in left)
     jobs = [Job(fold, cli.part_of_this(script, ["folds"], "--folds", fold)) for fold in folds]
@@ -88,8 +88,11 @@ def _launch(
 
 
 def _scores(baselines: Sequence[Baseline], failed: Collection[str], console: Console) -> Mapping[str, float]:
-    """The leading metric of those that have a result; names one that is of other data, as when shards were made anew
-    before its job began. failed: folds whose jobs did, of which what was to be overwritten may still be there."""
+    """The leading metric of each baseline that has a result.
+
+    Reports results made from other data, for example if shards were made again before the job began. failed: the folds
+    whose jobs failed; results that should have been overwritten may still be there.
+    """
     scores = {}
     for baseline in baselines:
         try:

@@ -21,13 +21,13 @@ class Setting:
 
     @property
     def flags(self) -> list[str]:
-        """As train.py gets them."""
+        """The flags as train.py takes them."""
         changed = [(flag, value) for flag, value in self.values if value != "default"]
         return [word for flag, value in changed for word in (f"--{flag}", *value.split())]
 
     @property
     def name(self) -> str:
-        """A folder's name for the setting. It depends on the setting alone, not on the rest of the grid."""
+        """The name of the setting's folder. It depends on this setting only, not on the rest of the grid."""
         if not self.values:
             return "default"
         text = "_".join(f"{flag}-{_file_name(value)}" for flag, value in self.values)
@@ -35,13 +35,15 @@ class Setting:
 
 
 def _file_name(value: str) -> str:
-    """`value` in letters that every file system takes; with a hash where that could make two values one."""
+    """`value` in characters that every file system accepts; with a hash if two values could otherwise get the same
+    name."""
     plain = re.sub(r"[^A-Za-z0-9.+]+", "-", value).strip("-.")
     return plain if re.fullmatch(r"[A-Za-z0-9.:+-]+", value) else f"{plain}-{text_checksum(value)[:6]}"
 
 
 def read_grid(words: Iterable[str]) -> list[Setting]:
-    """All combinations of FLAG=VALUE,VALUE,... words, the first flag varying slowest. UsageError for other forms."""
+    """All combinations of the FLAG=VALUE,VALUE,... words; the first flag varies slowest. UsageError for words of
+    another form."""
     axes: dict[str, list[str]] = {}
     for word in words:
         flag, equals, text = word.partition("=")

@@ -5,16 +5,17 @@ from pathlib import Path
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 
-ONE_RING = range(4, 17)  # channels that are one ring of electrodes unless told: an armband has so many
+ONE_RING = range(4, 17)  # numbers of channels that are one ring by default: those of an armband
 
 
 def ring(text: str) -> tuple[int, ...]:
-    """The columns of a ring, `1-8`; `none` is no ring."""
+    """The columns of a ring, such as `1-8`; `none` means no ring."""
     return () if text == "none" else cli.number_ranges(text)
 
 
 def ring_places(path: Path, columns: list[int], named: list[tuple[int, ...]] | None) -> list[list[int]]:
-    """The places among the channels that each ring of electrodes has. DataError for columns that are no channels."""
+    """For each ring of electrodes, the places of its columns among the channels. DataError for a column that is not a
+    channel."""
     if named is None:
         return [list(range(len(columns)))] if len(columns) in ONE_RING else []
     if wrong := [column for one in named for column in one if column not in columns]:
@@ -23,7 +24,7 @@ def ring_places(path: Path, columns: list[int], named: list[tuple[int, ...]] | N
 
 
 def check_rings(rings: list[tuple[int, ...]]) -> None:
-    """UsageError for rings that cannot be."""
+    """UsageError for impossible rings."""
     columns = [column for one in rings for column in one]
     if () in rings and len(rings) > 1:
         raise UsageError("--rings none: expected no rings beside it")
