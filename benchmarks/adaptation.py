@@ -1,10 +1,12 @@
-"""Adapting the default model to a session without labels: the share of the session's length that one core computes.
+"""The cost of adapting the default model to a session without labels, as a share of the session's length.
 
-Output: a table and benchmarks/results/adaptation.json. The session is a simulated recording, for on noise the safeguard
-ends an adaptation early; the model is the demo's, checkpoints/best_model.ckpt. Whole: what adapt.py and predict.py
---adapt compute, once all of the session is there. While it comes in: the adaptations that live.py --adapt begins until
-then, on its schedule. The share is largest when an adaptation has just ended: the last row is the most of all times in
-a stream that is long enough to show it. Processor time of one thread, divided by the signal's length.
+Output: a table and benchmarks/results/adaptation.json. The session is a simulated recording, because on noise the
+safeguard stops adaptation early. The model is the demo's, checkpoints/best_model.ckpt.
+
+"Whole" rows: what adapt.py and predict.py --adapt compute once the whole session is there. "While they come in" rows:
+all adaptations that live.py --adapt begins during the session, on its own schedule. The share is largest just after an
+adaptation has ended; the last row is the largest share at any time in a stream that is long enough to show it. Times
+are processor time of one thread, divided by the signal's length.
 
   python benchmarks/adaptation.py           # about four minutes
 """

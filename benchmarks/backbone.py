@@ -1,12 +1,13 @@
-"""GPT2Classifier against bare transformers.GPT2Model on as many ready embeddings, forward and forward + backward.
+"""GPT2Classifier against a bare transformers.GPT2Model on as many embeddings, forward and forward + backward.
 
-Output: a table of ratios and benchmarks/results/backbone.json. Both have the same shape (2 blocks of width 64, and
-GPT-2 small) and dropout; the classifier starts from normalised tokens, so it also embeds, pools and scores them. It
-computes GPT-2's activation as one operation; the bare model comes once as transformers makes it, with eight, and once
-with the same one operation. Windows are random numbers: content does not change how long this takes.
+Output: a table of ratios and benchmarks/results/backbone.json. Both models have the same shape (2 blocks of width 64,
+then GPT-2 small) and the same dropout. The classifier starts from normalised tokens, so it also embeds, pools and
+classifies them. It computes GPT-2's activation as one operation. The bare model is measured twice: with transformers'
+own activation (eight operations) and with the same single operation. Windows are random numbers, because content does
+not change the time.
 
   python benchmarks/backbone.py            # about a minute on two cores
-  python benchmarks/backbone.py --quick    # seconds, for a look
+  python benchmarks/backbone.py --quick    # seconds, for a first look
 """
 
 from collections.abc import Callable

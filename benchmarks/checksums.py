@@ -1,7 +1,7 @@
-"""What verifying costs: a shard and a checkpoint of real size, opened with and without their checksums.
+"""The cost of verification: a shard and a checkpoint of realistic size, opened with and without their checksums.
 
-Output: a table, and benchmarks/results/checksums.json with the machine and the commit. Medians of 5; files are in the
-page cache, where checksums cost most. Nothing is simulated: content does not change how long a checksum takes.
+Output: a table, and benchmarks/results/checksums.json with the machine and the commit. Times are medians of 5. Files
+are in the page cache, where checksums are slowest in comparison. Content does not change how long a checksum takes.
 
   python benchmarks/checksums.py
 """

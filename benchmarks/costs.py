@@ -1,13 +1,14 @@
-"""What each script costs: seconds of one core, by minutes of recording or by windows, and memory.
+"""What each script costs: seconds of one core for each minute of recording or 10,000 windows, and memory.
 
-Output: a table and benchmarks/results/costs.json, from which docs/scale.md has its figures. Each script runs as a user
-runs it, with one thread and one worker, on recordings of half a minute and of five: the difference is what a minute of
-recording or 10,000 windows take, the rest is the start, mostly imports. Processor time, so that other work on the
-machine counts little. Recordings are simulated, in putEMG's layout; the model is the small random GPT-2 of train.py
---init random, but predict.py, adapt.py and export.py open the demo's, checkpoints/best_model.ckpt.
+Output: a table and benchmarks/results/costs.json, the source of the figures in docs/scale.md. Each script runs as a
+user runs it, with one thread and one worker, on recordings of half a minute and of five minutes. The difference gives
+the cost of a minute of recording or of 10,000 windows; the rest is start-up, mostly imports. Times are processor time,
+so that other work on the machine matters little. Recordings are simulated, in putEMG's layout. The model is the small
+random GPT-2 of train.py --init random; predict.py, adapt.py and export.py open the demo's,
+checkpoints/best_model.ckpt.
 
   python benchmarks/costs.py                # about five minutes
-  python benchmarks/costs.py --markdown     # prints the table of docs/scale.md, from the JSON file that is there
+  python benchmarks/costs.py --markdown     # prints the table of docs/scale.md from the existing JSON file
 """
 
 import json

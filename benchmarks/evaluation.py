@@ -1,7 +1,8 @@
-"""Evaluating all windows, from shards to probabilities, against forward passes alone at the same batch size.
+"""Evaluating all windows, from shards to probabilities, against only the forward passes at the same batch size.
 
-Output: a table of ratios and benchmarks/results/evaluation.json. The forward passes get windows that lie scaled and
-whitened in memory. The default model of --init random with random weights; shards of noise, in the page cache.
+Output: a table of ratios and benchmarks/results/evaluation.json. The windows of the forward passes are already scaled
+and whitened in memory. The model is the default one of --init random, untrained; the shards are noise, in the page
+cache.
 
   python benchmarks/evaluation.py            # about a minute
 """

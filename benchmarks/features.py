@@ -1,13 +1,13 @@
-"""The classical features against LibEMG's, on the same windows: time of each, and that their values agree.
+"""The classical features against LibEMG's on the same windows: the time of each, and whether their values agree.
 
-Output: a table of ratios and benchmarks/results/features.json. LibEMG gets its own layout and type, windows of float64
-(windows, channels, samples), ready in memory. This project's extractor gets what shards hold, float16 (windows,
-samples, channels), and its time includes turning that into float32 in LibEMG's layout. Processor time of one thread;
-256 windows of 250 ms of 24 channels of noise of EMG's size. The usual definitions, with LibEMG's thresholds: none for
-ZC and SSC.
+Output: a table of ratios and benchmarks/results/features.json. LibEMG gets windows in its own layout and type, float64
+(windows, channels, samples), already in memory. This project's extractor gets what shards hold, float16 (windows,
+samples, channels); its time includes the conversion to float32 in LibEMG's layout. Times are processor time of one
+thread for 256 windows of 250 ms, 24 channels of noise with the amplitude of EMG. Definitions are the usual ones, with
+LibEMG's thresholds: none for ZC and SSC.
 
-LibEMG (`pip install --no-deps libemg==2.0.3 PyWavelets`) is needed for this alone; of it only its file of features is
-read, for the package brings drivers of devices and windows on the screen.
+Only this benchmark needs LibEMG (`pip install --no-deps libemg==2.0.3 PyWavelets`). Only its file of features is
+read, because the package would import device drivers and a graphical interface.
 
   python benchmarks/features.py            # about ten seconds
 """

@@ -1,22 +1,22 @@
-"""Training on one GPU, predicted and measured: a step's time, arithmetic against a matrix product's, waiting for data.
+"""A training step on one GPU, predicted and measured: its time, its matrix throughput, and how long it waits for data.
 
-Output: a table and benchmarks/results/gpu.json. The small model (2 blocks of width 64) and GPT-2 small (12 of 768), by
-batch, by what trains, by precision, compiled and not. Band powers lie in the GPU's memory, and windows are gathered,
-normalised and augmented there, as in train.py; each time is of at least 30 steps. train.py under torchrun, on all GPUs
-that there are (on one: what DDP costs), is the last row. Weights are random and signals noise: neither changes how long
-this takes.
+Output: a table and benchmarks/results/gpu.json. The models are the small one (2 blocks of width 64) and GPT-2 small
+(12 blocks of width 768), with several batch sizes, --tune modes and precisions, with and without --compile. Band powers
+are in the GPU's memory; windows are gathered, normalised and augmented there, as in train.py. Each time is from at
+least 30 steps. The last row is train.py under torchrun on all GPUs of the machine (with one GPU: the cost of DDP).
+Weights are random and signals noise: neither changes the time.
 
-Beside each time stands what prediction.py makes of the step's operations and of this GPU's matrix rate, bandwidth and
-launches, measured in the same run. Waiting is what reading a batch takes when nothing else runs.
+The prediction beside each time comes from prediction.py: the step's operations, and this GPU's matrix rate, bandwidth
+and launch time, measured in the same run. "Waiting" is the time to read a batch while nothing else runs.
 
-With --plan nothing is measured: the same predictions, component by component, from the data sheet of --card, on any
-machine. They are no measurements, and no step will be faster: no kernel reaches a data sheet's rates.
+With --plan nothing is measured. The script prints the same predictions for each component of a step, from the data
+sheet of --card, on any machine. A real step is slower: no kernel reaches a data sheet's rates.
 
   python benchmarks/gpu.py                         # some minutes on one GPU
   python benchmarks/gpu.py --plan --card a100      # predictions, on any machine; half a minute
-  python benchmarks/gpu.py --plan --markdown       # a row a step: the table of docs/scale.md
+  python benchmarks/gpu.py --plan --markdown       # one row for each step: the table of docs/scale.md
 
-Without CUDA and without --plan it says so and ends.
+Without CUDA and without --plan, the script prints a message and ends.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Time and memory as the work grows: 1, 4 and 16 recordings through preprocess.py, train.py and evaluate.py.
 
-Output: benchmarks/results/growth.json and growth.png. Each script runs as a user runs it, from its start to its end.
-The recordings are noise, each of another person. Linear means: 16 recordings take what a line through the times of 1
-and 4 says; memory-mapped shards count as memory of the process once they are read.
+Output: benchmarks/results/growth.json and growth.png. Each script runs as a user runs it, start-up included. The
+recordings are noise, each of another person. Growth is linear if the time for 16 recordings lies on the line through
+the times for 1 and 4. Memory-mapped shards count as memory of the process once they are read.
 
   python benchmarks/growth.py            # about four minutes
 """

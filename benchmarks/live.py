@@ -1,12 +1,13 @@
-"""How long a live decision takes: from a sample's arrival to the decision, over a real stream on this machine.
+"""The delay of a live decision over a real stream on this machine.
 
-Another process sends a simulated recording, at the model's rate in packets of 25 ms, through the Lab Streaming Layer;
-this one reads and decides as live.py does, once without --adapt and once with it, which a third process computes.
-`computing` is from the arrival of a window's last sample in this process to the decision, `delay` from the moment at
-which the device had the sample: the rest of its packet, the stream, computing. Both are compared with the time between
-two decisions, which is what there is of it; computing also with a lone forward pass of the model, one halfway between
-two decisions: like a decision, it comes after some milliseconds of waiting. The model is the demo's,
-checkpoints/best_model.ckpt. Decisions of the first five seconds do not count.
+One process sends a simulated recording through the Lab Streaming Layer, at the model's rate in packets of 25 ms. This
+process reads and decides as live.py does: once without --adapt, and once with it, where a third process adapts.
+
+`computing` is the time from the arrival of a window's last sample in this process to the decision. `delay` starts when
+the device had that sample, so it also includes the rest of the packet and the transfer. Both are compared with the time
+between two decisions. `computing` is also compared with a single forward pass of the model, run halfway between two
+decisions so that it too starts after some milliseconds of waiting. The model is the demo's,
+checkpoints/best_model.ckpt. Decisions of the first five seconds are left out.
 
   python benchmarks/live.py           # about five minutes
 """

@@ -1,6 +1,6 @@
-"""What the benchmarks work on: noise, in putEMG's layout. Content does not change how long anything here takes.
+"""Data for the benchmarks: noise in putEMG's layout, because content does not change how long most work takes.
 
-But adaptation, which ends early where it does not find all gestures: for that there is a simulated session.
+Adaptation is the exception: it ends early if it does not find all gestures, so it gets a simulated session.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the benchmarks share: ways compared in turns (A B A B ...), medians, and where they were measured."""
+"""Shared by the benchmarks: timing alternatives in turns (A B A B ...), medians, and a record of machine and commit."""
 
 import argparse
 import json

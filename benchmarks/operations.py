@@ -1,8 +1,8 @@
-"""What the operations of PyTorch cost a GPU: kernels launched, bytes moved, multiplications and additions.
+"""What PyTorch operations cost a GPU: kernels launched, bytes moved, multiplications and additions.
 
-`Counter` counts what runs inside it, on any device. A view launches nothing, and neither does taking memory: PyTorch's
-own schemas say which operations make views. FLOPs are those that PyTorch's FlopCounterMode counts. Bytes are an
-operation's inputs and outputs, each as large as its memory.
+`Counter` counts the operations that run inside it, on any device. Views and memory allocation launch nothing; PyTorch's
+own schemas say which operations make views. FLOPs are those that PyTorch's FlopCounterMode counts. The bytes of an
+operation are the sizes in memory of its inputs and outputs.
 """
 
 from collections.abc import Iterator

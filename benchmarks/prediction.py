@@ -1,17 +1,17 @@
-"""What a training step would take on a GPU that is not there: its operations, counted, and a card's figures.
+"""A prediction of how long a training step takes on a GPU, from the operations it needs and the GPU's data sheet.
 
-`count` runs two small steps of train.py on the CPU, in the precision that is asked for, and counts what is launched.
-The operations of a step are the same for any batch, and what each of them moves and multiplies lies on a line over the
-batch: two steps show it. `predict` turns the counts into time:
+`count` runs two small steps of train.py on the CPU, in the requested precision, and counts the operations. A step has
+the same operations for any batch size, and the bytes and FLOPs of each operation are linear in the batch size, so two
+steps determine them. `predict` turns the counts into time:
 
-  launch     the host hands one kernel after another to the GPU, `Card.launch` seconds each; a CUDA graph's all at once
+  launch     the host launches one kernel after another, `Card.launch` seconds each; a CUDA graph is one launch
   memory     each kernel moves its inputs and outputs at the card's bandwidth
   compute    each matrix product runs at the card's rate
 
-A kernel takes the longer of the latter two, and `LEAST` at least. A step takes the longer of all its kernels and of
-launching them. With --compile, what lies between two matrix products becomes one kernel that moves as much as the
-largest of them did. Rates are those of data sheets, which no kernel reaches: a real step takes longer. These are
-predictions; benchmarks/gpu.py measures, where there is a GPU (docs/scale.md).
+A kernel takes the longer of memory and compute, and at least `LEAST`. A step takes the longer of the sum of its kernels
+and the sum of its launches. With --compile, everything between two matrix products becomes one kernel, which moves as
+much as the largest of the merged ones. A real step takes longer, because no kernel reaches the rates of a data sheet.
+benchmarks/gpu.py measures steps on a real GPU (docs/scale.md).
 """
 
 import tempfile

@@ -1,12 +1,15 @@
-"""preprocess.py: against pandas.read_hdf of the same file, against the putEMG authors' filter, its memory, two workers.
+"""preprocess.py against pandas.read_hdf of the same file and against the putEMG authors' filter; memory; two workers.
 
 Output: a table of ratios and benchmarks/results/preprocessing.json. The recordings are noise in putEMG's layout
-(300 s, 24 channels, zlib). The authors' method is re-derived here from their published code (biolab-put,
-putemg_examples, filtering.py): in each 10 s of each channel a sine of free amplitude, phase and frequency is fitted
-to each of five hums by L-BFGS-B and taken away; then a Butterworth band-pass of order 5 runs forth and back. It is
-measured on one channel and one minute, and counted 24 times for each minute: every channel and minute is alike.
-What two workers can gain is for the machine to say, not for its number of cores: two runs of one worker each, at the
-same time and of half of the recordings, say it.
+(300 s, 24 channels, zlib).
+
+The authors' method is reimplemented here from their published code (biolab-put, putemg_examples, filtering.py). In each
+10 s of each channel, L-BFGS-B fits a sine of free amplitude, phase and frequency to each of five hum frequencies and
+subtracts it; then a Butterworth band-pass of order 5 runs forwards and backwards. It is measured on one minute of one
+channel and multiplied by 24 for each minute, because all channels and minutes take the same time.
+
+How much two workers can gain depends on the machine, not only on its number of cores. So they are also compared with
+two runs of one worker each, at the same time, on half of the recordings each.
 
   python benchmarks/preprocessing.py            # about six minutes on two free cores
 """

@@ -1,10 +1,10 @@
-"""Batches of windows from shards against a plain copy of as many bytes; opening 264 shards of full length.
+"""Batches of windows from shards against a plain copy of the same number of bytes; opening 264 shards of full length.
 
-Output: a table of ratios and benchmarks/results/reading.json. The shards are noise, 300 s each; the 264 share the
-samples of one by hard links, as only names, descriptions and sizes matter for opening. Batches are shuffled windows
-as they lie in the shards (float16), and after that as the model takes them (float32, scaled; with the whitened
-channels beside, twice as many channels). Files are in the page cache; what is copied plainly is, like them, more
-than a processor's cache holds, else it would not be memory that is copied.
+Output: a table of ratios and benchmarks/results/reading.json. The shards are noise, 300 s each. The 264 shards share
+one signal file by hard links, because opening depends only on names, descriptions and sizes. Batches are shuffled
+windows: first as stored (float16), then as the model takes them (float32, scaled; and scaled plus whitened, with twice
+as many channels). Files are in the page cache. The plain copy cycles through more data than fits into the processor's
+cache, so that it measures memory.
 
   python benchmarks/reading.py            # about a minute
 """

@@ -1,11 +1,11 @@
-"""One decision of a live stream, batch 1, against the forward pass of the model alone: median and 99th percentile.
+"""One decision on a live stream, batch 1, against only the model's forward pass: median and 99th percentile.
 
-Output: a table of ratios and benchmarks/results/streaming.json. A decision is all from the arrival of a block to
-the probabilities: causal filter, window, normalisation by what was heard so far, front-end, model. The model is the
-demo's, checkpoints/best_model.ckpt; the signal is noise, in blocks of 25 ms as predict.py --stream takes them: every
-fifth brings a decision (each 125 ms). Decisions and lone passes are taken in turns, so that a slow spell meets both
-alike, and each goes first every other time: what goes second finds the model in the processor's caches. 1,000 of each,
-after 100 that do not count.
+Output: a table of ratios and benchmarks/results/streaming.json. A decision is everything from the arrival of a block to
+the probabilities: causal filter, window, online normalisation, front-end, model. The model is the demo's,
+checkpoints/best_model.ckpt. The signal is noise in blocks of 25 ms, as in predict.py --stream; every fifth block brings
+a decision (one each 125 ms). Decisions and forward passes alternate, so that slow spells of the machine affect both.
+Which of the two comes first alternates too, because the second finds the model in the processor's caches. 1,000 of each
+are measured, after 100 for warming up.
 
   python benchmarks/streaming.py            # about a minute
 """

@@ -1,8 +1,8 @@
-"""A training step of train.py, everything included, against the same model, optimiser and batch in a bare loop.
+"""A whole training step of train.py against the same model, optimiser and batch in a bare loop.
 
-Output: a table of ratios and benchmarks/results/training_step.json. The bare loop does forward, loss, backward and the
-optimiser's step on one ready batch; train.py's step also draws the windows, reads them, augments, counts, clips,
-watches its health and sums up the scores. Both run for a whole epoch, on shards of noise.
+Output: a table of ratios and benchmarks/results/training_step.json. The bare loop does the forward and backward passes
+and the optimiser's step on one batch in memory. train.py's step also draws and reads windows, augments them, clips
+gradients, checks for NaN and keeps the scores. Both run for a whole epoch, on shards of noise.
 
   python benchmarks/training_step.py            # about a minute
 """

@@ -1,4 +1,4 @@
-"""Sessions altered in the ways in which a user's session differs from the training people's, for no_harm.py."""
+"""Sessions altered as real sessions may differ from the training people's, for no_harm.py."""
 
 from collections.abc import Sequence
 from dataclasses import replace

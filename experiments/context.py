@@ -1,27 +1,27 @@
-"""Does a longer context help? A GPT-2 that reads the last S seconds, beside voting over the last S seconds.
+"""Does a longer context help? A GPT-2 that reads the last S seconds, against smoothing over the last S seconds.
 
-The network of train.py's defaults (2 blocks of width 64, log band powers of whitened channels, statistics of the
-session) reads whole recordings as tokens of 100 ms and decides at each of them, transitions included; attention is
-causal and reaches back so far that a decision depends on the last S seconds and on nothing else. With S of 0.35 s the
-training is the same and the context hardly longer than a window. It is scored as evaluate.py scores, on the windows of
-the validation people: a window's decision is that of the last token that lies before the window's end.
+The network is the default of train.py --init random (2 blocks of width 64, log band powers of whitened channels,
+statistics of the session). It reads whole recordings as tokens of 100 ms and decides at each token, including
+transitions. Attention is causal and limited, so that a decision depends on the last S seconds only. S = 0.35 s is the
+control: the same training with a context hardly longer than a window. Scoring is that of evaluate.py, on the windows of
+the validation people: the decision for a window is that of the last token before the window's end.
 
-Beside it stands a model that train.py made, deciding on windows of 250 ms every 100 ms. Both are also smoothed by what
-was decided in the last seconds: majority, mean probability, or the forward probabilities of a hidden Markov model whose
-states last 4.1 s on average. Nothing looks ahead.
+The comparison is a model made by train.py that decides on windows of 250 ms every 100 ms. Decisions of both are also
+smoothed over the last seconds: by majority, by mean probability, or by the forward probabilities of a hidden Markov
+model whose states last 4.1 s on average. Nothing looks ahead.
 
-Where a protocol has a fixed order and fixed times a long context can learn the protocol. So all are scored three times,
-and networks can be trained on each of these (`--orders`), drawn anew in each epoch:
+If a protocol has a fixed order and fixed times, a model with a long context can learn the protocol. So all models are
+scored on three versions of the recordings, and can be trained on each of them (`--orders`), drawn again in each epoch:
   recorded   the recordings as they are
   shuffled   each recording's segments (a gesture and the transitions around it) in random order
-  cut        each segment cut in two at a random place, all pieces in random order: no fixed times either
+  cut        each segment cut in two at a random place, and all pieces in random order: no fixed times either
 
   python experiments/context.py --shards data/shards --split splits/kfold4/fold0 --out results/context/fold0.json \\
       --checkpoint checkpoints/sweeps/default/default/fold0/seed0/best_model.ckpt
   python experiments/context.py --table results/context/*.json
 
-Output: OUT.json with macro-F1 of each person under each method; --table prints means over the people of all files. The
-test people's recordings are not opened. Takes about half a minute a network on one CPU core.
+Output: OUT.json with the macro-F1 of each person for each method. --table prints means over the people of all files.
+The test people's recordings are not opened. Takes about half a minute for each network on one CPU core.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What experiments/context.py wrote, as a table."""
+"""The results of experiments/context.py as a table."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,19 +1,20 @@
-"""Does adapting without labels make anybody's decisions worse? Measured on sessions that are not as in training.
+"""Does adapting without labels make anybody's decisions worse? Measured on sessions that differ from those of training.
 
-Each validation person's session is altered in the ways of KINDS in altered_sessions.py: few gestures, mostly idle,
-20 s of signal, a dead channel, rings turned by one place. A copy of the model is adapted to it as evaluate.py --adapt
-session does (under `first`: --adapt first, to the first recording, scored on the later ones), and both are scored on
-the session's labelled windows: macro-F1 over the gestures that the altered session holds.
+Each validation person's session is altered in several ways (KINDS in altered_sessions.py): few gestures, mostly idle,
+20 s of signal, a dead channel, rings rotated by one place. A copy of the model is adapted to the altered session as
+evaluate.py --adapt session does (kind `first`: as --adapt first, adapted to the first recording and scored on the later
+ones). The model before and after adaptation is scored on the session's labelled windows: macro-F1 over the gestures
+that the altered session contains.
 
-The rule: in each kind of session the mean falls by no more than 1 point, and nobody's score by more than 3.
+The rule: in each kind of session the mean falls by at most 1 point, and nobody's score by more than 3 points.
 
   python experiments/no_harm.py --shards data/shards --split splits/kfold4/fold0 splits/kfold4/fold1 \\
       --checkpoint checkpoints/fold0/best_model.ckpt checkpoints/fold1/best_model.ckpt --out results/no_harm.json
   python experiments/no_harm.py --table results/no_harm.json results/no_harm_armband.json
 
-Input: models that train.py made, each with its split (or one split for all); the test people's recordings are not
-opened. Output: OUT, with what became of each session. It is written after every session: what was stopped goes on where
-it was. Takes about 5 s a session of the default model on one CPU core, and the reading of the signals.
+Input: models made by train.py, each with its split (or one split for all). The test people's recordings are not opened.
+Output: OUT, with the result of each session. It is written after every session, and the same command continues after a
+stop. Takes about 5 s for each session of the default model on one CPU core, plus the time to read the signals.
 """
 
 import argparse

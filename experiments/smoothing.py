@@ -1,4 +1,4 @@
-"""Deciding at each moment by what was decided until then: causal, for decisions at even steps in time."""
+"""Causal smoothing: each decision uses the decisions so far, for decisions at even steps in time."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
