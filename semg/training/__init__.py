@@ -1,1 +1,1 @@
-"""The training loop and all that trains. It knows no flags."""
+"""The training loop and everything that is trained. This package knows no flags."""

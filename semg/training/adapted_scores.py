@@ -1,4 +1,4 @@
-"""Scoring a model that is adapted to each session apart, beside the model as it is, on the same windows."""
+"""Scores of a model that is adapted to each session separately, and of the unadapted model on the same windows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ MODES = ("session", "first")
 
 @dataclass(frozen=True)
 class AdaptedScores:
-    """adapted, unadapted: (n, K) of the same windows, as `Scores`. sessions: what became of each session's model, in
-    JSON's types; left_out: sessions of one recording, of which `first` leaves nothing to score."""
+    """adapted, unadapted: (n, K) of the same windows, as in `Scores`. sessions: the outcome for each session, as JSON
+    types; left_out: sessions with a single recording, of which the mode `first` leaves nothing to score."""
 
     adapted: Scores
     unadapted: np.ndarray
@@ -32,7 +32,7 @@ class AdaptedScores:
 
     @property
     def accepted(self) -> int:
-        """Sessions to which the model was adapted; to the others it was kept as it was."""
+        """Number of sessions to which the model was adapted; for the others the unadapted model is used."""
         return sum(one["accepted"] for one in self.sessions)
 
 
@@ -46,11 +46,11 @@ def score_adapted(
     autocast: torch.autocast | None = None,
     progress: Progress = iter,
 ) -> AdaptedScores:
-    """Adapt to each session without labels, and decide for its labelled windows.
+    """Adapt to each session without labels, and decide on its labelled windows.
 
     mode: `session` adapts to all of a session's recordings and scores all of them; `first` adapts to its first
-    recording and scores the later ones. Either way windows are normalised by the whole session, as the unadapted
-    model's are. progress: goes over the sessions. DataError if no session has anything to score.
+    recording and scores the later ones. In both, windows are normalised by the whole session, like those of the
+    unadapted model. progress: wraps the sessions. DataError if no session has anything to score.
     """
     scored: list[Shard] = []
     before, after, sessions, left_out = [], [], [], []

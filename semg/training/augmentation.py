@@ -1,8 +1,8 @@
-"""Augmentation of normalised tokens, in ways that another person or another day could change them.
+"""Augmentation of normalised tokens, by changes that another person or another day could cause.
 
-Tokens are (B, T, F), and the front-end's groups say what the F features are. Zero means "as usual for this session" for
-every feature, so a channel, a band or a time that is set to 0 looks ordinary, not silent. Every draw comes
-from one generator, so the same seed gives the same augmentation.
+Tokens are (B, T, F), and the front-end's groups define the F features. For every feature, zero means "as usual in this
+session", so a channel, band or time that is set to 0 looks ordinary, not silent. All random numbers come from one
+generator, so the same seed gives the same augmentation.
 """
 
 import math
@@ -19,8 +19,8 @@ from semg.data.batches import to_device
 from semg.data.rings import turned_by
 from semg.frontends import Group
 
-OF_BAND_POWERS = ("gain", "frequency_masking")  # what changes log powers, and leaves samples as they are
-SHARES = ("band_rotation", "channel_dropout", "time_masking", "frequency_masking", "jitter")  # from 0 to 1
+OF_BAND_POWERS = ("gain", "frequency_masking")  # these change log powers only, not samples
+SHARES = ("band_rotation", "channel_dropout", "time_masking", "frequency_masking", "jitter")  # strengths from 0 to 1
 RENAMED = {
     "roll": "band_rotation",
     "mask": "channel_dropout",
@@ -31,17 +31,19 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly to change the tokens; 0 leaves a change out.
+    """Strength of each change of the tokens; 0 switches a change off.
 
-    band_rotation: probability of turning every ring of electrodes by one place, all the same way: the sleeve sits
-    differently. None: `auto`, a training run chooses it, see semg/training/band_rotation.py.
-    channel_dropout: share of electrodes set to 0. time_masking: share of tokens; frequency_masking: of frequency bands.
-    gain: standard deviation of a shift of each channel's log power, in the session's: another electrode contact.
+    band_rotation: probability of rotating every ring of electrodes by one place, all in the same direction, as if the
+    sleeve sat differently. None means `auto`: the training run chooses it, see semg/training/band_rotation.py.
+    channel_dropout: fraction of electrodes set to 0. time_masking: fraction of tokens; frequency_masking: fraction of
+    frequency bands.
+    gain: standard deviation of a shift of each channel's log power, in units of the session's, as if by another
+    electrode contact.
     noise: standard deviation of noise on every feature.
-    mixup: parameter of the Beta distribution with which pairs of windows and labels are mixed.
-    jitter: share of windows whose start is moved at random within their label's segment, by up to the stride.
+    mixup: parameter of the Beta distribution for mixing pairs of windows and labels.
+    jitter: fraction of windows whose start is shifted at random within their label's segment, by at most the stride.
 
-    OF_BAND_POWERS leave samples as they are.
+    Those in OF_BAND_POWERS do not change samples.
     """
 
     band_rotation: float | None = None
@@ -55,7 +57,7 @@ class Augmentation:
 
     @classmethod
     def parse(cls, words: list[str]) -> "Augmentation":
-        """`[]`: the default; `["none"]`: nothing; `["band_rotation=0.5", "gain=0.2"]`: these alone.
+        """`[]`: the default; `["none"]`: nothing; `["band_rotation=0.5", "gain=0.2"]`: only these.
 
         Raises SettingError.
         """
@@ -77,7 +79,7 @@ class Augmentation:
         return cls(**strengths)  # type: ignore[arg-type]
 
     def rotated(self, band_rotation: float) -> "Augmentation":
-        """The same with this band rotation."""
+        """The same augmentation with this band rotation."""
         return replace(self, band_rotation=band_rotation)
 
     def __str__(self) -> str:
@@ -102,11 +104,11 @@ def _strength(name: str, text: str) -> float:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """What the features of a token are, and how the electrodes that they belong to sit.
+    """The features of a token, and the arrangement of the electrodes that they belong to.
 
-    groups: a front-end's. rings: of electrodes, each their places in the order around the arm; electrodes of no ring
-    stay where they are. copies: how often each electrode is among the channels, all electrodes once before any of them
-    again.
+    groups: those of the front-end. rings: for each ring of electrodes, their places in order around the arm; electrodes
+    outside rings are not rotated. copies: how many times each electrode is among the channels; channels are ordered so
+    that all electrodes come once before any comes again.
     """
 
     groups: tuple[Group, ...]
@@ -115,16 +117,17 @@ class TokenLayout:
 
     @cached_property
     def turned(self) -> Tensor:
-        """(3, C) the channels whose features each channel gets when every ring turns by -1, 0 and 1 places."""
+        """(3, C) for each channel, the channel whose features it gets when every ring is rotated by -1, 0 and 1 "
+        "places."""
         return torch.stack([self.turned_by(places) for places in (-1, 0, 1)])
 
     def turned_by(self, places: int) -> Tensor:
-        """(C,) the channel whose features each channel gets when every ring turns by so many places."""
+        """(C,) for each channel, the channel whose features it gets when every ring is rotated by `places`."""
         return torch.from_numpy(turned_by(self.rings, self.channels // self.copies, places, self.copies)).int()
 
     @property
     def channels(self) -> int:
-        """Of a window."""
+        """Number of channels of a window."""
         return self.groups[0].channels
 
 
@@ -135,10 +138,10 @@ def draw(
     generator: torch.Generator,
     device: torch.device | None = None,
 ) -> "TokenChange":
-    """Draw one change of a batch of tokens and of what they are trained towards.
+    """Draw one random change of a batch of tokens and their targets.
 
-    shape: (B, T) of the batch. generator: on the CPU, so that the same is drawn whatever the device of the tokens, but
-    for `noise`, of which there is too much: a GPU draws it itself, from a seed of the generator's.
+    shape: (B, T) of the batch. generator: on the CPU, so that the same numbers are drawn for every device. An exception
+    is `noise`, which has too many numbers: a GPU draws it itself, seeded by the generator.
     """
     moves = _draw_moves(how, layout, shape, generator, device)
     changes = tuple(_draw_group(how, group, shape, generator, device) for group in layout.groups)
@@ -148,11 +151,11 @@ def draw(
 
 @dataclass(frozen=True)
 class TokenChange:
-    """A change that is drawn: `change(tokens)` (B, T, F) and `change.targets(target)` (B, K) apply it, any number of
-    times.
+    """A change that has been drawn: `change(tokens)` (B, T, F) and `change.targets(target)` (B, K) apply it, as often
+    as needed.
 
-    moves: what takes whose place, if anything does. groups: what else changes, for each of the layout's groups.
-    mixing: which windows are mixed, if any are.
+    moves: which features are exchanged or set to 0; None if none. groups: the other changes, for each of the layout's
+    groups. mixing: which windows are mixed; None if none.
     """
 
     layout: TokenLayout
@@ -172,14 +175,14 @@ class TokenChange:
         return changed if self.mixing is None else self.mixing(changed)
 
     def targets(self, target: Tensor) -> Tensor:
-        """(B, K) shares of the classes -> (B, K)."""
+        """(B, K) fractions of the classes -> (B, K)."""
         return target if self.mixing is None else self.mixing(target)
 
 
 @dataclass(frozen=True)
 class _GroupChange:
-    """gain (B, 1, C, 1) and noise (B, T, C, K) are added, shown (B, 1, 1, K) is multiplied, where they are drawn; the
-    last two axes the other way round where a group has its channels last."""
+    """gain (B, 1, C, 1) and noise (B, T, C, K) are added, and shown (B, 1, 1, K) is multiplied, unless None. The last
+    two axes are swapped if a group has its channels last."""
 
     gain: Tensor | None
     noise: Tensor | None
@@ -235,7 +238,7 @@ def _draw_moves(
     generator: torch.Generator,
     device: torch.device | None,
 ) -> "_Moves | None":
-    """What takes whose place in as many windows and tokens; None: nothing does."""
+    """Which features take whose place in a batch of this shape; None if none do."""
     if how.band_rotation is None:
         raise ValueError("band_rotation: expected a number, since what `auto` comes to is not drawn")
     rotates = how.band_rotation and layout.rings
@@ -258,16 +261,18 @@ def _draw_moves(
 
 @dataclass(frozen=True)
 class _Moves:
-    """channel (B, C): the channel whose features each takes; dropped (B, C) and times (B, T): where there are none."""
+    """channel (B, C): the channel whose features each channel gets; dropped (B, C) and times (B, T): what is set to
+    0."""
 
     channel: Tensor
     dropped: Tensor | None
     times: Tensor | None
 
     def of_rows(self, features: Tensor) -> Tensor:
-        """(B, T, C, K) -> the same shape. Rows of K are taken by one index: a fifth of the time of `gather`."""
+        """(B, T, C, K) -> the same shape. Rows of K numbers are selected by a single index, which takes a fifth of the
+        time of `gather`."""
         B, T, C, K = features.shape
-        behind = B * T * C  # a row of zeros behind the last
+        behind = B * T * C  # index of a row of zeros after the last one
         token = torch.arange(0, behind, C, dtype=torch.int32, device=features.device).view(B, T, 1)
         channel = self.channel
         if self.dropped is not None:
@@ -279,7 +284,8 @@ class _Moves:
         return rows.index_select(0, origin).view(features.shape)
 
     def of_columns(self, features: Tensor) -> Tensor:
-        """(B, T, K, C) -> the same shape. As they lie, by `gather`: rows would have to be turned round, twice."""
+        """(B, T, K, C) -> the same shape. `gather` works on this layout directly; selecting rows would need two
+        transpositions."""
         moved = features.gather(3, self.channel.long()[:, None, None].expand(features.shape))
         if self.dropped is not None:
             moved.masked_fill_(self.dropped[:, None, None], 0)
@@ -290,7 +296,7 @@ class _Moves:
 
 @dataclass(frozen=True)
 class _Mixing:
-    """Mixup (Zhang et al. 2018): each row (B, ...) mixed with another of the batch; weight, partner: (B,)."""
+    """Mixup (Zhang et al. 2018): each row (B, ...) is mixed with another row of the batch; weight, partner: (B,)."""
 
     weight: Tensor
     partner: Tensor

@@ -1,4 +1,4 @@
-"""Work that training need not wait for, such as writing checkpoints: one piece after the other, in a thread."""
+"""A thread for work that training need not wait for, such as writing checkpoints; jobs are done one after another."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from typing import Any
 
 
 class Background:
-    """A thread that does what it is given, in order. What goes wrong there is raised here, by the next call.
+    """A thread that does the jobs it is given, in order. An error in a job is raised by the next call here.
 
-    As a context it ends when all is done. After an error nothing more is done of what was given before it was raised.
+    Used as a context manager, it ends when all jobs are done. After an error, the jobs that were already waiting are
+    skipped.
     """
 
     def __init__(self) -> None:
@@ -18,7 +19,7 @@ class Background:
         self._pending: deque[Future[Any]] = deque()
 
     def do(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Do this after all that was given before."""
+        """Do this job after all earlier ones."""
         self.check()
         self._pending.append(self._pool.submit(self._unless_failed, work, *arguments))
 
@@ -27,17 +28,17 @@ class Background:
             work(*arguments)
 
     def check(self) -> None:
-        """Raise what went wrong, if anything did."""
+        """Raise the error of an earlier job, if there was one."""
         while self._pending and self._pending[0].done():
             self._take()
 
     def finish(self) -> None:
-        """Wait until all is done."""
+        """Wait until all jobs are done."""
         while self._pending:
             self._take()
 
     def _take(self) -> None:
-        """Wait for the oldest piece. Whatever it raises, nothing is left behind it."""
+        """Wait for the oldest job. If it raises, no other job is left waiting."""
         one = self._pending[0]
         try:
             one.result()
@@ -52,7 +53,7 @@ class Background:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Wait until all is done; another error on its way is not hidden by one of this work's."""
+        """Wait until all jobs are done; an error of a job does not hide one that is already being raised."""
         if error is None:
             self.finish()
             return

@@ -1,9 +1,10 @@
-"""Which band rotation a run trains with, where its settings leave that to the run: chosen on the validation people.
+"""Choosing the band rotation of a training run on the validation people, if its settings leave it open (`auto`).
 
-Where sleeves sit differently from person to person, turning the rings of electrodes in training helps; where they sit
-alike, it hurts. Neither is known of new data. So before training, each strength of STRENGTHS trains a short pilot from
-the same first weights, and the one whose pilot scores best on the validation people is taken. A pilot has a learning
-rate schedule of its own, and its weights are thrown away: the run that follows is the run with that strength given.
+If sleeves sit differently from person to person, rotating the rings of electrodes in training helps; if they sit alike,
+it hurts. For new data, neither is known. Therefore a short pilot is trained before training, for each strength in
+STRENGTHS and from the same initial weights, and the strength whose pilot scores best on the validation people is used.
+A pilot has its own learning-rate schedule, and its weights are discarded: the run that follows is identical to a run in
+which that strength was given.
 """
 
 from typing import TYPE_CHECKING
@@ -15,24 +16,25 @@ from semg.training.optimization import Optimizer
 if TYPE_CHECKING:
     from semg.training.trainer import Trainer
 
-STRENGTHS = (0.5, 0.1)  # the first of two that score the same is taken
-SHARE = 4  # a pilot has one epoch for so many of the run's, but at least one
+STRENGTHS = (0.5, 0.1)  # of two with the same score, the first is used
+SHARE = 4  # a pilot has the run's epochs divided by this, but at least one
 
 
 def pilot_epochs(epochs: int) -> int:
-    """Epochs of a pilot, before a run of so many."""
+    """The number of epochs of a pilot for a run of `epochs`."""
     return max(1, epochs // SHARE)
 
 
 def chosen(scores: list[float]) -> float:
-    """The strength that the pilots' scores, one for each of STRENGTHS, choose."""
+    """The strength with the best score; scores: one for each of STRENGTHS."""
     return STRENGTHS[scores.index(max(scores))]
 
 
 def pilot_score(run: "Trainer", strength: float) -> float | None:
-    """How well the best epoch of a pilot with this band rotation validates; None if training was stopped.
+    """The validation score of the best epoch of a pilot with this band rotation; None if training was stopped.
 
-    The model is left as it was, so a pilot that is stopped leaves no trace: it is trained anew when the run goes on.
+    The model is left unchanged, so a pilot that is stopped leaves no trace: it is trained again when the run is
+    resumed.
     """
     config, task, state = run.config, run.task, LoopState()
     first = {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -56,12 +58,13 @@ def pilot_score(run: "Trainer", strength: float) -> float | None:
             return None
         return run.world.from_main(max(scores))
     finally:
-        task.take_confusion()  # of the run's own steps alone
+        task.take_confusion()  # the run's counts must contain its own steps only
         run.model.load_state_dict(first)
 
 
 def _validation_score(run: "Trainer") -> float:
-    """Of the model as it is now, by what chooses the run's best epoch, larger is better; 0 but in the main process."""
+    """The current model's score by the metric that selects the run's best epoch, larger is better; 0 except in the main
+    process."""
     if not run.world.main:
         return 0.0
     select = run.config.select

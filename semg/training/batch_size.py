@@ -1,15 +1,15 @@
-"""How many windows a step has where the settings leave it to the run, and the learning rates that go with it.
+"""Choosing the batch size, if the settings leave it open, and the learning rates that go with it.
 
-A GPU computes a step of 128 windows in little more time than one of 16: what it waits for is to be told the next
-operation. Larger batches use it better, until it is full; but they also leave fewer steps. So a batch is the largest
-power of two of windows
+A GPU computes a step of 128 windows in little more time than one of 16, because most of the time it waits for the next
+operation to be launched. Larger batches use it better, until it is full, but they also leave fewer steps. Therefore a
+batch is the largest power of two of windows
 
-  - whose step fits into the GPU's memory, which is measured on two small ones,
+  - whose step fits into the GPU's memory, as estimated from two small steps,
   - that leaves LEAST_STEPS steps for the whole training,
   - that is at most MOST, the largest that was tried; docs/scale.md has the scores.
 
-Learning rates are those of REFERENCE_BATCH windows times the square root of how many times as many there are. On a CPU
-a batch has REFERENCE_BATCH windows.
+Learning rates are multiplied by the square root of the ratio to REFERENCE_BATCH windows. On a CPU, a batch has
+REFERENCE_BATCH windows.
 """
 
 import math
@@ -24,9 +24,9 @@ from semg.training.subsets import Subset
 
 MOST = 2048
 LEAST_STEPS = 1000  # 304 were too few: batches of 512 scored lower than those of 128 (docs/scale.md)
-FILL = 0.8  # of the memory that a step may take; tokens of validation and what is augmented need some too
-_PROBES = (32, 64)  # windows
-_ADAMW_BYTES, _AVERAGE_BYTES = 8, 4  # of a number that trains: two means of gradients; of any, under `ema`
+FILL = 0.8  # of the memory may be taken by a step; validation tokens and augmentation need some, too
+_PROBES = (32, 64)  # windows of the steps that are measured
+_ADAMW_BYTES, _AVERAGE_BYTES = 8, 4  # per trained parameter: two means of gradients; per parameter, with `ema`
 
 
 def choose(
@@ -38,7 +38,7 @@ def choose(
     ema: bool = False,
     processes: int = 1,
 ) -> int:
-    """Windows of a step, over all processes, each of which has a device like this one."""
+    """Windows per step, over all processes, each of which has a device like this one."""
     if train.batches.device.type != "cuda":
         return shared_out(REFERENCE_BATCH, processes)
     wanted = min(MOST, max(REFERENCE_BATCH, epochs * len(train.windows) // LEAST_STEPS))
@@ -46,14 +46,16 @@ def choose(
 
 
 def shared_out(most: int, processes: int) -> int:
-    """The largest batch up to `most` of which each process has the same power of two; at least a window for each."""
+    """The largest batch of at most `most` windows in which each process has the same power of two; at least one window
+    each."""
     return processes * 2 ** max(0, (most // processes).bit_length() - 1)
 
 
 def fitting(model: GPT2Classifier, train: Subset, autocast: torch.autocast | None, *, ema: bool = False) -> int:
-    """How many windows' step fits into the GPU's memory. What a step takes grows evenly with its windows."""
+    """How many windows per step fit into the GPU's memory. Memory is assumed to grow linearly with the number of
+    windows."""
     device = train.batches.device
-    _peak(model, train, autocast, _PROBES[0])  # leaves gradients and the GPU's own workspaces, which do not grow
+    _peak(model, train, autocast, _PROBES[0])  # allocates gradients and the GPU's workspaces, which do not grow
     small, large = (_peak(model, train, autocast, windows) for windows in _PROBES)
     model.zero_grad(set_to_none=True)
     a_window = (large - small) / (_PROBES[1] - _PROBES[0])
@@ -65,7 +67,7 @@ def fitting(model: GPT2Classifier, train: Subset, autocast: torch.autocast | Non
 
 
 def _peak(model: GPT2Classifier, train: Subset, autocast: torch.autocast | None, windows: int) -> int:
-    """Bytes held at most while gradients of so many windows are computed; gradients stay."""
+    """Peak memory, bytes, while gradients of `windows` windows are computed; the gradients stay."""
     model.train()
     batch = train.batches.load(np.resize(np.arange(len(train.windows)), windows))
     torch.cuda.reset_peak_memory_stats(batch.label.device)

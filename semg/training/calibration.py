@@ -1,7 +1,7 @@
 """Calibration: adapting a trained model to one new person with that person's first repetitions of each gesture.
 
-The rest of the person's windows are scored, by the calibrated model and, on the very same windows, by the model as it
-was. Such a result knows labels of the person scored: it is never to be mixed with zero-shot results.
+The person's other windows are scored, by the calibrated model and, for comparison, by the uncalibrated model on exactly
+the same windows. Such a result uses labels of the person scored: never mix it with zero-shot results.
 """
 
 import copy
@@ -24,15 +24,15 @@ from semg.training.loop import DivergedError, fit
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 from semg.training.token_task import TokenTask
 
-AUGMENTATION = Augmentation.parse(["channel_dropout=0.1"])  # no rotation: this person's sleeve sits as it sits
+AUGMENTATION = Augmentation.parse(["channel_dropout=0.1"])  # no rotation: the position of this person's sleeve is fixed
 _INFERENCE_BATCH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The recipe.
+    """The settings of a calibration.
 
-    repetitions: of each gesture; the person's first ones, with which the model is calibrated.
+    repetitions: how many of the person's first repetitions of each gesture the model is calibrated on.
     tune: as in ModelConfig; `frozen` trains the patch embedding, the last LayerNorm and the head.
     """
 
@@ -46,14 +46,14 @@ class Calibration:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises SettingError, of the setting `augment`, for an augmentation that would do nothing."""
+        """Raises SettingError, of the setting `augment`, for an augmentation that would have no effect."""
         if self.augmentation.band_rotation is None:
             raise SettingError("augment", "a number as band_rotation, for auto is train.py's alone")
         if self.augmentation.jitter:
             raise SettingError("augment", "no jitter, for each window's tokens are computed once")
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in JSON's types."""
+        """All settings as JSON types."""
         return {**asdict(self), "augmentation": str(self.augmentation)}
 
 
@@ -61,7 +61,7 @@ class Calibration:
 
 
 def by_subject(shards: Sequence[Shard]) -> dict[str, list[Shard]]:
-    """The shards of each person, sorted by person."""
+    """The shards of each person; people are in sorted order."""
     subjects: dict[str, list[Shard]] = {}
     for shard in shards:
         subjects.setdefault(shard.subject, []).append(shard)
@@ -69,9 +69,10 @@ def by_subject(shards: Sequence[Shard]) -> dict[str, list[Shard]]:
 
 
 def repetition_of_subject(windows: WindowSet) -> np.ndarray:
-    """(n,) how many repetitions of its gesture the person had made before each window, over all their recordings.
+    """(n,) how many repetitions of its gesture the person had made before each window, over all of the person's
+    recordings.
 
-    Recordings count in the order in which they were made.
+    Recordings are counted in the order in which they were made.
     """
     shards = windows.shards
     repetition = np.zeros(len(windows), np.int64)
@@ -88,9 +89,9 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
 
 
 def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
-    """(n,) which of a person's windows calibrate the model; the others are scored.
+    """(n,) which of a person's windows are for calibration; the others are scored.
 
-    DataError if a gesture has no window to calibrate with, or none that is left to score.
+    DataError if a gesture has no window for calibration, or none left to score.
     """
     shard = windows.shards[0]
     first = repetition_of_subject(windows) < repetitions
@@ -108,7 +109,7 @@ def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
 
 
 def trainable_copy(model: GPT2Classifier, tune: str) -> GPT2Classifier:
-    """A copy of the model of which `tune` trains; it computes what the model computes."""
+    """A copy of the model in which the part named by `tune` is trainable; it computes the same as the model."""
     merged = copy.deepcopy(model)
     if tune == model.config.tune:
         return merged
@@ -117,12 +118,12 @@ def trainable_copy(model: GPT2Classifier, tune: str) -> GPT2Classifier:
     weights = {_plain(name): value for name, value in merged.state_dict().items() if ".lora_" not in name}
     fresh = GPT2Classifier(replace(model.config, tune=tune)).to(next(model.parameters()).device)
     initial = {name: weights[_plain(name)] for name in fresh.state_dict() if ".lora_" not in name}
-    fresh.load_state_dict(initial, strict=False)  # LoRA's own weights, if any, begin as no change
+    fresh.load_state_dict(initial, strict=False)  # LoRA's own weights, if any, have no effect at first
     return fresh
 
 
 def _merge_lora(model: GPT2Classifier) -> None:
-    """Add LoRA's updates to the weights that they adapt, in place."""
+    """Add LoRA's updates to the weights that they modify, in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer  # slow to import, and few models need it
 
     for module in model.modules():
@@ -131,7 +132,7 @@ def _merge_lora(model: GPT2Classifier) -> None:
 
 
 def _plain(name: str) -> str:
-    """A weight's name as it was before LoRA wrapped its layer."""
+    """A weight's name before LoRA wrapped its layer."""
     return name.replace(".base_layer.", ".")
 
 
@@ -143,11 +144,11 @@ def adapt(
     layout: TokenLayout,
     autocast: torch.autocast | None = None,
 ) -> GPT2Classifier:
-    """A copy of `model` trained on some windows; in evaluation mode. Raises DivergedError as `loop.fit` does.
+    """A copy of `model` trained on some windows, in evaluation mode. Raises DivergedError as `loop.fit` does.
 
     tokens: (n, T, F) normalised; label: (n,); both on the model's device.
     """
-    torch.manual_seed(recipe.seed)  # of what the copy has and the model has not, such as LoRA's matrices
+    torch.manual_seed(recipe.seed)  # for weights that only the copy has, such as LoRA's matrices
     adapted = trainable_copy(model, recipe.tune)
     task = TokenTask(
         adapted,
@@ -170,7 +171,7 @@ def adapt(
 
 @torch.no_grad()
 def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray) -> Iterator[Tensor]:
-    """The normalised tokens (B, T, F) of the windows at the places `index`, batch by batch."""
+    """(B, T, F) normalised tokens of the windows at the places `index`, batch by batch."""
     for places in in_order(len(index), _INFERENCE_BATCH):
         batch = batches.load(index[places])
         yield model.tokens(batch.x, None if statistics is None else statistics[batch.shard])
@@ -179,10 +180,10 @@ def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, 
 def calibrate_subject(
     model: TrainedModel, shards: Sequence[Shard], recipe: Calibration, autocast: torch.autocast | None = None
 ) -> dict[str, np.ndarray]:
-    """Calibrate `model` to the person of these shards and score the windows that are left, in order.
+    """Calibrate `model` to the person of these shards and decide on the remaining windows, in order.
 
-    Returns `scored`, (windows,) whether each is left, and of those (n, classes) probabilities: `before` by the model as
-    it is, `after` by the calibrated one. DataError, which names the person, if that cannot be done.
+    Returns `scored`, (windows,) bool, which windows remain, and (n, classes) probabilities for these: `before` by the
+    uncalibrated model, `after` by the calibrated one. DataError, which names the person, if this is impossible.
     """
     network, device, transforms = model.network, model.device, model.transforms(shards)
     windows = open_windows(shards)

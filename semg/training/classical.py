@@ -23,15 +23,16 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "mlp": [{"alpha": 0.01}, {"alpha": 1.0}],
 }
 CLASSIFIERS = tuple(SETTINGS)
-SUBSAMPLED = ("knn", "svm")  # they grow with the training windows squared
+SUBSAMPLED = ("knn", "svm")  # their cost grows with the square of the number of training windows
 GAUSSIAN = ("lda", "qda")
-SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of svm's probabilities, tried on validation people
+SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of svm's probabilities; the candidates for the validation people
 SEEDED = (*SUBSAMPLED, "boosting", "mlp")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier, the settings that it has, what it was trained on, and what was tried on validation people."""
+    """A trained classifier, its settings, its training data, and the settings that were tried on the validation
+    people."""
 
     name: str
     settings: dict[str, Any]
@@ -42,9 +43,10 @@ class Trained:
 
 
 class Softmax:
-    """A support vector machine with probabilities: the softmax of its decision values times a sharpness.
+    """A support vector machine with probabilities: the softmax of its decision values, multiplied by a sharpness.
 
-    SVC's own would take a second, cross-validated training; the sharpness is one number for all classes.
+    SVC's own probabilities would need a second, cross-validated training; the sharpness is a single number for all
+    classes.
     """
 
     def __init__(self, model: Any, sharpness: float) -> None:
@@ -54,14 +56,15 @@ class Softmax:
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
         """(n, F) -> (n, classes)."""
         values = self._model.decision_function(x)
-        if values.ndim == 1:  # of two classes, the second's alone
+        if values.ndim == 1:  # with two classes, SVC gives the second's value only
             values = np.stack([-values, values], axis=1) / 2
         shares = np.exp(self._sharpness * (values - values.max(1, keepdims=True)))
         return shares / shares.sum(1, keepdims=True)
 
 
 def sharpness(model: Any, x: np.ndarray, label: np.ndarray) -> float:
-    """Which of SHARPNESS makes (n,) labels of windows (n, F) the likeliest. model: a trained pipeline of svm."""
+    """The value in SHARPNESS that gives the labels (n,) of windows (n, F) the highest likelihood. model: a trained
+    pipeline of svm."""
     places = np.searchsorted(model.classes_, label)
 
     def surprise(value: float) -> float:
@@ -72,7 +75,7 @@ def sharpness(model: Any, x: np.ndarray, label: np.ndarray) -> float:
 
 
 def build(name: str, settings: Mapping[str, Any], seed: int) -> Any:
-    """An untrained scikit-learn classifier, behind a scaling by the training windows."""
+    """An untrained scikit-learn classifier, preceded by standardisation with the training windows' statistics."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
@@ -96,7 +99,7 @@ def build(name: str, settings: Mapping[str, Any], seed: int) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings of features that follow from each other, and of iterations that were enough."""
+    """A context without warnings about collinear features and about iterations that stopped at their limit."""
     with warnings.catch_warnings():
         # IAV is MAV times the window's length; LDA by SVD and regularised QDA cope with such pairs
         warnings.filterwarnings("ignore", message=".*collinear.*")
@@ -105,9 +108,9 @@ def quiet() -> Iterator[None]:
 
 
 def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndarray, seed: int) -> Any:
-    """`build`, trained. x: (n, F); label: (n,). DataError if there are too few windows for so many features.
+    """`build`, then trained. x: (n, F); label: (n,). DataError if there are too few windows for this many features.
 
-    settings: of svm may have a `sharpness`, with which it is a `Softmax`.
+    settings: for svm they may contain a `sharpness`, which makes the result a `Softmax`.
     """
     if "sharpness" in settings:
         rest = {key: value for key, value in settings.items() if key != "sharpness"}
@@ -115,7 +118,7 @@ def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndar
     model = build(name, settings, seed)
     with quiet():
         try:
-            fewest = np.unique(label, return_counts=True)[1].min()  # windows of a class
+            fewest = np.unique(label, return_counts=True)[1].min()  # windows in the smallest class
             if name == "qda" and settings["reg_param"] > 0 and fewest <= x.shape[1]:
                 return _qda_of_few(model, x, label)
             return model.fit(x, label)
@@ -127,15 +130,17 @@ def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndar
 
 
 def _qda_of_few(model: Any, x: np.ndarray, label: np.ndarray) -> "Gaussians":
-    """Regularised QDA of no more windows than features in a class. A regularised covariance has an inverse even then,
-    but scikit-learn's way to it, by singular values, does not get there. model: an untrained pipeline of qda."""
+    """Regularised QDA for classes with no more windows than features. A regularised covariance matrix has an inverse
+    even then, but scikit-learn's algorithm, which uses singular values, does not find it. model: an untrained pipeline
+    of qda."""
     model[0].fit(x)
     model[1].classes_ = np.unique(label)
     return Gaussians(model, x, label)
 
 
 def decide(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(n,) labels and (n, classes) probabilities; a support vector machine gives none without a sharpness."""
+    """(n,) labels and (n, classes) probabilities; None instead of probabilities for a support vector machine without a
+    sharpness."""
     if not hasattr(model, "predict_proba"):
         return model.predict(x), None
     probability = model.predict_proba(x)
@@ -143,7 +148,8 @@ def decide(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def subsample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Places of at most about `most` windows, drawn without replacement, the same share of every class; sorted."""
+    """Places of about `most` windows at most, drawn without replacement, with the same fraction of every class;
+    sorted."""
     if len(label) <= most:
         return np.arange(len(label))
     rng = np.random.default_rng(seed)
@@ -155,18 +161,19 @@ def subsample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 
 def with_rotations(table: np.ndarray, turned: np.ndarray) -> np.ndarray:
-    """(n, k, C) -> (3 n, k, C): every window with the rings of electrodes turned by -1, 0 and 1 places.
+    """(n, k, C) -> (3 n, k, C): every window with the rings of electrodes rotated by -1, 0 and 1 places.
 
-    turned: (3, C) the channel that each channel's features come from.
+    turned: (3, C) the channel from which each channel gets its features.
     """
     return np.concatenate([table[:, :, channels] for channels in turned])
 
 
 class Gaussians:
-    """A Gaussian for each class in scaled features: what lda (one covariance) and qda assume, with class shares."""
+    """A Gaussian for each class in standardised features, with class shares: the model behind lda (one common
+    covariance matrix) and qda."""
 
     def __init__(self, model: Any, x: np.ndarray, label: np.ndarray) -> None:
-        """model: a trained pipeline of lda or qda; x (n, F), label (n,): what it was trained on."""
+        """model: a trained pipeline of lda or qda; x (n, F), label (n,): its training data."""
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
         self._scale, last = model[0], model[1]
@@ -193,14 +200,15 @@ class Gaussians:
         return score / score.sum(1, keepdims=True)
 
     def _blended(self, covariance: np.ndarray) -> np.ndarray:
-        """Regularised as scikit-learn does it: towards the mean variance (lda) or towards 1 (qda)."""
+        """The covariance matrix, regularised as in scikit-learn: towards the mean variance (lda) or towards the
+        identity (qda)."""
         size = np.trace(covariance) / len(covariance) if self.shared else 1.0
         return (1 - self._blend) * covariance + self._blend * size * np.eye(len(covariance))
 
     def adapt(self, x: np.ndarray, rounds: int, strength: float) -> "Gaussians":
         """Move means and class shares towards those of unlabelled windows (n, F), in place; returns itself.
 
-        strength: training windows of each class that hold the means back.
+        strength: the weight of the trained means, as a number of windows per class.
         """
         z, first = self._scale.transform(x), self._mean.copy()
         for _ in range(rounds):

@@ -1,4 +1,5 @@
-"""What a training run learns: to classify the windows of the training people; and how well it does so on others."""
+"""What a training run learns, to classify the windows of the training people, and how it is scored on the validation
+people."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ INFERENCE_BATCH = 512
 
 
 class Classification:
-    """A `loop.Task`: to classify the windows of the training subset, augmented.
+    """A `loop.Task`: classify the windows of the training subset, augmented.
 
-    augment: how; the settings' own until a run that chooses its band rotation says another.
+    augment: the augmentation; that of the settings, until a run that chooses its band rotation sets another.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class Classification:
         self._forward = world.parallel(model)
         device = train.batches.device
         self._class_weights = class_weights(train.windows, self.classes).to(device)
-        # (K, K) label by decision, of this process's windows since the last `take_confusion`
+        # (K, K) counts by label and decision, for this process's windows since the last `take_confusion`
         self.confusion = torch.zeros(self.classes, self.classes, dtype=torch.int64, device=device)
 
     def order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """This process's windows of each step, and where each window starts; a function of seed and epoch alone."""
+        """This process's windows in each step, and the first sample of each; depends only on the seed and `epoch`."""
         config, windows, batches = self._config, self._train.windows, self._train.batches
         random = np.random.default_rng((config.seed, Stream.ORDER, epoch))
         if config.balance == "sampler":
@@ -63,7 +64,7 @@ class Classification:
         return self._train.batches.iterate(order[first:], starts[first:])
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """() cross-entropy of a batch, augmented; counts what was decided."""
+        """() cross-entropy of an augmented batch; also counts the decisions."""
         config = self._config
         shape = (len(batch.label), self.module.config.tokens)
         change = draw(self.augment, self._layout, shape, generator, batch.label.device)
@@ -75,14 +76,14 @@ class Classification:
         return F.cross_entropy(logits.float(), target, weight, label_smoothing=config.label_smoothing)
 
     def take_confusion(self) -> np.ndarray:
-        """(K, K) counts over all processes since it was last asked."""
+        """(K, K) counts over all processes since the last call."""
         counts = self._world.sum(self.confusion).cpu().numpy()
         self.confusion = torch.zeros_like(self.confusion)
         return counts
 
 
 def class_weights(windows: WindowSet, classes: int) -> Tensor:
-    """(classes,) inverse frequencies, 1 on average over the windows."""
+    """(classes,) inverse class frequencies, with mean 1 over the windows."""
     counts = np.bincount(windows.label, minlength=classes)
     present = max(1, int(np.count_nonzero(counts)))
     weights = np.where(counts > 0, len(windows) / np.maximum(counts, 1) / present, 0.0)
@@ -94,8 +95,8 @@ def class_weights(windows: WindowSet, classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Validation:
-    """scores: by name, metrics as means over people, so that each counts the same; per_subject: subject -> metrics;
-    probabilities: (n, K)."""
+    """scores: metrics by name, as means over people, so that each person counts the same; per_subject: subject ->
+    metrics; probabilities: (n, K)."""
 
     scores: dict[str, float | None]
     per_subject: dict[str, Any]
@@ -107,10 +108,12 @@ class Validator:
 
     def __init__(self, model: GPT2Classifier, val: Subset, autocast: torch.autocast | None) -> None:
         self._model, self._val, self._autocast = model, val, autocast
-        self._ready: Tensor | None = None  # tokens don't depend on what trains: computed once, if they fit into memory
+        self._ready: Tensor | None = (
+            None  # tokens do not depend on trained weights: computed once, if they fit into memory
+        )
 
     def validate(self) -> Validation:
-        """Score the model as it is now; leaves it in evaluation mode."""
+        """Score the model in its current state; leaves it in evaluation mode."""
         self._model.eval()
         val = self._val
         if self._ready is None:
@@ -127,11 +130,11 @@ class Validator:
         return Validation(scores, per_subject, decided)
 
     def features(self, index: np.ndarray) -> np.ndarray:
-        """(len(index), d) what the head sees of the windows at these places."""
+        """(len(index), d) the head's input for the windows at these places."""
         val = self._val
         return pooled_features(self._model, val.batches, val.statistics, index, self._autocast, ready=self._ready)
 
 
 def log_loss(decided: np.ndarray, label: np.ndarray) -> float:
-    """Mean over windows of the truth's negative log probability. decided: (n, K) probabilities; label: (n,)."""
+    """Mean negative log probability of the true class. decided: (n, K) probabilities; label: (n,)."""
     return float(-np.log(np.maximum(decided[np.arange(len(label)), label], 1e-12)).mean())

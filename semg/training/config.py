@@ -1,7 +1,7 @@
-"""A training run's settings, made by train.py from its flags once, saved beside the model, read back to go on.
+"""A training run's settings: made by train.py from its flags, saved beside the model, and read back to resume.
 
-A setting has its flag's name. What a result does not depend on, such as where it is
-written and on which device, is not among them.
+Each setting is named after its flag. Settings that do not affect the result, such as output folder and device, are not
+included.
 """
 
 from collections.abc import Mapping
@@ -18,24 +18,26 @@ from semg.frontends import has_log_powers
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
 from semg.training.optimization import REFERENCE_BATCH, OptimizerConfig, rate_factor
 
-BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz, edges; even steps on a logarithmic scale
+BANDS = (20.0, 36.0, 65.0, 118.0, 213.0, 386.0, 700.0)  # Hz, edges; equal steps on a logarithmic scale
 PATCH, FRAME = Length("25ms"), Length("50ms")
-AUTO = 0  # as a batch size: none yet; semg/training/batch_size.py chooses
-CLOSE = 1.25  # two edges nearer to each other than by this factor make no band of their own
+AUTO = 0  # as a batch size: not set yet; semg/training/batch_size.py chooses it
+CLOSE = 1.25  # an edge is dropped if half the sampling rate is less than this factor above it
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that a training run's result depends on, beside code, data and kind of device.
+    """Everything that a training run's result depends on, apart from code, data and kind of device.
 
-    patch, bands: None for PATCH and BANDS, fitted to the windows and their rate. bands: edges in Hz.
-    layers, width, heads: None for the backbone's own. pretrain: epochs of next-patch prediction before the others.
-    init: the backbone's first weights, `pretrained`, `random` or `shuffled`. embed_init, embed_scale: first weights of
-    the map from tokens to the backbone: `uniform` or `orthogonal`, times a number or as large as `backbone` expects.
-    backbone_lr: None: by its size. batch_size: over all processes; AUTO: chosen by the run, which then scales lr and
-    backbone_lr to it (`at`). warmup, label_smoothing: shares. ema: decay of the
-    mean of weights, 0 for none.
-    patience: epochs without a better one, then training ends; 0: never. precompute: band powers once, not each step.
+    patch, bands: None means PATCH and BANDS, fitted to the windows and their rate. bands: edges in Hz.
+    layers, width, heads: None means the backbone's own. pretrain: epochs of next-patch prediction before training.
+    init: initial weights of the backbone: `pretrained`, `random` or `shuffled`. embed_init, embed_scale: initial
+    weights of the map from tokens to the backbone: `uniform` or `orthogonal`, times a number, or (`backbone`) scaled to
+    the pretrained embeddings.
+    backbone_lr: None means by the backbone's size. batch_size: over all processes; AUTO means that the run chooses it
+    and scales lr and backbone_lr to it (`at`). warmup, label_smoothing: fractions. ema: decay of the moving average of
+    the weights, 0 for none.
+    patience: stop after this many epochs without improvement; 0 means never. precompute: compute band powers once
+    instead of in each step.
     """
 
     shards: Path
@@ -78,7 +80,7 @@ class TrainConfig:
     precompute: bool = True
 
     def __post_init__(self) -> None:
-        """Raises SettingError for settings that do not go together."""
+        """Raises SettingError for settings that cannot be combined."""
         _ = self.normalization
         for name in OF_BAND_POWERS:
             if getattr(self.augment, name) and not has_log_powers(self.frontend):
@@ -87,18 +89,18 @@ class TrainConfig:
 
     @property
     def normalization(self) -> ChannelNormalization:
-        """How recordings are brought to one scale."""
+        """How channels are normalised."""
         return ChannelNormalization(self.normalize, self.whitening, self.ridge)
 
     @property
     def optimizer(self) -> OptimizerConfig:
-        """How weights are moved."""
+        """The optimiser's settings."""
         return OptimizerConfig(
             lr=self.lr, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip
         )
 
     def at(self, batch_size: int) -> "TrainConfig":
-        """The settings of a run whose batch size AUTO has become this one."""
+        """The settings with the batch size that a run has chosen for AUTO, and its learning rates."""
         factor = rate_factor(batch_size)
         backbone_lr = None if self.backbone_lr is None else self.backbone_lr * factor
         return replace(self, batch_size=batch_size, lr=self.lr * factor, backbone_lr=backbone_lr)
@@ -110,7 +112,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """The inverse of `to_dict`. TypeError, ValueError or AttributeError for what `to_dict` did not make."""
+        """The inverse of `to_dict`. TypeError, ValueError or AttributeError for values that `to_dict` did not make."""
         read = dict(values)
         read |= {name: Path(read[name]) for name in ("shards", "split")}
         read |= {name: Length(read[name]) for name in ("patch", "frame") if read[name] is not None}
@@ -121,7 +123,7 @@ class TrainConfig:
 
 
 def bands_at(rate: float) -> tuple[float, ...]:
-    """BANDS as far as a sampling rate (Hz) allows: the highest band ends at half the rate."""
+    """BANDS, cut to what a sampling rate (Hz) allows: the highest band ends at half the rate."""
     half = rate / 2
     below = [edge for edge in BANDS if edge < half]
     if len(below) == len(BANDS):
@@ -132,7 +134,7 @@ def bands_at(rate: float) -> tuple[float, ...]:
 
 
 def patch_of(window: int, rate: float) -> int:
-    """The length of a patch, samples, that divides a window (samples) and is nearest to PATCH, as a ratio."""
+    """The patch length, in samples, that divides the window (samples) and whose ratio to PATCH is nearest to 1."""
     samples = PATCH.samples(rate)
     divisors = [length for length in range(1, window + 1) if window % length == 0]
     return min(divisors, key=lambda length: max(length, samples) / min(length, samples))

@@ -1,11 +1,12 @@
 """Deep baselines: braindecode's networks, trained on raw windows of the split's training people.
 
-braindecode is no dependency of this project: it is imported when one of its networks is asked for. The loop itself
-takes any module that maps (B, C, N) scaled samples to (B, classes) logits.
+braindecode is not a dependency of this project: it is imported when one of its networks is used. The training loop
+accepts any module that maps (B, C, N) scaled samples to (B, classes) logits.
 
-Raw windows are decimated, whole recordings at once, so that the anti-alias filter meets no window's edge. The changes
-during training are those that train.py makes by default, drawn by the same code: the rings of electrodes turned
-together, channels hidden, windows moved within their gesture's segment. So are optimiser, learning rate and loop.
+Raw windows are decimated as whole recordings, so that the anti-alias filter meets no window edges. The augmentations
+are those of train.py's defaults, drawn by the same code: rotation of all rings of electrodes together, channel dropout,
+and windows shifted within their gesture's segment. Optimiser, learning-rate schedule and loop are those of train.py,
+too.
 """
 
 import warnings
@@ -30,7 +31,7 @@ from semg.training.augmentation import Augmentation, TokenLayout, draw
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
-AUGMENTATION = Augmentation(band_rotation=0.5)  # else train.py's default, all of which acts on samples too
+AUGMENTATION = Augmentation(band_rotation=0.5)  # otherwise train.py's defaults, all of which apply to samples, too
 INFERENCE_BATCH = 512
 LEADING = metrics.leading()
 
@@ -39,10 +40,12 @@ LEADING = metrics.leading()
 
 
 def network_class(name: str) -> type[nn.Module]:
-    """braindecode's class for one of NETWORKS. DataError if braindecode is absent, unloadable or without it."""
+    """braindecode's class for one of NETWORKS. DataError if braindecode is missing, cannot be loaded or lacks it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of packages that braindecode imports and these networks do not use
+            warnings.simplefilter(
+                "ignore"
+            )  # warnings of packages that braindecode imports and these networks do not use
             from braindecode import models
     except ModuleNotFoundError as error:
         if error.name != "braindecode":
@@ -64,7 +67,7 @@ def _unloadable(error: Exception) -> DataError:
 
 
 def build(name: str, *, channels: int, samples: int, classes: int, seed: int) -> nn.Module:
-    """One of NETWORKS with braindecode's own settings and first weights drawn by `seed`.
+    """One of NETWORKS with braindecode's own settings and with initial weights drawn by `seed`.
 
     DataError if windows of `samples` are too short for its filters.
     """
@@ -85,10 +88,11 @@ def build(name: str, *, channels: int, samples: int, classes: int, seed: int) ->
 
 
 def decimated(shard: Shard, factor: int) -> Shard:
-    """The shard in memory with every factor-th sample of its signal kept, after an anti-alias filter.
+    """The shard, in memory, with every factor-th sample of its signal kept, after an anti-alias filter.
 
-    Windows start on the kept sample at or just before their own start and have window // factor samples. The filter
-    (a Kaiser-windowed FIR, zero-phase, cut at the new half rate) reaches 10 kept samples to each side.
+    Windows start on the kept sample at or just before their original start and have window // factor samples. The
+    filter (a Kaiser-windowed FIR, zero-phase, with its cut-off at half the new rate) extends over 10 kept samples to
+    each side.
     """
     window = shard.window // factor
     if window < 1:
@@ -110,14 +114,15 @@ def prepare(
 ) -> Batches:
     """All windows of some shards, decimated and kept in memory, as batches on `device`.
 
-    transform: (n_shards, C, C), see semg.data.normalization. Memory: 2 bytes a kept sample and channel.
+    transform: (n_shards, C, C), see semg.data.normalization. Memory: 2 bytes per kept sample and channel.
     """
     bar = progress(shards, total=len(shards), unit="recording", desc="decimate")
     return Batches(WindowSet([decimated(shard, factor) for shard in bar]), transform, device, workers=0)
 
 
 def scaled_by(shards: Sequence[Shard], how: str, train_shards: Sequence[Shard]) -> np.ndarray:
-    """(n_shards, C, C) scales: `session` by each session's powers, `none` by the training recordings'."""
+    """(n_shards, C, C) channel scalings: `session` by the powers of each session, `none` by those of the training
+    recordings."""
     method = "session" if how == "session" else "train"
     return normalization.transform_of(
         shards, normalization.ChannelNormalization(method), normalization.gain_of(train_shards)
@@ -129,7 +134,7 @@ def scaled_by(shards: Sequence[Shard], how: str, train_shards: Sequence[Shard]) 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained; the epoch is chosen on the validation people."""
+    """Settings of a network's training; the epoch is chosen on the validation people."""
 
     optimizer: OptimizerConfig
     epochs: int = 8
@@ -139,12 +144,12 @@ class Recipe:
     augmentation: Augmentation = AUGMENTATION
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in JSON's types."""
+        """All settings as JSON types."""
         return {**asdict(self), "augmentation": str(self.augmentation)}
 
 
 class RawWindows:
-    """A `loop.Task`: to classify raw windows with a module that maps (B, C, N) to (B, classes)."""
+    """A `loop.Task`: classify raw windows with a module that maps (B, C, N) to (B, classes)."""
 
     def __init__(self, module: nn.Module, train: Batches, recipe: Recipe) -> None:
         self.module = module
@@ -154,7 +159,7 @@ class RawWindows:
         self.steps_per_epoch = max(1, len(train.windows) // recipe.batch_size)
 
     def order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Places and first samples of the windows of each step; a function of seed and epoch alone."""
+        """Places and first samples of the windows of each step; they depend only on the seed and `epoch`."""
         windows, recipe = self._train.windows, self._recipe
         random = np.random.default_rng((recipe.seed, Stream.ORDER, epoch))
         order = random.permutation(len(windows))
@@ -170,7 +175,7 @@ class RawWindows:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy of augmented windows."""
-        tokens = batch.x.transpose(1, 2)  # a sample of all channels is a token of patch 1
+        tokens = batch.x.transpose(1, 2)  # each sample, of all channels, is treated as a token
         shape = len(tokens), tokens.shape[1]
         change = draw(self._recipe.augmentation, self._layout, shape, generator, tokens.device)
         x = change(tokens).transpose(1, 2)
@@ -182,8 +187,9 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train `model` in place and leave it with the weights of its best epoch, in evaluation mode.
 
-    The best epoch has the best leading metric as a mean over the validation people; of equal ones the first. Returns a
-    row an epoch: epoch, train_loss, and each headline metric as val_NAME. Raises DivergedError as `loop.fit` does.
+    The best epoch has the best leading metric, as a mean over the validation people; of epochs with equal scores, the
+    first. Returns a row per epoch: epoch, train_loss, and each headline metric as val_NAME. Raises DivergedError as
+    `loop.fit` does.
     """
     task = RawWindows(model.to(train.device), train, recipe)
     optimizer = Optimizer(model, recipe.optimizer, recipe.epochs * task.steps_per_epoch)
@@ -200,12 +206,12 @@ def fit(
 
 
 def best_epoch(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The row of the epoch whose weights `fit` leaves."""
+    """The row of the epoch whose weights `fit` leaves in the model."""
     return max(rows, key=lambda row: LEADING.rank(validated(row)))
 
 
 def validated(row: dict[str, float]) -> float:
-    """The leading metric of an epoch's row, a mean over the validation people."""
+    """The leading metric in an epoch's row, a mean over the validation people."""
     return row[f"val_{LEADING.name}"]
 
 

@@ -1,4 +1,5 @@
-"""Several processes that train one model, as torchrun starts them: who they are and what they tell each other."""
+"""Several processes that train one model together, as torchrun starts them: their identities and their
+communication."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together; `World()` is one that trains alone."""
+    """This process among those that train together; `World()` is a process that trains alone."""
 
     rank: int = 0
     size: int = 1
@@ -26,29 +27,29 @@ class World:
         return self.rank == 0
 
     def check_shares(self, batch_size: int) -> None:
-        """SettingError if the processes cannot share a batch of so many windows evenly."""
+        """SettingError if the processes cannot share a batch of `batch_size` windows evenly."""
         if batch_size % self.size:
             raise SettingError("batch_size", "a multiple of the {} processes", batch_size, (self.size,))
 
     def share(self, index: np.ndarray) -> np.ndarray:
-        """This process's share of a batch: every size-th of its places (B,)."""
+        """This process's share of a batch: every size-th element of `index` (B,)."""
         return index[self.rank :: self.size]
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over processes of some numbers (n,)."""
+        """The mean of `values` (n,) over processes."""
         if self.size > 1:
             distributed.all_reduce(values)
             values = values / self.size
         return values
 
     def sum(self, counts: Tensor) -> Tensor:
-        """The sum over processes of a tensor, which every process gets."""
+        """The sum of a tensor over processes; every process gets it."""
         if self.size > 1:
             distributed.all_reduce(counts)
         return counts
 
     def least(self, value: int, device: torch.device) -> int:
-        """The least of what the processes have in `value`. device: of this process."""
+        """The smallest `value` among the processes. device: of this process."""
         if self.size == 1:
             return value
         held = torch.tensor(value, device=device)
@@ -56,7 +57,7 @@ class World:
         return int(held)
 
     def from_main(self, value: T) -> T:
-        """What the main process has in `value`."""
+        """The `value` of the main process."""
         if self.size == 1:
             return value
         box = [value]
@@ -64,30 +65,29 @@ class World:
         return box[0]
 
     def parallel(self, module: nn.Module, *, unused: bool = False) -> nn.Module:
-        """`module`, whose gradients become the mean over processes; unused: some parameters may get no gradient."""
+        """`module`, with gradients averaged over processes. unused: some parameters may get no gradient."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return module
-        # buffers are the front-end's constants; gradients as views of what is sent: no copy of them each step
+        # buffers are constants of the front-end; gradients are views of the communication buffers, which saves a copy
         return nn.parallel.DistributedDataParallel(
             module, find_unused_parameters=unused, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     def leave(self) -> None:
-        """Say goodbye to the other processes."""
+        """Leave the group of processes."""
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 def join_world(batch_size: int, device: str) -> World:
-    """Join the processes that torchrun started, if it did. SettingError if they can't share a batch evenly.
+    """Join the processes that torchrun started, if any. SettingError if they cannot share a batch evenly.
 
-    batch_size: windows of a step, over all processes; 0 where it is chosen later. device: `auto`, `cpu`, `cuda` or
-    `mps`.
+    batch_size: windows per step, over all processes; 0 if it is chosen later. device: `auto`, `cpu`, `cuda` or `mps`.
     """
     if "RANK" not in os.environ:
         return World()
     if os.environ.get("WORLD_SIZE") == "1" and "MASTER_ADDR" not in os.environ:
-        return World()  # some containers say so of any process
+        return World()  # some containers set these variables for every process
     rank, size, local = (_from_launcher(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     _check_meeting_place(rank, size)
     world = World(rank, size)
@@ -103,7 +103,7 @@ _BY_TORCHRUN = "start several processes by torchrun, or unset RANK"
 
 
 def _from_launcher(name: str) -> int:
-    """One of the numbers that torchrun gives each process. DataError where RANK stands alone."""
+    """One of the numbers that torchrun sets for each process. DataError if only RANK is set."""
     value = os.environ.get(name, "")
     if not value.isdecimal():
         actual = value or "none"
@@ -115,7 +115,7 @@ def _from_launcher(name: str) -> int:
 
 
 def _check_meeting_place(rank: int, size: int) -> None:
-    """DataError for a rank that none of the processes has, or where it is not said how they find each other."""
+    """DataError for a rank out of range, or if the address at which the processes meet is not set."""
     if rank >= size:
         raise DataError(f"RANK: expected less than WORLD_SIZE, {size}, found {rank}", _BY_TORCHRUN)
     if not os.environ.get("MASTER_ADDR"):

@@ -1,7 +1,8 @@
-"""Tables of features for classical methods: of a fold's windows, and of a session's windows whatever their labels.
+"""Tables of features for classical methods: of a fold's labelled windows, and of a session's windows regardless of
+labels.
 
 Features are hand-crafted ones (semg/evaluation/hand_crafted_features.py), the network's own (token_features.py), or
-tangent vectors of covariances (tangent_features.py).
+tangent vectors of covariance matrices (tangent_features.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,21 +23,22 @@ from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_name
 from semg.training import classical
 
 TOKENS = "tokens"  # the network's own features
-RIEMANN = "riemann"  # tangent vectors of covariances, recentred by session
-BY_SESSION = (TOKENS, RIEMANN)  # features that are normalised by session in a way of their own
-ADAPTING_WINDOWS = 1000  # of each recording at most
+RIEMANN = "riemann"  # tangent vectors of covariance matrices, recentred by session
+BY_SESSION = (TOKENS, RIEMANN)  # features that do their own normalisation by session
+ADAPTING_WINDOWS = 1000  # per recording, at most
 GATHERED = 256  # windows read at once
-STATISTICS_WINDOWS = 256  # of each recording, for the mean and standard deviation of its session
-SMALLEST_STD = 1e-6  # a feature that does not vary in a session is left at 0
+STATISTICS_WINDOWS = 256  # per recording, for the mean and standard deviation of its session
+SMALLEST_STD = 1e-6  # a feature that does not vary in a session becomes 0
 
 
 @dataclass(frozen=True)
 class SessionWindows:
     """A session's unlabelled windows in time order.
 
-    x: (n, F) features, those of one kind for all channels side by side; recording: (n,) which each is of; spacing:
-    seconds from one to the next; seconds: of signal. electrodes: how many; rings: of them, as a shard's; copies: how
-    often each is among the channels of x. pairs: features are of pairs of channels, as `turned_pairs` orders them.
+    x: (n, F) features; values of the same feature for all channels are adjacent; recording: (n,) the recording of each
+    window; spacing: seconds from one window to the next; seconds: length of the signal. electrodes: their number;
+    rings: as in a shard; copies: how many times each electrode is among the channels of x. pairs: whether features
+    belong to pairs of channels, in the order of `turned_pairs`.
     """
 
     x: np.ndarray
@@ -49,7 +51,7 @@ class SessionWindows:
     pairs: bool = False
 
     def turned(self, x: np.ndarray, places: int) -> np.ndarray:
-        """(n, F) features with every ring of electrodes turned by so many places."""
+        """(n, F) features with every ring of electrodes rotated by `places`."""
         origin = turned_by(self.rings, self.electrodes, places, self.copies)
         if self.pairs:
             origin = turned_pairs(origin)
@@ -57,7 +59,7 @@ class SessionWindows:
 
 
 class HandCrafted:
-    """Hand-crafted features, z-scored by each session's own mean and standard deviation where `by_session`."""
+    """Hand-crafted features; if `by_session`, standardised by each session's mean and standard deviation."""
 
     def __init__(self, shards: Sequence[Shard], extract: FeatureExtractor, by_session: bool) -> None:
         self._shards, self._extract = list(shards), extract
@@ -68,9 +70,10 @@ class HandCrafted:
             self._scale |= dict.fromkeys(places, (values.mean(0), np.maximum(values.std(0), SMALLEST_STD)))
 
     def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:
-        """(n, k, C) float32: of the windows of the shard at `place` that begin at `starts` (n,)."""
+        """(n, k, C) float32: features of the windows that begin at the samples `starts` (n,) of the shard at
+        `place`."""
         own = self._shards[place]
-        shard = open_shard(own.path)  # mapped anew: what is read leaves memory with it
+        shard = open_shard(own.path)  # mapped again, so that what is read is released with it
         if shard.meta["checksum"] != own.meta["checksum"]:
             raise DataError(f"{own.path}: expected the shard as it was, found it replaced; start this run again")
         table = np.empty((len(starts), self._extract.width, len(shard.channels)), np.float32)
@@ -86,12 +89,13 @@ class HandCrafted:
 
 
 def kind_of(features: str) -> str:
-    """Features of one kind have their tables made together: TOKENS, RIEMANN, or empty for all hand-crafted ones."""
+    """The kind of a feature set; tables of one kind are made together: TOKENS, RIEMANN, or empty for all hand-crafted
+    ones."""
     return features if features in BY_SESSION else ""
 
 
 def feature_table(windows: WindowSet, source: Any, bar: Any) -> np.ndarray:
-    """(n_windows, k, C) float32: the features of all windows in order; signals are read a few windows at a time.
+    """(n_windows, k, C) float32: the features of all windows in order. Signals are read a few windows at a time.
 
     source: HandCrafted, TokenFeatures or TangentFeatures of the windows' shards.
     """
@@ -109,7 +113,7 @@ def feature_table(windows: WindowSet, source: Any, bar: Any) -> np.ndarray:
 
 
 class Tables:
-    """The features of a fold's windows, for all results that need the same kind of features."""
+    """The features of a fold's windows, for all results that use the same kind of features."""
 
     def __init__(
         self, windows: dict[str, WindowSet], baselines: Sequence[Baseline], console: Console, threads: int
@@ -120,7 +124,7 @@ class Tables:
         self._columns: tuple[str, ...] = ()
         self._sources: dict[str, Any] = {}
         if self._kind == TOKENS:
-            from semg.training.threads import use_threads  # with torch, which the other features do not need
+            from semg.training.threads import use_threads  # imports torch, which the other features do not need
             from semg.training.token_features import TokenFeatures
 
             use_threads(threads)
@@ -153,25 +157,26 @@ class Tables:
             self._tables = {name: feature_table(own, self._sources[name], bar) for name, own in windows.items()}
 
     def of(self, name: str, features: str) -> np.ndarray:
-        """(n, k, C) of the windows called `name`: a feature set's columns; of RIEMANN bands by pairs of channels."""
+        """(n, k, C) features of the windows called `name`: the columns of a feature set; for RIEMANN, bands by pairs of
+        channels."""
         return self._tables[name][:, self._columns_of(features)]
 
     def train(self, features: str, rotations: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(n, F) features and (n,) labels to train on."""
+        """(n, F) features and (n,) labels for training."""
         table, label = self.of("train", features), self._windows["train"].label
         if rotations:
             table, label = classical.with_rotations(table, self._turned), np.tile(label, len(self._turned))
         return table.reshape(len(table), -1), label
 
     def unlabelled(self, name: str, places: Sequence[int], features: str) -> np.ndarray:
-        """(n, F) of windows spread over whole recordings, whatever their labels."""
+        """(n, F) features of windows spread over whole recordings, regardless of their labels."""
         shards, source = self._windows[name].shards, self._sources[name]
         starts = [evenly_spaced(len(shards[p].signal), shards[p].window, ADAPTING_WINDOWS) for p in places]
         table = np.concatenate([source.of(*seen) for seen in zip(places, starts, strict=True)])
         return table[:, self._columns_of(features)].reshape(len(table), -1)
 
     def session(self, name: str, places: Sequence[int], features: str) -> SessionWindows:
-        """All windows of a session's recordings, a stride apart, whatever their labels."""
+        """All windows of a session's recordings, one stride apart, regardless of their labels."""
         shards, source = self._windows[name].shards, self._sources[name]
         own = [shards[p] for p in places]
         stride = own[0].arguments["stride"]

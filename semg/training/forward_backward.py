@@ -1,10 +1,10 @@
-"""The forward-backward algorithm (Rabiner 1989, "A tutorial on hidden Markov models") for states that mostly stay.
+"""The forward-backward algorithm (Rabiner 1989, "A tutorial on hidden Markov models") for states that mostly persist.
 
-From one window to the next NumPy does little and Python costs much. So each recording is cut into blocks, of about as
-many windows as there are blocks, and all blocks go forwards at once, and backwards. What a block does to the state
-before it is a matrix, for the forward pass is linear; with the matrices, the state at each block's beginning follows
-from block to block (Hassan, Särkkä, García-Fernández 2021, "Temporal parallelization of inference in hidden Markov
-models"). The posteriors are those of the plain algorithm.
+From one window to the next there is little to compute, and Python's overhead dominates. Therefore each recording is cut
+into blocks, about as many as each block has windows, and the forward and backward passes run over all blocks at once.
+The effect of a block on the state before it is a matrix, because the forward pass is linear; with these matrices, the
+state at the beginning of each block follows from block to block (Hassan, Särkkä, García-Fernández 2021, "Temporal
+parallelization of inference in hidden Markov models"). The posteriors are those of the plain algorithm.
 """
 
 import math
@@ -15,8 +15,8 @@ import numpy as np
 def smoothed(likelihood: np.ndarray, recording: np.ndarray, prior: np.ndarray, stay: float) -> np.ndarray:
     """(n, K) likelihoods of windows in time order -> (n, K) posteriors.
 
-    recording (n,): which recording each window is of; none goes on into the next. In each step the state stays with
-    probability `stay`, and is drawn anew from `prior` (K,), of sum 1, otherwise.
+    recording (n,): the recording of each window; the chain starts afresh in each. In each step the state persists with
+    probability `stay`, and is otherwise drawn from `prior` (K,), which sums to 1.
     """
     places = [np.flatnonzero(recording == one) for one in np.unique(recording)]
     emitted = _in_blocks(likelihood, places)
@@ -36,18 +36,19 @@ def smoothed(likelihood: np.ndarray, recording: np.ndarray, prior: np.ndarray, s
 
 
 def _in_blocks(likelihood: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
-    """(n, K) and the windows of each of R recordings -> (windows of a block, R, blocks, K)."""
+    """(n, K) likelihoods and the places of the windows of each of R recordings -> (windows per block, R, blocks, K)."""
     longest, classes = max(map(len, places)), likelihood.shape[1]
     length = math.isqrt(longest - 1) + 1
     blocks = -(-longest // length)
-    emitted = np.ones((len(places), blocks * length, classes))  # behind a recording's end nothing is observed
+    emitted = np.ones((len(places), blocks * length, classes))  # after the end of a recording nothing is observed
     for own, values in zip(places, emitted, strict=True):
         values[: len(own)] = likelihood[own]
     return np.ascontiguousarray(emitted.reshape(len(places), blocks, length, classes).transpose(2, 0, 1, 3))
 
 
 def _transfer(emitted: np.ndarray, prior: np.ndarray, stay: float) -> np.ndarray:
-    """(R, blocks, K, K): times the state before a block, a row, it is the state at the block's end, but for its sum."""
+    """(R, blocks, K, K): multiplied by the state before a block, a row vector, it gives the state at the block's end,
+    up to a factor."""
     transfer = np.broadcast_to(np.eye(len(prior)), (*emitted.shape[1:], len(prior)))
     for seen in emitted:
         transfer = _moved(transfer, prior, stay) * seen[..., None, :]
@@ -56,8 +57,8 @@ def _transfer(emitted: np.ndarray, prior: np.ndarray, stay: float) -> np.ndarray
 
 
 def _at_ends(transfer: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(R, blocks, K) each: the state before each block, by all windows until then, and the likelihood, but for a
-    factor, of all windows after it by the state at its end."""
+    """(R, blocks, K) each: the state before each block, given all earlier windows, and the likelihood of all later
+    windows given the state at the block's end, up to a factor."""
     before, after = np.empty(transfer.shape[:-1]), np.ones(transfer.shape[:-1])
     before[:, 0] = prior
     for block in range(1, transfer.shape[1]):
@@ -70,10 +71,10 @@ def _at_ends(transfer: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _moved(state: np.ndarray, prior: np.ndarray, stay: float) -> np.ndarray:
-    """(..., K) weights of the states -> those before the next window is seen."""
+    """(..., K) weights of the states -> the weights before the next window is seen."""
     return stay * state + (1 - stay) * state.sum(-1, keepdims=True) * prior
 
 
 def _normalised(values: np.ndarray) -> np.ndarray:
-    """(..., K) -> the same of sum 1."""
+    """(..., K) -> the same, scaled to a sum of 1."""
     return values / values.sum(-1, keepdims=True)

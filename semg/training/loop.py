@@ -1,14 +1,14 @@
 """The loop that all training here shares: classification, next-patch prediction, calibration.
 
-What is learnt is a `Task`: the batches of an epoch, and the loss of one batch. `fit` does the rest, an epoch at a time,
-and the caller does between epochs what it likes:
+A `Task` says what is learnt: the batches of an epoch, and the loss of one batch. `fit` does the rest, one epoch at a
+time, and the caller does what it likes between epochs:
 
     optimizer = Optimizer(task.module, OptimizerConfig(lr=1e-3), steps=epochs * task.steps_per_epoch)
     for epoch in fit(task, optimizer, epochs=epochs, seed=0):
         print(epoch.number, epoch.loss, validation_score(task.module))
 
-Everything random in a step follows from the seed and the step's number, so a run that is stopped and goes on from its
-`LoopState`, weights and optimiser is the run that was not stopped, to the last bit.
+All randomness in a step depends only on the seed and the step's number. A run that is stopped and resumed from its
+`LoopState`, weights and optimiser is therefore identical, to the last bit, to one that was not stopped.
 """
 
 import math
@@ -28,49 +28,51 @@ from semg.training.optimization import Optimizer, Stream, WeightAverage, reseed,
 
 B = TypeVar("B")
 
-# No healthy run comes near these: gradients are of order 1, and the first loss is about log(classes).
+# A healthy run stays far from these limits: gradients are of order 1, and the first loss is about log(classes).
 EXPLODED_LOSS = 100.0  # times the first step's loss
-EXPLODED_NORM = 1e6  # of the gradient, before it is clipped
-DEAD_NORM, DEAD_LOSS, DEAD_STEPS = 1e-8, 0.01, 20  # no gradient while there is a loss, so many steps in a row
+EXPLODED_NORM = 1e6  # of the gradient, before clipping
+DEAD_NORM, DEAD_LOSS, DEAD_STEPS = 1e-8, 0.01, 20  # no gradient in spite of a loss, for this many steps in a row
 
 
 class DivergedError(DataError):
-    """Training can't recover; the message says at which step and what was found there, not which flag to change."""
+    """Training cannot recover. The message says at which step and what was found there, but not which flag to
+    change."""
 
 
 class Task(Protocol[B]):
-    """What is learnt."""
+    """What is to be learnt."""
 
     @property
     def module(self) -> nn.Module:
-        """What trains; put into training mode at each epoch's start."""
+        """The module that is trained; it is put into training mode at the start of each epoch."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch, at least one."""
+        """Number of batches in an epoch, at least one."""
 
     def batches(self, epoch: int, first: int) -> Iterable[B]:
-        """The batches of an epoch (from 0) from its step `first` on: a function of the seed and `epoch` alone."""
+        """The batches of an epoch (from 0) from its step `first` on; they depend only on the seed and `epoch`."""
 
     def loss(self, batch: B, generator: torch.Generator) -> Tensor:
-        """() the loss of a batch. Draws from `generator`, on the CPU, and from torch's own (dropout), nothing else."""
+        """() the loss of a batch. Draws random numbers only from `generator`, on the CPU, and from torch's own
+        (dropout)."""
 
 
 @dataclass
 class LoopState:
-    """How far training is; with the weights and the optimiser's state, all that going on needs."""
+    """How far training has come; together with the weights and the optimiser's state, everything needed to resume."""
 
     epoch: int = 0  # epochs done
-    in_epoch: int = 0  # steps done in the epoch that is under way
+    in_epoch: int = 0  # steps done in the current epoch
     loss_sum: float = 0.0  # over those steps
-    norm_sum: float = 0.0  # likewise
-    first_loss: float = 0.0  # of the first step of all
-    dead_steps: int = 0  # in a row without a gradient
+    norm_sum: float = 0.0  # over those steps
+    first_loss: float = 0.0  # of the very first step
+    dead_steps: int = 0  # consecutive steps without a gradient
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch that is done: its number, from 1; means of loss and gradient norm over its steps; steps a second."""
+    """A finished epoch: its number, from 1; means of loss and gradient norm over its steps; steps per second."""
 
     number: int
     loss: float
@@ -93,12 +95,14 @@ def fit(
     name: str = "epoch",
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Epoch]:
-    """Train until `epochs` are done, and give control back after each.
+    """Train until `epochs` are done, and yield after each.
 
-    state: where to begin, moved along. autocast: the precision to compute losses in. average: follows the weights.
-    world: the processes that train together. progress, name: shows each epoch's steps, as `name 1/8`.
-    stop: looked at after each step; training then ends at once, and `state` says where.
-    Raises DivergedError for a loss or gradient that can't be, before it moves a weight; on a GPU up to a step later.
+    state: where to begin; it is updated. autocast: the precision in which losses are computed. average: a moving
+    average of the weights, updated in each step. world: the processes that train together. progress, name: show each
+    epoch's steps, as `name 1/8`. stop: checked after each step; if it is true, training ends at once, and `state` says
+    where.
+    Raises DivergedError for an impossible loss or gradient, before any weight is changed by it; on a GPU up to one step
+    later.
     """
     state, world = state or LoopState(), world or World()
     watch, device = _Watch(state, world), next(task.module.parameters()).device
@@ -115,7 +119,7 @@ def fit(
         for place, batch in enumerate(bar, first):
             step = state.epoch * task.steps_per_epoch + place
             reseed(device, seed_of(seed, stream, step, world.rank))
-            # on the CPU: the same draws whatever the device
+            # on the CPU, so that the draws are the same on every device
             generator = torch.Generator().manual_seed(seed_of(seed, stream + 1, step, world.rank))
             with autocast or nullcontext():
                 loss = task.loss(batch, generator)
@@ -132,18 +136,20 @@ def fit(
 
 
 class _Watch:
-    """Looks at the loss and gradient norm of each step, and counts it in the state.
+    """Checks the loss and gradient norm of each step, and adds them to the state.
 
-    A GPU's numbers come to the host while the GPU goes on, and are looked at in the step behind: else the GPU would
-    wait until the host has seen them and prepared the next batch.
+    On a GPU the numbers are copied to the host asynchronously and checked one step later. Otherwise the GPU would wait
+    until the host has read them and prepared the next batch.
     """
 
     def __init__(self, state: LoopState, world: World) -> None:
         self._state, self._world = state, world
-        self._due: tuple[int, Tensor, torch.cuda.Event | None] | None = None  # step, both numbers, when they are there
+        self._due: tuple[int, Tensor, torch.cuda.Event | None] | None = (
+            None  # step, both numbers, the event after which they can be read
+        )
 
     def note(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Take a step's. DivergedError for what those that are there say."""
+        """Take the numbers of a step. DivergedError if the numbers that have arrived show a lost run."""
         numbers = self._world.mean(torch.stack([loss.detach(), norm.detach()]))
         on_the_way = None
         if numbers.device.type == "cuda":
@@ -155,7 +161,7 @@ class _Watch:
             self.finish()
 
     def finish(self) -> None:
-        """Look at what was not looked at yet."""
+        """Check the numbers that are still to be checked."""
         if self._due is None:
             return
         (step, numbers, on_the_way), self._due = self._due, None
@@ -165,7 +171,8 @@ class _Watch:
 
 
 def _count(state: LoopState, step: int, loss: float, norm: float) -> None:
-    """Note a step down. DivergedError if the run is lost: no finite numbers, an explosion, or no gradient at all."""
+    """Add a step to the state. DivergedError if the run is lost: numbers that are not finite, an explosion, or no
+    gradient at all."""
     state.first_loss = state.first_loss or loss
     exploded = loss > EXPLODED_LOSS * max(1.0, state.first_loss) or norm > EXPLODED_NORM
     state.dead_steps = state.dead_steps + 1 if norm < DEAD_NORM and loss > DEAD_LOSS else 0
@@ -180,7 +187,7 @@ def _count(state: LoopState, step: int, loss: float, norm: float) -> None:
 
 
 def _finished(state: LoopState, steps: int, rate: float) -> Epoch:
-    """The epoch that `state` has come to the end of; `state` then stands at the next one's beginning."""
+    """The epoch that has just ended; `state` is moved to the beginning of the next."""
     state.epoch += 1
     epoch = Epoch(state.epoch, state.loss_sum / steps, state.norm_sum / steps, rate)
     state.in_epoch, state.loss_sum, state.norm_sum = 0, 0.0, 0.0

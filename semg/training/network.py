@@ -1,4 +1,4 @@
-"""The network that a training run begins with: its shape, by settings and data, and its first weights."""
+"""The network with which a training run begins: its shape, from settings and data, and its initial weights."""
 
 import math
 import os
@@ -13,11 +13,12 @@ from semg.data.shards import Shard
 from semg.training.config import TrainConfig, bands_at, patch_of
 
 ORTHOGONAL_GAIN = 1.41  # as in Lu et al. 2021, "Pretrained transformers as universal computation engines"
-SMALL = {"layers": 2, "width": 64, "heads": 4}  # what a random GPT-2 has unless told otherwise
+SMALL = {"layers": 2, "width": 64, "heads": 4}  # the default size of a random GPT-2
 
 
 def decoder_of(config: TrainConfig) -> Pretrained | None:
-    """The decoder that `backbone` names, read and checked; None for a control and for a random GPT-2 of any size."""
+    """The decoder that `backbone` names, with its configuration checked; None for a control and for a random GPT-2 of
+    any size."""
     if config.backbone in CONTROLS or (config.backbone == "gpt2" and config.init == "random"):
         return None
     decoder = open_pretrained(config.backbone)
@@ -31,9 +32,9 @@ def decoder_of(config: TrainConfig) -> Pretrained | None:
 
 
 def model_config(config: TrainConfig, shard: Shard, decoder: Pretrained | None) -> ModelConfig:
-    """The network that the settings ask for, on windows as in `shard`. Raises SettingError for what cannot be.
+    """The network that the settings describe, for windows as in `shard`. Raises SettingError if it cannot be built.
 
-    decoder: as `decoder_of` gives it. Lengths become samples here, and frequencies cycles a sample.
+    decoder: from `decoder_of`. Lengths are converted to samples here, and frequencies to cycles per sample.
     """
     rate, window = shard.rate, shard.window
     shape: dict[str, Any] = dict(SMALL)
@@ -63,7 +64,8 @@ def model_config(config: TrainConfig, shard: Shard, decoder: Pretrained | None) 
 
 
 def in_own_units(error: SettingError, config: TrainConfig, rate: float) -> SettingError:
-    """An error of ModelConfig, which counts in samples, in the units of the settings: hertz, and time where given."""
+    """An error of ModelConfig, which counts in samples, converted to the units of the settings: hertz, and time where
+    it was given as time."""
 
     def say(value: float) -> str:
         if error.field == "band_edges":
@@ -75,10 +77,13 @@ def in_own_units(error: SettingError, config: TrainConfig, rate: float) -> Setti
 
 
 def build(config: TrainConfig, shape: ModelConfig, decoder: Pretrained | None) -> GPT2Classifier:
-    """The network with its first weights. SettingError for one that finds no room, DataError for weights of another."""
+    """The network with its initial weights. SettingError if it is too large for the memory, DataError for weights that
+    do not fit."""
     _check_room(shape, decoder)
     weights = None
-    if decoder is not None and config.init != "random":  # read first: a file of other weights costs no network
+    if (
+        decoder is not None and config.init != "random"
+    ):  # read before the network is built, so that a wrong file fails early
         weights = decoder.weights(shape.layers)
     torch.manual_seed(config.seed)
     model = GPT2Classifier(shape)
@@ -89,8 +94,8 @@ def build(config: TrainConfig, shape: ModelConfig, decoder: Pretrained | None) -
 
 
 def _check_room(shape: ModelConfig, decoder: Pretrained | None) -> None:
-    """SettingError for a network larger than the memory: where systems promise more than they have, filling it would
-    end the process without a word."""
+    """SettingError for a network larger than the memory. Some systems promise more memory than they have, and end the
+    process without a message when it is used."""
     size, room = 4 * sum(map(math.prod, weight_shapes(shape).values())), _memory()
     if size > room:
         expected = f"weights that fit into the memory of {room / 2**30:.0f} GiB, found {size / 2**30:,.0f} GiB of them"
@@ -98,7 +103,7 @@ def _check_room(shape: ModelConfig, decoder: Pretrained | None) -> None:
 
 
 def _memory() -> float:
-    """Bytes that the machine has; infinity where the system does not tell."""
+    """Bytes of memory that the machine has; infinity if the system does not say."""
     names = getattr(os, "sysconf_names", {})
     if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
         return math.inf
@@ -107,7 +112,7 @@ def _memory() -> float:
 
 @torch.no_grad()
 def _prepare_embedding(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> None:
-    """The first weights of the map from tokens to the backbone."""
+    """Set the initial weights of the map from tokens to the backbone."""
     weight = model.embed.weight
     if config.embed_init == "orthogonal":
         torch.nn.init.orthogonal_(weight, gain=ORTHOGONAL_GAIN)
@@ -121,7 +126,8 @@ def _prepare_embedding(config: TrainConfig, model: GPT2Classifier, decoder: Pret
 
 
 def _scale_of_backbone(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> float:
-    """What makes embedded tokens, whose features have a variance of 1, as large as what the backbone was fed with."""
+    """The factor that makes embedded tokens, whose features have a variance of 1, as large as the backbone's own
+    embeddings."""
     if decoder is None:
         expected = "a number, for there is no pretrained decoder whose own embeddings could be measured"
         raise SettingError("embed_scale", expected, config.embed_scale)
@@ -130,7 +136,7 @@ def _scale_of_backbone(config: TrainConfig, model: GPT2Classifier, decoder: Pret
 
 
 def first_weights(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> dict[str, Any]:
-    """Which weights the backbone has before training: what results say of themselves."""
+    """Which weights the backbone has before training, for the record in results."""
     facts: dict[str, Any] = {"source": config.backbone, "init": config.init}
     if decoder is not None and decoder.revision:
         facts["revision"] = decoder.revision

@@ -1,14 +1,16 @@
-"""Adapting a model while a stream goes on, to what has been heard of it so far.
+"""Adapting a model during a stream, to the signal received so far.
 
-`adapt` (adaptation.py) takes seconds for a minute of signal. So it runs beside the decisions, which go on with the
-weights there are; the stream takes the adapted ones between two decisions, once they are there. A first adaptation
-begins after `first` seconds of signal, and the next each time what has been heard has grown by the factor `growth`.
-Each starts from the trained weights, so that mistakes don't add up. One that the safeguard refuses (not all gestures
-heard yet, a pause) changes nothing: decisions go on with the last weights that were taken.
+`adapt` (adaptation.py) takes seconds for a minute of signal. It therefore runs in parallel with the decisions, which
+continue with the current weights; the stream switches to the adapted weights between two decisions, as soon as they are
+available. The first adaptation begins after `first` seconds of signal, the next each time the signal has grown by the
+factor `growth`. Each starts from the trained weights, so that errors do not accumulate. If the safeguard rejects an
+adaptation (not all gestures heard yet, a pause), nothing changes: decisions continue with the last weights that were
+accepted.
 
-Who computes is one of two. `InBackground` is for a live stream: another process, for in one process Python's global
-lock would let decisions wait. `InSignalTime` is for recordings: an adaptation takes effect a set time of signal after
-it began, however fast the machine, so that the same recording gives the same decisions; nothing looks ahead.
+There are two kinds of workers. `InBackground` is for live streams and uses another process, because within one process
+Python's global lock would delay decisions. `InSignalTime` is for recordings: an adaptation takes effect a set time of
+signal after it began, regardless of the machine's speed, so that the same recording always gives the same decisions.
+Neither looks ahead.
 """
 
 import copy
@@ -35,17 +37,17 @@ from semg.inference.online_normalization import Given, Normalization
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
 
-KEPT_SECONDS = 600.0  # of signal, the latest, that is adapted to: 150 MB of 24 channels at 5120 Hz
-SENT_SECONDS = 1.0  # of signal that go to the other process at once
+KEPT_SECONDS = 600.0  # of the latest signal are adapted to: 150 MB for 24 channels at 5120 Hz
+SENT_SECONDS = 1.0  # of signal are sent to the other process at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When to adapt, in seconds of signal and shares of what has been heard.
+    """When to adapt, in seconds of signal.
 
-    first: heard before the first adaptation begins; growth: by what factor what has been heard grows until the next.
-    delay, delay_share: an adaptation takes effect after delay + delay_share * seconds adapted to; in signal time
-    only: in the background it does when it is done.
+    first: signal received before the first adaptation begins; growth: factor by which the signal grows before the next.
+    delay, delay_share: an adaptation takes effect delay + delay_share * (seconds adapted to) after it began. This holds
+    for InSignalTime only; in the background, an adaptation takes effect when it is done.
     """
 
     first: float = 30.0
@@ -55,53 +57,55 @@ class Schedule:
 
 
 class Worker(Protocol):
-    """Who computes adaptations, one at a time. None of its methods waits for one."""
+    """Computes adaptations, one at a time."""
 
     def hear(self, block: np.ndarray) -> None:
-        """(n, C) filtered microvolts that have come in."""
+        """Receive the next (n, C) filtered microvolts."""
 
     def begin_recording(self) -> None:
-        """What comes is another recording of the session: windows don't go from one into the next."""
+        """Another recording of the session begins: no window may span the two."""
 
     def begin(self, session: Given) -> None:
-        """Begin to adapt to what has been heard, normalised like this."""
+        """Begin to adapt to the signal received so far, with this normalisation."""
 
     def result(self) -> "Result | None":
-        """What the adaptation that was begun came to, once; None as long as it is not there."""
+        """The result of the adaptation that was begun, returned once; None until it is available."""
 
     def close(self) -> None:
-        """End what still runs."""
+        """Stop anything that is still running."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """network: to decide from now on, None where the model is not to be adapted; facts: about it, in JSON's types."""
+    """network: for all decisions from now on, or None if the model should not be adapted; facts: about the adaptation,
+    as JSON types."""
 
     network: GPT2Classifier | None
     facts: dict[str, Any]
 
 
 class OnlineAdaptation:
-    """A stream's network, adapted to what has been heard. See the module; `semg.inference.streaming.Adapting`.
+    """The network of a stream, adapted to the signal received so far. See the module; implements
+    `semg.inference.streaming.Adapting`.
 
-    network: decides now. events: what became of each adaptation so far, in JSON's types, each with `began` and
-    `taken`, seconds of signal heard at that time.
+    network: the one that decides now. events: the outcome of each adaptation so far, as JSON types, each with `began`
+    and `taken`, the seconds of signal received at these times.
     """
 
     def __init__(self, model: TrainedModel, worker: Worker, schedule: Schedule | None = None) -> None:
-        """At the beginning of a session; use `in_background` or `in_signal_time`."""
+        """An adaptation at the beginning of a session; use `in_background` or `in_signal_time`."""
         self.network = model.network
         self.events: list[dict[str, Any]] = []
         self._worker, self._schedule, self._rate = worker, schedule or Schedule(), model.rate
-        self._heard = 0  # samples
-        self._next = self._schedule.first * model.rate  # samples heard before the next adaptation begins
-        self._began: int | None = None  # samples heard when the adaptation that is not done yet began
+        self._heard = 0  # samples received
+        self._next = self._schedule.first * model.rate  # samples received when the next adaptation begins
+        self._began: int | None = None  # samples received when the running adaptation began; None if none is running
 
     @classmethod
     def in_background(
         cls, model: TrainedModel, how: Adaptation | None = None, schedule: Schedule | None = None
     ) -> "OnlineAdaptation":
-        """For a live stream. `close` it at the end."""
+        """For a live stream. Call `close` at the end."""
         return cls(model, InBackground(model, how or Adaptation()), schedule)
 
     @classmethod
@@ -113,16 +117,16 @@ class OnlineAdaptation:
         return cls(model, InSignalTime(model, how or Adaptation(), schedule), schedule)
 
     def see(self, block: np.ndarray) -> None:
-        """(n, C) filtered microvolts that have come in."""
+        """Receive the next (n, C) filtered microvolts."""
         self._heard += len(block)
         self._worker.hear(block)
 
     def begin_recording(self) -> None:
-        """What comes is another recording of the same session."""
+        """Another recording of the same session begins."""
         self._worker.begin_recording()
 
     def prepare(self, normalization: Normalization) -> None:
-        """Between two decisions: take the weights that are there, begin to adapt when it is time. Waits for nothing."""
+        """Call it between two decisions: switch to new weights if available, and begin an adaptation if it is time."""
         if self._began is not None and (result := self._worker.result()) is not None:
             if result.network is not None:
                 self.network = result.network
@@ -134,7 +138,7 @@ class OnlineAdaptation:
             self._worker.begin(normalization.snapshot())
 
     def in_words(self) -> str:
-        """What became of the adaptations so far, for a person."""
+        """The outcome of the adaptations so far, as text."""
         if not self.events:
             return f"not adapted: less than {self._schedule.first:g} s of signal and the time to adapt to them"
         times = [f"{one['taken']:.0f} s" for one in self.events if one["accepted"]]
@@ -143,20 +147,20 @@ class OnlineAdaptation:
         return (f"adapted after {', '.join(times)} of signal" if times else "not adapted") + suffix
 
     def close(self) -> None:
-        """End what still runs in the background."""
+        """Stop anything that is still running in the background."""
         self._worker.close()
 
 
 @dataclass
 class _Heard:
-    """The latest KEPT_SECONDS of a session's signal, in the blocks in which it came."""
+    """The latest KEPT_SECONDS of a session's signal, in the blocks in which it was received."""
 
     most: int  # samples
     recordings: deque[deque[np.ndarray]] = field(default_factory=lambda: deque([deque()]))
     samples: int = 0
 
     def add(self, block: np.ndarray) -> None:
-        self.recordings[-1].append(np.array(block, np.float16))  # copied: the caller may use its memory anew
+        self.recordings[-1].append(np.array(block, np.float16))  # copied: the caller may reuse its memory
         self.samples += len(block)
         while self.samples > self.most:
             if not self.recordings[0]:
@@ -169,7 +173,7 @@ class _Heard:
             self.recordings.append(deque())
 
     def signals(self, session: Given, window: int) -> list[Signal]:
-        """The recordings of at least a window."""
+        """The recordings with at least one window."""
         joined = [np.concatenate(list(own)) for own in self.recordings if own]
         return [Signal(own, session) for own in joined if len(own) >= window]
 
@@ -180,13 +184,13 @@ def _adapted(model: TrainedModel, signals: list[Signal], how: Adaptation) -> Ada
 
 
 class InSignalTime:
-    """A `Worker` that gives a result when a set time of signal has passed. See the module."""
+    """A `Worker` that returns its result when a set time of signal has passed. See the module."""
 
     def __init__(self, model: TrainedModel, how: Adaptation, schedule: Schedule) -> None:
         self._model, self._how, self._schedule = model, how, schedule
         self._received = _Heard(round(KEPT_SECONDS * model.rate))
         self._waiting: list[Signal] | None = None
-        self._left = 0.0  # samples until it takes effect
+        self._left = 0.0  # samples until the adaptation takes effect
 
     def hear(self, block: np.ndarray) -> None:
         """See `Worker`."""
@@ -204,32 +208,32 @@ class InSignalTime:
         self._left = (self._schedule.delay + self._schedule.delay_share * seconds) * self._model.rate
 
     def result(self) -> Result | None:
-        """See `Worker`; computed only now, so what a recording ends before costs nothing."""
+        """See `Worker`. The adaptation is computed here, so it costs nothing if the recording ends before."""
         if self._waiting is None or self._left > 0:
             return None
         adapted, self._waiting = _adapted(self._model, self._waiting, self._how), None
         return Result(adapted.model.network if adapted.accepted else None, adapted.to_dict())
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Nothing to do: nothing is running."""
 
 
 class InBackground:
     """A `Worker` in another process of low priority, with a model of its own. See the module.
 
-    Signal goes there second by second while the stream goes on, and the weights that trained come back. A process that
-    ended, such as for want of memory, gives one result that says so, and none after it.
+    The signal is sent there second by second during the stream, and the trained weights come back. If the process dies,
+    for example for lack of memory, there is one result that says so, and none after it.
     """
 
     def __init__(self, model: TrainedModel, how: Adaptation) -> None:
-        context = get_context("spawn")  # a fork of a process with threads may never end
-        self._jobs = context.Queue()  # unbounded, and written by a thread of its own: `put` never waits
-        self._jobs.cancel_join_thread()  # what the process has not read at the end is of no use
+        context = get_context("spawn")  # a fork of a process with threads may hang
+        self._jobs = context.Queue()  # unbounded, and written by its own thread: `put` never waits
+        self._jobs.cancel_join_thread()  # what the process has not read at the end is not needed
         ours, theirs = context.Pipe(duplex=False)
         args = (self._jobs, theirs, *_sent(model), how)
         self._process = context.Process(target=_serve, args=args, daemon=True)
         self._process.start()
-        theirs.close()  # ours then ends when the process does
+        theirs.close()  # then our end is closed when the process ends
         self._sent: list[np.ndarray] = []
         self._many = round(SENT_SECONDS * model.rate)
         # two copies: one decides while the other takes new weights
@@ -240,12 +244,12 @@ class InBackground:
 
     @property
     def pid(self) -> int | None:
-        """Of the process."""
+        """The id of the process."""
         return self._process.pid
 
     def hear(self, block: np.ndarray) -> None:
         """See `Worker`."""
-        if self._ended.is_set():  # nobody would take it
+        if self._ended.is_set():  # nobody would receive it
             return
         self._sent.append(np.array(block, np.float16))
         if sum(map(len, self._sent)) >= self._many:
@@ -281,7 +285,7 @@ class InBackground:
             self._sent = []
 
     def _receive(self, results: Connection) -> None:
-        """In a thread: put weights that come into the network that does not decide now."""
+        """Runs in a thread: load weights that arrive into the network that is not deciding at the moment."""
         with suppress(EOFError, OSError):
             while True:
                 facts, weights = results.recv()
@@ -300,7 +304,7 @@ class InBackground:
 
 
 def _sent(model: TrainedModel) -> tuple[Path, Mapping[str, Any], dict[str, np.ndarray], str]:
-    """The model as it is here, for another process: its file may be gone, or another's, by now."""
+    """The model as it is in memory, for another process: its file may have been deleted or replaced."""
     weights = {f"model.{name}": value for name, value in model.network.state_dict().items()}
     tensors = {name: value.cpu().numpy() for name, value in (model.checkpoint.tensors | weights).items()}
     return model.path, model.description, tensors, str(model.device)
@@ -315,8 +319,8 @@ def _serve(
     device: str,
     how: Adaptation,
 ) -> None:
-    """In the other process: keep what is heard, adapt when told to, until the stream's process ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the stream's to handle
+    """Runs in the other process: keep the signal, and adapt when told to, until the stream's process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stream's process handles Ctrl-C
     with suppress(AttributeError, OSError):
         os.nice(10)
     torch.set_num_threads(1)
@@ -338,7 +342,7 @@ def _serve(
 
 
 def _learnt_weights(adapted: Adapted, model: TrainedModel) -> dict[str, np.ndarray]:
-    """Those that differ from the model's; none where it was kept as it was."""
+    """The weights that differ from the model's; none if the adaptation was rejected."""
     if not adapted.accepted:
         return {}
     before = model.network.state_dict()

@@ -1,4 +1,5 @@
-"""How weights are moved, the same in all training here: optimiser, learning rate over time, mean of weights, seeds."""
+"""Everything that updates weights, for all training here: optimiser, learning-rate schedule, weight averaging,
+seeds."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,17 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-REFERENCE_BATCH = 128  # windows of a step that the default learning rate was tuned for
-LARGE_BACKBONE = 5_000_000  # trained numbers: less than one block of GPT-2 small, more than all of a small random GPT-2
+REFERENCE_BATCH = 128  # windows per step for which the default learning rate was tuned
+LARGE_BACKBONE = (
+    5_000_000  # trained parameters: fewer than one block of GPT-2 small has, more than a small random GPT-2 has
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its learning rate.
+    """Settings of AdamW and its learning rate.
 
-    lr: the highest learning rate. backbone_lr: of the backbone's own weights; None: by their number (`backbone_lr`).
-    weight_decay: of matrices, not of biases, norms or positions. warmup: share of the steps in which the rate rises; it
-    then falls to 0 as half a cosine. clip: largest gradient norm.
+    lr: the peak learning rate. backbone_lr: that of the backbone's weights; None means by their number (`backbone_lr`).
+    weight_decay: of matrices; biases, normalisation layers and positions have none. warmup: fraction of the steps in
+    which the rate rises; it then falls to 0 as half a cosine. clip: the norm to which gradients are clipped.
     """
 
     lr: float
@@ -31,7 +34,7 @@ class OptimizerConfig:
 
 
 class Optimizer:
-    """AdamW over the trainable parameters of a module, with its learning rate scheduled over a number of steps.
+    """AdamW over the trainable parameters of a module, with a learning-rate schedule over a number of steps.
 
     A step is `optimizer.backward(loss)`, then `optimizer.step(i)` for i = 0, 1, ..., steps - 1.
     """
@@ -43,12 +46,12 @@ class Optimizer:
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def lr(self, step: int) -> float:
-        """The learning rate of a step, outside the backbone."""
+        """The learning rate of a step for all weights outside the backbone."""
         return self.config.lr * schedule(step, self.steps, self.config.warmup)
 
     @property
     def backbone_lr(self) -> float:
-        """The highest learning rate of the backbone's weights; that of all others where none of them train."""
+        """The peak learning rate of the backbone's weights; that of all other weights if none of them is trained."""
         peaks = (
             peak for group, peak in zip(self.adamw.param_groups, self._peaks, strict=True) for _ in group["params"]
         )
@@ -56,20 +59,20 @@ class Optimizer:
         return next(of_backbone, self.config.lr)
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Put the loss's gradients in place, clipped; returns their norm before that."""
+        """Compute the loss's gradients and clip them; returns their norm before clipping."""
         self.adamw.zero_grad(set_to_none=True)
         loss.backward()
         return nn.utils.clip_grad_norm_(self._trained, self.config.clip)
 
     def step(self, step: int) -> None:
-        """Move the weights by the gradients that are in place."""
+        """Update the weights by the gradients."""
         share = schedule(step, self.steps, self.config.warmup)
         for group, peak in zip(self.adamw.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
         self.adamw.step()
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """Its state as named tensors, for a checkpoint."""
+        """The optimiser's state as named tensors, for a checkpoint."""
         return {
             f"{prefix}{self._names[place]}.{key}": torch.as_tensor(value)
             for place, values in self.adamw.state_dict()["state"].items()
@@ -77,7 +80,7 @@ class Optimizer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`, from names without the prefix. ValueError for another module's."""
+        """The inverse of `tensors`, from names without the prefix. ValueError for the state of another module."""
         state = self.adamw.state_dict()
         state["state"] = {}
         for name, value in tensors.items():
@@ -87,10 +90,10 @@ class Optimizer:
 
 
 def adamw(module: nn.Module, config: OptimizerConfig) -> tuple[list[str], torch.optim.AdamW]:
-    """AdamW over the trainable parameters of a module, and their names in its order.
+    """AdamW over the trainable parameters of a module, and the names of these parameters in its order.
 
-    Matrices decay, as in GPT-2's and nanoGPT's training; biases, norms and learned positions do not. The backbone, the
-    weights under the name `backbone`, has a learning rate of its own.
+    Matrices have weight decay, as in the training of GPT-2 and nanoGPT; biases, normalisation layers and learned
+    positions have none. The backbone, i.e. the weights under the name `backbone`, has a learning rate of its own.
     """
     positions = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     trained = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
@@ -116,24 +119,24 @@ def _in_backbone(name: str) -> bool:
 
 
 def backbone_lr(lr: float, trained: int) -> float:
-    """The highest learning rate of a backbone of which so many numbers train: large ones want small steps.
+    """The peak learning rate of a backbone with `trained` trainable parameters: large ones need small steps.
 
-    It does not depend on where the weights come from, so that random weights and pretrained ones are treated alike.
+    It does not depend on where the weights come from, so that random and pretrained weights are treated alike.
     """
     return lr if trained < LARGE_BACKBONE else lr / 10
 
 
 def rate_factor(batch_size: int) -> float:
-    """What learning rates for REFERENCE_BATCH windows are multiplied by for `batch_size` windows.
+    """The factor by which learning rates for REFERENCE_BATCH windows are multiplied for `batch_size` windows.
 
-    The square root keeps the noise of AdamW's steps alike: Malladi et al., "On the SDEs and scaling rules for adaptive
-    gradient algorithms", NeurIPS 2022.
+    The square root keeps the noise of AdamW's steps the same: Malladi et al., "On the SDEs and scaling rules for
+    adaptive gradient algorithms", NeurIPS 2022.
     """
     return math.sqrt(batch_size / REFERENCE_BATCH)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the learning rate at a step: a straight rise, then half a cosine down to 0."""
+    """Fraction of the peak learning rate at a step: a linear rise, then half a cosine down to 0."""
     rise = max(1, round(warmup * steps))
     if step < rise:
         return (step + 1) / rise
@@ -141,9 +144,9 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 class WeightAverage:
-    """An exponential moving average of a module's weights (EMA), in which early steps count less.
+    """An exponential moving average (EMA) of a module's weights, with a shorter memory in the first steps.
 
-    Weights that do not train are their own average.
+    Weights that are not trained are kept as they are.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -152,25 +155,25 @@ class WeightAverage:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew, from the weights as they are now."""
+        """Start again from the current weights."""
         current = self._module.state_dict()
         self.weights = {name: value.clone() for name, value in current.items()}
         frozen = {name for name, weight in self._module.named_parameters() if not weight.requires_grad}
-        # (averages, weights) of floating point, and the rest; they share the module's memory
+        # pairs (average, weight) of floating point, and of other types; the weights share the module's memory
         pairs = [(self.weights[name], value) for name, value in current.items() if name not in frozen]
         self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from an average that was kept. KeyError, RuntimeError for another module's."""
+        """Continue from a stored average. KeyError or RuntimeError for that of another module."""
         for name, average in self.weights.items():
             average.copy_(weights[name])
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Move the average a step towards the weights."""
+        """Update the average with the current weights."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        if self._moving:  # one kernel for all of them
+        if self._moving:  # a single kernel for all tensors
             averages, values = map(list, zip(*self._moving, strict=True))
             torch._foreach_lerp_(averages, values, 1 - decay)
         for average, value in self._copied:
@@ -178,7 +181,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The module has the average for its weights meanwhile, and its own again afterwards."""
+        """A context in which the module has the average as its weights; it gets its own weights back afterwards."""
         before = {name: value.clone() for name, value in self._module.state_dict().items()}
         self._module.load_state_dict(self.weights)
         try:
@@ -191,24 +194,24 @@ class WeightAverage:
 
 
 class Stream(IntEnum):
-    """What is drawn from a run's seed: each draw has a stream of its own, so that none shifts another's."""
+    """The purposes for which random numbers are drawn from a run's seed; each has its own stream, so that none affects
+    another."""
 
-    ORDER = 1  # of the windows in an epoch
-    TRAINING = 2  # a step's dropout; the stream behind it: its augmentation
-    PRETRAINING_HEAD = 4  # first weights
-    PRETRAINING = 5  # as TRAINING
-    PRETRAINING_WINDOWS = 7  # where they lie
+    ORDER = 1  # order of the windows in an epoch
+    TRAINING = 2  # dropout in a step; the next number, 3, is its augmentation
+    PRETRAINING_HEAD = 4  # initial weights of the head
+    PRETRAINING = 5  # as TRAINING, with 6 for augmentation
+    PRETRAINING_WINDOWS = 7  # positions of the windows
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed of 63 bits from several numbers."""
+    """A single seed of 63 bits from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def reseed(device: torch.device, seed: int) -> None:
-    """What `torch.manual_seed` does, for this device and the CPU alone: every step, that notes down the call stack
-    for each kind of device that the machine has not.
-    """
+    """Like `torch.manual_seed`, but only for this device and the CPU. On every call, the original records the call
+    stack for each kind of device that the machine does not have."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The precision that training computes in, and in which it holds the weights that do not train."""
+"""The precision in which training computes, and in which it holds weights that are not trained."""
 
 import torch
 from torch import Tensor, nn
@@ -6,17 +6,17 @@ from transformers.pytorch_utils import Conv1D
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast | None:
-    """Mixed precision as a context to compute in; nothing for float32. precision: `bf16`, `fp32`, `auto` (bf16 on
-    CUDA)."""
+    """A context that computes in mixed precision; for float32 it does nothing. precision: `bf16`, `fp32`, or `auto`
+    (bf16 on CUDA)."""
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if bf16 else None
 
 
 def hold_frozen_in_bf16(model: nn.Module) -> dict[str, Tensor]:
-    """Round the linear maps of which nothing trains to bfloat16, in place; returns their weights before, by name.
+    """Round the linear maps without any trainable weight to bfloat16, in place; returns their original weights by name.
 
-    Under autocast the model computes the same bits as before: autocast rounds such weights in each pass. Norms,
-    embeddings and positions stay float32, for autocast computes with these as they are.
+    Under autocast the model computes the same bits as before, because autocast rounds these weights in each pass
+    anyway. Normalisation layers, embeddings and positions stay float32, because autocast uses them in float32.
     """
     exact: dict[str, Tensor] = {}
     for name, module in model.named_modules():

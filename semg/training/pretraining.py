@@ -1,9 +1,9 @@
-"""Next-patch prediction: what a causal backbone can learn from signals without looking at a label.
+"""Next-patch prediction: self-supervised training of a causal backbone, without labels.
 
-Windows are drawn from anywhere in the training recordings, gesture or not. From what it has read up to a patch, the
-model predicts the normalised token of the first later patch that shares no sample with any patch read so far, as a
-language model predicts the next word. The prediction's linear head is thrown away; patch embedding and backbone go
-into training. Validation and test people's recordings are not used.
+Windows are drawn from anywhere in the training recordings, inside or outside gestures. From the patches read so far,
+the model predicts the normalised token of the first later patch that shares no sample with them, as a language model
+predicts the next word. The linear prediction head is discarded; patch embedding and backbone are the starting point of
+training. Recordings of validation and test people are not used.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +29,8 @@ class NextPatch(nn.Module):
     """The model with a head that predicts tokens; its forward pass gives the loss."""
 
     def __init__(self, model: GPT2Classifier) -> None:
-        """Raises SettingError for a model that can't predict: one without a backbone, or with windows of one frame."""
+        """Raises SettingError for a model that cannot predict: one without a backbone, or with windows of a single
+        frame."""
         super().__init__()
         config = model.config
         if model.backbone is None:
@@ -49,9 +50,11 @@ class NextPatch(nn.Module):
     def forward(
         self, x: Tensor, statistics: Tensor | None, change: Callable[[Tensor], Tensor], cached: Tensor | None = None
     ) -> Tensor:
-        """As GPT2Classifier's, but gives the mean squared error; 1 is that of predicting the session's mean.
+        """Like the forward pass of GPT2Classifier, but returns the mean squared error; predicting the session's mean
+        gives 1.
 
-        change: turns all tokens (B, T, F) of a window alike, such as turned rings: what is read and what is predicted.
+        change: a function that changes all tokens (B, T, F) of a window alike, such as a rotation of rings: input and
+        target.
         """
         tokens = change(self.model.tokens(x, statistics, cached))
         hidden = self.model.hidden(tokens)  # (B, T, d)
@@ -59,9 +62,9 @@ class NextPatch(nn.Module):
 
 
 def predictable(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Places of the tokens after which one can be predicted, and of the token to predict there.
+    """Places of the tokens after which a token can be predicted, and of the token to predict there.
 
-    first, last: (T,) samples, rising: token t is made of those from first[t] on and before last[t].
+    first, last: (T,) rising sample numbers: token t is computed from the samples first[t] <= sample < last[t].
     """
     target = torch.searchsorted(first.contiguous(), last.contiguous())
     read = torch.nonzero(target < len(first)).flatten()
@@ -69,23 +72,23 @@ def predictable(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Segments:
-    """Where windows may begin in the recordings of a WindowSet: anywhere, whatever the label.
+    """The places where windows may begin in the recordings of a WindowSet: anywhere, whatever the label.
 
-    steps: windows that cover all recordings once, end to end.
+    steps: number of windows that cover all recordings once, end to end.
     """
 
     def __init__(self, windows: WindowSet, hop: int = 1) -> None:
-        """hop: windows begin on multiples of it."""
+        """hop: windows begin on multiples of this many samples."""
         self._window, self._hop = windows.window, hop
         self._lengths = np.array([len(shard.signal) for shard in windows.shards])
-        # the place of a window of each recording; to look for them takes 15 ms of all of putEMG's
+        # the place of one window of each recording; finding them takes 15 ms for all of putEMG
         self._any_window = np.unique(windows.shard, return_index=True)[1]
         self.steps = int((self._lengths // windows.window).sum())
 
     def draw(self, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(count,) places of windows in the recordings to read, for `Batches.load`, and (count,) first samples.
 
-        Each sample of all recordings is as likely as any other.
+        All samples of all recordings are equally likely.
         """
         lengths = self._lengths
         shard = random.choice(len(lengths), count, p=lengths / lengths.sum())
@@ -94,9 +97,10 @@ class Segments:
 
 
 class NextPatchTask:
-    """A `loop.Task`: next-patch prediction on windows from anywhere in the training recordings, turned as in training.
+    """A `loop.Task`: next-patch prediction on windows from anywhere in the training recordings, with band rotation as
+    in training.
 
-    What classifies, the last LayerNorm and the head, has no part in its loss.
+    The parts that classify, the last LayerNorm and the head, do not take part in its loss.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class NextPatchTask:
         self._train, self._layout, self._world = train, layout, world
         self._seed, self._batch_size = config.seed, config.batch_size
         rotation = config.augment.band_rotation
-        rotation = STRENGTHS[0] if rotation is None else rotation  # what `auto` comes to is not known yet
+        rotation = STRENGTHS[0] if rotation is None else rotation  # the value that `auto` will get is not known yet
         self._how = Augmentation(band_rotation=rotation, channel_dropout=0.0, jitter=0.0)
         self._segments = Segments(train.windows, train.batches.cached.hop if train.batches.cached else 1)
         self.steps_per_epoch = max(1, self._segments.steps // config.batch_size)

@@ -1,7 +1,7 @@
-"""What a training run writes into its folder, and reads to go on: metrics.jsonl, best_model.ckpt, last.ckpt.
+"""The files that a training run writes into its folder and reads to resume: metrics.jsonl, best_model.ckpt, last.ckpt.
 
-Files are written by `run.writer` while training goes on, in the order in which they are given to it, each from a copy
-of the numbers as they were then. `RunState` is what last.ckpt keeps beside the tensors.
+Files are written by `run.writer` while training continues, in the order in which they are submitted, each from a copy
+of the numbers at that time. `RunState` is what last.ckpt stores in addition to the tensors.
 """
 
 import json
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 
 _DATA = ("rate", "unit", "channels", "rings", "classes", "rest_classes", "arguments")
 
-_ROOM = "free some, then the same command with {resume} goes on"  # where the disk is full
+_ROOM = "free some, then the same command with {resume} goes on"  # advice for a full disk
 
 
 @dataclass
 class RunState:
-    """With the tensors of last.ckpt, all that going on needs.
+    """Together with the tensors of last.ckpt, everything needed to resume.
 
-    training, pretraining: where the loops are. pretraining_losses: of its epochs that are done.
-    pilots: the scores of those that are done, see semg/training/band_rotation.py.
-    confusion: (K, K) counts of the windows trained on in the epoch that is under way; empty between epochs.
-    best, best_epoch: the validation score that chooses, and whose it is; None and 0 before the first epoch's end.
-    rows: metrics.jsonl.
+    training, pretraining: states of the loops. pretraining_losses: of the finished epochs of pretraining.
+    pilots: the scores of the finished pilots, see semg/training/band_rotation.py.
+    confusion: (K, K) counts of the windows trained on in the current epoch; empty between epochs.
+    best, best_epoch: the best validation score by the selecting metric, and its epoch; None and 0 before the end of the
+    first epoch.
+    rows: the rows of metrics.jsonl.
     """
 
     training: LoopState = field(default_factory=LoopState)
@@ -57,13 +58,13 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunState":
-        """The inverse of `to_dict`, of values that hold `expected_fields`."""
+        """The inverse of `to_dict`, for values that have passed `expected_fields`."""
         loops = {name: LoopState(**values[name]) for name in ("training", "pretraining")}
         return cls(**{**values, **loops})
 
 
 def expected_fields(classes: int) -> dict[str, Field]:
-    """What the description of a last.ckpt holds, for `check_fields`."""
+    """The fields in the description of a last.ckpt, for `check_fields`."""
     count = Field("a whole number", lambda value: is_whole(value, 0))
     amount = Field("a number", is_finite)
     numbers = Field("numbers", lambda values: isinstance(values, list) and all(map(is_finite, values)))
@@ -95,7 +96,7 @@ def _has_exactly(kind: type[Any]) -> Any:
 
 
 def _is_table(table: Any, size: int) -> bool:
-    """A confusion matrix of so many classes, or none."""
+    """Whether `table` is a confusion matrix of `size` classes, or empty."""
     if not isinstance(table, list) or len(table) not in (0, size):
         return False
     square = all(isinstance(row, list) and len(row) == size for row in table)
@@ -103,13 +104,14 @@ def _is_table(table: Any, size: int) -> bool:
 
 
 def write_rows(run: "Trainer") -> None:
-    """Write metrics.jsonl: what last.ckpt knows of each epoch, also after a kill between the two."""
+    """Write metrics.jsonl from what last.ckpt knows about each epoch, so that they agree even if a kill came between
+    the two."""
     rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in run.state.rows)
     run.writer.do(write_text, run.out / "metrics.jsonl", rows)
 
 
 def write_best(run: "Trainer", row: dict[str, Any], per_subject: dict[str, Any]) -> None:
-    """Write best_model.ckpt: the model as it is now, and how it validated."""
+    """Write best_model.ckpt: the current model and its validation scores."""
     scores = {"validation": row, "validation_per_subject": per_subject}
     tensors = _exact(run, "model.", run.model.state_dict())
     tensors["train_gain"] = torch.from_numpy(run.data.train_gain)
@@ -129,17 +131,17 @@ def write_config(run: "Trainer") -> None:
 
 
 def _exact(run: "Trainer", prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under their names behind `prefix`, those that the device holds rounded as they were before."""
+    """Weights under `prefix` and their names; those that the device holds in bf16 with their original values."""
     return {f"{prefix}{name}": run.exact.get(name, value) for name, value in weights.items()}
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as they are now, on the CPU: training moves on while they are written."""
+    """Copies of the tensors on the CPU: training changes the originals while they are written."""
     return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
 
 
 def save(run: "Trainer", *, wait: bool = True) -> None:
-    """Write last.ckpt: all that going on needs; wait: until it, and all that was to be written before, is there."""
+    """Write last.ckpt, with everything needed to resume. wait: until it and all earlier files are written."""
     run.state.confusion = run.task.confusion.tolist() if run.state.training.in_epoch else []
     tensors = _exact(run, "model.", run.model.state_dict())
     tensors |= run.optimizer.tensors("optimizer.")
@@ -163,14 +165,14 @@ def save(run: "Trainer", *, wait: bool = True) -> None:
 
 
 def batch_size_of(last: Checkpoint) -> int | None:
-    """The batch size of the run that stands in last.ckpt; None where its settings say it. DataError if damaged."""
+    """The batch size of the run in last.ckpt; None if its settings state it. DataError if it is damaged."""
     expected = {"batch_size": Field("a whole number", is_whole, needed=False)}
     check_fields(last.path, last.description, expected, "a run to resume", "start it anew with {overwrite}")
     return last.description.get("batch_size")
 
 
 def restore(run: "Trainer", last: Checkpoint) -> None:
-    """Take up where last.ckpt stands. DataError if it is of another run."""
+    """Continue from the state in last.ckpt. DataError if it belongs to another run."""
     check_fields(
         last.path,
         last.description,
@@ -179,7 +181,9 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         "start it anew with {overwrite}",
     )
     check_same_run(last, run.asked, run.split.checksum, checksum_of_shards(run))
-    run.first_weights = last.description.get("backbone") or run.first_weights  # the folder may hold others by now
+    run.first_weights = (
+        last.description.get("backbone") or run.first_weights
+    )  # the backbone's folder may have changed since
     run.state = RunState.from_dict(last.description["state"])
     if run.state.confusion:
         run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)
@@ -191,7 +195,7 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         run.optimizer.restore(tensors_of(last, "optimizer."))
         if run.average is not None:
             run.average.restore(tensors_of(last, "ema."))
-        if run.pretraining is not None and head:  # else it was over
+        if run.pretraining is not None and head:  # otherwise pretraining was finished
             task, optimizer = run.pretraining
             task.module.head.load_state_dict(head)
             optimizer.restore(tensors_of(last, "pretraining.optimizer."))
@@ -200,18 +204,18 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
 
 
 def tensors_of(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """The tensors whose names begin with `prefix`, named without it."""
     return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
 
 
 def checksum_of_shards(run: "Trainer") -> str:
-    """Of the shards that the run trains and validates on."""
+    """Checksum of the shards that the run trains and validates on."""
     return data_checksum([*run.data.train.shards, *run.data.val.shards])
 
 
 def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: str) -> None:
-    """DataError, naming the setting, unless last.ckpt is of a run with this config, and of the split and the shards of
-    these checksums."""
+    """DataError, naming the setting, unless last.ckpt is of a run with this config and of a split and shards with these
+    checksums."""
     try:
         earlier = TrainConfig.from_dict(last.description["config"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -235,7 +239,7 @@ def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: st
 
 
 def facts_of(run: "Trainer") -> dict[str, Any]:
-    """What follows from the settings, printed at the start and kept in config.json."""
+    """What follows from the settings; it is printed at the start and stored in config.json."""
     return {
         "train": run.data.train.facts(),
         "val": run.data.val.facts(),
@@ -262,7 +266,7 @@ def facts_of(run: "Trainer") -> dict[str, Any]:
 
 
 def description_of(run: "Trainer") -> dict[str, Any]:
-    """What a checkpoint says of itself."""
+    """The description that a checkpoint of this run contains."""
     config, shard = run.config, run.data.train.shards[0]
     return {
         "run": run.out.resolve().name,

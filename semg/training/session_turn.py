@@ -1,10 +1,11 @@
-"""How far a session's sleeve is turned from where the training people wore it, judged without labels.
+"""How far the sleeve of a session is rotated against the position in which the training people wore it, judged without
+labels.
 
-On a turned sleeve every channel of a ring has the signal of a neighbour. The order in which a model reads the channels
-can be turned back: that is another order of the weights that map a token's features into the network, so a turned
-network is a network like any other. A few turns are tried. Of those under which the model is surer, while its decisions
-have the shares of the training people's classes, the one is taken that what the session's windows say together
-contradicts least: by the first sign alone, a model is at times surer of wrong names.
+On a rotated sleeve, every channel of a ring has the signal of a neighbouring electrode. The order in which a model
+reads the channels can be rotated back: this permutes the weights that map a token's features into the network, so the
+result is an ordinary network. A few rotations are tried. The candidates are those with which the model is more certain
+while its decisions have the class shares of the training people. Of these, the one that agrees best with what the
+session's windows show together is taken, because by certainty alone a model can be more certain of wrong classes.
 """
 
 import copy
@@ -19,16 +20,18 @@ from semg.training.augmentation import TokenLayout
 
 @dataclass(frozen=True)
 class Turn:
-    """places: by which rings are read turned, 0 as in training. refused: why a turn that seemed right was not taken."""
+    """places: the number of places by which rings are rotated back, 0 as in training. refused: why a rotation that
+    seemed right was not applied."""
 
     places: int = 0
     refused: str = ""
 
 
 def candidates(rings: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Places by which rings of electrodes may be turned, the nearest first: up to a quarter of a ring either way.
+    """Numbers of places by which the rings of electrodes may be rotated, smallest first: up to a quarter of a ring in
+    either direction.
 
-    0 alone where there are no rings, or rings of several lengths, which do not turn by the same places.
+    Only 0 if there are no rings, or rings of different lengths, which cannot be rotated by the same number of places.
     """
     lengths = {len(ring) for ring in rings}
     quarter = lengths.pop() // 4 if len(lengths) == 1 else 0
@@ -36,9 +39,11 @@ def candidates(rings: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def best_turn(places: Sequence[int], uncertainty: Callable[[int], float], evidence: Callable[[int], float]) -> int:
-    """Of the turns that are less uncertain than 0, the one with the most `evidence`; 0 where none has any.
+    """Of the rotations with less uncertainty than 0 places, the one with the most `evidence`; 0 if none has positive
+    evidence.
 
-    evidence: above 0 for a turn that may be taken; costs more than `uncertainty`, and is asked as seldom as will do.
+    evidence: above 0 for a rotation that may be applied. It costs more than `uncertainty` and is evaluated only where
+    needed.
     """
     if len(places) == 1:
         return 0
@@ -49,7 +54,8 @@ def best_turn(places: Sequence[int], uncertainty: Callable[[int], float], eviden
 
 
 def turned_network(network: GPT2Classifier, layout: TokenLayout, places: int) -> GPT2Classifier:
-    """A copy that decides for tokens as `network` does for them with every ring turned by so many places."""
+    """A copy of `network` that decides on tokens as `network` does on the same tokens with every ring rotated by
+    `places`."""
     turned = copy.deepcopy(network)
     origin = layout.turned_by(places).long()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The training and validation people's data, ready to be read: windows, batches, statistics, cached features."""
+"""The data of the training and validation people, ready for use: windows, batches, statistics, cached features."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from semg.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Shards:
-    """What a split names, opened; the test people's recordings are not touched."""
+    """The opened shards of a split's training and validation subsets; recordings of the test people are not touched."""
 
     split: Split
     train: list[Shard]
@@ -28,8 +28,8 @@ class Shards:
 
 @dataclass(frozen=True)
 class Subset:
-    """One subset of the split. transform: (n_shards, C, C') its channels' normalisation; statistics: (n_shards, 2, F)
-    of each shard's session's tokens, None where the model's own serve."""
+    """One subset of the split. transform: (n_shards, C, C') normalisation of its channels; statistics: (n_shards, 2, F)
+    token statistics of each shard's session, or None if the model's own are used."""
 
     shards: list[Shard]
     windows: WindowSet
@@ -38,11 +38,11 @@ class Subset:
     statistics: Tensor | None
 
     def statistics_of(self, batch: Batch) -> Tensor | None:
-        """(B, 2, F) statistics of each window's session."""
+        """(B, 2, F) token statistics of each window's session."""
         return None if self.statistics is None else self.statistics[batch.shard]
 
     def facts(self) -> dict[str, int | bool]:
-        """Counts of people, recordings and windows, and whether some recording was simulated."""
+        """Numbers of people, recordings and windows, and whether any recording was simulated."""
         subjects = len({shard.subject for shard in self.shards})
         counts = {"subjects": subjects, "recordings": len(self.shards), "windows": len(self.windows)}
         return {**counts, "simulated": self.windows.simulated}
@@ -50,7 +50,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class Subsets:
-    """train_gain: (C,) by which channels are scaled under `normalize` train; travels with the model."""
+    """train_gain: (C,) the channels' scaling under `normalize` train; stored with the model."""
 
     train: Subset
     val: Subset
@@ -58,7 +58,7 @@ class Subsets:
 
 
 def open_split(config: TrainConfig, console: Console, *, verify: bool) -> Shards:
-    """Open the shards of the training and validation people; verify: compare their files' checksums too."""
+    """Open the shards of the training and validation people. verify: also check their files' checksums."""
     split = read_split(config.split, config.shards)
     console.say(f"opening {counted(len(split.train) + len(split.val), 'shard')}")
     bar = partial(console.progress, desc="opened", unit="shard", leave=False)
@@ -70,16 +70,16 @@ def open_split(config: TrainConfig, console: Console, *, verify: bool) -> Shards
 def prepare(
     config: TrainConfig, shards: Shards, model: GPT2Classifier, device: torch.device, workers: int, console: Console
 ) -> Subsets:
-    """Bring both subsets to one scale, for `model` to read on `device`; workers: threads that read ahead.
+    """Normalise both subsets and prepare them for `model` on `device`. workers: threads that prefetch windows.
 
-    Under `normalize train` the training tokens' mean and standard deviation become part of the model.
+    Under `normalize train`, the mean and standard deviation of the training tokens become part of the model.
     """
     gain = normalization.gain_of(shards.train)
     bar = partial(console.progress, desc="statistics", unit="recording", leave=False)
     console.say("statistics of the sessions' tokens" if config.normalize == "session" else "reading windows")
     train, val = (_subset(config, some, model, gain, device, workers, bar) for some in (shards.train, shards.val))
     frames = model.frontend.frames
-    # windows then start on multiples of the frames' hop
+    # windows will then start on multiples of the frames' hop
     if config.precompute and config.augment.jitter == 1 and frames and 4 * frames.hop >= model.config.patch:
         console.say(f"features of {counted(len(shards.train), 'recording')}, once for all epochs")
         shown = partial(bar, desc="features")
@@ -103,7 +103,7 @@ def _subset(
 ) -> Subset:
     windows = open_windows(shards)
     transform = normalization.transform_of(shards, config.normalization, gain)
-    statistics = None  # the model's own serve
+    statistics = None  # the model's own are used
     if config.normalize == "session":
         statistics = session_statistics(model, shards, transform, device, progress)
     return Subset(shards, windows, Batches(windows, transform, device, workers), transform, statistics)

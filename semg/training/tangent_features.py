@@ -1,15 +1,15 @@
-"""Riemannian features for classical methods: tangent vectors of windows' covariances, recentred by session.
+"""Riemannian features for classical methods: tangent vectors of windows' covariance matrices, recentred by session.
 
-A window's covariance of the channels, in each of a few frequency bands, is a symmetric positive definite matrix. Those
-of a session are whitened by their Riemannian mean M: C becomes M^-1/2 C M^-1/2, so that every session's mean is the
-identity. This takes away what skin, sleeve and amplifier do to a session's channels, and looks at no label. The
-logarithm maps the whitened matrices to the tangent space at the identity, in which they are vectors: n (n + 1) / 2
-numbers of n channels, those off the diagonal times sqrt(2), so that lengths stay lengths.
+The covariance matrix of a window's channels, in each of a few frequency bands, is symmetric and positive definite. The
+matrices of a session are whitened by their Riemannian mean M: C becomes M^-1/2 C M^-1/2, so that every session's mean
+is the identity. This removes the influence of skin, sleeve and amplifier on a session's channels, and needs no labels.
+The matrix logarithm maps the whitened matrices to the tangent space at the identity, where they are vectors: n (n + 1)
+/ 2 numbers for n channels, with off-diagonal elements multiplied by sqrt(2) so that norms are preserved.
 
 Sources: Barachant, Bonnet, Congedo, Jutten 2012, "Multiclass brain-computer interface classification by Riemannian
 geometry"; Zanini, Congedo, Jutten, Said, Berthoumieu 2018, "Transfer learning: a Riemannian geometry framework with
-applications to brain-computer interfaces" (recentring). Covariances, mean and tangent space are pyriemann's, which is
-no dependency of the pipeline: it is imported when these features are asked for.
+applications to brain-computer interfaces" (recentring). Covariances, mean and tangent space are computed by pyriemann,
+which is not a dependency of the pipeline: it is imported when these features are used.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,14 +24,16 @@ from semg.data.shards import Shard
 from semg.data.windows import evenly_spaced
 from semg.evaluation.hand_crafted_features import band_cover
 
-BANDS = 3  # of equal ratio, between the limits of the recordings' filter
-MEAN_WINDOWS = 256  # of each recording, for the mean of its session
-FLOOR = 1e-3  # of the session's mean power, added to each channel's: a dead channel leaves the matrix invertible
-AT_ONCE = 64  # windows
+BANDS = 3  # of equal width on a logarithmic scale, within the recordings' band-pass
+MEAN_WINDOWS = 256  # per recording, for the mean of its session
+FLOOR = (
+    1e-3  # times the session's mean power is added to each channel's power, so that dead channels leave it invertible
+)
+AT_ONCE = 64  # windows computed together
 
 
 def check_installed() -> None:
-    """DataError unless pyriemann is there, with what is taken from it."""
+    """DataError unless pyriemann is installed and has the functions that are used."""
     try:
         from pyriemann import tangentspace  # noqa: F401
         from pyriemann.geometry import covariance  # noqa: F401
@@ -47,7 +49,7 @@ def check_installed() -> None:
 
 
 class TangentFeatures:
-    """Tangent vectors of the windows of some shards. shards: whole sessions, made alike."""
+    """Tangent vectors of the windows of some shards. shards: whole sessions, all made with the same arguments."""
 
     def __init__(self, shards: Sequence[Shard], bands: int = BANDS) -> None:
         self._shards = list(shards)
@@ -61,14 +63,15 @@ class TangentFeatures:
             seen = np.concatenate([self._covariances(*one) for one in zip(places, spread, strict=True)])
             spaces = [_Space(seen[:, band]) for band in range(bands)]
             self._spaces |= dict.fromkeys(places, spaces)
-        # (3, P) the pairs whose features each pair of channels has when every ring turns by -1, 0 and 1 places
+        # (3, P) for each pair of channels, the pair whose features it gets when rings are rotated by -1, 0 and 1 places
         origins = [turned_by(first.rings, len(first.channels), step) for step in (-1, 0, 1)]
         self.turned = np.stack([turned_pairs(origin) for origin in origins])
 
     def of(self, place: int, starts: np.ndarray, done: Callable[[int], object] = int) -> np.ndarray:
-        """(n, bands, P) float32: of the windows of the shard at `place` that begin at `starts` (n,).
+        """(n, bands, P) float32: features of the windows that begin at the samples `starts` (n,) of the shard at
+        `place`.
 
-        P: pairs of channels, each with itself too, in the order of numpy.triu_indices.
+        P: pairs of channels, including each channel with itself, in the order of numpy.triu_indices.
         """
         rows = []
         for at in range(0, len(starts), AT_ONCE):
@@ -80,7 +83,7 @@ class TangentFeatures:
         return np.concatenate(rows)
 
     def _covariances(self, place: int, starts: np.ndarray) -> np.ndarray:
-        """(n, bands, C, C) float64: of windows as for `of`, shrunk by OAS."""
+        """(n, bands, C, C) float64: covariance matrices of windows as in `of`, with OAS shrinkage."""
         from pyriemann.geometry.covariance import covariances
 
         shard, transform = self._shards[place], self._transform[place]
@@ -92,7 +95,7 @@ class TangentFeatures:
             for cover in self._cover.T:
                 bins = np.flatnonzero(cover)
                 part = spectrum[:, :, bins] * cover[bins]
-                # the real and the imaginary parts are the samples: their covariance is that of the band-passed signal
+                # real and imaginary parts serve as samples: their covariance is that of the band-passed signal
                 samples = np.concatenate([part.real, part.imag], axis=2)
                 of_bands.append(covariances(samples, "oas", assume_centered=True))
             rows.append(np.stack(of_bands, axis=1))
@@ -100,15 +103,17 @@ class TangentFeatures:
 
 
 class _Space:
-    """The tangent space at the Riemannian mean of a session's covariances in one band."""
+    """The tangent space at the Riemannian mean of a session's covariance matrices in one band."""
 
     def __init__(self, seen: np.ndarray) -> None:
-        """seen: (n, C, C) covariances spread over the session."""
+        """seen: (n, C, C) covariance matrices of windows spread over the session."""
         from pyriemann.tangentspace import TangentSpace
 
         channels = seen.shape[1]
         size = float(np.trace(seen, axis1=1, axis2=2).mean()) / channels
-        self._floor = np.eye(channels) * max(FLOOR * size, np.finfo(np.float32).tiny)  # above 0 in a flat session
+        self._floor = np.eye(channels) * max(
+            FLOOR * size, np.finfo(np.float32).tiny
+        )  # above 0 even if the signal is flat
         self._space = TangentSpace(metric="riemann").fit(seen + self._floor)
 
     def __call__(self, covariances: np.ndarray) -> np.ndarray:

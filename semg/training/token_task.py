@@ -1,4 +1,5 @@
-"""What adapting with and without labels learns: to give windows whose tokens are known their targets."""
+"""The training task of calibration and of adaptation without labels: fit given targets for windows whose tokens are
+known."""
 
 from collections.abc import Iterator
 
@@ -12,9 +13,9 @@ from semg.training.augmentation import Augmentation, TokenLayout, draw
 
 
 class TokenTask:
-    """A `loop.Task` of some windows' tokens, augmented.
+    """A `loop.Task` on the tokens of some windows, augmented.
 
-    target: (n, K) shares of the classes, which the caller may exchange between epochs.
+    target: (n, K) fractions of the classes; the caller may replace it between epochs.
     """
 
     def __init__(
@@ -30,7 +31,8 @@ class TokenTask:
         every: int = 1,
         label_smoothing: float = 0.0,
     ) -> None:
-        """tokens: (n, T, F) normalised. every: one window in so many is learnt from, another part in each epoch."""
+        """tokens: (n, T, F) normalised. every: each epoch uses one in `every` windows, drawn at random for that
+        epoch."""
         self.module, self.target = module, target
         self._tokens, self._layout, self._augmentation = tokens, layout, augmentation
         self._batch_size, self._seed, self._label_smoothing = batch_size, seed, label_smoothing
@@ -38,7 +40,7 @@ class TokenTask:
         self.steps_per_epoch = -(-self._count // batch_size)
 
     def batches(self, epoch: int, first: int) -> Iterator[Tensor]:
-        """Places of each step's windows, in an order that is the epoch's own."""
+        """The places of each step's windows, in an order that differs from epoch to epoch."""
         order = np.random.default_rng((*self._seed, epoch)).permutation(len(self._tokens))[: self._count]
         places = torch.from_numpy(order).to(self._tokens.device)
         yield from places.split(self._batch_size)[first:]

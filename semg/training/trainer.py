@@ -1,7 +1,7 @@
-"""One training run: what it consists of, its epochs, what it writes, stopping and going on.
+"""A training run: its parts, its epochs, its files, and how it is stopped and resumed.
 
-`train.py` is the script around it. Everything random in a run follows from the seed and the step, so that a run that
-was stopped and goes on is the run that was not.
+`train.py` is the script around it. All randomness in a run depends only on the seed and the step, so a run that was
+stopped and resumed is identical to one that was not.
 """
 
 from collections.abc import Iterator
@@ -44,9 +44,9 @@ from semg.training.threads import use_threads
 class Machine:
     """Where and how to compute.
 
-    device: its name, or `auto`. workers: threads that read windows ahead. compile: by torch.compile: `default`,
-    `graphs` (CUDA graphs too: a step's kernels are launched at once), empty for none. threads: that compute on the CPU;
-    None for `careful_threads`.
+    device: its name, or `auto`. workers: threads that prefetch windows. compile: mode of torch.compile: `default`,
+    `graphs` (with CUDA graphs: all kernels of a step are launched at once), or empty for none. threads: CPU threads for
+    computing; None means `careful_threads`.
     """
 
     device: str = "auto"
@@ -56,9 +56,10 @@ class Machine:
 
 
 class Trainer:
-    """A training run: build it, `run_files.restore` it if it was stopped, `run` it. Files go to `out`.
+    """A training run. Build it, call `run_files.restore` if it was stopped before, then `run`. Files are written to
+    `out`.
 
-    asked: its settings as they were given. config: the same with the batch size and learning rates that are used.
+    asked: the settings as given. config: the same, with the batch size and learning rates that are used.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class Trainer:
         console: Console,
         batch_size: int | None = None,
     ) -> None:
-        """Open the data and build the network; nothing is written. DataError or SettingError for what can't be.
+        """Open the data and build the network; nothing is written. DataError or SettingError if that is impossible.
 
-        batch_size: of the run that goes on, which is taken where the settings leave it to the run.
+        batch_size: that of the run being resumed, used if the settings leave it to the run.
         """
         self.asked, self.out, self.world, self.console = config, out, world, console
         device = choose_device(machine.device)
@@ -81,7 +82,7 @@ class Trainer:
         self.model = build(config, model_config(config, shards.train[0], decoder), decoder)
         self.first_weights = first_weights(config, self.model, decoder)
         self.autocast = autocast(config.amp, device)
-        # weights that the device holds rounded, as they are: what checkpoints keep
+        # original values of the weights that the device holds in bf16; checkpoints store these
         self.exact = hold_frozen_in_bf16(self.model) if self.autocast and device.type == "cuda" else {}
         self.model.to(device)
         use_threads(machine.threads, self.model, config.batch_size or REFERENCE_BATCH)
@@ -101,10 +102,10 @@ class Trainer:
         self.validator = Validator(self.model, self.data.val, self.autocast)
         self.board: Board | None = None
         self.writer = Background()
-        self.stop = StopRequest()  # looked at between steps
+        self.stop = StopRequest()  # checked between steps
 
     def _chosen_batch_size(self) -> int:
-        """For settings that leave it to the run: the same in all processes."""
+        """The batch size if the settings leave it to the run; the same in all processes."""
         asked, train = self.asked, self.data.train
         size = choose(
             self.model, train, asked.epochs, autocast=self.autocast, ema=asked.ema > 0, processes=self.world.size
@@ -121,7 +122,8 @@ class Trainer:
     # --- training ---
 
     def run(self) -> None:
-        """Train until the last epoch, until patience is at its end, or until `stop` asks. DataError if it diverges."""
+        """Train until the last epoch, until patience runs out, or until `stop` is set. DataError if training
+        diverges."""
         try:
             with self.writer:
                 if self.pretraining is not None:
@@ -134,12 +136,12 @@ class Trainer:
 
     @cached_property
     def prior(self) -> Prior | None:
-        """What a stream starts from; None where sessions have no statistics of their own."""
+        """The statistics that a stream starts from; None if sessions have no statistics of their own."""
         train = self.data.train
         return None if train.statistics is None else Prior.of(train.shards, train.statistics)
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train on what is left, and give control back after each epoch."""
+        """Do the rest of the training, and yield after each epoch."""
         return fit(
             self.task,
             self.optimizer,
@@ -155,11 +157,13 @@ class Trainer:
 
     @property
     def chooses_band_rotation(self) -> bool:
-        """Whether the settings leave it to the run; without rings of electrodes there is nothing to choose."""
+        """Whether the settings leave band rotation to the run; without rings of electrodes there is nothing to
+        choose."""
         return self.config.augment.band_rotation is None and bool(self.layout.rings)
 
     def _choose_band_rotation(self) -> None:
-        """Settle what the settings leave to the run; what pilots there are is in the state."""
+        """Choose the band rotation if the settings leave it to the run; the scores of finished pilots are in the
+        state."""
         asked, scores = self.config.augment, self.state.pilots
         if asked.band_rotation is not None:
             return
@@ -189,7 +193,7 @@ class Trainer:
             self.state.best_epoch = self.world.from_main(self.state.best_epoch)
 
     def _pretrain(self, task: NextPatchTask, optimizer: Optimizer) -> None:
-        """Do what is left of pretraining."""
+        """Do the rest of pretraining."""
         epochs = fit(
             task,
             optimizer,
@@ -217,19 +221,19 @@ class Trainer:
             self.board.pretrained(self.state.pretraining_losses)
 
     def stopped(self) -> bool:
-        """Whether somebody asked. DataError if files can't be written: what is learnt from then on would be lost."""
+        """Whether a stop was requested. DataError if files cannot be written, since further training would be lost."""
         self.writer.check()
         return bool(self.stop)
 
     def _should_stop(self) -> bool:
-        """As `stopped`, or whether the validation score has not risen for `patience` epochs."""
+        """As `stopped`; also true if the validation score has not improved for `patience` epochs."""
         epoch, patience = self.state.training.epoch, self.config.patience
         return self.stopped() or bool(patience and epoch and epoch - self.state.best_epoch >= patience)
 
     def _finish(self, epoch: Epoch, confusion: np.ndarray) -> None:
-        """Validate, keep the model if it is the best, and write down where the run stands."""
+        """Validate, save the model if it is the best so far, and save the state of the run."""
         state = self.state
-        self.writer.finish()  # so that no more than one epoch's copies are in memory
+        self.writer.finish()  # so that the copies of at most one epoch are in memory
         with self.average.in_place() if self.average is not None else nullcontext():
             validation = self.validator.validate()
             row = self._row(epoch, confusion, validation)
@@ -270,7 +274,7 @@ class Trainer:
         }
 
     def _project(self, epoch: int) -> None:
-        """Show what the head sees of some validation windows."""
+        """Show the head's input for some validation windows in TensorBoard's projector."""
         if self.board is None:
             return
         windows = self.data.val.windows
@@ -285,7 +289,7 @@ class Trainer:
 
 
 def _compile(model: GPT2Classifier, how: str, device: torch.device) -> None:
-    """Let torch.compile make one program of all that is behind the tokens. how: as in `Machine`."""
+    """Let torch.compile make one program of everything after the tokens. how: as in `Machine`."""
     if how == "graphs" and device.type != "cuda":
         raise SettingError("compile", "no graphs where there is no CUDA device", how)
     if not how:
@@ -293,5 +297,5 @@ def _compile(model: GPT2Classifier, how: str, device: torch.device) -> None:
     if how == "graphs" and model.backbone is not None and model.config.family is not None:
         backbones.use_kernel(model.backbone)
     mode = "reduce-overhead" if how == "graphs" else "default"
-    for name in ("hidden", "classify"):  # pretraining asks for the first
+    for name in ("hidden", "classify"):  # pretraining calls the first
         setattr(model, name, torch.compile(getattr(model, name), mode=mode))
