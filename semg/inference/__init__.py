@@ -1,1 +1,1 @@
-"""A trained model on signals. It knows no flags."""
+"""A trained model applied to signals. This package knows no flags."""

@@ -1,4 +1,4 @@
-"""A network on many windows: its sessions' statistics, its tokens, its probabilities."""
+"""A network applied to many windows: session statistics, tokens, probabilities."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,28 +20,28 @@ from semg.data.shards import Shard, WindowSet
 from semg.data.windows import evenly_spaced
 from semg.inference.online_normalization import Given
 
-STATISTICS_WINDOWS = 128  # evenly spaced over a recording, whatever their labels; more change nothing
-PIECE = 64  # windows whose tokens a CPU computes at once: its caches hold most of that
-_AT_ONCE = 512  # windows, where nobody says how many
-READY_BYTES = 1 << 30  # of tokens kept in memory at most: some 90,000 windows of the default model
+STATISTICS_WINDOWS = 128  # evenly spaced over a recording, regardless of labels; more make no difference
+PIECE = 64  # windows whose tokens a CPU computes together: most of them fit into its caches
+_AT_ONCE = 512  # windows per batch, by default
+READY_BYTES = 1 << 30  # most bytes of tokens kept in memory: about 90,000 windows of the default model
 
 
 @dataclass(frozen=True)
 class Signal:
-    """samples: (T, C) filtered microvolts of one recording; session: how its windows are normalised."""
+    """samples: (T, C) filtered microvolts of one recording; session: the normalisation of its windows."""
 
     samples: np.ndarray
     session: Given
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: a GPU if there is one, else the CPU. Raises SettingError for a device that is not there."""
+    """`auto`: a GPU if there is one, otherwise the CPU. Raises SettingError for a device that does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(name):
         raise SettingError("device", "one that this machine has", name, hint="use {device} cpu")
-    # with the index of this process's GPU: a new thread would take `cuda` for the first one
+    # with the index of this process's GPU: to a new thread, `cuda` means the first GPU
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
@@ -53,9 +53,9 @@ def session_statistics(
     device: torch.device,
     progress: Progress = iter,
 ) -> Tensor:
-    """(n_shards, 2, F) mean and standard deviation of each shard's session's tokens; no label is looked at.
+    """(n_shards, 2, F) mean and standard deviation of the tokens of each shard's session; labels are not used.
 
-    A session's statistics are taken over all its shards given, from windows evenly spaced over the recordings.
+    A session's statistics are computed over all its shards in `shards`, from windows evenly spaced over the recordings.
     """
     each = zip(progress(shards), transform, strict=True)
     sums = torch.stack([token_sums(model, shard.signal, one, device) for shard, one in each])
@@ -67,9 +67,9 @@ def session_statistics(
 
 @torch.inference_mode()
 def token_sums(model: GPT2Classifier, signal: np.ndarray, transform: np.ndarray, device: torch.device) -> Tensor:
-    """(T, C) filtered microvolts of at least a window, (C, C') -> (3, F) sums over evenly spaced windows.
+    """(T, C) filtered microvolts, at least one window, and (C, C') -> (3, F) sums over evenly spaced windows.
 
-    `finish_statistics` makes mean and standard deviation of them.
+    `finish_statistics` turns the sums into mean and standard deviation.
     """
     window = model.config.samples
     starts = evenly_spaced(len(signal), window, STATISTICS_WINDOWS)
@@ -89,7 +89,7 @@ def cached_frames(
     device: torch.device,
     progress: Progress = iter,
 ) -> CachedFrames:
-    """The front-end's features of all frames, so that training need not compute those of overlapping windows anew."""
+    """The front-end's features of all frames, so that training need not compute them again for overlapping windows."""
     frontend = model.frontend
     if frontend.frames is None:
         raise ValueError("frontend: expected features of frames to compute them beforehand, found none")
@@ -108,8 +108,8 @@ def cached_frames(
 def ready_tokens(
     model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = 512
 ) -> Tensor | None:
-    """(n_windows, T, F) normalised tokens of all windows, for one who asks for them every epoch: they don't depend on
-    what trains. None where they would take more than READY_BYTES of memory."""
+    """(n_windows, T, F) normalised tokens of all windows, for callers that need them in every epoch: they do not depend
+    on trained weights. None if they would take more than READY_BYTES of memory."""
     shape = (len(batches.windows), model.config.tokens, model.frontend.n_features)
     if 4 * math.prod(shape) > READY_BYTES:
         return None
@@ -132,7 +132,7 @@ def probabilities(
 ) -> np.ndarray:
     """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode.
 
-    ready: what `ready_tokens` gave, if it did; signals are not read then.
+    ready: the tokens from `ready_tokens`, if any; signals are then not read.
     """
     order = in_order(len(batches.windows), batch_size)
     tokens = _computed(model, batches, statistics, order) if ready is None else iter(ready.split(batch_size))
@@ -181,7 +181,7 @@ def pooled_features(
     autocast: torch.autocast | None = None,
     ready: Tensor | None = None,
 ) -> np.ndarray:
-    """(len(index), d) float32: what the head sees of the windows at the places `index`, in evaluation mode.
+    """(len(index), d) float32: the head's input for the windows at the places `index`, in evaluation mode.
 
     ready: as in `probabilities`.
     """
@@ -205,7 +205,8 @@ def open_windows(shards: Sequence[Shard]) -> WindowSet:
 
 @torch.inference_mode()
 def signal_probabilities(model: GPT2Classifier, signal: np.ndarray, starts: np.ndarray, session: Given) -> np.ndarray:
-    """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, normalised alike."""
+    """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, all with the same
+    normalisation."""
     tokens = signal_tokens(model, Signal(signal, session), starts, _AT_ONCE)
     return torch.cat([decided(model, batch_tokens) for batch_tokens in tokens]).numpy()
 

@@ -1,12 +1,12 @@
-"""The checkpoint's layouts: plain types and tensors, with a checksum, written whole or not at all.
+"""The file formats of a checkpoint: plain types and tensors with a checksum, written completely or not at all.
 
 A checkpoint is one file, opened with `torch.load(weights_only=True)`, which runs no code from it. It holds
-  format, version     what this is
+  format, version     the kind of file
   description         JSON text: model configuration, data arguments, classes, normalisation, split, how it was made
-  tensors             the weights and what else is kept as tensors, by name
+  tensors             the weights and everything else stored as tensors, by name
   checksum            SHA-256 over description and tensors
 
-export.py writes the same as a folder in the Hugging Face layout, which opens like the file:
+export.py writes the same contents as a folder in the Hugging Face layout, which can be opened in the same way:
   config.json         the description, and a checksum over the tensors
   model.safetensors   the tensors
 """
@@ -31,15 +31,16 @@ from semg.common.files import atomic_path, digest_of, expect_file, json_value, r
 FORMAT = "semg-gpt2 checkpoint"
 VERSION = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-OLDEST_TORCH = (2, 10)  # a hostile file got past weights_only in older ones: CVE-2025-32434, CVE-2026-24747
+OLDEST_TORCH = (2, 10)  # in older ones, weights_only does not stop a hostile file: CVE-2025-32434, CVE-2026-24747
 _LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"]}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: its description in plain types, and its tensors by name.
+    """An opened checkpoint: its description as plain types, and its tensors by name.
 
-    sha256: of the file that the weights were read from, whatever lies at `path` by now; empty where there was none.
+    sha256: of the file from which the weights were read, even if `path` has been replaced since; empty if there was no
+    file.
     """
 
     path: Path
@@ -53,7 +54,7 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint; at every moment `path` is the old file, the new one, or absent.
 
-    hint: what to do where the disk is full, which is a DataError.
+    hint: advice in the DataError for a full disk.
     """
     text = json.dumps(description, allow_nan=False)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -67,7 +68,7 @@ def write_checkpoint(
     with atomic_path(path) as temporary:
         try:
             torch.save(whole, temporary)
-        except RuntimeError as error:  # what PyTorch's own writer makes of a full disk
+        except RuntimeError as error:  # PyTorch's writer raises this for a full disk
             raise DataError(
                 f"{path}: expected room to write it, found a disk that takes no more ({short(error, 120)})", hint=hint
             ) from None
@@ -76,7 +77,7 @@ def write_checkpoint(
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open and verify a checkpoint: the file that train.py writes, or the folder that export.py makes of it.
 
-    Raises DataError, naming the file, for anything that is not a whole one.
+    Raises DataError, naming the file, for anything that is not a complete checkpoint.
     """
     if path.is_dir():
         return _open_folder(path)
@@ -90,7 +91,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # a strange file's pickle protocol is no news beside the error that follows
+            warnings.simplefilter(
+                "ignore"
+            )  # a warning about a strange file's pickle protocol adds nothing to the error that follows
             whole = torch.load(file, map_location="cpu", weights_only=True)
             sha256 = digest_of(file)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, IndexError) as error:
@@ -99,7 +102,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ) from None
     except pickle.UnpicklingError:
         raise DataError(f"{path}: expected tensors and plain types, found objects that could run code") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything; none of it may look like a crash
+    except Exception as error:  # a damaged pickle can raise nearly any error; none may look like a crash
         raise DataError(f"{path}: expected a checkpoint, found damaged data ({short(error, 120)})") from None
     return replace(_checked(path, whole), sha256=sha256)
 
@@ -120,7 +123,7 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
         description = None
     if not isinstance(description, dict):
         raise DataError(f"{path}: expected a description in JSON, found another; train again")
-    # the file may say of a tensor that it wants a gradient: damage that the checksum, over values, does not see
+    # the file may mark a tensor as requiring a gradient: the checksum, over values, does not detect such damage
     tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     return Checkpoint(path, description, tensors)
 
@@ -134,7 +137,8 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write config.json and model.safetensors into `folder`, config.json last: it knows the other's checksum."""
+    """Write config.json and model.safetensors into `folder`; config.json is last because it contains the other's
+    checksum."""
     contiguous = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save(contiguous, metadata={"format": "pt"}))
@@ -156,7 +160,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     path = folder / WEIGHTS
     expect_file(path, "an exported model's weights")
     try:
-        raw = path.read_bytes()  # not mapped: a file that is cut while it is in use would end the process
+        raw = path.read_bytes()  # not memory-mapped: a file truncated while in use would kill the process
         tensors = load(raw)
     except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"{path}: expected an exported model's weights, found none ({short(error, 120)})") from None

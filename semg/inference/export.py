@@ -1,15 +1,15 @@
-"""A trained model as an ONNX file, and the proof that onnxruntime computes the same from it.
+"""A trained model as an ONNX file, with a check that onnxruntime computes the same from it.
 
-The graph's inputs and outputs (B windows of N samples, C electrodes seen as C' channels; T tokens of F features; K
+The graph's inputs and outputs (B windows of N samples; C electrodes, which give C' channels; T tokens of F features; K
 classes):
   x           (B, C', N) float32, microvolts (N, C) times (C, C') `transform` (semg/data/normalization.py), transposed
   statistics  (B, 2, F) float32, mean and standard deviation of the tokens of each window's session
   logits      (B, K)
-  features    (B, T, F) the tokens before they are normalised
+  features    (B, T, F) the tokens before normalisation
 
-A session's statistics are the mean over windows and tokens of its `features`, and their standard deviation: run its
-windows once with a mean of 0 and a standard deviation of 1, then again. What the contract's `features` call not
-normalized, such as raw samples, keeps 0 and 1. `contract` says what else a program must know.
+A session's statistics are the mean and standard deviation of its `features` over windows and tokens: run the windows
+once with mean 0 and standard deviation 1, then again with the statistics. For features that the contract's `features`
+list as not normalized, such as raw samples, keep 0 and 1. `contract` says what else a program must know.
 """
 
 import json
@@ -34,7 +34,7 @@ from semg.inference.trained_model import TrainedModel
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUTS, OUTPUTS = ("x", "statistics"), ("logits", "features")
 TOLERANCE = 1e-3  # of a logit or a log power; float32 in another order of summation differs by about 1e-6
-_CHECKED = (1, 3)  # windows at once: neither may be built into the graph
+_CHECKED = (1, 3)  # batch sizes checked: none may be fixed in the graph
 _KEY = "semg-gpt2"
 _SCALED = "D = diag(1 / root mean square of each channel over the session)"
 _WHITENED = "D (R + ridge I)^(-1/2), R the session's mean of (x D)^T (x D), the root symmetric"
@@ -43,7 +43,7 @@ _DATA = ("rate", "unit", "channels", "classes", "arguments")
 
 
 class _Graph(nn.Module):
-    """The model with its normalisation as an input, and its features as an output."""
+    """The model with its normalisation as an input, and its features as an additional output."""
 
     def __init__(self, model: GPT2Classifier) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _Graph(nn.Module):
 
 
 def check_packages() -> None:
-    """DataError, saying what to install, unless all that is needed is there."""
+    """DataError, saying what to install, unless all needed packages are installed."""
     for name in PACKAGES:
         try:
             import_module(name)
@@ -68,7 +68,8 @@ def check_packages() -> None:
 
 
 def contract(model: TrainedModel) -> dict[str, Any]:
-    """What a program that runs the graph has to know: how to filter and scale, and which class is which."""
+    """What a program that runs the graph has to know: how to filter and scale signals, and which output is which
+    class."""
     data, channel_normalization = model.description["data"], model.channel_normalization
     content: dict[str, Any] = {key: data[key] for key in _DATA if key in data}
     content |= model.restriction_facts()
@@ -90,14 +91,14 @@ def contract(model: TrainedModel) -> dict[str, Any]:
 def write_onnx(path: Path, model: TrainedModel) -> float:
     """Write the graph, run it, and return the largest difference from the model's own outputs.
 
-    The file gets its name only if onnxruntime computes the same to TOLERANCE, else DataError.
+    The file gets its final name only if onnxruntime agrees to TOLERANCE; otherwise DataError.
     """
     check_packages()
     network = model.network.cpu()
     graph = _Graph(network).eval()
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         program = torch.onnx.export(
             graph,
             _example(network, 2),
@@ -118,7 +119,8 @@ def write_onnx(path: Path, model: TrainedModel) -> float:
 
 
 def largest_difference(path: Path, graph: nn.Module) -> float:
-    """Between what onnxruntime computes from the file and what torch does, over random windows and statistics."""
+    """The largest difference between onnxruntime's outputs for the file and torch's, over random windows and
+    statistics."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -134,7 +136,7 @@ def largest_difference(path: Path, graph: nn.Module) -> float:
 
 
 def _example(model: Any, count: int) -> tuple[Tensor, Tensor]:
-    """Windows as they are once scaled, and statistics near those of noise; the same at each call."""
+    """Windows with the scale of normalised signals, and statistics near those of noise; the same in each call."""
     generator = torch.Generator().manual_seed(count)
     config = model.config
     features = model.frontend.n_features
@@ -146,7 +148,7 @@ def _example(model: Any, count: int) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Let a library's logger say errors alone meanwhile."""
+    """A context in which a library's logger reports errors only."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)

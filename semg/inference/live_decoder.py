@@ -1,9 +1,9 @@
-"""Decisions over a stream that has time stamps, loses samples, and may have another rate or unit than the model.
+"""Decisions on a stream that has time stamps, loses samples, and may have another rate or unit than the model.
 
 decoder = LiveDecoder(model, rate=2000, scale=1.0, warn=print)
 decisions = decoder.push(Chunk(samples, stamps, arrived))
 
-What a window is normalised by outlives gaps in the stream; filter and windows begin anew after one.
+After a gap in the stream, the filter and the windows start afresh; the statistics for normalisation are kept.
 """
 
 import time
@@ -24,16 +24,16 @@ from semg.inference.stream_clock import StreamClock
 from semg.inference.streaming import Adapting, Stream
 from semg.inference.trained_model import TrainedModel
 
-UNIT_SECONDS = 2.0  # of signal from which its unit is told
-_WATCHED_SECONDS = 2.0  # of signal that is looked at as a whole
+UNIT_SECONDS = 2.0  # of signal from which its unit is determined
+_WATCHED_SECONDS = 2.0  # of signal that is checked for faults at once
 _RATE_SECONDS = 5.0  # of signal from which its rate is measured
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Samples as they came in. samples: (n, channels in), the model's channels in the model's order; stamps: (n,)
-    seconds; arrived: when they came in, seconds by `time.perf_counter`; drift: seconds by which the sender's clock has
-    gone slow since the stream began."""
+    seconds; arrived: the time of arrival, seconds by `time.perf_counter`; drift: seconds that the sender's clock has
+    lost since the stream began."""
 
     samples: np.ndarray
     stamps: np.ndarray
@@ -43,10 +43,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class LiveDecision:
-    """One window's outcome.
+    """The outcome for one window.
 
-    stamp: of the window's last sample, seconds by this computer's clock; time: of its end, seconds since the stream's
-    first sample; computing: seconds from the arrival of its last sample to the decision; lost: samples until now.
+    stamp: time stamp of the window's last sample, seconds by this computer's clock; time: the window's end, in seconds
+    since the stream's first sample; computing: seconds from the arrival of its last sample to the decision; lost:
+    number of samples lost so far.
     """
 
     stamp: float
@@ -57,7 +58,7 @@ class LiveDecision:
 
 
 class LiveDecoder:
-    """A model's decisions on chunks of a stream."""
+    """Decides on chunks of a stream with a trained model."""
 
     def __init__(
         self,
@@ -75,13 +76,14 @@ class LiveDecoder:
     ) -> None:
         """A decoder before the first sample.
 
-        rate: Hz of the stream; another than the model's is resampled. scale: microvolts of one unit of the samples;
-        None: the training's, or another that is seen in the first seconds and told. name: what messages begin with;
-        channels: what they call the channels that come in (none: their numbers, from 1).
-        warmup: seconds heard before anything is decided. normalization: if it is not to begin with this stream.
-        adaptation: of the network while the stream goes on. hold: above 0, probabilities are those by all until then,
-        for gestures that last so many seconds on average; see semg/evaluation/smoothing.py.
-        Raises DataError for a rate that the model's cannot be made of.
+        rate: Hz of the stream; if it is not the model's, the stream is resampled. scale: microvolts per unit of the
+        samples; None: that of training, or another that the first seconds show, with a warning. name: prefix of
+        messages; channels: names of the incoming channels for messages (none: numbers from 1).
+        warmup: seconds of signal before the first decision. normalization: an existing one to continue; None for a new
+        one.
+        adaptation: adapts the network during the stream. hold: if above 0, probabilities are smoothed over all windows
+        so far, for gestures that last this many seconds on average; see semg/evaluation/smoothing.py.
+        Raises DataError for a rate that cannot be resampled to the model's.
         """
         self._model, self._rate, self._scale, self._name, self._warn = model, rate, scale, name, warn
         self._ratio = None if rate == model.rate else resampling_ratio(name, rate, model.rate)
@@ -92,28 +94,28 @@ class LiveDecoder:
         self._smooth = MarkovFilter(model.stride / model.rate, hold) if hold else None
         self._clock = StreamClock(rate)
         self._watch = SignalWatch(name, channels, rate, warn)
-        self._held: list[Chunk] = []  # while the unit is not known
-        self._samples = 0  # heard, all together
-        self._since_begin = 0  # samples since the stream began anew
-        self._first: float | None = None  # time stamps: of the first sample of all, and since the stream began anew
+        self._held: list[Chunk] = []  # chunks that wait until the unit is known
+        self._samples = 0  # received in all
+        self._since_begin = 0  # samples since the stream last started
+        self._first: float | None = None  # time stamps of the very first sample, and of the first since the last start
         self._begun = 0.0
         self._rate_checked = self._jump_told = self._excess_told = False
         self._any = False  # whether anything has been decided
-        self._invalid = 0  # samples that were no numbers, or more than a model can take
-        self._last: np.ndarray | None = None  # (channels in,) the latest sample that was
+        self._invalid = 0  # samples that were not finite, or too large for the model
+        self._last: np.ndarray | None = None  # (channels in,) the latest valid sample
         self._stream: Stream | None = None
         self._resampler: CausalResampler | None = None
 
     @property
     def lost(self) -> int:
-        """Samples that never came, were no numbers or too large, known up to a second ago."""
+        """Number of samples that were lost, not finite or too large; complete up to about a second ago."""
         return self._clock.lost + self._invalid
 
     def push(self, chunk: Chunk) -> list[LiveDecision]:
-        """What can be decided now, in order.
+        """Process the next samples; returns the decisions that they complete, in order.
 
-        DataError for amplitudes that no model can take, before the first decision: the unit is wrong. Later they are a
-        disturbance, which is left out, and windows begin anew after it.
+        DataError for impossible amplitudes before the first decision, because then the unit is wrong. Later they are
+        treated as a disturbance: they are left out, and windows start afresh after them.
         """
         if not len(chunk.samples):
             return []
@@ -131,22 +133,23 @@ class LiveDecoder:
         return [decision for one in held for decision in self._decide(one, scale)]
 
     def prepare(self) -> None:
-        """Do what a decision need not wait for: call it when there is time."""
+        """Do work that no decision needs to wait for; call it when there is time."""
         if self._stream is not None:
             self._stream.prepare()
 
     def begin_anew(self) -> None:
-        """The stream was away: filter and windows begin anew with the next chunk, and so does its clock."""
+        """Call it after an interruption: filter, windows and clock start afresh with the next chunk."""
         self._clock.begin_anew()
         self._since_begin = 0
         self._leave_windows()
 
     def finish(self) -> int:
-        """Samples lost until the end."""
+        """Number of samples lost until the end of the stream."""
         return self._clock.finish() + self._invalid
 
     def heard(self) -> SessionStatistics | None:
-        """What has been learnt of the session, for a later stream of it; None before the first whole window."""
+        """The statistics of the session, for a later stream of the same session; None before the first complete
+        window."""
         return self.normalization.heard()
 
     def _decide(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
@@ -168,7 +171,7 @@ class LiveDecoder:
         return decisions
 
     def _decide_evenly(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
-        """Decisions over samples between which none is missing."""
+        """Decisions on samples without a gap."""
         stream, samples = self._stream or self._begun_stream(scale), chunk.samples
         self._samples += len(samples)
         places = np.arange(len(samples))
@@ -195,7 +198,7 @@ class LiveDecoder:
         return decisions
 
     def _leave_out(self, chunk: Chunk, error: DataError) -> None:
-        """Go on after amplitudes that no model can take: an electrode came off, or something was switched on."""
+        """Continue after impossible amplitudes: an electrode came off, or something was switched on."""
         self._invalid += len(chunk.samples)
         self._leave_windows()
         if not self._excess_told:
@@ -203,7 +206,7 @@ class LiveDecoder:
             self._warn(f"{self._name}: {error.message}: left out, counted as lost; windows begin anew after it")
 
     def _tell_of_a_jump(self) -> None:
-        """Warn, once, of time stamps that are of another clock than those before; the rate is measured anew."""
+        """Warn, once, that time stamps come from another clock than before; the rate is measured again."""
         self._since_begin = 0
         if not self._jump_told:
             self._jump_told = True
@@ -213,7 +216,7 @@ class LiveDecoder:
             )
 
     def _leave_windows(self) -> None:
-        """Samples are missing: what comes next is filtered anew, in other windows."""
+        """After missing samples: the filter and the windows start afresh."""
         self.prepare()
         if self._adaptation is not None:
             self._adaptation.begin_recording()
@@ -222,7 +225,7 @@ class LiveDecoder:
         self._stream = None
 
     def _begun_stream(self, scale: float) -> Stream:
-        """Filter and windows at their beginning, normalisation as it is."""
+        """A new stream, with filter and windows at their beginning and the existing normalisation."""
         left = max(0.0, self._warmup - self._samples / self._rate)
         self._stream = self._model.stream(
             warmup=left, scale=scale, normalization=self.normalization, adaptation=self._adaptation
@@ -231,7 +234,8 @@ class LiveDecoder:
         return self._stream
 
     def _numbers(self, samples: np.ndarray) -> np.ndarray:
-        """(n, channels) with a channel's number before in place of what is none, which would stay in the filter."""
+        """(n, channels), with values that are not finite replaced by the channel's previous value; they would never
+        leave the filter."""
         if samples.dtype.kind in "iu":
             self._last = samples[-1]
             return samples
@@ -239,14 +243,14 @@ class LiveDecoder:
         if not good.all():
             self._invalid += int((~good.all(axis=1)).sum())
             last = np.zeros(samples.shape[1], samples.dtype) if self._last is None else self._last
-            places = np.arange(1, len(samples) + 1)[:, None]  # 0: the last one before
+            places = np.arange(1, len(samples) + 1)[:, None]  # 0 is the last sample of the previous chunk
             latest = np.maximum.accumulate(np.where(good, places, 0))
             samples = np.take_along_axis(np.concatenate([last[None], samples]), latest, 0)
         self._last = samples[-1]
         return samples
 
     def _check_rate(self, chunk: Chunk) -> None:
-        """Warn, once, of time stamps by which the rate is another than announced."""
+        """Warn, once, if the time stamps show another rate than the announced one."""
         if self._since_begin == 0:
             self._begun = float(chunk.stamps[0])
         self._since_begin += len(chunk.stamps)
@@ -266,17 +270,17 @@ class LiveDecoder:
 
 
 class SignalWatch:
-    """Looks at a stream's samples as they come and tells of each channel once."""
+    """Checks a stream's samples as they arrive, and warns about each faulty channel once."""
 
     def __init__(self, name: str, channels: Sequence[str], rate: float, warn: Callable[[str], None]) -> None:
-        """name: what messages begin with; channels: their names, or nothing, which counts them from 1; rate: Hz."""
+        """name: prefix of messages; channels: their names, or empty, which means numbers from 1; rate: Hz."""
         self._name, self._channels, self._warn = name, channels, warn
         self._samples = round(_WATCHED_SECONDS * rate)
-        self._told: dict[str, set[int]] = {}  # kind of message to channels
+        self._told: dict[str, set[int]] = {}  # message -> channels already reported
         self._forget()
 
     def see(self, samples: np.ndarray) -> None:
-        """(n, channels) the next samples, as they came."""
+        """(n, channels) the next samples, as they arrived."""
         finite = np.isfinite(samples)
         values = samples.astype(np.float64)
         self._low.append(np.where(finite, values, np.inf).min(0))
@@ -289,7 +293,7 @@ class SignalWatch:
 
     def _forget(self) -> None:
         self._count = 0
-        # (channels,) of each piece: lowest and highest number, whether all samples are numbers
+        # (channels,) for each piece: minimum, maximum, whether all samples are finite
         self._low: list[np.ndarray] = []
         self._high: list[np.ndarray] = []
         self._numbers: list[np.ndarray] = []
@@ -302,7 +306,7 @@ class SignalWatch:
         self._tell(still, f"did not change for {_WATCHED_SECONDS:g} s: is the electrode connected?")
 
     def _tell(self, wrong: np.ndarray, what: str) -> None:
-        """Warn of the channels, (channels,) bool, that nobody was warned of yet."""
+        """Warn about those channels, (channels,) bool, that have not been reported yet."""
         told = self._told.setdefault(what, set())
         new = [place for place in np.flatnonzero(wrong).tolist() if place not in told]
         if not new:

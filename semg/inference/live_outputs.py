@@ -1,6 +1,7 @@
-"""Where live decisions go: a CSV, a stream of the Lab Streaming Layer, datagrams; and a recording of what came in.
+"""Outputs of live decisions: a CSV, an LSL stream, datagrams; and a recording of the incoming samples.
 
-Tables grow a line at a time under their own names: whoever kills the program loses no more than the last second.
+Tables are written under their final names and grow line by line: if the program is killed, at most the last second is
+lost.
 """
 
 import csv
@@ -20,19 +21,20 @@ from semg.common.errors import DataError
 from semg.inference import lsl
 from semg.inference.live_decoder import Chunk, LiveDecision
 
-_FLUSH = 0.5  # seconds of a recording that a kill may lose
-LABEL = "label"  # the column of a recording that its owner fills, for import_csv.py
+_FLUSH = 0.5  # seconds of a recording that are lost if the program is killed
+LABEL = "label"  # the column of a recording that the user fills in, for import_csv.py
 
 
 class _Rows:
-    """A file of whole rows: what a full disk leaves ends with a row, and the error names the file."""
+    """A file of complete rows: even on a full disk it ends with a complete row, and the error names the file."""
 
     def __init__(self, path: Path, mode: str) -> None:
-        """mode: x, or w to replace a file. FileExistsError as Path.open raises it."""
+        """mode: x, or w to replace a file. FileExistsError as from Path.open."""
         self._path, self._file = path, FileIO(path, mode)
 
     def write(self, rows: str) -> None:
-        """Write rows at once. OSError, naming the file, where there is no room: then those that fit are in it."""
+        """Write rows immediately. OSError, naming the file, if the disk is full; the file then holds the rows that
+        fit."""
         begin, data, written = self._file.tell(), rows.encode(), 0
         try:
             while written < len(data):
@@ -44,15 +46,15 @@ class _Rows:
             raise
 
     def close(self) -> None:
-        """No more rows."""
+        """Close the file."""
         self._file.close()
 
 
 class DecisionTable:
-    """A CSV with a row a decision, complete at every moment. `path`: under which name it is."""
+    """A CSV with one row per decision, complete at every moment. `path`: its actual name."""
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
-        """path: the name to take; where another program has it, that name with a number."""
+        """path: the desired name; if another program uses it, a number is added."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._classes = classes
         self.path, self._file = _new_file(path)
@@ -61,19 +63,19 @@ class DecisionTable:
         self._table.writerow(["time_s", "lsl_time", "gesture", *names, "delay_ms", "computing_ms", "lost"])
 
     def write(self, decision: LiveDecision, delay: float) -> None:
-        """One decision. delay: seconds from the window's last sample to it."""
+        """Write one decision. delay: seconds from the window's last sample to the decision."""
         gesture = self._classes[int(decision.probabilities.argmax())]
         shares = [f"{p:.6f}" for p in decision.probabilities]
         times = [f"{1000 * delay:.2f}", f"{1000 * decision.computing:.2f}"]
         self._table.writerow([f"{decision.time:.6f}", f"{decision.stamp:.6f}", gesture, *shares, *times, decision.lost])
 
     def close(self) -> None:
-        """No more decisions."""
+        """Close the file."""
         self._file.close()
 
 
 def _new_file(path: Path) -> tuple[Path, _Rows]:
-    """A file that nobody else has: two programs may begin in the same second."""
+    """A new file that no other program uses: two programs may start in the same second."""
     place, number = path, 1
     while True:
         try:
@@ -84,13 +86,13 @@ def _new_file(path: Path) -> tuple[Path, _Rows]:
 
 
 class Recorder:
-    """A CSV of the samples as they came: seconds since the first one, a column a channel, and an empty label.
+    """A CSV of the incoming samples: seconds since the first one, one column per channel, and an empty label.
 
-    predict.py takes it as it is, import_csv.py once the labels are filled in.
+    predict.py reads it as it is, import_csv.py once the labels are filled in.
     """
 
     def __init__(self, path: Path, channels: Sequence[str], *, overwrite: bool = False) -> None:
-        """DataError if the file is there already, unless it may be overwritten."""
+        """DataError if the file exists, unless it may be overwritten."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = _Rows(path, "w" if overwrite else "x")
@@ -98,14 +100,14 @@ class Recorder:
             raise DataError(f"{path}: expected no recording there, found one", "{overwrite} replaces it") from None
         self.path, self.samples = path, 0
         csv.writer(self._file, lineterminator="\n").writerow(["time", *channels, LABEL])
-        self._waiting: list[str] = []  # rows for the next flush
+        self._waiting: list[str] = []  # rows that wait for the next flush
         self._first: float | None = None
         self._flushed = time.monotonic()
 
     def write(self, chunk: Chunk) -> None:
-        """Append what came in, to the last digit of its type, without samples in which a channel is no number.
+        """Append the incoming samples with all digits of their type, except samples in which a channel is not finite.
 
-        OSError, naming the file, where it cannot be written.
+        OSError, naming the file, if it cannot be written.
         """
         good = np.isfinite(chunk.samples).all(1)
         if not good.all():
@@ -125,13 +127,13 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Bring to the file what was written; for when nothing comes in."""
+        """Write waiting rows to the file; call it while nothing comes in."""
         self._flushed = time.monotonic()
         rows, self._waiting = "".join(self._waiting), []
         self._file.write(rows)
 
     def close(self) -> None:
-        """No more samples."""
+        """Close the file."""
         try:
             self.flush()
         finally:
@@ -139,10 +141,11 @@ class Recorder:
 
 
 class Datagrams:
-    """Decisions as JSON, a line a datagram (UDP). Nobody has to listen; what cannot be sent is counted."""
+    """Decisions as JSON, one line per datagram (UDP). Nobody has to listen; datagrams that cannot be sent are
+    counted."""
 
     def __init__(self, address: tuple[str, int], classes: Sequence[str]) -> None:
-        """address: host and port. DataError for a host that is not known."""
+        """address: host and port. DataError for an unknown host."""
         self._classes, self.failed = classes, 0
         host, port = address
         try:
@@ -154,7 +157,7 @@ class Datagrams:
         self._socket.setblocking(False)
 
     def send(self, decision: LiveDecision, delay: float) -> None:
-        """One decision. delay: seconds from the window's last sample to it."""
+        """Send one decision. delay: seconds from the window's last sample to the decision."""
         line = json.dumps(as_json(decision, self._classes, delay)) + "\n"
         try:
             self._socket.sendto(line.encode(), self._address)
@@ -162,12 +165,12 @@ class Datagrams:
             self.failed += 1
 
     def close(self) -> None:
-        """No more decisions."""
+        """Close the socket."""
         self._socket.close()
 
 
 def as_json(decision: LiveDecision, classes: Sequence[str], delay: float) -> dict[str, Any]:
-    """A decision in plain types."""
+    """A decision as plain types."""
     best = int(decision.probabilities.argmax())
     return {
         "time_s": round(decision.time, 6),
@@ -181,9 +184,9 @@ def as_json(decision: LiveDecision, classes: Sequence[str], delay: float) -> dic
 
 
 class Outputs:
-    """All places that decisions go to. Use it in a `with` block.
+    """All outputs of the decisions. Use it in a `with` block.
 
-    path: of the table; delays, computing: seconds of each decision so far; latest: the last one.
+    path: of the table; delays, computing: seconds for each decision so far; latest: the last decision.
     """
 
     def __init__(
@@ -203,7 +206,7 @@ class Outputs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # a full disk has been told of
+        with suppress(OSError):  # a full disk has already been reported
             self._table.close()
         if self._datagrams:
             self._datagrams.close()
@@ -211,11 +214,11 @@ class Outputs:
 
     @property
     def failed(self) -> int:
-        """Datagrams that could not be sent."""
+        """Number of datagrams that could not be sent."""
         return self._datagrams.failed if self._datagrams else 0
 
     def send(self, decision: LiveDecision) -> None:
-        """One decision to all of them, to the fastest first."""
+        """Send one decision to all outputs, the fastest first."""
         delay = lsl.clock() - decision.stamp
         values = [float(decision.probabilities.argmax()), *decision.probabilities.tolist()]
         self._outlet.push_sample(values, decision.stamp)

@@ -1,7 +1,7 @@
 """Streams of the Lab Streaming Layer (LSL): find one, check it against a model, read it, and write others.
 
-https://labstreaminglayer.readthedocs.io says what streams are. pylsl, and the library it loads, are needed only by
-those who stream: they are imported here when the first stream is asked for.
+https://labstreaminglayer.readthedocs.io explains streams. pylsl, and the library it loads, are needed only for
+streaming, so they are imported when the first stream is used.
 """
 
 import os
@@ -21,27 +21,27 @@ from semg.inference.live_decoder import Chunk
 from semg.inference.signal_path import SignalPath
 from semg.inference.stream_clock import times_of
 
-BUFFER = 5  # seconds of samples kept for a reader that is late; older ones are lost
-_LEAST = 0.005  # seconds of signal to wait for: a sender that pushes single samples would else cost a core
-_MOST = 0.1  # seconds of signal taken at once, so that a reader who is late does not wait for decisions
-SILENCE = 1.0  # seconds without a sample after which a stream is away
-_TWINS = 1.0  # seconds in which a second stream that is called the same answers
-_CONNECT = 5.0  # seconds that a sender may take to answer
-_CORRECTION = 5.0  # seconds between two looks at how the sender's clock differs from ours
+BUFFER = 5  # seconds of samples buffered for a slow reader; older ones are lost
+_LEAST = 0.005  # seconds of signal to wait for: single samples, one by one, would keep a core busy
+_MOST = 0.1  # seconds of signal read at once, so that a backlog does not delay decisions
+SILENCE = 1.0  # seconds without a sample after which a stream counts as interrupted
+_TWINS = 1.0  # seconds to wait for a second stream of the same name
+_CONNECT = 5.0  # seconds to wait for a sender's answer
+_CORRECTION = 5.0  # seconds between two measurements of the offset of the sender's clock
 _NAMES_OF_UNITS = {
     "uV": "uv µv μv microvolt microvolts",
     "mV": "mv millivolt millivolts",
     "V": "v volt volts",
 }
 _UNITS = {written: unit for unit, names in _NAMES_OF_UNITS.items() for written in names.split()}
-# Where liblsl looks for its settings. It logs onto standard error, which the terminal's view is drawn on.
+# Where liblsl looks for its settings. It logs to standard error, where the terminal view is drawn.
 _SETTINGS = ("lsl_api.cfg", "~/lsl_api/lsl_api.cfg", "/etc/lsl_api/lsl_api.cfg")
 _QUIET = "[log]\nlevel = -3\n"
 _pylsl: list[ModuleType] = []
 
 
 def pylsl() -> ModuleType:
-    """The module. DataError, in one line, if it or its library cannot be loaded."""
+    """The pylsl module. DataError, in one line, if it or its library cannot be loaded."""
     if _pylsl:
         return _pylsl[0]
     try:
@@ -56,12 +56,12 @@ def pylsl() -> ModuleType:
 
 
 def clock() -> float:
-    """Seconds by the clock that time stamps of streams are of."""
+    """Seconds by the clock that streams use for time stamps."""
     return float(pylsl().local_clock())
 
 
 class _NoAnswerError(DataError):
-    """A stream's sender did not answer in time, or went away meanwhile."""
+    """A stream's sender did not answer in time, or disappeared."""
 
 
 # --- a stream found --------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class _NoAnswerError(DataError):
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What a stream says of itself. labels, units: a text a channel, or nothing; rate: Hz, 0 where it has none."""
+    """A stream's description of itself. labels, units: one text per channel, or empty; rate: Hz, 0 if it has none."""
 
     name: str
     type: str
@@ -83,7 +83,7 @@ class StreamFacts:
 
     @classmethod
     def of(cls, info: Any) -> "StreamFacts":
-        """Of a pylsl.StreamInfo."""
+        """Read from a pylsl.StreamInfo."""
         labels, units = info.get_channel_labels() or [], info.get_channel_units() or []
         module = pylsl()
         return cls(
@@ -106,8 +106,8 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a stream is read. places: of the model's channels in it, counted from 0, and their names; rate: Hz;
-    unit: as `semg.data.tables.UNITS` names it, None where the stream does not say."""
+    """How a stream is read. places: of the model's channels among its channels, counted from 0, and their names; rate:
+    Hz; unit: a key of `semg.data.tables.UNITS`, or None if the stream does not state it."""
 
     places: tuple[int, ...]
     names: tuple[str, ...]
@@ -126,9 +126,9 @@ def layout_for(
 ) -> Layout:
     """How a model reads a stream.
 
-    rate: Hz, if the stream's own is not to be believed; channels: which to take, counted from 1, in the model's order
-    (None: by their labels, else all); resample: take another rate than the model's.
-    Raises DataError, which names the stream, where it is not the model's.
+    rate: Hz, to override the stream's own; channels: which ones to use, counted from 1, in the model's order (None: by
+    their labels, otherwise all); resample: accept another rate than the model's.
+    Raises DataError, which names the stream, if it does not fit the model.
     """
     if not facts.numeric:
         raise DataError(f"{facts.name}: expected a stream of numbers, found one of texts")
@@ -151,7 +151,7 @@ def layout_for(
 def _places(
     facts: StreamFacts, channels: Sequence[str], chosen: Sequence[int] | None, warn: Callable[[str], None]
 ) -> tuple[int, ...]:
-    """Places of the model's channels among the stream's."""
+    """Places of the model's channels among the stream's channels."""
     if chosen is not None:
         if len(chosen) != len(channels):
             hint = f"{{channels}} names {len(chosen)}"
@@ -173,7 +173,7 @@ def _places(
 
 
 def _unit(facts: StreamFacts, places: Sequence[int]) -> str | None:
-    """The unit of the channels taken; None where they have none, several, or one that is no voltage."""
+    """The unit of the channels used; None if they state none, several, or one that is not a voltage."""
     units = {_UNITS.get(facts.units[place].strip().casefold()) for place in places} if facts.units else {None}
     return units.pop() if len(units) == 1 else None
 
@@ -182,13 +182,13 @@ def _unit(facts: StreamFacts, places: Sequence[int]) -> str | None:
 
 
 class StreamReader:
-    """Reads the stream that is called NAME, waits for it if it goes away, and checks it anew when it is back."""
+    """Reads the stream with a given name, waits for it when it is interrupted, and checks it again when it returns."""
 
     def __init__(self, called: str, layout: Callable[[StreamFacts], Layout], wait: float) -> None:
         """Find a stream by name, source id or type, and begin to read it.
 
-        layout: called with what the stream says of itself, now and when it is back; raises DataError for a stream that
-        cannot be read. wait: seconds in which a stream must be found. Raises DataError if there is none, or several.
+        layout: called with the stream's description, now and whenever it returns; raises DataError for a stream that
+        cannot be read. wait: seconds to wait for the stream to appear. Raises DataError if there is none, or several.
         """
         self._module, self._layout_of = pylsl(), layout
         quoted = _quoted(called)
@@ -197,7 +197,7 @@ class StreamReader:
         self._inlet: Any = None
         self.interruptions = 0
         self._heard = time.monotonic()
-        self._latest: float | None = None  # time stamp, by the sender's clock
+        self._latest: float | None = None  # latest time stamp, by the sender's clock
         self._corrected = -_CORRECTION
         self._correction = self._first_correction = 0.0  # seconds from the sender's clock to ours
         self._open(self._resolved(called, predicate, wait))
@@ -208,9 +208,10 @@ class StreamReader:
         return time.monotonic() - self._heard
 
     def pull(self, timeout: float) -> Chunk | None:
-        """The next samples of the model's channels, time stamps by our clock; None if none came in `timeout` seconds.
+        """The next samples of the model's channels, with time stamps by our clock; None if none arrived in `timeout`
+        seconds.
 
-        After a stream has been away, `interruptions` has grown by one.
+        After an interruption of the stream, `interruptions` has grown by one.
         """
         if self._inlet is None and not self._back():
             time.sleep(timeout)
@@ -234,7 +235,7 @@ class StreamReader:
             self._latest = clock() - self._first_correction
         stamps = times_of(np.asarray(stamps), self._latest, self.layout.rate)
         self._latest = float(stamps[-1])
-        stamps = stamps + self._first_correction  # which stays: else a look at the clock would be a gap
+        stamps = stamps + self._first_correction  # constant: a new measurement would look like a gap
         drift = self._correction - self._first_correction
         return Chunk(samples[:, list(self.layout.places)], stamps, arrived, drift)
 
@@ -243,7 +244,7 @@ class StreamReader:
         self._inlet = None
 
     def _resolved(self, called: str, predicate: str, wait: float) -> Any:
-        """The one stream that is called so: by name before source id before type."""
+        """The single stream with this name, otherwise with this source id, otherwise of this type."""
         streams = self._module.resolve_bypred(predicate, 1, wait)
         if not streams:
             others = [str(StreamFacts.of(info)) for info in self._module.resolve_streams(1.0)]
@@ -275,13 +276,13 @@ class StreamReader:
         self._corrected = time.monotonic()
 
     def _back(self) -> bool:
-        """Open the stream anew if its sender has come back: of the same source id or name, and another than before."""
+        """Open the stream again if its sender has returned: with the same source id or name, but a new stream."""
         for info in self._resolver.results():
             same = info.source_id() == self.facts.source_id and info.name() == self.facts.name
             if same and info.uid() != self.facts.uid:
                 try:
                     self._open(info)
-                except _NoAnswerError:  # it went away again
+                except _NoAnswerError:  # it disappeared again
                     return False
                 self.interruptions += 1
                 return True
@@ -295,11 +296,11 @@ class StreamReader:
         try:
             self._correction = self._inlet.time_correction(0.0)
         except (self._module.util.LostError, self._module.util.TimeoutError):
-            return  # the old one will do
+            return  # keep the previous offset
 
 
 def _quoted(text: str) -> str:
-    """A text in an XPath predicate, which has no escapes. DataError for one with both kinds of quotes."""
+    """A text quoted for an XPath predicate, which has no escapes. DataError for a text with both kinds of quotes."""
     if '"' in text and "'" in text:
         raise DataError(f"{text}: expected a stream's name with one kind of quotes at most, found both")
     return f'"{text}"' if "'" in text else f"'{text}'"
@@ -320,8 +321,8 @@ def outlet(
 ) -> Any:
     """A stream of float32 for others to read, a pylsl.StreamOutlet.
 
-    kind: LSL's content type, such as EMG; rate: Hz, 0 for samples that come when they come; units: of all channels;
-    facts: lists for its description, such as the classes.
+    kind: LSL's content type, such as EMG; rate: Hz, 0 for samples at irregular times; units: of all channels; facts:
+    lists for its description, such as the classes.
     """
     module = pylsl()
     info = module.StreamInfo(name, kind, len(labels), rate, module.cf_float32, source_id)

@@ -1,4 +1,4 @@
-"""A recording played into a stream of the Lab Streaming Layer at its own speed, as its device would send it."""
+"""Playing a recording into a stream of the Lab Streaming Layer in real time, as its device would send it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from semg.data.tables import Table, is_table, read_recording
 from semg.inference import lsl
 
 _PACKET = 0.025  # seconds of signal sent at once
-_LAST_WORDS = 1.0  # seconds in which readers take what was sent last
-_UNITS = {"uV": "microvolts", "mV": "millivolts", "V": "volts", "counts": "counts"}  # as streams write them
+_LAST_WORDS = 1.0  # seconds for readers to receive the last samples
+_UNITS = {"uV": "microvolts", "mV": "millivolts", "V": "volts", "counts": "counts"}  # as streams state them
 
 
 @dataclass(frozen=True)
 class Playable:
-    """samples: (T, channels) float32 at `rate` Hz; labels: names of the channels; unit: empty if not known."""
+    """samples: (T, channels) float32 at `rate` Hz; labels: names of the channels; unit: empty if unknown."""
 
     name: str
     samples: np.ndarray
@@ -37,10 +37,10 @@ def read_playable(
     channels: Sequence[int] | None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Playable:
-    """A recording in putEMG's layout, all 24 channels in microvolts, or a table as predict.py takes one.
+    """A recording in putEMG's layout, with all 24 channels in microvolts, or a table as predict.py reads it.
 
-    rate (Hz), unit, channels (columns counted from 1): of a table; warn: told of samples that are missing. DataError
-    for what is neither.
+    rate (Hz), unit, channels (columns counted from 1): for a table; warn: called about missing samples. DataError for
+    any other file.
     """
     if not is_table(path):
         source = read_recording(path, range(1, putemg.N_CHANNELS + 1), "TRAJ_GT")
@@ -52,7 +52,7 @@ def read_playable(
         raise DataError(f"{path}: expected a sampling rate for a table, found none", "{rate} says it")
     table = Table(path)
     roles = table.roles(channels)
-    missing = table.gaps(roles, rate)  # refuses a time of another rate
+    missing = table.gaps(roles, rate)  # refuses a time column with another rate
     for text in filter(None, (table.assumed(roles), gaps.in_words(missing, rate))):
         warn(f"{path}: {text}")
     places = roles.channels
@@ -70,9 +70,10 @@ def play(
     say: Callable[[str], None],
     progress: Callable[[int], object] = lambda _: None,
 ) -> int:
-    """Send a recording, once somebody reads, and return how many samples were sent.
+    """Send a recording once there is a reader; returns how many samples were sent.
 
-    name: of the stream; seconds: to send at most; progress: called with each packet's samples.
+    name: of the stream; seconds: send at most this much signal; progress: called with the number of samples in each
+    packet.
     """
     samples, rate = recording.samples, recording.rate
     if seconds is not None:
@@ -87,7 +88,7 @@ def play(
     begun = lsl.clock()
     for begin in range(0, len(samples), packet):
         part = samples[begin : begin + packet]
-        last = begun + (begin + len(part)) / rate  # a device has a sample when its time is over
+        last = begun + (begin + len(part)) / rate  # a device has a sample at the end of its sampling interval
         while (early := last - lsl.clock()) > 0:
             time.sleep(min(early, 0.1))
         out.push_chunk(part, last)

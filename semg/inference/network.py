@@ -1,4 +1,4 @@
-"""A checkpoint's network: built once description, weights and the data of its training fit each other."""
+"""The network of a checkpoint, built only if description, weights and training data fit each other."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,9 +28,9 @@ _FIELDS = {
 
 
 def network_of(checkpoint: Checkpoint) -> tuple[GPT2Classifier, normalization.ChannelNormalization]:
-    """The network with its weights, in evaluation mode, and how its channels are normalised.
+    """The network with its weights, in evaluation mode, and its channel normalisation.
 
-    DataError if the checkpoint does not hold them, or they do not fit each other and the data.
+    DataError if the checkpoint does not hold them, or if they do not fit each other and the data.
     """
     _check_description(checkpoint)
     try:
@@ -43,7 +43,9 @@ def network_of(checkpoint: Checkpoint) -> tuple[GPT2Classifier, normalization.Ch
     try:
         config = ModelConfig.from_dict(checkpoint.description["model"])
         _check_shape(checkpoint, config, channels)
-        _check_weights(checkpoint, weight_shapes(config), weights)  # sizes are the file's: now memory may be taken
+        _check_weights(
+            checkpoint, weight_shapes(config), weights
+        )  # sizes agree with the file, so memory may be allocated
         model = GPT2Classifier(config)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None
@@ -52,14 +54,14 @@ def network_of(checkpoint: Checkpoint) -> tuple[GPT2Classifier, normalization.Ch
 
 
 def _check_description(checkpoint: Checkpoint) -> None:
-    """DataError unless the checkpoint says what a network needs, and keeps a gain for each channel."""
+    """DataError unless the checkpoint has all that a network needs, and a gain for each channel."""
     description = checkpoint.description
     check_fields(checkpoint.path, description, _FIELDS, "a trained model, best_model.ckpt", "train.py writes one")
     n_channels = len(description["data"]["channels"])
     if beyond := [place for ring in description["data"].get("rings") or () for place in ring if place >= n_channels]:
         raise DataError(f"{checkpoint.path}: expected places below {n_channels} in data.rings, found {beyond[0]}")
     gain, shape = checkpoint.tensors.get("train_gain"), (len(description["data"]["channels"]),)
-    if gain is None or gain.shape != shape:  # another shape could pass for one by broadcasting
+    if gain is None or gain.shape != shape:  # another shape might go unnoticed by broadcasting
         actual = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
         raise DataError(f"{checkpoint.path}: expected train_gain of shape {shape}, found {actual}")
 
@@ -76,7 +78,8 @@ def _check_weights(
 
 
 def _check_shape(checkpoint: Checkpoint, config: ModelConfig, channels: int) -> None:
-    """DataError unless such a network fits the data, and the weights that are there: building it may take long."""
+    """DataError unless the network fits the data and the weights in the file; checked first because building it may
+    take long."""
     data = checkpoint.description["data"]
     fitting = {
         "channels": (config.channels, channels),

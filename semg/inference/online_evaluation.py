@@ -1,8 +1,8 @@
-"""Scoring as a live device would decide: each session normalised by what had been heard of it until then.
+"""Scoring as a live device would decide: each session is normalised by its signal so far.
 
-Whole-session normalisation looks at minutes of signal that come after a window. Here the session's recordings are gone
-through in the order in which they were made; every stride the online normalisation learns from the last window, and
-each labelled window is decided by what is known when it ends.
+Normalisation by the whole session uses minutes of signal that come after a window. Here, the recordings of a session
+are processed in the order in which they were made. At every stride, the online normalisation learns from the latest
+window, and each labelled window is decided with what is known at its end.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,8 +33,8 @@ def online_probabilities(
 ) -> np.ndarray:
     """(n_windows, classes) float32 for all windows in order. The model should be in evaluation mode.
 
-    begin: gives the normalisation of a session that begins; adaptation: that of its network, by the session's name.
-    stride: samples from one look at the stream to the next. progress: goes over the sessions.
+    begin: makes the normalisation for a new session; adaptation: makes the adaptation of its network, given the
+    session's name. stride: samples between two updates. progress: wraps the sessions.
     """
     probabilities = np.empty((len(windows), model.config.classes), np.float32)
     held: list[tuple[int, Tensor, Tensor]] = []
@@ -65,7 +65,8 @@ def online_probabilities(
 def _windows_as_heard(
     online: OnlineNormalization, adapting: Adapting | None, windows: WindowSet, shard: int, stride: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Place and scaled (1, C', N) of each window of a recording, given out when `online` has heard up to its end."""
+    """Place and scaled (1, C', N) of each window of a recording, yielded when `online` has received the signal up to
+    its end."""
     places = np.flatnonzero(windows.shard == shard)
     places = places[np.argsort(windows.start[places], kind="stable")]
     own, length = windows.shards[shard], windows.window
@@ -78,7 +79,9 @@ def _windows_as_heard(
         if adapting is not None:
             adapting.see(signal[seen:end])
         seen = end
-        heard = np.array(signal[end - length : end])  # copied: a mapped file can't be written to, as torch expects
+        heard = np.array(
+            signal[end - length : end]
+        )  # copied: a memory-mapped file is read-only, which torch does not accept
         online.normalized(online.features(heard))
         while next_place < len(places) and windows.start[places[next_place]] + length < end + stride:
             place = int(places[next_place])
@@ -91,7 +94,7 @@ def _windows_as_heard(
 
 
 def seconds_since_start(windows: WindowSet) -> np.ndarray:
-    """(n_windows,) seconds of its session's signal, over all recordings given, that have come by a window's end."""
+    """(n_windows,) seconds of the session's signal, over all its recordings in `windows`, up to each window's end."""
     before = np.zeros(len(windows.shards))
     for in_session in sessions(windows.shards).values():
         lengths = [windows.shards[place].meta["n_samples"] for place in in_session]
@@ -100,7 +103,7 @@ def seconds_since_start(windows: WindowSet) -> np.ndarray:
 
 
 def place_in_session(windows: WindowSet) -> np.ndarray:
-    """(n_windows,) which of its session's recordings given, counted from 1, a window is of."""
+    """(n_windows,) the number, counted from 1, of each window's recording within its session."""
     place = np.zeros(len(windows.shards), np.int64)
     for in_session in sessions(windows.shards).values():
         place[in_session] = np.arange(1, len(in_session) + 1)

@@ -1,4 +1,4 @@
-"""What a stream's windows are normalised by: given beforehand (`Given`), or heard so far (`OnlineNormalization`)."""
+"""Normalisation of a stream's windows: fixed in advance (`Given`), or by the signal so far (`OnlineNormalization`)."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,56 +13,57 @@ from semg.data.normalization import SMALLEST_RMS, ChannelNormalization, transfor
 from semg.inference.prior import Prior, share_of
 from semg.inference.session_statistics import MOST_KEPT, SessionStatistics
 
-AT_ONCE = 8  # kept windows whose tokens are computed anew between two decisions
-RENEWAL_GROWTH = 1.1  # by what factor what has been heard grows until the transform is computed anew
-# Tokens' statistics and channels' correlations need so many times the windows that channels' powers need until the
-# prior and what has been heard count the same. Chosen on validation people.
+AT_ONCE = 8  # kept windows whose tokens are computed again between two decisions
+RENEWAL_GROWTH = 1.1  # the transform is computed again each time the signal has grown by this factor
+# Token statistics and channel correlations need this many times as many windows as channel powers do, until the prior
+# and the signal so far have equal weight. Chosen on validation people.
 SLOWER = 2.0
 
 
 class Normalization(Protocol):
-    """What brings windows to the scale that the model was trained on."""
+    """Brings windows to the scale that the model was trained on."""
 
     @property
     def transform(self) -> np.ndarray:
-        """(C, C') float32: what samples are multiplied by now; the same array as before unless it has changed."""
+        """(C, C') float32: the matrix by which samples are multiplied now; the same array object until it changes."""
 
     def see(self, block: np.ndarray) -> None:
-        """(n, C) filtered microvolts that have come in."""
+        """Receive the next (n, C) filtered microvolts."""
 
     def normalized(self, features: Tensor) -> Tensor:
-        """(1, T, F) the front-end's features of a window, seen through `transform` -> (1, T, F) normalised tokens."""
+        """(1, T, F) the front-end's features of a window that was multiplied by `transform` -> (1, T, F) normalised
+        tokens."""
 
     def prepare(self) -> None:
-        """Do what the next window need not wait for: a decision has been made, and the next block is still to come."""
+        """Do work that the next window need not wait for; called after a decision, before the next block arrives."""
 
     def heard(self) -> SessionStatistics | None:
-        """What has been learnt of the session, for a later stream of it to go on from; None: nothing is learnt."""
+        """The statistics of the session, for a later stream to start from; None if nothing is learnt."""
 
     def snapshot(self) -> "Given":
-        """How a window would be normalised now."""
+        """The normalisation that a window would get now, as a fixed one."""
 
 
 class Given:
-    """Normalisation that was known before: from training data, or from an earlier hour."""
+    """Fixed normalisation: from training data, or from an earlier part of the session."""
 
     def __init__(
         self, model: GPT2Classifier, transform: np.ndarray, statistics: Tensor | None, device: torch.device
     ) -> None:
-        """transform: (C, C') float32; statistics: (2, F), or None where the model's own serve."""
+        """transform: (C, C') float32; statistics: (2, F), or None if the model's own are used."""
         self._model = model
         self.transform = transform
         self.statistics = None if statistics is None else statistics.to(device)
 
     def see(self, block: np.ndarray) -> None:
-        """Nothing is learnt from the stream."""
+        """Does nothing: it does not learn from the stream."""
 
     def normalized(self, features: Tensor) -> Tensor:
         """See `Normalization`."""
         return self._model.normalized(features, None if self.statistics is None else self.statistics[None])
 
     def prepare(self) -> None:
-        """All is known."""
+        """Does nothing: everything is known."""
 
     def heard(self) -> None:
         """See `Normalization`."""
@@ -73,15 +74,16 @@ class Given:
 
 
 class OnlineNormalization:
-    """Normalisation by all of this stream so far, and by a prior as long as that is little.
+    """Normalisation by the whole stream so far, and by a prior while there is little signal.
 
-    It is what session normalisation comes to when a session is not over yet. The channel transform follows from the
-    products of all samples heard. Tokens depend on the transform, and an early token cannot be put under a later one;
-    so some past windows are kept as they came, evenly thinned over what has been heard, and when the transform
-    changes, their tokens are computed anew. That happens between decisions, a few windows at a time.
+    It is the counterpart of session normalisation for a session that is still going on. The channel transform is
+    computed from the products of all samples so far. Tokens depend on the transform, and tokens computed earlier cannot
+    be converted to a new transform. Therefore some past windows are stored, evenly spaced over the signal so far, and
+    when the transform changes, their tokens are computed again. This happens between decisions, a few windows at a
+    time.
 
-    The prior's share falls from 1, at the beginning, to a half after some windows of signal, and soon to nothing; how
-    many was learnt from the training people's sessions (`Prior.half`).
+    The weight of the prior falls from 1 at the beginning to a half after some windows of signal, and soon to almost
+    nothing. The number of windows was learnt from the training people's sessions (`Prior.half`).
     """
 
     def __init__(
@@ -92,23 +94,23 @@ class OnlineNormalization:
         prior: Prior | None = None,
         heard: SessionStatistics | None = None,
     ) -> None:
-        """heard: of the same session earlier, to go on from; its shapes are the model's."""
+        """heard: statistics of an earlier part of the same session to start from; its shapes must be the model's."""
         self._model, self._channel_normalization, self._device = model, channel_normalization, device
         self._prior, self._window = prior, model.config.samples
         channels = model.config.channels // channel_normalization.copies
         self._products = np.zeros((channels, channels))
         self._samples = 0
         self._tail = np.empty((0, channels), np.float16)  # the last window's worth of samples
-        self._past: list[np.ndarray] = []  # (N, C) past windows
-        self._every, self._decided = 1, 0  # windows from one that is kept to the next; windows seen whole
-        self._renewed_at = 0  # samples heard when the transform was computed
-        # of tokens under the transform, where they are made: a copy of each window's would make the host wait for a GPU
+        self._past: list[np.ndarray] = []  # (N, C) past windows that are kept
+        self._every, self._decided = 1, 0  # every how many windows one is kept; number of complete windows
+        self._renewed_at = 0  # samples received when the transform was computed
+        # sums of tokens, on the device that computes them: copying each window's would make the host wait for the GPU
         adding = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
         self._sums = torch.zeros(3, model.frontend.n_features, dtype=torch.float64, device=adding)
         self._known = None if prior is None else _sums_of(prior.statistics).to(adding)
-        self._placed: tuple[np.ndarray, Tensor] | None = None  # the transform, and the same on the device
+        self._placed: tuple[np.ndarray, Tensor] | None = None  # the transform, and its copy on the device
         self._renewal: _Renewal | None = None
-        self._transform: np.ndarray | None = None  # computed when the first window is whole
+        self._transform: np.ndarray | None = None  # computed when the first window is complete
         if heard is not None:
             self._go_on_from(heard)
 
@@ -120,7 +122,8 @@ class OnlineNormalization:
 
     @torch.inference_mode()
     def heard(self) -> SessionStatistics | None:
-        """See `Normalization`. A transform that is being computed is finished first; None before the first window."""
+        """See `Normalization`. If a new transform is being prepared, it is finished first. None before the first
+        window."""
         while self._renewal is not None:
             self.prepare()
         if not self._decided:
@@ -137,7 +140,7 @@ class OnlineNormalization:
         )
 
     def see(self, block: np.ndarray) -> None:
-        """Add (n, C) filtered microvolts to what has been heard."""
+        """Add (n, C) filtered microvolts to the signal so far."""
         wide = block.astype(np.float64)
         self._products += wide.T @ wide
         self._samples += len(block)
@@ -151,7 +154,7 @@ class OnlineNormalization:
         return self._transform
 
     def normalized(self, features: Tensor) -> Tensor:
-        """See `Normalization`; the window itself is part of what has been heard."""
+        """See `Normalization`; the window itself is included in the statistics."""
         self._sums += self._model.feature_sums(features.to(self._sums.device))
         if self._decided % self._every == 0:
             self._past.append(self._tail)
@@ -161,7 +164,7 @@ class OnlineNormalization:
         return self._model.normalized(features, self.statistics())
 
     def prepare(self) -> None:
-        """See `Normalization`: here, to put kept windows under a new transform."""
+        """See `Normalization`: computes the tokens of kept windows under a new transform."""
         if self._renewal is None and self._samples > RENEWAL_GROWTH * self._renewed_at:
             self._renewal = _Renewal(self._computed_transform(), list(self._past), self._decided, self._samples)
         renewal = self._renewal
@@ -170,7 +173,7 @@ class OnlineNormalization:
         self._add_to(renewal)
         if not renewal.waiting:
             self._transform, self._renewed_at = renewal.transform, renewal.samples
-            # the kept windows stand for all that were decided until then
+            # the kept windows represent all windows decided until then
             self._sums, self._renewal = renewal.sums * (renewal.decided / renewal.count), None
 
     def snapshot(self) -> Given:
@@ -191,11 +194,11 @@ class OnlineNormalization:
         return transform_from(heard, self._channel_normalization)
 
     def features(self, window: np.ndarray) -> Tensor:
-        """(N, C) filtered microvolts -> (1, T, F), what `normalized` takes."""
+        """(N, C) filtered microvolts -> (1, T, F), the input of `normalized`."""
         return self._model.features(self.scaled(window))
 
     def scaled(self, window: np.ndarray) -> Tensor:
-        """(N, C) filtered microvolts -> (1, C', N) as the model takes them now; nothing is learnt from the window."""
+        """(N, C) filtered microvolts -> (1, C', N), the model's input at present; nothing is learnt from the window."""
         transform = self.transform
         if self._placed is None or self._placed[0] is not transform:
             self._placed = transform, to_device(torch.from_numpy(transform), self._device)
@@ -212,7 +215,8 @@ class OnlineNormalization:
 
 @dataclass
 class _Renewal:
-    """A transform to come, and the sums of kept windows' tokens under it, as far as they are computed."""
+    """A new transform in preparation, with the sums of the tokens of those kept windows that have been computed under
+    it."""
 
     transform: np.ndarray
     waiting: list[np.ndarray]
@@ -225,13 +229,14 @@ class _Renewal:
 
 
 def _sums_of(statistics: Tensor) -> Tensor:
-    """(2, F) mean and standard deviation of tokens -> (3, F) float64 sums of one token that has them."""
+    """(2, F) mean and standard deviation of tokens -> (3, F) float64 sums of a single token with these statistics."""
     mean, std = statistics.double()
     return torch.stack([mean, std.square() + mean.square(), torch.ones_like(mean)])
 
 
 def _blended(prior: Prior, heard: np.ndarray, windows: float) -> np.ndarray:
-    """(C, C) moment -> (C, C): correlations and logarithms of power, each with its own share of the prior."""
+    """(C, C) moment -> (C, C): correlations and log powers are each averaged with the prior's, with weights of their
+    own."""
     moments = (prior.moment, heard)
     power = [np.maximum(np.diag(moment), SMALLEST_RMS**2) for moment in moments]
     correlation = [m / np.sqrt(p)[:, None] / np.sqrt(p) for m, p in zip(moments, power, strict=True)]
@@ -242,5 +247,5 @@ def _blended(prior: Prior, heard: np.ndarray, windows: float) -> np.ndarray:
 
 def transformed(window: np.ndarray, transform: Tensor) -> Tensor:
     """(N, C) float16 microvolts -> (C', N) float32 on the transform's device."""
-    # channels in rows, as the front-end reads them: it then has frames that lie in one piece of memory
+    # channels in rows, as the front-end reads them, so that the samples of a frame are contiguous in memory
     return transform.T @ to_device(torch.from_numpy(window), transform.device).float().T

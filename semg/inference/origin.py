@@ -1,4 +1,4 @@
-"""How a trained model came about, and where the data of its training lie now."""
+"""How a trained model was made, and where its training data are now."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from semg.inference.checkpoint import Checkpoint
 
 _SHARDS = "preprocess.py makes it, and `make demo` that of the shipped example"
 _FIELDS = {
-    "run": Field("the name of a folder", folder_name),  # results are written under it
+    "run": Field("the name of a folder", folder_name),  # results are written under this name
     "shards": TEXT,
     "split.folder": TEXT,
     "split.name": TEXT,
@@ -24,7 +24,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Origin:
-    """By which run, and on whom, a model was trained. shards, split: folders, as train.py was given them."""
+    """The run, and the people, that a model was trained on. shards, split: the folders that train.py was given."""
 
     checkpoint: Path
     run: str
@@ -35,16 +35,16 @@ class Origin:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Origin":
-        """As the checkpoint says it. DataError if it does not."""
+        """Read from the checkpoint. DataError if it lacks them."""
         path, about = checkpoint.path, checkpoint.description
         check_fields(path, about, _FIELDS, "a trained model, best_model.ckpt", "train.py writes one")
         split, people = about["split"], frozenset(about["trained_on"])
         return cls(path, about["run"], Path(about["shards"]), Path(split["folder"]), frozenset(split["train"]), people)
 
     def folders(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
-        """The folders of shards and of a split: those given, or where there is none, those of the training.
+        """The folders of shards and of a split: those given, otherwise those of the training.
 
-        DataError for one of training that is not found, or where there are no shards.
+        DataError if a folder of the training is not found, or has no shards.
         """
         shards = shards or self._found(self.shards, f"{_SHARDS}; {{shards}} names another")
         split = split or self._found(self.split, "{split} names another")
@@ -53,7 +53,8 @@ class Origin:
         return shards, split
 
     def _found(self, folder: Path, hint: str) -> Path:
-        """A folder as training was given it: from here, or if it is relative, from a folder above the checkpoint.
+        """A folder that training was given: as seen from here, or, if it is relative, from a folder above the
+        checkpoint.
 
         DataError, which ends with the hint, if it is in none of these places.
         """

@@ -1,4 +1,4 @@
-"""What is known of a session before any of it has been heard, from the training people or an earlier recording."""
+"""What is known about a session before its first sample, from the training people or an earlier recording."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from semg.data.shards import Shard
 from semg.data.windows import evenly_spaced
 
 _MOMENT, _STATISTICS, _HALF = "prior.moment", "prior.statistics", "prior.half"
-USUAL_HALF = 50.0  # windows; of checkpoints that do not say it, and of a single training session
-HALVES = 12.5 * 2.0 ** np.arange(9)  # windows; the candidates
-SEEN = 64  # windows of a recording, evenly spaced, from which a half is chosen
-MOMENTS = 25  # times of a session, evenly spaced in their logarithms, at which guesses are compared
+USUAL_HALF = 50.0  # windows; for checkpoints without a value, and for a single training session
+HALVES = 12.5 * 2.0 ** np.arange(9)  # candidates, in windows
+SEEN = 64  # windows per recording, evenly spaced, used for choosing the half
+MOMENTS = 25  # times in a session, evenly spaced on a logarithmic scale, at which estimates are compared
 
 
 @dataclass(frozen=True)
 class Prior:
-    """moment: (C, C) float64 mean products of filtered microvolts; statistics: (2, F) of tokens under session
-    normalisation, mean and standard deviation. half: windows of signal after which the prior and what has been heard
-    are equally good guesses of a session's powers."""
+    """moment: (C, C) float64 mean products of filtered microvolts; statistics: (2, F) mean and standard deviation of
+    tokens under session normalisation. half: number of windows of signal after which the prior and the signal so far
+    are equally good estimates of a session's powers."""
 
     moment: np.ndarray
     statistics: Tensor
@@ -31,9 +31,10 @@ class Prior:
 
     @classmethod
     def of(cls, shards: Sequence[Shard], statistics: Tensor) -> "Prior":
-        """Of training sessions, each counting the same; statistics: (n_shards, 2, F) of each shard's session.
+        """From training sessions, each with equal weight; statistics: (n_shards, 2, F) of each shard's session.
 
-        The moment has the mean correlations and the mean logarithms of power: people's loudness differs by factors.
+        The moment combines the mean correlations and the mean log powers, because people's signal amplitudes differ by
+        factors.
         """
         places = sessions(shards).values()
         moments = np.stack([moment_of([shards[place] for place in group]) for group in places])
@@ -46,16 +47,16 @@ class Prior:
         return cls(correlation * usual[:, None] * usual, pooled, best_half(shards))
 
     def tensors(self) -> dict[str, Tensor]:
-        """As a checkpoint keeps it."""
+        """As tensors for a checkpoint."""
         half = torch.tensor([self.half], dtype=torch.float64)
         return {_MOMENT: torch.from_numpy(self.moment), _STATISTICS: self.statistics, _HALF: half}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], channels: int, features: int) -> "Prior | None":
-        """What a checkpoint keeps; None where there is none, as in older ones.
+        """From a checkpoint's tensors; None if it has none, as in older checkpoints.
 
-        Raises ValueError for another shape, and for what no signals have: a moment has no power below 0, and no product
-        larger than its channels' power allows.
+        Raises ValueError for other shapes, and for values that no signal can have: a moment has no negative power, and
+        no product larger than the powers of its two channels allow.
         """
         moment, statistics = tensors.get(_MOMENT), tensors.get(_STATISTICS)
         if moment is None or statistics is None:
@@ -80,17 +81,18 @@ class Prior:
 
 
 def share_of(half: float | np.ndarray, windows: float | np.ndarray) -> Any:
-    """A prior's share after so many windows have been heard: 1 at first, 1/2 after `half`, then soon nothing."""
+    """The prior's weight after this many windows: 1 at first, 1/2 after `half` windows, then soon almost 0."""
     return half**2 / (half**2 + windows**2)
 
 
 def best_half(shards: Sequence[Shard]) -> float:
-    """The half, of HALVES, with which training sessions' powers would have been guessed best as they went on.
+    """The half, among HALVES, with which the powers of the training sessions are estimated best in the course of each
+    session.
 
-    Where people are as loud as one another while gestures come one after another for minutes, what was heard of a
-    session says little of the whole for long; where people differ much, the prior says little. Each session is guessed
-    from the others' mean and from its own signal so far; errors are those of logarithms of power, over channels, times
-    and sessions. USUAL_HALF for fewer than two sessions.
+    If people have similar amplitudes and each gesture lasts for minutes, the signal so far tells little about the whole
+    session for a long time; if people differ a lot, the prior tells little. Each session is estimated from the mean of
+    the others and from its own signal so far; errors are those of log powers, averaged over channels, times and
+    sessions. USUAL_HALF for fewer than two sessions.
     """
     courses = [_course(shards, own) for own in sessions(shards).values()]
     if len(courses) < 2:
@@ -107,7 +109,8 @@ def best_half(shards: Sequence[Shard]) -> float:
 
 
 def _course(shards: Sequence[Shard], places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) windows of a session heard by some times, (n, C) logarithms of the channels' power until then."""
+    """(n,) number of windows of a session received by some times, and (n, C) the channels' log power up to these
+    times."""
     heard, powers, before = [], [], 0
     for place in places:
         signal, window = shards[place].signal, shards[place].window

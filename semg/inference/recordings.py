@@ -1,4 +1,4 @@
-"""Recordings in files, brought to what a trained model takes."""
+"""Recordings in files, converted to what a trained model accepts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +16,10 @@ from semg.data.spectrum import Spectrum
 from semg.data.tables import UNITS, RawRecording, is_table, read_recording, read_table, resampled
 from semg.inference.trained_model import TrainedModel
 
-ANOTHER_UNIT = (1e-12, 1e9)  # RMS of recordings in volts, counts of many bits and the like; beyond, it is damage
+ANOTHER_UNIT = (
+    1e-12,
+    1e9,
+)  # limits of the RMS in any unit, from volts to counts of many bits; beyond them, data are damaged
 
 
 def recording_for(
@@ -29,10 +32,11 @@ def recording_for(
     causal: bool = False,
     warn: Callable[[str], None],
 ) -> RawRecording:
-    """The samples of a recording in putEMG's layout or of a table, at the model's rate.
+    """The samples of a recording in putEMG's layout, or of a table, at the model's rate.
 
-    rate (Hz), unit, columns: of a table; unit None: the training's, or another that is seen and told; columns None: all
-    channels. causal: refuse what looks ahead. warn: told what was done to the samples, and what is missing.
+    rate (Hz), unit, columns: for a table. unit None: that of training, or another that the signal shows, with a
+    warning; columns None: all channels. causal: refuse operations that look ahead. warn: called about changes to the
+    samples and about missing samples.
     Raises DataError, which names the file.
     """
     signals = model.signal_path
@@ -74,8 +78,8 @@ def recording_for(
 def _faults(
     path: Path, source: RawRecording, ends: tuple[float, float] | None, warn: Callable[[str], None]
 ) -> ChannelFaults:
-    """The faults of a recording's channels; these, missing samples, what these were judged by
-    if that is not sure, and a signal that stands still are said."""
+    """The faults of a recording's channels. Warns about these, about missing samples (and how they were detected, if
+    that is uncertain), and about a signal that does not change."""
     faults = find_faults(source.samples, range(1, source.samples.shape[1] + 1), ends)
     if str(faults):
         warn(f"{path}: {faults} of the model's")
@@ -93,14 +97,14 @@ def _faults(
 def in_usual_range(
     model: TrainedModel, path: Path | str, source: RawRecording, warn: Callable[[str], None]
 ) -> RawRecording:
-    """The source, multiplied by a power of ten where its samples are in another unit than those of the training.
+    """The source; multiplied by a power of ten if its samples are in another unit than those of the training.
 
-    path: what messages begin with. Only a model that normalises by session takes any scale out again. DataError for
-    another.
+    path: prefix of messages. Only a model that normalises by session is independent of the scale; for other models,
+    DataError.
     """
-    if not np.isfinite(source.samples).all():  # beyond 32 bits: refused behind the filter, as amplitudes that cannot be
+    if not np.isfinite(source.samples).all():  # beyond float32: refused after the filter, as impossible amplitudes
         return source
-    with np.errstate(over="ignore"):  # nearly so: an infinite power is of no unit either
+    with np.errstate(over="ignore"):  # values near that limit: an infinite power fits no unit either
         measured = float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
     rms, (low, high) = measured * source.scale, USUAL_RMS
     if low <= rms <= high or not ANOTHER_UNIT[0] < rms < ANOTHER_UNIT[1]:

@@ -1,13 +1,14 @@
-"""What a stream has heard of a session, in a file from which a later stream of the same session can go on.
+"""The statistics of a session that a stream has learnt, in a file from which a later stream of the same session can
+start.
 
-FILE.npz   about          JSON: format version, and what the model must have in common with the one that wrote it
+FILE.npz   about          JSON: format version, and properties that the model must share with the one that wrote it
            products       (C, C) float64 sums over samples of the channels' products, uV^2
-           transform      (C, C') float32 that windows were multiplied by
+           transform      (C, C') float32 by which windows were multiplied
            sums           (3, F) float64 of tokens under that transform: sum, sum of squares, count
            kept           (n, N, C) float16 past windows, filtered microvolts, in their order
-           counts         (4,) int64: samples heard, samples heard when the transform was computed, windows decided,
-                          windows from one that is kept to the next
-The windows kept are a part of the person's signal: the file is as private as a recording.
+           counts         (4,) int64: samples received, samples received when the transform was computed, windows
+                          decided, every how many windows one is kept
+The windows kept are part of the person's signal: the file is as private as a recording.
 """
 
 import json
@@ -24,17 +25,17 @@ from semg.common.errors import DataError
 from semg.common.files import atomic_path, expect_file, json_value
 
 VERSION = 1
-MOST_KEPT = 64  # windows
+MOST_KEPT = 64  # past windows
 _ARRAYS = ("products", "transform", "sums", "kept", "counts")
 _WHAT = "statistics of an earlier stream"
 
 
 @dataclass(frozen=True)
 class SessionStatistics:
-    """What `OnlineNormalization` knows of a session; shapes and units as in the file, see the module.
+    """What `OnlineNormalization` knows about a session; shapes and units as in the file, see the module.
 
-    samples: heard; renewed_at: of them heard when the transform was computed; decided: windows; every: from one window
-    that is kept to the next.
+    samples: received; renewed_at: samples received when the transform was computed; decided: number of windows; every:
+    every how many windows one is kept.
     """
 
     products: np.ndarray
@@ -48,7 +49,7 @@ class SessionStatistics:
 
 
 def write_statistics(path: Path, statistics: SessionStatistics, model: Mapping[str, Any]) -> None:
-    """Write a file for `read_statistics`. model: plain types, what a later model must have in common."""
+    """Write a file for `read_statistics`. model: plain types, the properties that a later model must share."""
     about = json.dumps({"version": VERSION, "model": model}, sort_keys=True)
     counts = [statistics.samples, statistics.renewed_at, statistics.decided, statistics.every]
     arrays = {name: getattr(statistics, name) for name in _ARRAYS if name != "counts"}
@@ -58,7 +59,7 @@ def write_statistics(path: Path, statistics: SessionStatistics, model: Mapping[s
 
 
 def read_statistics(path: Path, model: Mapping[str, Any], shape: tuple[int, int, int, int]) -> SessionStatistics:
-    """Read what `write_statistics` wrote for a model that has `model` in common with this one.
+    """Read a file that `write_statistics` wrote for a model with the same properties `model`.
 
     shape: the model's C, C', N, F. Raises DataError, which names the file, for anything else.
     """
@@ -78,7 +79,7 @@ def _arrays(path: Path, shape: tuple[int, int, int, int]) -> dict[str, np.ndarra
         with path.open("rb") as file:
             with zipfile.ZipFile(file) as archive:
                 size = sum(one.file_size for one in archive.infolist())
-            if size > most:  # before memory is taken
+            if size > most:  # before memory is allocated
                 raise DataError(f"{path}: expected {_WHAT} of at most {most} bytes, found {size}")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
@@ -89,7 +90,7 @@ def _arrays(path: Path, shape: tuple[int, int, int, int]) -> dict[str, np.ndarra
 
 
 def _check_model(path: Path, about: np.ndarray, model: Mapping[str, Any]) -> None:
-    """DataError, naming the first difference, unless the file was written for such a model."""
+    """DataError, naming the first difference, unless the file was written for a model with these properties."""
     try:
         content = json_value(str(about))
         version, theirs = content["version"], dict(content["model"])

@@ -1,4 +1,4 @@
-"""From a recording as it comes to the signal that a trained model reads: re-referencing and filter, as in training."""
+"""From a raw recording to the signal that a trained model reads: re-referencing and filter, as in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from semg.data.preprocessing import MONTAGES, filtered, montage
 from semg.data.putemg import CHANNEL_COLUMNS, N_CHANNELS
 from semg.inference.checkpoint import Checkpoint
 
-_SIGNAL = {  # how recordings became the model's signals; other devices' models know fewer of these
+_SIGNAL = {  # arguments of the model's preprocessing; models of other devices have fewer of these
     "data.arguments.low": POSITIVE,
     "data.arguments.high": POSITIVE,
     "data.arguments.order": Field("a whole number from 1 to 12", lambda n: is_whole(n) and n <= 12, needed=False),
@@ -33,9 +33,9 @@ _SIGNAL = {  # how recordings became the model's signals; other devices' models 
 class SignalPath:
     """How a recording's samples become the model's signal.
 
-    electrodes: putEMG's numbers of the channels before re-referencing; channels: names after it.
-    reference: (electrodes, C) float32. labels: putEMG's column that labels were taken from. scale: what a sample is
-    multiplied by where its unit is not given: 1 for microvolts, else what training multiplied its device's unit by.
+    electrodes: putEMG's numbers of the channels before re-referencing; channels: their names after it.
+    reference: (electrodes, C) float32. labels: putEMG's column from which labels were taken. scale: the factor for
+    samples whose unit is not given: 1 for microvolts, otherwise the factor that training used for its device's unit.
     """
 
     electrodes: tuple[int, ...]
@@ -48,14 +48,14 @@ class SignalPath:
 
     @property
     def electrode_names(self) -> tuple[str, ...]:
-        """Names of the channels that the model's device has, before they are re-referenced."""
+        """Names of the device's channels before re-referencing."""
         if self.reference.shape[0] == self.reference.shape[1]:
             return self.channels
         return tuple(CHANNEL_COLUMNS[number - 1] for number in self.electrodes)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "SignalPath":
-        """As the checkpoint's training data was made. DataError if it does not say so."""
+        """As the checkpoint's training data were made. DataError if it does not say how."""
         path, data = checkpoint.path, checkpoint.description["data"]
         check_fields(path, checkpoint.description, _SIGNAL, "what the model was trained on", "train.py writes it")
         how = {name: value for name, value in data["arguments"].items() if value is not None}
@@ -65,7 +65,7 @@ class SignalPath:
             notch, causal = tuple(how.get("notch", ())), how.get("causal", False)
             spec = FilterSpec(how["low"], how["high"], how.get("order", 4), notch, causal)
             spec.sections(data["rate"])
-        except SettingError as error:  # of flags that the model's training was never given
+        except SettingError as error:  # about flags that this script does not have
             raise DataError(f"{path}: expected a filter and montage that can be, found {error}") from None
         if reference.shape[1] != len(data["channels"]):
             actual = f"{reference.shape[1]} of {len(data['channels'])}"
@@ -76,8 +76,7 @@ class SignalPath:
     def apply(self, samples: np.ndarray, scale: float = 1.0, *, causal: bool = False) -> np.ndarray:
         """(T, electrodes) in units of `scale` microvolts, at the model's rate -> (T, C) float16 microvolts.
 
-        causal: filter without looking ahead, even if the model's training did. DataError for amplitudes that no
-        float16 holds.
+        causal: filter without looking ahead, even if training did. DataError for amplitudes that float16 cannot hold.
         """
         spec = replace(self.filter, causal=causal or self.filter.causal)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -88,7 +87,7 @@ class SignalPath:
 
 
 def _montage(channels: Sequence[int], kind: str, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """As `montage`; monopolar channels may be any device's, under their own names."""
+    """As `montage`; monopolar channels may belong to any device, under their own names."""
     if kind == "monopolar":
         return list(names), np.eye(len(channels), dtype=np.float32)
     if max(channels) > N_CHANNELS:

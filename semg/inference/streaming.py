@@ -1,7 +1,7 @@
 """Decisions while the signal is still coming in: block by block, as from a live device, never looking ahead.
 
-A stream filters each block causally, cuts windows where enough samples are there, and decides. What a window is
-normalised by is in online_normalization.py.
+A stream filters each block causally, cuts a window whenever there are enough samples, and decides.
+online_normalization.py says how windows are normalised.
 """
 
 import time
@@ -22,7 +22,8 @@ from semg.inference.session_statistics import SessionStatistics
 
 @dataclass(frozen=True)
 class Decision:
-    """One window's outcome. end: sample after the window's last; computing: seconds since its block came in."""
+    """The outcome for one window. end: the sample after the window's last; computing: seconds since its block came
+    in."""
 
     end: int
     probabilities: np.ndarray  # (K,) float32
@@ -31,10 +32,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one recording. end: (n,) samples after the windows' last; probabilities: (n, K).
+    """Decisions on one recording. end: (n,) the samples after the windows' last; probabilities: (n, K).
 
-    Of a stream also delay: (n,) seconds from a window's last sample to its decision, and computing: (n,) how many of
-    them were spent on computing.
+    For a stream also delay: (n,) seconds from a window's last sample to its decision, and computing: (n,) the part of
+    it that was spent on computing.
     """
 
     end: np.ndarray
@@ -44,46 +45,46 @@ class Predictions:
 
 
 class Adapting(Protocol):
-    """What adapts a stream's network to what has been heard, while the stream goes on."""
+    """Adapts a stream's network to the signal so far, during the stream."""
 
     @property
     def network(self) -> GPT2Classifier:
-        """What decides now; its front-end is the model's."""
+        """The network that decides now; its front-end is the model's."""
 
     def see(self, block: np.ndarray) -> None:
-        """(n, C) filtered microvolts that have come in."""
+        """Receive the next (n, C) filtered microvolts."""
 
     def begin_recording(self) -> None:
-        """What comes is another recording of the same session."""
+        """Another recording of the same session begins."""
 
     def prepare(self, normalization: Normalization) -> None:
-        """Between two decisions; `network` changes here alone. It waits for no computing of another thread."""
+        """Called between two decisions; `network` changes only here. It does not wait for another thread or process."""
 
 
 class Ahead:
     """The front-end's features of the window that is coming in.
 
-    Each frame's features are computed as soon as its samples are there, so that little is left to do when the
-    window is whole and somebody waits for the decision.
+    Each frame's features are computed as soon as its samples are there, so that little remains to be done when the
+    window is complete and its decision is due.
     """
 
     def __init__(self, model: GPT2Classifier, device: torch.device) -> None:
         self._model = model
         self._frontend = model.frontend
-        self.transform: np.ndarray | None = None  # (C, C') of this window; none before the first `begin`
-        self._by = torch.empty(0, device=device)  # the same as a tensor
+        self.transform: np.ndarray | None = None  # (C, C') of this window; None before the first `begin`
+        self._by = torch.empty(0, device=device)  # the transform as a tensor
         self._x = torch.empty(1, model.config.channels, model.config.samples, device=device)
-        self._have = 0  # samples of the window
+        self._have = 0  # samples of the window received
         self._computed: list[Tensor] = []  # (1, frames, F) each
 
     def begin(self, transform: np.ndarray, known: np.ndarray) -> None:
-        """Begin a window of which the first (n, C) filtered microvolts are known."""
+        """Begin a window whose first (n, C) filtered microvolts are known."""
         self.transform, self._by = transform, to_device(torch.from_numpy(transform), self._x.device)
         self._have, self._computed = 0, []
         self.add(known)
 
     def add(self, block: np.ndarray) -> None:
-        """(n, C) the next filtered microvolts; before the first `begin` they are left to it."""
+        """Receive the next (n, C) filtered microvolts; ignored before the first `begin`, which gets them again."""
         if self.transform is None or not len(block):
             return
         end = self._have + len(block)
@@ -95,13 +96,14 @@ class Ahead:
         self._have = end
 
     def features(self) -> Tensor:
-        """(1, T, F), once the window is whole."""
+        """(1, T, F), when the window is complete."""
         known = self._frontend.tokens_of(torch.cat(self._computed, 1)) if self._computed else None
         return self._model.features(self._x, known)
 
 
 class Stream:
-    """A recording that is still going on: `push` samples as they come, get decisions as they can be made."""
+    """A recording that is still going on: `push` samples as they arrive, and get decisions as soon as they are
+    possible."""
 
     def __init__(
         self,
@@ -116,8 +118,8 @@ class Stream:
         """A stream at its beginning.
 
         sections: of the filter; reference: (channels in, C) from the samples pushed to microvolts of the model's
-        channels; stride: samples from window to window; warmup: samples before whose end nothing is decided.
-        adaptation: of the network that decides; None: it stays the model's.
+        channels; stride: samples from one window to the next; warmup: number of samples before the first decision.
+        adaptation: adapts the network that decides; None: the model's network stays.
         """
         self._model = model if adaptation is None else adaptation.network
         self._normalization, self._adaptation = normalization, adaptation
@@ -126,19 +128,19 @@ class Stream:
         self._length = model.config.samples
         self._window = np.empty((0, reference.shape[1]), np.float16)
         self._ahead = Ahead(model, model.token_mean.device)
-        self._missing = self._length  # samples until the next window is whole
+        self._missing = self._length  # samples until the next window is complete
         self._due = False  # whether a decision has been made since `prepare`
         self.seen = 0  # samples pushed
 
     @torch.inference_mode()
     def push(self, block: np.ndarray) -> list[Decision]:
-        """(n, channels in) the next samples -> what can be decided now, in order.
+        """Process the next samples, (n, channels in); returns the decisions that they complete, in order.
 
-        Raises DataError for amplitudes that no float16 holds, before anything is learnt of them.
+        Raises DataError for amplitudes that float16 cannot hold, before anything is learnt from them.
         """
         begin = time.perf_counter()
         self.prepare()
-        # float16, as signals are in shards: the model was trained on what is left of them
+        # float16, as in shards: the model was trained on signals of this precision
         with np.errstate(over="ignore", invalid="ignore"):
             new = self._filter(block.astype(np.float32) @ self._reference).astype(np.float16)
         if not np.isfinite(new).all():
@@ -164,7 +166,7 @@ class Stream:
 
     @torch.inference_mode()
     def prepare(self) -> None:
-        """Do what a decision need not wait for: call it when there is time, or the next `push` does it."""
+        """Do work that no decision needs to wait for. Call it when there is time; otherwise the next `push` does it."""
         if self._due:
             self._due = False
             self._normalization.prepare()
@@ -174,9 +176,9 @@ class Stream:
             self._ahead.begin(self._normalization.transform, self._window[self._stride :])
 
     def heard(self) -> SessionStatistics | None:
-        """What the stream has learnt of the session, for a later one to go on from.
+        """The statistics of the session that the stream has learnt, for a later stream to start from.
 
-        None before the first whole window, and where the model is not normalised by session.
+        None before the first complete window, and for a model that is not normalised by session.
         """
         return self._normalization.heard()
 
@@ -189,7 +191,7 @@ class Stream:
 
 
 def replay(stream: Stream, samples: np.ndarray, block: int, rate: float) -> Predictions:
-    """Push a recording, (T, channels in) at `rate` Hz, in blocks of `block` samples, as a device would give them."""
+    """Push a recording, (T, channels in) at `rate` Hz, in blocks of `block` samples, as a device would send them."""
     decisions: list[Decision] = []
     delay: list[float] = []
     for at in range(0, len(samples), block):

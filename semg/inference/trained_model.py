@@ -1,9 +1,9 @@
-"""A trained model: a checkpoint's network, and all that signals need on their way to it.
+"""A trained model: a checkpoint's network, and all that is needed to apply it to signals.
 
 from semg import Decoder                  # TrainedModel, under its public name
 
 model = Decoder.open("checkpoints/best_model.ckpt")
-table = model.predict(signal, rate=2000)  # (time, channels) microvolts as recorded -> one row a decision
+table = model.predict(signal, rate=2000)  # (time, channels) microvolts as recorded -> one row per decision
 stream = model.stream()                   # or block by block, as from a device
 decisions = stream.push(block)
 
@@ -44,21 +44,22 @@ DATA_FIELDS = ("rate", "channels", "classes", "arguments")
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model made of labelled windows: (n, K) probabilities."""
+    """Labelled windows and a model's probabilities (n, K) for them."""
 
     windows: WindowSet
     probabilities: np.ndarray
 
 
 class TrainedModel:
-    """A network with its weights, and how signals are brought to it. `open` makes one of a checkpoint.
+    """A network with its weights, and how signals are prepared for it. `open` makes one from a checkpoint.
 
-    network: in evaluation mode, on `device`. classes: gestures, in the order of probabilities. rate: Hz.
+    network: in evaluation mode, on `device`. classes: gestures, in the order of the probabilities. rate: Hz.
     channels: names of the network's input channels. window, stride: samples. rest_classes: those of its classes in
-    which no gesture is made; of older checkpoints, those that are called so. rings: of electrodes, each the places of
-    its channels around the arm; none in older checkpoints. classes_of_training: all that it was trained to tell apart,
-    also where it now decides between some of them; classes_left_out: those that it does not decide for.
-    path: of the checkpoint; description: all that this says of itself, in plain types.
+    which no gesture is made; for older checkpoints, those with the usual names of rest. rings: for each ring of
+    electrodes, the places of its channels around the arm; empty for older checkpoints. classes_of_training: all classes
+    that it was trained on, even if it now decides between some of them only; classes_left_out: those it does not decide
+    for.
+    path: of the checkpoint; description: the checkpoint's description, as plain types.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -68,7 +69,7 @@ class TrainedModel:
         self._take(checkpoint)
 
     def _take(self, checkpoint: Checkpoint) -> None:
-        """Know what a checkpoint says."""
+        """Set the attributes from the checkpoint."""
         self.checkpoint, self.path = checkpoint, checkpoint.path
         self.description: Mapping[str, Any] = checkpoint.description
         data = self.description["data"]
@@ -90,22 +91,22 @@ class TrainedModel:
         """Open a best_model.ckpt of train.py, or a folder of export.py.
 
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`. Raises DataError, which names the file, for
-        anything that is no trained model, such as a last.ckpt.
+        anything that is not a trained model, such as a last.ckpt.
         """
         where = batch.choose_device(device) if isinstance(device, str) else device
         return cls(open_checkpoint(Path(path)), where)
 
     def with_network(self, network: GPT2Classifier) -> "TrainedModel":
-        """The same with other weights, such as those of a copy that was adapted."""
+        """The same model with other weights, such as those of an adapted copy."""
         model = copy(self)
         model.network = network.to(self.device).eval()
         return model
 
     def restricted(self, classes: Sequence[str] | None = None, *, no_idle: bool = False) -> "TrainedModel":
-        """The same, deciding between these classes alone, in this order: probabilities renormalised over them.
+        """The same model, deciding between these classes only, in this order; probabilities are renormalised over them.
 
-        no_idle: all classes but those without a gesture. Neither: the model itself. Raises SettingError for what is
-        no choice of at least two of its classes.
+        no_idle: all classes except those without a gesture. With neither, the model itself. Raises SettingError unless
+        the choice is at least two of its classes.
         """
         chosen = gestures.chosen(self.classes, self.rest_classes, classes, no_idle=no_idle)
         if chosen == self.classes:
@@ -134,37 +135,37 @@ class TrainedModel:
         return model
 
     def restriction(self) -> str:
-        """For a person, which gestures it decides between and which not; nothing where it is all it was trained for."""
+        """A sentence saying which gestures it decides between and which not; empty if it decides between all."""
         if not self.classes_left_out:
             return ""
         decided, left_out = ", ".join(self.classes), ", ".join(self.classes_left_out)
         return f"deciding between {decided} alone, probabilities renormalised over them; left out: {left_out}"
 
     def facts(self) -> dict[str, Any]:
-        """What results say of it: the checkpoint, how channels are normalised, and which classes are left out."""
+        """What results record about it: the checkpoint, the channel normalisation, and the classes left out."""
         how = self.channel_normalization
         checkpoint = {"checkpoint": self.path.as_posix(), "checkpoint_sha256": self.checkpoint.sha256}
         return checkpoint | {"normalize": how.method, "whitening": how.whitening} | self.restriction_facts()
 
     def restriction_facts(self) -> dict[str, Any]:
-        """The same for metrics.json: nothing where it decides between all."""
+        """The restriction for metrics.json; empty if it decides between all classes."""
         return {"classes_left_out": list(self.classes_left_out)} if self.classes_left_out else {}
 
     @cached_property
     def signal_path(self) -> SignalPath:
-        """How recordings become the network's signals. DataError if the checkpoint does not say it."""
+        """How recordings become the network's signals. DataError if the checkpoint does not say how."""
         return SignalPath.of(self.checkpoint)
 
     @cached_property
     def origin(self) -> Origin:
-        """How it came about. DataError if the checkpoint does not say it."""
+        """How it was made. DataError if the checkpoint does not say how."""
         return Origin.of(self.checkpoint)
 
     # --- normalisation ---
 
     @cached_property
     def prior(self) -> Prior | None:
-        """What training knew of sessions; None in older checkpoints."""
+        """What training learnt about sessions; None for older checkpoints."""
         try:
             shape = (len(self.channels), self.network.frontend.n_features)
             return Prior.from_tensors(self.checkpoint.tensors, *shape)
@@ -172,11 +173,11 @@ class TrainedModel:
             raise DataError(f"{self.path}: {error}") from None
 
     def transforms(self, shards: Sequence[Shard]) -> np.ndarray:
-        """(n_shards, C, C') what the shards' samples are multiplied by, as in training."""
+        """(n_shards, C, C') the matrices by which the shards' samples are multiplied, as in training."""
         return normalization.transform_of(shards, self.channel_normalization, self._train_gain)
 
     def statistics(self, shards: Sequence[Shard], transforms: np.ndarray) -> Tensor | None:
-        """(n_shards, 2, F) of each shard's session's tokens; None where the network's own serve."""
+        """(n_shards, 2, F) token statistics of each shard's session; None if the network's own are used."""
         if self.channel_normalization.method != "session":
             return None
         return batch.session_statistics(self.network, shards, transforms, self.device)
@@ -186,7 +187,8 @@ class TrainedModel:
         return self.checkpoint.tensors["train_gain"].numpy()
 
     def session_of(self, *signals: np.ndarray) -> Given:
-        """How windows of a session's recordings, each (T, C) filtered microvolts, are normalised once all are known."""
+        """The normalisation of a session's windows when all its recordings, each (T, C) filtered microvolts, are
+        known."""
         if self.channel_normalization.method != "session":
             return Given(self.network, self._fixed_transform(), None, self.device)
         lengths = [len(signal) for signal in signals]
@@ -202,7 +204,7 @@ class TrainedModel:
     # --- labelled windows ---
 
     def check_same_data(self, shard: Shard) -> None:
-        """DataError, naming the field, unless the shard was made as the training data was."""
+        """DataError, naming the field, unless the shard was made like the training data."""
         trained = self.description["data"]
         for key in DATA_FIELDS:
             if shard.meta[key] != trained[key]:
@@ -212,9 +214,9 @@ class TrainedModel:
                 )
 
     def own_windows(self, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards; of a model that was restricted to some of its classes, with the windows of these alone.
+        """The shards; for a model restricted to some of its classes, with only the windows of these.
 
-        DataError unless they were made as the training data was.
+        DataError unless they were made like the training data.
         """
         own = [gestures.restricted(one, self.classes) for one in shards] if self.classes_left_out else list(shards)
         self.check_same_data(own[0])
@@ -229,9 +231,9 @@ class TrainedModel:
         workers: int = 0,
         progress: Progress = iter,
     ) -> np.ndarray:
-        """(n_windows, K) probabilities of all windows in order, normalised as in training.
+        """(n_windows, K) probabilities for all windows in order, normalised as in training.
 
-        progress: goes over the batches.
+        progress: wraps the batches.
         """
         transforms = self.transforms(windows.shards)
         batches = Batches(windows, transforms, self.device, workers)
@@ -247,10 +249,10 @@ class TrainedModel:
         progress: Progress = iter,
         adaptation: Callable[[str], Adapting] | None = None,
     ) -> np.ndarray:
-        """The same as a live device would: each window by what had been heard of its session until then.
+        """The same, as a live device would decide: each window is normalised by the session's signal so far.
 
-        progress: goes over the sessions. adaptation: gives that of a session, by its name, as it begins. Raises
-        SettingError for a model that is not normalised by session.
+        progress: wraps the sessions. adaptation: makes the adaptation for a session, given its name, when it begins.
+        Raises SettingError for a model that is not normalised by session.
         """
         self.expect_by_session("normalize")
         return online_probabilities(
@@ -258,18 +260,19 @@ class TrainedModel:
         )
 
     def score(self, shards: Sequence[Shard]) -> Scores:
-        """Decide for all labelled windows of some shards, see `own_windows`."""
+        """Decide on all labelled windows of some shards, see `own_windows`."""
         windows = batch.open_windows(self.own_windows(shards))
         return Scores(windows, self.decide(windows))
 
     # --- recordings ---
 
     def predict(self, signal: np.ndarray, rate: float | None = None) -> pd.DataFrame:
-        """Decide over a whole recording, as recorded: window by window, normalised by all of it.
+        """Decide on a whole recording, as recorded: window by window, normalised by the whole recording.
 
         signal: (time, channels) microvolts, unfiltered, the model's channels in the model's order. rate: Hz, if it is
-        not the model's; the signal is then resampled. Returns a row a decision: `time_s` (the window's end), `gesture`,
-        and the probability of each class, `p_idle` and so on. Raises DataError for anything but such a signal.
+        not the model's; the signal is then resampled. Returns one row per decision: `time_s` (the window's end),
+        `gesture`, and the probability of each class, `p_idle` and so on. Raises DataError for anything but such a
+        signal.
         """
         samples = self._checked(signal)
         source = tables.RawRecording("signal", samples, self.rate if rate is None else rate, 1.0)
@@ -281,7 +284,7 @@ class TrainedModel:
         return pd.DataFrame(decided | {f"p_{name}": shares[:, k] for k, name in enumerate(self.classes)})
 
     def predict_filtered(self, signal: np.ndarray) -> Predictions:
-        """The same from (T, C) filtered microvolts at the model's rate, as `signal_path.apply` gives them."""
+        """The same for (T, C) filtered microvolts at the model's rate, from `signal_path.apply`."""
         if len(signal) < self.window:
             raise DataError(f"expected at least a window, {self.window} samples, found {len(signal)}")
         starts = np.arange(0, len(signal) - self.window + 1, self.stride)
@@ -299,16 +302,16 @@ class TrainedModel:
     ) -> Stream:
         """A stream at its beginning: `push` blocks of (n, channels), unfiltered, at the model's rate.
 
-        Nothing looks ahead, so the filter is causal whatever the training's was. warmup: seconds before whose end
-        nothing is decided; scale: microvolts of one unit of the samples pushed. normalization: what windows are
-        normalised by, if not by what has been heard. statistics: what an earlier stream of the same session had heard,
-        `heard` of it or `read_statistics`; this one goes on from there. adaptation: of the network while the stream
-        goes on, see semg/training/online_adaptation.py.
+        Nothing looks ahead, so the filter is causal even if that of training was not. warmup: seconds of signal before
+        the first decision; scale: microvolts per unit of the samples pushed. normalization: of the windows, if not by
+        the signal so far. statistics: of an earlier stream of the same session, from its `heard` or from
+        `read_statistics`; this stream starts from them. adaptation: adapts the network during the stream, see
+        semg/training/online_adaptation.py.
         """
         path = self.signal_path
         how = normalization or self.online(statistics)
         warmup = 0.0 if isinstance(how, Given) else warmup  # there is nothing to wait for
-        with torch.inference_mode():  # the first call takes long; a live device must not wait for it
+        with torch.inference_mode():  # the first call is slow; a live device must not wait for it
             self.network(torch.zeros(1, self.network.config.channels, self.window, device=self.device))
         return Stream(
             self.network,
@@ -321,7 +324,7 @@ class TrainedModel:
         )
 
     def online(self, statistics: SessionStatistics | None = None) -> Normalization:
-        """Normalisation by what has been heard of a session; under other methods, the training's.
+        """Normalisation by the signal of a session so far; for models with another method, that of training.
 
         statistics: as in `stream`.
         """
@@ -335,18 +338,19 @@ class TrainedModel:
         return OnlineNormalization(self.network, self.channel_normalization, self.device, self.prior, statistics)
 
     def read_statistics(self, path: Path) -> SessionStatistics:
-        """What an earlier stream of the same session had heard. DataError, which names the file, unless it fits."""
+        """The statistics that an earlier stream of the same session stored. DataError, which names the file, unless
+        they fit."""
         self.expect_by_session("statistics")
         channels, copies = len(self.channels), self.channel_normalization.copies
         shape = (channels, channels * copies, self.window, self.network.frontend.n_features)
         return read_statistics(path, self._of_statistics(), shape)
 
     def write_statistics(self, path: Path, statistics: SessionStatistics) -> None:
-        """Keep what a stream has heard (`Stream.heard`) in a file, for `read_statistics` of this or a like model."""
+        """Store a stream's statistics (`Stream.heard`) in a file, for `read_statistics` of this or a similar model."""
         write_statistics(path, statistics, self._of_statistics())
 
     def _of_statistics(self) -> dict[str, Any]:
-        """All that decides what a session's statistics are; weights don't."""
+        """All properties that a session's statistics depend on; weights are not among them."""
         config, path = self.network.config.to_dict(), self.signal_path
         return {
             "channels": self.channels,
@@ -359,7 +363,7 @@ class TrainedModel:
         }
 
     def expect_by_session(self, field: str) -> None:
-        """SettingError, about this setting, for a model that is not normalised by session."""
+        """SettingError, about the setting `field`, for a model that is not normalised by session."""
         if (method := self.channel_normalization.method) != "session":
             raise SettingError(field, f"a model that is normalised by session, not by {method}")
 

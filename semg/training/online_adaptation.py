@@ -57,7 +57,7 @@ class Schedule:
 
 
 class Worker(Protocol):
-    """Computes adaptations, one at a time."""
+    """Computes adaptations, one at a time. Only `close` may wait for another process."""
 
     def hear(self, block: np.ndarray) -> None:
         """Receive the next (n, C) filtered microvolts."""
