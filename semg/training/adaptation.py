@@ -65,7 +65,7 @@ class Adaptation:
     """
 
     rounds: int = 2
-    epochs: int = 3
+    epochs: int = 6
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=0.12))
     batch_size: int = 128
     every: int = 2
