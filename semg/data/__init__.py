@@ -1,1 +1,2 @@
-"""Signals, labels and subjects: recordings, shards, windows, splits, batches. It knows neither GPT-2 nor flags."""
+"""Signals, labels and subjects: recordings, shards, windows, splits, batches. This package knows neither GPT-2 nor
+flags."""

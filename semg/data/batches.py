@@ -1,4 +1,4 @@
-"""Batches of windows as tensors, scaled, on the CPU or resident on a GPU."""
+"""Batches of windows as scaled tensors, from the CPU or resident on a GPU."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,24 +12,25 @@ from torch import Tensor
 
 from semg.data.shards import WindowSet
 
-RESIDENT_SHARE = 0.5  # of the GPU's free memory that the signals may fill
-# windows of one shard: more leave the caches; with fewer, a thread that reads ahead and the one that computes hand the
-# interpreter to each other so often that reading ahead costs time
+RESIDENT_SHARE = 0.5  # fraction of the GPU's free memory that the signals may fill
+# Windows of one shard. More would not fit into the caches; with fewer, the prefetching thread and the computing thread
+# switch so often that prefetching costs time.
 TRANSFORMED_AT_ONCE = 4
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on `device`. The host does not wait for a copy to a GPU, which is made from pinned memory."""
+    """A CPU tensor copied to `device`. Copies to a GPU are made from pinned memory, and the host does not wait for
+    them."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
-    return values.contiguous().pin_memory().to(device, non_blocking=True)  # what `expand` made cannot be pinned
+    return values.contiguous().pin_memory().to(device, non_blocking=True)  # the result of `expand` cannot be pinned
 
 
 @dataclass(frozen=True)
 class Batch:
     """x (B, C, N) float32 scaled; label (B,); shard (B,) places of the windows' shards; all on one device.
 
-    cached: (B, T, F) cached features, where there are some; else nothing.
+    cached: (B, T, F) cached features, if there are any; otherwise None.
     """
 
     x: Tensor
@@ -40,10 +41,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class CachedFrames:
-    """What a front-end takes from frames of whole recordings, computed once: (n, F) float16, all shards end to end.
+    """The front-end's features of all frames of whole recordings, computed once: (n, F) float16, all shards one after
+    another.
 
-    offset: (n_shards,) where each shard's frames begin; hop: samples between frames; at: (T,) places of a window's
-    tokens counted from its start. needs_signal: whether the model also reads the windows themselves.
+    offset: (n_shards,) the first frame of each shard; hop: samples between frames; at: (T,) the frames of a window's
+    tokens, counted from the window's start. needs_signal: whether the model also reads the windows themselves.
     """
 
     frames: Tensor
@@ -53,28 +55,30 @@ class CachedFrames:
     needs_signal: bool
 
     def tokens(self, shard: Tensor, start: Tensor) -> Tensor:
-        """(B,) shards and first samples, multiples of the hop -> (B, T, F) float32."""
+        """(B,) shards and (B,) first samples, multiples of the hop -> (B, T, F) float32."""
         first = self.offset[shard] + start // self.hop
         places = first[:, None] + self.at
-        return self.frames.index_select(0, places.flatten()).float().unflatten(0, places.shape)  # a third of indexing
+        return (
+            self.frames.index_select(0, places.flatten()).float().unflatten(0, places.shape)
+        )  # takes a third of the time of indexing
 
 
 class Batches:
     """Windows of a WindowSet as batches on `device`.
 
-    On a GPU all signals are kept in its memory as float16 if they fit, from the first window on that is read, and
-    windows are gathered there: a step then copies nothing from the host. Otherwise windows are read from the
-    memory-mapped shards by `workers` threads ahead of their use. Where cached features are all that a model reads,
-    signals are left alone.
+    On a GPU, all signals are kept in its memory as float16 if they fit, from the first window that is read, and windows
+    are gathered there, so a step copies nothing from the host. Otherwise windows are prefetched from the memory-mapped
+    shards by `workers` threads. If the model needs cached features only, signals are not read.
     """
 
     def __init__(self, windows: WindowSet, transform: np.ndarray, device: torch.device, workers: int = 1) -> None:
-        """transform: (n_shards, C, C') what the shards' samples are multiplied by, see semg.data.normalization."""
+        """transform: (n_shards, C, C') the matrices by which the shards' samples are multiplied, see
+        semg.data.normalization."""
         self.windows = windows
         self._transform = torch.from_numpy(transform).to(device)
-        # with its index: a thread that reads ahead would take `cuda` for the first GPU, whatever this process's is
+        # with its index: to a prefetching thread, `cuda` would mean the first GPU, not this process's
         self.device = self._transform.device
-        # the commonest matrices are diagonal: then a factor for each channel does, in less time
+        # most matrices are diagonal: then a factor for each channel suffices, in less time
         diagonal = transform.shape[1] == transform.shape[2] and not np.any(transform * (1 - np.eye(transform.shape[1])))
         self._gains = self._transform.diagonal(dim1=1, dim2=2) if diagonal else None
         self._labels = torch.from_numpy(windows.label).to(device)
@@ -103,7 +107,7 @@ class Batches:
         return self._reads_signals and self._fits
 
     def _resident_signals(self) -> tuple[Tensor, Tensor]:
-        """All signals end to end on the device (time, C), and where each shard begins; copied when first asked for."""
+        """All signals one after another on the device (time, C), and where each shard begins; copied on first use."""
         with self._lock:
             if self._signals is None:
                 lengths = np.array([len(shard.signal) for shard in self.windows.shards])
@@ -116,7 +120,7 @@ class Batches:
             return self._signals
 
     def release(self) -> None:
-        """Give the GPU's memory back that signals take, until a window is read again."""
+        """Free the GPU memory of the signals until a window is read again."""
         self._signals = None
 
     def load(self, index: np.ndarray, start: np.ndarray | None = None) -> Batch:
@@ -134,11 +138,11 @@ class Batches:
 
     @property
     def _on_device(self) -> bool:
-        """Whether all that a batch is made of lies on the device."""
+        """Whether everything a batch needs is on the device."""
         return self.resident or not self._reads_signals
 
     def _load_there(self, places: Tensor, start: Tensor) -> Batch:
-        """(B,) places of windows and (B,) first samples, on the device -> their batch, of what lies there."""
+        """(B,) places of windows and (B,) first samples, on the device -> their batch, from data on the device."""
         shard = self._shards[places]
         cached = None if self.cached is None else self.cached.tokens(shard, start)
         if not self._reads_signals:
@@ -150,7 +154,7 @@ class Batches:
         return self._batch(x, places, shard, cached)
 
     def _batch(self, x: Tensor, places: Tensor, shard: Tensor, cached: Tensor | None) -> Batch:
-        """x: (B, N, C) float16 microvolts; laid out so in memory, and seen as (B, C, N)."""
+        """x: (B, N, C) float16 microvolts; this is the order in memory, viewed as (B, C, N)."""
         return Batch(self._scaled(x, shard).transpose(1, 2), self._labels[places], shard, cached)
 
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
@@ -162,7 +166,8 @@ class Batches:
         return x.float().mul_(self._gains[shard][:, None, :])
 
     def _transformed(self, x: Tensor, shard: Tensor) -> Tensor:
-        """The same on a CPU, where a few windows stay in its caches: half the time of one batched product."""
+        """The same on a CPU, a few windows at a time, which fit into its caches: half the time of a single batched
+        product."""
         owners = shard.tolist()
         transformed = torch.empty(len(x), self.windows.window, self._transform.shape[2], device=x.device)
         for few in runs(owners, TRANSFORMED_AT_ONCE):
@@ -172,12 +177,12 @@ class Batches:
         return transformed
 
     def iterate(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None) -> Iterator[Batch]:
-        """One batch for each array of places in `order`, read ahead of its use where reading takes time."""
+        """One batch for each array of places in `order`, prefetched if reading takes time."""
         windows_due = zip(order, starts if starts is not None else [None] * len(order), strict=True)
         if self._on_device and self.device.type == "cuda":
             yield from self._iterate_there(order, starts)
             return
-        # what is ready in memory is there sooner than another thread says so
+        # data in memory are available faster than through another thread
         if self._on_device or self._workers == 0 or len(order) < 2:
             for index, start in windows_due:
                 yield self.load(index, start)
@@ -192,7 +197,7 @@ class Batches:
                 yield future.result()
 
     def _iterate_there(self, order: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None) -> Iterator[Batch]:
-        """The same where all data lie on the GPU: places and starts are copied there once, not batch by batch."""
+        """The same if all data are on the GPU: places and starts are copied there once, not batch by batch."""
         if not order:
             return
         places = np.concatenate(order)
@@ -204,7 +209,7 @@ class Batches:
 
 
 def _use(device: torch.device) -> None:
-    """Let a new thread compute on this process's GPU: it begins on the first one."""
+    """Let a new thread compute on this process's GPU; by default it would use the first one."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -215,7 +220,7 @@ def in_order(count: int, batch_size: int) -> list[np.ndarray]:
 
 
 def runs(values: Sequence[int], most: int) -> Iterator[slice]:
-    """Slices, end to end, of neighbours that are equal, each of at most `most`."""
+    """Consecutive slices of equal neighbours, each of at most `most` elements."""
     first = 0
     for at in range(1, len(values) + 1):
         if at == len(values) or values[at] != values[first] or at - first == most:

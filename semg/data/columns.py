@@ -1,7 +1,7 @@
 """What the columns of a table of samples are: channels, a time or counter, labels, or something else.
 
-Told from their names, and where a name says nothing, from their numbers: no electrode's signal rises from sample to
-sample as a time does. What stays ambiguous is an error that says how to tell.
+This is decided by their names and, if a name says nothing, by their numbers: no electrode's signal rises from sample to
+sample as a time does. Anything that remains ambiguous is an error that says how to resolve it.
 """
 
 import re
@@ -15,9 +15,9 @@ from semg.common.console import listed
 from semg.common.errors import DataError
 from semg.data.counters import steps_evenly
 
-_FEW = 16  # rows from which on numbers that rise all along are no coincidence
-_EVENLY = 0.95  # of a counter's steps are the same
-_PACKET = 100  # samples that may bear one number of a counter that begins anew; of labels, one lasts longer
+_FEW = 16  # with at least this many rows, numbers that always rise are no coincidence
+_EVENLY = 0.95  # fraction of a counter's steps that are equal
+_PACKET = 100  # most samples with the same number, for a counter that wraps around; labels last longer
 _UNITS = {
     1.0: "s|secs?|seconds?",
     1e-3: "ms|msecs?|millis|milliseconds?",
@@ -25,7 +25,7 @@ _UNITS = {
     1e-9: "ns|nanoseconds?",
 }
 _UNIT = "|".join(_UNITS.values())
-_WORDS = {  # that name what is no channel
+_WORDS = {  # words that name columns other than channels
     "fact": "label class gesture stimulus restimulus relabel target marker event trigger annotation subject "
     "participant person user patient session day date block run trial repetition rerepetition rep task movement phase "
     "object reobject exercise grasp grip pose posture position action activity cycle stage state status condition "
@@ -34,14 +34,14 @@ _WORDS = {  # that name what is no channel
     "pitch yaw temp temperature batt battery force torque angle pressure ecg ekg eeg ppg gsr eda respiration pulse "
     "glove cyberglove inclin inclinometer goniometer analog digital aux auxiliary other",
 }
-_UNIT_OF_OTHERS = re.compile(r"[\[(](m?g|m/s(\^?2|²)|(deg|°|rad)(/s)?|[mµμu]t|°c|bpm|mmhg)[\])]")  # no volts
-_AROUND = re.compile(r"^shimmer \w+ |( unix)?( (un)?cal| raw)$")  # that Shimmer's programs put around a name
+_UNIT_OF_OTHERS = re.compile(r"[\[(](m?g|m/s(\^?2|²)|(deg|°|rad)(/s)?|[mµμu]t|°c|bpm|mmhg)[\])]")  # not volts
+_AROUND = re.compile(r"^shimmer \w+ |( unix)?( (un)?cal| raw)$")  # parts that Shimmer's programs put around a name
 _MOVEMENT = r"(acc|accel|accelerometer|gyro?|gyroscope|mag|magnetometer|imu)[xyz]?\d*"
 _ANY = {kind: "|".join(words.split()) for kind, words in _WORDS.items()}
 _UNIT_OF_SIGNAL = re.compile(r"(?:^|[^a-z0-9%])(uv|µv|μv|mv|microvolts?|millivolts?|volts?|(?<!_)v)\W*$")
 _EMG = re.compile("emg|exg")
 _NUMBERED = "( ?(no|nr|number|index|id|count|counter))?"
-_FORMS = {  # of a name in small letters, with blanks for all but letters and digits
+_FORMS = {  # of a name in lower case, with blanks for everything but letters and digits
     "time": rf"(t|time|times|time ?stamps?|date ?time|clock|elapsed( time)?|.*[ a-z]time( ?stamp)?)( ({_UNIT}))?"
     rf"|{_UNIT}|x ({_UNIT})",
     "counter": rf"|unnamed( \d+)?|index|idx|i|n|no|nr|row|count(er)?|cnt|(sample|packet|frame|seq)s?{_NUMBERED}",
@@ -52,9 +52,9 @@ _FORMS = {  # of a name in small letters, with blanks for all but letters and di
 
 @dataclass(frozen=True)
 class Roles:
-    """Places of columns, counted from 0. time: of a time or `counter`, if there is one; left_out: name -> why.
+    """Places of columns, counted from 0. time: of a time or `counter`, if there is one; left_out: name -> reason.
 
-    facts: of labels and others that say what a sample belongs to.
+    facts: columns of labels and others that say what a sample belongs to.
     """
 
     channels: tuple[int, ...]
@@ -72,12 +72,12 @@ def told_apart(
     labels: int | None = None,
     texts: Mapping[int, str] | None = None,
 ) -> Roles:
-    """Tell what each column is.
+    """Decide what each column is.
 
-    names: the columns' names, numbers without a header; numbers: (T,) of each column, None where it holds text or
-    nothing; chosen: the channels' places where somebody said them; labels: place of the labels' column; texts: the
-    first cell that is no number of columns of text.
-    Raises DataError, with what to do, for columns that could be either, and for a time among the channels chosen.
+    names: the columns' names, or their numbers without a header; numbers: (T,) for each column, None if it holds text
+    or nothing; chosen: the channels' places if the user gave them; labels: place of the label column; texts: for
+    columns of text, the first cell that is not a number.
+    Raises DataError, with advice, for columns that could be either, and for a time among the channels chosen.
     """
     kinds = [_kind(name, values) for name, values in zip(names, numbers, strict=True)]
     if labels is not None:
@@ -119,11 +119,11 @@ def told_apart(
 
 
 def by_name(what: object, names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """Places of the columns or channels that are called as `wanted`, in that order; None if none of them is.
+    """Places of the columns or channels with the names `wanted`, in that order; None if there is none of them.
 
-    Capitals and blanks around names are no matter. Names that are numbers, of columns without a header, say nothing
-    unless all are there; nor do names that several of the wanted have. Raises DataError, beginning with `what`, if only
-    some are there, or two of one name.
+    Upper and lower case and surrounding blanks do not matter. Names that are numbers, as without a header, count only
+    if all of them are there, and so do names that occur more than once in `wanted`. Raises DataError, beginning with
+    `what`, if only some are there, or if one is there twice.
     """
     plain = [name.strip().casefold() for name in names]
     if len(set(wanted)) < len(wanted):
@@ -140,24 +140,24 @@ def by_name(what: object, names: Sequence[str], wanted: Sequence[str]) -> list[i
 
 
 def names_a_person(name: str) -> bool:
-    """Whether a column says who was recorded."""
+    """Whether a column of that name says who was recorded."""
     return bool(re.fullmatch(rf"(subject|participant|person|user|patient)s?{_NUMBERED}", _plain(name)))
 
 
 def names_a_trial(name: str) -> bool:
-    """Whether a column counts trials, or repetitions."""
+    """Whether a column of that name counts trials or repetitions."""
     return bool(re.fullmatch(rf"(trial|repetition|rerepetition|rep)s?{_NUMBERED}", _plain(name)))
 
 
 def names_a_session(name: str) -> bool:
-    """Whether a column says in which session, or on which day."""
+    """Whether a column of that name states the session or the day."""
     return bool(re.fullmatch(rf"(session|day)s?{_NUMBERED}", _plain(name)))
 
 
 def taken_in_order(names: Sequence[str], wanted: Sequence[str]) -> str:
-    """That channels of other names than those `wanted` are taken in their order, for a person.
+    """A message that channels with names other than `wanted` are used in their order.
 
-    Nothing where the names are the same, or are numbers as there is no header.
+    Empty if the names are the same, or if they are numbers because there is no header.
     """
     if not names or all(name.isdigit() for name in names):
         return ""
@@ -168,9 +168,9 @@ def taken_in_order(names: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _best_time(kinds: Sequence[str], numbers: Sequence[np.ndarray | None]) -> int | None:
-    """Place of the column that says most of missing samples: a time without empty cells, else a counter.
+    """Place of the column that shows missing samples best: a time without empty cells, otherwise a counter.
 
-    A counter may begin anew with each packet; a time that ends early is that of another, slower sensor.
+    A counter may start again with each packet; a time that ends early belongs to another, slower sensor.
     """
     times = [place for place, kind in enumerate(kinds) if kind in ("time", "counter")]
 
@@ -184,8 +184,8 @@ def _best_time(kinds: Sequence[str], numbers: Sequence[np.ndarray | None]) -> in
 def _check_texts(
     path: object, names: Sequence[str], kinds: Sequence[str], stem: str | None, texts: Mapping[int, str]
 ) -> None:
-    """DataError for a column that is called as the channels are, or where there are none as a channel is, but holds no
-    numbers: numbers with grouped digits, or a sensor that failed, must not shrink a recording unseen."""
+    """DataError for a column that is named like the channels (or like any channel, if there are none) but does not hold
+    numbers: numbers with grouped digits, or a failed sensor, must not silently shrink a recording."""
     for place, kind in enumerate(kinds):
         own = _stem(names[place]) if kind == "text" else None
         if own is not None and own == (stem or own):
@@ -218,7 +218,7 @@ def _kind(name: str, values: np.ndarray | None) -> str:
     whole = bool((known == np.round(known)).all())
     if named == "fact" and (whole or known.min() == known.max()):
         return named
-    if rises(values):  # a name such as ch1 promises a channel; without one the numbers decide
+    if rises(values):  # a name such as ch1 indicates a channel; without such a name the numbers decide
         return "ambiguous" if _stem(name) is not None else "counter"
     if named == "fact":
         return "ambiguous"
@@ -228,15 +228,16 @@ def _kind(name: str, values: np.ndarray | None) -> str:
 
 
 def _named(name: str) -> str:
-    """What a column's name says it is: time, counter, fact or sensor; nothing for a channel's."""
+    """What a column's name says it is: time, counter, fact or sensor; empty for the name of a channel."""
     plain = _plain(name)
     return next((kind for kind, form in _FORMS.items() if re.fullmatch(form, plain)), "")
 
 
 def _names_a_movement(name: str) -> bool:
-    """Whether a name such as `Accel Channel 0` or `Trigno sensor 1: ACC X 1 [g]` is of a sensor of movement.
+    """Whether a name such as `Accel Channel 0` or `Trigno sensor 1: ACC X 1 [g]` is that of a movement sensor.
 
-    Without such a unit EMG beside it is what was measured: `IMU 1 EMG 2`; with one, it is a part of the device's name.
+    Without such a unit, an additional EMG names the quantity measured, as in `IMU 1 EMG 2`; with one, it is part of the
+    device's name.
     """
     words = _plain(name).split()
     if _UNIT_OF_OTHERS.search(name.casefold()):
@@ -245,18 +246,18 @@ def _names_a_movement(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    name = re.sub(r"\.\d+$", "", name)  # pandas' number of a name that there is already
+    name = re.sub(r"\.\d+$", "", name)  # the suffix that pandas adds to duplicate names
     return _AROUND.sub("", re.sub(r"[\W_]+", " ", name.casefold()).strip())
 
 
 def unit_of_signal(text: str) -> str:
-    """uV, mV or V where the end of a name, or a cell below it, says it: `EMG 2 (mV)`, `[V]`; else nothing."""
+    """uV, mV or V if the end of a name, or a cell below it, states it: `EMG 2 (mV)`, `[V]`; otherwise empty."""
     match = _UNIT_OF_SIGNAL.search(text.strip().casefold())
     return {"m": "mV", "v": "V"}.get(match[1].replace("micro", "u")[0], "uV") if match else ""
 
 
 def unit_of_time(name: str) -> float | None:
-    """Seconds of one unit of a time column, as its name says: `time (ms)` 0.001; None where it says nothing."""
+    """Seconds per unit of a time column, according to its name: `time (ms)` 0.001; None if it does not say."""
     last = _plain(name).split(" ")[-1]
     return next((seconds for seconds, form in _UNITS.items() if re.fullmatch(form, last)), None)
 
@@ -264,8 +265,8 @@ def unit_of_time(name: str) -> float | None:
 def rises(values: np.ndarray) -> bool:
     """Whether numbers rise from sample to sample as no signal does.
 
-    values: (T,). A time never falls, however unevenly it rises; a counter steps evenly, and may begin anew. Whole
-    packets may bear one number.
+    values: (T,). A time never falls, however unevenly it rises. A counter has equal steps, and may wrap around. All
+    samples of a packet may have the same number.
     """
     if len(values) < _FEW or not np.isfinite(values).all():
         return False
@@ -277,18 +278,18 @@ def rises(values: np.ndarray) -> bool:
 
 
 def _is_held(values: np.ndarray) -> bool:
-    """Whether numbers stay as they are for long, and change now and then, as labels do and no signal does.
+    """Whether numbers stay the same for long and change now and then, as labels do and no signal does.
 
-    One that never changes is a channel that is dead, unless a name says otherwise.
+    A column that never changes is a dead channel, unless its name says otherwise.
     """
     changes = np.count_nonzero(np.diff(values))
     return bool(0 < changes < len(values) / _PACKET)
 
 
 def _goes_on(values: np.ndarray) -> bool:
-    """Whether numbers that are called a time may be one: they rise, but for a fall here and there.
+    """Whether a column named as a time may be one: its numbers rise, apart from a fall here and there.
 
-    They may end before the table does, as those of a slower sensor beside the others.
+    They may end before the table does, as for a slower sensor in the same table.
     """
     known = np.isfinite(values)
     if known.any() and not known.all() and known[: np.count_nonzero(known)].all():
@@ -301,9 +302,9 @@ def _goes_on(values: np.ndarray) -> bool:
 
 
 def _stem(name: str) -> str | None:
-    """`ch1` -> `ch`, `EMG 2 (mV)` -> `emg`, of a grid `r1c2` -> `rc`, and alike for banks A1, ..., B1, ...
+    """`ch1` -> `ch`, `EMG 2 (mV)` -> `emg`, for a grid `r1c2` -> `rc`, and the same stem for banks A1, ..., B1, ...
 
-    None for a name without a number at its end, or of a number alone.
+    None for a name without a number at its end, or one that is only a number.
     """
     match = re.fullmatch(r"(.*[^\W\d_])[\W_]*\d+([\W_]+(uv|µv|μv|mv|v)\W*)?", name.strip().casefold())
     stem = re.sub(r"\d+", "", match[1]) if match else None
@@ -311,7 +312,8 @@ def _stem(name: str) -> str | None:
 
 
 def _commonest_stem(names: Sequence[str]) -> tuple[str | None, int]:
-    """What most names with a number have in common, and how many; of those that say EMG where several do."""
+    """The most frequent stem among names with a number, and how often it occurs; stems with EMG are preferred if they
+    occur more than once."""
     numbered = Counter(stem for stem in map(_stem, names) if stem is not None)
     most = max(numbered, key=lambda one: (numbered[one] > 1 and bool(_EMG.search(one)), numbered[one]), default=None)
     return most, 0 if most is None else numbered[most]
@@ -335,7 +337,7 @@ _HOLDS = {
 
 
 def _ranges(places: Sequence[int]) -> str:
-    """Places counted from 0 as numbers counted from 1: `2-9`, `1,3-5`."""
+    """Places counted from 0, written as numbers counted from 1: `2-9`, `1,3-5`."""
     parts: list[list[int]] = []
     for place in places:
         if parts and place == parts[-1][-1] + 1:

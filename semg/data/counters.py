@@ -1,38 +1,39 @@
-"""Counters of samples or packets: what they count by, and after how much they begin anew."""
+"""Counters of samples or packets: their step, and the length after which they wrap around."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-FEWEST = 4  # counts of a cycle: what goes to and fro between two or three values may be a trigger
-_ROUND = 0.01  # of a step
-_LATE = 0.25  # of a cycle: by less a counter falls where samples arrived in another order
+FEWEST = 4  # shortest cycle, in counts: values that alternate between two or three may be a trigger
+_ROUND = 0.01  # tolerance, as a fraction of a step
+_LATE = 0.25  # fraction of a cycle: a smaller fall means that samples arrived in another order
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """A counter of whole numbers that begins anew after `length`, such as 256 or 100; `step`: its usual one."""
+    """A counter of whole numbers that wraps around after `length`, such as 256 or 100; `step`: its usual step."""
 
     step: float
     length: float
 
     @property
     def of_bits(self) -> bool:
-        """Whether it begins anew as a number of some bits does."""
+        """Whether the length is a power of two, as for a counter with a number of bits."""
         return math.log2(self.length).is_integer()
 
     def is_passed(self, steps: np.ndarray) -> np.ndarray:
-        """Of steps from sample to sample, which begin anew, samples being lost there or not; others came too late."""
+        """Which steps from sample to sample are wrap-arounds, with or without lost samples; other falls are late
+        samples."""
         return steps < -_LATE * self.length
 
 
 def cycle_of(counter: np.ndarray) -> Cycle | None:
-    """The cycle of a counter; None where it has none, or where its falls say of none how long it is.
+    """The cycle of a counter; None if it has none, or if its falls do not show its length.
 
-    counter: (T,). A number of bits, or a power of ten, is believed after one fall. Any other length must have been
-    seen twice, from the counter's end to its begin, and at half of the falls: a device that was started anew begins
-    anew as well, but not always after as many samples.
+    counter: (T,). A length that is a power of two or of ten is accepted after a single wrap-around. Any other length
+    must have been seen at least twice, from the counter's end to its beginning, and at half or more of the falls: a
+    device that was restarted starts counting again, too, but not always after the same number of samples.
     """
     steps = np.diff(counter)
     rising = steps[steps > 0]
@@ -49,14 +50,14 @@ def cycle_of(counter: np.ndarray) -> Cycle | None:
 
 
 def unwrapped(counter: np.ndarray, cycle: Cycle | None) -> np.ndarray:
-    """A counter as it would be if it never began anew: (T,) -> (T,)."""
+    """The counter without its wrap-arounds: (T,) -> (T,)."""
     if cycle is None:
         return counter
     return counter + np.concatenate([[0.0], np.cumsum(cycle.is_passed(np.diff(counter)) * cycle.length)])
 
 
 def steps_evenly(values: np.ndarray, share: float) -> bool:
-    """Whether at least a `share` of the changes of (T,) finite numbers are one step up, or the begin of a new cycle."""
+    """Whether at least a fraction `share` of the changes in (T,) finite numbers are one step up, or a wrap-around."""
     steps = np.diff(values)
     changes = steps[steps != 0]
     if not (changes > 0).any():

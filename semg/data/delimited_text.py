@@ -1,7 +1,7 @@
 """Text in rows and columns as programs write it: any usual delimiter, decimal mark and encoding.
 
-Nothing here knows what the columns mean. One parser, Python's csv, reads a file, so that everything taken from it is
-counted by the same rows; what it cannot be sure of is an error that names the line.
+This module does not know what the columns mean. A single parser, Python's csv, reads a file, so that everything taken
+from the file refers to the same rows. Anything ambiguous is an error that names the line.
 """
 
 import csv
@@ -17,18 +17,18 @@ from typing import Any
 from semg.common.errors import DataError
 from semg.common.files import expect_file
 
-_SAMPLE = 200  # rows from which delimiter, decimal mark and header are told
-_DELIMITERS = ("\t", ";", "|", ",", " ")  # in this order: a decimal comma stands in a file of all but the comma's own
-_COMMENTS = ("#", "%")  # begin lines above the table
+_SAMPLE = 200  # rows from which delimiter, decimal mark and header are detected
+_DELIMITERS = ("\t", ";", "|", ",", " ")  # in this order: with any delimiter but the comma, commas may be decimal marks
+_COMMENTS = ("#", "%")  # start of lines above the table
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?|[+-]?\d+,")
 _DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?|[+-]?\d+\.")
-_UNIT = re.compile(  # a cell below a name that says the unit of what follows, or its rate
+_UNIT = re.compile(  # a cell below a name that states the unit of the column, or its rate
     r"[\[(]?([nuµμmk]?v(olts?)?|(micro|milli)volts?|counts?|lsb|bits?|a\.?u\.?|[mµμun]?s(ec(onds?)?)?"
     r"|m?g|m/s(\^?2|²)|(deg|°|rad)(/s)?|[mµμu]?t|n|%|°?c|[\d.,]* ?hz)[\])]?",
     re.IGNORECASE,
 )
-_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's own first line
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # blanks without width, which copied text brings along
+_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # optional first line for Excel
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width blanks, which come with copied text
 _BINARY = {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -36,15 +36,14 @@ _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe
 class DelimitedText:
     """A file of rows and columns, read and understood.
 
-    Attributes: `path`; `names` of the columns as the header gives them, or None without a header; `units`, rows below
-    the names that say nothing but units and rates; `width`, the number of columns; `delimiter`; `decimal`, the decimal
-    mark.
+    Attributes: `path`; `names` of the columns from the header, or None without a header; `units`, the rows below the
+    names that contain only units and rates; `width`, the number of columns; `delimiter`; `decimal`, the decimal mark.
     """
 
     def __init__(self, path: Path, what: str, *, header: bool | None = None) -> None:
-        """Read `path`; `what` it holds is named in errors. header: whether there is one (None: to be told from it).
+        """Read `path`. what: the expected contents, for error messages. header: whether there is one (None: detect it).
 
-        Raises DataError for anything that is no text in rows and columns.
+        Raises DataError for anything that is not text in rows and columns.
         """
         self.path = path
         lines = io.StringIO(decoded(path, what), newline="").readlines()
@@ -66,7 +65,7 @@ class DelimitedText:
         self._header_rows = 0
         above = tuple(map(as_written, next(_reader([comment or ""], self.delimiter), [])))
         if len(above) == self.width and header is not False:
-            self.names = above  # numpy.savetxt writes a header as a comment
+            self.names = above  # numpy.savetxt writes the header as a comment
         elif header or (header is None and is_header(first, below[units:], self.decimal)):
             self.names, self._header_rows = tuple(_without_tail(first, self.width)), place + 1 + units
             self.units = tuple(below[:units])
@@ -76,10 +75,10 @@ class DelimitedText:
                 raise DataError(f"{path}:{head[place][0]}: {problem}", hint)
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line in the file, counted from 1; the cells, without blanks around them) of each row below the header.
+        """(line in the file, counted from 1; the cells, without surrounding blanks) of each row below the header.
 
-        Blank lines are skipped, and so are rows of nothing but delimiters at the end. DataError, naming the line, for
-        a row of another width or without a cell in the middle of the others.
+        Blank lines are skipped, and so are rows of delimiters only at the end. DataError, naming the line, for a row of
+        another width or with an empty cell in the middle of the others.
         """
         width, blank = self.width, 0
         for line, row in islice(self._parsed(), self._header_rows, None):
@@ -95,11 +94,11 @@ class DelimitedText:
             yield line, cells
 
     def number(self, cell: str) -> float:
-        """The number that a cell holds. Raises ValueError for anything else."""
+        """The number in a cell. Raises ValueError for anything else."""
         return number(cell, self.decimal)
 
     def _parsed(self) -> Iterator[tuple[int, list[str]]]:
-        """Every row that is not blank, with its line. DataError where a quote does not end on its line."""
+        """Every row that is not blank, with its line. DataError if a quote does not end on its line."""
         reader = _reader(self._lines, self.delimiter)
         last = 0
         while True:
@@ -119,14 +118,15 @@ class DelimitedText:
 
     @staticmethod
     def _usual_width(first: Sequence[str], below: Sequence[Sequence[str]]) -> int:
-        """How many cells most rows have, leaving out empty ones at their ends that the first row has not either."""
+        """How many cells most rows have, not counting empty cells at their ends that the first row does not have
+        either."""
         least = len(_without_tail(first))
         widths = [len(_without_tail(row, least)) for row in below if any(row)] or [least]
         return max(set(widths), key=widths.count)
 
     def _decimal_mark(self, rows: Sequence[Sequence[str]]) -> str:
         widest = max(len(_without_tail(row)) for row in rows)
-        rows = [row for row in rows if len(_without_tail(row)) > widest / 2]  # not what stands above the table
+        rows = [row for row in rows if len(_without_tail(row)) > widest / 2]  # without lines above the table
         commas = next((cell for row in rows for cell in row if _DECIMAL_COMMA.fullmatch(cell)), None)
         points = next((cell for row in rows for cell in row if _DECIMAL_POINT.fullmatch(cell)), None)
         if commas and points:
@@ -135,7 +135,7 @@ class DelimitedText:
 
 
 def decoded(path: Path, what: str) -> str:
-    """The text in `path`: UTF-8, UTF-16, or the Windows code page of western languages. DataError for anything else."""
+    """The text in `path`: UTF-8, UTF-16, or the Windows code page of Western languages. DataError for anything else."""
     expect_file(path, what)
     try:
         raw = path.read_bytes()
@@ -149,20 +149,23 @@ def decoded(path: Path, what: str) -> str:
     except UnicodeDecodeError:
         if marked:
             raise DataError(f"{path}: expected {what} in {marked}, as it begins, found other bytes") from None
-        text = raw.decode("cp1252", "replace")  # a header such as `EMG (µV)` from Windows; digits are the same in all
+        text = raw.decode(
+            "cp1252", "replace"
+        )  # a header such as `EMG (µV)` from Windows; digits are the same in all encodings
     if "\0" in text:
         raise DataError(f"{path}: expected {what} as text, found binary data")
     return text
 
 
 def as_written(text: str) -> str:
-    """A cell's text as a person sees it: an accent and its letter are one character, as macOS's file names have them as
-    two, and nothing is in it that is not seen. Not of a whole line: a Greek question mark is a semicolon then."""
+    """A cell's text as a person sees it. An accent and its letter become one character (macOS writes them as two in
+    file names), and invisible characters are removed. Not for whole lines: this would turn a Greek question mark into a
+    semicolon."""
     return text if text.isascii() else unicodedata.normalize("NFC", text.translate(_INVISIBLE))
 
 
 def _unmarked(raw: bytes) -> str:
-    """UTF-8, or UTF-16 without a byte order mark: then every other byte of plain text is nought."""
+    """UTF-8, or UTF-16 without a byte order mark, in which every other byte of plain text is zero."""
     head = raw[:400]
     if len(head) > 3 and head[1::2].count(0) > len(head) * 0.4:
         return "utf-16-le"
@@ -172,14 +175,14 @@ def _unmarked(raw: bytes) -> str:
 
 
 def number(cell: str, decimal: str = ".") -> float:
-    """The number that a cell holds, without digits grouped in any way. Raises ValueError for anything else."""
+    """The number in a cell; digits may not be grouped. Raises ValueError for anything else."""
     if "_" in cell or (decimal == "," and "." in cell):
         raise ValueError(cell)
     return float(cell.replace(",", ".") if decimal == "," else cell)
 
 
 def is_number(cell: str, decimal: str = ".") -> bool:
-    """Whether a cell holds a number; an empty one holds none."""
+    """Whether a cell holds a number; an empty cell does not."""
     try:
         number(cell, decimal)
     except ValueError:
@@ -188,9 +191,9 @@ def is_number(cell: str, decimal: str = ".") -> bool:
 
 
 def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str) -> bool:
-    """Whether the first row names the columns: a text stands above numbers, or the columns are numbered in order.
+    """Whether the first row names the columns: it has text above numbers, or numbers the columns in order.
 
-    pandas numbers columns from 0, others from 1; such a row of whole numbers in order is no sample.
+    pandas numbers columns from 0, other programs from 1; such a row of consecutive whole numbers is not a sample.
     """
     columns = list(zip(*[row for row in below if len(row) >= len(first)], strict=False))
     if not columns:
@@ -206,10 +209,10 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str
 
 
 def _header_place(rows: Sequence[Sequence[str]], decimal: str) -> int:
-    """Which row names the columns: the first, unless lines about the recording stand above a row of names.
+    """Which row names the columns: the first, unless there are lines about the recording above a row of names.
 
-    Such lines have fewer cells than the names, and the names stand above numbers. Where that does not hold the first
-    row is taken as ever, and what does not fit it is an error.
+    Such lines have fewer cells than the names, and the names are above numbers. If this is not the case, the first row
+    is used as usual, and anything that does not fit it is an error.
     """
     usual = Counter(len(_without_tail(row)) for row in rows).most_common(1)[0][0]
     place = next((place for place, row in enumerate(rows) if len(_without_tail(row)) >= max(2, usual)), 0)
@@ -222,7 +225,7 @@ def _header_place(rows: Sequence[Sequence[str]], decimal: str) -> int:
 
 
 def _rows_of_units(below: Sequence[Sequence[str]], decimal: str) -> int:
-    """How many rows below the names say nothing but the units of numbers: devices' programs write one or two."""
+    """How many rows below the names contain only the units of numbers: device programs write one or two."""
     units = list(takewhile(_are_units, below))
     if not units or len(units) == len(below):
         return 0
@@ -241,7 +244,7 @@ def _is_numeric(column: Iterable[str], decimal: str) -> bool:
 
 
 def _table_lines(lines: list[str]) -> tuple[list[str], int, str | None, str | None]:
-    """The table's lines; how many stand above them; the delimiter that Excel's own line names; the last comment."""
+    """The table's lines; the number of lines above them; the delimiter from the line for Excel; the last comment."""
     forced = comment = None
     for place, line in enumerate(lines):
         bare = line.strip()
@@ -255,13 +258,13 @@ def _table_lines(lines: list[str]) -> tuple[list[str], int, str | None, str | No
 
 
 def _reader(lines: Iterable[str], delimiter: str) -> Any:  # csv.reader, whose type has no public name
-    if delimiter == " ":  # of blanks around a line's cells no column is made
+    if delimiter == " ":  # blanks at the ends of a line are not columns
         lines = (line.strip() for line in lines)
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """What stands between the cells: that by which the rows are of one width."""
+    """The delimiter with which all rows have the same width."""
     for delimiter in _DELIMITERS:
         try:
             rows = [row for row in _reader(lines, delimiter) if any(map(str.strip, row))]
@@ -270,7 +273,7 @@ def _delimiter(lines: Sequence[str]) -> str:
         width = len(_without_tail(rows[0])) if rows else 0
         if width > 1 and sum(len(_without_tail(row, width)) == width for row in rows) >= 0.9 * len(rows):
             return delimiter
-    for delimiter in _DELIMITERS[:-1]:  # where lines about the recording stand above the table
+    for delimiter in _DELIMITERS[:-1]:  # with lines about the recording above the table
         widths = Counter(len(line.split(delimiter)) for line in lines if line.strip())
         width, count = widths.most_common(1)[0]
         if width > 1 and 2 * count > widths.total():
@@ -279,7 +282,7 @@ def _delimiter(lines: Sequence[str]) -> str:
 
 
 def _without_tail(row: Sequence[str], width: int = 0) -> list[str]:
-    """The row without empty cells at its end, but at least `width` cells of it."""
+    """The row without empty cells at its end, but with at least `width` cells."""
     end = len(row)
     while end > width and not row[end - 1].strip():
         end -= 1

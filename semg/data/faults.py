@@ -1,4 +1,4 @@
-"""Channels of a recording that look wrong. They are reported, not repaired."""
+"""Detection of faulty channels in a recording. They are reported, not repaired."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,17 +8,18 @@ import numpy as np
 from semg.common.console import listed
 from semg.data.putemg import ADC_BITS
 
-ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # what putEMG's converter can say at most
-SATURATED_SHARE = 0.01  # of the samples at a converter's ends
-_NEAR = 2.0  # standard deviations from the least value to the mean: a rectified Gaussian has 1.3, a raw one over 3
-_BITS = (8, 16, 24, 32)  # of whole numbers
-_OF_EITHER_SIGN, _MORE = 0.1, 3.0  # least share of samples near each end, and how much more than in the middle
-_FEW_VALUES = 64  # below so many distinct values a channel is often at its ends without being cut off there
+ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # the range of putEMG's converter
+SATURATED_SHARE = 0.01  # fraction of samples at the ends of a converter's range
+_NEAR = 2.0  # standard deviations between minimum and mean: 1.3 for a rectified Gaussian, over 3 for a raw one
+_BITS = (8, 16, 24, 32)  # sizes of whole numbers
+_OF_EITHER_SIGN, _MORE = 0.1, 3.0  # smallest fraction of samples near each end, and its ratio to that in the middle
+_FEW_VALUES = 64  # with fewer distinct values, a channel is often at its ends without being clipped
 
 
 @dataclass(frozen=True)
 class ChannelFaults:
-    """Numbers of channels, counted from 1: dead ones never change, saturated ones stay at the converter's ends."""
+    """Numbers of faulty channels, counted from 1: dead ones never change, saturated ones stay at the converter's ends,
+    duplicates are equal."""
 
     dead: list[int] = field(default_factory=list)
     saturated: list[int] = field(default_factory=list)
@@ -38,8 +39,8 @@ def find_faults(
 ) -> ChannelFaults:
     """Dead, saturated (over 1 % of the samples at the converter's ends) and equal channels.
 
-    samples: (n_samples, len(channels)); channels: their numbers; ends: what the converter can say at most, None where
-    that is not known: then a channel is saturated if it is at its own ends more often than near them.
+    samples: (n_samples, len(channels)); channels: their numbers; ends: the converter's range, or None if it is not
+    known: then a channel counts as saturated if it is at its own extremes more often than near them.
     """
     dead = [number for place, number in enumerate(channels) if samples[:, place].min() == samples[:, place].max()]
     saturated = [
@@ -59,7 +60,7 @@ def find_faults(
 
 
 def sign_in_words(samples: np.ndarray) -> str:
-    """What is to be doubted of (T, channels) samples that are never below 0; nothing where a converter may count so."""
+    """A warning about (T, channels) samples that are never negative; empty if a converter may count like that."""
     if samples.min() < 0:
         return ""
     if bits := _bits_of_unsigned(samples):
@@ -76,8 +77,8 @@ def sign_in_words(samples: np.ndarray) -> str:
 
 
 def _bits_of_unsigned(samples: np.ndarray) -> int:
-    """Of how many bits signed numbers were that were read as unsigned ones: they lie at both ends of what so many bits
-    hold, and a signal about 0 seldom in its middle. 0 where it does not look so."""
+    """The number of bits, if signed numbers were read as unsigned ones: samples are then at both ends of the range, and
+    a signal around 0 is seldom in its middle. 0 if this is not the case."""
     most = samples.max()
     bits = next((bits for bits in _BITS if most < 2**bits), 0)
     if not bits or not np.array_equal(samples, np.round(samples)):
@@ -89,9 +90,9 @@ def _bits_of_unsigned(samples: np.ndarray) -> int:
 
 
 def _is_rectified(samples: np.ndarray) -> bool:
-    """Whether most channels end near their mean below, as rectified signals and envelopes do.
+    """Whether the minimum of most channels is close to their mean, as for rectified signals and envelopes.
 
-    samples: (T, channels). What a converter counts from 0 reaches about as far below its mean as above it.
+    samples: (T, channels). Samples of a converter that counts from 0 extend about as far below their mean as above it.
     """
     spread = samples.std(axis=0)
     alive = spread > 0
@@ -109,7 +110,7 @@ def _is_at(channel: np.ndarray, ends: tuple[float, float]) -> bool:
 def _is_cut(channel: np.ndarray) -> bool:
     """Whether values pile up at the channel's own ends."""
     low, high = channel.min(), channel.max()
-    if low == high or not np.isfinite([low, high]).all():  # beyond what numbers hold: refused behind the filter
+    if low == high or not np.isfinite([low, high]).all():  # beyond the range of numbers: refused after the filter
         return False
     near = 0.1 * (high - low)
     for at_end, beside in (

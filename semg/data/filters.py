@@ -1,6 +1,7 @@
-"""Band-pass and notch filters for sEMG: zero-phase over a whole recording, or causal block by block.
+"""Band-pass and notch filters for sEMG: zero-phase over a whole recording, or causal, block by block.
 
-scipy.signal is imported where it is used: it takes a second and a half, in which workers could already filter.
+scipy.signal is imported only where it is used: the import takes a second and a half, during which workers can already
+filter.
 """
 
 from dataclasses import dataclass
@@ -10,19 +11,19 @@ from scipy import fft
 
 from semg.common.errors import SettingError
 
-LOW, HIGH = 20.0, 700.0  # Hz; surface EMG has little outside
-NYQUIST_SHARE = 0.9  # of half the rate: where the band ends at the latest, as nothing above it was recorded
+LOW, HIGH = 20.0, 700.0  # Hz; surface EMG has little power outside this band
+NYQUIST_SHARE = 0.9  # fraction of half the rate at which the band ends at the latest: nothing above was recorded
 NOTCH_QUALITY = 30.0  # centre frequency over -3 dB width: 1.7 Hz wide at 50 Hz
-CACHED = 1 << 14  # frequencies whose responses are computed at once: intermediate results stay in the caches
-PAD_SECONDS = 2.0  # odd extension at both ends: the narrowest notch (1 Hz) has died down by e^-6 after it
+CACHED = 1 << 14  # frequencies whose responses are computed together: intermediate results then fit into the caches
+PAD_SECONDS = 2.0  # odd extension at both ends: after it, the narrowest notch (1 Hz) has decayed to e^-6
 
 
 @dataclass(frozen=True)
 class FilterSpec:
-    """What to filter out. Frequencies in Hz; `order` counts as scipy.signal.butter's N does.
+    """What to filter out. Frequencies in Hz; `order` as in scipy.signal.butter.
 
-    Zero-phase, the filter runs forth and back, so its attenuation in dB doubles: the band's edges lie at -6 dB
-    instead of the causal -3 dB, as in the putEMG authors' code.
+    The zero-phase filter runs forwards and backwards, which doubles its attenuation in dB: band edges are at -6 dB
+    instead of the causal filter's -3 dB, as in the putEMG authors' code.
     """
 
     low: float = LOW
@@ -32,7 +33,7 @@ class FilterSpec:
     causal: bool = False
 
     def check(self, rate: float) -> None:
-        """Raises SettingError for a filter that cannot be at `rate` Hz."""
+        """Raises SettingError for a filter that is impossible at `rate` Hz."""
         if not 0 < self.low < self.high:
             raise SettingError("low", "above 0 and below {high}, {} Hz", self.low, (self.high,))
         if self.high >= rate / 2:
@@ -41,7 +42,7 @@ class FilterSpec:
             raise SettingError("notch", "between 0 and {} Hz", wrong[0], (rate / 2,))
 
     def sections(self, rate: float) -> np.ndarray:
-        """Second-order sections (n, 6) at `rate` Hz. Raises SettingError for a filter that cannot be."""
+        """Second-order sections (n, 6) at `rate` Hz. Raises SettingError for an impossible filter."""
         from scipy import signal
 
         self.check(rate)
@@ -50,23 +51,24 @@ class FilterSpec:
         sections = np.concatenate([band, *notches])
         a1, a2 = sections[:, 4], sections[:, 5]
         stable = np.isfinite(sections).all() and (np.abs(a2) < 1).all() and (np.abs(a1) < 1 + a2).all()
-        if not stable:  # rounding has moved poles onto the unit circle or beyond: what is filtered would grow or be NaN
+        if not stable:  # rounding has moved poles onto the unit circle or beyond: the output would grow or be NaN
             expected = "a band and notches that can be filtered out at {} Hz, further from 0 Hz and from each other"
             raise SettingError("low", expected, self.low, (rate,), "or a lower {order}")
         return sections
 
 
 def default_band(rate: float) -> tuple[float, float]:
-    """The band to keep at `rate` Hz: 20 to 700 Hz, or what the rate allows of it."""
+    """The band to keep at `rate` Hz: 20 to 700 Hz, or as much of it as the rate allows."""
     high = min(HIGH, NYQUIST_SHARE * rate / 2)
     return (LOW if high > LOW else high / 10), high
 
 
 class ZeroPhaseFilter:
-    """A filter run forth and back over whole channels, as one multiplication in the frequency domain.
+    """A filter run forwards and backwards over whole channels, as one multiplication in the frequency domain.
 
-    Forth and back multiplies the spectrum by |H|^2. Doing just that costs two FFTs, far less than running every
-    second-order section over every sample twice. The ends are extended oddly, as scipy.signal.sosfiltfilt does.
+    Running forwards and backwards multiplies the spectrum by |H|^2. Doing exactly this costs two FFTs, far less than
+    running every second-order section over every sample twice. The ends are extended oddly, as in
+    scipy.signal.sosfiltfilt.
     """
 
     def __init__(self, sections: np.ndarray, rate: float, n_samples: int) -> None:
@@ -83,17 +85,18 @@ class ZeroPhaseFilter:
         extended[pad : pad + self._n] = channel
         extended[:pad] = 2 * channel[0] - channel[pad:0:-1]
         extended[pad + self._n : 2 * pad + self._n] = 2 * channel[-1] - channel[-2 : -pad - 2 : -1]
-        extended[2 * pad + self._n :] = extended[2 * pad + self._n - 1]  # up to the FFT's length
+        extended[2 * pad + self._n :] = extended[2 * pad + self._n - 1]  # pad to the length of the FFT
         spectrum = fft.rfft(extended, overwrite_x=True)
         spectrum *= self._gain
         return fft.irfft(spectrum, self._length, overwrite_x=True)[pad : pad + self._n]
 
 
 def squared_response(sections: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-    """(n, 6) second-order sections, (F,) cycles a sample -> (F,) |H|^2, what scipy.signal.freqz_sos gives squared.
+    """(n, 6) second-order sections, (F,) cycles per sample -> (F,) |H|^2, the square of what scipy.signal.freqz_sos
+    gives.
 
-    With real coefficients, |b0 + b1 z + b2 z^2|^2 on the unit circle is a polynomial of degree 2 in s = sin^2(w / 2),
-    which takes an eighth of the time and loses no digits near 0 Hz, where the band-pass has its zeros.
+    With real coefficients, |b0 + b1 z + b2 z^2|^2 on the unit circle is a polynomial of degree 2 in s = sin^2(w / 2).
+    This takes an eighth of the time and loses no precision near 0 Hz, where the band-pass has its zeros.
     """
     squared = np.ones(len(frequency))
     for start in range(0, len(frequency), CACHED):
@@ -106,13 +109,13 @@ def squared_response(sections: np.ndarray, frequency: np.ndarray) -> np.ndarray:
 
 def _on_circle(s: np.ndarray, c0: float, c1: float, c2: float) -> np.ndarray:
     linear, square = -4 * (c1 * (c0 + c2) + 4 * c0 * c2), 16 * c0 * c2
-    return np.maximum((square * s + linear) * s + (c0 + c1 + c2) ** 2, 0)  # a rounded nought may lie below
+    return np.maximum((square * s + linear) * s + (c0 + c1 + c2) ** 2, 0)  # rounding may make a zero negative
 
 
 class CausalFilter:
-    """A filter that sees no sample before its time; call it with one block after another.
+    """A filter that never looks ahead; call it with one block after another.
 
-    It starts as if the first sample had lasted for ever, so a constant offset gives no transient.
+    It starts as if the first sample had lasted forever, so a constant offset causes no transient.
     """
 
     def __init__(self, sections: np.ndarray) -> None:

@@ -1,9 +1,9 @@
-"""Samples that are missing from a recording: where its time column, or its counter, steps too far.
+"""Missing samples of a recording, detected by large steps in its time column or counter.
 
-A device that loses samples goes on writing the next ones, so a window across the gap holds two moments as one. Whether
-samples were lost shows in the steps of the time column alone: over five minutes, half a second is less than two clocks
-may differ by. Some devices write something in place of what they lost, zeros or the last sample again: then no channel
-changes for a while, which is said and not cut out, since a smoothed or rounded signal may rest so.
+A device that loses samples continues with the next ones, so a window across the gap would join two different moments.
+Lost samples show only in single steps of the time column: over five minutes, half a second is less than the difference
+between two clocks. Some devices write something in place of lost samples, zeros or the last sample again; then no
+channel changes for a while. This is reported but not cut out, because a smoothed or rounded signal may look the same.
 """
 
 from collections.abc import Sequence
@@ -13,29 +13,31 @@ import numpy as np
 
 from semg.data.windows import segments
 
-SMALLEST = 0.5  # samples: a jump of the time below this is rounding, not a lost sample
+SMALLEST = 0.5  # samples: a smaller jump of the time is rounding, not a lost sample
 TOLERANCE = 0.0025  # seconds: a window may span a gap of this length, 1 % of the usual window
-STILL = 0.2  # seconds without a change of any channel: two samples alike are common in whole numbers, so many are not
-_EVEN, _MOSTLY = 0.25, 0.99  # of a regular column's steps this share lies within that many samples of the usual step
+STILL = 0.2  # seconds without a change in any channel: two equal samples are common in whole numbers, this many are not
+_EVEN, _MOSTLY = (
+    0.25,
+    0.99,
+)  # a column is regular if a fraction _MOSTLY of its steps is within _EVEN samples of the usual step
 
 
 @dataclass(frozen=True)
 class Gap:
-    """`lost` samples (rounded) are missing before sample `start`; negative where the time falls back there."""
+    """`lost` samples (rounded) are missing before sample `start`; negative if the time falls back there."""
 
     start: int
     lost: int
 
 
 def find_gaps(times: np.ndarray, interval: float, rate: float) -> list[Gap]:
-    """Where samples are missing.
+    """The places where samples are missing.
 
-    times: (n,) time or counter of each sample, finite; interval: its step from sample to sample, in the same unit;
-    rate: Hz, how many samples are a second.
+    times: (n,) time or counter of each sample, finite; interval: its usual step, in the same unit; rate: Hz.
 
-    In a regular column each step is judged by itself. In one whose times scatter, as they were rounded or written when
-    packets arrived, a jump counts where all times within a second after it lie later than any within the second before
-    it would have them: what scatters evens out in a second, and loses nothing.
+    In a regular column, each step is judged by itself. In a column whose times scatter, because they were rounded or
+    written when packets arrived, a jump counts if all times within a second after it are later than any time within the
+    second before it would predict: scatter averages out within a second, whereas a loss remains.
     """
     steps = np.diff(times) / interval - 1  # in samples; 0 where none is lost
     if len(steps) == 0 or np.abs(steps).max() < SMALLEST:
@@ -45,22 +47,23 @@ def find_gaps(times: np.ndarray, interval: float, rate: float) -> list[Gap]:
 
 
 def _lasting_jumps(times: np.ndarray, reach: int) -> np.ndarray:
-    """(n,) times in samples -> (n - 1,) how far each sample and the `reach` after it lie from those before it."""
-    from scipy.ndimage import maximum_filter1d, minimum_filter1d  # few recordings need them
+    """(n,) times in samples -> (n - 1,) how far each sample and the `reach` samples after it are from those before
+    it."""
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d  # imported here because few recordings need them
 
     late = times - np.arange(len(times))
     reach = max(1, reach)
     settings = {"size": reach, "mode": "nearest"}
-    before, after = (reach - 1) // 2, -(reach // 2)  # where the window lies: up to a sample, or from it on
+    before, after = (reach - 1) // 2, -(reach // 2)  # position of the window: up to a sample, or from it on
     rise = minimum_filter1d(late, origin=after, **settings)[1:] - maximum_filter1d(late, origin=before, **settings)[:-1]
     fall = minimum_filter1d(late, origin=before, **settings)[:-1] - maximum_filter1d(late, origin=after, **settings)[1:]
     return np.where(rise > 0, rise, np.where(fall > 0, -fall, 0.0))
 
 
 def sampling_interval(times: np.ndarray, rate: float) -> float:
-    """The usual step from sample to sample, whatever gaps there are: a median, over pieces of a second where it rounds.
+    """The usual step from sample to sample, regardless of gaps: a median; over pieces of a second if times are rounded.
 
-    times: (n,) of at least two samples; rate: Hz, roughly.
+    times: (n,) of at least two samples; rate: Hz, approximate.
     """
     steps = np.diff(times)
     usual = float(np.median(steps))
@@ -72,13 +75,15 @@ def sampling_interval(times: np.ndarray, rate: float) -> float:
 
 
 def breaks(gaps: Sequence[Gap], rate: float) -> np.ndarray:
-    """First samples after the gaps that no window may span: longer than the tolerance, or the time falls back."""
+    """The first samples after those gaps that no window may span: longer than the tolerance, or with time falling
+    back."""
     wide = [gap.start for gap in gaps if gap.lost < 0 or gap.lost > TOLERANCE * rate]
     return np.array(wide, np.int64)
 
 
 def still_stretches(samples: np.ndarray, rate: float) -> list[tuple[int, int]]:
-    """(first sample, samples) where no channel of (n, C) changes for STILL or longer; none if none ever changes."""
+    """(first sample, number of samples) where no channel of (n, C) changes for STILL or longer; empty if none ever
+    changes."""
     same = (samples[1:] == samples[:-1]).all(1)
     if same.all():
         return []
@@ -88,7 +93,7 @@ def still_stretches(samples: np.ndarray, rate: float) -> list[tuple[int, int]]:
 
 
 def still_in_words(stretches: Sequence[tuple[int, int]], rate: float) -> str:
-    """`no channel changes for 0.5 s, at 12.3 s`; nothing if that never happens."""
+    """`no channel changes for 0.5 s, at 12.3 s`; empty if that never happens."""
     if not stretches:
         return ""
     held = sum(samples for _, samples in stretches) / rate
@@ -97,7 +102,7 @@ def still_in_words(stretches: Sequence[tuple[int, int]], rate: float) -> str:
 
 
 def in_words(gaps: Sequence[Gap], rate: float) -> str:
-    """`lost samples: 0.5 s in 1 gap, at 95.2 s`; nothing if there are none."""
+    """`lost samples: 0.5 s in 1 gap, at 95.2 s`; empty if there are no gaps."""
     if not gaps:
         return ""
     lost = sum(max(0, gap.lost) for gap in gaps) / rate

@@ -1,4 +1,4 @@
-"""A subset of the gestures: which are meant, and shards with the windows of these alone."""
+"""Choosing some of the gestures: which ones are meant, and shards with only their windows."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -10,20 +10,21 @@ from semg.common.errors import DataError, SettingError
 from semg.data.shards import Shard
 
 REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", "no movement", "nomovement", "no gesture")
-FEWEST = 2  # classes; there is nothing to decide between fewer
+FEWEST = 2  # classes; with fewer there is nothing to decide
 
 
 def is_rest(name: str) -> bool:
-    """Whether a class of that name is taken for one without a gesture, where nobody says which are."""
+    """Whether a class of that name is assumed to have no gesture, if nobody says which classes have none."""
     return re.sub(r"[\W_]+", " ", name).strip().casefold() in REST_NAMES
 
 
 def chosen(
     classes: Sequence[str], rest_classes: Collection[str], named: Sequence[str] | None, *, no_idle: bool = False
 ) -> tuple[str, ...]:
-    """Those of `classes` that are named, in the order named; with `no_idle` all but the rest classes; else all.
+    """Those of `classes` in `named`, in that order; with `no_idle`, all but the rest classes; otherwise all.
 
-    Raises SettingError, of the setting `classes` or `no_idle`, for another name, one named twice, or fewer than two.
+    Raises SettingError, of the setting `classes` or `no_idle`, for an unknown name, a name given twice, or fewer than
+    two classes.
     """
     if named is None:
         remaining = tuple(name for name in classes if not (no_idle and name in rest_classes))
@@ -45,12 +46,13 @@ def _enough(remaining: tuple[str, ...], setting: str, classes: Sequence[str]) ->
 
 
 def _listed(classes: Sequence[str]) -> str:
-    """The names as a shell takes them: those of two words in quotes."""
+    """The names as they are typed in a shell: those of two words in quotes."""
     return ", ".join(f"'{name}'" if " " in name else name for name in classes)
 
 
 def windows_of(windows: np.ndarray, places: Sequence[int]) -> np.ndarray:
-    """The windows whose labels are `places`; each label becomes its place among them. windows: of WINDOW_FIELDS."""
+    """The windows whose labels are in `places`; each label becomes its place in that list. windows: of
+    WINDOW_FIELDS."""
     remaining = windows[np.isin(windows["label"], places)].copy()
     label = np.full(max([*windows["label"].tolist(), *places], default=0) + 1, -1, remaining["label"].dtype)
     label[list(places)] = np.arange(len(places))
@@ -59,9 +61,10 @@ def windows_of(windows: np.ndarray, places: Sequence[int]) -> np.ndarray:
 
 
 def restricted(shard: Shard, classes: Sequence[str]) -> Shard:
-    """The shard with the windows of these classes alone. Its signal stays whole: a session's statistics are of all.
+    """The shard with only the windows of these classes. Its signal stays complete, because session statistics use all
+    of it.
 
-    What is left out is in meta["classes_left_out"]. DataError for a class that the shard has not.
+    meta["classes_left_out"] lists the other classes. DataError for a class that the shard does not have.
     """
     if missing := [name for name in classes if name not in shard.classes]:
         actual = f"found {_listed(shard.classes)}"

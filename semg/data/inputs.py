@@ -1,4 +1,4 @@
-"""What data runs are of, so that runs of different data are not taken for runs of the same."""
+"""Which data a run was made from, so that runs with different data are not mistaken for each other."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from semg.data.splits import SUBSETS, Split
 
 
 def shards_of(splits: Iterable[Split], folder: Path) -> dict[str, Shard]:
-    """All shards that some splits name, by name."""
+    """All shards that the splits contain, by name."""
     records = sorted({name for split in splits for subset in SUBSETS for name in split.records(subset)})
     return dict(zip(records, open_shards(folder, records), strict=True))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What data a fold's runs are of: checksums of the split's lists, of the shards that are trained and validated on
-    together, and of each one that is scored."""
+    """The data of a fold's runs: the checksum of the split's lists, a common checksum of the shards for training and
+    validation, and a checksum of each shard that is scored."""
 
     split: str
     shards: str
@@ -25,12 +25,12 @@ class Inputs:
 
     @classmethod
     def of(cls, split: Split, shards: Mapping[str, Shard]) -> "Inputs":
-        """shards: by name, at least those that the split names."""
+        """shards: by name, at least those in the split."""
         trained = [shards[name] for subset in ("train", "val") for name in split.records(subset)]
         scored = {name: shards[name].content for name in split.records("test")}
         return cls(split.checksum, data_checksum(trained), scored)
 
     @property
     def of_training(self) -> dict[str, str]:
-        """What a trained model depends on, as train.py writes it."""
+        """What a trained model depends on, as train.py records it."""
         return {"split_sha256": self.split, "shards_sha256": self.shards}

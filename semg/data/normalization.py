@@ -1,16 +1,17 @@
-"""Matrices that bring recordings to one scale, without looking at any label.
+"""Matrices that bring recordings to a common scale, without using labels.
 
 Each channel is divided by its root mean square (`method`), taken over
-  `session`  the session: one person, one day, all its recordings given;
-  `train`    all training recordings; travels with the checkpoint;
-  `none`     microvolts as they are.
+  `session`  the session: one person, one day, all its recordings that are given;
+  `train`    all training recordings; stored in the checkpoint;
+  `none`     microvolts are left as they are.
 
-Under `session` the channels can also be whitened (`whitening`): made uncorrelated, by the inverse square root of the
-session's own correlation matrix, plus `ridge` on its diagonal. It takes away what skin and sleeve mix into neighbouring
-electrodes, which differs from person to person. The root is the symmetric one, so every whitened channel still belongs
-to its electrode and rings of electrodes stay rings. `replace`: whitened channels alone; `append`: the scaled channels
-first, then the whitened ones, so that the model sees twice as many. Source: He and Wu 2020, "Transfer learning for
-brain-computer interfaces: a Euclidean space data alignment approach", who align trials of EEG in this way.
+With `session`, the channels can also be whitened (`whitening`), i.e. decorrelated by the inverse square root of the
+session's correlation matrix, with `ridge` added to its diagonal. This removes the mixing of signals between
+neighbouring electrodes by skin and sleeve, which differs from person to person. The root is the symmetric one, so each
+whitened channel still belongs to its electrode, and rings of electrodes remain rings. `replace`: only the whitened
+channels; `append`: the scaled channels followed by the whitened ones, so that the model has twice as many. Source: He
+and Wu 2020, "Transfer learning for brain-computer interfaces: a Euclidean space data alignment approach", who align
+trials of EEG in this way.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,12 @@ from semg.data.shards import Shard
 METHODS = ("session", "train", "none")
 WHITENING = ("none", "append", "replace")
 RIDGE = 0.1
-SMALLEST_RMS = 1e-2  # uV; a dead channel stays flat instead of becoming amplified rounding
+SMALLEST_RMS = 1e-2  # uV; a dead channel stays flat instead of becoming amplified rounding errors
 
 
 @dataclass(frozen=True)
 class ChannelNormalization:
-    """How recordings are brought to one scale; see the module. Raises SettingError for what cannot be."""
+    """How recordings are brought to a common scale; see the module. Raises SettingError for impossible values."""
 
     method: str = "session"
     whitening: str = "none"
@@ -49,7 +50,7 @@ class ChannelNormalization:
 
     @property
     def copies(self) -> int:
-        """How often each electrode is among the model's channels."""
+        """How many times each electrode is among the model's channels."""
         return 2 if self.whitening == "append" else 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,23 +59,23 @@ class ChannelNormalization:
 
 
 def gain_of(shards: Sequence[Shard]) -> np.ndarray:
-    """(C,) float32: one over each channel's root mean square over all the shards' samples."""
+    """(C,) float32: the reciprocal of each channel's root mean square over all samples of the shards."""
     return gains_from(np.diag(moment_of(shards)))
 
 
 def moment_of(shards: Sequence[Shard]) -> np.ndarray:
-    """(C, C) float64: the channels' mean products over all the shards' samples, uV^2."""
+    """(C, C) float64: mean products of the channels over all samples of the shards, uV^2."""
     samples = np.array([shard.meta["n_samples"] for shard in shards], np.float64)
     return np.average(np.stack([shard.second_moment for shard in shards]), axis=0, weights=samples)
 
 
 def gains_from(power: np.ndarray) -> np.ndarray:
-    """(C,) mean squares, uV^2 -> (C,) float32 one over the root."""
+    """(C,) mean squares, uV^2 -> (C,) float32 reciprocals of their roots."""
     return (1 / np.maximum(np.sqrt(power), SMALLEST_RMS)).astype(np.float32)
 
 
 def transform_from(moment: np.ndarray, channel_normalization: ChannelNormalization) -> np.ndarray:
-    """(C, C) mean products of a session's channels, uV^2 -> (C, C * copies) float32 that samples are multiplied by."""
+    """(C, C) mean products of a session's channels, uV^2 -> (C, C * copies) float32 by which samples are multiplied."""
     gain = gains_from(np.diag(moment)).astype(np.float64)
     scaled = np.diag(gain)
     if channel_normalization.whitening == "none":
@@ -88,7 +89,7 @@ def transform_from(moment: np.ndarray, channel_normalization: ChannelNormalizati
 
 
 def sessions(shards: Sequence[Shard]) -> dict[str, list[int]]:
-    """Which shards (by place) belong to each session, in the order of recording."""
+    """The places of the shards of each session, in the order of recording."""
     places_of: dict[str, list[int]] = {}
     for place in sorted(range(len(shards)), key=lambda i: (shards[i].session, shards[i].order)):
         places_of.setdefault(shards[place].session, []).append(place)
@@ -98,7 +99,7 @@ def sessions(shards: Sequence[Shard]) -> dict[str, list[int]]:
 def transform_of(
     shards: Sequence[Shard], channel_normalization: ChannelNormalization, train_gain: np.ndarray | None = None
 ) -> np.ndarray:
-    """(n_shards, C, C * copies) float32: what each shard's samples (time, C) are multiplied by.
+    """(n_shards, C, C * copies) float32: the matrix by which each shard's samples (time, C) are multiplied.
 
     train_gain: (C,), needed for the method `train`: `gain_of` the training shards.
     """
@@ -115,7 +116,7 @@ def transform_of(
 def fixed_transform(
     channel_normalization: ChannelNormalization, channels: int, train_gain: np.ndarray | None
 ) -> np.ndarray:
-    """(C, C) float32: the transform under the methods `train` and `none`, which look at no session."""
+    """(C, C) float32: the transform of the methods `train` and `none`, which do not depend on the session."""
     if channel_normalization.method != "train":
         return np.eye(channels, dtype=np.float32)
     if train_gain is None:

@@ -1,4 +1,4 @@
-"""From samples as recorded to the signal that shards hold: re-referenced, in microvolts, filtered, float16."""
+"""From samples as recorded to the signal in shards: re-referenced, in microvolts, filtered, float16."""
 
 import math
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from semg.common.errors import SettingError
 from semg.data import putemg
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
 
-USUAL_RMS = (0.1, 1e4)  # microvolts that a recording of surface EMG has; beyond, its unit is another
-COMMON_RMS = 100.0  # near which `common_scale` brings a recording in a unit of its own
-CAUSAL_BLOCK = 1 << 16  # samples filtered at once
+USUAL_RMS = (0.1, 1e4)  # RMS of surface EMG in microvolts; beyond these limits, the unit must be another
+COMMON_RMS = 100.0  # RMS to which `common_scale` brings a recording in an arbitrary unit
+CAUSAL_BLOCK = 1 << 16  # samples filtered together
 MONTAGES = ("monopolar", "bipolar", "car")
 
 
 def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
     """Names of the re-referenced channels, and the (channels, channels out) matrix that makes them.
 
-    channels: putEMG's numbers, 1 to 24; kind: monopolar, car or bipolar. Raises SettingError where that cannot be.
+    channels: putEMG's numbers, 1 to 24; kind: monopolar, car or bipolar. Raises SettingError if that is impossible.
     """
     names = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
     identity = np.eye(len(channels), dtype=np.float32)
@@ -38,7 +38,7 @@ def montage(channels: Sequence[int], kind: str) -> tuple[list[str], np.ndarray]:
 
 
 def _pairs(channels: Sequence[int]) -> list[tuple[int, int]]:
-    """Places of electrodes that have a neighbour in the next ring towards the wrist, and that neighbour's."""
+    """Places of the electrodes that have a neighbour in the next ring towards the wrist, and of that neighbour."""
     step = putemg.RING_SIZE
     return [
         (place, channels.index(number + step)) for place, number in enumerate(channels) if number + step in channels
@@ -46,9 +46,9 @@ def _pairs(channels: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def rings(channels: Sequence[int], kind: str) -> list[list[int]]:
-    """The whole rings among the re-referenced channels: their places, counted from 0, in their order around the arm.
+    """The complete rings among the re-referenced channels: their places, counted from 0, in order around the arm.
 
-    channels, kind: as in `montage`. A ring of which an electrode is missing is left out.
+    channels, kind: as in `montage`. A ring with a missing electrode is left out.
     """
     numbers = [channels[near] for near, _ in _pairs(channels)] if kind == "bipolar" else list(channels)
     around = [range(first, first + putemg.RING_SIZE) for first in range(1, putemg.N_CHANNELS, putemg.RING_SIZE)]
@@ -64,7 +64,7 @@ def filtered(
 ) -> np.ndarray:
     """(T, channels) -> (T, channels out) float16 microvolts, re-referenced by `reference` and filtered.
 
-    rate: Hz; scale: microvolts of one unit of `samples`, which are putEMG's counts unless told otherwise.
+    rate: Hz; scale: microvolts per unit of `samples`; by default, the unit is putEMG's ADC count.
     """
     out = np.empty((len(samples), reference.shape[1]), np.float16)
     sections = spec.sections(rate)
@@ -76,13 +76,13 @@ def filtered(
             out[start : start + CAUSAL_BLOCK] = run(block)
         return out
     zero_phase = ZeroPhaseFilter(sections, rate, len(samples))
-    for channel in range(reference.shape[1]):  # one at a time: memory stays flat
+    for channel in range(reference.shape[1]):  # one at a time, to limit memory
         out[:, channel] = zero_phase(_mixed(samples, scaled[:, channel]))
     return out
 
 
 def _mixed(samples: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """One re-referenced channel, (T,) float32; the channels that have no part in it are not touched."""
+    """One re-referenced channel, (T,) float32; channels with weight 0 are not read."""
     parts = np.flatnonzero(weights)
     if len(parts) < 4:
         return sum(samples[:, part].astype(np.float32) * weights[part] for part in parts)
@@ -93,17 +93,17 @@ def _mixed(samples: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def common_scale(rms: float) -> float:
-    """The power of ten that brings a root mean square nearest to 100, as of surface EMG in microvolts.
+    """The power of ten that brings a root mean square nearest to 100, as for surface EMG in microvolts.
 
-    So float16 holds signals of any unit equally well, and what is the same signal in volts and in microvolts becomes
+    With it, float16 represents signals in any unit equally well, and the same signal in volts and in microvolts gives
     the same numbers.
     """
     return 10.0 ** round(math.log10(COMMON_RMS / rms)) if rms > 0 else 1.0
 
 
 def exact_in_float32(samples: np.ndarray) -> np.ndarray:
-    """(T, channels) float64 -> float32; channels that lie so far from 0 that it would round their signal are counted
-    from their first sample on. What a channel is constantly shifted by is filtered out anyway."""
+    """(T, channels) float64 -> float32. Channels so far from 0 that rounding would affect their signal are given
+    relative to their first sample; a constant offset is filtered out anyway."""
     if len(samples) == 0:
         return samples.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,9 +1,9 @@
 """A checked, read-only reader of one putEMG recording.
 
-A recording is a pandas/PyTables table. pandas keeps the table's column names as pickles in its attributes, and
-`pandas.read_hdf` unpickles them, which lets a hostile file run code. This reader goes through h5py instead and
-takes the names out of the pickles without executing anything. All that it reads lies in the file itself: whatever
-points to other files or places is refused before it is read.
+A recording is a pandas/PyTables table. pandas stores the table's column names as pickles in its attributes, and
+`pandas.read_hdf` unpickles them, so a hostile file could run code. This reader uses h5py instead and extracts the names
+from the pickles without executing anything. Everything it reads is in the file itself: links to other files or
+locations are refused before anything is read through them.
 """
 
 import errno
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
-import hdf5plugin  # noqa: F401  registers blosc and the like, with which pandas can compress
+import hdf5plugin  # noqa: F401  registers blosc and other compressors that pandas can use
 import numpy as np
 
 from semg.common.console import counted, listed
@@ -22,13 +22,13 @@ from semg.common.files import expect_file
 from semg.data import putemg
 from semg.data.gaps import Gap, find_gaps, sampling_interval
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that an HDF5 file begins with
-_BLOCK_BYTES = 1 << 24  # of the table, read at once
-_RATE_ROWS = 4096  # from whose times the rate is measured
-# A recording's noise packs to a tenth. What unfolds to far more holds no recording, and would fill the memory.
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # first bytes of an HDF5 file
+_BLOCK_BYTES = 1 << 24  # bytes of the table read at once
+_RATE_ROWS = 4096  # rows whose times are used to measure the rate
+# A recording's noise compresses to a tenth. Data that unpack to far more are no recording and would fill the memory.
 _LARGEST_RATIO, _ANY_RATIO_BYTES = 100, 1 << 26
-_LARGEST_ROW, _LARGEST_CHUNK = 1 << 16, 1 << 28  # bytes that have to be unfolded at once; PyTables' are 300 and 1 << 20
-_HELD = (errno.EAGAIN, errno.EACCES)  # what a lock answers that somebody else holds
+_LARGEST_ROW, _LARGEST_CHUNK = 1 << 16, 1 << 28  # bytes that are unpacked at once; PyTables uses 300 and 1 << 20
+_HELD = (errno.EAGAIN, errno.EACCES)  # errors for a lock that another process holds
 _DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, MemoryError)  # h5py raises these
 
 
@@ -37,9 +37,9 @@ class Recording:
 
     Opening reads the layout and the first rows. `read` reads the samples and checks them.
 
-    Attributes: `path`, `record` (from the file's name), `n_samples`, `rate` (Hz, by the usual step of the index, so
-    that samples missing here and there do not change it).
-    Raises DataError wherever the file is not what putEMG's recordings are.
+    Attributes: `path`, `record` (from the file's name), `n_samples`, `rate` (Hz, from the usual step of the index, so
+    that a few missing samples do not change it).
+    Raises DataError whenever the file differs from putEMG's recordings.
     """
 
     def __init__(self, path: Path, *, check_name: bool = True) -> None:
@@ -72,10 +72,12 @@ class Recording:
     def read(self, channels: tuple[int, ...], labels: str) -> tuple[np.ndarray, np.ndarray]:
         """All samples of `channels` (numbers 1-24) and the label column `labels`, in one pass over the file.
 
-        Returns (n_samples, len(channels)) int16 ADC counts and (n_samples,) int8 labels. Checks that counts are
-        whole and of 12 bits, time rises, and labels are known. `gaps` says where samples are missing.
+        Returns (n_samples, len(channels)) int16 ADC counts and (n_samples,) int8 labels. Checks that counts are whole
+        and fit 12 bits, that time rises, and that labels are known. `gaps` says where samples are missing.
         """
-        counts = np.empty((len(channels), self.n_samples), np.int16).T  # a channel in a row, as filters read it
+        counts = np.empty(
+            (len(channels), self.n_samples), np.int16
+        ).T  # each channel contiguous in memory, as filters read it
         labelled = np.empty(self.n_samples, np.int8)
         columns = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
         last = -np.inf
@@ -90,11 +92,11 @@ class Recording:
         return counts, labelled
 
     def gaps(self) -> list[Gap]:
-        """Where samples are missing by the index. To be asked after `read`."""
+        """Where samples are missing according to the index. Call it after `read`."""
         return find_gaps(self._times, sampling_interval(self._times, putemg.RATE), putemg.RATE)
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Blocks of whole rows with the row they start at; only one is in memory at a time."""
+        """Blocks of complete rows, each with the row it starts at; only one is in memory at a time."""
         chunk = self._table.chunks[0] if self._table.chunks else 1024
         step = chunk * max(1, _BLOCK_BYTES // (chunk * self._table.dtype.itemsize))
         for start in range(0, self.n_samples, step):
@@ -113,9 +115,9 @@ class Recording:
         return values if values.ndim == 1 else values[:, position]
 
     def _counts(self, rows: np.ndarray, columns: list[str], start: int) -> np.ndarray:
-        """(rows, channels) whole numbers of the columns named."""
+        """(rows, channels) whole numbers of the given columns."""
         blocks = {self._places[name][0] for name in columns}
-        if len(blocks) == 1 and rows[next(iter(blocks))].ndim == 2:  # the usual layout: one slice, one copy
+        if len(blocks) == 1 and rows[next(iter(blocks))].ndim == 2:  # the usual layout: a single slice, a single copy
             places = [self._places[name][1] for name in columns]
             first, end = places[0], places[-1] + 1
             values = rows[blocks.pop()][:, slice(first, end) if places == list(range(first, end)) else places]
@@ -140,7 +142,7 @@ class Recording:
         return values.astype(np.int8)
 
     def _check_numbers(self) -> None:
-        """Samples and labels must be numbers: pandas keeps categories as codes, which would pass for labels."""
+        """Samples and labels must be numbers: pandas stores categories as codes, which could be mistaken for labels."""
         index = self._table.dtype["index"]
         if index.kind not in "fiu":
             raise DataError(f"{self.path}: expected time in seconds as index, found {_kind(index)}")
@@ -160,7 +162,7 @@ class Recording:
             )
 
     def _check_rate(self) -> float:
-        """Sampling rate in Hz by the usual step of the first rows' index."""
+        """Sampling rate in Hz, from the usual step of the first rows' index."""
         if self.n_samples < 2:
             raise DataError(
                 f"{self.path}: expected a recording of some seconds, found {counted(self.n_samples, 'sample')}"
@@ -175,7 +177,7 @@ class Recording:
         return rate
 
     def _check_subject(self, expected: str) -> None:
-        """The column says whose recording it is; a renamed file would put a person in the wrong split."""
+        """DataError if the subject column disagrees: a renamed file would put a person into the wrong subset."""
         block, position = self._places["subject"]
         value = self._table[0][block]
         value = value[position] if np.ndim(value) else value
@@ -195,7 +197,7 @@ class Recording:
         return _attribute(self._table, f"{block}_meta") == b"category"
 
     def _category(self, block: str, code: int) -> object:
-        """The value that a categorical column's code stands for."""
+        """The value that a code of a categorical column stands for."""
         name = f"data/meta/{block}/meta/table"
         _check_links(self.path, self._file, name)
         try:
@@ -209,7 +211,7 @@ class Recording:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 files do; MATLAB's of version 7.3 have it behind 512 bytes of their own."""
+    """Whether a file starts like an HDF5 file; MATLAB's files of version 7.3 do so after 512 bytes of their own."""
     expect_file(path, "a recording")
     with path.open("rb") as file:
         head = file.read(520)
@@ -219,7 +221,7 @@ def is_hdf5(path: Path) -> bool:
 def check_layout(path: Path) -> None:
     """Raise DataError unless the file opens as a putEMG recording with the expected columns and rate.
 
-    Reads the layout only, not the samples, and does not ask how the file is named.
+    Reads the layout only, not the samples, and does not depend on the file's name.
     """
     with Recording(path, check_name=False):
         pass
@@ -236,7 +238,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _opened(path: Path) -> h5py.File:
-    """The file, locked against writers where its drive has locks: some network drives have none."""
+    """The file, locked against writers if its drive supports locks; some network drives do not."""
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -246,7 +248,7 @@ def _opened(path: Path) -> h5py.File:
 
 
 def _why_not(error: Exception) -> str:
-    """Why HDF5 did not open a file, and the way on."""
+    """Why HDF5 could not open a file, and what to do."""
     number, text = getattr(error, "errno", None), str(error)
     if "unable to lock file" in text and number in _HELD:
         return (
@@ -266,7 +268,7 @@ def _why_not(error: Exception) -> str:
 
 
 def _table(path: Path, file: h5py.File) -> h5py.Dataset:
-    """The table of the key `data`, which lies in this file and is no view of others."""
+    """The table under the key `data`, which must be in this file and not a view of other data."""
     _check_links(path, file, "data/table")
     try:
         table = file["data/table"]
@@ -289,14 +291,15 @@ def _table(path: Path, file: h5py.File) -> h5py.Dataset:
 
 
 def _check_fields(path: Path, table: h5py.Dataset) -> None:
-    """DataError unless the rows hold values of a fixed size, each in a place of its own.
+    """DataError unless each row holds values of a fixed size that do not overlap.
 
-    h5py widens a number that NumPy has no type for, as damage makes them, and leaves the next field where it was. HDF5
-    then writes beyond the row, and the process ends. pandas writes no values of varying length and no tables in tables.
+    Damage can make number types that NumPy does not have. h5py then widens the number but leaves the next field where
+    it was, and HDF5 writes beyond the row and ends the process. pandas writes neither values of variable length nor
+    nested tables.
     """
     stored, end = table.id.get_type(), 0
     kind = "damage in the description of"
-    for name in table.dtype.names:  # by their offsets
+    for name in table.dtype.names:  # ordered by their offsets
         dtype, offset = table.dtype.fields[name][:2]
         if dtype.base.kind not in "biufcS":
             raise DataError(f"{path}: expected numbers or text of a fixed length in {name}, found {_kind(dtype.base)}")
@@ -311,21 +314,21 @@ def _check_fields(path: Path, table: h5py.Dataset) -> None:
 
 
 def _check_links(path: Path, file: h5py.File, name: str) -> None:
-    """DataError where a link on the way to `name` leads elsewhere: to another file, or by a name instead of a place."""
+    """DataError if a link on the path to `name` leads elsewhere: to another file, or to a name instead of an object."""
     parts = name.split("/")
     for end in range(1, len(parts) + 1):
         way = "/".join(parts[:end])
         try:
             link = file.get(way, getlink=True)
         except (KeyError, OSError, RuntimeError, ValueError):
-            return  # none there; whoever reads says so
+            return  # no such link; the reader reports it
         if link is not None and not isinstance(link, h5py.HardLink):
             target = f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else link.path
             raise DataError(f"{path}: expected its own pandas table under the key 'data', found a link to {target!r}")
 
 
 def _check_own(path: Path, data: h5py.Dataset) -> None:
-    """DataError unless a dataset's values lie in this file: a virtual one could even be made of itself."""
+    """DataError unless a dataset's values are in this file: a virtual dataset could even refer to itself."""
     if data.is_virtual:
         raise DataError(f"{path}: expected samples of its own, found a virtual data set, a view of others")
     if data.external:
@@ -333,7 +336,7 @@ def _check_own(path: Path, data: h5py.Dataset) -> None:
 
 
 def _check_size(path: Path, table: h5py.Dataset) -> None:
-    """DataError for a table that would unfold to far more than a recording's does, before memory is taken."""
+    """DataError, before memory is allocated, for a table that would unpack to far more than a recording."""
     row, (rows,) = table.dtype.itemsize, table.shape
     if row > _LARGEST_ROW:
         raise DataError(f"{path}: expected rows of {putemg.N_CHANNELS} channels, found rows of {row:,} bytes")
@@ -351,7 +354,7 @@ def _kind(dtype: np.dtype) -> str:
 
 
 def _places(path: Path, table: h5py.Dataset) -> dict[str, tuple[str, int]]:
-    """Where each column lies: (field of the table, position in it). DataError if columns miss or are too many."""
+    """The location of each column: (field of the table, position in it). DataError for missing columns or too many."""
     places: dict[str, tuple[str, int]] = {}
     for block in table.dtype.names:
         if block == "index":
@@ -371,9 +374,9 @@ def _places(path: Path, table: h5py.Dataset) -> dict[str, tuple[str, int]]:
 
 
 def _column_names(path: Path, table: h5py.Dataset, block: str) -> list[str]:
-    """The columns that one field of the table holds, from pandas' pickled list, without unpickling it."""
+    """The columns in one field of the table, from pandas' pickled list, without unpickling it."""
     raw = _attribute(table, f"{block}_kind")
-    if raw is None:  # a data column: the field is the column
+    if raw is None:  # for a data column, the field is the column
         return [block]
     try:
         return _pickled_strings(raw)
@@ -382,7 +385,7 @@ def _column_names(path: Path, table: h5py.Dataset, block: str) -> list[str]:
 
 
 def _attribute(table: h5py.Dataset, name: str) -> bytes | None:
-    """What pandas wrote beside a table: one text of a fixed length. ValueError says what else it is."""
+    """An attribute that pandas wrote with a table: a text of fixed length. ValueError if it is anything else."""
     if name not in table.attrs:
         return None
     attribute = table.attrs.get_id(name)
@@ -397,9 +400,9 @@ _TEXT = frozenset(["STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNIC
 
 
 def _pickled_strings(raw: bytes) -> list[str]:
-    """The strings of a pickled flat list of strings. ValueError for a pickle that does anything else."""
+    """The strings of a pickled flat list of strings. ValueError for a pickle that contains anything else."""
     names: list[str] = []
-    for opcode, argument, _ in pickletools.genops(raw):  # reads the instructions, executes none
+    for opcode, argument, _ in pickletools.genops(raw):  # reads the instructions without executing them
         if opcode.name in _TEXT and isinstance(argument, str):
             names.append(argument)
         elif opcode.name not in _HARMLESS:

@@ -1,4 +1,4 @@
-"""The list that says who made which recording and when: a table in CSV, as import_csv.py takes it."""
+"""The list of recordings for import_csv.py: a CSV table that says who made which recording and when."""
 
 import re
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Row:
-    """What a row says. where: file and line; name: the record's; when: the date, if there is one;
-    names_session: whether it does, or the date's day is the session."""
+    """The contents of a row. where: file and line; name: the record's; when: the date, if there is one; names_session:
+    whether the row names a session; otherwise the day of the date is the session."""
 
     where: str
     place: int
@@ -42,7 +42,7 @@ class _Row:
 
 
 def read_list(path: Path) -> list[Entry]:
-    """The recordings that a list names, in its order. DataError, naming the line, for a row that is wrong."""
+    """The recordings in a list, in its order. DataError, naming the line, for an invalid row."""
     try:
         table = DelimitedText(path, "a list of recordings", header=True)
     except DataError as error:
@@ -90,18 +90,19 @@ def _when(where: str, cell: str) -> Moment:
         return moment_of(cell)
     except ValueError:
         form = "a date such as 2024-03-01 or 2024-03-01T10:30"
-        if ends_in_a_zones_name(cell):  # summer time is not told from winter time by all of them
+        if ends_in_a_zones_name(cell):  # not all of these names distinguish summer time from winter time
             form = "a zone by its numbers, such as +01:00 or Z"
         raise DataError(f"{where}: expected {form}, found {cell!r}") from None
 
 
 def _without_fraction(cell: str) -> str:
-    """`1.0` -> `1`: spreadsheets and pandas write whole numbers so, and a person or session has one name."""
+    """`1.0` -> `1`: spreadsheets and pandas write whole numbers like this, but a person or session must have one
+    name."""
     return re.sub(r"^(\d+)\.0+$", r"\1", cell)
 
 
 def _file(folder: Path, cell: str) -> Path:
-    """The file that a list names; it may come from a system with backslashes, or where capitals are no matter."""
+    """The file that a list names; the list may come from a system with backslashes, or one that ignores case."""
     path = folder / cell
     if path.exists():
         return path
@@ -120,7 +121,7 @@ def _name(file: str) -> str:
 
 
 def _check_names(rows: Sequence[_Row]) -> None:
-    """DataError for two recordings of one name, and for what may be one person under two names."""
+    """DataError for two recordings with the same name, and for two names that may mean the same person."""
     seen: dict[str, _Row] = {}
     numbered: dict[str, str] = {}
     for row in rows:
@@ -139,9 +140,9 @@ def _check_names(rows: Sequence[_Row]) -> None:
 
 
 def _in_time(path: Path, rows: Sequence[_Row]) -> list[_Row]:
-    """A subject's rows by their dates, or as they stand where there are none.
+    """A subject's rows sorted by date, or in the order of the list if there are no dates.
 
-    DataError for dates that tell no order, or where no sessions are named, that leave it open which day is meant.
+    DataError for dates that define no order, and, if no sessions are named, for dates that leave the day open.
     """
     subject, dates = rows[0].subject, [row.when for row in rows if row.when]
     if not dates:

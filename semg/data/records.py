@@ -1,7 +1,7 @@
-"""What splits and sessions need to know of a recording: whose it is, of which session, and when it was made.
+"""What splits and sessions need to know about a recording: the person, the session, and the order in time.
 
-A shard says these facts in its shard.json. Names of putEMG's form say them too, so that a split of putEMG can be
-made and read where no shards are.
+A shard's shard.json states these facts. Names that follow putEMG's scheme contain them too, so a split of putEMG can be
+made and read without shards.
 """
 
 import re
@@ -12,17 +12,17 @@ from typing import Any
 from semg.common.files import is_system_file
 from semg.data import putemg
 
-LONGEST = 200  # characters of a name, which becomes a folder's
+LONGEST = 200  # bytes of a name, which becomes a folder name
 _NAME = re.compile(rf"\w[\w.+=@~-]{{0,{LONGEST - 1}}}")
 NAME_FORM = "letters, digits and . _ - + = @ ~, a letter or digit first"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A recording's facts.
+    """The facts of a recording.
 
-    session: name of the session among the subject's; the electrodes stayed on during it. order: rises with time over
-    the subject's recordings. task: what the subject was asked to do, perhaps nothing in particular.
+    session: name of the session, unique for the subject; the electrodes stayed in place during it. order: increases
+    with time over the subject's recordings. task: what the subject was asked to do; may be unspecific.
     """
 
     name: str
@@ -33,31 +33,32 @@ class Record:
 
     @property
     def session_key(self) -> str:
-        """Subject and session, which together name a session among everybody's."""
+        """Subject and session, which together identify a session among all people's."""
         return f"{self.subject}/{self.session}"
 
 
 def from_name(name: str) -> Record:
-    """The facts that a name of putEMG's form says. DataError for another form."""
+    """The facts in a name that follows putEMG's scheme. DataError for another name."""
     parsed = putemg.parse_record(name)
     order = int("".join(filter(str.isdigit, parsed.date + parsed.time)))
     return Record(name, parsed.subject, parsed.date, order, parsed.trajectory)
 
 
 def from_meta(meta: Mapping[str, Any]) -> Record:
-    """The facts in a shard's shard.json, once it is checked."""
+    """The facts in a shard's shard.json, after it has been checked."""
     return Record(meta["record"], meta["subject"], meta["session"], meta["order"], meta["task"])
 
 
 def is_name(text: object) -> bool:
-    """Whether `text` may name a recording, a subject or a session: it can be a folder's name and a word of a list."""
+    """Whether `text` may name a recording, a subject or a session: it must work as a folder name and as a word in a
+    list."""
     if not isinstance(text, str) or not _NAME.fullmatch(text) or is_system_file(text):
         return False
-    return len(text.encode()) <= LONGEST  # bytes, as file systems count
+    return len(text.encode()) <= LONGEST  # file systems count bytes
 
 
 def in_time(records: Iterable[Record]) -> list[Record]:
-    """By subject, then in the order of recording."""
+    """Sorted by subject, then by order of recording."""
     return sorted(records, key=lambda record: (counting_order(record.subject), record.order, record.name))
 
 

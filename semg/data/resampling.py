@@ -1,4 +1,4 @@
-"""Another sampling rate: the ratio of two rates, and a resampler for a signal that is still coming in."""
+"""Changing the sampling rate: the ratio of two rates, and a resampler for a signal that is still coming in."""
 
 from fractions import Fraction
 
@@ -6,14 +6,17 @@ import numpy as np
 
 from semg.common.errors import DataError
 
-_LARGEST_STEP = 1000  # of a resampling ratio's numerator and denominator
-_LARGEST_RATIO = 100  # of two rates: beyond, one of them is a mistake, and resampling takes all memory
+_LARGEST_STEP = 1000  # limit of a resampling ratio's numerator and denominator
+_LARGEST_RATIO = (
+    100  # limit of the ratio: beyond it, one of the rates is a mistake, and resampling would take all memory
+)
 _HALF_LENGTH = 10  # samples of the lower rate in half the low-pass filter, as in scipy.signal.resample_poly
-_KAISER = 5.0  # the same function's window
+_KAISER = 5.0  # the window parameter of that function
 
 
 def resampling_ratio(name: str, rate: float, target_rate: float) -> Fraction:
-    """wanted / rate, both in Hz, as a fraction of small numbers. DataError, which begins with `name`, where none is."""
+    """target_rate / rate, both in Hz, as a fraction of small numbers. DataError, which begins with `name`, if there is
+    none."""
     if not 1 / _LARGEST_RATIO <= rate / target_rate <= _LARGEST_RATIO:
         near = f"{target_rate / _LARGEST_RATIO:g} to {target_rate * _LARGEST_RATIO:g} Hz"
         raise DataError(f"{name}: expected a rate of {near}, found {rate:g} Hz")
@@ -24,14 +27,14 @@ def resampling_ratio(name: str, rate: float, target_rate: float) -> Fraction:
 
 
 class CausalResampler:
-    """Polyphase resampling that sees no sample before its time; call it with one block after another.
+    """Polyphase resampling that never looks ahead; call it with one block after another.
 
-    The filter is that of scipy.signal.resample_poly: the same numbers, `delay` seconds later. It starts as if the first
-    sample had lasted for ever.
+    The filter is that of scipy.signal.resample_poly: it gives the same numbers, `delay` seconds later. It starts as if
+    the first sample had lasted forever.
     """
 
     def __init__(self, ratio: Fraction, rate: float) -> None:
-        """ratio: new rate over old; rate: the old one, Hz."""
+        """ratio: new rate over old rate; rate: the old rate, Hz."""
         from scipy.signal import firwin  # takes a second to import, and few streams need it
 
         self._up, self._down = ratio.numerator, ratio.denominator
@@ -41,13 +44,16 @@ class CausalResampler:
         taps = -(-len(filter_) // self._up)
         padded = np.zeros(taps * self._up)
         padded[: len(filter_)] = filter_
-        self._phases = padded.reshape(taps, self._up).T  # (up, taps): a phase's coefficients, the latest sample's first
+        self._phases = padded.reshape(
+            taps, self._up
+        ).T  # (up, taps): coefficients of each phase, that of the latest sample first
         self._past: np.ndarray | None = None  # (taps - 1, C) samples before the next block
-        self._next = 0  # place of the next sample out, in steps of 1 / up samples from the next block's first
+        self._next = 0  # place of the next output sample, in steps of 1 / up samples from the next block's start
         self.delay = half / self._up / rate
 
     def __call__(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, C) -> (m, C) float32, and (m,) the place in the block of the last sample that each is made of."""
+        """(n, C) -> (m, C) float32, and (m,) for each output sample, the place in the block of the last input sample
+        that it depends on."""
         taps = self._phases.shape[1]
         block = block.astype(np.float32)
         if self._past is None:
@@ -55,7 +61,7 @@ class CausalResampler:
         known = np.concatenate([self._past, block])
         places = np.arange(self._next, len(block) * self._up, self._down)
         latest, phase = np.divmod(places, self._up)
-        windows = known[latest[:, None] + np.arange(taps - 1, -1, -1)]  # (m, taps, C), the latest sample first
+        windows = known[latest[:, None] + np.arange(taps - 1, -1, -1)]  # (m, taps, C), latest sample first
         resampled = np.einsum("mt,mtc->mc", self._phases[phase], windows)
         self._next = (places[-1] + self._down if len(places) else self._next) - len(block) * self._up
         self._past = known[len(block) :]

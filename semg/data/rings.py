@@ -1,4 +1,4 @@
-"""Rings of electrodes around an arm: whose signal each channel has where the sleeve is turned."""
+"""Rings of electrodes around an arm: how channels are exchanged when the sleeve is rotated."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,12 @@ import numpy as np
 
 
 def turned_by(rings: Sequence[Sequence[int]], electrodes: int, places: int, copies: int = 1) -> np.ndarray:
-    """(copies * electrodes,) the channel whose features each channel gets when every ring turns by so many places.
+    """(copies * electrodes,) for each channel, the channel whose features it gets when every ring is rotated by
+    `places`.
 
-    rings: each the places of its electrodes in the order around the arm; electrodes of no ring stay where they are.
-    copies: how often each electrode is among the channels, all electrodes once before any of them again.
+    rings: for each ring, the places of its electrodes in order around the arm; electrodes outside rings keep their
+    features. copies: how many times each electrode is among the channels; all electrodes come once before any comes
+    again.
     """
     origin = np.arange(electrodes)
     for ring in map(list, rings):
@@ -18,9 +20,9 @@ def turned_by(rings: Sequence[Sequence[int]], electrodes: int, places: int, copi
 
 
 def turned_pairs(origin: np.ndarray) -> np.ndarray:
-    """The same for features of pairs of channels: (C,) of `turned_by` -> (C (C + 1) / 2,) pairs.
+    """The same for features of pairs of channels: (C,) from `turned_by` -> (C (C + 1) / 2,) pairs.
 
-    Pairs, of a channel with itself too, are in the order of numpy.triu_indices.
+    Pairs, including each channel with itself, are in the order of numpy.triu_indices.
     """
     first, second = np.triu_indices(len(origin))
     place = np.empty((len(origin), len(origin)), np.int64)

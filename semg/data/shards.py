@@ -2,12 +2,12 @@
 
 A shard is a folder of three files that must agree:
   signal.npy    (time, channels) float16, microvolts, memory-mapped while it is read
-  windows.npy   one row a window, see WINDOW_FIELDS in semg/data/windows.py
-  shard.json    what it holds, whose it is, how it was made, the checksums of the other two
+  windows.npy   one row per window, see WINDOW_FIELDS in semg/data/windows.py
+  shard.json    what it contains, who was recorded, how it was made, the checksums of the other two
 
-Facts of the data set lie in shard.json, written by whoever made the shard: subject, session, order and task of the
-recording (semg/data/records.py); `rings`, the rings of electrodes, each a list of channel places counted from 0, in
-their order around the arm; `rest_classes`, the classes in which no gesture is made; `unit`; `simulated`.
+Facts of the data set are in shard.json, written by the program that made the shard: subject, session, order and task of
+the recording (semg/data/records.py); `rings`, the rings of electrodes, each a list of channel places counted from 0, in
+order around the arm; `rest_classes`, the classes in which no gesture is made; `unit`; `simulated`.
 """
 
 import json
@@ -30,9 +30,9 @@ from semg.data.signal_file import REDO, SignalFile, npy_errors
 from semg.data.windows import WINDOW_FIELDS, continuous
 
 FORMAT_VERSION = 2
-_OLD = ".old.tmp"  # ends the name under which atomic_folder keeps an old folder for a moment
-_SUBJECTS_SHOWN = 20  # in a message
-_OF_NO_MATTER = ("checksum", "versions", "commit")  # to results
+_OLD = ".old.tmp"  # suffix of the name under which atomic_folder briefly keeps an old folder
+_SUBJECTS_SHOWN = 20  # most subjects listed in a message
+_OF_NO_MATTER = ("checksum", "versions", "commit")  # fields that do not affect results
 
 
 # --- one shard ---------------------------------------------------------------------------------------------
@@ -40,17 +40,17 @@ _OF_NO_MATTER = ("checksum", "versions", "commit")  # to results
 
 @dataclass
 class Shard:
-    """One opened shard, and what its shard.json says; nobody changes it.
+    """An opened shard and the contents of its shard.json; immutable.
 
-    windows: of WINDOW_FIELDS; source: where the signal comes from, a file or an array.
-    record: the recording's name; subject: who was recorded; session: subject and session, while it lasted the
-    electrodes stayed on; order: rises with time over a subject's recordings; task: what the subject was asked to do, of
+    windows: of WINDOW_FIELDS; source: the signal, a file or an array.
+    record: the recording's name; subject: who was recorded; session: subject and session, during which the electrodes
+    stayed in place; order: increases with time over a subject's recordings; task: what the subject was asked to do, for
     putEMG the trajectory, such as repeats_long; facts: all of these.
-    rate: Hz. simulated: whether the recording was made by a simulation; whatever comes of it has to say so.
-    channels: names of the signal's columns. rings: of electrodes, their places among the channels in their order around
-    the arm; empty: no whole ring. classes: gestures; a window's label is an index into them. rest_classes: those in
-    which no gesture is made, perhaps none. arguments: of filter and windows. window: samples.
-    content: checksum of all that results can depend on, as the shard was read; empty where it was not read.
+    rate: Hz. simulated: whether the recording was simulated; everything derived from it has to say so.
+    channels: names of the signal's columns. rings: for each ring of electrodes, their places among the channels in
+    order around the arm; empty: no complete ring. classes: gestures; a window's label is an index into them.
+    rest_classes: those in which no gesture is made, possibly none. arguments: of filter and windows. window: samples.
+    content: checksum of everything that results can depend on, from when the shard was read; empty if it was not read.
     """
 
     path: Path
@@ -75,25 +75,26 @@ class Shard:
 
     @property
     def signal(self) -> np.ndarray:
-        """(T, C) float16, microvolts; of a shard on disk memory-mapped, so hold it no longer than it is read."""
+        """(T, C) float16, microvolts; memory-mapped for a shard on disk, so keep it only while reading."""
         return self.source.array() if isinstance(self.source, SignalFile) else self.source
 
     @property
     def second_moment(self) -> np.ndarray:
-        """(C, C) mean over the recording of x x^T, in uV^2: what label-free normalisation needs."""
+        """(C, C) mean over the recording of x x^T, in uV^2; label-free normalisation is computed from it."""
         return np.array(self.meta["second_moment"], np.float64)
 
     def continuous(self) -> "Shard":
-        """With unlabelled windows where there are none, a stride apart: what a stream decides for."""
+        """The shard with unlabelled windows added where there are none, one stride apart: those on which a stream
+        decides."""
         return replace(self, windows=continuous(self.windows, self.arguments["stride"]))
 
 
 def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: np.ndarray) -> None:
-    """Write a shard in place of whatever is at `path`.
+    """Write a shard, replacing anything at `path`.
 
     meta: at least record, subject, session, order, task, rate, unit, channels, rings, classes, rest_classes, simulated
     and arguments; counts, statistics and checksums are added here. signal: (T, C) float16 microvolts. windows: of
-    WINDOW_FIELDS. DataError if a fact is missing or cannot be.
+    WINDOW_FIELDS. DataError if a fact is missing or impossible.
     """
     _check_facts(path, meta, "")
     counts = np.bincount(windows["label"], minlength=len(meta["classes"]))
@@ -114,7 +115,7 @@ def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: n
 
 
 def second_moment(signal: np.ndarray) -> np.ndarray:
-    """(C, C) mean of x x^T, summed in blocks so that no float64 copy of the signal is made."""
+    """(C, C) mean of x x^T, summed in blocks to avoid a float64 copy of the signal."""
     total = np.zeros((signal.shape[1], signal.shape[1]))
     for start in range(0, len(signal), 1 << 16):
         block = signal[start : start + (1 << 16)].astype(np.float32)
@@ -127,18 +128,18 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def meta_checksum(meta: Mapping[str, Any]) -> str:
-    """Checksum of the content of a shard.json, or split.json, but for the checksum itself."""
+    """Checksum of the contents of a shard.json or split.json, except for the checksum itself."""
     return text_checksum(json.dumps({key: value for key, value in meta.items() if key != "checksum"}, sort_keys=True))
 
 
 def content_checksum(meta: Mapping[str, Any]) -> str:
-    """The same without what changes nothing in results: a shard that is made anew from the same recording, in the same
-    way, is the same, also by another version."""
+    """The same without fields that do not affect results: a shard that is made again from the same recording in the
+    same way is equal, even by another version."""
     return meta_checksum({key: value for key, value in meta.items() if key not in _OF_NO_MATTER})
 
 
 def data_checksum(shards: Iterable[Shard]) -> str:
-    """One checksum over all that results can depend on of some shards, in their order."""
+    """One checksum over everything in some shards, in their order, that results can depend on."""
     return text_checksum("".join(shard.content for shard in shards))
 
 
@@ -151,13 +152,13 @@ def list_records(folder: Path) -> list[str]:
         raise DataError(f"{folder}: expected a folder of shards, found none; run preprocess.py first")
     with os.scandir(folder) as entries:
         names = {entry.name for entry in entries if entry.is_dir()}
-    # a shard that is being rewritten has for a moment only the name its old folder was put under
+    # a shard that is being rewritten briefly exists only under the name of its old folder
     moved = {name[1:].removesuffix(_OLD) for name in names if name.startswith(".") and name.endswith(_OLD)}
     return sorted({name for name in names if not is_system_file(name)} | moved)
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """A shard's shard.json, checked against its own checksum."""
+    """The contents of a shard's shard.json, checked against its own checksum."""
     where = path / "shard.json"
     meta = read_json(where, "a shard's description")
     actual = meta.get("format_version")
@@ -171,7 +172,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def _check_facts(where: Path, meta: Mapping[str, Any], advice: str) -> None:
-    """DataError, beginning with `where`, unless the facts are there and fit each other."""
+    """DataError, beginning with `where`, unless the facts are complete and consistent."""
     check_fields(where, meta, _FACTS, "a shard's description", advice)
     if beyond := [place for ring in meta["rings"] for place in ring if place >= len(meta["channels"])]:
         channels = f"places below {len(meta['channels'])}, the number of channels"
@@ -183,13 +184,13 @@ def _check_facts(where: Path, meta: Mapping[str, Any], advice: str) -> None:
 def open_shard(path: Path, *, verify: bool = False) -> Shard:
     """Open one shard; `verify` also compares the files' checksums. DataError if the three files disagree.
 
-    A shard that is rewritten meanwhile is refused: the files read may be the old one's and the new one's.
+    A shard that is rewritten at the same time is refused, because the files read could be a mix of old and new.
     """
     folder = version(path)
     try:
         shard = _open_once(path, verify)
     except (DataError, FileNotFoundError):
-        # twice: a writer between its two renames may be done between two looks
+        # check twice: a writer between its two renames may finish between two checks
         if not any(version(path) != folder or _is_moved(path) for _ in range(2)):
             raise
     else:
@@ -202,7 +203,7 @@ def open_shard(path: Path, *, verify: bool = False) -> Shard:
 
 
 def _is_moved(path: Path) -> bool:
-    """Whether the shard's writer is, or was stopped, between its two renames."""
+    """Whether the shard's writer is between its two renames, or was stopped there."""
     return not path.exists() and path.with_name(f".{path.name}{_OLD}").exists()
 
 
@@ -240,7 +241,7 @@ def _check_arrays(path: Path, meta: dict[str, Any], signal: SignalFile, windows:
         raise DataError(f"{path}: expected {meta['n_windows']} windows, found another table", REDO)
     if len(windows) == 0:
         return
-    last = shape[0] - meta["arguments"]["window"]  # where a window may start
+    last = shape[0] - meta["arguments"]["window"]  # last sample at which a window may start
     inside = windows["low"].min() >= 0 and windows["high"].max() <= last
     ordered = np.all((windows["low"] <= windows["start"]) & (windows["start"] <= windows["high"]))
     known = windows["label"].min() >= 0 and windows["label"].max() < len(meta["classes"])
@@ -249,7 +250,7 @@ def _check_arrays(path: Path, meta: dict[str, Any], signal: SignalFile, windows:
 
 
 def _are_files(files: Any) -> bool:
-    """Whether shard.json's `files` names both files, and no other that would be read for it."""
+    """Whether `files` in shard.json names both files, and no others that could be read instead."""
     if not isinstance(files, dict) or set(files) != {"signal.npy", "windows.npy"}:
         return False
     return all(
@@ -262,7 +263,7 @@ def _are_numbers(row: Any) -> bool:
 
 
 def _are_rings(rings: Any) -> bool:
-    """Whether `rings` are lists of places, no place twice."""
+    """Whether `rings` are lists of places without repetitions."""
     if not isinstance(rings, list) or not all(isinstance(ring, list) and len(ring) > 1 for ring in rings):
         return False
     places = [place for ring in rings for place in ring]
@@ -272,7 +273,7 @@ def _are_rings(rings: Any) -> bool:
 RINGS = Field("lists of the channels' places, counted from 0, each place once", _are_rings)
 _NAME = Field(f"a name of {records.NAME_FORM}", records.is_name)
 _ARGUMENTS = dict.fromkeys(("arguments.window", "arguments.stride"), COUNT)
-_FACTS = {  # that whoever makes a shard has to say
+_FACTS = {  # facts that every program that makes shards must state
     **dict.fromkeys(("record", "subject", "session"), _NAME),
     "order": Field("a whole number", lambda value: is_whole(value, 0)),
     **dict.fromkeys(("task", "unit"), TEXT),
@@ -284,7 +285,7 @@ _FACTS = {  # that whoever makes a shard has to say
     "simulated": Field("true or false", flag),
     **_ARGUMENTS,
 }
-_FIELDS = {  # whoever wrote it: a checksum alone can be made for anything
+_FIELDS = {  # checked for every writer: a checksum can be computed for any contents
     "n_samples": COUNT,
     "n_windows": Field("a whole number", lambda value: is_whole(value, 0)),
     "files": Field("sizes and checksums of signal.npy and windows.npy", _are_files),
@@ -296,7 +297,7 @@ _MUST_AGREE = ("rate", "unit", "channels", "rings", "classes", "rest_classes", "
 def open_shards(folder: Path, names: Sequence[str], *, verify: bool = False, progress: Progress = iter) -> list[Shard]:
     """Open the shards of the recordings `names` in that order. DataError if one is missing or was made differently.
 
-    verify: whether checksums are compared, which reads all files; progress: shows how far that is.
+    verify: compare checksums, which reads all files; progress: wraps the shards.
     """
     check_all_there(folder, names)
     opened = [open_shard(folder / name, verify=verify) for name in progress(names)]
@@ -305,19 +306,19 @@ def open_shards(folder: Path, names: Sequence[str], *, verify: bool = False, pro
 
 
 def open_verified(folder: Path, names: Sequence[str], console: Console) -> list[Shard]:
-    """Open shards and compare their checksums, which reads all files: says so, and how far it is."""
+    """Open shards and compare their checksums, which reads all files, with messages and a progress bar."""
     console.say(f"opening {counted(len(names), 'shard')}")
     settings = {"desc": "opened", "unit": "shard", "leave": False}
     return open_shards(folder, names, verify=True, progress=lambda items: console.progress(items, **settings))
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a shard is at `path`, or on its way there: looked at twice, for it may arrive between the two looks."""
+    """Whether a shard is at `path`, or is being put there: checked twice, because it may arrive between two checks."""
     return path.is_dir() or _is_moved(path) or path.is_dir()
 
 
 def check_all_there(folder: Path, names: Sequence[str]) -> None:
-    """DataError unless there is a shard of each recording; says whose shards are there, and what can be done."""
+    """DataError unless each recording has a shard; it says whose shards there are, and what can be done."""
     missing = [name for name in names if not _is_there(folder / name)]
     if not missing:
         return
@@ -336,7 +337,7 @@ def check_all_there(folder: Path, names: Sequence[str]) -> None:
 
 
 def facts_in(folder: Path) -> list[Record]:
-    """The facts of every shard in a folder that can be read; an empty list where there is no folder."""
+    """The facts of every readable shard in a folder; empty if there is no folder."""
     facts = []
     for name in list_records(folder) if folder.is_dir() else []:
         with suppress(DataError, OSError):
@@ -356,7 +357,7 @@ def check_alike(shards: Sequence[Shard]) -> None:
 
 
 def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], key: str) -> str:
-    """`window 1280, found 2500`: the first thing in which two descriptions differ under `key`."""
+    """`window 1280, found 2500`: the first difference between two descriptions under `key`."""
     left, right = expected.get(key), actual.get(key)
     if isinstance(left, dict) and isinstance(right, dict):
         for name in [*left, *right]:
@@ -375,7 +376,7 @@ def _or_none(value: Any) -> Any:
 class WindowSet:
     """All windows of some shards, in the shards' order.
 
-    shard, start, label, repetition, low, high: (n,) arrays over the windows. simulated: whether some recording was.
+    shard, start, label, repetition, low, high: (n,) arrays over the windows. simulated: whether any recording was.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -407,10 +408,10 @@ class WindowSet:
         return np.array([shard.record for shard in self.shards])[self.shard]
 
     def jittered(self, index: np.ndarray, share: float, random: np.random.Generator, hop: int = 1) -> np.ndarray:
-        """(B,) places of windows -> (B,) first samples, a `share` of them moved at random.
+        """(B,) places of windows -> (B,) first samples, with a fraction `share` of them shifted at random.
 
-        A moved window starts anywhere from a stride before to a stride after its own start, on a multiple of `hop`,
-        and stays within its label's segment.
+        A shifted window starts at most one stride before or after its own start, on a multiple of `hop`, and stays
+        within its label's segment.
         """
         starts = self.start[index]
         if not share:
@@ -419,14 +420,14 @@ class WindowSet:
         low = np.maximum(self.low[index], starts - reach)
         high = np.minimum(self.high[index], starts + reach)
         first, last = -(-low // hop), high // hop
-        # a segment between two multiples of the hop has none inside: the one before is a few ms early
+        # if no multiple of the hop is in range, use the one before, which is a few ms early
         moved = random.integers(np.minimum(first, last), last + 1) * hop
         return np.where(random.random(len(index)) < share, moved, starts)
 
     def gather(self, index: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """(B,) places of windows -> (B, window, channels) float16, microvolts.
 
-        start: (B,) first samples to read from, in place of the windows' own.
+        start: (B,) first samples to read from, instead of the windows' own.
         """
         starts = self.start[index] if start is None else start
         batch = np.empty((len(index), self.window, self.n_channels), np.float16)

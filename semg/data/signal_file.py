@@ -1,4 +1,4 @@
-"""A shard's signal as a file that is read only while it is used, and what NumPy's readers raise for a damaged one."""
+"""A shard's signal as a file that is open only while it is used, and the errors that NumPy raises for damaged files."""
 
 import mmap
 import os
@@ -18,20 +18,20 @@ from semg.common.errors import DataError
 from semg.common.files import version_of
 
 REDO = "run preprocess.py or import_csv.py {overwrite}"
-_MOST_MAPPED = 4096  # signals at once, where the system would let more files be open
+_MOST_MAPPED = 4096  # most signals mapped at once, even if the system allows more open files
 
 
 class SignalFile:
-    """A shard's signal.npy, opened when it is read, not before: a data set may have more files than may be open.
+    """A shard's signal.npy, opened only when it is read: a data set may have more files than a process may open.
 
-    At most half of the files that the process may have open are mapped signals; the one mapped longest ago makes room.
+    At most half of the process's limit of open files are mapped signals; the one mapped longest ago is closed first.
     """
 
     _mapped: ClassVar["deque[weakref.ref[SignalFile]]"] = deque()  # in the order of mapping
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, path: Path) -> None:
-        """Read the file's header. DataError if it is damaged or no float16 signal (time, channels)."""
+        """Read the file's header. DataError if it is damaged or not a float16 signal (time, channels)."""
         self.path = path
         with path.open("rb") as file, npy_errors(path):
             np.lib.format.read_magic(file)
@@ -46,9 +46,10 @@ class SignalFile:
         self._memory: tuple[mmap.mmap, np.ndarray] | None = None
 
     def array(self) -> np.ndarray:
-        """(T, C) float16, memory-mapped; to be asked for anew for each stretch that is read.
+        """(T, C) float16, memory-mapped; ask for it again for each segment that is read.
 
-        DataError if the file was replaced since it was opened first, or cut: to read what is gone ends the process.
+        DataError if the file has been replaced or truncated since it was first opened: reading beyond its end would
+        kill the process.
         """
         mapped = self._memory
         if mapped is None:
@@ -61,7 +62,7 @@ class SignalFile:
         memory, array = mapped
         try:
             size = memory.size()
-        except OSError:  # a network drive whose file another machine removed
+        except OSError:  # on a network drive, another machine may have removed the file
             size = 0
         if size < self._bytes:
             raise DataError(
@@ -70,17 +71,18 @@ class SignalFile:
         return array
 
     def _mapped_file(self) -> tuple[mmap.mmap, np.ndarray]:
-        """The file that is open is looked at: between two looks at its name, another could bear it."""
+        """Checks the file that is open, not its name: between two accesses, the name could come to mean another
+        file."""
         with suppress(FileNotFoundError), self.path.open("rb") as file:
             if version_of(os.fstat(file.fileno())) == self._version:
                 memory = mmap.mmap(file.fileno(), self._bytes, access=mmap.ACCESS_READ)
-                # no np.memmap, each slice of which would take microseconds: as long as copying a window
+                # not np.memmap: each of its slices takes microseconds, as long as copying a window
                 return memory, np.frombuffer(memory, np.float16, offset=self._offset).reshape(self.shape)
         raise DataError(f"{self.path}: expected the file as it was, found it replaced; start this run again")
 
 
 def _most_mapped() -> int:
-    """How many signals may be mapped at once: each holds a file open."""
+    """How many signals may be mapped at once; each needs an open file."""
     if sys.platform == "win32":
         return _MOST_MAPPED
     import resource
@@ -89,7 +91,7 @@ def _most_mapped() -> int:
     return _MOST_MAPPED if limit == resource.RLIM_INFINITY else max(8, min(_MOST_MAPPED, limit // 2))
 
 
-_OF_DAMAGED_NPY = (  # what NumPy's readers raise: the header is parsed as Python
+_OF_DAMAGED_NPY = (  # NumPy's readers raise these: the header is parsed as Python
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError),
     *(SyntaxError, tokenize.TokenError, RecursionError, MemoryError),
 )
@@ -97,7 +99,8 @@ _OF_DAMAGED_NPY = (  # what NumPy's readers raise: the header is parsed as Pytho
 
 @contextmanager
 def npy_errors(path: Path) -> Iterator[None]:
-    """DataError for whatever NumPy makes of a damaged file; an OSError says nothing about the file and passes."""
+    """Raise DataError for any error of NumPy about a damaged file; an OSError is not about the contents and passes
+    through."""
     try:
         yield
     except _OF_DAMAGED_NPY as error:

@@ -1,17 +1,17 @@
-"""Simulated forearm sEMG in putEMG's counts and labels: for demonstrations and tests, no substitute for people.
+"""Simulated forearm sEMG in putEMG's counts and labels: for demonstrations and tests, not a substitute for people.
 
-From the brain outwards, each step after the model named:
+From the brain outwards; each step follows the model named:
   - a person is prompted to make a gesture, reacts, moves, holds, lets go (`schedule`);
-  - a gesture is a pattern of muscles' activations, each person's own and never twice the same (`activations`);
-  - a muscle is a pool of motor units, recruited small to large, which fire faster the more it is driven
+  - a gesture is a pattern of muscle activations, individual to each person and never twice the same (`activations`);
+  - a muscle is a pool of motor units, recruited from small to large, which fire faster the more the muscle is driven
     (`pool`, `spikes`; Fuglevand, Winter, Patla, J Neurophysiol 1993, 70(6):2470);
-  - a motor unit's action potential runs along its fibres as a current tripole under the rings of electrodes,
-    wider and weaker the farther away it runs (`potential`; Rosenfalck 1969; Merletti et al., IEEE Trans Biomed
+  - a motor unit's action potential travels along its fibres as a current tripole under the rings of electrodes,
+    wider and weaker the farther away it is (`potential`; Rosenfalck 1969; Merletti et al., IEEE Trans Biomed
     Eng 1999, 46(7):810);
-  - electrodes sit a little elsewhere each day, and pick up mains, drift and noise (`_interference`);
+  - electrodes are placed slightly differently each day, and pick up mains, drift and noise (`_interference`);
   - the converter rounds to whole counts of 12 bits.
 
-Left out: fatigue, fibres' ends, movement artefacts, faulty electrodes, bones, the arm's posture.
+Not modelled: fatigue, ends of fibres, movement artefacts, faulty electrodes, bones, arm posture.
 
 Every random number comes from a stream named by (seed, subject), (seed, subject, day) or (seed, subject, day,
 trajectory), so that a recording does not depend on which others are made.
@@ -24,10 +24,10 @@ from scipy import fft, sparse
 
 from semg.data.putemg import ADC_BITS, GESTURES, N_CHANNELS, RATE, REST, RING_SIZE, RINGS, TRAJECTORIES
 
-VERSION = 1  # raise it when the same seed gives other counts
-SHORTEST = 20.0  # seconds of recording that hold every gesture for long enough to cut windows from
+VERSION = 1  # increase it when the same seed gives different counts
+SHORTEST = 20.0  # seconds of recording in which every gesture is held long enough for windows
 
-# Times in seconds. `_SLOT` is how long one repetition takes with the idle time before it, at least.
+# Times in seconds. `_SLOT` is the shortest time of a repetition together with the idle time before it.
 _SLOT = {"repeats_long": 4.2, "sequential": 4.0, "repeats_short": 2.7}
 _LEAD = 0.6  # idle before the first slot
 _HOLD_SHARE = 0.4  # of a slot
@@ -37,7 +37,7 @@ _MOVE = (0.2, 0.32)  # from rest to the gesture, and back
 
 _CONTROL_STEP = 32  # samples between two values of a muscle's activation: 160 Hz
 _UNITS = 32  # motor units of a muscle; a real one has hundreds
-_SIZES = 12.0  # the largest unit's potential over the smallest's
+_SIZES = 12.0  # potential of the largest unit relative to that of the smallest
 _THRESHOLDS = (0.02, 0.6)  # activation at which the first and the last unit of a pool begins to fire
 _FIRING = (8.0, 30.0)  # Hz, at recruitment and at most
 _FIRING_GAIN = 40.0  # Hz per unit of activation above the threshold
@@ -46,8 +46,8 @@ _FIRING_SPREAD = 0.2  # standard deviation of an interval between spikes, relati
 _VELOCITY = 4.0  # mm per ms, of an action potential along its fibre
 _RING_PLACES = np.array([0.0, 35.0, 70.0])  # mm along the arm, elbow to wrist
 _RING_RADII = np.array([44.0, 40.0, 34.0])  # mm
-_DISTANCES = np.array([7.0, 14.0, 28.0, 56.0])  # mm, at which the potential's shape is worked out
-_DECAY = 1.5  # power of the distance by which a potential weakens
+_DISTANCES = np.array([7.0, 14.0, 28.0, 56.0])  # mm, at which the potential's shape is computed
+_DECAY = 1.5  # exponent of the distance by which a potential weakens
 _POLES = ((0.0, 24.6), (-2.1, -35.4), (-6.9, 10.8))  # the tripole: (mm, current), no net charge and no dipole
 _POTENTIAL_SECONDS = 0.05
 _COUNTS = 9.0  # peak, in ADC counts, of the smallest unit's potential at 10 mm in an average person
@@ -71,7 +71,7 @@ _MUSCLES = {
     "extensor digitorum, small": (284, 7, 6, 25, 40),
     "extensor carpi ulnaris": (314, 6, 8, 20, 45),
 }
-# Activations, relative to the most a muscle can, in the order of _MUSCLES.
+# Activations, relative to the maximum of the muscle, in the order of _MUSCLES.
 _PATTERNS = {
     0: (0.035, 0.035, 0.035, 0.035, 0.035, 0.018, 0.035, 0.035, 0.035, 0.052, 0.035, 0.035, 0.052, 0.035, 0.052),
     1: (0.30, 0.55, 0.60, 0.60, 0.55, 0.20, 0.25, 0.50, 0.12, 0.40, 0.15, 0.15, 0.18, 0.15, 0.25),
@@ -86,30 +86,30 @@ _MUSCLE_TABLE = np.array(list(_MUSCLES.values()), float)  # (muscles, 5)
 _PATTERN_TABLE = np.array([_PATTERNS[gesture] for gesture in GESTURES])  # (gestures, muscles)
 _ACTIVE = tuple(gesture for gesture in GESTURES if gesture > 0)
 
-# How far people, days and repetitions differ.
-_ANGLE_SPREAD = 8.0  # degrees, of each muscle's place
-_STRENGTH_SPREAD = 0.3  # of a muscle's potentials; this and the next three are of the logarithm
-_HABIT_SPREAD = 0.4  # of a muscle's part in a gesture, between people
+# How much people, days and repetitions differ.
+_ANGLE_SPREAD = 8.0  # degrees, of each muscle's position
+_STRENGTH_SPREAD = 0.3  # of a muscle's potentials; this and the next three apply to the logarithm
+_HABIT_SPREAD = 0.4  # of a muscle's activation in a gesture, between people
 _REPETITION_SPREAD = 0.25  # the same between repetitions
 _FORCE_SPREAD = 0.3  # of all muscles together, between repetitions
-_UNSTEADY = 0.2  # of a muscle's activation, from half second to half second
+_UNSTEADY = 0.2  # of a muscle's activation, from one half second to the next
 _RESTLESS = 1.0  # of a muscle's activation in idle, every two seconds
 _FAT = (2.0, 7.0)  # mm under the skin
-_DONNING_SPREAD = 5.0  # degrees by which the bands are turned, between people and again between days
-_RING_SPREAD = 3.0  # degrees by which a ring is turned against the others
+_DONNING_SPREAD = 5.0  # degrees of rotation of the bands, between people and again between days
+_RING_SPREAD = 3.0  # degrees of rotation of a ring relative to the others
 _CONTACT_SPREAD = 0.1  # of the logarithm of an electrode's gain
 
-# What electrodes and amplifier add, in counts.
-_MAINS = 4.0  # height of the 50 Hz line at the middle one of the electrodes
+# Interference from electrodes and amplifier, in counts.
+_MAINS = 4.0  # amplitude of the 50 Hz line at the median electrode
 _WANDER = 4.0  # RMS of the baseline
-_NOISE = (1.0, 2.5)  # RMS of an electrode's white noise: the least, the most
+_NOISE = (1.0, 2.5)  # RMS of an electrode's white noise: smallest, largest
 
 _PERSON, _SESSION, _RECORDING = 1, 2, 3  # kinds of random streams
 
 
 @dataclass(frozen=True)
 class Movement:
-    """One gesture made: the times (s) between which each of its parts lasts."""
+    """One gesture: the times (s) at which its phases begin."""
 
     gesture: int  # putEMG's code
     prompt: float  # the screen shows the gesture
@@ -122,24 +122,24 @@ class Movement:
 
 @dataclass(frozen=True)
 class Units:
-    """A person's motor units, each an array of one value a unit; a muscle's units lie side by side."""
+    """A person's motor units as arrays with one value per unit; units of the same muscle are adjacent."""
 
     muscle: np.ndarray  # its index
     threshold: np.ndarray  # activation at which it is recruited
     size: np.ndarray  # counts at 10 mm
     angle: np.ndarray  # degrees
     depth: np.ndarray  # mm under the skin
-    innervation: np.ndarray  # mm along the arm: where its potentials start
+    innervation: np.ndarray  # mm along the arm, where its potentials start
 
 
 @dataclass(frozen=True)
 class Person:
-    """What stays with a person from day to day."""
+    """What stays the same for a person from day to day."""
 
     units: Units
     patterns: np.ndarray  # (gestures, muscles) activations
     girth: float  # relative to the average forearm
-    turn: float  # degrees by which this person's bands sit, on average
+    turn: float  # degrees of rotation of this person's bands, on average
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,11 @@ class Simulated:
     counts: np.ndarray
     prompted: np.ndarray  # TRAJ_1
     seen: np.ndarray  # TRAJ_GT_NO_FILTER: the gesture from the movement's onset to its end
-    truth: np.ndarray  # TRAJ_GT: the same with -1 while the hand moves
+    truth: np.ndarray  # TRAJ_GT: the same, but -1 while the hand moves
 
 
 def simulate(seed: int, subject: int, day: int, trajectory: str, seconds: float) -> Simulated:
-    """One recording of `seconds` s at putEMG's rate; the same arguments give the same bytes."""
+    """A recording of `seconds` s at putEMG's rate; the same arguments give the same bytes."""
     n_samples = round(seconds * RATE)
     rng = _stream(_RECORDING, seed, subject, day, TRAJECTORIES.index(trajectory))
     movements = schedule(trajectory, seconds, rng)
@@ -178,10 +178,10 @@ def _stream(kind: int, seed: int, subject: int, day: int = 0, trajectory: int = 
 
 
 def schedule(trajectory: str, seconds: float, rng: np.random.Generator) -> list[Movement]:
-    """The movements of a recording in time order: every gesture equally often.
+    """The movements of a recording in time order, with every gesture equally often.
 
-    `repeats_long` and `repeats_short` repeat each gesture before the next one, `sequential` goes through all
-    gestures again and again. A slot is idle time and one movement; its hold lasts at least 0.8 s.
+    `repeats_long` and `repeats_short` repeat each gesture before the next one, `sequential` goes through all gestures
+    again and again. A slot is idle time and one movement; a hold lasts at least 0.8 s.
     """
     repetitions = max(1, int((seconds - _LEAD) / (len(_ACTIVE) * _SLOT[trajectory])))
     gestures = list(_ACTIVE) * repetitions
@@ -233,10 +233,10 @@ def person(seed: int, subject: int) -> Person:
 
 
 def pool(rng: np.random.Generator) -> Units:
-    """All motor units of one person: few large ones above many small ones, in the order of recruitment."""
+    """All motor units of one person: few large and many small ones, in the order of recruitment."""
     angle, depth, width, centre, half_length = _MUSCLE_TABLE.repeat(_UNITS, axis=0).T
     n_muscles, n_units = len(_MUSCLE_TABLE), len(angle)
-    rank = np.tile(np.arange(_UNITS) / (_UNITS - 1), n_muscles)  # 0 the first recruited, 1 the last
+    rank = np.tile(np.arange(_UNITS) / (_UNITS - 1), n_muscles)  # 0: recruited first, 1: recruited last
     low, high = _THRESHOLDS
     strength = np.exp(rng.normal(0, _STRENGTH_SPREAD, n_muscles)).repeat(_UNITS)
     angle = angle + rng.normal(0, _ANGLE_SPREAD, n_muscles).repeat(_UNITS) + rng.normal(0, 1, n_units) * width
@@ -256,8 +256,8 @@ def activations(
 ) -> np.ndarray:
     """(muscles, control steps) activation of every muscle, 0 to 1.
 
-    A movement fades from the idle pattern into the gesture's and back; its force, and each muscle's part in it,
-    are drawn anew, and force is never quite steady.
+    A movement changes gradually from the idle pattern to that of the gesture and back. Its force, and the share of each
+    muscle in it, are drawn for each movement, and force is never quite steady.
     """
     gestures = list(GESTURES)
     times = np.arange(0, n_samples + _CONTROL_STEP, _CONTROL_STEP) / RATE
@@ -275,21 +275,23 @@ def activations(
 
 
 def _wavering(times: np.ndarray, every: float, spread: float, n_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """(n_rows, times) factors around 1, drawn anew `every` s and interpolated; `spread` of their logarithm."""
+    """(n_rows, times) random factors around 1, drawn every `every` s and interpolated; `spread`: standard deviation of
+    their logarithm."""
     knots = np.arange(0, times[-1] + 2 * every, every)
     return np.exp([np.interp(times, knots, row) for row in rng.normal(0, spread, (n_rows, len(knots)))])
 
 
 def _smooth(x: np.ndarray) -> np.ndarray:
-    """From 0 to 1 as `x` goes from 0 to 1, without a corner."""
+    """A smooth function that goes from 0 to 1 as `x` does."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
 
 
 def spikes(units: Units, drive: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Every discharge: (times in samples as float, units' indices), both (n_spikes,).
+    """All discharges: (times in samples as float, units' indices), both (n_spikes,).
 
-    Each unit is a renewal process in the time in which it would fire once a second: its rate, integrated.
+    Each unit is a renewal process in a transformed time, the integral of its rate, in which it would fire once per
+    second.
     """
     steps = np.arange(drive.shape[1]) * float(_CONTROL_STEP)
     when, unit = [], []
@@ -309,16 +311,16 @@ def spikes(units: Units, drive: np.ndarray, rng: np.random.Generator) -> tuple[n
 
 
 def _electrode_angles(turn: float, rng: np.random.Generator) -> np.ndarray:
-    """(3, 8) degrees of the electrodes from the ulna, for one session."""
+    """(3, 8) angles of the electrodes from the ulna, degrees, for one session."""
     even = np.arange(RING_SIZE) * (360.0 / RING_SIZE)
     rings = turn + rng.normal(0, _DONNING_SPREAD) + rng.normal(0, _RING_SPREAD, (RINGS, 1))
     return rings + even + rng.normal(0, 1, (RINGS, RING_SIZE))
 
 
 def potential(distance: float, times: np.ndarray) -> np.ndarray:
-    """Shape of an action potential that passes an electrode `distance` mm away at time 0; peak 1.
+    """Shape of an action potential that passes an electrode at a distance of `distance` mm at time 0; peak 1.
 
-    times: ms. A tripole of currents runs along the fibre; the potential of each pole is its current over its
+    times: ms. A tripole of currents travels along the fibre; the potential of each pole is its current divided by its
     distance.
     """
     place, current = np.array(_POLES).T[:, :, None]
@@ -327,7 +329,8 @@ def potential(distance: float, times: np.ndarray) -> np.ndarray:
 
 
 def _spectra(length: int) -> np.ndarray:
-    """(distances, frequencies) complex64: transforms of the potentials, and the amplifier's 3-900 Hz band."""
+    """(distances, frequencies) complex64: Fourier transforms of the potentials, with the amplifier's 3-900 Hz
+    band-pass."""
     half = int(_POTENTIAL_SECONDS / 2 * RATE)
     times = np.arange(-half, half + 1) * (1000 / RATE)
     taper = np.hanning(len(times))
@@ -341,9 +344,9 @@ def _spectra(length: int) -> np.ndarray:
 
 
 def _reach(units: Units, radius: float, angles: np.ndarray) -> np.ndarray:
-    """(units, distances, electrodes) float32: how much of which shape each electrode of a ring sees of a unit.
+    """(units, distances, electrodes) float32: weight of each potential shape of a unit at each electrode of a ring.
 
-    The shape at any distance is a blend of those at the two nearest of _DISTANCES.
+    The shape at any distance is a mixture of those at the two nearest of _DISTANCES.
     """
     below = np.minimum(radius - units.depth, radius)[:, None]
     turn = np.deg2rad(units.angle[:, None] - angles)
@@ -354,10 +357,10 @@ def _reach(units: Units, radius: float, angles: np.ndarray) -> np.ndarray:
 
 
 def surface(someone: Person, angles: np.ndarray, when: np.ndarray, unit: np.ndarray, n_samples: int) -> np.ndarray:
-    """(24, T) float32: what the electrodes see of the muscles, in counts.
+    """(24, T) float32: the signal of the muscles at the electrodes, in counts.
 
-    For each ring, every unit's spikes are delayed by the way from its innervation to the ring, weighted for each
-    electrode and distance, and convolved with the shapes of that distance. `angles`: (3, 8) of the electrodes.
+    For each ring, every unit's spikes are delayed by the travel time from its innervation zone to the ring, weighted
+    for each electrode and distance, and convolved with the shapes at that distance. `angles`: (3, 8) of the electrodes.
     """
     units = someone.units
     length = fft.next_fast_len(n_samples + int(_POTENTIAL_SECONDS * RATE), real=True)
@@ -382,7 +385,7 @@ def surface(someone: Person, angles: np.ndarray, when: np.ndarray, unit: np.ndar
 
 
 def _interference(analogue: np.ndarray, session: np.random.Generator, rng: np.random.Generator) -> None:
-    """Add in place to (24, T) counts: 50 Hz mains with harmonics, baseline wander, amplifier noise."""
+    """Add 50 Hz mains with harmonics, baseline wander and amplifier noise to (24, T) counts, in place."""
     n_channels, n_samples = analogue.shape
     mains = np.exp(session.normal(np.log(_MAINS), 0.4, (n_channels,)))
     times = np.arange(n_samples) / RATE

@@ -1,4 +1,4 @@
-"""The spectrum of a recording as it was made: how strong its channels are, and whether mains hum is in them."""
+"""The spectrum of an unfiltered recording: how strong its channels are, and whether it contains mains hum."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,17 +8,21 @@ import numpy as np
 from scipy import fft
 
 MAINS = (50.0, 60.0)  # Hz
-SEEN = 4.0  # a line of that many times the power around it is no chance where enough spectra are averaged
-_ENOUGH = 8  # averaged spectra, nine seconds: noise reaches 2 then, with 2 of them 3
-_SEGMENT = 2.0  # seconds: lines half a hertz apart are told apart
-_MOST_SEGMENTS = 60  # evenly spaced over the recording: two minutes say enough
-_LINE, _AROUND = 1.0, (3.0, 8.0)  # Hz from a line's frequency: what belongs to it, what it is compared with
+SEEN = 4.0  # a line this many times stronger than its surroundings is not chance, if enough spectra are averaged
+_ENOUGH = 8  # averaged spectra, i.e. nine seconds: noise then reaches 2; with 2 spectra it reaches 3
+_SEGMENT = 2.0  # seconds: this resolves lines half a hertz apart
+_MOST_SEGMENTS = 60  # evenly spaced over the recording: two minutes are enough
+_LINE, _AROUND = (
+    1.0,
+    (3.0, 8.0),
+)  # distance from a line's frequency, Hz: of the line itself, and of what it is compared with
 
 
 def common_lines(hums: Sequence[tuple[float | None, Sequence[float]]]) -> list[float]:
-    """The mains that most humming recordings have, and those of its multiples that are heard in most of them, Hz.
+    """The mains frequency that most humming recordings have, and those of its multiples that are present in most of
+    them, Hz.
 
-    hums: of each recording the mains that is seen, None without hum, and the lines.
+    hums: for each recording, its mains frequency (None without hum) and its lines.
     """
     humming = Counter(mains for mains, _ in hums if mains)
     if not humming:
@@ -30,7 +34,8 @@ def common_lines(hums: Sequence[tuple[float | None, Sequence[float]]]) -> list[f
 
 @dataclass(frozen=True)
 class Spectrum:
-    """frequency: (F,) Hz; density: (channels, F) power per hertz, in squares of the samples' unit; count: averaged."""
+    """frequency: (F,) Hz; density: (channels, F) power per hertz, in the samples' unit squared; count: number of
+    spectra averaged."""
 
     frequency: np.ndarray
     density: np.ndarray
@@ -53,16 +58,16 @@ class Spectrum:
         return cls(fft.rfftfreq(length, 1 / rate), total * scale, count)
 
     def rms(self, low: float, high: float) -> np.ndarray:
-        """(channels,) root mean square of what lies between two frequencies, Hz."""
+        """(channels,) root mean square of the signal between two frequencies, Hz."""
         if len(self.frequency) < 2:
             return np.zeros(len(self.density))
         inside = (self.frequency >= low) & (self.frequency <= high)
         return np.sqrt(self.density[:, inside].sum(axis=1) * self.frequency[1])
 
     def line(self, frequency: float) -> float:
-        """How many times stronger the spectrum is at a frequency than beside it: the channels' median, 1 for noise.
+        """How many times stronger the spectrum is at a frequency than next to it: median over channels, 1 for noise.
 
-        0 where the recording is too short to tell, or the frequency lies too near to half its rate.
+        0 if the recording is too short to tell, or if the frequency is too near to half the rate.
         """
         away = np.abs(self.frequency - frequency)
         near, around = away <= _LINE, (away >= _AROUND[0]) & (away <= _AROUND[1])
@@ -74,11 +79,11 @@ class Spectrum:
         return float(np.median(alive[:, near].max(axis=1) / np.maximum(np.median(alive[:, around], axis=1), 1e-30)))
 
     def mains(self) -> float | None:
-        """50 or 60 Hz if hum of that frequency is seen, else None."""
+        """50 or 60 Hz if hum at that frequency is detected, otherwise None."""
         strongest = max(MAINS, key=self.line)
         return strongest if self.line(strongest) >= SEEN else None
 
     def harmonics(self, mains: float, high: float) -> list[float]:
-        """The mains' frequency and those of its multiples below `high` Hz at which a line is seen."""
+        """The mains frequency and those of its multiples below `high` Hz at which a line is detected."""
         multiples = [mains * n for n in range(1, int(high / mains) + 1)]
         return [one for one in multiples if one < high and self.line(one) >= SEEN]

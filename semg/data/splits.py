@@ -1,15 +1,15 @@
-"""Splits: which recordings train, validate and test; made by a rule, or written by hand; checked when read.
+"""Splits: which recordings are for training, validation and test; made by a rule or written by hand; checked when read.
 
-A split is a folder of three text files, train.txt, val.txt and test.txt, one record name a line. Blank lines and
-comments (from # to the line's end) are skipped, Windows line ends and a byte order mark are fine. split.json beside
-them says by which rule they were made; without it the split is a person's own ("custom").
+A split is a folder of three text files, train.txt, val.txt and test.txt, with one record name per line. Blank lines and
+comments (from # to the end of the line) are skipped; Windows line ends and a byte order mark are accepted. split.json
+in the same folder says by which rule they were made; without it the split is "custom".
 
-What a rule promises is checked on the lists, not taken from split.json: on what the recordings' names say, where they
-are of putEMG's form, and on what their shards say otherwise. Every split keeps at least this: no recording is in two
-subsets. As windows never leave their recording, no two subsets share a sample.
+What a rule promises is checked on the lists themselves, not taken from split.json: by the recordings' names if they
+follow putEMG's scheme, otherwise by their shards. Every split guarantees at least that no recording is in two subsets.
+Since windows never extend beyond their recording, no two subsets share a sample.
 
-People are drawn by sorting them by a hash of seed and number: the same seed gives the same people on every
-version of Python and NumPy.
+People are drawn by sorting them by a hash of seed and number: the same seed gives the same people with every version of
+Python and NumPy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,9 +54,9 @@ PROTOCOLS = tuple(name for name in PROMISES if name != "custom")
 
 @dataclass(frozen=True)
 class Split:
-    """The record names of each subset, sorted. `seed` drew the people; None for a split written by hand.
+    """The record names of each subset, sorted. `seed`: with which people were drawn; None for a split written by hand.
 
-    facts: of the recordings whose names don't say them.
+    facts: of the recordings whose names do not contain them.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Split:
     val: tuple[str, ...]
     test: tuple[str, ...]
     seed: int | None = None
-    folder: Path | None = None  # where it was read from
+    folder: Path | None = None  # the folder that it was read from
     facts: Mapping[str, Record] = field(default_factory=dict, compare=False)
 
     def records(self, subset: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class Split:
         return getattr(self, subset)
 
     def facts_of(self, subset: str) -> list[Record]:
-        """Whose the recordings of `subset` are, of which sessions, and when they were made."""
+        """The facts of the recordings in `subset`: person, session, order in time."""
         return [self.facts.get(name) or from_name(name) for name in self.records(subset)]
 
     def subjects(self, subset: str) -> tuple[str, ...]:
@@ -83,13 +83,13 @@ class Split:
         return _subjects(self.facts_of(subset))
 
     def shared_subjects(self, subset: str, other: str) -> tuple[str, ...]:
-        """The people who are in both subsets, sorted. None of them is a person the model has not seen."""
+        """The people who are in both subsets, sorted. They are not new to a model trained on one of them."""
         others = set(self.subjects(other))
         return tuple(subject for subject in self.subjects(subset) if subject in others)
 
     @property
     def checksum(self) -> str:
-        """SHA-256 over the three lists: two splits are the same if this is, whatever they are called."""
+        """SHA-256 over the three lists: splits with the same checksum are the same, whatever their names."""
         return text_checksum("".join(f"{subset} {name}\n" for subset in SUBSETS for name in self.records(subset)))
 
 
@@ -101,7 +101,7 @@ def _subjects(records: Iterable[Record]) -> tuple[str, ...]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Record names from a text file, sorted. DataError for what cannot be one, or is there twice."""
+    """Record names from a text file, sorted. DataError for an invalid name or one that occurs twice."""
     expect_file(path, "record names, one a line")
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -121,7 +121,8 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def facts_by_name(names: Sequence[str], shards: Path | None) -> dict[str, Record]:
-    """The facts of the recordings whose names don't say them, from their shards. DataError if there are none."""
+    """The facts of the recordings whose names do not contain them, from their shards. DataError if there are no
+    shards."""
     others = [name for name in names if not is_record(name)]
     if not others:
         return {}
@@ -132,9 +133,9 @@ def facts_by_name(names: Sequence[str], shards: Path | None) -> dict[str, Record
 
 
 def read_split(folder: Path, shards: Path | None = None) -> Split:
-    """Read a split's folder and check that it keeps what its protocol promises. Raises DataError.
+    """Read a split's folder and check that it keeps the promise of its protocol. Raises DataError.
 
-    shards: the folder of shards, which say whose a recording is; not needed for names of putEMG's form.
+    shards: the folder of shards, which say whose a recording is; not needed for names that follow putEMG's scheme.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a split's folder, found none; create_dataset_files.py makes one")
@@ -161,7 +162,7 @@ def read_split(folder: Path, shards: Path | None = None) -> Split:
 
 
 def split_folders(folder: Path) -> list[Path]:
-    """The folders of splits in `folder`: itself, or its folds in counting order; empty if there are none."""
+    """The folders of splits in `folder`: itself, or its folds in numerical order; empty if there are none."""
     if (folder / "train.txt").exists():
         return [folder]
     folders = [path.parent for path in folder.glob("*/train.txt") if not is_system_file(path.parent.name)]
@@ -169,11 +170,12 @@ def split_folders(folder: Path) -> list[Path]:
 
 
 def read_folds(folder: Path, shards: Path | None = None) -> dict[str, Split]:
-    """The splits in `folder` by their folds' names, in counting order; {"": split} where it is one split. DataError.
+    """The splits in `folder` by the names of their folds, in numerical order; {"": split} if it is a single split.
+    DataError.
 
     shards: as for `read_split`.
     """
-    folders = split_folders(folder) or [folder]  # read_split says what is wrong with a folder without any
+    folders = split_folders(folder) or [folder]  # for a folder without splits, read_split reports what is wrong
     return {"" if path == folder else path.name: read_split(path, shards) for path in folders}
 
 
@@ -195,7 +197,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def check_split(split: Split, where: Path | str) -> None:
-    """DataError, beginning with `where`, unless the split's lists keep what its protocol promises."""
+    """DataError, beginning with `where`, unless the split's lists keep the promise of its protocol."""
     for subset in SUBSETS:
         if not split.records(subset):
             raise DataError(f"{where}: expected recordings in every subset, found none in {subset}")
@@ -221,7 +223,7 @@ def check_split(split: Split, where: Path | str) -> None:
 
 
 def _check_sessions(split: Split, where: Path | str) -> None:
-    """Everyone is trained on, validated and tested; all testing is on later sessions than all training."""
+    """Everyone must be in all three subsets, and all test sessions must be later than all training sessions."""
     subjects = {subset: split.subjects(subset) for subset in SUBSETS}
     if not subjects["train"] == subjects["val"] == subjects["test"]:
         odd = sorted(
@@ -243,12 +245,12 @@ def _check_sessions(split: Split, where: Path | str) -> None:
 
 
 def drawn(subjects: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """All `people` in an order that depends on seed and purpose alone."""
+    """All `subjects` in an order that depends only on seed and purpose."""
     return sorted(subjects, key=lambda subject: text_checksum(f"{purpose}/{seed}/{subject}"))
 
 
 def _count(fraction: float, subjects: int) -> int:
-    """`fraction` of the people, rounded, at least one."""
+    """`fraction` of the people, rounded, but at least one."""
     return max(1, round(fraction * subjects))
 
 
@@ -263,8 +265,8 @@ def by_subject(
 ) -> dict[str, Split]:
     """One split with no person in two subsets, under the key "".
 
-    val, test: fractions of all people, drawn by `seed` unless the people are named. DataError if a person named
-    has no recordings or nobody is left to train.
+    val, test: fractions of all people, drawn by `seed` unless people are named. DataError if a named person has no
+    recordings or if nobody is left for training.
     """
     subjects = _subjects(records)
     if unknown := sorted({*test_subjects, *val_subjects} - set(subjects)):
@@ -279,9 +281,9 @@ def by_subject(
 
 
 def by_fold(records: Sequence[Record], *, folds: int, val: float, seed: int) -> dict[str, Split]:
-    """fold0, fold1, ...: the people dealt out to `folds` test subsets; validation people drawn from the rest.
+    """fold0, fold1, ...: the people are divided into `folds` test subsets; validation people are drawn from the others.
 
-    val: fraction of all people. DataError if there are fewer people than folds, or none left to train.
+    val: fraction of all people. DataError if there are fewer people than folds, or if nobody is left for training.
     """
     subjects = drawn(_subjects(records), seed, "fold")
     if folds > len(subjects):
@@ -331,10 +333,10 @@ def _split(protocol: str, subsets: Mapping[str, Iterable[Record]], seed: int) ->
 
 
 def by_session(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split], list[str]]:
-    """One split, under the key "", across sessions; and the people left out.
+    """One split across sessions, under the key "", and the people who are left out.
 
-    Each person's first session trains but for its last recording (of putEMG: repeats_short), which validates; all
-    later sessions test. Left out: people with a single session, or a single recording in the first.
+    Each person's first session trains, except for its last recording (putEMG: repeats_short), which validates; all
+    later sessions test. Left out are people with a single session, or with a single recording in the first.
     """
     subsets: dict[str, list[Record]] = {subset: [] for subset in SUBSETS}
     left_out = []
@@ -354,12 +356,12 @@ def by_session(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split
 
 
 def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Split], list[str]]:
-    """One split for each recording to test, under `<subject>-<session>-<task>`; and the sessions left out.
+    """One split for each recording to test, under `<subject>-<session>-<task>`, and the sessions that are left out.
 
-    Where a session has a task twice, the key is the recording's name. Each of a session's recordings is tested once,
-    as the putEMG authors do. Of the others the last one in time validates and the rest train. The authors chose
-    nothing on validation and trained on both others; whoever chooses nothing either may fit on train.txt and val.txt
-    together. Left out: sessions of fewer than three.
+    If a session has a task twice, the key is the recording's name. Each recording of a session is tested once, as by
+    the putEMG authors. Of the others, the last one in time validates and the rest train. The authors chose nothing on
+    validation and trained on both others; methods that choose nothing either may be fitted on train.txt and val.txt
+    together. Left out are sessions with fewer than three recordings.
     """
     sessions: dict[str, list[Record]] = {}
     for record in in_time(records):
@@ -386,9 +388,9 @@ def by_recording(records: Sequence[Record], *, seed: int) -> tuple[dict[str, Spl
 
 
 def write_splits(out: Path, splits: Mapping[str, Split], provenance: Mapping[str, Any]) -> None:
-    """Write splits in place of whatever is at `out`: each into the folder of its key, "" being `out` itself.
+    """Write splits, replacing anything at `out`: each into the folder named by its key; "" is `out` itself.
 
-    made: how they were made, in JSON's types; recorded in each split.json.
+    provenance: how they were made, as JSON types; stored in each split.json.
     """
     with atomic_folder(out) as folder:
         for key, split in splits.items():
@@ -397,7 +399,7 @@ def write_splits(out: Path, splits: Mapping[str, Split], provenance: Mapping[str
 
 
 def write_split(folder: Path, split: Split, provenance: Mapping[str, Any]) -> None:
-    """Write one split in place of whatever is at `folder`."""
+    """Write one split, replacing anything at `folder`."""
     write_splits(folder, {"": split}, provenance)
 
 

@@ -1,6 +1,6 @@
 """Samples of any device: tables of numbers as text or as NumPy arrays, and recordings in putEMG's layout.
 
-A table's columns are told apart by semg/data/columns.py: the channels, a time or counter, labels, the rest.
+semg/data/columns.py decides which columns of a table are channels, a time or counter, labels, or something else.
 """
 
 import math
@@ -35,24 +35,24 @@ from semg.data.putemg_recording import Recording, is_hdf5
 from semg.data.resampling import resampling_ratio
 from semg.data.times import seconds_of
 
-TABLES = (".csv", ".txt", ".tsv", ".npy")  # endings, in small or capital letters
+TABLES = (".csv", ".txt", ".tsv", ".npy")  # file extensions, in lower or upper case
 _HDF5 = (".hdf5", ".h5", ".hdf")
-UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts of one unit
-SIMULATED = "simulated.json"  # simulate_putemg.py writes it beside its recordings
-RATE_TOLERANCE = 0.02  # by which the steps of a time column may differ from the rate
-_RATE_SEARCH = 12.0  # a time whose unit is not known and whose steps are further off says nothing about the rate
-_CHANCE = 1e-3  # that labels change only where a counter begins anew
+UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts per unit
+SIMULATED = "simulated.json"  # simulate_putemg.py writes this file beside its recordings
+RATE_TOLERANCE = 0.02  # relative tolerance between the steps of a time column and the rate
+_RATE_SEARCH = 12.0  # a time of unknown unit that is further off than this factor says nothing about the rate
+_CHANCE = 1e-3  # probability that labels change only at a counter's wrap-arounds by chance
 _HERTZ = re.compile(r"(\d+(?:[.,]\d+)?) ?hz", re.IGNORECASE)
-_FULL_SHEETS = (65_536, 1_048_576)  # rows of an Excel sheet, of the old format and the new
-_HEAD = 1000  # rows from which it is told which columns hold numbers
+_FULL_SHEETS = (65_536, 1_048_576)  # most rows of an Excel sheet, in the old and the new format
+_HEAD = 1000  # first rows, from which it is decided which columns hold numbers
 
 
 @dataclass(frozen=True)
 class RawRecording:
     """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
-    numbers, or in a table the names of gestures, empty where there is none; missing: where samples are missing;
-    channels: names of the columns, if they have any; assumed: what was taken for granted of a counter, for a person;
-    unit: as the table says it, else empty."""
+    numbers, or for a table the names of gestures, empty where there is none; missing: where samples are missing;
+    channels: names of the columns, if they have any; assumed: a message about what was assumed of a counter; unit: as
+    stated in the table, otherwise empty."""
 
     name: str
     samples: np.ndarray
@@ -66,7 +66,8 @@ class RawRecording:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is to be read as a table, text or a NumPy array: by its name, else if it is no HDF5 file."""
+    """Whether a file is to be read as a table, text or a NumPy array: by its name, otherwise by whether it is an HDF5
+    file."""
     suffix = path.suffix.lower()
     if suffix in TABLES or suffix in _HDF5 or not path.is_file():
         return suffix in TABLES
@@ -74,12 +75,13 @@ def is_table(path: Path) -> bool:
 
 
 def is_simulated(path: Path) -> bool:
-    """Whether a recording lies beside the list that simulate_putemg.py writes."""
+    """Whether a recording is beside the listing that simulate_putemg.py writes."""
     return (path.parent / SIMULATED).exists()
 
 
 def read_recording(path: Path, channels: Sequence[int], labels: str) -> RawRecording:
-    """A recording in putEMG's layout, under any name: `channels` by number, truth from the column `labels`."""
+    """A recording in putEMG's layout, under any file name: `channels` by number, true labels from the column
+    `labels`."""
     if labels not in putemg.LABEL_COLUMNS or max(channels) > putemg.N_CHANNELS:
         raise DataError(f"{path}: expected a table, as the model is of another device, found putEMG's layout")
     with Recording(path, check_name=False) as recording:
@@ -89,25 +91,25 @@ def read_recording(path: Path, channels: Sequence[int], labels: str) -> RawRecor
 
 
 class Table:
-    """A table of one recording: a row a sample, and columns by name. All of it comes from one pass over the file.
+    """A table of one recording: one row per sample, columns by name. Everything comes from a single pass over the file.
 
-    Attributes: `path`; `names` of the columns, which without a header are their numbers from 1; `n_samples`.
+    Attributes: `path`; `names` of the columns, or their numbers from 1 without a header; `n_samples`.
     """
 
     def __init__(self, path: Path, *, header: bool | None = None, texts: Sequence[str] = ()) -> None:
-        """Read a .npy (time, columns), or text in rows and columns, whatever its name ends in.
+        """Read a .npy (time, columns), or text in rows and columns under any name.
 
-        header: whether the first row names the columns (None: to be told from it); texts: names of columns that are
-        read as text, such as labels. Raises DataError for what is no table.
+        header: whether the first row names the columns (None: detect it); texts: names of columns that are read as
+        text, such as labels. Raises DataError for anything that is not a table.
         """
         self.path = path
-        self._numbers: dict[int, np.ndarray] = {}  # (T,) of a column; NaN where a cell holds no number
+        self._numbers: dict[int, np.ndarray] = {}  # (T,) for each column; NaN where a cell holds no number
         self._texts: dict[int, list[str]] = {}
-        self._seconds: dict[int, np.ndarray | None] = {}  # (T,) of a column of dates; None where it can't be read
-        self._wrong: dict[int, tuple[int, str]] = {}  # line and text of a column's first cell that holds no number
+        self._seconds: dict[int, np.ndarray | None] = {}  # (T,) for each column of dates; None if it cannot be read
+        self._wrong: dict[int, tuple[int, str]] = {}  # line and text of the first cell of a column that holds no number
         self._decimal = "."
-        self._below: tuple[list[str], ...] = ()  # the names: units and rates of the columns
-        self._last_line = 0  # of the file, that holds a sample
+        self._below: tuple[list[str], ...] = ()  # rows below the names, with units and rates of the columns
+        self._last_line = 0  # last line of the file that holds a sample
         if path.suffix.lower() == ".npy":
             values = _read_npy(path)
             self.names = tuple(str(place + 1) for place in range(values.shape[1]))
@@ -123,7 +125,8 @@ class Table:
             raise DataError(f"{path}: expected a row a sample below the names of the columns, found none")
 
     def find(self, name: str) -> int | None:
-        """The place of the column `name`, also in other capitals if only one is called so. DataError if two are."""
+        """The place of the column `name`; upper and lower case may differ if only one column matches. DataError if two
+        do."""
         name = as_written(name)
         places = [place for place, one in enumerate(self.names) if one == name]
         places = places or [place for place, one in enumerate(self.names) if one.casefold() == name.casefold()]
@@ -135,7 +138,7 @@ class Table:
     def roles(self, channels: Sequence[int] | None = None, labels: int | None = None) -> Roles:
         """What each column is, see `told_apart`.
 
-        channels: numbers, counted from 1, of those that somebody chose; labels: the labels' place.
+        channels: numbers, counted from 1, of the columns that the user chose; labels: the place of the labels.
         """
         if channels and (wrong := [one for one in channels if not 1 <= one <= len(self.names)]):
             actual = counted(len(self.names), "column")
@@ -149,7 +152,7 @@ class Table:
         return bool(cell) and not is_number(cell, self._decimal)
 
     def samples(self, places: Sequence[int]) -> np.ndarray:
-        """(T, len(places)) float64. DataError, naming line or sample, where a cell holds no finite number."""
+        """(T, len(places)) float64. DataError, naming line or sample, if a cell holds no finite number."""
         for place in places:
             if place in self._wrong:
                 line, cell = self._wrong[place]
@@ -162,7 +165,7 @@ class Table:
         return values
 
     def labels(self, place: int) -> np.ndarray:
-        """(T,) the labels of a column as `label` writes them, empty where there is none."""
+        """(T,) the labels in a column, as `label` writes them; empty where there is none."""
         cells = self._texts.get(place)
         if cells is None:
             cells = [repr(value) for value in self._numbers[place].tolist()]
@@ -170,7 +173,7 @@ class Table:
         return np.array([known[cell] for cell in cells], dtype=str)
 
     def unit(self, places: Sequence[int]) -> str:
-        """uV, mV or V if that is what the names of all these columns, or the row below them, say; else nothing."""
+        """uV, mV or V if the names of all these columns, or the row below them, state it; otherwise empty."""
         said = {next(filter(None, map(unit_of_signal, self._said(place))), "") for place in places}
         return said.pop() if len(said) == 1 else ""
 
@@ -179,8 +182,8 @@ class Table:
         return [self.names[place], *(row[place] for row in self._below if place < len(row))]
 
     def judged_by(self, roles: Roles) -> str:
-        """Name of the column that shows missing samples, and after how much it begins anew if it does; nothing if there
-        is none, or its times can't be read."""
+        """The name of the column that shows missing samples, and its length if it wraps around; empty if there is none,
+        or if its times cannot be read."""
         if roles.time is None or self._times(roles.time) is None:
             return ""
         cycle = self.cycle(roles)
@@ -188,9 +191,11 @@ class Table:
         return (self.names[roles.time] or "the column without a name") + anew
 
     def cycle(self, roles: Roles) -> Cycle | None:
-        """How the counter that `roles` names begins anew; None where it doesn't, or recordings stand below each other.
+        """How the counter that `roles` names wraps around; None if it does not, or if the table has several recordings
+        below each other.
 
-        A time may do so as a number of some bits alone: one that begins anew after a second may be of the next trial.
+        For a time, only a cycle of a power of two is accepted: one that starts again after a second may belong to the
+        next trial.
         """
         times = None if roles.time is None else self._times(roles.time)
         cycle = None if times is None else cycle_of(times)
@@ -200,15 +205,15 @@ class Table:
         return None if any(self._changes_there(place, anew) for place in roles.facts) else cycle
 
     def assumed(self, roles: Roles) -> str:
-        """What is taken for granted of a counter, for a person: nothing of one that has a number of bits."""
+        """A message about what is assumed of a counter; empty for one that has a number of bits."""
         if (cycle := self.cycle(roles)) is None or cycle.of_bits:
             return ""
         return f"lost samples are judged by {self.judged_by(roles)}: so many in a row, or a new start there, go unseen"
 
     def belongs_to(self, roles: Roles) -> tuple[str, tuple[str, ...]]:
-        """Whom a column names, nothing if there is none such; and what to doubt: that it is of one session.
+        """The person that a column names, empty if there is none, and messages about values of several sessions.
 
-        DataError for several people, whom splits could not keep apart.
+        DataError for several people, because splits could not separate them.
         """
         person, doubts = "", []
         for place in roles.facts:
@@ -228,15 +233,16 @@ class Table:
         return person, tuple(doubts)
 
     def end_in_words(self) -> str:
-        """What is to be doubted of the table's end; nothing where it may be the recording's."""
+        """A warning if the table seems to be truncated; otherwise empty."""
         if self._last_line not in _FULL_SHEETS:
             return ""
         return f"it ends with line {self._last_line}, the last row of an Excel sheet: is the rest of it missing?"
 
     def trials(self, roles: Roles) -> tuple[str, np.ndarray]:
-        """Name of the column that counts trials, nothing without one; and first samples of trials right after another.
+        """The name of the column that counts trials, empty without one, and the first samples of trials that directly
+        follow another.
 
-        Those between which it says nothing, or 0, are told apart by their labels.
+        Trials separated by empty cells or 0 need no cut: their labels separate them.
         """
         for place in roles.facts:
             if names_a_trial(self.names[place]):
@@ -251,9 +257,9 @@ class Table:
         return {label(repr(value)) for value in np.unique(self._numbers[place]).tolist()}
 
     def _changes_there(self, place: int, anew: np.ndarray) -> bool:
-        """Whether a column of labels, trials or the like changes where the counter begins anew, and nowhere else.
+        """Whether a column of labels, trials or the like changes at the counter's wrap-arounds, and nowhere else.
 
-        By chance a change falls there as often as there are begins among the steps.
+        By chance, a change falls on a wrap-around as often as there are wrap-arounds among the steps.
         """
         cells = np.array(self._texts[place]) if place in self._texts else np.nan_to_num(self._numbers[place])
         changes = cells[1:] != cells[:-1]
@@ -262,9 +268,9 @@ class Table:
         return bool(float(anew.mean()) ** np.count_nonzero(changes) < _CHANCE)
 
     def gaps(self, roles: Roles, rate: float) -> list[Gap]:
-        """Where samples are missing by the time or counter that `roles` names; rate: Hz, as it should be.
+        """Where samples are missing according to the time or counter that `roles` names; rate: Hz, the expected one.
 
-        DataError where a time's steps, or a row below the names, are another rate's.
+        DataError if the steps of a time, or a row below the names, show another rate.
         """
         for place in roles.channels:
             for said in filter(None, map(_HERTZ.search, self._said(place)[1:])):
@@ -297,8 +303,8 @@ class Table:
             )
 
     def _times(self, place: int) -> np.ndarray | None:
-        """(T,) the numbers of a time or counter, or seconds where it is written as a date or a time of day; None where
-        that can't be read, and so judged."""
+        """(T,) the numbers of a time or counter, or seconds if it is written as a date or a time of day; None if it
+        cannot be read and therefore cannot be used."""
         if place in self._numbers:
             times = self._numbers[place].astype(np.float64)
             return times if np.isfinite(times).all() else None
@@ -307,7 +313,8 @@ class Table:
         return self._seconds[place]
 
     def _read(self, text: DelimitedText, as_text: Sequence[int]) -> int:
-        """Read all rows; returns how many. Columns whose first cells are mostly no numbers are read as text."""
+        """Read all rows; returns how many there are. Columns whose first cells are mostly not numbers are read as
+        text."""
         head = [row for _, row in islice(text.rows(), _HEAD)]
         numeric = [
             place
@@ -327,7 +334,7 @@ class Table:
         return n_samples
 
     def _converted(self, text: DelimitedText, line: int, places: Sequence[int], cells: Sequence[str]) -> list[float]:
-        """The cells' numbers, NaN where there is none; that is an error only if the column is asked for."""
+        """The numbers in the cells, NaN where there is none; that is an error only if the column is used."""
         try:
             if text.decimal == "." and "_" not in "".join(cells):
                 return list(map(float, cells))
@@ -340,7 +347,7 @@ class Table:
 
 
 def label(cell: str, decimal: str = ".") -> str:
-    """A label as it is compared with others: `1`, `1.0` and `01` are one class; NaN is no label."""
+    """A label in the form in which labels are compared: `1`, `1.0` and `01` are the same class; NaN is not a label."""
     cell = as_written(cell).strip()
     if not is_number(cell, decimal):
         return cell
@@ -351,7 +358,7 @@ def label(cell: str, decimal: str = ".") -> str:
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Distinct labels, sorted; those that are numbers by their value, before the others."""
+    """Distinct labels, sorted: first those that are numbers, by value, then the others."""
     return sorted(set(labels), key=lambda one: (0, float(one), one) if is_number(one) else (1, 0.0, one))
 
 
@@ -366,9 +373,9 @@ def read_table(
 ) -> RawRecording:
     """The channels of a table at `rate` Hz, in units of `scale` microvolts, and its labels if it has a column `labels`.
 
-    columns: which to take, counted from 1, in the model's order of channels (None: those with the model's own `names`,
-    or else all channels); n_channels: how many the model needs.
-    Raises DataError for anything but finite numbers of that shape, and for a time of another rate.
+    columns: which ones to use, counted from 1, in the model's order of channels (None: those named like the model's
+    channels, `names`, otherwise all channels); n_channels: how many the model needs.
+    Raises DataError for anything but finite numbers of that shape, and for a time column of another rate.
     """
     table = Table(path, texts=[labels] if labels else [])
     place = table.find(labels) if labels else None
@@ -380,7 +387,7 @@ def read_table(
         turned = f"its {n_channels} rows are the channels: turn it, a row a sample"
         hint = turned if table.n_samples == n_channels else "{channels} names the columns"
         raise DataError(f"{path}: expected the model's {n_channels} channels, found {actual}", hint)
-    with np.errstate(over="ignore"):  # infinities are found after filtering, as amplitudes that cannot be
+    with np.errstate(over="ignore"):  # infinities are found after filtering, as impossible amplitudes
         samples = exact_in_float32(table.samples(roles.channels))
     codes = None if place is None else table.labels(place)
     chosen = tuple(table.names[one] for one in roles.channels)
@@ -389,7 +396,7 @@ def read_table(
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:
-    """Hz by the step of a time; where its unit is not known, in that of seconds, ms, us and ns which is nearest."""
+    """Hz, from the step of a time; if its unit is not known, the nearest of the rates for seconds, ms, us and ns."""
     rates = [1 / (interval * seconds) for seconds in ([unit] if unit else [1.0, 1e-3, 1e-6, 1e-9])]
     return min(rates, key=lambda one: abs(math.log(one / rate)))
 
@@ -400,10 +407,10 @@ def _mostly_numbers(cells: Sequence[str], decimal: str) -> bool:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    """(T, columns) numbers. Headers can lie and be damaged in ways that NumPy meets with all kinds of errors."""
+    """(T, columns) numbers. Headers can be wrong or damaged in ways for which NumPy raises all kinds of errors."""
     expect_file(path, "a NumPy array")
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)  # no more than the file holds takes memory
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # allocates no more memory than the file has
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: expected a NumPy array, found {reason}") from None
@@ -416,8 +423,8 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def resampled(source: RawRecording, rate: float) -> RawRecording:
-    """The source at `rate` Hz, by a polyphase filter; it looks ahead, so it is no part of a live chain."""
-    from scipy.signal import resample_poly  # not needed where the rates agree
+    """The source at `rate` Hz, by a polyphase filter; it looks ahead, so it must not be used for a stream."""
+    from scipy.signal import resample_poly  # not needed if the rates agree
 
     ratio = resampling_ratio(source.name, source.rate, rate)
     samples = resample_poly(source.samples.astype(np.float32), ratio.numerator, ratio.denominator, axis=0)

@@ -1,4 +1,5 @@
-"""Times as devices' programs write them, as dates or times of day, in seconds; and dates as people write them."""
+"""Times as device programs write them, as dates or times of day, converted to seconds; and dates as people write
+them."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +13,16 @@ _ZONE = re.compile(r"(?:Z|([+-])(\d\d):?(\d\d))$")
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?")
 _OF_DAY = re.compile(r"(?:^|[ T])(?:(\d{1,2}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)(?: ?([ap])\.?m\.?)?$", re.IGNORECASE)
 _OF_GREENWICH = re.compile(r" ?(UTC|GMT)$")
-_NAME_BESIDE = re.compile(r"(?<=[\dZ])\[[\w/+-]+\]$")  # `+01:00[Europe/Paris]` says it twice
+_NAME_BESIDE = re.compile(r"(?<=[\dZ])\[[\w/+-]+\]$")  # `+01:00[Europe/Paris]` states the zone twice
 _BEFORE_ZONE = re.compile(r" (?=[+-]\d\d)|(?<=\d) (?=Z$)")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A date, perhaps with a time of day, perhaps with a zone, as it was `written`.
+    """A date, optionally with a time of day and a zone, as it was `written`.
 
-    local: as a clock there showed it, midnight without a time; ahead: seconds that this clock is ahead of Greenwich,
-    None without a zone.
+    local: by a local clock, midnight without a time; ahead: seconds by which this clock is ahead of Greenwich, None
+    without a zone.
     """
 
     written: str
@@ -31,12 +32,12 @@ class Moment:
 
     @property
     def seconds(self) -> float:
-        """By which moments that all have a zone, or that all have none, can be compared."""
+        """A number for comparing moments, provided that all have a zone or none has."""
         return self.local.replace(tzinfo=UTC).timestamp() - (self.ahead or 0.0)
 
 
 def moment_of(written: str) -> Moment:
-    """Of an ISO date such as 2024-03-01 or 2024-03-01T10:30:00+01:00. Raises ValueError for anything else."""
+    """From an ISO date such as 2024-03-01 or 2024-03-01T10:30:00+01:00. Raises ValueError for anything else."""
     text = _BEFORE_ZONE.sub("", _OF_GREENWICH.sub("Z", _NAME_BESIDE.sub("", written)))
     when = datetime.fromisoformat(text)
     try:
@@ -50,7 +51,7 @@ def moment_of(written: str) -> Moment:
 
 
 def ends_in_a_zones_name(written: str) -> bool:
-    """Whether all but the end of a text, such as `CET` or `Europe/Berlin`, is a date with a time."""
+    """Whether a text is a date with a time, followed by a zone's name such as `CET` or `Europe/Berlin`."""
     text, _, name = written.rpartition(" ")
     try:
         return moment_of(text).has_time and name[:1].isupper()
@@ -59,11 +60,11 @@ def ends_in_a_zones_name(written: str) -> bool:
 
 
 def seconds_of(cells: Sequence[str]) -> np.ndarray | None:
-    """(T,) seconds since some moment, of times in order; None where one of them can't be read.
+    """(T,) seconds since some moment, for times in order; None if one of them cannot be read.
 
-    Read are ISO dates with a time, `2024-03-01T10:30:00.005+01:00`, and of all else the time of day at the end of a
-    cell, such as `01.03.2024 10:30:00,005` or `10:30:00.005 PM`, or minutes and seconds, `0:05.25`; where that falls by
-    more than half a day, or half an hour, the next one has begun.
+    It reads ISO dates with a time, `2024-03-01T10:30:00.005+01:00`. In all other formats it reads the time of day at
+    the end of a cell, such as `01.03.2024 10:30:00,005` or `10:30:00.005 PM`, or minutes and seconds, `0:05.25`. If
+    these fall by more than half a day (or half an hour), the next day (or hour) has begun.
     """
     zoned = [_without_zone(cell) for cell in cells]
     if all(_ISO.fullmatch(text) for text, _ in zoned):
@@ -82,7 +83,7 @@ def seconds_of(cells: Sequence[str]) -> np.ndarray | None:
 
 
 def _without_zone(cell: str) -> tuple[str, float]:
-    """A time without the zone at its end, and by how many seconds that is ahead of Greenwich."""
+    """A time without the zone at its end, and the seconds by which that zone is ahead of Greenwich."""
     match = _ZONE.search(cell) if ":" in cell else None
     if match is None:
         return cell, 0.0

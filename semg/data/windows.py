@@ -1,6 +1,6 @@
-"""Which windows a recording is cut into: arithmetic on its labels, sample by sample. No file is read here.
+"""How a recording is cut into windows: arithmetic on its labels, sample by sample. No file is read here.
 
-A segment is a maximal run of samples of one label. Windows lie wholly in one segment and keep a transition margin
+A segment is a maximal run of samples with one label. Windows lie wholly within one segment and keep a transition margin
 from its beginning (`whole_windows`), or follow the putEMG authors' own rules (`paper_windows`).
 """
 
@@ -13,13 +13,13 @@ WINDOW_FIELDS = np.dtype(
     [
         ("start", "<i8"),  # first sample
         ("label", "<i2"),  # index into the shard's classes
-        ("repetition", "<i2"),  # how many segments of this label came before in the recording
-        ("low", "<i8"),  # the start may be moved within low <= start <= high
+        ("repetition", "<i2"),  # number of earlier segments of this label in the recording
+        ("low", "<i8"),  # the start may be shifted within low <= start <= high
         ("high", "<i8"),  # without the window leaving its label's segment or entering the transition margin
     ]
 )
 
-UNLABELLED = -1  # label of windows that `continuous` adds
+UNLABELLED = -1  # label of the windows that `continuous` adds
 
 
 def segments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,12 +40,13 @@ def whole_windows(
     transition_margin: int,
     cuts: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
-    """Windows that lie wholly in one label and start at least `transition_margin` samples after a label change.
+    """Windows that lie wholly within one label and start at least `transition_margin` samples after a label change.
 
-    labels: (n_samples,) label codes; classes: the codes to keep, whose places become the windows' labels;
-    lengths in samples. The first window of a segment starts as early as it may, the next ones `stride` later
-    each. The recording's begin is no label change. cuts: first samples of trials that stand below each other: there a
-    segment, and so a repetition, ends though its label goes on. Returns a table of WINDOW_FIELDS in time order.
+    labels: (n_samples,) label codes; classes: the codes to keep, whose places become the windows' labels; lengths in
+    samples. The first window of a segment starts as early as possible, the next ones `stride` later each. The beginning
+    of the recording is not a label change. cuts: first samples of trials that follow directly upon each other in the
+    table: a segment, and so a repetition, ends there even if its label continues. Returns a table of WINDOW_FIELDS in
+    time order.
     """
     rows: list[tuple[int, int, int, int, int]] = []
     seen = dict.fromkeys(classes, 0)
@@ -62,15 +63,15 @@ def whole_windows(
     return np.array(rows, WINDOW_FIELDS)
 
 
-PAUSE_AFTER = 4  # windows left out after a segment of windows labelled -1
+PAUSE_AFTER = 4  # windows left out after a segment of windows that are labelled -1
 
 
 def paper_windows(labels: np.ndarray, classes: Sequence[int], window: int, stride: int, rest: int) -> np.ndarray:
-    """The putEMG authors' windows: every `stride` samples, labelled by the last sample, transitions masked.
+    """The putEMG authors' windows: every `stride` samples, labelled by the last sample, with transitions masked.
 
-    Left out: windows labelled `rest` and the 4 windows after each segment of them; the first window of every
-    gesture (label above 0 after another label of at least 0) and the window just before it. Such a window may
-    hold samples of two labels, so its start is not to be moved (low = start = high).
+    Left out are windows labelled `rest` and the 4 windows after each segment of them, the first window of every gesture
+    (a label above 0 after another label of at least 0), and the window just before it. Such a window may contain
+    samples of two labels, so its start must not be shifted (low = start = high).
     Source: putemg_features and biolab_utilities by the authors, as described in their article.
     """
     starts = np.arange(0, len(labels) - window + 1, stride)
@@ -91,10 +92,11 @@ def paper_windows(labels: np.ndarray, classes: Sequence[int], window: int, strid
 
 
 def continuous(windows: np.ndarray, stride: int) -> np.ndarray:
-    """The windows of a recording, in time order, as a stream decides: with unlabelled ones wherever there are none.
+    """The windows of a recording, in time order, as a stream decides: unlabelled ones are added where there are none.
 
-    windows: table of WINDOW_FIELDS. Windows of the label UNLABELLED are added before the first window, from the
-    recording's begin on, and between windows, each `stride` samples from the one before, or after for the first ones.
+    windows: table of WINDOW_FIELDS. Windows with the label UNLABELLED are added before the first window, from the
+    beginning of the recording, and between windows. Each starts `stride` samples after the one before it (before the
+    first window: `stride` samples before the one after it).
     """
     if not len(windows):
         return windows
@@ -102,7 +104,9 @@ def continuous(windows: np.ndarray, stride: int) -> np.ndarray:
     first = int(own["start"][0])
     added = [np.arange(first % stride, first, stride)]
     for before, after in itertools.pairwise(own["start"].tolist()):
-        added.append(np.arange(before + stride, after - stride // 2, stride))  # none that is nearly the next
+        added.append(
+            np.arange(before + stride, after - stride // 2, stride)
+        )  # none that almost coincides with the next
     starts = np.concatenate(added)
     filled = np.zeros(len(starts), WINDOW_FIELDS)
     filled["start"] = filled["low"] = filled["high"] = starts
@@ -112,12 +116,12 @@ def continuous(windows: np.ndarray, stride: int) -> np.ndarray:
 
 
 def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.ndarray:
-    """The windows, of `window` samples, that span no gap in time; nor may their starts be moved across one.
+    """The windows, of `window` samples, that span no gap in time; their starts may not be shifted across one either.
 
     windows: table of WINDOW_FIELDS; breaks: (n_gaps,) first samples after the gaps, rising.
     """
     ends = np.concatenate([[np.iinfo(np.int64).min], breaks, [np.iinfo(np.int64).max]])
-    place = np.searchsorted(breaks, windows["start"], side="right")  # the gaps up to a window's start
+    place = np.searchsorted(breaks, windows["start"], side="right")  # number of gaps up to a window's start
     whole = windows[windows["start"] <= ends[place + 1] - window].copy()
     place = np.searchsorted(breaks, whole["start"], side="right")
     whole["low"] = np.maximum(whole["low"], ends[place])
@@ -126,12 +130,12 @@ def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.nda
 
 
 def evenly_spaced(samples: int, window: int, most: int) -> np.ndarray:
-    """First samples of at most so many windows spread over a recording of so many samples, whatever their labels."""
+    """First samples of at most `most` windows spread over a recording of `samples` samples, regardless of labels."""
     return np.unique(np.linspace(0, samples - window, most).astype(np.int64))
 
 
 def _repetitions(label: np.ndarray) -> np.ndarray:
-    """For each window, how many segments of its label came before its own."""
+    """For each window, the number of earlier segments of its label."""
     repetition = np.zeros(len(label), np.int64)
     seen: dict[int, int] = {}
     for start, stop, value in zip(*segments(label), strict=True):

@@ -65,7 +65,7 @@ class SignalPath:
             notch, causal = tuple(how.get("notch", ())), how.get("causal", False)
             spec = FilterSpec(how["low"], how["high"], how.get("order", 4), notch, causal)
             spec.sections(data["rate"])
-        except SettingError as error:  # about flags that this script does not have
+        except SettingError as error:  # its fields come from the checkpoint, not from flags of this script
             raise DataError(f"{path}: expected a filter and montage that can be, found {error}") from None
         if reference.shape[1] != len(data["channels"]):
             actual = f"{reference.shape[1]} of {len(data['channels'])}"
