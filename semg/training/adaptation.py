@@ -1,22 +1,22 @@
 """Adapting a trained model to one session of a new person, without labels.
 
-Two facts about gestures do the work that labels would do. They are held for seconds, so that windows next to each other
-mostly belong to one gesture; and the windows of one gesture lie together in the features. The session's windows are
-therefore explained by a hidden Markov model. Its states are the classes. It stays in a state for `hold` seconds on
-average, and each state gives Gaussian features with one covariance for all: linear discriminant analysis, fitted by
-expectation maximisation. The trained model's own probabilities are a second emission, which names the states.
-`balance` pulls the share of every class towards the prior, as the KL term of SHOT does (Liang, Hu, Feng 2020, "Do we
-really need to access the source data?"). Deterministic annealing (Ueda and Nakano 1998) keeps early mistakes soft. The
-model then learns the posteriors, window by window, with its head frozen as in SHOT; this is repeated with the adapted
-model's probabilities. Decisions stay decisions on single windows.
+Two properties of gestures replace labels. A gesture is held for seconds, so neighbouring windows mostly belong to the
+same gesture; and the windows of one gesture have similar features. A hidden Markov model of the session uses both. Its
+states are the classes. It stays in a state for `hold` seconds on average. Each state emits Gaussian features, with one
+covariance for all states: linear discriminant analysis, fitted by expectation-maximisation. The trained model's
+probabilities are a second emission, which tells which state is which class. `balance` pulls the share of every class
+towards the prior, as the KL term of SHOT does (Liang, Hu, Feng 2020, "Do we really need to access the source data?").
+Deterministic annealing (Ueda and Nakano 1998) keeps early mistakes soft. The model then learns the posteriors, window
+by window, with its head frozen as in SHOT; this is repeated with the adapted model's probabilities. The adapted model
+still decides on single windows.
 
-Before that, the order of the channels is turned where the sleeve seems to sit turned (semg/training/session_turn.py).
+Before that, the rings of electrodes are turned if the sleeve seems to sit turned (semg/training/session_turn.py).
 
-The safeguard comes before any training, and once more after it. Where the session is not what the prior says (few
-gestures, one of them nearly all the time, seconds of signal), the model's mean prediction is far from the prior, or the
-posteriors contradict the model in many windows; and where names of gestures can be swapped, annealing that begins
-elsewhere ends in other posteriors. Last, the adapted model's mean prediction must have come near to the prior. Else the
-model is kept as it was.
+A safeguard runs before any training, and again after it. It keeps the model unchanged in three cases. First, the
+session does not fit the prior: it holds few gestures, or one of them nearly all the time, or only seconds of signal.
+The model's mean prediction is then far from the prior, or the posteriors contradict the model in many windows. Second,
+two gestures may be confused with each other: annealing from other starts then ends in other posteriors. Third, the
+adapted model's mean prediction is not close to the prior.
 """
 
 import copy
@@ -44,8 +44,8 @@ from semg.training.precision import autocast
 from semg.training.session_turn import Turn, best_turn, candidates, turned_network
 from semg.training.token_task import TokenTask
 
-FLOOR = 1e-4  # added to likelihood ratios: a model that rules a class out for a window may be mistaken
-MOST_WINDOWS = 20_000  # of a session: 42 minutes at eight a second; of longer ones, fewer a second are taken
+FLOOR = 1e-4  # added to likelihood ratios: a model that excludes a class for a window may be mistaken
+MOST_WINDOWS = 20_000  # of a session: 42 minutes at eight windows a second; longer sessions get fewer
 _INFERENCE_BATCH = 512
 
 
@@ -53,15 +53,18 @@ _INFERENCE_BATCH = 512
 class Adaptation:
     """How to adapt; chosen on validation people, see docs/results.md.
 
-    rounds, epochs: how often posteriors are computed, and passes over the windows for each. every: one window in so
-    many is learnt from, another part in each epoch. hold: seconds that a gesture lasts on average.
-    temper, anchor: exponents of the features' and of the model's likelihood; overlapping windows are not independent.
-    turn_agreement: share of the windows by which a turned order of the channels must be contradicted less;
-    turn_uncertainty: nats by which its posteriors may be less sure; most_uncertainty_turned: nats, of these posteriors.
-    anneal: share of both at which annealing begins; anneal_check: others, whose posteriors the safeguard compares.
-    dimensions: principal components of the features. kappa: how many windows' weight pulls a class's mean to the
-    session's. least_agreement, least_agreement_of_starts, most_divergence, most_divergence_smoothed,
-    most_divergence_adapted, least_seconds: the safeguard's limits.
+    rounds: number of times that posteriors are computed and learnt. epochs: passes over the windows in each round.
+    every: each epoch learns from one window in `every`, drawn anew. hold: seconds that a gesture lasts on average.
+    temper, anchor: exponents of the likelihood of the features and of the model's; overlapping windows are not
+    independent. anneal: factor of both exponents at which annealing begins; anneal_check: other such factors, whose
+    posteriors the safeguard compares. iterations: of expectation-maximisation. balance: exponent of the pull towards
+    the prior. dimensions: principal components of the features. shrinkage: of the covariance. kappa: weight, in
+    windows, that pulls a class's mean towards the session's.
+    turn_agreement: fraction of the windows by which the posteriors of turned rings must contradict the model less;
+    turn_uncertainty: nats by which these posteriors may be less certain; most_uncertainty_turned: their largest
+    uncertainty, nats.
+    least_agreement, least_agreement_of_starts, most_divergence, most_divergence_smoothed, most_divergence_adapted,
+    least_seconds: the safeguard's limits. amp: precision to learn and decide in, as `--amp`.
     """
 
     rounds: int = 2
@@ -99,13 +102,13 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class Adapted:
-    """model: adapted, or the one given where the safeguard kept it; `reason` then says why, else it is empty.
+    """model: adapted; or the model passed to `adapt`, if the safeguard kept it unchanged. `reason` then says why.
 
-    turn: places by which rings are read turned; turn_refused: why a turn that seemed right was not taken, if one was.
-    seconds: of signal that was adapted to; computing: seconds that it took. agreement: share of windows in which
-    posteriors and model agreed before; agreement_of_starts: in which the posteriors agreed with those of other starts;
-    divergence, divergence_smoothed, divergence_adapted: of the mean prediction from the prior, nats; the last is of the
-    adapted model, and None where nothing was learnt.
+    turn: places by which the rings of electrodes are turned; turn_refused: why a turn that seemed right was not used,
+    or empty. seconds: of signal adapted to; computing: seconds that adapting took. agreement: fraction of the windows
+    in which the posteriors agreed with the model before it learnt; agreement_of_starts: in which they agreed with
+    posteriors from other starts of annealing. divergence, divergence_smoothed, divergence_adapted: of the mean
+    prediction from the prior, nats; the last is the adapted model's, or None if nothing was learnt.
     """
 
     model: TrainedModel
@@ -137,11 +140,11 @@ def adapt(
     how: Adaptation | None = None,
     rings: Sequence[Sequence[int]] | None = None,
 ) -> Adapted:
-    """A copy of `model` adapted to one session, or `model` itself where that is not safe.
+    """Adapt a copy of `model` to one session; return `model` itself if that is not safe.
 
-    recordings: the session's, in order: filtered microvolts (T, C), and how its windows are normalised. No label is
-    looked at: windows are evenly spaced over the whole of them. rings: of electrodes, as a shard's; None: as in
-    training. Raises DataError if no recording holds a window.
+    recordings: the session's recordings in order, filtered microvolts (T, C), each with the normalisation of its
+    windows. No label is used: windows are spaced evenly over whole recordings. rings: of electrodes, as in a shard;
+    None: as in training. Raises DataError if no recording is as long as a window.
     """
     how, began = how or Adaptation(), time.perf_counter()
     tokens, recording, spacing = _session_tokens(model, recordings)
@@ -177,7 +180,7 @@ def _adapted(
     seconds: float,
     how: Adaptation,
 ) -> Adapted:
-    """`model` with this network, a copy of its own, adapted to the session's tokens; or as it was."""
+    """`model` with `network`, which is a copy, adapted to the session's tokens; or `model` unchanged."""
     before = _decided(network, tokens, how)
     posterior = session.posterior(before)
     signs = session.signs(before, posterior, seconds)
@@ -191,16 +194,17 @@ def _adapted(
 
 
 class SessionModel:
-    """The hidden Markov model of a session's windows: posteriors from any classifier's probabilities, and their signs.
+    """The hidden Markov model of a session's windows: posteriors from any classifier's probabilities, and what the
+    safeguard checks.
 
-    `baselines.py` gives it to classical methods, so that they adapt as the network does.
+    `baselines.py` uses it for classical methods, so that they adapt as the network does.
     """
 
     def __init__(
         self, features: np.ndarray, recording: np.ndarray, spacing: float, prior: np.ndarray, how: Adaptation
     ) -> None:
-        """features: (n, F) of windows in time order; recording (n,): which each is of; spacing: seconds between two;
-        prior (K,): shares of the classes in training, all above 0."""
+        """features: (n, F) of windows in time order; recording: (n,) the recording of each; spacing: seconds from one
+        window to the next; prior: (K,) shares of the classes in training, all above 0."""
         self._recording, self._prior, self._stay, self._how = recording, prior, math.exp(-spacing / how.hold), how
         self._components = _principal_components(features, how.dimensions)
 
@@ -217,15 +221,16 @@ class SessionModel:
     def uncertainty(self, probability: np.ndarray) -> float:
         """Mean entropy of (n, K) probabilities, plus the divergence of their mean from the prior, nats.
 
-        SHOT's information maximisation (Liang, Hu, Feng 2020): least where decisions are sure, in the right shares.
+        SHOT's information maximisation (Liang, Hu, Feng 2020): smallest if decisions are certain and their shares are
+        the prior's.
         """
         entropy = -(probability * np.log(probability + 1e-9)).sum(1).mean()
         return float(entropy) + self.divergence(probability)
 
     def evidence(self, turned: "Explained", own: "Explained") -> float:
-        """Share of the windows by which a turned model is contradicted less than the model as it is; 0: too little.
+        """Fraction of the windows by which posteriors contradict the turned model less than the model without a turn.
 
-        It is nothing where the turned model's posteriors are less sure.
+        0 if that is too little, or if the turned model's posteriors are less certain.
         """
         if self.uncertainty(turned.posterior) > self.uncertainty(own.posterior) + self._how.turn_uncertainty:
             return 0.0
@@ -233,18 +238,19 @@ class SessionModel:
         return less if less >= self._how.turn_agreement else 0.0
 
     def doubt_of_turn(self, turned: "Explained") -> str:
-        """Why a turn is to be refused for which there is evidence; empty: it is not.
+        """Why to refuse a turn in spite of the evidence for it; empty: do not refuse it.
 
-        A session of few gestures has windows of one gesture divided among several, whose posteriors are then unsure; by
-        such, a wrong turn can look right.
+        In a session of few gestures, the windows of one gesture are divided among several classes. Posteriors are then
+        uncertain, and a wrong turn can look right.
         """
         unsure, most = self.uncertainty(turned.posterior), self._how.most_uncertainty_turned
         return f"gestures are not clear enough to tell: {unsure:.3f} nats, more than {most:g}" if unsure > most else ""
 
     def turn(self, rings: Sequence[Sequence[int]], decided: Callable[[int, int], np.ndarray]) -> Turn:
-        """Places by which the rings seem turned.
+        """Find the places by which the rings seem turned.
 
-        decided: (n, K) probabilities of a model turned by so many places, of one window in so many.
+        decided: from places and `every` to the (n, K) probabilities of a model turned by so many places, for one window
+        in `every`.
         """
         refused: dict[int, str] = {}
 
@@ -269,7 +275,7 @@ class SessionModel:
         return Turn(refused=refused_turn(*next(iter(refused.items()))))
 
     def signs(self, before: np.ndarray, posterior: np.ndarray, seconds: float) -> "Signs":
-        """What the safeguard looks at. before: (n, K) probabilities; posterior: theirs; seconds: of signal."""
+        """What the safeguard checks. before: (n, K) probabilities; posterior: (n, K) theirs; seconds: of signal."""
         chained = smoothed(np.exp(0.5 * _ratio(before, self._prior)), self._recording, self._prior, self._stay)
         others = [self.posterior(before, anneal) for anneal in self._how.anneal_check]
         return Signs(
@@ -283,20 +289,20 @@ class SessionModel:
 
 @dataclass(frozen=True)
 class Explained:
-    """(n, K) a model's probabilities, and the posteriors that begin from them."""
+    """(n, K) a model's probabilities, and the posteriors computed from them."""
 
     probability: np.ndarray
     posterior: np.ndarray
 
     @property
     def agreement(self) -> float:
-        """Share of the windows in which both decide alike."""
+        """Fraction of the windows in which both decide for the same class."""
         return _agreement(self.probability, self.posterior)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signs:
-    """What the safeguard looks at before anything is learnt; as in `Adapted`."""
+    """What the safeguard checks before anything is learnt; fields as in `Adapted`."""
 
     seconds: float
     agreement: float
@@ -305,7 +311,7 @@ class Signs:
     agreement_of_starts: float
 
     def doubt(self, how: Adaptation) -> str:
-        """Why the model is to be kept as it was; empty: it is not."""
+        """Why the model must stay unchanged; empty: it need not."""
         apart, most = self.divergence, how.most_divergence
         apart_smoothed, most_smoothed = self.divergence_smoothed, how.most_divergence_smoothed
         if self.seconds < how.least_seconds:
@@ -323,12 +329,13 @@ class Signs:
 
 
 def refused_turn(places: int, doubt: str) -> str:
-    """For a person, which turn was not taken and why."""
+    """For the user: which turn was not used, and why."""
     return f"read as in training, though turned by {places:+d} they would fit the model better: {doubt}"
 
 
 def doubt_of_adapted(apart: float | None, how: Adaptation) -> str:
-    """Why an adapted model is not to be taken. apart: of its mean prediction from the prior; None: it diverged."""
+    """Why an adapted model must not be used; empty: it may be. apart: divergence of its mean prediction from the prior,
+    nats; None: training diverged."""
     if apart is None:
         return "its weights diverged"
     most = how.most_divergence_adapted
@@ -340,14 +347,14 @@ def _far(what: str, apart: float, most: float, digits: int = 2) -> str:
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """Share of the windows in which two (n, K) probabilities decide alike."""
+    """Fraction of the windows in which two (n, K) probabilities decide for the same class."""
     return float((one.argmax(1) == other.argmax(1)).mean())
 
 
 def class_prior(model: TrainedModel) -> np.ndarray:
-    """(K,) shares of the classes among the windows that the model was trained on, all above 0.
+    """(K,) shares of the classes among the training windows, all above 0.
 
-    Equal shares for a checkpoint that does not say them.
+    Equal shares if the checkpoint does not have them.
     """
     counts = model.description.get("class_windows")
     classes = len(model.classes)
@@ -360,7 +367,8 @@ def class_prior(model: TrainedModel) -> np.ndarray:
 
 
 def _session_tokens(model: TrainedModel, recordings: Sequence[Signal]) -> tuple[Tensor, np.ndarray, float]:
-    """(n, T, F) normalised tokens of windows in time order, (n,) the recording of each, and seconds between two."""
+    """(n, T, F) normalised tokens of windows in time order, (n,) the recording of each, and the seconds from one window
+    to the next."""
     usable = [one for one in recordings if len(one.samples) >= model.window]
     if not usable:
         raise DataError(f"expected a recording of at least a window, {model.window} samples, to adapt to, found none")
@@ -375,7 +383,7 @@ def _session_tokens(model: TrainedModel, recordings: Sequence[Signal]) -> tuple[
     return torch.cat(parts), np.repeat(np.arange(len(usable)), [len(at) for at in starts]), step / model.rate
 
 
-# --- what the session's windows are ------------------------------------------------------------------------------
+# --- explaining the session's windows ----------------------------------------------------------------------------
 
 
 def explained(
@@ -389,8 +397,8 @@ def explained(
 ) -> np.ndarray:
     """(n, K) the model's probabilities and (n, D) features of a session's windows in time order -> (n, K) posteriors.
 
-    prior (K,): shares of the classes, all above 0: those of the training people, which the probabilities contain.
-    anneal: in place of the one in `how`.
+    prior: (K,) shares of the classes among the training people, all above 0; the probabilities contain it.
+    anneal: replaces `how.anneal`.
     """
     own, first = _ratio(probability, prior), how.anneal if anneal is None else anneal
     posterior = smoothed(np.exp(0.5 * own), recording, prior, stay)
@@ -426,7 +434,7 @@ def divergence(shares: np.ndarray, prior: np.ndarray) -> float:
 
 
 def _ratio(probability: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """(n, K) logarithms of the likelihoods that the model's probabilities stand for."""
+    """(n, K) log-likelihoods that the model's probabilities imply, each up to a constant of its window."""
     return np.log(probability / prior + FLOOR)
 
 
@@ -443,7 +451,7 @@ def _decided(network: GPT2Classifier, tokens: Tensor, how: Adaptation) -> np.nda
     return torch.cat([decided(network, piece, precision) for piece in tokens.split(_INFERENCE_BATCH)]).double().numpy()
 
 
-# --- learning it --------------------------------------------------------------------------------------------------
+# --- learning the posteriors -------------------------------------------------------------------------------------
 
 
 def _learnt(
@@ -454,9 +462,9 @@ def _learnt(
     explain: Callable[[np.ndarray], np.ndarray],
     how: Adaptation,
 ) -> GPT2Classifier | None:
-    """The network, taught the posteriors, which are computed anew each round; None if it diverged.
+    """The network after learning the posteriors, which are computed anew in each round; None if training diverged.
 
-    What trained in training learns here, but for the head.
+    The weights that were trained in training learn here too, except the head.
     """
     network.head.requires_grad_(False)
     task = TokenTask(
