@@ -1,10 +1,10 @@
 """Adapting classical methods to a session without labels: in their own ways, or as the network is adapted.
 
-In their own ways: lda and qda by expectation-maximisation (EM; Dempster, Laird, Rubin 1977) over the session's windows,
-with the training windows' means and covariances as a prior and the class shares estimated; the others by self-training,
-in which a classifier is trained again on what it decided for the session beside a sample of the training windows.
-As the network: every classifier by self-training on the posteriors of the network's hidden Markov model of the session
-(semg/training/adaptation.py), which begins with the classifier's own probabilities, and with the same safeguard.
+In their own ways: lda and qda use expectation-maximisation (EM; Dempster, Laird, Rubin 1977) on the session's windows,
+with the training windows' means and covariances as a prior, and estimate the class shares. The others use
+self-training: a classifier is trained again on its own decisions for the session and a sample of the training windows.
+As the network: every classifier is trained again on the posteriors of the network's hidden Markov model of the session
+(semg/training/adaptation.py), computed from the classifier's own probabilities, with the same safeguard.
 """
 
 import time
@@ -22,15 +22,15 @@ from semg.training.classical import Gaussians, Trained, decide, fitted, subsampl
 from semg.training.feature_tables import SessionWindows, Tables
 from semg.training.session_turn import Turn
 
-LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation", "amp")  # what a classifier has not
+LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation", "amp")  # settings that no classifier uses
 
 
 @dataclass(frozen=True)
 class Adaptation:
     """How a classifier is adapted to a session's unlabelled windows.
 
-    rounds: of EM or self-training. strength: training windows of each class that the prior of EM counts for.
-    sample: training windows beside the session's in self-training.
+    rounds: of EM or self-training. strength: weight of EM's prior, in training windows of each class. sample: number of
+    training windows in self-training, in addition to the session's.
     """
 
     rounds: int = 8
@@ -40,7 +40,7 @@ class Adaptation:
 
 
 def adapted(trained: Trained, session: np.ndarray, how: Adaptation) -> Any:
-    """The trained classifier adapted in its own way to a session's unlabelled windows (n, F)."""
+    """Adapt the trained classifier in its own way to a session's unlabelled windows (n, F)."""
     model, x, label = trained.model, trained.x, trained.label
     if trained.name in classical.GAUSSIAN:
         own = deepcopy(model) if isinstance(model, Gaussians) else Gaussians(model, x, label)
@@ -52,7 +52,7 @@ def adapted(trained: Trained, session: np.ndarray, how: Adaptation) -> Any:
 
 @dataclass(frozen=True)
 class AdaptedClassifier:
-    """model: adapted, or the one given where the safeguard kept it; the rest as in `adaptation.Adapted`."""
+    """model: adapted, or the trained one if the safeguard kept it; the rest as in `adaptation.Adapted`."""
 
     model: Any
     reason: str
@@ -63,9 +63,9 @@ class AdaptedClassifier:
 def adapted_as_the_network(
     trained: Trained, session: SessionWindows, how: adaptation.Adaptation, sample: int
 ) -> AdaptedClassifier:
-    """The trained classifier adapted as the network adapts, or as it was where that is not safe.
+    """Adapt the trained classifier as the network is adapted; keep it unchanged if that is not safe.
 
-    sample: how many of its training windows stay beside the session's.
+    sample: number of training windows that it is trained on in addition to the session's.
     """
     model, turn = trained.model, Turn()
     prior = np.array([np.mean(trained.label == c) for c in model.classes_])
@@ -88,7 +88,7 @@ def adapted_as_the_network(
 
 @dataclass(frozen=True)
 class Turned:
-    """A classifier that reads features with the rings of a session's electrodes turned by so many places."""
+    """A classifier that reads features with the session's rings of electrodes turned by `places`."""
 
     model: Any
     session: SessionWindows
@@ -96,7 +96,7 @@ class Turned:
 
     @property
     def classes_(self) -> np.ndarray:
-        """(K,) as the classifier's."""
+        """(K,) the classifier's classes."""
         return self.model.classes_
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
@@ -112,9 +112,9 @@ def _learnt(
     how: adaptation.Adaptation,
     sample: int,
 ) -> tuple[Any, str]:
-    """The classifier taught the session's posteriors, for features turned by so many places; or why it was not.
+    """Train the classifier on the session's posteriors, for features turned by `places`.
 
-    With a reason comes the classifier as it was.
+    Returns it and an empty reason; or the trained classifier unchanged, and why.
     """
     x, model = session.turned(session.x, places), trained.model
     before = model.predict_proba(x)
@@ -132,7 +132,8 @@ def _learnt(
 
 
 def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: int, seed: int) -> Any:
-    """Trained anew on (n, F) windows of a session and what was decided for them (n,), beside training windows."""
+    """Train again on (n, F) windows of a session with the decisions for them (n,), and on a sample of the training
+    windows."""
     rows = subsample(trained.label, sample, seed)
     both = np.concatenate([trained.x[rows], session]), np.concatenate([trained.label[rows], decided])
     return fitted(trained.name, trained.settings, *both, seed)
@@ -144,10 +145,12 @@ def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: 
 def adapt_sessions(
     trained: Trained, tables: Tables, windows: WindowSet, features: str, *, on: str, as_network: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-    """Adapt to each session without its labels. on: `session`, or `first`: on its first recording, to score the others.
+    """Adapt to each session without its labels, and score its windows.
 
-    as_network: as the network is adapted; else in the classifier's own way, which never keeps it as it was.
-    Returns places of the windows scored, their predictions, their probabilities (empty if there are none), and facts.
+    on: `session` adapts to all recordings and scores all; `first` adapts to the first recording and scores the others.
+    as_network: adapt as the network does; otherwise in the classifier's own way, which has no safeguard. Returns the
+    places of the windows scored, their predictions, their probabilities (empty if the classifier has none), and facts
+    about the adaptation.
     """
     rows, predictions, probabilities, adapted_sessions = [], [], [], []
     how, network = Adaptation(seed=seed), adaptation.Adaptation(seed=seed)
