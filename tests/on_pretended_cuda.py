@@ -8,6 +8,7 @@ import math
 import signal as signals
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -378,13 +379,14 @@ def test_predict_decides_as_on_the_cpu(trained, data, script, tmp_path, flags):
 
 
 def test_adapting_and_calibrating_learn_what_they_do_on_the_cpu(trained, data):
+    how = replace(ANYTHING, rounds=1)
     recipe = Calibration(repetitions=1, tune="full", optimizer=OptimizerConfig(lr=1e-3), epochs=2)
     actual = []
     with pretended():
         for model in models(trained):
             shards = own_shards(data)
             signal = np.array(shards[0].signal)
-            adapted = adapt(model, [Signal(signal, model.session_of(signal))], ANYTHING)
+            adapted = adapt(model, [Signal(signal, model.session_of(signal))], how)
             assert adapted.accepted
             actual.append((adapted.model.predict_filtered(signal).probabilities, *_after(model, shards, recipe)))
     for mine, theirs in zip(*actual, strict=True):

@@ -7,7 +7,9 @@ covariance for all states: linear discriminant analysis, fitted by expectation-m
 probabilities are a second emission, which tells which state is which class. `balance` pulls the share of every class
 towards the prior, as the KL term of SHOT does (Liang, Hu, Feng 2020, "Do we really need to access the source data?").
 Deterministic annealing (Ueda and Nakano 1998) keeps early mistakes soft. The model then learns the posteriors, window
-by window, with its head frozen as in SHOT. The adapted model still decides on single windows.
+by window, with its head frozen as in SHOT, twice: the second time those computed from the adapted model's
+probabilities, which show whether the first ones were stable. If the safeguard then accepts the model, it learns the
+first posteriors once more. It still decides on single windows.
 
 Before that, the rings of electrodes are turned if the sleeve seems to sit turned (semg/training/session_turn.py).
 
@@ -37,7 +39,7 @@ from semg.inference.batch import Signal, decided, signal_tokens
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.forward_backward import smoothed
-from semg.training.loop import DivergedError, fit
+from semg.training.loop import DivergedError, LoopState, fit
 from semg.training.optimization import Optimizer, OptimizerConfig
 from semg.training.precision import autocast
 from semg.training.session_turn import Turn, best_turn, candidates, turned_network
@@ -52,12 +54,14 @@ _INFERENCE_BATCH = 512
 class Adaptation:
     """How to adapt; chosen on validation people, see docs/results.md.
 
-    epochs: passes over the windows to learn their posteriors. every: each epoch learns from one window in `every`,
-    drawn anew. hold: seconds that a gesture lasts on average. temper, anchor: exponents of the likelihood of the
-    features and of the model's; overlapping windows are not independent. anneal: factor of both exponents at which
-    annealing begins; anneal_check: other such factors, whose posteriors the safeguard compares. iterations: of
-    expectation-maximisation. balance: exponent of the pull towards the prior. dimensions: principal components of the
-    features. shrinkage: of the covariance. kappa: weight, in windows, that pulls a class's mean towards the session's.
+    rounds: number of times that posteriors are computed and learnt. epochs: passes over the windows in each round.
+    last_epochs: passes to learn the first posteriors, after the safeguard has accepted the model.
+    every: each epoch learns from one window in `every`, drawn anew. hold: seconds that a gesture lasts on average.
+    temper, anchor: exponents of the likelihood of the features and of the model's; overlapping windows are not
+    independent. anneal: factor of both exponents at which annealing begins; anneal_check: other such factors, whose
+    posteriors the safeguard compares. iterations: of expectation-maximisation. balance: exponent of the pull towards
+    the prior. dimensions: principal components of the features. shrinkage: of the covariance. kappa: weight, in
+    windows, that pulls a class's mean towards the session's.
     turn_agreement: fraction of the windows by which the posteriors of turned rings must contradict the model less;
     turn_uncertainty: nats by which these posteriors may be less certain; most_uncertainty_turned: their largest
     uncertainty, nats.
@@ -65,7 +69,9 @@ class Adaptation:
     least_seconds: the safeguard's limits. amp: precision to learn and decide in, as `--amp`.
     """
 
-    epochs: int = 6
+    rounds: int = 2
+    epochs: int = 3
+    last_epochs: int = 6
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=0.12))
     batch_size: int = 128
     every: int = 2
@@ -178,15 +184,18 @@ def _adapted(
     how: Adaptation,
 ) -> Adapted:
     """`model` with `network`, which is a copy, adapted to the session's tokens; or `model` unchanged."""
-    before = _decided(network, tokens, how)
+    layout, before = _layout(model, ()), _decided(network, tokens, how)
     posterior = session.posterior(before)
     signs = session.signs(before, posterior, seconds)
     adapted, after, reason = model, None, signs.doubt(how)
     if not reason:
-        learnt = _learnt(network, _layout(model, ()), tokens, posterior, how)
+        learnt = _learnt(network, layout, tokens, posterior, session.posterior, how)
         after = None if learnt is None else session.divergence(_decided(learnt, tokens, how))
         reason = doubt_of_adapted(after, how)
-        adapted = model if learnt is None or reason else model.with_network(learnt)
+        if learnt is not None and not reason:
+            last = replace(how, rounds=1, epochs=how.last_epochs)
+            more = _learnt(copy.deepcopy(learnt), layout, tokens, posterior, session.posterior, last)
+            adapted = model.with_network(more or learnt)
     return Adapted(adapted, reason, computing=0.0, divergence_adapted=after, **vars(signs))
 
 
@@ -452,9 +461,14 @@ def _decided(network: GPT2Classifier, tokens: Tensor, how: Adaptation) -> np.nda
 
 
 def _learnt(
-    network: GPT2Classifier, layout: TokenLayout, tokens: Tensor, posterior: np.ndarray, how: Adaptation
+    network: GPT2Classifier,
+    layout: TokenLayout,
+    tokens: Tensor,
+    posterior: np.ndarray,
+    explain: Callable[[np.ndarray], np.ndarray],
+    how: Adaptation,
 ) -> GPT2Classifier | None:
-    """The network after learning the (n, K) posteriors of the windows; None if training diverged.
+    """The network after learning the posteriors, which are computed anew in each round; None if training diverged.
 
     The weights that were trained in training learn here too, except the head.
     """
@@ -462,17 +476,29 @@ def _learnt(
     task = TokenTask(
         network,
         tokens,
-        torch.from_numpy(posterior).float().to(tokens.device),
+        torch.empty(0),
         layout,
         how.augmentation,
         batch_size=how.batch_size,
         seed=(how.seed,),
         every=how.every,
     )
-    optimizer = Optimizer(network, how.optimizer, how.epochs * task.steps_per_epoch)
+    state = LoopState()
+    optimizer = Optimizer(network, how.optimizer, how.rounds * how.epochs * task.steps_per_epoch)
     try:
-        for _ in fit(task, optimizer, epochs=how.epochs, seed=how.seed, autocast=autocast(how.amp, tokens.device)):
-            pass
+        for turn in range(1, how.rounds + 1):
+            task.target = torch.from_numpy(posterior).float().to(tokens.device)
+            for _ in fit(
+                task,
+                optimizer,
+                epochs=turn * how.epochs,
+                seed=how.seed,
+                state=state,
+                autocast=autocast(how.amp, tokens.device),
+            ):
+                pass
+            if turn < how.rounds:
+                posterior = explain(_decided(network.eval(), tokens, how))
     except DivergedError:
         return None
     return network.eval()

@@ -22,7 +22,14 @@ from semg.training.classical import Gaussians, Trained, decide, fitted, subsampl
 from semg.training.feature_tables import SessionWindows, Tables
 from semg.training.session_turn import Turn
 
-LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation", "amp")  # settings that no classifier uses
+LEARNT_BY_GRADIENTS = (
+    "epochs",
+    "last_epochs",
+    "optimizer",
+    "batch_size",
+    "augmentation",
+    "amp",
+)  # settings that no classifier uses
 
 
 @dataclass(frozen=True)
@@ -121,11 +128,15 @@ def _learnt(
     posterior = chain.posterior(before)
     if reason := chain.signs(before, posterior, session.seconds).doubt(how):
         return model, reason
-    learnt = _taught(trained, x, model.classes_[posterior.argmax(1)], sample, how.seed)
-    if not np.array_equal(learnt.classes_, model.classes_):
+    first = learnt = _taught(trained, x, model.classes_[posterior.argmax(1)], sample, how.seed)
+    for _ in range(1, how.rounds):
+        posterior = chain.posterior(learnt.predict_proba(x))
+        learnt = _taught(trained, x, model.classes_[posterior.argmax(1)], sample, how.seed)
+    if not all(np.array_equal(one.classes_, model.classes_) for one in (first, learnt)):
         return model, "a gesture is in none of its windows"
-    reason = adaptation.doubt_of_adapted(chain.divergence(learnt.predict_proba(x)), how)
-    return (model if reason else learnt), reason
+    if reason := adaptation.doubt_of_adapted(chain.divergence(learnt.predict_proba(x)), how):
+        return model, reason
+    return first, ""
 
 
 def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: int, seed: int) -> Any:

@@ -13,7 +13,10 @@ from semg.training.augmentation import Augmentation, TokenLayout, draw
 
 
 class TokenTask:
-    """A `loop.Task` on the tokens of some windows, augmented."""
+    """A `loop.Task` on the tokens of some windows, augmented.
+
+    target: (n, K) fractions of the classes; the caller may replace it between epochs.
+    """
 
     def __init__(
         self,
@@ -28,9 +31,9 @@ class TokenTask:
         every: int = 1,
         label_smoothing: float = 0.0,
     ) -> None:
-        """tokens: (n, T, F) normalised. target: (n, K) fractions of the classes. every: each epoch uses one in `every`
-        windows, drawn at random for that epoch."""
-        self.module, self._target = module, target
+        """tokens: (n, T, F) normalised. every: each epoch uses one in `every` windows, drawn at random for that
+        epoch."""
+        self.module, self.target = module, target
         self._tokens, self._layout, self._augmentation = tokens, layout, augmentation
         self._batch_size, self._seed, self._label_smoothing = batch_size, seed, label_smoothing
         self._count = -(-len(tokens) // every)
@@ -47,4 +50,4 @@ class TokenTask:
         shape = (len(batch), self._tokens.shape[1])
         change = draw(self._augmentation, self._layout, shape, generator, batch.device)
         logits = self.module.classify(change(self._tokens[batch])).float()
-        return F.cross_entropy(logits, change.targets(self._target[batch]), label_smoothing=self._label_smoothing)
+        return F.cross_entropy(logits, change.targets(self.target[batch]), label_smoothing=self._label_smoothing)
