@@ -66,7 +66,7 @@ class Adaptation:
     turn_uncertainty: nats by which these posteriors may be less certain; most_uncertainty_turned: their largest
     uncertainty, nats.
     least_agreement, least_agreement_of_starts, most_divergence, most_divergence_smoothed, most_divergence_adapted,
-    least_seconds: the safeguard's limits. amp: precision to learn and decide in, as `--amp`.
+    least_seconds: the safeguard's limits. amp: precision to learn and decide in, as `autocast`.
     """
 
     rounds: int = 2
