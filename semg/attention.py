@@ -1,7 +1,8 @@
-"""Attention of transformers' decoders where all that a token reads is what came before it in its window.
+"""Attention for transformers' decoders in which each token attends to all earlier tokens of its window.
 
-It has a name for which transformers makes no mask. Under `sdpa` it looks at positions for several texts in one row, for
-which a GPU has to be waited for in each pass, and if compiled it always makes a mask, which rules flash attention out.
+It is registered under its own name, for which transformers makes no mask. Under the name `sdpa`, transformers checks in
+each pass whether positions belong to several texts in one row, which makes the host wait for the GPU; and when compiled
+it always makes a mask, which rules out flash attention.
 """
 
 import importlib.util
@@ -15,8 +16,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 CAUSAL, BY_KERNEL = "semg_causal", "semg_causal_by_kernel"
-# A GPU's attention reads tiles of 64 tokens, and a window has about ten: in training on a GPU, windows lie side by side
-# in rows of up to so many tokens.
+# A GPU's attention works on tiles of 64 tokens, and a window has about ten. In training on a GPU, windows are therefore
+# placed side by side in rows of up to this many tokens.
 ROW = 64
 # Triton comes with PyTorch for GPUs, but not on every system.
 if _TRITON := bool(torch.version.cuda or torch.version.hip) and importlib.util.find_spec("triton") is not None:
@@ -24,23 +25,23 @@ if _TRITON := bool(torch.version.cuda or torch.version.hip) and importlib.util.f
 
 
 def use_kernel(model: PreTrainedModel) -> None:
-    """Let the decoder train by a kernel for short windows, where Triton is there for it.
+    """Use a kernel for short windows in training, if Triton is available.
 
-    It costs more to launch than PyTorch's: it pays where CUDA graphs launch it.
+    Its launch costs more than that of PyTorch's attention, so it pays off only if CUDA graphs launch it.
     """
     if _TRITON and model.config._attn_implementation == CAUSAL:
         model.config._attn_implementation = BY_KERNEL
 
 
 def faster_side_by_side(model: PreTrainedModel, embedded: Tensor) -> bool:
-    """Whether `side_by_side` computes what the model would in less time; else it is to be called as it is."""
+    """Whether `side_by_side` computes the model's output in less time; otherwise the model is to be called directly."""
     return model.training and embedded.device.type == "cuda" and model.config._attn_implementation == CAUSAL
 
 
 def side_by_side(model: PreTrainedModel, embedded: Tensor, row: int = ROW) -> Tensor:
-    """(B, T, d) embeddings -> (B, T, d), what the last norm gives, computed with several windows in a row of tokens.
+    """(B, T, d) embeddings -> (B, T, d) output of the last norm, computed with several windows in a row of tokens.
 
-    Each window reads itself alone, whatever lies beside it. row: tokens.
+    Each window attends to itself only. row: largest number of tokens in a row.
     """
     windows, tokens, width = embedded.shape
     count = _windows_in_a_row(windows, tokens, row)
@@ -56,7 +57,7 @@ def side_by_side(model: PreTrainedModel, embedded: Tensor, row: int = ROW) -> Te
 
 
 def _windows_in_a_row(windows: int, tokens: int, row: int) -> int:
-    """As many as there is room for, the same in each row."""
+    """The largest number of windows that fit into a row, the same for each row."""
     return max(count for count in range(1, max(1, row // tokens) + 1) if windows % count == 0)
 
 
@@ -69,10 +70,11 @@ def _attend(
     among: Tensor | None = None,
     **how: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' own, causal. among: (1, 1, T, T), what is added to a token's interest in another, instead."""
+    """transformers' own attention, causal. among: (1, 1, T, T), added to the attention scores instead of a causal
+    mask."""
     if among is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
-    # else PyTorch takes cuDNN's, which was the slowest but for flash attention (docs/scale.md)
+    # otherwise PyTorch uses cuDNN, which was the slowest except for flash attention (docs/scale.md)
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         return sdpa_attention_forward(module, query, key, value, among.to(query.dtype), **how)
 
@@ -80,7 +82,7 @@ def _attend(
 def _attend_by_kernel(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **how: Any
 ) -> tuple[Tensor, None]:
-    """The same by semg/window_attention.py in training, for windows that it takes."""
+    """The same, by semg/window_attention.py in training, for windows that it supports."""
     groups = getattr(module, "num_key_value_groups", 1)
     each = query, repeat_kv(key, groups), repeat_kv(value, groups)
     if not (module.training and window_attention.takes(*each)):

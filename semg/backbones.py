@@ -1,11 +1,11 @@
 """Decoders of Hugging Face as backbones: built, read from a folder or the Hub, fed with embeddings, trained in part.
 
-Each family (GPT-2, LLaMA, ...) is one `Family` at the end of this file; to add one, write one more. All that a family's
-config.json says about the function that its blocks compute is carried along in plain types, so that a network can be
-built again without the folder; what cannot be carried is refused.
+Each family (GPT-2, LLaMA, ...) is one `Family` at the end of this file; to add a family, add one more. Everything in a
+family's config.json that affects the function of its blocks is kept as plain types, so that a network can be rebuilt
+without the folder; a configuration that cannot be kept in this way is refused.
 
-Weights are read from safetensors alone, tensor by tensor, and only those of the blocks that are kept. No gap is filled:
-a weight that is missing, not finite or of another shape is refused by name before memory is taken.
+Weights are read only from safetensors, tensor by tensor, and only those of the blocks that are kept. No gap is filled:
+a weight that is missing, not finite or of another shape is refused by name before memory is allocated.
 """
 
 import hashlib
@@ -31,24 +31,24 @@ from semg.common.errors import DataError, SettingError, short
 from semg.common.files import expect_file, read_json
 from semg.weight_files import StoredTensor, stored_tensors
 
-HUB_NAMES = {  # short names, and the commit on the Hub that was looked at
+HUB_NAMES = {  # short names, and the commit on the Hub that was checked
     "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
 }
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-MOST_BLOCKS = 1000  # of any decoder there is a few hundred at most; a list of more takes memory before it is refused
+MOST_BLOCKS = 1000  # real decoders have a few hundred at most; more would fill the memory before being refused
 MOST_CONFIG_BYTES = 1 << 24
-FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's own activation, the same function as one kernel instead of eight
-# Buffers of older files, which follow from the configuration.
+FUSED = {"gelu_new": "gelu_pytorch_tanh"}  # GPT-2's activation: the same function, as one kernel instead of eight
+# Buffers in older files; they follow from the configuration.
 _BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|decoder\.version$")
-_PROJECTIONS = re.compile(r"(^|\.)project_[^.]*\.[^.]*$")  # between words and blocks
-# Fields of config.json that say nothing about the blocks: words, heads on top, texts, how to store and to report.
+_PROJECTIONS = re.compile(r"(^|\.)project_[^.]*\.[^.]*$")  # between word embeddings and blocks
+# Fields of config.json that do not concern the blocks: words, heads on top, text generation, storage, reporting.
 _NOT_OF_BLOCKS = {
     *("vocab_size", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "word_embed_proj_dim"),
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
     *("use_cache", "is_decoder", "pretraining_tp", "classifier_dropout", "add_cross_attention"),
     "layerdrop",  # skips whole blocks in training
 }
-# Fields with which transformers computes something else than the family's own function, unless they are these values.
+# Fields that make transformers compute another function than the family's own, unless they have one of these values.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (None, False),
     "is_causal": (None, True),
@@ -60,13 +60,13 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family of decoders, under the names that transformers gives to their parts.
+    """A family of decoders, with the names that transformers gives to its parts.
 
-    name: `model_type` in config.json. config, model: classes of transformers. blocks, words, last_norm, positions:
-    where in the model the blocks, the embedding of words, the norm behind the blocks and learned positions are
-    (`positions` is empty where rotations tell places apart). offset: the row of the first position.
-    activation: its field in config.json. dropout: fields that take the dropout of training. lora: the projections of
-    attention, which low-rank updates are for. transposed: whether these keep (in, out) matrices.
+    name: `model_type` in config.json. config, model: classes of transformers. blocks, words, last_norm, positions: the
+    paths in the model of the blocks, the word embedding, the norm after the blocks, and learned positions (`positions`
+    is empty for rotary positions). offset: the row of the first position.
+    activation: its field in config.json. dropout: fields for the dropout of training. lora: the attention projections
+    that get low-rank updates. transposed: whether these store (in, out) matrices.
     """
 
     name: str
@@ -86,21 +86,21 @@ class Family:
 
     @property
     def config_class(self) -> type[PreTrainedConfig]:
-        """The family's own configuration."""
+        """The family's configuration class."""
         return getattr(transformers, self.config)
 
     def field(self, standard: str) -> str:
-        """The family's own name for what most call `hidden_size`, `num_hidden_layers` and so on."""
+        """The family's own name for a field that most families call `hidden_size`, `num_hidden_layers` and so on."""
         return self.config_class.attribute_map.get(standard, standard)
 
     @property
     def sizes(self) -> tuple[str, str, str]:
-        """The fields of blocks, width and heads, which ModelConfig holds."""
+        """The fields for blocks, width and heads, which ModelConfig stores separately."""
         return self.field("num_hidden_layers"), self.field("hidden_size"), self.field("num_attention_heads")
 
     @property
     def carried(self) -> list[str]:
-        """The fields that say what the blocks compute, without `sizes`."""
+        """The fields that affect what the blocks compute, without `sizes`."""
         general = {one.name for one in fields(PreTrainedConfig)}
         apart = general | _NOT_OF_BLOCKS | {*self.sizes, *self.dropout}
         return [one.name for one in fields(self.config_class) if one.name not in apart]
@@ -108,9 +108,9 @@ class Family:
     def configured(
         self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float = 0.0
     ) -> PreTrainedConfig:
-        """The family's own configuration. Raises ValueError (SettingError: a field is to blame) for what cannot be.
+        """The family's configuration. Raises ValueError (SettingError if a field is to blame) for an impossible one.
 
-        architecture: values of `carried` fields; those left out have the family's defaults.
+        architecture: values of `carried` fields; missing ones have the family's defaults.
         """
         if unknown := sorted(set(architecture) - set(self.carried)):
             raise SettingError("architecture", f"fields of {self.config}", unknown[0])
@@ -128,7 +128,7 @@ class Family:
         return config
 
     def completed(self, layers: int, width: int, heads: int, architecture: Mapping[str, Any]) -> dict[str, Any]:
-        """All `carried` fields in plain types. Raises ValueError for what cannot be."""
+        """All `carried` fields as plain types. Raises ValueError for an impossible configuration."""
         config = self.configured(layers, width, heads, architecture)
         plain = json.loads(json.dumps({name: getattr(config, name) for name in self.carried}))
         if wrong := [path for path, value in _numbers(plain) if not math.isfinite(value)]:
@@ -138,7 +138,7 @@ class Family:
         return plain
 
     def longest(self, architecture: Mapping[str, Any]) -> int:
-        """How many tokens the family can read."""
+        """The largest number of tokens that the family can read."""
         return int(architecture[self.field("max_position_embeddings")])
 
     # --- the network ---
@@ -146,9 +146,9 @@ class Family:
     def build(
         self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float
     ) -> PreTrainedModel:
-        """The blocks with random weights, drawn as transformers draws them, and no embedding of words.
+        """The blocks with random weights, drawn as transformers draws them, and without a word embedding.
 
-        Raises SettingError for what cannot be built, or takes more memory than there is.
+        Raises SettingError for a network that cannot be built or does not fit into memory.
         """
         config = self.configured(layers, width, heads, architecture, dropout)
         activation = getattr(config, self.activation)
@@ -156,14 +156,17 @@ class Family:
         try:
             with _no_chatter():
                 model = getattr(transformers, self.model)._from_config(config, attn_implementation=attention_of(config))
-        except Exception as error:  # sizes that overflow or find no memory, rotations whose settings don't fit
+        except (
+            Exception
+        ) as error:  # sizes that overflow or do not fit into memory, invalid settings of rotary positions
             raise SettingError("backbone", "a decoder that can be built", short(error)) from None
         parent, _, name = self.words.rpartition(".")
-        setattr(model.get_submodule(parent), name, None)  # words are never looked up: their matrix is not kept
+        setattr(model.get_submodule(parent), name, None)  # words are never looked up, so their matrix is dropped
         return model
 
     def choose_what_trains(self, model: nn.Module, tune: str, rank: int) -> None:
-        """Freeze all but what `tune` names: `full`, `last:N` blocks, `fpt`, `lora` (of this rank) or `frozen`."""
+        """Freeze everything except what `tune` names: `full`, `last:N` blocks, `fpt`, `lora` (of this rank) or
+        `frozen`."""
         model.requires_grad_(tune == "full")
         if tune.startswith("last:"):
             model.get_submodule(self.blocks)[-int(tune.removeprefix("last:")) :].requires_grad_(True)  # type: ignore[index]
@@ -180,7 +183,7 @@ class Family:
             _add_lora(model, rank, self)
 
     def trained_positions(self, model: nn.Module) -> int:
-        """How many learned positions train."""
+        """How many learned positions are trainable."""
         if not self.positions:
             return 0
         table = model.get_submodule(self.positions).weight
@@ -188,27 +191,27 @@ class Family:
 
 
 def attention_of(config: PreTrainedConfig) -> str:
-    """The attention that computes what the configuration says: without a mask, unless some blocks see a part of what
-    came before."""
+    """The attention to use for a configuration: ours, without a mask, unless some blocks attend to only part of the
+    earlier tokens."""
     kinds = getattr(config, "layer_types", None)
-    if kinds is None:  # of all blocks at once
+    if kinds is None:  # stated for all blocks at once
         kinds = ["sliding_attention"] if getattr(config, "sliding_window", None) else []
     return attention.CAUSAL if all(kind == "full_attention" for kind in kinds) else "sdpa"
 
 
 def _quietly_configured(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
-    """transformers' configuration of these values. ValueError, in one line, for anything it raises."""
+    """transformers' configuration with these values. ValueError, in one line, for any error that it raises."""
     try:
         with _no_chatter():
             config = family.config_class(**values)
-    except Exception as error:  # its checks raise what they like
+    except Exception as error:  # its checks raise errors of any kind
         raise ValueError(f"{family.config}: {short(error)}") from None
     return config
 
 
 @contextmanager
 def _no_chatter() -> Iterator[None]:
-    """Let transformers log errors alone meanwhile."""
+    """A context in which transformers logs errors only."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -218,7 +221,7 @@ def _no_chatter() -> Iterator[None]:
 
 
 def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in plain types, and where it is."""
+    """Every number in a value of plain types, with its path."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from _numbers(part, f"{path}.{key}".removeprefix("."))
@@ -230,7 +233,7 @@ def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
-    """Low-rank updates of attention's projections, Hu et al. 2021, by peft."""
+    """Add low-rank updates to the attention projections (Hu et al. 2021), with peft."""
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and few runs need it
 
     targets = list(family.lora)
@@ -239,7 +242,7 @@ def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
 
 
 def forward(model: nn.Module, embedded: Tensor) -> Tensor:
-    """(B, T, d) embeddings in place of words -> (B, T, d), what the last norm gives."""
+    """(B, T, d) embeddings instead of words -> (B, T, d) output of the last norm."""
     decoder = cast(PreTrainedModel, model)
     if attention.faster_side_by_side(decoder, embedded):
         return attention.side_by_side(decoder, embedded)
@@ -247,7 +250,7 @@ def forward(model: nn.Module, embedded: Tensor) -> Tensor:
 
 
 def use_kernel(model: nn.Module) -> None:
-    """Let a decoder train with a GPU's kernel for short windows, where it can: for steps replayed as graphs."""
+    """Use a GPU kernel for short windows in training, if possible; for steps that are replayed as CUDA graphs."""
     attention.use_kernel(cast(PreTrainedModel, model))
 
 
@@ -255,13 +258,13 @@ def use_kernel(model: nn.Module) -> None:
 
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The decoder's own parameters under its family's names, without what LoRA added."""
+    """The decoder's own parameters under its family's names, without those that LoRA added."""
     named = model.named_parameters()
     return {name.replace(".base_layer.", "."): weight for name, weight in named if ".lora_" not in name}
 
 
 def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put `weights`, named as `own_parameters` names them, into the model. ValueError for what does not fit."""
+    """Load `weights`, named as in `own_parameters`, into the model. ValueError if they do not fit."""
     parameters = own_parameters(model)
     _check_shapes({k: tuple(v.shape) for k, v in parameters.items()}, {k: tuple(v.shape) for k, v in weights.items()})
     with torch.no_grad():
@@ -281,7 +284,7 @@ def _check_shapes(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, 
 
 
 def shuffled(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Weights whose matrices hold the same numbers in random places: a control that has their statistics alone.
+    """Weights whose matrices have the same numbers in random places: a control that keeps only their statistics.
 
     Vectors (biases, norms) stay as they are.
     """
@@ -309,7 +312,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained decoder whose config.json was read and checked; its weights are read when they are asked for.
+    """A pretrained decoder whose config.json has been read and checked; its weights are read on demand.
 
     source: a folder or a name on the Hub; revision: the commit there, empty for a folder.
     """
@@ -323,9 +326,9 @@ class Pretrained:
     architecture: dict[str, Any] = field(repr=False)
 
     def weights(self, layers: int) -> dict[str, Tensor]:
-        """The float32 weights of the first `layers` blocks and of the norm behind them, under the family's names.
+        """The float32 weights of the first `layers` blocks and of the norm after them, under the family's names.
 
-        Raises DataError for a file that is not whole, or not of this decoder.
+        Raises DataError for a file that is incomplete or belongs to another decoder.
         """
         in_file = self._stored
         try:
@@ -337,9 +340,10 @@ class Pretrained:
         return {name: in_file[name].read() for name in expected}
 
     def embedding_std(self, tokens: int) -> float:
-        """The standard deviation of what the blocks were fed with: words, and the first `tokens` learned positions.
+        """The standard deviation of the blocks' original input: word embeddings plus the first `tokens` learned
+        positions.
 
-        Raises DataError if the file has no embedding of words.
+        Raises DataError if the file has no word embedding.
         """
         in_file = self._stored
         words = in_file.get(f"{self.family.words}.weight")
@@ -352,13 +356,14 @@ class Pretrained:
         return math.sqrt(variance)
 
     def _expected(self, layers: int) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the weights needed; takes no memory for them."""
+        """Names and shapes of the weights needed, without allocating them."""
         with torch.device("meta"):
             model = self.family.build(layers, self.width, self.heads, self.architecture, 0.0)
         return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
 
     def _check_names(self, expected: Mapping[str, object], in_file: Mapping[str, StoredTensor]) -> None:
-        """ValueError unless the file has all blocks of the configuration, and nothing else in those that are kept."""
+        """ValueError unless the file has all blocks of the configuration, and no unknown weights in those that are
+        kept."""
         numbered = re.compile(re.escape(self.family.blocks) + r"\.(\d+)\.")
         blocks = {int(match[1]) for name in in_file if (match := numbered.match(name))}
         if absent := set(range(self.layers)) - blocks:
@@ -374,7 +379,7 @@ class Pretrained:
 
     @cached_property
     def _stored(self) -> dict[str, StoredTensor]:
-        """What the files of weights hold: looked at once, so that all that is read is of the same files."""
+        """The contents of the weight files, listed once, so that everything read is from the same files."""
         return stored_tensors(self._weights_files())
 
     def _weights_files(self) -> list[Path]:
@@ -409,7 +414,7 @@ def open_pretrained(name: str) -> Pretrained:
     """Read and check the config.json of a decoder.
 
     name: `gpt2`, a folder in the Hugging Face layout, or OWNER/NAME on the Hub, with @REVISION for a branch, tag or
-    commit of it. Raises DataError for anything that cannot be loaded as it is meant.
+    commit. Raises DataError for anything that cannot be loaded as intended.
     """
     source, revision = source_of(name)
     path = _file_of(source, revision, CONFIG)
@@ -432,7 +437,8 @@ def open_pretrained(name: str) -> Pretrained:
 
 
 def _read_sizes(family: Family, content: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
-    """Blocks, width, heads and all `carried` fields of a config.json. Raises ValueError for what cannot be carried."""
+    """Blocks, width, heads and all `carried` fields of a config.json. Raises ValueError for fields that cannot be
+    kept."""
     for name, values in _ONLY.items():
         if content.get(name) not in values:
             raise ValueError(
@@ -452,7 +458,8 @@ def _read_sizes(family: Family, content: Mapping[str, Any]) -> tuple[int, int, i
 
 
 def source_of(name: str) -> tuple[str, str]:
-    """What the name of a backbone means: (folder, "") or (Hub name, revision). DataError if it can be neither."""
+    """The source that the name of a backbone means: (folder, "") or (Hub name, revision). DataError if it can be
+    neither."""
     if name in HUB_NAMES:
         return HUB_NAMES[name]
     folder = Path(name)
@@ -468,7 +475,8 @@ def source_of(name: str) -> tuple[str, str]:
 
 
 def _file_of(source: str, revision: str, name: str) -> Path | None:
-    """A file of a folder or of a model on the Hub, which is fetched if it is not there yet; None if it has none."""
+    """The path of a file in a folder or of a model on the Hub, downloaded if necessary; None if there is no such
+    file."""
     if not revision:
         path = Path(source) / name
         if not path.exists():
@@ -483,7 +491,7 @@ def _file_of(source: str, revision: str, name: str) -> Path | None:
 
 
 def hide_progress() -> None:
-    """Let transformers' own progress bars be silent from here on, those of fetching from the Hub among them."""
+    """Switch off transformers' own progress bars, including those for downloads from the Hub."""
     transformers.logging.disable_progress_bar()
 
 
@@ -529,7 +537,7 @@ FAMILIES = {
             dropout=("attention_dropout", "hidden_dropout"),
             lora=("attention.query_key_value", "attention.dense"),
         ),
-        Family(  # OPT's projections between words and blocks (350M has them) belong to the words
+        Family(  # OPT's projections between word embeddings and blocks (in 350M) count as part of the embeddings
             name="opt",
             config="OPTConfig",
             model="OPTModel",

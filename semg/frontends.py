@@ -1,10 +1,10 @@
-"""Front-ends: what a token of a window is made of.
+"""Front-ends: what a token of a window consists of.
 
-A window (B, C, N) becomes T tokens, one for each patch; a token holds some features of every channel. The front-end
-owns the layout of its tokens, and whoever needs it asks: `groups` says which features lie where, of how many channels,
-whether they are normalised by the session's statistics and whether they can be computed once for overlapping windows.
+A window (B, C, N) becomes T tokens, one for each patch; a token has some features of every channel. The front-end
+defines the layout of its tokens, and other code asks it: `groups` says where each feature is, how many channels it has,
+whether it is normalised by the session's statistics and whether it can be computed once for overlapping windows.
 
-To add a feature, write one class here and put its name into FEATURES; the front-end `bands+NAME` then has it:
+To add a feature, write one class here and add its name to FEATURES; the front-end `bands+NAME` then includes it:
 
     class WaveformLength(FrameFeature):
         per_channel = 1
@@ -12,7 +12,7 @@ To add a feature, write one class here and put its name into FEATURES; the front
         def of_frames(self, frames: Tensor) -> Tensor:
             return frames.diff(dim=3).abs().sum(3, keepdim=True).log1p()
 
-Frequencies are in cycles a sample. Nothing here knows files, gestures or hertz.
+Frequencies are in cycles per sample. This module knows no files, gestures or hertz.
 """
 
 import math
@@ -27,13 +27,15 @@ from torch import Tensor, nn
 from semg.common.errors import SettingError
 
 POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a normalised channel's power is about 1
-FRAME_BYTES = 1 << 21  # of frames that a CPU takes at once: its caches hold so much, more takes twice as long
-MOST_WAVES = 1 << 26  # numbers in the Fourier vectors of a frame; those of 3 seconds of sEMG are half as many
-RECORDING_FRAMES = 4096  # of a recording taken at once on a GPU
+FRAME_BYTES = (
+    1 << 21
+)  # bytes of frames that a CPU processes at once: they fit into its caches; more takes twice as long
+MOST_WAVES = 1 << 26  # most numbers in the Fourier vectors of a frame; 3 seconds of sEMG need half as many
+RECORDING_FRAMES = 4096  # frames of a recording that a GPU processes at once
 
 
 class FrontEndConfig(Protocol):
-    """What a front-end needs of ModelConfig. Lengths in samples."""
+    """What a front-end needs from ModelConfig. Lengths in samples."""
 
     @property
     def frontend(self) -> str:
@@ -41,19 +43,19 @@ class FrontEndConfig(Protocol):
 
     @property
     def channels(self) -> int:
-        """Of a window."""
+        """Channels of a window."""
 
     @property
     def samples(self) -> int:
-        """Of a window."""
+        """Samples of a window."""
 
     @property
     def patch(self) -> int:
-        """Samples from token to token."""
+        """Samples from one token to the next."""
 
     @property
     def frame(self) -> int:
-        """Samples over which a FrameFeature is taken."""
+        """Samples from which a FrameFeature is computed."""
 
     @property
     def band_edges(self) -> tuple[float, ...]:
@@ -62,12 +64,12 @@ class FrontEndConfig(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """One feature's place in a token: `size` numbers from `start` on.
+    """The place of one feature in a token: `size` numbers from `start` on.
 
-    channels, per_channel: they lie as (channels, per_channel), with channels_last as (per_channel, channels).
-    normalized: whether the session's mean and standard deviation of each number are taken out.
-    log_power: whether they are log powers in frequency bands, to which a channel's gain adds the same number.
-    cacheable: whether they are taken from frames, which overlapping windows share.
+    channels, per_channel: their order is (channels, per_channel), with channels_last (per_channel, channels).
+    normalized: whether each number is normalised by the session's mean and standard deviation.
+    log_power: whether they are log powers in frequency bands, to all of which a channel's gain adds the same number.
+    cacheable: whether they are computed from frames, which overlapping windows share.
     """
 
     name: str
@@ -81,7 +83,7 @@ class Group:
 
     @property
     def size(self) -> int:
-        """Numbers of a token."""
+        """How many numbers of a token it has."""
         return self.channels * self.per_channel
 
     def of(self, tokens: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ class Group:
 
 
 class Feature(nn.Module):
-    """One kind of feature: (B, C, N) windows -> (B, T, C * per_channel), as `Group` says they lie."""
+    """One kind of feature: (B, C, N) windows -> (B, T, C * per_channel), in the order that `Group` describes."""
 
     per_channel: int
     channels_last: ClassVar[bool] = False
@@ -109,16 +111,17 @@ class Feature(nn.Module):
 
     @classmethod
     def check(cls, config: FrontEndConfig) -> None:
-        """Raise SettingError for what cannot be built."""
+        """Raise SettingError for a configuration that cannot be built."""
 
     def spans(self) -> list[tuple[int, int]]:
-        """First sample, and sample after the last, that each token's features are taken from: here, its patch."""
+        """First sample, and sample after the last, from which each token's features are computed: here, its patch."""
         patch = self.config.patch
         return [(at, at + patch) for at in range(0, self.config.samples, patch)]
 
 
 class RawSamples(Feature):
-    """The samples of the patch. The channel's own scale normalises them, and a patch has no usual first sample."""
+    """The samples of the patch. They need only the channel's scaling: statistics of single samples of a patch are
+    meaningless."""
 
     channels_last = True
     normalized = False
@@ -129,15 +132,15 @@ class RawSamples(Feature):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N) -> (B, T, patch * C)."""
-        by_time = x.transpose(1, 2)  # (B, N, C), as batches lie in memory: then the next line copies nothing
+        by_time = x.transpose(1, 2)  # (B, N, C), as batches are stored in memory: then the next line copies nothing
         return by_time.reshape(x.shape[0], x.shape[2] // self.per_channel, -1)
 
 
 class FrameFeature(Feature):
-    """A feature of a frame around each patch. A subclass says `per_channel` and `of_frames`.
+    """A feature of a frame around each patch. A subclass defines `per_channel` and `of_frames`.
 
-    Overlapping windows share frames. In training each frame's features are computed once and kept as float16, so they
-    must stay below 65504; a stream computes them as soon as the frame's samples are there.
+    Overlapping windows share frames. In training, each frame's features are computed once and stored as float16, so
+    they must stay below 65504; a stream computes them as soon as the frame's samples are there.
     """
 
     cacheable = True
@@ -160,13 +163,13 @@ class FrameFeature(Feature):
 
 
 class BandPowers(FrameFeature):
-    """Log power in frequency bands, over a Hann frame.
+    """Log power in frequency bands, over a Hann-weighted frame.
 
-    A bin that lies across an edge counts for both bands by its share. The scale is that of a power spectral density:
-    white noise of unit variance gives 0 in every band.
+    A frequency bin across an edge counts for both bands in part. The scale is that of a power spectral density: white
+    noise of unit variance gives 0 in every band.
 
-    The spectrum is one matrix product with the windowed Fourier vectors of the bins that a band needs, which are a
-    quarter of all bins for sEMG: this takes less time than an FFT of everything.
+    The spectrum is a single matrix product with the windowed Fourier vectors of those bins that a band needs, which are
+    a quarter of all bins for sEMG: this takes less time than a full FFT.
     """
 
     log_power = True
@@ -182,7 +185,8 @@ class BandPowers(FrameFeature):
 
     @classmethod
     def check(cls, config: FrontEndConfig) -> None:
-        """Raise SettingError unless the bands are some, rise, and are no narrower than a frame can tell apart."""
+        """Raise SettingError unless there are bands, their edges rise, and no band is narrower than a frame can
+        resolve."""
         super().check(config)
         edges = config.band_edges
         rising = len(edges) >= 2 and all(a < b for a, b in pairwise(edges))
@@ -205,8 +209,8 @@ class BandPowers(FrameFeature):
 
 
 def _fourier(edges: tuple[float, ...], frame: int) -> tuple[Tensor, Tensor]:
-    """Windowed cosines and sines of the bins that lie in a band, (frame, 2 * bins), and the (2 * bins, bands) that
-    sums their squares into bands: each bin's share in each band, a band's shares summing to 1."""
+    """Windowed cosines and sines of the bins that are in a band, (frame, 2 * bins), and the (2 * bins, bands) matrix
+    that sums their squares into bands: the weight of each bin in each band, with weights of a band summing to 1."""
     half = 0.5 / frame
     bins = torch.fft.rfftfreq(frame, dtype=torch.float64)
     low, high = torch.tensor(edges[:-1]).double(), torch.tensor(edges[1:]).double()
@@ -224,7 +228,7 @@ _BOTH = "bands+raw"  # what `both` has always meant
 
 
 def features_of(frontend: str) -> list[str]:
-    """Names of the features that `bands`, `raw`, `both` or `bands+raw` stands for. SettingError for unknown ones."""
+    """Names of the features in `bands`, `raw`, `both` or `bands+raw`. SettingError for unknown ones."""
     names = (_BOTH if frontend == "both" else frontend).split("+")
     if not all(name in FEATURES for name in names):
         raise SettingError("frontend", f"some of {', '.join(FEATURES)}, joined by +, or both", repr(frontend))
@@ -234,7 +238,7 @@ def features_of(frontend: str) -> list[str]:
 
 
 def has_log_powers(frontend: str) -> bool:
-    """Whether some of the features are log powers. Raises SettingError for unknown ones."""
+    """Whether any of the features are log powers. Raises SettingError for unknown ones."""
     return any(FEATURES[name].log_power for name in features_of(frontend))
 
 
@@ -248,10 +252,12 @@ def check(config: FrontEndConfig) -> None:
 
 
 class Frames:
-    """Where the frames of a window lie: one centred on each patch, moved inside where it would leave the window.
+    """The positions of the frames in a window: one centred on each patch, shifted inwards where it would leave the
+    window.
 
-    starts: their first samples, each once, rising; of_token: for each token, the place of its frame in `starts`.
-    hop: the largest step, samples, such that every frame of a window that starts on a multiple of it does too.
+    starts: their distinct first samples, rising; of_token: for each token, the place of its frame in `starts`.
+    hop: the largest step, in samples, such that all frames of windows that start on multiples of it start on multiples,
+    too.
     """
 
     def __init__(self, config: FrontEndConfig) -> None:
@@ -264,15 +270,16 @@ class Frames:
 
     @property
     def at(self) -> Tensor:
-        """(T,) places of a window's tokens among the frames at 0, hop, ..., counted from the window's start."""
+        """(T,) for each token of a window, the number of its frame among the frames at 0, hop, ..., counted from the
+        window's start."""
         return torch.tensor([self.starts[place] for place in self.of_token]) // self.hop
 
 
 class FrontEnd(nn.Module):
     """(B, C, N) -> (B, T, n_features): the features of `config.frontend` side by side, as `groups` says.
 
-    What `frames` cover, the cacheable features, can be had apart: of a whole recording (`of_recording`), or frame by
-    frame (`at_starts`), and be given to `forward`, which then need not compute it.
+    The cacheable features can be computed separately: for a whole recording (`of_recording`), or frame by frame
+    (`at_starts`), and passed to `forward`, which then need not compute them.
     """
 
     def __init__(self, config: FrontEndConfig) -> None:
@@ -281,7 +288,7 @@ class FrontEnd(nn.Module):
         self.features = nn.ModuleDict(features)
         self.groups = _groups(features, config.channels)
         self.n_features = sum(group.size for group in self.groups)
-        # whether no feature reads the window itself once the cacheable ones are known
+        # whether all features are cacheable, so that the window itself is not needed
         self.all_cacheable = all(group.cacheable for group in self.groups)
         self.frames = Frames(config) if any(group.cacheable for group in self.groups) else None
         self.normalized: Tensor
@@ -292,7 +299,7 @@ class FrontEnd(nn.Module):
         self.register_buffer("_frame_of_token", of_token, persistent=False)  # (T,)
 
     def forward(self, x: Tensor, cached: Tensor | None = None) -> Tensor:
-        """(B, C, N) -> (B, T, n_features). cached: (B, T, F) cacheable features, where they are known already."""
+        """(B, C, N) -> (B, T, n_features). cached: (B, T, F) cacheable features, if they have been computed already."""
         if self.frames is not None and cached is None:
             cached = self._of_windows(x)
         parts, at = [], 0
@@ -306,26 +313,26 @@ class FrontEnd(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def spans(self) -> tuple[Tensor, Tensor]:
-        """(T,) first sample that each token is made of, and (T,) the sample after its last."""
+        """(T,) first sample from which each token is computed, and (T,) the sample after its last."""
         each = torch.tensor([cast(Feature, feature).spans() for feature in self.features.values()])  # (features, T, 2)
         return each[..., 0].amin(0), each[..., 1].amax(0)
 
     def tokens_of(self, frames: Tensor) -> Tensor:
-        """(B, frames, F) of a window's frames, each once -> (B, T, F), as `forward` takes them."""
+        """(B, frames, F) features of a window's distinct frames -> (B, T, F), as `forward` takes them."""
         return frames[:, self._frame_of_token]
 
     def at_starts(self, x: Tensor, starts: Sequence[int]) -> Tensor:
         """(B, C, n) -> (B, len(starts), F): cacheable features of the frames that begin at these samples."""
         length = self._frames.length
-        # by slices: half the time of an index of every sample
+        # by slices, which takes half the time of indexing every sample
         return self._of_frames(torch.stack([x[..., start : start + length] for start in starts], dim=2))
 
     @torch.no_grad()
     def of_recording(self, signal: Tensor, transform: Tensor) -> Tensor:
-        """(time, C) of a whole recording, (C, C') transform -> (n, F): cacheable features of the frames at 0, hop, ...
+        """(time, C) a whole recording, (C, C') transform -> (n, F): cacheable features of the frames at 0, hop, ...
 
-        Windows of a recording overlap, and training visits them again and again; what their frames hold can be
-        computed once. `Frames.at` says where a window's tokens lie. The transformed signal exists in parts only.
+        Windows of a recording overlap, and training visits them repeatedly; features of their frames can be computed
+        once. `Frames.at` says which frames a window's tokens need. The transformed signal is only computed in parts.
         """
         hop, length = self._frames.hop, self._frames.length
         count = (len(signal) - length) // hop + 1
@@ -333,7 +340,9 @@ class FrontEnd(nn.Module):
         parts = []
         for first in range(0, count, few):
             last = min(first + few, count) - 1
-            part = transform.T @ signal[first * hop : last * hop + length].float().T  # (C', time), frames lie in a row
+            part = (
+                transform.T @ signal[first * hop : last * hop + length].float().T
+            )  # (C', time), so that frames are contiguous
             parts.append(self._of_frames(part.unfold(1, length, hop)[None])[0])
         return torch.cat(parts)
 
@@ -347,7 +356,7 @@ class FrontEnd(nn.Module):
         """(B, C, N) -> (B, T, F) cacheable features."""
         starts = self._frames.starts
         few = self._at_once(x, x.shape[1] * len(starts))
-        whole = few is None or torch.compiler.is_exporting()  # an exported graph is one for any batch
+        whole = few is None or torch.compiler.is_exporting()  # an exported graph must work for any batch size
         parts = [x] if whole else x.split(few)
         return self.tokens_of(torch.cat([self.at_starts(part, starts) for part in parts]))
 
@@ -358,7 +367,7 @@ class FrontEnd(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def _at_once(self, x: Tensor, frames: int) -> int | None:
-        """How many times `frames` frames are worth taking together; None: all, as on a GPU."""
+        """How many rows of `frames` frames are best processed together; None: all, as on a GPU."""
         return max(1, FRAME_BYTES // (4 * frames * self._frames.length)) if x.device.type == "cpu" else None
 
 

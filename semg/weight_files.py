@@ -1,4 +1,4 @@
-"""A model's weights as they lie in safetensors files, read one at a time."""
+"""A model's weights in safetensors files, read one at a time."""
 
 import re
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from torch import Tensor
 from semg.common.errors import DataError, short
 from semg.common.files import expect_file, version
 
-FLOATS = ("F64", "F32", "F16", "BF16")  # others are quantised, and mean nothing without their scales
-# Names under which wrappers and models with a head save the weights of what they wrap.
+FLOATS = ("F64", "F32", "F16", "BF16")  # other types are quantised, and meaningless without their scales
+# Prefixes that wrappers and models with a head add to the names of the weights that they wrap.
 _WRAPPERS = ("module.", "base_model.model.", "base_model.", "transformer.", "model.", "gpt_neox.")
 _WRAPPERS_ANYWHERE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that lies in a safetensors file; version: of the file, as it was when it was looked at."""
+    """A tensor in a safetensors file; version: of the file when its header was read."""
 
     path: Path
     key: str
@@ -28,12 +28,12 @@ class StoredTensor:
     version: tuple[int, int] | None = None
 
     def read(self) -> Tensor:
-        """Its values as float32. DataError unless they are finite numbers."""
+        """Its values as float32. DataError unless they are finite."""
         if self.dtype not in FLOATS:
             raise DataError(f"{self.path}: expected floating-point weights, found {self.key} of type {self.dtype}")
         try:
             with safe_open(self.path, framework="pt") as file:
-                values = file.get_tensor(self.key).float().clone()  # no view of a file that may be cut
+                values = file.get_tensor(self.key).float().clone()  # not a view of a file that may be truncated
             same = version(self.path) == self.version
         except (SafetensorError, OSError):
             same = False
@@ -45,7 +45,7 @@ class StoredTensor:
 
 
 def stored_tensors(paths: list[Path]) -> dict[str, StoredTensor]:
-    """What tensors the files hold, under the names that they had without wrappers. DataError for damaged files."""
+    """The tensors in the files, under their names without wrappers. DataError for damaged files."""
     held: dict[str, StoredTensor] = {}
     for path in paths:
         before = version(path)

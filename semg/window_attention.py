@@ -1,10 +1,10 @@
-"""Causal attention of short windows on a GPU, forwards and backwards, as one kernel each (Triton).
+"""Causal attention for short windows on a GPU, with one kernel each for the forward and the backward pass (Triton).
 
-Attention kernels are made for texts: they read tiles of 64 tokens and more, and a window has about ten. Here a tile is
-a window's tokens, padded to 16, so that queries, keys and values are read once and nothing else is. Backwards, what
-each token read of the others is computed anew, and dropped out by the same numbers.
+Attention kernels are made for texts: they work on tiles of 64 tokens and more, and a window has about ten. Here a tile
+is a window's tokens, padded to 16, so that queries, keys and values are read exactly once. The backward pass computes
+the attention weights again, with the same random numbers for dropout.
 
-Import it where Triton is there, which PyTorch for CUDA brings.
+Import this module only if Triton is available; PyTorch for CUDA includes it.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MOST_TOKENS = 64  # of a window: more are what other kernels are made for
-WIDTHS = (16, 32, 64, 128)  # of a head
+MOST_TOKENS = 64  # in a window; for more tokens, use other kernels
+WIDTHS = (16, 32, 64, 128)  # supported widths of a head
 
 
 @triton.jit
 def _tile(pointer, window, head, per_window, per_head, per_token, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """(ROWS, WIDTH) where the numbers of one window and head lie."""
+    """(ROWS, WIDTH) addresses of the numbers of one window and head."""
     first = pointer + window * per_window + head * per_head
     return first + tl.arange(0, ROWS)[:, None] * per_token + tl.arange(0, WIDTH)[None, :]
 
 
 @triton.jit
 def _shares(query, key, place, seed, scale, dropout, tokens, ROWS: tl.constexpr, DROPS: tl.constexpr):
-    """(ROWS, ROWS) each: how much a token reads of another, and by what dropping out multiplies it."""
+    """(ROWS, ROWS) each: the attention weights, and the factors by which dropout multiplies them."""
     reader, other = tl.arange(0, ROWS)[:, None], tl.arange(0, ROWS)[None, :]
     interest = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
     interest = tl.where((other <= reader) & (other < tokens), interest, float("-inf"))
@@ -84,37 +84,40 @@ def _backwards(
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether `attend` can compute what these, (B, h, T, d) each, say: windows that read themselves, and no more."""
+    """Whether `attend` supports these tensors, (B, h, T, d) each: self-attention of short windows with a supported head
+    width."""
     same = query.shape == key.shape == value.shape
     return same and 1 < query.shape[2] <= MOST_TOKENS and query.shape[3] in WIDTHS
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
-    """(B, h, T, d) each -> (B, T, h, d): each token's mean of the values up to its own, softmax(q k scale).
+    """(B, h, T, d) each -> (B, T, h, d): for each token, the mean of the values up to its own, weighted by softmax(q k
+    scale).
 
-    dropout: chance by which a token does not read another.
+    dropout: probability with which an attention weight is set to 0.
     """
     seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else query.new_empty(0, dtype=torch.int64)
     return _attention(query, key, value, seed, scale, dropout, _rows(query.shape[2]))
 
 
 def _rows(tokens: int) -> int:
-    """Of a tile: the next power of two. Compared, and not computed, so that what is compiled holds for such lengths
-    alone."""
+    """Rows of a tile: the next power of two. It is found by comparisons, not computed, so that compiled code is
+    specialised for such lengths only."""
     if tokens <= 16:
         return 16
     return 32 if tokens <= 32 else MOST_TOKENS
 
 
 def _flat(x: Tensor) -> Tensor:
-    """With a head's numbers beside each other."""
+    """`x` with the numbers of a head contiguous in memory."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _launch(
     kernel: Any, tensors: Sequence[Tensor], others: tuple[Tensor, float, float], strided: Sequence[Tensor], rows: int
 ) -> None:
-    """A program for each window and head. others: seed, scale, dropout. strided: whose strides the kernel asks for."""
+    """One program for each window and head. others: seed, scale, dropout. strided: the tensors whose strides the kernel
+    takes."""
     windows, heads, tokens, width = tensors[0].shape
     strides = [step for one in strided for step in one.stride()[:3]]
     sizes = {"ROWS": rows, "WIDTH": width, "DROPS": others[2] > 0, "num_warps": 1 if rows == 16 else 4}

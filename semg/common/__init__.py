@@ -1,1 +1,1 @@
-"""What scripts in general need: flags, errors, files, provenance, processes. It knows neither EMG nor torch."""
+"""What all scripts need: flags, errors, files, provenance, processes. This package knows neither EMG nor torch."""

@@ -1,4 +1,4 @@
-"""What all scripts have in common at the shell: flags, their types, messages, exit codes.
+"""What all scripts have in common on the command line: flags, their types, messages, exit codes.
 
 Exit codes: 0 done, 1 an input was wrong or something is missing, 2 wrong flags, 130 Ctrl-C, 143 SIGTERM.
 """
@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from semg.common.console import Console as Console
-from semg.common.console import counted as counted  # scripts have both from here
+from semg.common.console import counted as counted  # scripts import these from here
 from semg.common.console import marked, one_line
 from semg.common.console import next_command as next_command
 from semg.common.console import printable as printable
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from semg.common.launching import Launcher
 
 N = TypeVar("N", int, float)
-os.environ["MPLBACKEND"] = "agg"  # scripts draw into files; a notebook leaves there what only it can import
-GOES_ON = "run the same command again to go on"  # what a script says that was stopped and keeps finished work
+os.environ["MPLBACKEND"] = "agg"  # scripts draw into files; notebooks set a backend that only they can import
+GOES_ON = "run the same command again to go on"  # message of a stopped script that keeps finished work
 STARTS_ANEW = "the same command starts from the beginning"
-_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # as PyTorch says it, CPU and GPU
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")  # PyTorch's messages, for CPU and GPU
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The docstring as it is written, and the default behind every flag that has one."""
+    """The docstring as it is written, and every flag's help followed by its default, if it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, [], "") or isinstance(action.default, bool) or not action.help:
@@ -47,12 +47,12 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose flags `in_words` names once it has read the command line."""
+    """An argument parser that remembers the command line it has read, so that `in_words` can name its flags."""
 
-    latest: "ClassVar[CommandLine | None]" = None  # a process has one, as it has one sys.argv
+    latest: "ClassVar[CommandLine | None]" = None  # one per process, like sys.argv
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does; remembers the words typed."""
+        """As in argparse, but remembers the words typed."""
         words = list(sys.argv[1:] if args is None else args)
         for word in words:
             readable = word.encode(errors="backslashreplace").decode()
@@ -67,28 +67,29 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A parser and the words it read: which flag sets what, and what the user typed there."""
+    """A parser and the words it has read: which flag sets which setting, and what the user typed for it."""
 
     parser: argparse.ArgumentParser
     words: list[str]
 
     def flag(self, setting: str) -> str:
-        """`batch_size` -> `--batch-size`; of a setting that this script has no flag for, the flag it has elsewhere."""
+        """`batch_size` -> `--batch-size`; for a setting without a flag in this script, the flag that it has
+        elsewhere."""
         return (self.own_flags(setting) or ["--" + setting.replace("_", "-")])[0]
 
     def own_flags(self, setting: str) -> list[str]:
-        """This script's flags that set `setting`, long ones first."""
+        """This script's flags for `setting`, long ones first."""
         return sorted(self._takes(setting), key=lambda name: not name.startswith("--"))
 
     def _takes(self, setting: str) -> dict[str, float]:
-        """The flags that set `setting`, and how many words each takes at most."""
+        """The flags for `setting`, and the largest number of words that each takes."""
         most = {None: 1, "?": 1, "*": math.inf, "+": math.inf}
         actions = [action for action in self.parser._actions if action.dest == setting]
         counts = [action.nargs if isinstance(action.nargs, int) else most[action.nargs] for action in actions]
         return {name: n for action, n in zip(actions, counts, strict=True) for name in action.option_strings}
 
     def typed(self, setting: str) -> list[str]:
-        """What the user gave for `setting` last; nothing where it has its default."""
+        """What the user gave for `setting` last; empty if it has its default."""
         typed: list[str] = []
         for word, kind in self._told_apart(setting):
             if kind == "flag":
@@ -98,11 +99,12 @@ class CommandLine:
         return typed
 
     def without(self, *settings: str) -> list[str]:
-        """The words typed but for the flags that set one of `settings`, and what belongs to them."""
+        """The words typed, without the flags for `settings` and their values."""
         return [word for word, kind in self._told_apart(*settings) if not kind]
 
     def _told_apart(self, *settings: str) -> Iterator[tuple[str, str]]:
-        """Each word typed, and whether it is a `flag` that sets one of `settings`, a `value` of one, or neither, ""."""
+        """Each word typed, and whether it is a `flag` for one of `settings`, a `value` of such a flag, or neither,
+        ""."""
         takes = {name: most for setting in settings for name, most in self._takes(setting).items()}
         left = 0.0  # values that may still follow
         for word in self.words:
@@ -118,12 +120,12 @@ class CommandLine:
                 yield word, ""
 
     def in_words(self, error: SettingError) -> str:
-        """`--patch 1: expected at least 2, ...`: the flag, what was typed, and what would do."""
+        """`--patch 1: expected at least 2, ...`: the flag, what was typed, and what would be valid."""
         flags = self.own_flags(error.field)
         if not flags:
             return str(error)
         typed, default = self.typed(error.field), self.parser.get_default(error.field)
-        if not typed and default not in (None, []) and not isinstance(default, bool):  # a switch takes no value
+        if not typed and default not in (None, []) and not isinstance(default, bool):  # a switch has no value
             typed = [*map(str, default if isinstance(default, list | tuple) else [default]), "(the default)"]
         several = len(typed) != 1 and not isinstance(error.actual, tuple | list)
         actual = f", found {error.actual}" if several and error.actual is not None else ""
@@ -131,11 +133,11 @@ class CommandLine:
         return f"{' '.join([flags[0], *typed])}: {error.requirement(self.flag)}{actual}{hint}"
 
 
-_NUMBER = re.compile(r"-\d+(\.\d*)?(e-?\d+)?")  # a value such as -1, where a flag could stand
+_NUMBER = re.compile(r"-\d+(\.\d*)?(e-?\d+)?")  # a value such as -1, in a place where a flag could be
 
 
 def parser(manual: str | None) -> Parser:
-    """An argument parser that prints a script's docstring as its manual and has the flags all scripts share."""
+    """An argument parser that prints a script's docstring as its manual and has the flags that all scripts share."""
     script_parser = Parser(description=manual, formatter_class=_Formatter, allow_abbrev=False)
     output = script_parser.add_argument_group("messages")
     output.add_argument("--quiet", action="store_true", help="print warnings, errors and the last line only")
@@ -145,7 +147,7 @@ def parser(manual: str | None) -> Parser:
 
 
 class _Gone(argparse.Action):
-    """A flag that there was once: exits with 2 and says what does its work now. It is not in --help."""
+    """A flag that no longer exists: exits with 2 and says what replaces it. It is not shown by --help."""
 
     def __init__(self, *flags: Any, advice: str, **settings: Any) -> None:
         hidden = {"nargs": "*", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
@@ -157,12 +159,12 @@ class _Gone(argparse.Action):
 
 
 def moved(group: argparse._ActionsContainer, flag: str, instead: str) -> None:
-    """Refuse a flag that there was once, and say what does its work now."""
+    """Refuse a flag that no longer exists, and say what replaces it."""
     group.add_argument(flag, action=_Gone, advice=f"expected it no longer; instead: {instead}")
 
 
 def renamed(group: argparse._ActionsContainer, old: str, new: str) -> None:
-    """Refuse the flag `old` with the name it has now."""
+    """Refuse the flag `old`, and give its present name."""
     group.add_argument(old, action=_Gone, advice=f"is now called {new}")
 
 
@@ -171,23 +173,33 @@ _SLURM = ("partition", "hours", "memory")
 
 
 def launch_flags(parser: argparse.ArgumentParser, what: str, gpus: int = 0) -> None:
-    """Flags by which a script has its work done by many runs at once. what: one run's share of it."""
+    """Add the flags that split a script's work into many jobs. what: the work of one job."""
     group = parser.add_argument_group("many at once")
     group.add_argument(
-        "--launch", choices=("local", "slurm"), help=f"one run for {what}, several at once: here, or by Slurm"
+        "--launch",
+        choices=("local", "slurm"),
+        help=f"use one job for {what}, several at once, on this machine or by Slurm",
     )
     group.add_argument(
-        "--parallel", type=whole(1), metavar="N", help="runs at once (default: GPUs or cores here; by Slurm all)"
+        "--parallel",
+        type=whole(1),
+        metavar="N",
+        help="jobs at once (default: number of GPUs or cores here; by Slurm: all)",
     )
-    group.add_argument("--cores", type=whole(1), help="cores of each run (default: its share here; 2 by Slurm)")
-    group.add_argument("--gpus", type=whole(0), default=gpus, help="GPUs of each run, as far as there are any here")
-    group.add_argument("--partition", help="Slurm: where to run (default: the cluster's)")
-    group.add_argument("--hours", type=number(0.05), help="Slurm: time of each run; then it goes on anew (default: 12)")
-    group.add_argument("--memory", type=number(0, above=True), metavar="GB", help="Slurm: memory of each run")
+    group.add_argument("--cores", type=whole(1), help="cores per job (default: its share of this machine; by Slurm: 2)")
+    group.add_argument("--gpus", type=whole(0), default=gpus, help="GPUs per job; on a machine without GPUs, none")
+    group.add_argument("--partition", help="Slurm: partition to use (default: the cluster's)")
+    group.add_argument(
+        "--hours",
+        type=number(0.05),
+        help="Slurm: time limit of a job, after which it is requeued and continues (default: 12)",
+    )
+    group.add_argument("--memory", type=number(0, above=True), metavar="GB", help="Slurm: memory per job")
 
 
 def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launcher | None":
-    """What --launch asks for, of jobs that write to `folder`; None without it. UsageError for flags that do not fit."""
+    """The launcher that --launch asks for, for jobs that write to `folder`; None without --launch. UsageError for flags
+    that do not fit."""
     launch_flags = [name for name in LAUNCH[1:] if Parser.latest and Parser.latest.typed(name)]
     if idle := [name for name in launch_flags if not args.launch or (args.launch == "local" and name in _SLURM)]:
         expected = "--launch slurm" if idle[0] in _SLURM else "--launch local or slurm"
@@ -200,40 +212,40 @@ def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launc
         missing := [name for name in ("sbatch", "squeue", "srun") if not shutil.which(name)]
     ):
         raise UsageError(f"--launch slurm: expected Slurm's commands here, found no {missing[0]}")
-    from semg.common.launching import Launcher, Place  # with locks that Windows has not
+    from semg.common.launching import Launcher, Place  # imports locks that Windows does not have
 
     given = {name: getattr(args, name) for name in LAUNCH[1:]}
     return Launcher(folder, Place(args.launch, **given | {"hours": args.hours or Place.hours}), console)
 
 
 def part_of_this(script: Path, left_out: Iterable[str], *words: str) -> tuple[str, ...]:
-    """The command line of a run that does a part of what this one was asked for: the words typed, without the flags of
-    the settings `left_out` and those that say how to tell and where to run, and with `words`."""
+    """The command line of a job that does part of this script's work: the words typed, without the flags for the
+    settings `left_out` and those for messages and launching, plus `words`."""
     typed = Parser.latest.without(*LAUNCH, "quiet", "json", *left_out) if Parser.latest else []
     return (sys.executable, str(script), *typed, *words)
 
 
 def console(args: argparse.Namespace) -> Console:
-    """The console that --quiet and --json ask for."""
+    """The console for --quiet and --json."""
     return Console(quiet=args.quiet, as_json=args.json)
 
 
 def run(main: Callable[[], int | None], again: str = STARTS_ANEW) -> NoReturn:
-    """Run a script's `main`; turn what went wrong into one line and an exit code. again: what a user who stopped it is
-    told about running it again, unless the Ctrl-C raised has a message of its own."""
+    """Run a script's `main`, and exit with its code; an error becomes one line and an exit code. again: what a user who
+    stops the script is told about running it again, unless the exception has a message of its own."""
     signal.signal(signal.SIGTERM, _terminate)
     _fill_closed_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding can't show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain characters that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_exit_code(main, again))
 
 
 def _fill_closed_streams() -> None:
-    """Open nothing in place of streams that the shell closed (`>&-`): else the next file opened would be taken for one,
-    and what is printed would go into it."""
+    """Replace streams that the shell closed (`>&-`) by the null device. Otherwise the next file that is opened would
+    get the number of such a stream, and printed text would end up in it."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  stays open
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  must stay open
 
 
 def _exit_code(main: Callable[[], int | None], again: str) -> int:
@@ -241,7 +253,7 @@ def _exit_code(main: Callable[[], int | None], again: str) -> int:
         return main() or 0
     except KeyboardInterrupt as stop:
         return _stopped(stop, again)
-    except BrokenPipeError:  # `script | head`: the reader has had enough
+    except BrokenPipeError:  # `script | head`: the reader has closed the pipe
         sys.stderr.close()
         return 1
     except Exception as error:
@@ -260,16 +272,16 @@ def _stopped(stop: KeyboardInterrupt, again: str) -> int:
 
 
 def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C or SIGTERM in whose course `error` was raised: libraries clean up and may stumble over it."""
+    """The Ctrl-C or SIGTERM during whose handling `error` was raised: libraries that clean up may fail on the way."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error
 
 
 def in_words(error: Exception) -> str:
-    """What a person can do something about, in one line; nothing for a mistake in the code, which needs a traceback.
+    """An error that a user can do something about, in one line; empty for a bug, which needs a traceback.
 
-    Settings have the names of the script's flags, their values the units in which they were typed.
+    Settings are named by the script's flags, and their values are in the units in which they were typed.
     """
     if isinstance(error, SettingError):
         return Parser.latest.in_words(error) if Parser.latest else str(error)
@@ -292,7 +304,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def has_gpu() -> bool:
-    """Whether train.py would likely find a GPU here: from what the system shows, without waiting for PyTorch."""
+    """Whether train.py would probably find a GPU here; judged by system files, without waiting for PyTorch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     return shutil.which("nvidia-smi") is not None or any(
@@ -324,7 +336,7 @@ def _read(
         too_low = value <= low if above else value < low
         if value > (LARGEST if high is None else high) or too_low or not math.isfinite(value):
             expected = f"a number above {low:g}" if above else f"a number of at least {low:g}"
-            # LARGEST goes without saying unless a value is above it
+            # LARGEST is mentioned only if a value is above it
             most = LARGEST if high is None and value > LARGEST else high
             expected += "" if most is None else f" and at most {most:g}"
             raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
@@ -334,7 +346,8 @@ def _read(
 
 
 def renamed_values(**names: str) -> Callable[[str], str]:
-    """A word that is none of the flag's former values; `names`: former value to the one that took its place."""
+    """The type of a flag some of whose values were renamed. names: old value -> new value; an old value is refused with
+    the new one."""
 
     def parse(text: str) -> str:
         if text in names:
@@ -353,7 +366,7 @@ def length(text: str) -> Length:
 
 
 def subjects(text: str) -> str:
-    """A person's two-digit number as record names write it: `3` and `03` are the same person."""
+    """A person's two-digit number as in record names: `3` and `03` are the same person."""
     if not re.fullmatch(r"\d{1,2}", text):
         raise argparse.ArgumentTypeError(f"expected a subject number such as 03, found {text!r}")
     return f"{int(text):02d}"
@@ -376,8 +389,8 @@ def number_ranges(text: str) -> tuple[int, ...]:
 
 
 def expanded(paths: Iterable[Path]) -> list[Path]:
-    """`paths`, with each pattern such as `raw/*-03-*.hdf5` replaced by what it matches: Windows's shells leave that to
-    programs. What matches nothing stays, for the caller to name it."""
+    """`paths`, with each pattern such as `raw/*-03-*.hdf5` replaced by its matches, because Windows shells leave that
+    to programs. A pattern without matches stays, so that the caller can report it."""
     named: list[Path] = []
     for path in paths:
         matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207  `path` may be absolute

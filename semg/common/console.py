@@ -1,4 +1,4 @@
-"""Messages to a person at a terminal, or one JSON object to a program; progress where somebody watches or logs."""
+"""Messages to a user at a terminal, or one JSON object to a program; progress on terminals and in logs."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 from tqdm import tqdm
 
 T = TypeVar("T")
-# Goes over items and shows how far it is; whoever calls it may add tqdm's settings, such as total and unit.
+# Iterates over items and shows progress; callers may add tqdm's settings, such as total and unit.
 Progress = Callable[..., Iterable[Any]]
 
-LONGEST_LINE = 2000  # characters of an error
-MINUTE = 60.0  # seconds between lines of progress where there is no terminal
+LONGEST_LINE = 2000  # most characters of an error message
+MINUTE = 60.0  # seconds between lines of progress without a terminal
 _COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them
 
 
 class Bar(Protocol[T]):
-    """What `Console.progress` gives: a loop over items, or a count that the caller moves on."""
+    """The result of `Console.progress`: a loop over items, or a counter that the caller advances."""
 
     def __iter__(self) -> Iterator[T]: ...
 
@@ -31,17 +31,17 @@ class Bar(Protocol[T]):
     def __exit__(self, *_: object) -> None: ...
 
     def update(self, n: float = 1) -> Any:
-        """Move on by `n`."""
+        """Advance by `n`."""
 
     def close(self) -> Any:
-        """It ends here."""
+        """End the progress display."""
 
 
 class Console:
-    """Messages to a person, or with `as_json` one object to a program. Progress goes to standard error.
+    """Messages to a user, or with `as_json` one object for a program. Progress goes to standard error.
 
-    A stage of work says in a line what it begins; long work goes through `progress`: a bar on a terminal, elsewhere
-    a line a minute with the time left. quiet: warnings, errors and the last line alone. clock: seconds.
+    A stage of work announces itself in one line; long work uses `progress`: a bar on a terminal, otherwise a line per
+    minute with the time left. quiet: only warnings, errors and the last line. clock: seconds.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class Console:
         self.quiet = quiet or as_json
         self._json = as_json
         self._clock = clock
-        self._spoke = clock()  # when it last said something
+        self._spoke = clock()  # when it last wrote something
 
     def say(self, text: str = "") -> None:
-        """A line for a person."""
+        """Print a line for the user."""
         if not self.quiet:
             self._spoke = self._clock()
             _write(text, sys.stdout)
 
     def warn(self, text: str) -> None:
-        """Something that a person must know but that stops nothing; shown even when quiet."""
+        """Print a warning, also when quiet; the script continues."""
         _write(one_line(text), sys.stderr, f"{marked('warning')} ")
 
     def error(self, text: str) -> None:
-        """One input is wrong; the run goes on with the others."""
+        """Report an error in one input; the run continues with the others."""
         _write(one_line(text), sys.stderr, f"{marked('error')} ")
 
     @overload
@@ -73,29 +73,29 @@ class Console:
     def progress(self, items: Iterable[T], **settings: Any) -> Bar[T]: ...
 
     def progress(self, items: Any = None, **settings: Any) -> Bar[Any]:
-        """Progress through `items`, or one that the caller moves on with `update`; nothing is shown when quiet.
+        """Show progress through `items`, or progress that the caller advances with `update`; nothing when quiet.
 
-        settings: as tqdm's total, unit, desc, initial, leave, unit_scale and unit_divisor.
+        settings: tqdm's total, unit, desc, initial, leave, unit_scale and unit_divisor.
         """
         if watched():
             return tqdm(items, disable=self.quiet, file=sys.stderr, **settings)
         return _Lines(items, self._now_and_then, self._clock, **settings)
 
     def _now_and_then(self, line: Callable[[], str]) -> None:
-        """Write a line if for a minute nothing has been said."""
+        """Write a line if nothing has been written for a minute."""
         now = self._clock()
         if now - self._spoke >= MINUTE and not self.quiet:
             self._spoke = now
             _write(line(), sys.stderr)
 
     def finish(self, text: str, **facts: Any) -> None:
-        """The last line: what was written and what to run next; as JSON the same as an object."""
+        """Print the last line: what was written and what to run next; with --json, the same as an object."""
         line = json.dumps({"message": text, **facts}, allow_nan=False) if self._json else visible(text)
         print(line, flush=True)
 
 
 class _Lines(Generic[T]):
-    """Progress for a log: whoever moves it on offers a line, and one a minute is written."""
+    """Progress for a log: on every update a line is offered, and one per minute is written."""
 
     def __init__(
         self,
@@ -128,12 +128,12 @@ class _Lines(Generic[T]):
         self.close()
 
     def update(self, n: float = 1) -> None:
-        """Move on by `n`."""
+        """Advance by `n`."""
         self._done += n
         self._offer(self._line)
 
     def close(self) -> None:
-        """It ends here."""
+        """End the progress display."""
 
     def _line(self) -> str:
         passed, moved = self._clock() - self._begun, self._done - self._first
@@ -148,7 +148,7 @@ class _Lines(Generic[T]):
 
 
 def watched() -> bool:
-    """Whether standard error is a terminal, where somebody may look."""
+    """Whether standard error is a terminal, where a user may be watching."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -159,19 +159,20 @@ def _write(text: str, stream: TextIO | None, mark: str = "") -> None:
 
 
 def marked(kind: str) -> str:
-    """The word a message begins with; in colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    """The word that a message begins with; in colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
     if not watched() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return f"{kind}:"
     return f"\x1b[{_COLOURS[kind]}m{kind}:\x1b[0m"
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 recording`, `1,200 recordings`; many: where it is not `one` and an s."""
+    """`1 recording`, `1,200 recordings`; many: the plural, if it is not `one` with an s."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def next_command(script: str, *words: object) -> str:
-    """What to run next, a script with its `words`, as this system's shell takes it: names of files may have blanks."""
+    """What to run next: a script with its `words`, quoted for this system's shell, because file names may contain
+    blanks."""
     join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
     return "next: " + join(["python", script, *map(str, words)])
 
@@ -183,18 +184,18 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks or control characters, so that an error stays one line, and one that can be read:
-    what a damaged file holds may be long."""
+    """`text` without line breaks or control characters, and shortened, so that an error stays one readable line even if
+    it quotes a damaged file."""
     line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 400]} [...] {line[-393:]}"
 
 
 def visible(text: str) -> str:
-    """`text` with control characters but for line breaks and tabs written out: names of files and of what they hold
-    could else move the cursor, change colours or give a terminal commands."""
+    """`text` with control characters, except line breaks and tabs, written out: names of files and texts from files
+    could otherwise move the cursor, change colours or send commands to the terminal."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def printable(text: str) -> str:
-    """`text` with all control characters written out, for a name that shall stay on its line."""
+    """`text` with all control characters written out, for a name that must stay on its line."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -1,8 +1,8 @@
-"""The ways in which a run can fail because of what it was given.
+"""The errors for a run that fails because of its inputs.
 
-The library names settings, `batch_size`; only scripts know which flag sets one and what the user typed. So a text here
-refers to a setting in braces, `a smaller {lr}`: `str(error)` says "a smaller lr", a script names the flag (see
-semg/common/cli.py).
+The library names settings, such as `batch_size`; only scripts know which flag sets one and what the user typed.
+Therefore a text here refers to a setting in braces, `a smaller {lr}`: `str(error)` gives "a smaller lr", and a script
+inserts the flag (see semg/common/cli.py).
 """
 
 import errno
@@ -18,14 +18,15 @@ def with_names(text: str, name_of: Callable[[str], str] = str) -> str:
 
 
 def short(error: Exception, most: int = 160) -> str:
-    """What another library's error says, on one line of so many characters; its type where it says nothing."""
+    """The message of another library's error, on one line of at most `most` characters; its type if the message is
+    empty."""
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 class DataError(Exception):
-    """Something about an input is wrong; the message is one line: file, expected, found, what to do.
+    """An input is wrong. The message is one line: file, expected, found, what to do.
 
-    hint: what to do, where that refers to settings; it follows the message after a semicolon. Exit code 1.
+    hint: what to do, if that refers to settings; it follows the message after a semicolon. Exit code 1.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -41,14 +42,14 @@ class DataError(Exception):
 
 
 class UsageError(Exception):
-    """The flags make no sense together, or one is out of range. Scripts end with exit code 2."""
+    """The flags cannot be combined, or one is out of range. Scripts end with exit code 2."""
 
 
 class SettingError(UsageError, ValueError):
-    """A setting has a value that cannot be.
+    """A setting has an impossible value.
 
-    field: the setting, as the code names it. expected: words; `{}` stands for each of `limits`, which are in the
-    setting's own unit, and `{patch}` for the setting patch. actual: the value, None if `expected` says it all.
+    field: the setting, by its name in the code. expected: words; `{}` stands for each of `limits`, which are in the
+    setting's own unit, and `{patch}` for the setting patch. actual: the value, None if `expected` says everything.
     hint: what to do.
     """
 
@@ -59,9 +60,9 @@ class SettingError(UsageError, ValueError):
         self.field, self.expected, self.actual, self.limits, self.hint = field, expected, actual, limits, hint
 
     def translated(self, say: Callable[[float], str], names: Mapping[str, str] | None = None) -> "SettingError":
-        """The same error in the words of a caller that has other units or other names for its settings.
+        """The same error for a caller with other units or other names for its settings.
 
-        say: a value in the setting's unit -> words. names: of settings here -> of the caller's.
+        say: converts a value in the setting's unit into words. names: settings here -> settings of the caller.
         """
         renamed = dict(names or {})
 
@@ -76,7 +77,7 @@ class SettingError(UsageError, ValueError):
         return SettingError(renamed.get(self.field, self.field), expected, actual, (), rename(self.hint))
 
     def requirement(self, name_of: Callable[[str], str] = str) -> str:
-        """`expected ...`, with the limits and the names of other settings in their places."""
+        """`expected ...`, with limits and names of other settings inserted."""
         return "expected " + with_names(_with_limits(self.expected, [f"{limit:g}" for limit in self.limits]), name_of)
 
     def __str__(self) -> str:
@@ -93,4 +94,4 @@ def _with_limits(text: str, limits: list[str]) -> str:
     return text
 
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota or a limit on a file's size
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota or a limit on file size

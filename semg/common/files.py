@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write to a temporary name, then rename; checksums; locks."""
+"""Files that are complete or absent: written to a temporary name, then renamed; checksums; locks."""
 
 import errno
 import hashlib
@@ -19,31 +19,31 @@ from filelock import FileLock, Timeout
 from semg.common.errors import DataError
 
 _BLOCK = 1 << 22  # bytes read at once when hashing
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # as some network drives answer
-# what desktops, network drives and notebooks put into folders; names that begin with a dot are hidden anyway
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # errors of network drives without locks
+# files that desktops, network drives and notebooks put into folders; names with a leading dot are hidden anyway
 _SYSTEM_FILES = ("lost+found", "@eadir", "thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "#recycle")
-_MOST_OTHERS = 1000  # writers of one file before it is its drive, which numbers an open file otherwise than its name
-_LEVELS = 5  # folders above a file that `places_near` tries: HERE/checkpoints/RUN/fold0/seed0/best_model.ckpt
+_MOST_OTHERS = 1000  # after this many waits, the drive must number an open file differently than its name
+_LEVELS = 5  # levels above a file that `places_near` tries: HERE/checkpoints/RUN/fold0/seed0/best_model.ckpt
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file or folder of that name is the system's or hidden, and nobody's data."""
+    """Whether a file or folder of that name belongs to the system or is hidden, and so is not the user's data."""
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def temporary_name(path: Path) -> Path:
     """The name under which `path` is written before it is renamed.
 
-    It depends on `path` alone, so that a run after a killed one overwrites what that one left.
+    It depends only on `path`, so that a new run overwrites what a killed run left.
     """
     return path.with_name(f".{path.name}.tmp")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block ends well, else delete it.
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, otherwise delete it.
 
-    Of two runs that write one file at once, the second waits, and its file is the one that stays.
+    If two runs write the same file at once, the second waits, and its file is the one that stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
@@ -54,7 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 _flush_to_disk(temporary)
                 temporary.replace(path)
             except BaseException:
-                temporary.unlink(missing_ok=True)  # after a rename the name may be another run's already
+                temporary.unlink(missing_ok=True)  # after the rename, the name may already be another run's
                 raise
     except OSError as error:
         _name(error, path)
@@ -63,12 +63,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _held(temporary: Path) -> Iterator[None]:
-    """Meanwhile no other run writes `temporary`, which begins empty. Windows, which renames no open file, and drives
-    without locks do not hold them back."""
+    """While the block runs, no other run writes `temporary`, which is empty at first. There is no such protection on
+    Windows, which cannot rename open files, and on drives without locks."""
     if sys.platform == "win32":
         yield
         return
-    import fcntl  # which Windows has not
+    import fcntl  # not available on Windows
 
     for others in itertools.count():
         held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
@@ -77,11 +77,11 @@ def _held(temporary: Path) -> Iterator[None]:
                 fcntl.flock(held, fcntl.LOCK_EX)
             if others < _MOST_OTHERS and not _is_at(held, temporary):
                 continue  # it was renamed while we waited for it
-            os.ftruncate(held, 0)  # what a killed run left
+            os.ftruncate(held, 0)  # discard what a killed run left
             yield
             return
         except BaseException:
-            with suppress(OSError):  # Ctrl-C while we waited: the name is the other run's
+            with suppress(OSError):  # after Ctrl-C during the wait, the name is the other run's
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(held, temporary):
                     temporary.unlink()
@@ -91,7 +91,7 @@ def _held(temporary: Path) -> Iterator[None]:
 
 
 def _is_at(held: int, path: Path) -> bool:
-    """Whether an open file still is the one at `path`."""
+    """Whether an open file is still the one at `path`."""
     try:
         there = path.stat()
     except FileNotFoundError:
@@ -102,10 +102,10 @@ def _is_at(held: int, path: Path) -> bool:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; put it in `path`'s place if the block ends well.
+    """Yield a new empty folder beside `path`; put it in place of `path` if the block succeeds.
 
-    A reader that opens the folder by its name finds all old files, all new ones or, between two renames,
-    no folder at all; never a mix.
+    A reader that opens the folder by its name finds all old files, all new files or, between two renames, no folder at
+    all; never a mix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = temporary_name(path), _old_name(path)
@@ -130,37 +130,38 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _name(error: OSError, path: Path) -> None:
-    """Let an error name `path`: a write to a full disk names no file, one inside a temporary folder that folder."""
+    """Make an error name `path`: a write to a full disk names no file, and one inside a temporary folder names that
+    folder."""
     inside = str(error.filename or temporary_name(path)).startswith(str(temporary_name(path)))
     if error.errno is not None and inside:
         error.filename = str(path)
 
 
 def _old_name(path: Path) -> Path:
-    """Where `atomic_folder` puts the old folder until the new one is in its place."""
+    """Where `atomic_folder` keeps the old folder until the new one is in place."""
     return path.with_name(f".{path.name}.old.tmp")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what a killed `atomic_folder` may have left beside `path`; for a run that finds `path` whole."""
+    """Delete what a killed `atomic_folder` may have left beside `path`; for a run that finds `path` complete."""
     shutil.rmtree(temporary_name(path), ignore_errors=True)
     shutil.rmtree(_old_name(path), ignore_errors=True)
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Without this a power cut could leave a renamed file with no bytes in it."""
-    with path.open("rb+") as file:  # Windows flushes no file that is open for reading alone
+    """Write a file to disk; otherwise a power failure could leave a renamed file without contents."""
+    with path.open("rb+") as file:  # Windows does not flush a file that is open for reading only
         os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8, Unix line ends) so that `path` is at every moment the old file or the new one."""
+    """Write `text` (UTF-8, Unix line ends) so that `path` is the old file or the new one at every moment."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON in the order given; NaN and infinities are refused (no JSON has them)."""
+    """Write `value` as indented JSON in the order given; NaN and infinities are refused, because JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -168,7 +169,8 @@ _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK,
 
 
 def expect_file(path: Path, what: str) -> None:
-    """DataError, naming `what` was expected, unless `path` is a file: to open a pipe or a device may take for ever."""
+    """DataError, naming the expected contents `what`, unless `path` is a file: opening a pipe or a device could block
+    forever."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -181,7 +183,7 @@ def expect_file(path: Path, what: str) -> None:
 
 
 def expect_place(path: Path, what: str) -> None:
-    """DataError, naming `what` is to be written, where `path` cannot become a file; to be asked before long work."""
+    """DataError, naming the contents `what`, if `path` cannot become a file; call it before long work."""
     if path.is_dir():
         raise DataError(f"{path}: expected a file's name for {what}, found a folder")
     above = next(place for place in path.absolute().parents if place.exists())
@@ -192,9 +194,9 @@ def expect_place(path: Path, what: str) -> None:
 
 
 def json_value(text: str) -> Any:
-    """What a JSON text says.
+    """The value of a JSON text.
 
-    ValueError if it is none, has a key twice, or numbers that are not finite or do not fit 64 bits.
+    ValueError for invalid JSON, for duplicate keys, and for numbers that are not finite or do not fit 64 bits.
     """
 
     def whole(digits: str) -> int:
@@ -213,23 +215,27 @@ def json_value(text: str) -> Any:
 
 
 def places_near(folder: Path, file: Path) -> list[Path]:
-    """Where a folder may be that was named when `file` was made: from here, and if it is relative from folders above
-    the file."""
+    """Where a folder may be that was named when `file` was made: as seen from here, and, if it is relative, from
+    folders above the file."""
     above = [] if folder.is_absolute() else file.resolve().parents[:_LEVELS]
     return [folder, *(parent / folder for parent in above)]
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in `path`. Raises DataError, naming `what` was expected, for anything else."""
+    """The JSON object in `path`. Raises DataError, naming the expected contents `what`, for anything else."""
     expect_file(path, what)
     try:
         text = path.read_text(encoding="utf-8-sig")
         value = json_value(text)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers too long
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, not JSON, or numbers with too many digits
         raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected {what}, found JSON that is no object")
-    if "\\ud" in text.lower():  # the escape of half a character: shown or written, it would end the run
+    if "\\ud" in text.lower():  # escape of half a surrogate pair: printing or writing it would fail
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -238,7 +244,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object; ValueError if a key is there twice, of which programs would take the one or the other."""
+    """The object; ValueError for duplicate keys, because programs differ in which one they use."""
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
@@ -247,13 +253,13 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes, read in blocks."""
+    """Hexadecimal digest of a file, read in blocks."""
     with path.open("rb") as file:
         return digest_of(file, algorithm)
 
 
 def digest_of(file: BinaryIO, algorithm: str = "sha256") -> str:
-    """The same of a file that is open, from its begin: by a name, another file could be met by now."""
+    """The same for an open file, from its beginning; opening it by name could find another file by now."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     file.seek(0)
     while block := file.read(_BLOCK):
@@ -262,10 +268,11 @@ def digest_of(file: BinaryIO, algorithm: str = "sha256") -> str:
 
 
 def version(path: Path) -> tuple[int, int] | None:
-    """By which it is seen whether a file was replaced or written: its bytes and its time of change; None if it is gone.
+    """A pair by which a replaced or modified file can be detected: its size and time of change; None if it does not
+    exist.
 
-    Of a folder: whether it was replaced, or files in it were. Not by the inode: some network drives number a file anew
-    each time they look at it.
+    For a folder, it shows whether the folder or files in it were replaced. The inode is not used, because some network
+    drives number a file differently at each access.
     """
     try:
         return version_of(path.stat())
@@ -274,16 +281,17 @@ def version(path: Path) -> tuple[int, int] | None:
 
 
 def version_of(there: os.stat_result) -> tuple[int, int]:
-    """The same of a file that is open, from `os.fstat`: its name may be another file's by now."""
+    """The same for an open file, from `os.fstat`: its name may mean another file by now."""
     return there.st_size, there.st_mtime_ns
 
 
 @contextmanager
 def expect_unchanged(path: Path, what: str) -> Iterator[None]:
-    """DataError, at the end of a block that opens `path` several times, if it was replaced or written meanwhile.
+    """DataError, at the end of a block that opens `path` several times, if the file was replaced or modified in the
+    meantime.
 
-    Otherwise a checksum would be that of one file, and what was read that of another. What the block found wrong with
-    such a file is not said.
+    Otherwise a checksum could belong to one file and the contents to another. Errors that the block found in such a
+    file are not reported.
     """
     before = version(path)
     try:
@@ -296,16 +304,16 @@ def expect_unchanged(path: Path, what: str) -> Iterator[None]:
 
 
 def text_checksum(text: str) -> str:
-    """SHA-256 of a text's UTF-8 bytes, hexadecimal."""
+    """SHA-256 of a text's UTF-8 bytes, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for writing; DataError at once if another process holds it.
+    """Hold `folder` for writing; DataError immediately if another process holds it.
 
-    The operating system drops the lock with the process, so a killed run leaves none behind; the empty lock
-    file is removed on the way out, and so are folders that were made for it and in which nothing was written.
+    The operating system releases the lock when the process ends, so a killed run leaves none behind. The empty lock
+    file is removed at the end, and so are folders that were made for it and in which nothing was written.
     """
     created = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -314,7 +322,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         try:
             lock.acquire()
-            while not path.exists():  # the run before removed it between our opening and locking it: we hold nothing
+            while not path.exists():  # the previous run removed it between our opening and locking it: we hold nothing
                 lock.release()
                 lock.acquire()
         except Timeout:
@@ -328,11 +336,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
             ) from None
         yield
     finally:
-        if not lock.is_locked:  # Ctrl-C while it was taken: its file may be there
+        if not lock.is_locked:  # Ctrl-C while it was being locked: its file may exist
             with suppress(Timeout, OSError):
                 lock.acquire()
         if lock.is_locked:
-            with suppress(PermissionError):  # Windows keeps a file that is open; there it goes with the release
+            with suppress(PermissionError):  # Windows cannot delete an open file; there it is deleted on release
                 path.unlink(missing_ok=True)
             lock.release()
         with suppress(OSError):  # not empty

@@ -1,7 +1,7 @@
-"""Ctrl-C while a script imports what it needs, which takes seconds: one line, as later, instead of a traceback.
+"""Ctrl-C while a script is still importing, which takes seconds: one line, as later, instead of a traceback.
 
-Every script imports this first. Once its `main` runs, `cli.run` answers Ctrl-C. What libraries read of the environment
-as they are imported is mended here too, and what they say then.
+Every script imports this module first. When its `main` runs, `cli.run` handles Ctrl-C. This module also corrects
+environment variables that libraries read when they are imported, and suppresses some of their messages.
 """
 
 import logging
@@ -10,7 +10,7 @@ import sys
 from types import TracebackType
 
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-# Of matplotlib's own: no folder for its cache, a cache made anew that took over 5 s, one that could not be written.
+# Messages of matplotlib: no folder for its cache, a rebuilt cache that took over 5 s, a cache that cannot be written.
 _OF_A_CACHE = ("mkdir -p failed", "writable directory", "building the font cache", "save font_manager cache")
 _usual = sys.excepthook
 
@@ -20,15 +20,15 @@ def _in_a_line(kind: type[BaseException], error: BaseException, trace: Traceback
         _usual(kind, error, trace)
         return
     print("\nstopped: nothing was begun", file=sys.stderr, flush=True)
-    os._exit(130)  # Python itself would end as killed by the signal; nothing is open yet
+    os._exit(130)  # Python itself would end as if killed by the signal; no files are open yet
 
 
 def mend_thread_settings() -> None:
-    """Leave of a list of threads its first number, for the outermost loops; take out, with a line, what is no number
-    above 0.
+    """Replace a list of threads by its first number, for the outermost loops; remove, with a warning, anything that is
+    not a number above 0.
 
-    OpenMP allows a list, `4,2`, and some clusters set one; libraries that pandas and scikit-learn load end the process
-    over it, and over anything else that is no number.
+    OpenMP allows a list, `4,2`, and some clusters set one. Libraries that pandas and scikit-learn load would end the
+    process because of it, and because of any value that is not a number.
     """
     for name in _THREAD_SETTINGS:
         value = os.environ.get(name)
@@ -44,11 +44,12 @@ def mend_thread_settings() -> None:
 
 
 def _matters(record: logging.LogRecord) -> bool:
-    """Not of matplotlib's cache: a picture needs none, and jobs on clusters often have no place for it."""
+    """False for messages about matplotlib's cache: pictures do not need it, and jobs on clusters often have no place
+    for it."""
     return not any(part in record.getMessage() for part in _OF_A_CACHE)
 
 
 sys.excepthook = _in_a_line
 mend_thread_settings()
-for name in ("matplotlib", "matplotlib.font_manager"):  # a logger's filter does not see those below it
+for name in ("matplotlib", "matplotlib.font_manager"):  # a logger's filter does not apply to its child loggers
     logging.getLogger(name).addFilter(_matters)

@@ -1,5 +1,5 @@
-"""Where a launcher's jobs run: on this machine, or on a cluster by Slurm. Each knows how many there may be, what a job
-gets, how submitit starts it, and how to end it."""
+"""The places where a launcher's jobs run: this machine, or a Slurm cluster. Each knows how many jobs may run, what a
+job gets, how submitit starts it, and how to end it."""
 
 import os
 import shutil
@@ -14,16 +14,16 @@ from semg.common.console import Console
 from semg.common.errors import SettingError
 from semg.common.process_pool import usable_cores
 
-_WARNING = 120  # seconds before a Slurm job's time is over in which it may save what it has
+_WARNING = 120  # seconds before a Slurm job's time limit in which it can save its state
 
 
 @dataclass(frozen=True)
 class Place:
     """Where jobs run, and what each gets.
 
-    kind: local or slurm. parallel: jobs at once, None for as many as this machine has GPUs, or cores where it has none,
-    and for all at once by Slurm. cores: of each, None for its share of this machine, and for 2 by Slurm. gpus: of each.
-    hours, memory (GB) and partition: what Slurm is asked for.
+    kind: local or slurm. parallel: jobs at once; None means, on this machine, the number of GPUs (or of cores without
+    GPUs), and with Slurm all at once. cores: per job; None means its share of this machine, and 2 with Slurm. gpus: per
+    job. hours, memory (GB) and partition: requested from Slurm.
     """
 
     kind: str
@@ -36,12 +36,12 @@ class Place:
 
 
 class ThisMachine:
-    """Jobs here, a few at a time. look: seconds from one look at the jobs to the next, at first and at most."""
+    """Jobs on this machine, a few at a time. look: seconds between two checks of the jobs, at first and at most."""
 
     kind, look = "local", (0.2, 0.2)
 
     def __init__(self, place: Place) -> None:
-        """SettingError for more GPUs than there are."""
+        """SettingError for more GPUs than the machine has."""
         self._each = place.gpus
         self._gpus = gpus_here() if place.gpus else []
         if self._gpus and place.gpus > len(self._gpus):
@@ -51,26 +51,26 @@ class ThisMachine:
         self.cores = place.cores or max(1, usable_cores() // self._parallel)
 
     def free(self, busy: set[int], most: int) -> Sequence[int]:
-        """Shares of the machine for at most so many jobs; busy: those that others have."""
+        """Free slots of the machine for at most `most` jobs; busy: the slots of other jobs."""
         room = max(0, min(most, self._parallel - len(busy)))
         return [slot for slot in range(self._parallel) if slot not in busy][:room]
 
     def environment(self, slot: int) -> dict[str, str | None]:
-        """What a job's environment has otherwise than the launcher's: submitit hides GPUs that it isn't told of."""
+        """How a job's environment differs from the launcher's: submitit hides GPUs that it was not asked for."""
         count = len(self._gpus)
         mine = [self._gpus[(slot * self._each + n) % count] for n in range(self._each)] if count else []
         return {"CUDA_VISIBLE_DEVICES": ",".join(mine) if mine else os.environ.get("CUDA_VISIBLE_DEVICES")}
 
     def executor(self, folder: Path, _name: str) -> Any:
-        """submitit's, which keeps its files in `folder`."""
+        """submitit's executor, which keeps its files in `folder`."""
         import submitit
 
         executor = submitit.LocalExecutor(folder)
-        executor.update_parameters(timeout_min=60 * 24 * 365)  # as good as never
+        executor.update_parameters(timeout_min=60 * 24 * 365)  # practically no limit
         return executor
 
     def queued(self) -> None:
-        """Numbers of the jobs that wait or run: here their locks say it."""
+        """Numbers of the jobs that wait or run; None here, because their locks show it."""
 
     def ending(self, _ids: Sequence[str], folders: Sequence[Path]) -> str:
         """The command that ends jobs."""
@@ -79,7 +79,7 @@ class ThisMachine:
 
 
 class Slurm:
-    """Jobs on a cluster, all handed over at once: Slurm keeps to the number itself. Otherwise as `ThisMachine`."""
+    """Jobs on a cluster, all submitted at once: Slurm itself limits how many run. Otherwise as `ThisMachine`."""
 
     kind, look = "slurm", (2.0, 30.0)
 
@@ -88,7 +88,7 @@ class Slurm:
         self.cores = place.cores or 2
 
     def free(self, _busy: set[int], most: int) -> Sequence[int]:
-        """See `ThisMachine`; there are no shares."""
+        """See `ThisMachine`; there are no slots."""
         return [0] * most
 
     def environment(self, _slot: int) -> dict[str, str | None]:
@@ -104,8 +104,8 @@ class Slurm:
             "job_name": name,
             "time": max(1, round(60 * place.hours)),
             "cpus_per_task": self.cores,
-            "srun_args": ["-c", str(self.cores)],  # srun does not take it over from the job
-            # SIGTERM before the time is over, as Slurm sends it before another job gets the machine
+            "srun_args": ["-c", str(self.cores)],  # srun does not inherit it from the job
+            # SIGTERM before the time limit, as Slurm also sends it before preempting a job
             "additional_parameters": {"signal": f"TERM@{_WARNING}", "requeue": True},
             "array_parallelism": place.parallel or 256,
         }
@@ -117,7 +117,8 @@ class Slurm:
         return executor
 
     def queued(self) -> set[str]:
-        """Numbers of this user's jobs in the queue, arrays one by one; waits while Slurm does not answer."""
+        """Numbers of this user's jobs in the queue, with the elements of arrays listed singly; waits while Slurm does
+        not answer."""
         warned = False
         while True:
             words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i"]
@@ -136,7 +137,7 @@ class Slurm:
 
 
 def gpus_here() -> list[str]:
-    """This machine's NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; only those in it where it is set."""
+    """This machine's NVIDIA GPUs, by their names in CUDA_VISIBLE_DEVICES; if that is set, only those in it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]

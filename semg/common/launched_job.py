@@ -1,17 +1,18 @@
-"""One job of a launcher, where it runs: start a script's command line, and write down how it ended.
+"""One job of a launcher, on the machine where it runs: start a script's command line, and record how it ended.
 
-A launcher (semg/common/launching.py) writes job.json into a folder of its own for each job and has this module run
-there, on this machine or on another one that Slurm picked. All that it does follows from that file:
+A launcher (semg/common/launching.py) writes job.json into a separate folder for each job and has this module run there,
+on this machine or on another one that Slurm picked. Everything it does is determined by that file:
 
   job.json      ticket, command line, working folder, environment; see `Spec`
-  lock          held as long as anything of the job lives: this process, or the script where this one was killed; holds
-                this process's number
-  log           what the script prints, errors too; a job that runs again adds to it
+  lock          held as long as any process of the job lives: this one, or the script if this one was killed; contains
+                the number of this process
+  log           what the script prints, errors included; a job that runs again appends to it
   outcome.json  ticket and exit code, when the script has ended by itself
 
-The script has a session of its own, so that Ctrl-C at the launcher's terminal does not reach it. SIGTERM is what Slurm
-sends before it takes a job's machine away or its time is over: it is handed on to the script, which saves what it has,
-and the job is put back into Slurm's queue. There it finds its own traces and goes on (`begun`, `again`).
+The script has its own session, so that Ctrl-C at the launcher's terminal does not reach it. Slurm sends SIGTERM before
+it takes a job's machine away or when its time limit is near: the signal is passed on to the script, which saves its
+state, and the job is put back into Slurm's queue. When it runs again, it finds its saved state and continues (`begun`,
+`again`).
 """
 
 import os
@@ -25,15 +26,16 @@ from typing import IO, Any
 
 from semg.common.files import read_json, write_json
 
-MOST_RESTARTS = 100  # of one job by Slurm; one that can't be done within its time would otherwise never end
+MOST_RESTARTS = 100  # most restarts of one job by Slurm; a job that cannot finish in its time would otherwise never end
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a job is: all of job.json.
+    """The definition of a job: the contents of job.json.
 
-    ticket: tells one start of a job from another. begun: a file that is there once the script has left something to
-    go on from; then the words `again` follow the command line. environment: changes to it; None takes a variable away.
+    ticket: distinguishes one start of a job from another. begun: a file that exists once the script has left a state
+    from which it can continue; then the words `again` are appended to the command line. environment: changes to it;
+    None removes a variable.
     """
 
     ticket: str
@@ -46,7 +48,7 @@ class Spec:
 
     @classmethod
     def read(cls, folder: Path) -> "Spec":
-        """What job.json in `folder` says. DataError."""
+        """The job.json in `folder`. DataError."""
         return cls(**read_json(folder / "job.json", "a job as a launcher writes it"))
 
     def write(self, folder: Path) -> None:
@@ -54,13 +56,14 @@ class Spec:
         write_json(folder / "job.json", asdict(self))
 
     def words(self) -> list[str]:
-        """The command line now: of a first start, or of one that goes on."""
+        """The command line at present: for a first start, or for continuing."""
         return [*self.command, *(self.again if self.begun and Path(self.folder, self.begun).is_file() else [])]
 
 
 def take_lock(folder: Path, *, wait: bool) -> IO[bytes] | None:
-    """The lock of the job in `folder`, held until the file is closed; None where another has it and `wait` is false."""
-    import fcntl  # which Windows has not
+    """The lock of the job in `folder`, held until the file is closed; None if another process has it and `wait` is
+    false."""
+    import fcntl  # not available on Windows
 
     file = (folder / "lock").open("ab")
     try:
@@ -72,7 +75,7 @@ def take_lock(folder: Path, *, wait: bool) -> IO[bytes] | None:
 
 
 def outcome_of(folder: Path, ticket: str) -> dict[str, Any] | None:
-    """How the start with that ticket ended; None while that isn't known."""
+    """How the start with that ticket ended; None if that is not known yet."""
     if not (folder / "outcome.json").is_file():
         return None
     outcome = read_json(folder / "outcome.json", "how a job ended")
@@ -80,7 +83,7 @@ def outcome_of(folder: Path, ticket: str) -> dict[str, Any] | None:
 
 
 def run(folder: Path, ticket: str) -> int:
-    """Run the job in `folder` to its end; returns the script's exit code. Nothing if `ticket` is no longer its own."""
+    """Run the job in `folder` to its end; returns the script's exit code. Does nothing if `ticket` is out of date."""
     stops: list[int] = []
     script: subprocess.Popen[bytes] | None = None
 
@@ -95,7 +98,7 @@ def run(folder: Path, ticket: str) -> int:
         return 0  # a later start has done the job
     spec = Spec.read(folder)
     if spec.ticket != ticket or outcome_of(folder, ticket):
-        return 0  # another launcher has started the job anew
+        return 0  # another launcher has started the job again
     lock.truncate(0)
     lock.write(b"%d" % os.getpid())
     lock.flush()
@@ -110,7 +113,7 @@ def run(folder: Path, ticket: str) -> int:
             start_new_session=True,
             pass_fds=[lock.fileno()],
         )
-        if stops:  # before there was a script to hand it on to
+        if stops:  # SIGTERM came before the script was started
             script.terminate()
         code = script.wait()
         if not (stops and code and runs_again()):
@@ -119,10 +122,10 @@ def run(folder: Path, ticket: str) -> int:
 
 
 def runs_again() -> bool:
-    """After SIGTERM: whether Slurm has this job in its queue again, or was told to put it there.
+    """After SIGTERM: whether Slurm has this job in its queue again, or has been told to put it there.
 
-    A job that still counts as running was told that its time is over, or that another job will get its machine soon.
-    Others Slurm is ending itself: to run them again, or because somebody cancelled them.
+    A job that still counts as running got the signal because its time limit is near, or because another job will get
+    its machine soon. Slurm is ending the others itself: to run them again, or because somebody cancelled them.
     """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")

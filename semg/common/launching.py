@@ -1,16 +1,18 @@
-"""Many runs of scripts at once: on this machine, or on a cluster by Slurm.
+"""Many runs of scripts at once: on this machine, or on a Slurm cluster.
 
 A job is a script's own command line. submitit starts it: on this machine a few at a time, each with its share of the
-processor's cores and GPUs, or as arrays of Slurm jobs. Each has a folder for itself under the launcher's, where
-semg/common/launched_job.py runs it; jobs.json beside them says which were started and under which number.
+cores and GPUs, or as arrays of Slurm jobs. Each job has its own folder under the launcher's, where
+semg/common/launched_job.py runs it; jobs.json in the launcher's folder records which ones were started and under which
+number.
 
-Jobs don't need their launcher: they go on when it is stopped or killed. The next one with the same folder takes up what
-is under way or has ended meanwhile, and starts nothing twice: a job holds a lock while it lives, and one that starts
-late, after the next launcher has given it up, finds that its ticket is no longer valid, and does nothing.
+Jobs do not need their launcher: they continue when it is stopped or killed. The next launcher with the same folder
+takes over the jobs that are running or have ended in the meantime, and starts nothing twice: a job holds a lock while
+it lives, and a job that starts late, after the next launcher has given it up, finds that its ticket is no longer valid,
+and does nothing.
 
-submitit writes what it shall call into a pickle, which its own process reads on the other side. Here that is nothing
-but submitit's CommandFunction and a list of words, in a folder that is the user's alone; whatever a job needs besides
-is in job.json, how it ended in outcome.json, and no pickle is read here.
+submitit writes the function to call into a pickle, which its own process reads on the other side. Here this is only
+submitit's CommandFunction and a list of words, in a folder that belongs to the user alone. Everything else that a job
+needs is in job.json, its outcome is in outcome.json, and this module reads no pickle.
 """
 
 import os
@@ -33,19 +35,19 @@ from semg.common.launch_places import Place, Slurm, ThisMachine
 from semg.common.launched_job import Spec, outcome_of, take_lock
 from semg.common.process_pool import CORES
 
-_JOBS = ".jobs"  # the launcher's folder, in the one that its jobs write to
-_WRITES_FOR = "SEMG_WRITES_FOR"  # environment of a job: its launcher's folder
+_JOBS = ".jobs"  # the launcher's folder, within the folder that its jobs write to
+_WRITES_FOR = "SEMG_WRITES_FOR"  # environment variable of a job: its launcher's folder
 _ROOT = Path(__file__).resolve().parent.parent.parent  # from where `python -m semg...` finds the package
-_LAST_LINES = 3  # of a log, or of the errors in it, told of a job that failed
-_ERRORS_WITHIN = 20  # so many last lines of a log; earlier ones may be of an earlier start
+_LAST_LINES = 3  # lines of the log, or of the errors in it, that are shown for a failed job
+_ERRORS_WITHIN = 20  # last lines of a log that are searched; earlier ones may belong to an earlier start
 
 
 @dataclass(frozen=True)
 class Job:
-    """A script's command line. name: for a person, and one job's alone.
+    """A script's command line. name: for messages; unique.
 
-    begun: a file that is there once the script has left something to go on from; then the words `again` follow the
-    command. own_threads: the script itself decides how many threads compute, from the cores that it gets.
+    begun: a file that exists once the script has left a state from which it can continue; then the words `again` are
+    appended to the command. own_threads: the script itself decides how many threads compute, given its cores.
     """
 
     name: str
@@ -57,19 +59,19 @@ class Job:
 
 @dataclass
 class _Start:
-    """One start of a job. id: a process's or Slurm's. slot: the share of this machine that it has."""
+    """One start of a job. id: of a process, or Slurm's. slot: its share of this machine."""
 
     job: Job
     folder: Path
     ticket: str
     id: str = ""
     slot: int = 0
-    handle: Any = field(default=None, repr=False)  # submitit's, where this launcher has started it
-    missed: int = 0  # looks in a row at which it was neither there nor had an outcome
+    handle: Any = field(default=None, repr=False)  # submitit's handle, if this launcher has started it
+    missed: int = 0  # consecutive checks at which it neither lived nor had an outcome
 
 
 class Launcher:
-    """Jobs at a place, known by the folder that they write to: whoever opens it again takes them up."""
+    """The jobs that write to a folder: a new launcher for the same folder takes over its jobs."""
 
     def __init__(self, folder: Path, place: Place, console: Console) -> None:
         self._folder, self._console = (folder / _JOBS).resolve(), console
@@ -78,10 +80,10 @@ class Launcher:
         self._executor: Any = None
 
     def run(self, jobs: Sequence[Job], what: str) -> Iterator[tuple[Job, str]]:
-        """Have all jobs done; gives each when it has ended, with what was wrong, "" if nothing.
+        """Run all jobs; yields each when it has ended, with its error message, "" for success.
 
-        what: such as "train", for progress. Ctrl-C and SIGTERM leave the jobs that are under way to themselves, and say
-        how to find them again. DataError where a job that is under way is of another command line.
+        what: such as "train", for progress. Ctrl-C and SIGTERM leave running jobs alone, and the message says how to
+        return to them. DataError if a running job has another command line.
         """
         if not jobs:
             return
@@ -115,7 +117,7 @@ class Launcher:
     # --- what is there -------------------------------------------------------------------------------------------
 
     def _open_folder(self) -> None:
-        """Make the folder, for its owner alone: submitit's process does what the files in it say."""
+        """Make the folder, accessible to its owner only: submitit's process executes what the files in it say."""
         if "%" in str(self._folder):
             raise DataError(f"{self._folder}: expected a folder without %, which Slurm and submitit replace")
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -126,7 +128,7 @@ class Launcher:
             self._folder.chmod(0o700)
 
     def _earlier(self, jobs: Sequence[Job]) -> list[_Start]:
-        """Starts by an earlier launcher that are under way, or have ended without having been told of."""
+        """Starts by an earlier launcher that are still running, or whose end has not been reported."""
         path = self._folder / "jobs.json"
         known = read_json(path, "jobs as a launcher writes them")["jobs"] if path.is_file() else {}
         starts, queued = [], self._place.queued() if known else None
@@ -157,7 +159,7 @@ class Launcher:
         write_json(self._folder / "jobs.json", {"jobs": entries})
 
     def _forget(self, start: _Start, under_way: list[_Start]) -> None:
-        """A job that ended and was told of is nobody's any more; its log stays."""
+        """Drop a job whose end has been reported; its log stays."""
         under_way.remove(start)
         self._write(under_way)
         for name in ("outcome.json", "job.json"):
@@ -166,7 +168,7 @@ class Launcher:
     # --- starting ------------------------------------------------------------------------------------------------
 
     def _start_some(self, waiting: list[Job], under_way: list[_Start]) -> None:
-        """Start what there is room for; Slurm has room for all and keeps to the number itself."""
+        """Start as many jobs as there is room for; Slurm accepts all and limits the number itself."""
         ready: list[_Start] = []
         for slot in self._place.free({start.slot for start in under_way}, len(waiting)):
             start = self._prepared(waiting.pop(0), slot)
@@ -175,7 +177,7 @@ class Launcher:
             self._submit(ready, under_way)
 
     def _prepared(self, job: Job, slot: int) -> _Start:
-        """Write job.json for a new start; where the job lives although nobody knew, take it as it is."""
+        """Write job.json for a new start; if the job turns out to be alive, take it over instead."""
         folder = self._folder_of(job)
         folder.mkdir(exist_ok=True)
         lock = take_lock(folder, wait=False)
@@ -195,7 +197,7 @@ class Launcher:
         return start
 
     def _environment(self, job: Job, slot: int) -> dict[str, str | None]:
-        """What a job's environment has otherwise than the launcher's: its share of cores and GPUs."""
+        """How a job's environment differs from the launcher's: its share of cores and GPUs."""
         cores = str(self._place.cores)
         changed = {CORES: cores, _WRITES_FOR: str(self._folder)} | self._place.environment(slot)
         if not job.own_threads and "OMP_NUM_THREADS" not in os.environ:
@@ -203,7 +205,7 @@ class Launcher:
         return changed
 
     def _submit(self, ready: Sequence[_Start], under_way: list[_Start]) -> None:
-        """Hand starts to submitit; Slurm gets several as an array."""
+        """Submit starts through submitit; Slurm gets several of them as an array."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import CommandFunction
 
@@ -231,10 +233,10 @@ class Launcher:
     # --- watching ------------------------------------------------------------------------------------------------
 
     def _ended(self, under_way: Sequence[_Start]) -> Iterator[tuple[_Start, str]]:
-        """Starts that have ended, with what was wrong."""
+        """Starts that have ended, with their error messages."""
         queued = self._place.queued()
         for start in list(under_way):
-            lives = self._lives(start, queued)  # first: a job that ends between the two looks has its outcome
+            lives = self._lives(start, queued)  # checked first: a job that ends between the two checks has its outcome
             outcome = outcome_of(start.folder, start.ticket)
             if outcome is not None:
                 code = outcome["exit_code"]
@@ -242,13 +244,13 @@ class Launcher:
                 yield start, "" if code == 0 else self._how_ended(start, how)
             elif not lives:
                 start.missed += 1
-                if start.missed > 1:  # drives that several machines share may show a file late
+                if start.missed > 1:  # files may appear late on drives shared between machines
                     yield start, self._how_ended(start, "ended without an outcome: killed or cancelled")
             else:
                 start.missed = 0
 
     def _lives(self, start: _Start, queued: set[str] | None) -> bool:
-        """Whether a start waits or runs. queued: as the place says it."""
+        """Whether a start waits or runs. queued: from the place."""
         if queued is not None and start.id != "unknown":
             return start.id in queued
         if start.handle is not None and not start.handle.done():
@@ -259,10 +261,10 @@ class Launcher:
         return start.folder.is_dir() and lock is None
 
     def _how_ended(self, start: _Start, how: str) -> str:
-        """What was wrong: the script's own error message or its last lines, and where its log is."""
+        """An error message: the script's own or its last lines, and where its log is."""
         log = start.folder / "log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-        if not lines:  # it never came to the script
+        if not lines:  # the script was never started
             logs = sorted(self._starts.glob(f"{start.id}_*_log.err")) if start.id else []
             log = logs[0] if logs else log
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if logs else []
@@ -274,7 +276,7 @@ class Launcher:
     # --- leaving -------------------------------------------------------------------------------------------------
 
     def _farewell(self, under_way: Sequence[_Start], waiting: Sequence[Job]) -> str:
-        """What is said on Ctrl-C."""
+        """The message after Ctrl-C."""
         text = "nothing is under way"
         if under_way:
             text = f"{counted(len(under_way), 'job goes', 'jobs go')} on without this script"
@@ -287,7 +289,8 @@ class Launcher:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """What is started in here ignores Ctrl-C and the terminal's end, and holds neither terminal nor pipe open."""
+    """Processes started in this context ignore Ctrl-C and the end of the terminal, and keep neither terminal nor pipe
+    open."""
     number = {signal.SIGINT, signal.SIGHUP}
     before = {one: signal.signal(one, signal.SIG_IGN) for one in number}
     saved_streams = {stream: os.dup(stream) for stream in (1, 2)}
@@ -307,9 +310,10 @@ def _apart() -> Iterator[None]:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold `folder` for writing, as `folder_lock` does; DataError too while jobs are under way that write there.
+    """Hold `folder` for writing, as `folder_lock` does; DataError also while jobs are running that write there.
 
-    Such a job holds nothing: no two of them write the same, and their launcher sees to it that none is there twice.
+    For such a job itself, this does nothing: no two jobs write the same files, and their launcher ensures that none
+    runs twice.
     """
     jobs = (folder / _JOBS).resolve()
     if os.environ.get(_WRITES_FOR) == str(jobs):

@@ -1,13 +1,13 @@
-"""A length of signal as a person gives it, in samples or in time."""
+"""A length of signal as the user gives it, in samples or as time."""
 
 import re
 
-LARGEST = 2**53  # what follows from a length then fits the machine's integers
+LARGEST = 2**53  # anything computed from a length then fits the machine's integers
 _FORM = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
 
 
 class Length:
-    """Samples (`1280`) or time (`250ms`, `0.25s`), turned into samples at a rate. ValueError for anything else."""
+    """Samples (`1280`) or time (`250ms`, `0.25s`), converted to samples at a rate. ValueError for anything else."""
 
     def __init__(self, text: str) -> None:
         match = _FORM.fullmatch(text.strip())
@@ -26,7 +26,7 @@ class Length:
         return max(1, round(seconds * rate))
 
     def say(self, samples: float, rate: float) -> str:
-        """So many samples in the unit of this length: `128 samples`, `25 ms` or `0.025 s`."""
+        """A number of samples in the unit of this length: `128 samples`, `25 ms` or `0.025 s`."""
         if self._unit is None:
             return f"{samples:g} samples"
         seconds = samples / rate

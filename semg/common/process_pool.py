@@ -1,4 +1,4 @@
-"""Processes that share a script's work, leave Ctrl-C to the script, and end with it whatever ends it."""
+"""Processes that share a script's work, leave Ctrl-C to the script, and end with it, however it ends."""
 
 import os
 import signal
@@ -12,22 +12,23 @@ from multiprocessing import active_children, get_context, parent_process, resour
 from pathlib import Path
 from typing import TypeVar
 
-CORES = "SEMG_CORES"  # environment: the cores that are this process's, from whoever runs others beside it
+CORES = "SEMG_CORES"  # environment variable: the cores that a launcher assigns to this process
 J = TypeVar("J")
 R = TypeVar("R")
-# A forked worker has the script's imports at once, a spawned one makes them anew: a second of processor time each.
-# Elsewhere than on Linux, system libraries don't survive a fork.
+# A forked worker has the script's imports at once; a spawned one repeats them, which takes a second of processor time.
+# On systems other than Linux, system libraries do not survive a fork.
 START = "fork" if sys.platform == "linux" else "spawn"
 
 
 def as_ready(
     work: Callable[[J], R], jobs: list[J], workers: int, killed: Callable[[J], R], warn: Callable[[str], None]
 ) -> Iterator[R]:
-    """What `work` makes of each job, as it is ready: in this process, or in at most `workers` others.
+    """The results of `work` for all jobs, each as soon as it is ready: from this process, or from at most `workers`
+    others.
 
-    For scripts that have no threads of their own and no PyTorch in them: workers may be forks of them. What has not
-    begun at the end never does. killed: what to give, or raise, for a job whose process was killed. warn: told where no
-    process can begin; the jobs are then done here, one after another.
+    For scripts without threads of their own and without PyTorch, because workers may be forks of them. Jobs that have
+    not begun when the caller stops are cancelled. killed: gives the result, or raises, for a job whose process was
+    killed. warn: called if no process can be started; the jobs are then done here, one after another.
     """
     count = min(workers, len(jobs))
     started = _started(work, jobs, count, warn) if count > 1 else None
@@ -49,7 +50,7 @@ def as_ready(
 def _started(
     work: Callable[[J], R], jobs: list[J], count: int, warn: Callable[[str], None]
 ) -> tuple[ProcessPoolExecutor, dict[Future[R], J]] | None:
-    """So many processes at work on the jobs; None, and none of them, where a limit of the system keeps one, or its
+    """`count` processes at work on the jobs; None, with no process left, if a system limit prevents one of them, or its
     thread, from starting."""
     others = set(active_children())
     pool = ProcessPoolExecutor(count, mp_context=get_context(START), initializer=_begin)
@@ -57,7 +58,7 @@ def _started(
         with _held_back():
             return pool, {pool.submit(work, job): job for job in jobs}
     except (OSError, RuntimeError) as error:  # EAGAIN from fork; "can't start new thread"
-        for child in set(active_children()) - others:  # they wait for work which will never come, and Python for them
+        for child in set(active_children()) - others:  # they wait for work that never comes, and Python waits for them
             child.kill()
             child.join()
         reason = getattr(error, "strerror", None) or str(error)
@@ -67,15 +68,16 @@ def _started(
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back; processes started meanwhile never get the first, and the second once they began.
+    """Block Ctrl-C and SIGTERM. Processes started here never receive the first, and the second only once they have
+    begun.
 
-    A terminal sends Ctrl-C to them too, and each would print a traceback over the script's one line; so would one that
-    got SIGTERM while it still had the script's handler.
+    A terminal sends Ctrl-C to them, too, and each would print a traceback in addition to the script's one line; so
+    would one that received SIGTERM while it still had the script's handler.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else the first process would start it, and it lets signals in again
+    resource_tracker.ensure_running()  # otherwise the first process would start it, which unblocks the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -84,7 +86,7 @@ def _held_back() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """In a worker: end at once on SIGTERM, and when the main process is killed, which drops the lock; a new run may
+    """In a worker: end immediately on SIGTERM, and when the main process is killed, because a new run may then
     follow."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
@@ -96,17 +98,18 @@ def _begin() -> None:
             parent.join()
             os._exit(1)
 
-    with suppress(RuntimeError):  # a limit on threads: the work goes on without the watch
+    with suppress(RuntimeError):  # with a limit on threads, work continues without this watch
         threading.Thread(target=watch, daemon=True).start()
 
 
-# --- how many ------------------------------------------------------------------------------------------------------
+# --- number of cores ----------------------------------------------------------------------------------------------
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: those it is bound to, what its container or job gets of their time, its share.
+    """The number of cores that this process may use: by its CPU affinity, the time limit of its container or job, and
+    its assigned share.
 
-    root: where /proc and /sys lie. On a share of a machine, more threads or processes than this wait for each other.
+    root: where /proc and /sys are. On a shared machine, more threads or processes than this would wait for each other.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get(CORES, "")
@@ -114,7 +117,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _share_of_time(root: Path) -> float:
-    """Seconds of processor time a second that this process's control groups (Linux), and those above them, allow."""
+    """Seconds of processor time per second that this process's control groups (Linux), and those above them, allow."""
     share = float("inf")
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -126,17 +129,17 @@ def _share_of_time(root: Path) -> float:
             continue
         mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         below = Path(name.lstrip("/"))
-        for group in (below, *below.parents):  # in a container, the names above its own are not there
+        for group in (below, *below.parents):  # inside a container, the groups above its own are not visible
             share = min(share, _quota(mount / group))
     return share
 
 
 def _quota(group: Path) -> float:
-    """What one control group allows."""
+    """What a single control group allows."""
     for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
         try:
             quota, period = " ".join((group / name).read_text(encoding="utf-8") for name in files).split()
-            if float(quota) > 0:  # -1 and, as a word, max: no limit
+            if float(quota) > 0:  # -1 or the word max: no limit
                 return float(quota) / float(period)
         except (OSError, ValueError):
             continue

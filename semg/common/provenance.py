@@ -1,4 +1,4 @@
-"""How an output was made: arguments, versions, commit. No clock: same inputs, same bytes."""
+"""How an output was made: arguments, versions, commit. No time stamps: the same inputs give the same bytes."""
 
 import platform
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parent.parent
-# Flags that change nothing in what is made: what is said meanwhile, and where and how many at once.
+# Flags that do not affect the output: those for messages, and those for where and how many jobs run.
 _OF_NO_MATTER = (
     "quiet",
     "json",
@@ -36,7 +36,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's git commit, with `+changes` if tracked files differ from it; `unknown` outside git."""
+    """The checkout's git commit, followed by `+changes` if tracked files differ from it; `unknown` outside git."""
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "-s", "-uno")
@@ -51,7 +51,7 @@ def _git(*words: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` in JSON's types: paths and lengths become text, tuples lists."""
+    """`value` as JSON types: paths and lengths become text, tuples become lists."""
     if isinstance(value, Path):
         return value.as_posix()
     if isinstance(value, (list, tuple)):
@@ -62,7 +62,7 @@ def plain(value: Any) -> Any:
 
 
 def how_made(script: str, arguments: object) -> dict[str, Any]:
-    """What every output says of its making: script, arguments, versions, commit."""
+    """What every output records about its making: script, arguments, versions, commit."""
     values = arguments if isinstance(arguments, dict) else vars(arguments)
     recorded = {key: plain(value) for key, value in values.items() if key not in _OF_NO_MATTER}
     return {"script": script, "arguments": recorded, "versions": versions(), "commit": commit()}

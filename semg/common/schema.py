@@ -1,7 +1,7 @@
-"""What an object read from JSON must hold: fields by name, each with a test of its value.
+"""Checks of an object read from JSON: fields by name, each with a test of its value.
 
-A checksum says that a file is as it was written, not that this program wrote it. Whoever opens a file of somebody
-else checks its fields once, here, and may then trust their types.
+A checksum shows that a file is unchanged, not that this program wrote it. Code that opens a file from outside checks
+its fields once, here, and can then rely on their types.
 """
 
 import math
@@ -17,7 +17,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Field:
-    """A field's value passes `holds`, which `words` describe; it may be absent unless it is `needed`."""
+    """A field whose value must pass `holds`, which `words` describe; it may be absent unless it is `needed`."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -27,7 +27,8 @@ class Field:
 def check_fields(
     where: object, content: Mapping[str, Any], fields: Mapping[str, Field], what: str, advice: str
 ) -> None:
-    """DataError, beginning with `where`, unless `content` holds the `fields`; `data.rate` is the field rate in data."""
+    """DataError, beginning with `where`, unless `content` has the `fields`; `data.rate` means the field rate in
+    data."""
     for name, field in fields.items():
         value: Any = content
         for part in name.split("."):
@@ -42,34 +43,34 @@ def check_fields(
 
 
 def is_whole(value: Any, low: int = 1) -> bool:
-    """A whole number of at least `low` that fits 64 bits; True and False are none."""
+    """A whole number of at least `low` that fits 64 bits; True and False are not numbers."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
 
 
 def is_finite(value: Any, above: float = -math.inf) -> bool:
-    """A finite number above `above`; a whole one has to fit 64 bits."""
+    """A finite number above `above`; a whole number must fit 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return above < value < 2**63 if isinstance(value, int) else math.isfinite(value) and value > above
 
 
 def text(value: Any) -> bool:
-    """A text that can be shown, written and be a path: no control characters, no half characters."""
+    """A text that can be printed, written and used as a path: no control characters, no incomplete characters."""
     return isinstance(value, str) and not _CONTROL.search(value)
 
 
 def texts(value: Any) -> bool:
-    """A list of some texts."""
+    """A non-empty list of texts."""
     return isinstance(value, list) and bool(value) and all(map(text, value))
 
 
 def folder_name(value: Any) -> bool:
-    """The name of one folder, which leads to no other place."""
+    """The name of a single folder that leads to no other place."""
     return text(value) and value not in ("", ".", "..") and not set(value) & set("/\\") and len(value.encode()) <= 255
 
 
 def numbers(value: Any) -> bool:
-    """A list of finite numbers above 0, perhaps empty."""
+    """A list of finite numbers above 0, possibly empty."""
     return isinstance(value, list) and all(is_finite(one, above=0) for one in value)
 
 

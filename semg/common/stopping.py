@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as requests that long work grants where no step is half done."""
+"""Ctrl-C and SIGTERM as requests that long work honours between two steps."""
 
 import signal
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: handled like Ctrl-C, but with its own exit code."""
+    """SIGTERM arrived; handled like Ctrl-C, but with its own exit code."""
 
 
 @dataclass
 class StopRequest:
-    """Whether somebody asked to stop, and by which signal; 0: nobody has."""
+    """Whether a stop was requested, and by which signal; 0 means no."""
 
     signal: int = 0
 
@@ -22,18 +22,18 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """As a shell counts it: 128 and the signal's number."""
+        """As a shell counts it: 128 plus the signal's number."""
         return 128 + self.signal
 
     def error(self, message: str) -> KeyboardInterrupt:
-        """What to raise when the work has come to its end, for `run` to print `message`."""
+        """The exception to raise when the work has stopped; `run` prints `message`."""
         return Terminated(message) if self.signal == signal.SIGTERM else KeyboardInterrupt(message)
 
 
 @contextmanager
 def stop_at_a_safe_place(*, when: bool = True) -> Iterator[StopRequest]:
-    """Meanwhile, Ctrl-C and SIGTERM only ask: the work looks at the request between two steps, so that no step is left
-    half done. A second one ends it at once. when: False leaves the signals as they are."""
+    """A context in which Ctrl-C and SIGTERM only request a stop: the work checks the request between two steps, so that
+    no step is left half done. A second signal stops it immediately. when: False leaves the signals as they are."""
     request = StopRequest()
 
     def ask(number: int, _frame: FrameType | None) -> None:

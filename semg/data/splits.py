@@ -54,7 +54,7 @@ PROTOCOLS = tuple(name for name in PROMISES if name != "custom")
 
 @dataclass(frozen=True)
 class Split:
-    """The record names of each subset, sorted. `seed`: with which people were drawn; None for a split written by hand.
+    """The record names of each subset, sorted. `seed`: of the draw of people; None for a split written by hand.
 
     facts: of the recordings whose names do not contain them.
     """

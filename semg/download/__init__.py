@@ -1,1 +1,1 @@
-"""Fetching putEMG: HTTP and files. It knows neither torch nor signals."""
+"""Downloading putEMG: HTTP and files. This package knows neither torch nor signals."""

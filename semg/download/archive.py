@@ -1,7 +1,7 @@
-"""Zip archives from a stranger: looked through before anything is written, unpacked whole or not at all.
+"""Zip archives from an untrusted source: checked before anything is written, and unpacked completely or not at all.
 
-Refused: entries that would land outside the folder, links and other special files, encrypted entries, two
-entries of one name, and archives that would unpack to far more than they hold (bombs).
+Refused are entries that would land outside the folder, links and other special files, encrypted entries, two entries of
+the same name, and archives that would unpack to far more than their size (zip bombs).
 """
 
 import errno
@@ -19,13 +19,13 @@ from semg.common.errors import DataError
 from semg.common.files import atomic_folder
 
 MAX_MEMBERS = 200_000
-MAX_RATIO = 200  # text of numbers packs about 10-fold, deflate at most 1032-fold
+MAX_RATIO = 200  # numbers as text compress about 10-fold, deflate at most 1032-fold
 _BLOCK = 1 << 20
-_LONGEST_PATH = 1000  # bytes of an entry's path; with the folder's, Linux takes 4096
+_LONGEST_PATH = 1000  # most bytes of an entry's path; together with the folder's, Linux allows 4096
 
 
 def check(path: Path, *, contents: bool) -> None:
-    """Raise DataError unless `path` is a zip archive that is safe to unpack; `contents`: compare the CRCs too."""
+    """Raise DataError unless `path` is a zip archive that is safe to unpack; contents: also check the CRCs."""
     with _opened(path) as archive:
         members = _members(path, archive)
         if contents:
@@ -36,7 +36,7 @@ def check(path: Path, *, contents: bool) -> None:
 
 
 def unpack(path: Path, folder: Path, stop: Callable[[], None]) -> dict[str, int]:
-    """Unpack `path` into `folder`, which appears when all of it is there; returns what `measure` returns.
+    """Unpack `path` into `folder`, which appears when everything is unpacked; returns the result of `measure`.
 
     stop: called between blocks; may raise to end the work.
     """
@@ -54,7 +54,7 @@ def unpack(path: Path, folder: Path, stop: Callable[[], None]) -> dict[str, int]
 
 
 def measure(folder: Path) -> dict[str, int]:
-    """Number of files in `folder` and their bytes, to see later whether all is still there."""
+    """The number of files in `folder` and their total bytes, to check later whether everything is still there."""
     sizes = [(Path(place) / name).lstat().st_size for place, _, names in os.walk(folder) for name in names]
     return {"members": len(sizes), "bytes": sum(sizes)}
 
@@ -80,7 +80,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
         raise _broken(path, error) from None
     except OSError as error:
-        # of the disk; without a number it is bz2's word for damaged data, EINVAL an entry before the file's begin
+        # a disk error; without a number it is bz2's error for damaged data, EINVAL an entry before the file's beginning
         if error.errno not in (None, errno.EINVAL):
             raise
         raise _broken(path, error) from None
@@ -91,7 +91,7 @@ def _broken(path: Path, error: Exception) -> DataError:
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The archive's files, folders left out, after a look at all entries."""
+    """The archive's files, without folders, after a check of all entries."""
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS:
         raise DataError(f"{path}: expected at most {MAX_MEMBERS} entries, found {len(entries)}; refused")
@@ -118,11 +118,11 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _is_folder(entry: zipfile.ZipInfo) -> bool:
-    return entry.filename.endswith("/")  # is_dir() stumbles over a name of nothing
+    return entry.filename.endswith("/")  # is_dir() fails for an empty name
 
 
 def _folders(name: str) -> Iterator[str]:
-    """The folders in which an entry lies: `a/b/c` in `a` and `a/b`, and so does the folder `a/b/c/` in `a/b/c`."""
+    """The folders that contain an entry: `a` and `a/b` for the file `a/b/c`, and also for the folder `a/b/c/`."""
     end = name.find("/")
     while end >= 0:
         yield name[:end]
@@ -130,8 +130,8 @@ def _folders(name: str) -> Iterator[str]:
 
 
 def _refusal(entry: zipfile.ZipInfo) -> str:
-    """Why an entry must not be unpacked; empty if it may."""
-    name = entry.orig_filename  # zipfile cuts `filename` at a NUL
+    """Why an entry must not be unpacked; empty if it may be."""
+    name = entry.orig_filename  # zipfile truncates `filename` at a NUL
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if not name or not name.isprintable() or any(len(part.encode()) > 200 for part in name.split("/")):
         return "a name with control characters or too long a name"

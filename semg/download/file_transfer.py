@@ -1,8 +1,8 @@
-"""Fetching files over HTTP so that each is whole and verified, or absent.
+"""Downloading files over HTTP so that each is complete and verified, or absent.
 
-One file goes to `NAME.part`; beside it, `NAME.part.json` remembers which version of the file that is (ETag or
-Last-Modified, length), so that a later attempt, in this run or another, can ask for the missing bytes only. A
-file gets its name after its length and its content were checked.
+A file is written to `NAME.part`; beside it, `NAME.part.json` records which version of the file it is (ETag or
+Last-Modified, length), so that a later attempt, in this run or another, can request only the missing bytes. A file gets
+its name after its length and its contents have been checked.
 """
 
 import re
@@ -39,12 +39,12 @@ def fetch(
     *,
     any_length: bool = False,
 ) -> T:
-    """Bring `path` to `target`, resuming what lies in `target`'s part file; returns what `check` returns.
+    """Download `path` to `target`, resuming from `target`'s part file; returns the result of `check`.
 
-    size: the length that a listing gives, if any. check: raises DataError if a whole file is wrong; whatever
-    else it raises counts as that too. report: called with the bytes by which the part file grew (negative: it was
-    thrown away). any_length: take a file whose length nobody declares, since `check` knows its MD5.
-    Raises DataError (for good), DiskFullError or StoppedError; the part file stays where it is of use.
+    size: the length from a listing, if any. check: raises DataError if a complete file is wrong; any other exception
+    counts as that, too. report: called with the number of bytes by which the part file grew (negative: it was
+    discarded). any_length: accept a file whose length nobody declares, because `check` knows its MD5.
+    Raises DataError (final), DiskFullError or StoppedError; the part file is kept as long as it is useful.
     """
     part = PartialFile(target, report)
     wrong = 0
@@ -57,7 +57,7 @@ def fetch(
         except (DataError, MemoryError, ValueError, LookupError, TypeError, RuntimeError, EOFError) as error:
             part.discard()
             wrong += 1
-            if wrong > 1:  # the same once more: it is the server's file, not the transfer
+            if wrong > 1:  # wrong twice: the server's file is wrong, not the transfer
                 raise as_data_error(error) from None
             raise TemporaryError(str(as_data_error(error))) from None
 
@@ -71,7 +71,7 @@ def fetch(
 
 
 def _transfer(client: Client, path: str, part: PartialFile, size: int | None, any_length: bool) -> None:
-    """Add the missing bytes to the part file, or all of them if those there are of no use."""
+    """Add the missing bytes to the part file, or all bytes if those already there are of no use."""
     note = part.resume(size)
     have = part.size()
     if note and have == note.size:
@@ -79,7 +79,9 @@ def _transfer(client: Client, path: str, part: PartialFile, size: int | None, an
     headers = {"Range": f"bytes={have}-", "If-Range": note.validator} if note else {}
     with client.open("GET", path, headers, allowed=(200, 206, 416)) as response:
         refuse_page(response)
-        if response.status_code == 200:  # all of it: asked for, or Range is unknown, or the file has changed
+        if (
+            response.status_code == 200
+        ):  # the whole file: as requested, or Range is not supported, or the file has changed
             refuse_encoded(response)
             note, have = _fresh_note(response, size, any_length), 0
         elif note is None or not _continues(response, have, note):
@@ -112,7 +114,8 @@ def _copy(client: Client, response: requests.Response, part: PartialFile, have: 
 
 
 def _fresh_note(response: requests.Response, listed: int | None, any_length: bool) -> Note:
-    """Which version of which length a 200 brings; without a length only where the content is known to be checked."""
+    """The version and length of the file in a 200 response; a missing length is accepted only if the contents will be
+    checked."""
     length = declared_length(response)
     if length is not None and listed is not None and length != listed:
         raise DataError(f"expected {listed} bytes as the server lists, found {length}")
@@ -125,7 +128,7 @@ def _fresh_note(response: requests.Response, listed: int | None, any_length: boo
 
 
 def _continues(response: requests.Response, have: int, note: Note) -> bool:
-    """Whether a 206 brings exactly the missing bytes of the version that `note` names."""
+    """Whether a 206 response has exactly the missing bytes of the version in `note`."""
     content_range = re.fullmatch(
         r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("content-range", "")
     )
@@ -148,12 +151,12 @@ def free_bytes(folder: Path) -> int:
 
 
 def as_data_error(error: Exception) -> DataError:
-    """What a check of a file that nobody foresaw came to: that file's failure alone."""
+    """An unforeseen exception in the check of a file, as a failure of that file only."""
     return error if isinstance(error, DataError) else DataError(f"could not be read ({type(error).__name__}: {error})")
 
 
 def full_disk(error: OSError, folder: Path) -> DiskFullError | None:
-    """The error that ends the run if `error` says that the disk, a quota or a limit is full."""
+    """The error that ends the run, if `error` means that a disk, quota or limit is full; otherwise None."""
     if error.errno not in FULL_DISK:
         return None
     return DiskFullError(f"{folder}: expected space for the files, found the disk full; free some and run again")

@@ -1,7 +1,8 @@
-"""Requests to a file server over HTTP, retried and bounded; semg/download/file_transfer.py brings files by them.
+"""Requests to a file server over HTTP, with retries and limits; semg/download/file_transfer.py uses them to download
+files.
 
-A server is not trusted: it may be slow, cut off, lie about lengths and ranges, answer with a web page, or
-redirect. Nothing reads more than was declared or than the disk holds, and no body may come slower than MIN_RATE.
+A server is not trusted: it may be slow, break off, lie about lengths and ranges, answer with a web page, or redirect.
+No more is read than was declared or fits on the disk, and no body may arrive more slowly than MIN_RATE.
 """
 
 import contextlib
@@ -25,33 +26,33 @@ from semg.download.webdav import Listed, read_listing
 T = TypeVar("T")
 
 MAX_REDIRECTS = 5
-MAX_TEXT = 8 << 20  # bytes of a list of files; putEMG's are far below 1 MiB
+MAX_TEXT = 8 << 20  # most bytes of a list of files; putEMG's are far below 1 MiB
 MAX_WAIT = 120.0  # seconds between two attempts, even if the server asks for more
-MIN_RATE = 1024.0  # bytes per second, over a time-out's length; slower counts as stalled
-PROGRESS = 1 << 20  # bytes that make an attempt count as progress, so that the retries start anew
+MIN_RATE = 1024.0  # bytes per second, over the length of a time-out; slower counts as stalled
+PROGRESS = 1 << 20  # an attempt with this many bytes counts as progress, and the count of retries starts again
 _BLOCK = 1 << 18
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _NOTHING: MappingProxyType[str, str] = MappingProxyType({})
-# Content-Encodings under which the bytes sent are the file's own; S3 stores the last with what was uploaded in chunks
+# Content-Encodings under which the bytes sent are the file's own; S3 keeps the last one for uploads in chunks
 _AS_IT_IS = ("", "identity", "aws-chunked")
-_UNPACKED = ("gzip", "x-gzip", "deflate")  # taken for texts: some servers compress them though asked not to
+_UNPACKED = ("gzip", "x-gzip", "deflate")  # accepted for texts: some servers compress them even if asked not to
 
 
 class NotFoundError(DataError):
-    """The server has no such file."""
+    """The server does not have the file."""
 
 
 class DiskFullError(DataError):
-    """No space is left: there is no use in going on with other files."""
+    """No space is left, so the other files cannot be downloaded either."""
 
 
 class StoppedError(Exception):
-    """The run is being stopped; whatever is on disk stays as it is."""
+    """The run is being stopped; files on disk stay as they are."""
 
 
 class TemporaryError(Exception):
-    """Something that may go well another time, `after` seconds if the server said so."""
+    """An error that may not occur again; `after`: seconds to wait, if the server said so."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -60,20 +61,20 @@ class TemporaryError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A place that files lie under: `root` ends with a slash; `user` signs in to a share with no password."""
+    """A location of files: `root` ends with a slash; `user` signs in to a share without a password."""
 
     root: str
     user: str = ""
-    lists: bool = False  # answers PROPFIND with the files of a folder and their sizes
+    lists: bool = False  # whether it answers PROPFIND with the files of a folder and their sizes
 
 
 class Client:
-    """Requests to one server, retried and bounded. Its methods can be called from several threads.
+    """Requests to one server, with retries and limits. Its methods can be called from several threads.
 
     timeout: seconds without an answer, or with less than MIN_RATE, after which an attempt ends.
-    retries: further attempts after a first one that failed for a reason that may pass.
-    wait: seconds before the first retry; doubles with each.
-    say: is given a line about each attempt that failed and is followed by another.
+    retries: further attempts after an attempt that failed for a temporary reason.
+    wait: seconds before the first retry; doubled for each further one.
+    say: called with a line about each failed attempt that is followed by another.
     """
 
     def __init__(
@@ -90,11 +91,11 @@ class Client:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Let all threads raise StoppedError: waiting ones now, those that read with their next bytes."""
+        """Make all threads raise StoppedError: waiting ones now, those that are reading with their next bytes."""
         self._stop.set()
 
     def text(self, path: str) -> str:
-        """A small text file. NotFoundError if there is none; DataError if it cannot be had."""
+        """The contents of a small text file. NotFoundError if there is none; DataError if it cannot be read."""
 
         def attempt() -> str:
             with self.open("GET", path) as response:
@@ -108,7 +109,7 @@ class Client:
         return self.retried(path, attempt)
 
     def facts(self, path: str) -> Listed:
-        """A file's length and version by its headers, each as far as the server says it."""
+        """A file's length and version from its headers, as far as the server states them."""
         try:
             with self.open("HEAD", path) as response:
                 page = "text/html" in response.headers.get("content-type", "").lower()
@@ -131,7 +132,7 @@ class Client:
             return None
 
     def _all(self, response: requests.Response) -> bytes:
-        """A text's bytes, unpacked."""
+        """The bytes of a text, decompressed."""
         data = bytearray()
         for block in self.blocks(response, decoded=True):
             data += block
@@ -140,7 +141,7 @@ class Client:
         return bytes(data)
 
     def blocks(self, response: requests.Response, *, decoded: bool = False) -> Iterator[bytes]:
-        """The body as it comes. A server that keeps the connection alive with a few bytes is cut off too."""
+        """The body as it arrives. A server that keeps the connection alive with a few bytes is cut off, too."""
         received, end = 0, time.monotonic() + self._timeout
         while True:
             try:
@@ -168,7 +169,7 @@ class Client:
         headers: "dict[str, str] | MappingProxyType[str, str]" = _NOTHING,
         allowed: tuple[int, ...] = (200,),
     ) -> Iterator[requests.Response]:
-        """The answer to a request, after redirects. TemporaryError or DataError for every other than `allowed`."""
+        """The response to a request, after redirects. TemporaryError or DataError for any status not in `allowed`."""
         try:
             with self._followed(method, self.server.root + quote(path), dict(headers)) as response:
                 _refuse_status(response, allowed)
@@ -196,7 +197,7 @@ class Client:
             return self._session().request(
                 method,
                 url,
-                # identity, or lengths and ranges would be of other bytes; without the other Nextcloud may answer 401
+                # identity: lengths and ranges must be the file's; without the other header Nextcloud may answer 401
                 headers={"Accept-Encoding": "identity", "X-Requested-With": "XMLHttpRequest", **headers},
                 auth=(self.server.user, "") if self.server.user and ours else None,
                 timeout=(min(self._timeout, 15.0), self._timeout),
@@ -205,11 +206,11 @@ class Client:
             )
         except requests.RequestException:
             raise
-        except ValueError as error:  # requests takes redirects apart even where it is not to follow them
+        except ValueError as error:  # requests parses redirects even if it is not to follow them
             raise DataError(f"expected a file, found an answer that cannot be understood ({error})") from None
 
     def _session(self) -> requests.Session:
-        """A session for each thread: requests does not promise that one can be shared."""
+        """A separate session for each thread: requests does not guarantee that one can be shared."""
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
         session: requests.Session = self._local.session
@@ -218,7 +219,8 @@ class Client:
     # --- patience ------------------------------------------------------------------------------------------
 
     def retried(self, path: str, attempt: Callable[[], T], size: Callable[[], int] = lambda: 0) -> T:
-        """Call `attempt` until it goes well. Retries start anew when `size`, bytes on disk, has grown well."""
+        """Call `attempt` until it succeeds. The count of retries starts again when `size`, bytes on disk, has grown by
+        PROGRESS."""
         failures, best = 0, size()
         while True:
             try:
@@ -254,7 +256,7 @@ def _refuse_status(response: requests.Response, allowed: tuple[int, ...]) -> Non
 
 
 def refuse_encoded(response: requests.Response, allowed: tuple[str, ...] = _AS_IT_IS) -> None:
-    """DataError for bytes that are not the file's own."""
+    """DataError for a body whose bytes are not the file's own."""
     encoding = response.headers.get("content-encoding", "")
     if encoding not in allowed:
         raise DataError(f"expected the file's own bytes, found them sent as {encoding!r}: their length says nothing")
@@ -272,8 +274,8 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def _redirected(url: str, location: str) -> str:
-    """Where a redirect leads. Refused: from https to http, another host unless both are https, other schemes."""
-    new = urljoin(url, location)  # an address with wrong brackets does not get here: see _send
+    """The target of a redirect. Refused: from https to http, to another host unless both are https, other schemes."""
+    new = urljoin(url, location)  # an address with invalid brackets does not get here, see _send
     old_parts, new_parts = urlsplit(url), urlsplit(new)
     encrypts = (old_parts.scheme, new_parts.scheme) == ("http", "https") and new_parts.hostname == old_parts.hostname
     if encrypts:
@@ -286,7 +288,7 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _network_error(error: Exception, timeout: float) -> TemporaryError | DataError:
-    """One plain line for what requests and urllib3 report at length."""
+    """A plain line for errors that requests and urllib3 describe at length."""
     if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)) or "timed out" in str(error):
         return TemporaryError(f"no answer for {timeout:g} s")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -299,20 +301,20 @@ def _network_error(error: Exception, timeout: float) -> TemporaryError | DataErr
 
 
 def declared_length(response: requests.Response) -> int | None:
-    """Bytes that an answer says it has, if it says it."""
+    """The number of bytes that a response declares, if it does."""
     text = response.headers.get("content-length", "")
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def refuse_page(response: requests.Response) -> None:
-    """DataError for what says that it is a web page, in place of a file."""
+    """DataError for a response that declares itself a web page instead of a file."""
     page = "text/html" in response.headers.get("content-type", "").lower()
     if page and response.status_code in (200, 206):
         raise DataError("expected a file, found a web page; is the address right?")
 
 
 def is_page(start: bytes) -> bool:
-    """Whether a file starts like HTML: what servers send with a 200 when they mean an error."""
+    """Whether a file starts like HTML, which servers send with a 200 when they mean an error."""
     return start[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
@@ -323,7 +325,7 @@ def looks_like_page(path: Path) -> bool:
 
 
 def validator(response: requests.Response) -> str:
-    """What If-Range takes: a strong ETag, else the time of the last change; empty if there is neither."""
+    """The value for If-Range: a strong ETag, otherwise the time of the last change; empty if there is neither."""
     etag = response.headers.get("etag", "")
     strong = re.fullmatch(r'"[\x21\x23-\x7e]{1,200}"', etag) is not None
     return etag if strong else response.headers.get("last-modified", "")

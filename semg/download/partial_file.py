@@ -1,4 +1,4 @@
-"""The beginning of a file that is being fetched, and the note of which version of the file it is."""
+"""The beginning of a file that is being downloaded, and a note of which version of the file it is."""
 
 import contextlib
 import json
@@ -13,15 +13,15 @@ from semg.common.files import temporary_name, write_json
 
 @dataclass(frozen=True)
 class Note:
-    """Which version of a file a part file holds the beginning of."""
+    """The version of the file whose beginning a part file holds."""
 
-    size: int | None  # None: declared by nobody
-    validator: str  # for If-Range; empty: nothing to recognise the version by, so no resuming
-    modified: str  # as the server says it
+    size: int | None  # None: not declared
+    validator: str  # for If-Range; empty: the version cannot be recognised, so no resuming
+    modified: str  # as stated by the server
 
 
 class PartialFile:
-    """`NAME.part` and the note beside it. Every change in size is told to `report`."""
+    """`NAME.part` and the note beside it. Every change in size is passed to `report`."""
 
     def __init__(self, target: Path, report: Callable[[int], None]) -> None:
         self._target, self._report = target, report
@@ -33,7 +33,7 @@ class PartialFile:
         return part_size(self._target)
 
     def resume(self, listed: int | None) -> Note | None:
-        """The note if the bytes on disk can be built upon; otherwise they are thrown away."""
+        """The note, if the bytes on disk can be continued; otherwise they are discarded."""
         note, have = self._read_note(), self.size()
         usable = (
             note is not None
@@ -50,7 +50,8 @@ class PartialFile:
         return note
 
     def begin(self, note: Note) -> None:
-        """An empty part file of the version `note`. The old bytes go before the new note comes: see resume."""
+        """An empty part file of the version in `note`. The old bytes are deleted before the new note is written: see
+        resume."""
         self.discard()
         write_json(self._note_path, asdict(note))
 
@@ -60,13 +61,13 @@ class PartialFile:
         self._reported += by
 
     def discard(self) -> None:
-        """Throw the bytes and their note away."""
+        """Delete the bytes and their note."""
         clear_part(self._target)
         self._report(-self._reported)
         self._reported = 0
 
     def finish(self) -> None:
-        """Give the file its name and the server's time of change."""
+        """Give the file its name and the server's modification time."""
         note = self._read_note()
         with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):
             changed = int(parsedate_to_datetime(note.modified if note else "").timestamp())
@@ -87,18 +88,18 @@ class PartialFile:
 
 
 def part_names(target: Path) -> tuple[Path, Path]:
-    """Where the beginning of `target` lies until it is whole, and the note that says which version it is."""
+    """The path of `target`'s beginning until it is complete, and that of the note about its version."""
     return target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
 
 
 def clear_part(target: Path) -> None:
-    """Remove what an attempt at `target` can have left beside it."""
+    """Remove everything that an attempt to download `target` can have left beside it."""
     part, note = part_names(target)
     for path in (part, note, temporary_name(note)):
         path.unlink(missing_ok=True)
 
 
 def part_size(target: Path) -> int:
-    """Bytes of `target` that are on disk already."""
+    """Number of bytes of `target` that are on disk already."""
     part = part_names(target)[0]
     return part.stat().st_size if part.is_file() else 0

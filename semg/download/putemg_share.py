@@ -1,4 +1,4 @@
-"""How putEMG's share is laid out, and its lists of names read with care: nothing in them leads elsewhere."""
+"""The layout of putEMG's share, and a careful reader of its lists of names: no name can lead elsewhere."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from semg.download.webdav import Listed
 
 @dataclass(frozen=True)
 class Medium:
-    """One kind of files: the folder they lie in and the ending of their names."""
+    """One kind of files: the folder that they are in and the ending of their names."""
 
     folder: str
     ending: str
@@ -27,12 +27,12 @@ MEDIA = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to have: its place under the share and under OUTDIR, and what is known of it (None: unknown)."""
+    """A file to download: its path in the share and in OUTDIR, and what is known about it (None: unknown)."""
 
     name: str
     size: int | None = None  # bytes
     md5: str | None = None
-    version: str = ""  # an ETag or a time of change, as the server has it
+    version: str = ""  # an ETag or a modification time, from the server
 
     @property
     def is_archive(self) -> bool:
@@ -41,7 +41,7 @@ class Wanted:
 
 
 def read_records(text: str, experiments: list[str]) -> tuple[list[str], list[str]]:
-    """The record names of `experiments` in records.txt, by subject and time, and the lines that are no names."""
+    """The record names of `experiments` in records.txt, by subject and time, and the lines that are not names."""
     lines = [line.rstrip("\r").strip(" \t") for line in text.split("\n")]
     names = {line for line in lines if is_record(line)}
     refused = [line for line in lines if line and not line.startswith("#") and not is_record(line)]
@@ -64,7 +64,7 @@ def of_subjects(records: list[str], subjects: list[str] | None) -> list[str]:
 
 
 def names_of(record: str, medium: Medium, listing: dict[str, Listed] | None) -> list[str]:
-    """The names of a record's files: as listed, or as they are reported to be."""
+    """The names of a record's files: as listed, or otherwise as documented elsewhere."""
     usual = f"{record}{medium.ending}"
     if listing is None or medium.ending == ".hdf5" or usual in listing:
         return [usual]
@@ -73,9 +73,9 @@ def names_of(record: str, medium: Medium, listing: dict[str, Listed] | None) -> 
 
 
 def read_md5sums(text: str, folder: str) -> tuple[dict[str, str], int]:
-    """Name -> MD5 and the number of lines of no use: malformed, a path elsewhere, or contradicting another.
+    """Name -> MD5, and the number of unusable lines: malformed, with a path elsewhere, or contradicting another.
 
-    Lines are md5sum's (`MD5  NAME`, also with one space) or BSD's (`MD5 (NAME) = MD5`).
+    Lines have the format of md5sum (`MD5  NAME`, also with one space) or of BSD (`MD5 (NAME) = MD5`).
     """
     sums: dict[str, str] = {}
     contradicted: set[str] = set()

@@ -1,4 +1,4 @@
-"""Whether fetched files are right, and a memory of those that were, so that looking again is quick."""
+"""Verification of downloaded files, and a memory of verified ones, so that checking again is quick."""
 
 import threading
 from pathlib import Path
@@ -14,7 +14,7 @@ from semg.download.putemg_share import Wanted
 
 
 class Memory:
-    """What was verified and what was unpacked, in OUTDIR/.verified.json. May be used by several threads."""
+    """What was verified and what was unpacked, in OUTDIR/.verified.json. Can be used by several threads."""
 
     FORMAT = 1
 
@@ -49,7 +49,7 @@ class Memory:
         return [Wanted(name, e["size"], e["md5"]) for name, e in self._files.items() if _matches(e, whole)]
 
     def is_outdated(self, file: Wanted) -> bool:
-        """Whether the server has another version now than when the file was fetched, though perhaps of equal length."""
+        """Whether the server has another version now than when the file was downloaded, possibly of equal length."""
         fetched = self._files.get(file.name, {}).get("version", "")
         return bool(fetched and file.version) and fetched != file.version
 
@@ -59,21 +59,22 @@ class Memory:
         return md5 if isinstance(md5, str) else None
 
     def is_unpacked(self, file: Wanted) -> bool:
-        """Whether this archive was unpacked and all that came out of it is still there."""
+        """Whether this archive was unpacked and everything from it is still there."""
         entry, folder = self._unpacked.get(file.name, {}), (self.root / file.name).with_suffix("")
         if not folder.is_dir() or not _matches(entry, file):
             return False
         return archive.measure(folder) == {"members": entry.get("members"), "bytes": entry.get("bytes")}
 
     def verified(self, file: Wanted, md5: str) -> None:
-        """Remember that the file is right as it lies there, and where no MD5 tells, which version of the server's."""
+        """Record that the file on disk is right, and, if there is no MD5 to compare, which version of the server's it
+        is."""
         size, changed = version_of((self.root / file.name).stat())
         theirs = "" if file.md5 else file.version or self._files.get(file.name, {}).get("version", "")
         entry = {"size": size, "mtime_ns": changed, "md5": md5}
         self._write(self._files, file.name, entry | ({"version": theirs} if theirs else {}))
 
     def unpacked(self, name: str, result: dict[str, int]) -> None:
-        """Remember that the archive was unpacked, and into how much."""
+        """Record that the archive was unpacked, and the size of the result."""
         entry = self._files[name]
         self._write(self._unpacked, name, {"size": entry["size"], "md5": entry["md5"], **result})
 
@@ -87,18 +88,18 @@ class Memory:
 
 
 def _matches(entry: dict[str, Any], file: Wanted) -> bool:
-    """Whether what is remembered of a file is what the share says of it."""
+    """Whether the record of a file agrees with what the share says about it."""
     size, md5 = entry.get("size"), entry.get("md5")
     known = isinstance(size, int) and isinstance(md5, str)
     same_version = not file.version or entry.get("version", file.version) == file.version
     return known and same_version and file.size in (None, size) and file.md5 in (None, md5)
 
 
-_hdf5_lock = threading.Lock()  # the HDF5 library does one thing at a time
+_hdf5_lock = threading.Lock()  # the HDF5 library is not used from several threads at once
 
 
 def verify(path: Path, file: Wanted, before: str | None = None) -> str:
-    """The file's MD5, if it is what was wanted; DataError if not. `before`: its MD5 when it was last verified."""
+    """The file's MD5, if it is the file wanted; otherwise DataError. before: its MD5 when it was last verified."""
     try:
         with expect_unchanged(path, "a file"):
             return _verified(path, file, before)

@@ -1,4 +1,4 @@
-"""What a WebDAV server lists of a folder."""
+"""Folder listings of a WebDAV server."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from semg.common.errors import DataError
 
 @dataclass(frozen=True)
 class Listed:
-    """What a server says of a file: its bytes, and its version (an ETag or a time of change); None, empty: nothing."""
+    """What a server says about a file: its size in bytes, and its version (an ETag or a modification time); None or
+    empty if unknown."""
 
     size: int | None = None
     version: str = ""
@@ -18,13 +19,13 @@ class Listed:
 
 class _Builder(ElementTree.TreeBuilder):
     def doctype(self, *_: object) -> None:
-        """Entities, which can blow up, are declared in document types alone."""
+        """Refuse document types: only these can declare entities, which can expand without limit."""
         raise DataError("expected a list of files, found a document type in it; refused")
 
 
 def read_listing(data: bytes) -> dict[str, Listed]:
-    """Files by name from a WebDAV multistatus. DataError for anything else, and for one with a document type."""
-    parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314  which refuses what makes XML dangerous
+    """Files by name from a WebDAV multistatus. DataError for anything else, and for a document with a document type."""
+    parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314  the builder refuses what makes XML dangerous
     try:
         parser.feed(data)
         responses = parser.close().iter("{DAV:}response")

@@ -1,1 +1,1 @@
-"""Numbers and pictures of how well a model does. It does not know the training loop."""
+"""Numbers and pictures about the quality of a model. This package does not know the training loop."""

@@ -1,4 +1,4 @@
-"""The network as a picture, drawn from its configuration: boxes in a row, from a window of signal to gestures."""
+"""A picture of the network, drawn from its configuration: boxes in a row, from a window of signal to gestures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,15 @@ from semg.common.console import counted
 from semg.data.normalization import ChannelNormalization
 from semg.evaluation.score_figures import save, usual_style
 
-LETTER, LINE, GAP, MARGIN = 0.112, 0.28, 0.76, 0.25  # inches, which are also the units of the drawing
-SIZE = 14  # of letters, in points
+LETTER, LINE, GAP, MARGIN = 0.112, 0.28, 0.76, 0.25  # inches, the unit of the drawing
+SIZE = 14  # font size, points
 COLOURS = {"computed": "#F0F0F0", "trains": "#BBDDF5", "partly": "#E6F2FB", "frozen": "#FFFFFF"}
 EDGE = "#333333"
 
 
 class Box(NamedTuple):
-    """name: in bold; lines: what it does; state: a key of COLOURS; note: below it; after: shape of its output."""
+    """name: shown in bold; lines: what the box does; state: a key of COLOURS; note: shown below it; after: shape of its
+    output."""
 
     name: str
     lines: Sequence[str]
@@ -39,10 +40,10 @@ def architecture(
     parameters: Mapping[str, int],
     title: str,
 ) -> None:
-    """Draw the network from left to right, with the shapes of what goes from box to box.
+    """Draw the network from left to right, with the shapes of the data between boxes.
 
-    config: the fields of a ModelConfig; groups: of the front-end's features; channel_normalization: what turns
-    electrodes into the network's channels; rate: Hz; parameters: see `GPT2Classifier.parameter_counts`.
+    config: the fields of a ModelConfig; groups: of the front-end's features; channel_normalization: from electrodes to
+    the network's channels; rate: Hz; parameters: see `GPT2Classifier.parameter_counts`.
     """
     boxes = [*_front(config, groups, channel_normalization, rate), *_network(config, groups)]
     rows = max(len(classes), *(len(box.lines) + 2 for box in boxes))
@@ -64,7 +65,7 @@ def architecture(
 def _front(
     config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], how: ChannelNormalization, rate: float
 ) -> list[Box]:
-    """The boxes without parameters: the window, its channels, and the numbers that each token starts from."""
+    """The boxes without parameters: the window, its channels, and the numbers that make up each token."""
     samples, channels = config["samples"], config["channels"]
     electrodes, tokens = channels // how.copies, samples // config["patch"]
     window = [f"{electrodes} electrodes", f"{samples} samples", f"{1000 * samples / rate:g} ms", f"at {rate:g} Hz"]
@@ -110,7 +111,7 @@ def _features(groups: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _tuned(config: Mapping[str, Any]) -> str:
-    """What of the backbone trains: the mode, and what it means."""
+    """Which part of the backbone is trained: the mode, and its meaning."""
     kind, _, blocks = config["tune"].partition(":")
     words = {
         "full": "all of it trains",
@@ -127,7 +128,7 @@ def _width(box: Box) -> float:
 
 
 def _draw(axes: Axes, box: Box, left: float, height: float) -> float:
-    """A box, its name above what it does, its note below, and an arrow; returns where the arrow ends."""
+    """Draw a box with its name, its lines, its note below, and an arrow; returns where the arrow ends."""
     centre, right = left + _width(box) / 2, left + _width(box)
     corners, colour = "round,pad=0,rounding_size=0.08", COLOURS[box.state]
     axes.add_patch(FancyBboxPatch((left, 0), right - left, height, boxstyle=corners, facecolor=colour, edgecolor=EDGE))

@@ -1,8 +1,8 @@
-"""Results of baselines: which are to be made, which are there already, and how one is written.
+"""Results of baselines: which ones to make, which ones exist, and how one is written.
 
-baselines.py and deep_baselines.py share it. A result has the files that evaluate.py writes; metrics.json says besides,
-under `baseline`, all that its numbers depend on. So a run that goes on knows what is left to do, and refuses to
-mix in a result that was made otherwise.
+baselines.py and deep_baselines.py share this module. A result consists of the files that evaluate.py writes; in
+addition, metrics.json states under `baseline` everything that its numbers depend on. A run that is continued therefore
+knows what is left to do, and refuses to mix in a result that was made in another way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,9 +26,9 @@ OUTPUT_FILES = ("per_subject.csv", "predictions.npz", "confusion_matrix.png", "p
 
 @dataclass(frozen=True)
 class Baseline:
-    """One result: a method on one split, and all that its numbers depend on.
+    """One result: a method on one split, and everything that its numbers depend on.
 
-    fold: the split's name in a folder of folds; empty where there is one split.
+    fold: the split's name in a folder of folds; empty for a single split.
     """
 
     method: str
@@ -38,12 +38,13 @@ class Baseline:
 
     @property
     def name(self) -> str:
-        """For messages: `lda-rms`, or `lda-rms fold0`."""
+        """Its name in messages: `lda-rms`, or `lda-rms fold0`."""
         return f"{self.method} {self.fold}".strip()
 
 
 def unfinished(baselines: Iterable[Baseline], overwrite: bool) -> list[Baseline]:
-    """Those without a result. DataError for a result that was made otherwise, unless it may be overwritten."""
+    """The baselines without a result. DataError for a result that was made in another way, unless it may be
+    overwritten."""
     left = []
     for baseline in baselines:
         path = baseline.folder / "metrics.json"
@@ -76,15 +77,15 @@ def open_folds(
 ) -> dict[str, dict[str, WindowSet]]:
     """The windows of each fold: fold -> name -> windows. Every shard is opened and checked once.
 
-    subsets: name -> the subsets of the split that it stands for; classes, no_idle: whose windows are kept, as
-    `gestures.chosen` takes them. SettingError for what is no choice of classes; DataError for a subset without windows,
-    or if the windows called `train` lack a class.
+    subsets: name -> the subsets of the split that it combines; classes, no_idle: which windows to keep, as for
+    `gestures.chosen`. SettingError for an invalid choice of classes; DataError for a subset without windows, or if the
+    windows called `train` lack a class.
     """
     records = [
         name for split in folds.values() for names in subsets.values() for s in names for name in split.records(s)
     ]
     distinct = list(dict.fromkeys(records))
-    shards = open_verified(folder, distinct, console)  # together: they must agree
+    shards = open_verified(folder, distinct, console)  # opened together, because they must agree
     kept = gestures.chosen(shards[0].classes, shards[0].rest_classes, classes, no_idle=no_idle)
     opened = {name: gestures.restricted(shard, kept) for name, shard in zip(distinct, shards, strict=True)}
     by_fold: dict[str, dict[str, WindowSet]] = {}
@@ -104,7 +105,7 @@ def open_folds(
 
 
 def restriction(windows: Mapping[str, Mapping[str, WindowSet]]) -> dict[str, Any]:
-    """`classes_left_out` for metrics.json, of windows by fold and name; nothing where all classes are kept."""
+    """`classes_left_out` for metrics.json, from windows by fold and name; empty if all classes are kept."""
     shard = next(iter(windows.values()))["train"].shards[0]
     left_out = shard.meta.get("classes_left_out")
     return {"classes_left_out": left_out} if left_out else {}
@@ -124,12 +125,12 @@ def write(
     rows: np.ndarray | None = None,
     smoothing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a result with `facts` about how it was made; returns what metrics.json holds.
+    """Write a result with `facts` about how it was made; returns the contents of metrics.json.
 
-    prediction: (n,) class indices; probabilities: (n, classes) or None; both of `windows`, in their order, or of those
-    at the places `rows` (n,). smoothing: `vote` and `hold` of `write_results`.
+    prediction: (n,) class indices; probabilities: (n, classes) or None; both for `windows`, in their order, or for
+    those at the places `rows` (n,). smoothing: `vote` and `hold` of `write_results`.
     """
-    from semg.evaluation.report import write_results  # with matplotlib, which takes a second to import
+    from semg.evaluation.report import write_results  # imports matplotlib, which takes a second
 
     return write_results(
         baseline.folder,
@@ -148,20 +149,23 @@ def report(
     rows: np.ndarray,
     smoothing: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What metrics.json says of the windows at the places `rows` alone, with decisions as in `write`, but of all."""
+    """What metrics.json says about the windows at the places `rows` only; the decisions, as in `write`, are for all
+    windows."""
     shares = None if probabilities is None else probabilities[rows]
     return metrics.report(ScoredWindows.of(windows, rows), prediction[rows], shares, **smoothing)
 
 
 def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None, int]]:
-    """Each method that has a result in every fold, made as is asked now: the leading metric's mean and standard
-    deviation over all folds' people, and how many people they are."""
+    """For each method that has a result in every fold, made with the present settings: mean and standard deviation of
+    the leading metric over the people of all folds, and the number of people."""
     people: dict[str, dict[str, float]] = {}
     whole = {baseline.method for baseline in baselines}
     for baseline in baselines:
         path = baseline.folder / "metrics.json"
         report = read_json(path, "metrics of this run") if path.is_file() else {}
-        if report.get("baseline") != baseline.settings:  # of other data, or as it was before it was to be overwritten
+        if (
+            report.get("baseline") != baseline.settings
+        ):  # made from other data, or an old result that should have been overwritten
             whole.discard(baseline.method)
             continue
         scores = report["per_subject"]
@@ -175,11 +179,11 @@ def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None
     return by_method
 
 
-# --- what is said ------------------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------------------------
 
 
 def describe(fold: str, windows: Mapping[str, WindowSet], subset: str, normalize: str) -> str:
-    """A line before a fold's work: how many windows of how many people."""
+    """A line before the work on a fold: how many windows of how many people."""
     counts = {name: (len(one), len({shard.subject for shard in one.shards})) for name, one in windows.items()}
     shard = windows["train"].shards[0]
     left_out = shard.meta.get("classes_left_out")
@@ -195,7 +199,7 @@ def describe(fold: str, windows: Mapping[str, WindowSet], subset: str, normalize
 def finish(
     console: Console, out: Path, baselines: Sequence[Baseline], left: Sequence[Baseline], done: Mapping[str, float]
 ) -> int:
-    """Say what was made, over all folds where there are several; returns the exit code."""
+    """Print the results, over all folds if there are several; returns the exit code."""
     leading = metrics.leading()
     if len({baseline.fold for baseline in baselines}) > 1:
         for method, (mean, sd, people) in pooled(baselines).items():

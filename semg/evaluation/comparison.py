@@ -1,7 +1,7 @@
-"""Methods against each other over people: finding and pooling runs, intervals, paired tests.
+"""Comparing methods over people: finding and pooling runs, intervals, paired tests.
 
-A person is the unit: windows of one person are not independent, people are. Several runs of one person (seeds) are
-averaged before anything else; folds add people.
+The unit is a person: windows of one person are not independent, but people are. Several runs of one person (seeds) are
+averaged before anything else; folds contribute different people.
 """
 
 import re
@@ -22,23 +22,23 @@ from semg.data.putemg import parse_record
 from semg.data.shards import difference
 from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
 
-ROUNDING = 1e-9  # a mean of eight ones may come out a little above one
+ROUNDING = 1e-9  # tolerance: a mean of eight ones may be slightly above one
 MOST_CLASSES = 1000
-LONGEST = 64  # characters of a person's name
-FEWEST_SUBJECTS = 6  # below, no two-sided Wilcoxon test can reach p < 0.05: its smallest p is 2 / 2^n
+LONGEST = 64  # most characters in a person's name
+FEWEST_SUBJECTS = 6  # with fewer, a two-sided Wilcoxon test cannot reach p < 0.05: its smallest p is 2 / 2^n
 
 _RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of the protocol recording
-# fold0, gpt2-seed1; and a fold of that protocol, 03-2018-05-11-sequential
+# fold0, gpt2-seed1; or a fold of that protocol, 03-2018-05-11-sequential
 _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*$")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One training run's scores by one metric. subjects: each one's metric; windows: how many of each were scored.
+    """The scores of one training run by one metric. subjects: each person's score; windows: how many of each person
+    were scored.
 
-    subset: of the split; None where only predictions are there, which do not say. simulated: whether the
-    result says that recordings were. data: what it says of the shards scored, as `ScoredWindows` has it; empty where
-    it says nothing.
+    subset: of the split; None if there are only predictions, which do not say. simulated: whether the result says that
+    recordings were simulated. data: what it says about the shards scored, as in `ScoredWindows`; empty if nothing.
     """
 
     path: Path
@@ -51,7 +51,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Method:
-    """Evaluations of one method's runs. subjects: each one's metric, the mean over the runs that scored that person."""
+    """The evaluations of one method's runs. subjects: each person's score, the mean over the runs that scored that
+    person."""
 
     name: str
     evaluations: tuple[Evaluation, ...]
@@ -59,18 +60,18 @@ class Method:
 
     @property
     def values(self) -> np.ndarray:
-        """(n_people,) the metric, in the order of the people's numbers."""
+        """(n_people,) the scores, in the order of the people's numbers."""
         return np.array([self.subjects[subject] for subject in sorted(self.subjects)])
 
     @property
     def runs_per_subject(self) -> tuple[int, int]:
-        """Fewest and most runs that scored one person."""
+        """The smallest and the largest number of runs that scored one person."""
         counts = [sum(subject in one.subjects for one in self.evaluations) for subject in self.subjects]
         return min(counts), max(counts)
 
     @property
     def windows(self) -> dict[str, int]:
-        """Windows scored of each person, in the first run that has the person."""
+        """Number of windows scored for each person, in the first run with that person."""
         windows_of: dict[str, int] = {}
         for one in self.evaluations:
             windows_of = {**one.windows, **windows_of}
@@ -79,7 +80,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Paired:
-    """A method minus the reference, over the n people that both have scored; no interval for few people."""
+    """A method minus the reference, over the n people that both have scored; no interval if they are few."""
 
     n: int
     difference: float
@@ -104,7 +105,7 @@ def find_results(path: Path) -> list[Path]:
 
 
 def method_names(runs: Sequence[Path]) -> list[str]:
-    """A name for each run's method: its folder's path without folds and seeds, less what all have in common.
+    """A name for each run's method: its folder's path without folds and seeds, and without the part common to all.
 
     results/none/fold0/lda-rms and results/session/fold1/lda-rms give none/lda-rms and session/lda-rms.
     """
@@ -117,12 +118,12 @@ def method_names(runs: Sequence[Path]) -> list[str]:
 
 
 def read_evaluation(path: Path, name: str) -> Evaluation:
-    """Read a metrics.json, or score a predictions.npz. DataError if it is not as evaluate.py writes them."""
+    """Read a metrics.json, or score a predictions.npz. DataError if it is not in the format of evaluate.py."""
     return read_evaluations(path, [name])[name]
 
 
 def read_evaluations(path: Path, names: Iterable[str]) -> dict[str, Evaluation]:
-    """The same by several metrics, from one reading: the file may be another's before the next."""
+    """The same for several metrics in a single reading, because the file could be replaced between two."""
     content: dict[str, Any]
     if path.suffix == ".npz":
         content = {"per_subject": _score_predictions(path)}
@@ -132,7 +133,7 @@ def read_evaluations(path: Path, names: Iterable[str]) -> dict[str, Evaluation]:
 
 
 def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
-    """The evaluation that `content`, read from `path`, describes. DataError if it is not as evaluate.py writes it."""
+    """The evaluation in `content`, read from `path`. DataError if it is not in the format of evaluate.py."""
     try:
         scored = {subject: one[name] for subject, one in content["per_subject"].items()}
         subjects = {subject: _number(value) for subject, value in scored.items() if value is not None}
@@ -152,7 +153,7 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
 
 
 def _data_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the result says of the shards; empty where it was made before results said it."""
+    """What the result says about the shards; empty for results of earlier versions, which say nothing."""
     data = content.get("data")
     if data is None or data == {}:
         return {}
@@ -163,7 +164,7 @@ def _data_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _number(value: object) -> float:
-    """`value` if it is a finite number; a text or True that could pass for one is none."""
+    """`value` if it is a finite number; texts and True, which could pass for one, are not."""
     if not is_finite(value):
         raise ValueError(f"{value!r} in place of a number")
     return float(value)  # type: ignore[arg-type]
@@ -176,7 +177,7 @@ def _count(value: object) -> int:
 
 
 def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
-    """Each person's metrics from a predictions.npz."""
+    """Each person's metrics, computed from a predictions.npz."""
     expect_file(path, "predictions")
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -184,7 +185,9 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
             subject = arrays["subject"] if "subject" in arrays.files else subjects_of(record)
         if record.ndim != 1 or any(array.dtype.kind not in "iu" for array in (label, prediction)):
             raise ValueError("other kinds of arrays")
-        if max(label.max(), prediction.max()) >= MOST_CLASSES:  # damage: a table of all classes by all is made
+        if (
+            max(label.max(), prediction.max()) >= MOST_CLASSES
+        ):  # damaged: the confusion matrix of so many classes would be too large
             raise ValueError(f"{MOST_CLASSES} classes and more")
         return per_subject(label, prediction, subject, int(max(label.max(), prediction.max())) + 1)
     except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, DataError) as error:
@@ -193,7 +196,7 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def subjects_of(record: np.ndarray) -> np.ndarray:
-    """(n,) whose each window is, by its recording's name; DataError where that does not say it."""
+    """(n,) the person of each window, from its recording's name; DataError if the name does not contain it."""
     names, place = np.unique(record, return_inverse=True)
     return np.array([parse_record(str(name)).subject for name in names])[place]
 
@@ -210,18 +213,18 @@ def pool(name: str, evaluations: Iterable[Evaluation]) -> Method:
 
 
 def paired(method: Method, reference: Method) -> Paired:
-    """Difference over the people of both, its bootstrap interval, and the two-sided Wilcoxon signed-rank test."""
+    """Mean difference over the people of both, its bootstrap interval, and the two-sided Wilcoxon signed-rank test."""
     both = sorted(set(method.subjects) & set(reference.subjects))
     if not both:
         raise DataError(f"{method.name}: expected people that {reference.name} has scored too, found none")
     difference = np.array([method.subjects[subject] - reference.subjects[subject] for subject in both])
-    difference[np.abs(difference) < 1e-12] = 0.0  # rounding of means is no difference
+    difference[np.abs(difference) < 1e-12] = 0.0  # rounding errors of means are not differences
     p = 1.0 if not difference.any() else float(wilcoxon(difference).pvalue)
     return Paired(len(both), float(difference.mean()), bootstrap_interval(difference), p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p values adjusted for how many there are, in the order given."""
+    """Holm's step-down correction: p values adjusted for their number, in the order given."""
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
     steps = np.arange(len(p), 0, -1) * np.array(p)[order]
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, steps))
@@ -229,7 +232,8 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def differences_between(methods: Sequence[Method]) -> list[str]:
-    """What a reader of the table must know: methods scored on other people, other windows, uneven seeds."""
+    """Notes that a reader of the table needs: methods scored on other people or windows, or with uneven numbers of
+    runs."""
     notes = []
     everyone = {subject for method in methods for subject in method.subjects}
     for method in methods:
@@ -250,10 +254,10 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
 
 
 def _other_data(methods: Sequence[Method]) -> list[str]:
-    """A note for each method of which a result is of shards made in another way than the first, or made anew between
-    two results."""
+    """A note for each method with a result on shards that were made differently from the first result's, or made again
+    between two results."""
     notes, first = [], None
-    scored: dict[str, tuple[Path, object]] = {}  # recording -> where it was scored first, and its checksum
+    scored: dict[str, tuple[Path, object]] = {}  # recording -> where it was first scored, and its checksum
     for method in methods:
         wrong = ""
         for one in filter(lambda one: one.data, method.evaluations):
@@ -288,7 +292,7 @@ def against(methods: Sequence[Method], reference: str | None) -> dict[str, tuple
 
 
 def check_same_subset(methods: Sequence[Method]) -> None:
-    """DataError if the methods scored different subsets of their splits."""
+    """DataError if the methods were scored on different subsets of their splits."""
     subsets = {one.subset: one.path for method in methods for one in method.evaluations if one.subset}
     if len(subsets) > 1:
         actual = ", ".join(f"{subset} in {path}" for subset, path in sorted(subsets.items()))
@@ -296,13 +300,13 @@ def check_same_subset(methods: Sequence[Method]) -> None:
 
 
 def simulated(methods: Sequence[Method]) -> list[str]:
-    """A note where recordings were simulated: such numbers say nothing about people."""
+    """A note if recordings were simulated: such numbers say nothing about people."""
     names = [method.name for method in methods if any(one.simulated for one in method.evaluations)]
     return [f"scored on SIMULATED recordings, no people: {', '.join(names)}"] if names else []
 
 
 def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -> list[str]:
-    """A note where no test could find a difference."""
+    """A note if there are too few people for any test to find a difference."""
     fewest = min([pair.n for pair, _ in pairs.values()] or [len(methods[0].subjects)])
     if fewest >= FEWEST_SUBJECTS:
         return []
@@ -311,5 +315,5 @@ def too_few(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]]) -
 
 
 def p_text(p: float) -> str:
-    """Three digits after the point, four for small ones."""
+    """A p value with three decimals, or four for small ones."""
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"

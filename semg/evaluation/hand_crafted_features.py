@@ -1,20 +1,20 @@
-"""The classical features of surface EMG, on a batch of windows: time domain and log band powers.
+"""The classical features of surface EMG, for a batch of windows: time domain and log band powers.
 
-Usual definitions (the default), x the N samples of one channel, d their N-1 differences x[i+1] - x[i]:
+Usual definitions (the default); x are the N samples of one channel, d their N-1 differences x[i+1] - x[i]:
   RMS   sqrt(mean x^2)           MAV   mean |x|              IAV   sum |x|         VAR   mean (x - mean x)^2
   WL    sum |d|                  WAMP  number of |d| >= threshold
-  ZC    number of neighbours of opposite sign that are at least the threshold apart
+  ZC    number of neighbours with opposite signs that differ by at least the threshold
   SSC   number of samples where (x[i] - x[i-1]) (x[i] - x[i+1]) >= threshold
-  LOGBAND  log power in frequency bands of equal ratio
+  LOGBAND  log power in frequency bands of equal width on a logarithmic scale
 Sources: Hudgins, Parker, Scott 1993 (ZC with its noise threshold); Phinyomark, Phukpattaranont, Limsakul 2012.
 
-The putEMG authors' definitions (`authors=True`; putemg_features, with the thresholds of their experiments) work
-on ADC counts and differ in three: WL is the signed sum of d, so last sample minus first; WAMP counts d >= threshold
-without the absolute value; ZC counts changes of sign among the samples whose |x| exceeds the threshold, skipping
-the others. Their SSC, products of neighbouring differences <= -threshold, is the usual one.
+The putEMG authors' definitions (`authors=True`; putemg_features, with the thresholds of their experiments) work on ADC
+counts and differ in three features: WL is the signed sum of d, i.e. last sample minus first; WAMP counts d >= threshold
+without the absolute value; ZC counts changes of sign among the samples whose |x| exceeds the threshold, skipping the
+others. Their SSC, products of neighbouring differences <= -threshold, is the usual one.
 
-Thresholds are amplitudes, so they mean something on microvolts alone: compute features on the signal as it is, and
-normalise the features. Where recordings have a unit of their own, `microvolt` is what stands for one: 1/100 of the
+Thresholds are amplitudes and therefore in microvolts: compute features on the unnormalised signal, and normalise the
+features. If recordings have an arbitrary unit, `microvolt` is the amount that is used as a microvolt: 1/100 of the
 training recordings' RMS, so that the usual 10 uV are a tenth of that RMS, whatever the unit.
 """
 
@@ -36,16 +36,16 @@ SETS: dict[str, tuple[str, ...]] = {
     "logband": ("LOGBAND",),
 }
 N_BANDS = 8
-POWER_FLOOR = 1e-2  # uV^2 added to a band's power: below 12-bit rounding, so that a dead channel stays finite
-# Windows at once: so many that an array of them is below this, whatever the batch. Larger ones are given back to the
-# system after each use and fetched anew, page by page, which took three quarters of the time of the simple features.
+POWER_FLOOR = 1e-2  # uV^2 added to a band's power: less than 12-bit rounding, and keeps dead channels finite
+# Most bytes of windows computed together, whatever the batch. Larger arrays are returned to the system after each use
+# and allocated again, page by page, which took three quarters of the time of the simple features.
 _BYTES_AT_ONCE = 1 << 18
-_RMS_STRETCHES = 256  # of each recording, from which its RMS is taken
+_RMS_STRETCHES = 256  # windows per recording from which its RMS is computed
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a change must reach to count. zc, wamp: microvolts; ssc, a product of two changes: microvolts^2."""
+    """The smallest change that counts. zc, wamp: microvolts; ssc, a product of two changes: microvolts^2."""
 
     zc: float
     ssc: float
@@ -53,11 +53,11 @@ class Thresholds:
 
     @classmethod
     def from_counts(cls, zc: float, ssc: float, wamp: float) -> "Thresholds":
-        """The same given in ADC counts (ssc in counts^2)."""
+        """From thresholds in ADC counts (ssc in counts^2)."""
         return cls(zc * MICROVOLTS_PER_COUNT, ssc * MICROVOLTS_PER_COUNT**2, wamp * MICROVOLTS_PER_COUNT)
 
     def to_dict(self, unit: str) -> dict[str, float]:
-        """The thresholds by name, in JSON's types: in microvolts, or as shares of the training recordings' RMS."""
+        """The thresholds by name, as JSON types: in microvolts, or as fractions of the training recordings' RMS."""
         if unit == "uV":
             return {"zc_uv": self.zc, "ssc_uv2": self.ssc, "wamp_uv": self.wamp}
         return {
@@ -72,21 +72,22 @@ AUTHORS = Thresholds.from_counts(zc=30, ssc=16, wamp=10)
 
 
 def stand_in_for_microvolt(training: Sequence[Shard]) -> float:
-    """What stands for a microvolt in the training recordings' unit: 1, or 1/100 of the median of their RMS."""
+    """The amount that is used as a microvolt, in the training recordings' unit: 1, or 1/100 of the median of their
+    RMS."""
     if training[0].meta["unit"] == "uV":
         return 1.0
     return float(np.median([_rms(shard) for shard in training])) / COMMON_RMS or 1.0
 
 
 def _rms(shard: Shard) -> float:
-    """Root mean square over all channels, of windows evenly spaced over the recording."""
+    """Root mean square over all channels, from windows evenly spaced over the recording."""
     starts = evenly_spaced(len(shard.signal), shard.window, _RMS_STRETCHES)
     squares = [np.square(shard.signal[at : at + shard.window], dtype=np.float64).mean() for at in starts]
     return float(np.sqrt(np.mean(squares)))
 
 
 def feature_names(feature_sets: str) -> tuple[str, ...]:
-    """`hudgins+logband` -> the features of both, each once, in that order. SettingError for an unknown set."""
+    """`hudgins+logband` -> the features of both sets, each once, in that order. SettingError for an unknown set."""
     names: dict[str, None] = {}
     for part in feature_sets.split("+"):
         if part not in SETS:
@@ -97,12 +98,12 @@ def feature_names(feature_sets: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtractor:
-    """(B, T, C) windows in microvolts -> (B, C * k) float32, where each channel gives k values.
+    """(B, T, C) windows in microvolts -> (B, C * k) float32, with k values for each channel.
 
-    names: features such as RMS, as `feature_names` gives them; LOGBAND gives `bands` values, the others one.
-    rate, low, high: Hz; the bands divide low to high (at most half the rate) in equal ratios.
-    thresholds: USUAL, or with `authors` AUTHORS, unless given.
-    microvolt: what stands for a microvolt in the windows' unit, as `stand_in_for_microvolt` gives it.
+    names: features such as RMS, from `feature_names`; LOGBAND gives `bands` values, the others one each.
+    rate, low, high: Hz; the bands divide the range from low to high (at most half the rate) into equal ratios.
+    thresholds: by default USUAL, or with `authors` AUTHORS.
+    microvolt: the amount that is used as a microvolt in the windows' unit, from `stand_in_for_microvolt`.
     """
 
     names: tuple[str, ...]
@@ -115,7 +116,7 @@ class FeatureExtractor:
     microvolt: float = 1.0
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """(B, T, C) float16 or float32 -> (B, C * k) float32: all channels' first value, then their second, ..."""
+        """(B, T, C) float16 or float32 -> (B, C * k) float32: the first value of all channels, then the second, ..."""
         windows, samples, channels = batch.shape
         count = max(1, _BYTES_AT_ONCE // (4 * samples * channels))
         x = np.empty((min(count, windows), channels, samples), np.float32)
@@ -129,7 +130,7 @@ class FeatureExtractor:
 
     @property
     def width(self) -> int:
-        """k: values for each channel."""
+        """k: number of values for each channel."""
         return len(self.columns)
 
     @property
@@ -139,7 +140,7 @@ class FeatureExtractor:
         return tuple(column for name in self.names for column in (bands if name == "LOGBAND" else [name]))
 
     def _chunk(self, x: np.ndarray, spare: np.ndarray) -> np.ndarray:
-        """(B, C, T) float32 -> (B, C * k). spare: an array like x, for the formulas to write to."""
+        """(B, C, T) float32 -> (B, C * k). spare: an array like x that the formulas may overwrite."""
         limits = self.thresholds or (AUTHORS if self.authors else USUAL)
         if self.microvolt != 1:
             x = x / np.float32(self.microvolt)
@@ -164,23 +165,24 @@ class FeatureExtractor:
 
 
 def _as_float32(x: np.ndarray, spare: np.ndarray) -> np.ndarray:
-    """`x` as float32, written to `spare` of its shape; of float16 in a third of the time of NumPy's own conversion.
+    """`x` as float32, written to `spare` of the same shape; for float16 in a third of the time of NumPy's own
+    conversion.
 
-    Sign, exponent and fraction are moved to where float32 has them; the exponent then counts from another zero, which a
-    factor of 2^112 puts right, for subnormal numbers too. Infinities and NaN come out as 2^16 or more; where there may
-    be such, NumPy converts.
+    Sign, exponent and fraction are shifted to their places in float32. The exponent then has another bias, which is
+    corrected by a factor of 2^112, for subnormal numbers too. Infinities and NaN become 2^16 or more; if there may be
+    any, NumPy does the conversion.
     """
     if x.dtype != np.float16:
         return x.astype(np.float32, copy=False)
     bits = np.left_shift(x.view(np.int16), 13, out=spare.view(np.int32), dtype=np.int32)
-    bits &= np.int32(-0x70002000)  # the sign, 28 bits of exponent and fraction
+    bits &= np.int32(-0x70002000)  # keeps the sign and the bits of exponent and fraction
     values = bits.view(np.float32)
     values *= np.float32(2.0**112)
     return values if np.vdot(values, values) < 2.0**32 else x.astype(np.float32)
 
 
 def _sum_of_sizes(x: np.ndarray, spare: np.ndarray) -> np.ndarray:
-    """(B, C, T) -> (B, C): sum |x|, as a product of matrices, which is faster than NumPy's sum."""
+    """(B, C, T) -> (B, C): sum |x|, as a matrix product, which is faster than NumPy's sum."""
     return np.abs(x, out=spare) @ np.ones(x.shape[2], np.float32)
 
 
@@ -198,7 +200,7 @@ def _slope_sign_changes(x: np.ndarray, limits: Thresholds, _spare: np.ndarray) -
 def _authors_zero_crossings(x: np.ndarray, limits: Thresholds, _spare: np.ndarray) -> np.ndarray:
     flat = x.reshape(-1, x.shape[2])  # (B * C, T)
     loud = np.abs(flat) > limits.zc
-    series = np.nonzero(loud)[0]  # which row each loud sample belongs to
+    series = np.nonzero(loud)[0]  # the row of each sample above the threshold
     positive = flat[loud] > 0
     change = (positive[1:] != positive[:-1]) & (series[1:] == series[:-1])
     return np.bincount(series[1:][change], minlength=len(flat)).reshape(x.shape[:2])
@@ -206,7 +208,7 @@ def _authors_zero_crossings(x: np.ndarray, limits: Thresholds, _spare: np.ndarra
 
 Formula = Callable[[np.ndarray, Thresholds, np.ndarray], np.ndarray]
 _FORMULAS: dict[str, Formula] = {
-    "RMS": lambda x, _, _spare: np.sqrt(np.vecdot(x, x) / x.shape[2]),  # no array of squares
+    "RMS": lambda x, _, _spare: np.sqrt(np.vecdot(x, x) / x.shape[2]),  # avoids an array of squares
     "MAV": lambda x, _, spare: _sum_of_sizes(x, spare) / x.shape[2],
     "IAV": lambda x, _, spare: _sum_of_sizes(x, spare),
     "VAR": lambda x, _, _spare: x.var(2),
@@ -225,8 +227,8 @@ _AUTHORS_FORMULAS: dict[str, Formula] = {
 def log_band_powers(x: np.ndarray, rate: float, bands: int, low: float, high: float) -> np.ndarray:
     """(B, C, T) -> (B, C, bands): natural log of the power in each band, in x's unit squared.
 
-    Spectrum of the Hann-weighted window, scaled so that the bands' powers sum to the mean square of what lies
-    between low and high; a frequency bin that a band covers in part counts in part.
+    The spectrum of the Hann-weighted window, scaled so that the bands' powers sum to the mean square of the signal
+    between low and high; a frequency bin that is partly in a band counts by that part.
     """
     n = x.shape[2]
     taper = np.hanning(n).astype(np.float32)
@@ -237,7 +239,7 @@ def log_band_powers(x: np.ndarray, rate: float, bands: int, low: float, high: fl
 
 
 def band_cover(n: int, rate: float, bands: int, low: float, high: float) -> np.ndarray:
-    """(n // 2 + 1, bands): the share of each frequency bin of an n-sample window that lies in each band."""
+    """(n // 2 + 1, bands): the fraction of each frequency bin of an n-sample window that is in each band."""
     edges = np.geomspace(low, min(high, rate / 2), bands + 1)
     step = rate / n
     left = np.fft.rfftfreq(n, 1 / rate)[:, None] - step / 2

@@ -1,7 +1,7 @@
-"""Charts as SVG inside a page: they take the page's colours, light or dark, and print as lines.
+"""Charts as SVG inside a page: they use the page's colours, light or dark, and print well.
 
-Colours are classes that the page's style sheet defines: c0 is the method or the training, c1 what it is compared with,
-`muted` lines to read against. All texts are escaped.
+Colours are classes defined in the page's style sheet: c0 is the method or the training, c1 what it is compared with,
+`muted` is for reference lines. All texts are escaped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +16,14 @@ from semg.common.console import counted
 from semg.evaluation.metrics import Criterion, Metric, bootstrap_interval
 from semg.evaluation.predictions import Bin, Excerpt
 
-_LONGEST = 26  # characters of a row's name that fit; the rest is in its tooltip
+_LONGEST = 26  # most characters of a row's name; the full name is in the tooltip
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 40.0  # margins of a chart
 _ROW = 26.0  # height of a row of dots
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from the values low..high to the places first..last on the drawing."""
+    """A linear scale from the values low..high to the positions first..last in the drawing."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ class Axis:
     last: float
 
     def at(self, value: float) -> float:
-        """Where `value` is drawn."""
+        """The position of `value`."""
         return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
 
     def ticks(self, most: int = 6, whole: bool = False) -> list[float]:
@@ -42,7 +42,7 @@ class Axis:
 
 
 class Chart:
-    """Elements of one drawing, `width` by `height`; `told` is what a screen reader says of it."""
+    """Elements of one drawing, `width` by `height`; `description` is for screen readers."""
 
     def __init__(self, width: float, height: float, description: str) -> None:
         self.width, self.height, self.description = width, height, description
@@ -64,19 +64,19 @@ class Chart:
         self._parts.append(box.format(css, *(f"{value:.1f}" for value in (x, y, width, height))))
 
     def text(self, x: float, y: float, words: str, css: str = "", tooltip: str = "") -> None:
-        """Words at a place; css: `end` or `middle` say which part of them is there."""
+        """A text at a position; css: `end` or `middle` say which part of the text is there."""
         title = Markup("<title>{}</title>").format(tooltip) if tooltip else ""
         text = Markup('<text class="{}" x="{}" y="{}">{}{}</text>')
         self._parts.append(text.format(css, f"{x:.1f}", f"{y:.1f}", title, words))
 
     def markup(self) -> Markup:
-        """The drawing."""
+        """The drawing as SVG."""
         head = Markup('<svg viewBox="0 0 {} {}" style="max-width:{}px" role="img" aria-label="{}">')
         shape = f"{self.width:g}", f"{self.height:g}", f"{self.width:g}"
         return head.format(*shape, self.description) + Markup("").join(self._parts) + Markup("</svg>")
 
     def across(self, axis: Axis, label: str, *, whole: bool = False) -> None:
-        """Ticks and a label below."""
+        """The horizontal axis: ticks and a label below."""
         bottom = self.height - _BOTTOM
         for value in axis.ticks(whole=whole):
             self.line([(axis.at(value), _TOP), (axis.at(value), bottom)], "grid")
@@ -84,7 +84,7 @@ class Chart:
         self.text((axis.first + axis.last) / 2, self.height - 7, label, "middle")
 
     def up(self, axis: Axis, label: str) -> None:
-        """Ticks on the left, and what they count above."""
+        """The vertical axis: ticks on the left, and a label above."""
         for value in axis.ticks(5):
             self.line([(_LEFT, axis.at(value)), (self.width - _RIGHT, axis.at(value))], "grid")
             self.text(_LEFT - 6, axis.at(value) + 4, f"{_zero(value):g}", "end small")
@@ -100,7 +100,7 @@ def _short(name: str) -> str:
 
 
 def _range(values: Iterable[float], pad: float = 0.06) -> tuple[float, float]:
-    """The least and the greatest of the values, and some room; never of no width."""
+    """The smallest and the largest of the values, with some margin; never of zero width."""
     known = list(values)
     low, high = min(known), max(known)
     room = pad * (high - low) or max(abs(low) * pad, 0.01)
@@ -108,7 +108,7 @@ def _range(values: Iterable[float], pad: float = 0.06) -> tuple[float, float]:
 
 
 def learning_curve(rows: Sequence[Mapping[str, float]], criterion: Criterion, best: int) -> Markup:
-    """One criterion by epoch, training and validation. rows: as in metrics.jsonl; best: the epoch that is marked."""
+    """One criterion by epoch, training and validation. rows: as in metrics.jsonl; best: the epoch to mark."""
     chart = Chart(420, 240, f"{criterion.label} by epoch")
     epochs = [row["epoch"] for row in rows]
     across = Axis(*_range([min(epochs) - 0.4, max(epochs) + 0.4], 0.0), _LEFT, chart.width - _RIGHT)
@@ -133,9 +133,9 @@ def people(
     chance: float | None = None,
     zero: bool = False,
 ) -> Markup:
-    """A row for each name: every person a dot, the mean and its interval. values: name -> person -> fraction.
+    """One row per name: a dot for every person, the mean and its interval. values: name -> person -> fraction.
 
-    chance: a dotted line there; zero: a line at 0, for differences.
+    chance: position of a dotted line; zero: draw a line at 0, for differences.
     """
     scale = 100.0 if metric.share else 1.0
     left = 190.0
@@ -152,7 +152,7 @@ def people(
         y = _TOP + _ROW * (place + 0.5)
         chart.text(left - 10, y + 4, _short(name), "end", name)
         for order, (who, value) in enumerate(one.items()):
-            aside = 6 * np.sin(2.4 * order)  # so that equal values show as two dots
+            aside = 6 * np.sin(2.4 * order)  # so that equal values are visible as two dots
             chart.dot(axis.at(scale * value), y + aside, "c0 pale", f"{who}: {metric.text(value, '+' if zero else '')}")
         mean = float(np.mean(list(one.values())))
         interval = bootstrap_interval(list(one.values()))
@@ -163,7 +163,7 @@ def people(
 
 
 def before_after(pairs: Mapping[str, tuple[float, float]], metric: Metric, words: tuple[str, str]) -> Markup:
-    """A row for each person: a ring where the score was, a dot where it is, and the way between them."""
+    """One row per person: a ring at the score before, a dot at the score after, and the line between them."""
     scale = 100.0 if metric.share else 1.0
     left, row = 190.0, 20.0
     chart = Chart(680, _TOP + row * len(pairs) + _BOTTOM, f"{metric.label}, {words[0]} and {words[1]}, by person")
@@ -179,7 +179,7 @@ def before_after(pairs: Mapping[str, tuple[float, float]], metric: Metric, words
 
 
 def repetitions(means: Mapping[int, tuple[float, float]], metric: Metric) -> Markup:
-    """Mean scores by the number of repetitions calibrated with: (without, with), on the same windows each."""
+    """Mean scores by the number of repetitions used for calibration: (without, with), both on the same windows."""
     scale = 100.0 if metric.share else 1.0
     chart = Chart(420, 240, f"{metric.label} by repetitions calibrated with")
     counts = sorted(means)
@@ -196,7 +196,7 @@ def repetitions(means: Mapping[int, tuple[float, float]], metric: Metric) -> Mar
 
 
 def reliability(bins: Sequence[Bin]) -> Markup:
-    """Share of right decisions by their confidence; on the dashed line both are equal. Bars: windows."""
+    """Fraction of correct decisions by confidence; on the dashed line the two are equal. Bars: number of windows."""
     chart = Chart(340, 300, "share of right decisions by confidence")
     across = Axis(0, 100, _LEFT, chart.width - _RIGHT)
     up = Axis(0, 100, chart.height - _BOTTOM, _TOP)
@@ -204,7 +204,7 @@ def reliability(bins: Sequence[Bin]) -> Markup:
     chart.up(up, "right (%)")
     total = sum(one.windows for one in bins)
     nearest = min((b.confidence - a.confidence for a, b in pairwise(bins)), default=1.0)
-    width = min(18.0, 0.9 * (across.at(100 * nearest) - across.at(0)))  # of bars that do not overlap
+    width = min(18.0, 0.9 * (across.at(100 * nearest) - across.at(0)))  # narrow enough that bars do not overlap
     for one in bins:
         height = (up.first - up.last) * one.windows / total
         chart.box(across.at(100 * one.confidence) - width / 2, up.first - height, width, height, "pale")
@@ -217,7 +217,7 @@ def reliability(bins: Sequence[Bin]) -> Markup:
 
 
 def traces(part: Excerpt) -> Markup:
-    """Channels one above the other on one scale; the window is shaded."""
+    """Channels below each other on a common scale; the window is shaded."""
     n = part.values.shape[1]
     chart = Chart(420, _TOP + 34 * n + _BOTTOM, "signal of the window and around it")
     left = 74.0
@@ -226,13 +226,13 @@ def traces(part: Excerpt) -> Markup:
     chart.box(across.at(0), _TOP, across.at(part.length) - across.at(0), bottom - _TOP, "window")
     chart.across(across, "seconds from the window's start")
     top = float(np.percentile(np.abs(part.values), 99.5)) or 1.0
-    columns = int(across.last - across.first) // 2  # a lowest and a highest value each
+    columns = int(across.last - across.first) // 2  # each with a minimum and a maximum
     edges = np.unique(np.linspace(0, len(part.time), columns + 1).astype(int))
     for place, name in enumerate(part.channels):
         middle = _TOP + 34 * (place + 0.5)
         values = np.clip(part.values[:, place] / top, -1.4, 1.4) * 17
         ends = [(a + values[a:b].argmin(), a + values[a:b].argmax()) for a, b in pairwise(edges)]
-        places = [k for pair in ends for k in sorted(set(pair))]  # one where all are equal
+        places = [k for pair in ends for k in sorted(set(pair))]  # only one if all values are equal
         chart.line([(across.at(part.time[k]), middle - values[k]) for k in places], "trace")
         chart.text(left - 6, middle + 4, name if len(name) <= 9 else f"{name[:8]}…", "end small", name)
     chart.text(left, _TOP - 3, f"rows are {2 * top:.3g} µV apart", "small")

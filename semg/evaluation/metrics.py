@@ -1,12 +1,12 @@
 """How well predictions fit the truth: pure functions on exact integer counts.
 
-Everything follows from confusion matrices, (K, K) int64: row = true class, column = predicted class.
+Everything is computed from confusion matrices, (K, K) int64: row = true class, column = predicted class.
 
-Undefined values: precision of a class that was never predicted, recall of one that never occurred, and both for one
-that did neither are None (JSON null), never 0. The mean recall (balanced accuracy) is over the classes that occur
-in the truth; the mean F1 (macro-F1) over those that occur in the truth or among the predictions. Both are what
-scikit-learn computes when it is not told any labels. A person's values follow the same rule on that person's
-windows alone, so a class that a person never showed counts against them only if it was predicted.
+Undefined values: precision of a class that was never predicted, recall of a class that never occurred, and both for a
+class that did neither, are None (JSON null), never 0. The mean recall (balanced accuracy) is over the classes that
+occur in the truth; the mean F1 (macro-F1) is over those that occur in the truth or among the predictions. Both equal
+scikit-learn's values when no labels are passed to it. A person's values follow the same rule on that person's windows
+only, so a class that a person never made counts against that person only if it was predicted.
 
 METRICS is the registry that all files, tables, pictures and TensorBoard read: a new metric is one entry there.
 """
@@ -22,9 +22,9 @@ from semg.data.windows import UNLABELLED
 from semg.evaluation import smoothing
 from semg.evaluation.scored_windows import ScoredWindows
 
-FEWEST_FOR_INTERVAL = 5  # people; a bootstrap over fewer draws from so few values that its ends say nothing
-RESAMPLES = 10_000  # of the bootstrap; the 2.5 % quantile then rests on 250 of them
-MAX_PAUSE = 1.0  # seconds between two windows above which the later one begins a new segment of voting
+FEWEST_FOR_INTERVAL = 5  # people; a bootstrap over fewer has so few distinct samples that its ends are meaningless
+RESAMPLES = 10_000  # of the bootstrap; the 2.5 % quantile is then based on 250 of them
+MAX_PAUSE = 1.0  # seconds between two windows; after a longer pause, voting starts afresh
 
 
 # --- from counts -------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def confusion(label: np.ndarray, prediction: np.ndarray, n_classes: int) -> np.n
 def _confusions(
     group: np.ndarray, label: np.ndarray, prediction: np.ndarray, n_groups: int, n_classes: int
 ) -> np.ndarray:
-    """(G, K, K) int64: one confusion matrix for each group. group, label, prediction: (n,)."""
+    """(G, K, K) int64: one confusion matrix per group. group, label, prediction: (n,)."""
     label, prediction = _indices(label, n_classes, "labels"), _indices(prediction, n_classes, "predictions")
     if not len(group) == len(label) == len(prediction):
         raise ValueError(f"expected as many predictions as labels, found {len(prediction)} and {len(label)}")
@@ -61,7 +61,7 @@ def _indices(values: np.ndarray, n_classes: int, what: str) -> np.ndarray:
 
 
 def accuracy(counts: np.ndarray) -> float:
-    """Share of windows predicted right. counts: (K, K) with at least one window."""
+    """Fraction of windows that are predicted correctly. counts: (K, K) with at least one window."""
     _check(counts)
     return float(np.trace(counts) / counts.sum())
 
@@ -83,7 +83,7 @@ def macro_f1(counts: np.ndarray) -> float:
 def active_accuracy(counts: np.ndarray, rest: np.ndarray | None) -> float | None:
     """Accuracy over the windows whose true class is a gesture, not rest; None without such windows.
 
-    rest: (K,) which classes are rest; None where that is not known, and then this is None too.
+    rest: (K,) which classes are rest; None if that is not known, and then the result is None, too.
     """
     _check(counts)
     if rest is None:
@@ -93,7 +93,8 @@ def active_accuracy(counts: np.ndarray, rest: np.ndarray | None) -> float | None
 
 
 def per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Class name -> precision, recall, f1 (each None where undefined) and support, its windows. counts: (K, K)."""
+    """Class name -> precision, recall, f1 (each None if undefined) and support, the number of its windows. counts: (K,
+    K)."""
     hit, support, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     return {
         name: {
@@ -122,7 +123,8 @@ def _check(counts: np.ndarray) -> None:
 class Criterion:
     """A number that says how good decisions are.
 
-    name: its key in files, columns and TensorBoard's tags. label: for a reader. share: from 0 to 1, shown in percent.
+    name: its key in files, columns and TensorBoard's tags. label: for readers. share: whether it is a fraction from 0
+    to 1, shown in percent.
     """
 
     name: str
@@ -131,40 +133,40 @@ class Criterion:
     share: bool = True
 
     def rank(self, value: float | None) -> float:
-        """`value` such that larger is better, whatever `better` says; below all others where there is none."""
+        """`value`, negated if necessary so that larger is better; None ranks below everything."""
         if value is None:
             return -math.inf
         return value if self.better == "higher" else -value
 
     @property
     def head(self) -> str:
-        """A column's head: `macro-F1 (%)`."""
+        """A column heading: `macro-F1 (%)`."""
         return f"{self.label} (%)" if self.share else self.label
 
     def text(self, value: float | None, sign: str = "") -> str:
-        """`value` under `head`, `-` where there is none; sign: `+` to show it."""
+        """`value` in a column under `head`, `-` for None; sign: `+` to show the sign."""
         if value is None:
             return "-"
         return f"{100 * value:{sign}.1f}" if self.share else f"{value:{sign}.3f}"
 
     def ends(self, interval: Sequence[float] | None, sign: str = "") -> str:
-        """`40.1 to 52.3`, both as `text`, or why there is no interval."""
+        """`40.1 to 52.3`, both as in `text`, or why there is no interval."""
         if interval is None:
             return f"under {FEWEST_FOR_INTERVAL} people"
         return " to ".join(self.text(end, sign) for end in interval)
 
     def labelled(self, value: float | None, digits: int = 4) -> str:
-        """`macro-F1 0.8125`: `value` in a sentence, `-` where there is none."""
+        """`macro-F1 0.8125`: `value` in a sentence, `-` for None."""
         return f"{self.label} -" if value is None else f"{self.label} {value:.{digits}f}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Criterion):
-    """A criterion that follows from a confusion matrix.
+    """A criterion that is computed from a confusion matrix.
 
-    score: (K, K) counts, and (K,) which classes are rest or None -> its value, None where undefined.
-    chance: (K,) windows of each class, and rest as above -> the best that deciding without the signal can be expected
-    to reach. headline: whether it is among the few that summaries of many runs and pictures have room for.
+    score: (K, K) counts, and (K,) which classes are rest or None -> its value, None if undefined.
+    chance: (K,) windows of each class, and rest as above -> the best expected value of decisions that ignore the
+    signal. headline: whether it is among the few that are shown in summaries of many runs and in pictures.
     """
 
     score: Callable[[np.ndarray, np.ndarray | None], float | None]
@@ -173,7 +175,8 @@ class Metric(Criterion):
 
 
 def _commonest(support: np.ndarray, _rest: np.ndarray | None) -> float | None:
-    """What always deciding the commonest class reaches; no other way to decide blindly reaches more."""
+    """The value for always deciding for the most frequent class; no other decision that ignores the signal reaches
+    more."""
     return _ratio(support.max(), support.sum())
 
 
@@ -182,13 +185,13 @@ def _commonest_gesture(support: np.ndarray, rest: np.ndarray | None) -> float | 
 
 
 def _one_of_those_that_occur(support: np.ndarray, _rest: np.ndarray | None) -> float | None:
-    """1 / K. Deciding class k in a share q of the windows, blindly, gives it recall q and precision p, its share of
-    the truth: an F1 of 2pq / (p + q), which is at most (p + q) / 2. Over all classes that sums to at most 1, and to 1
-    where q = p."""
+    """1 / K. If decisions that ignore the signal choose class k in a fraction q of the windows, its recall is q and its
+    precision is p, its fraction of the truth. Its F1 is 2pq / (p + q), which is at most (p + q) / 2. Summed over all
+    classes this is at most 1, with equality for q = p."""
     return _ratio(1, int(np.count_nonzero(support)))
 
 
-METRICS: tuple[Metric, ...] = (  # the leading one first
+METRICS: tuple[Metric, ...] = (  # the leading metric is first
     Metric(
         name="macro_f1",
         label="macro-F1",
@@ -211,36 +214,38 @@ METRICS: tuple[Metric, ...] = (  # the leading one first
     ),
     Metric(name="active_accuracy", label="accuracy without rest", score=active_accuracy, chance=_commonest_gesture),
 )
-LOSS = Criterion(name="loss", label="loss, nats", better="lower", share=False)  # of probabilities, not of counts
+LOSS = Criterion(
+    name="loss", label="loss, nats", better="lower", share=False
+)  # computed from probabilities, not from counts
 
 
 def metric(name: str) -> Metric:
-    """The metric of that name."""
+    """The metric with that name."""
     return next(one for one in METRICS if one.name == name)
 
 
 def leading() -> Metric:
-    """The one by which the best of several is chosen, and which a summary of one number names."""
+    """The metric by which the best of several is chosen, and which summaries with a single number use."""
     return METRICS[0]
 
 
 def headlines() -> tuple[Metric, ...]:
-    """The metrics that summaries have room for."""
+    """The metrics that are shown in summaries."""
     return tuple(one for one in METRICS if one.headline)
 
 
 def criteria() -> dict[str, Criterion]:
-    """By name, all that an epoch can be chosen by."""
+    """All criteria by which an epoch can be chosen, by name."""
     return {one.name: one for one in (*METRICS, LOSS)}
 
 
 def scores_of(counts: np.ndarray, rest: np.ndarray | None = None) -> dict[str, float | None]:
-    """Every metric by name. counts: (K, K); rest: (K,) which classes are rest, None where that is not known."""
+    """Every metric by name. counts: (K, K); rest: (K,) which classes are rest, None if that is not known."""
     return {one.name: one.score(counts, rest) for one in METRICS}
 
 
 def chance(support: np.ndarray, rest: np.ndarray | None = None) -> dict[str, float | None]:
-    """What each metric can be expected to be without looking at the signal. support: (K,) windows of each class."""
+    """The expected value of each metric for decisions that ignore the signal. support: (K,) windows of each class."""
     return {one.name: one.chance(support, rest) for one in METRICS}
 
 
@@ -255,9 +260,9 @@ def is_rest(classes: Sequence[str], rest_classes: Collection[str]) -> np.ndarray
 def per_subject(
     label: np.ndarray, prediction: np.ndarray, subject: np.ndarray, n_classes: int, rest: np.ndarray | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Subject -> every metric and n_windows of that person's windows; sorted by subject.
+    """Subject -> every metric and n_windows for that person's windows; sorted by subject.
 
-    label, prediction: (n,) class indices; subject: (n,) whose window; rest: as in `scores_of`.
+    label, prediction: (n,) class indices; subject: (n,) the person of each window; rest: as in `scores_of`.
     """
     names, code = _codes(subject)
     tables = _confusions(code, label, prediction, len(names), n_classes)
@@ -275,8 +280,8 @@ def by_group(
     n_classes: int,
     rest: np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Group (n,), such as a minute, in rising order -> every metric's mean over the people with windows in it, and
-    n_windows and n_subjects in all. Other arguments as of `per_subject`."""
+    """Group (n,), such as a minute, in rising order -> the mean of every metric over the people with windows in it, and
+    its n_windows and n_subjects. Other arguments as in `per_subject`."""
     result = {}
     for value in np.unique(group).tolist():
         places = group == value
@@ -289,8 +294,8 @@ def by_group(
 def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(distinct values, sorted; (n,) place of each value among them).
 
-    As np.unique, but it sorts only the first of each run of equal values: windows of one recording stand together,
-    and sorting the names of half a million windows would take seconds.
+    Like np.unique, but it sorts only the first of each run of equal values: windows of one recording are adjacent, and
+    sorting the names of half a million windows would take seconds.
     """
     values = np.asarray(values)
     heads = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.empty(0, int)
@@ -299,10 +304,11 @@ def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval of the mean of `values` (n,), one value a person; None for few people.
+    """95 % percentile bootstrap interval of the mean of `values` (n,), one value per person; None for few people.
 
-    People are the unit: windows of one person resemble each other, so resampling windows would flatter. Below about
-    ten people the interval is too narrow, as every percentile bootstrap is; below FEWEST_FOR_INTERVAL there is none.
+    The unit is a person: windows of one person resemble each other, so resampling windows would give intervals that are
+    too narrow. Below about ten people the interval is too narrow, as for every percentile bootstrap; below
+    FEWEST_FOR_INTERVAL there is none.
     """
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or len(array) == 0:
@@ -315,7 +321,7 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -
 
 
 def mean_over_subjects(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Each metric's mean over the people for whom it is defined. subjects: as `per_subject` gives them."""
+    """Each metric's mean over the people for whom it is defined. subjects: from `per_subject`."""
     return {key: float(v.mean()) if len(v) else None for key, v in _columns(subjects).items()}
 
 
@@ -326,7 +332,7 @@ def _columns(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]
 
 
 def over_subjects(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """mean_over_subjects, sd_over_subjects and ci95 of what `per_subject` gives, each with the same keys.
+    """mean_over_subjects, sd_over_subjects and ci95 for the result of `per_subject`, each with the same keys.
 
     The standard deviation is that of a sample (n - 1), None for a single person; the interval is None for few people.
     """
@@ -345,13 +351,14 @@ def over_subjects(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
 def majority_vote(
     prediction: np.ndarray, record: np.ndarray, start: np.ndarray, k: int, n_classes: int, max_step: float
 ) -> np.ndarray:
-    """(n,) class that most of the last k windows say, each window its own last one; ties go to the latest said.
+    """(n,) the class that most of the last k windows chose, where each window is the last of its own k; ties go to the
+    class chosen latest.
 
-    Causal: a decision looks at no later window. It looks at none of another recording either, and at none before
-    a pause: windows that start more than `max_step` samples apart belong to different segments.
+    Causal: a decision uses no later window. It also uses no window of another recording, and none from before a pause:
+    windows that start more than `max_step` samples apart belong to different segments.
 
-    max_step has to be longer than the transition margin that windows keep after a label change. Else every segment
-    would end where the true label changes, and the vote would be told what it is to find out.
+    max_step has to be longer than the transition margin that windows keep after a label change. Otherwise every segment
+    would end where the true label changes, which would reveal the label change to the vote.
 
     prediction: (n,) class indices; record: (n,) names; start: (n,) first samples; in any order.
     """
@@ -361,16 +368,16 @@ def majority_vote(
         return prediction
     order, begins = smoothing.in_time(_codes(record)[1], start, max_step)
     ordered, here = prediction[order], np.arange(n)
-    segment = np.maximum.accumulate(np.where(begins, here, 0))  # (n,) place where each window's segment begins
-    first = np.maximum(here - k + 1, segment)  # (n,) place of the first window that has a say
+    segment = np.maximum.accumulate(np.where(begins, here, 0))  # (n,) the place where each window's segment begins
+    first = np.maximum(here - k + 1, segment)  # (n,) the place of the first window that votes
     best = np.full(n, -1, np.int64)
     voted = np.empty(n, np.int64)
-    for c in range(n_classes):  # one class at a time: memory stays a few columns
+    for c in range(n_classes):  # one class at a time, to limit memory
         says = ordered == c
         before = np.concatenate([[0], np.cumsum(says)])
         votes = before[here + 1] - before[first]
         latest = np.maximum.accumulate(np.where(says, here, -1))
-        rank = np.where(votes > 0, votes * (n + 1) + latest, -1)  # by votes, then by who spoke last
+        rank = np.where(votes > 0, votes * (n + 1) + latest, -1)  # by number of votes, then by the latest vote
         better = rank > best
         best[better], voted[better] = rank[better], c
     decided = np.empty(n, np.int64)
@@ -379,9 +386,9 @@ def majority_vote(
 
 
 def added_delay(k: int, stride: float) -> float:
-    """How much later a vote over k windows can follow a new gesture, in the unit of `stride`.
+    """How much later a vote over k windows follows a new gesture, in the unit of `stride`.
 
-    A new class wins once it has half of the k votes, for ties go to the latest.
+    A new class wins as soon as it has half of the k votes, because ties go to the latest.
     """
     return (k - 1) // 2 * stride
 
@@ -390,7 +397,7 @@ def added_delay(k: int, stride: float) -> float:
 
 
 def scores(windows: ScoredWindows, prediction: np.ndarray) -> dict[str, Any]:
-    """All metrics of one set of predictions (n,), in JSON's types; see `report`."""
+    """All metrics for one set of predictions (n,), as JSON types; see `report`."""
     known = np.asarray(windows.label) != UNLABELLED
     label, decided, classes = windows.label[known], prediction[known], windows.classes
     rest = is_rest(classes, windows.rest_classes)
@@ -413,17 +420,17 @@ def report(
     vote: int = 1,
     hold: float = 0.0,
 ) -> dict[str, Any]:
-    """What metrics.json says of some predictions, in JSON's types; deterministic.
+    """What metrics.json says about some predictions, as JSON types; deterministic.
 
-    prediction: (n,) indices into the classes. Windows of the label UNLABELLED are not scored; others are smoothed by
-    them. With `vote` above 1 the key `vote` holds the same metrics for the majority over the last `vote` windows, apart
-    from the others because it changes what a decision is, with the delay it adds. With `hold` above 0 and (n, K)
-    probabilities the key `smoothed` holds those of a hidden Markov model in which a gesture lasts `hold` seconds on
-    average, see semg/evaluation/smoothing.py.
+    prediction: (n,) indices into the classes. Windows with the label UNLABELLED are not scored, but are used for
+    smoothing. With `vote` above 1, the key `vote` has the same metrics for the majority over the last `vote` windows,
+    and the delay that it adds; they are separate because voting changes what a decision is. With `hold` above 0 and (n,
+    K) probabilities, the key `smoothed` has the metrics for a hidden Markov model in which a gesture lasts `hold`
+    seconds on average, see semg/evaluation/smoothing.py.
 
-    Keys: every metric over all windows, by name; chance, the same by deciding without the signal; mean_over_subjects,
-    sd_over_subjects, ci95 (None below FEWEST_FOR_INTERVAL people); per_class, per_subject; confusion (row = true
-    class); classes, rest_classes; n_windows; n_subjects.
+    Keys: every metric over all windows, by name; chance, the same for decisions that ignore the signal;
+    mean_over_subjects, sd_over_subjects, ci95 (None below FEWEST_FOR_INTERVAL people); per_class, per_subject;
+    confusion (row = true class); classes, rest_classes; n_windows; n_subjects.
     """
     classes, start, stride = windows.classes, windows.start, windows.stride_seconds
     max_step = (windows.window_seconds + MAX_PAUSE) * windows.rate

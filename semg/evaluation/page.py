@@ -1,7 +1,7 @@
-"""Results and training runs as one page of HTML that needs no other file and no network.
+"""Results and training runs as a single HTML page that needs no other file and no network.
 
-`read_page` reads and checks, `render` fills page.html. Everything that comes from a file is escaped by Jinja; the page
-forbids itself scripts and addresses of any kind (Content-Security-Policy).
+`read_page` reads and checks, `render` fills in page.html. Everything that comes from a file is escaped by Jinja; the
+page's Content-Security-Policy forbids scripts and addresses of any kind.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +24,16 @@ from semg.evaluation.run_record import RunRecord, is_run, read_run_record
 
 P = ParamSpec("P")
 T = TypeVar("T")
-CHANNELS = 6  # drawn of a window that went wrong
-MOST_CLASSES = 40  # a larger confusion matrix is not read by anybody
-_LONGEST_VALUE = 160  # characters of a setting
+CHANNELS = 6  # channels drawn for a misclassified window
+MOST_CLASSES = 40  # a larger confusion matrix is not readable
+_LONGEST_VALUE = 160  # most characters of a setting's value
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method on the page: what compare.py would call one method, and its results in full.
+    """A method on the page: what compare.py calls a method, together with its full results.
 
-    pooled: by metric; errors: of files that could not be read, which the page names.
+    pooled: by metric; errors: about files that could not be read; the page shows them.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page is made of. failures: of inputs that could not be read at all."""
+    """All contents of the page. failures: inputs that could not be read at all."""
 
     title: str
     metric: Metric
@@ -59,7 +59,7 @@ class Page:
 
     @property
     def simulated(self) -> bool:
-        """Whether some recording behind the page was simulated."""
+        """Whether any recording behind the page was simulated."""
         scored = [run.simulated for entry in self.entries for one in entry.results for run in one.evaluations.values()]
         return any(scored) or any(run.simulated for run in self.runs)
 
@@ -77,10 +77,10 @@ def read_page(
     errors_shown: int,
     provenance: Mapping[str, Any],
 ) -> Page:
-    """Read runs and results. What cannot be read is a failure on the page; DataError if nothing can.
+    """Read runs and results. An input that cannot be read is shown as a failure; DataError if none can be read.
 
-    reference: the method that others are compared with, None for the first; shards: None for the folder that each
-    result names; errors_shown: windows that went wrong, of each method.
+    reference: the method with which the others are compared, None for the first; shards: None for the folder that each
+    result names; errors_shown: number of misclassified windows to show for each method.
     """
     failures: list[str] = []
     runs = [_try(failures, read_run_record, path) for path in sources if is_run(path)]
@@ -107,7 +107,7 @@ def read_page(
 
 
 def _try(failures: list[str], read: Callable[P, T], *words: P.args, **named: P.kwargs) -> T | None:
-    """What `read` returns, or None and its message in `failures`."""
+    """The result of `read`, or None, with its error message added to `failures`."""
     try:
         return read(*words, **named)
     except DataError as error:
@@ -129,7 +129,7 @@ def _entry(name: str, results: list[ResultRecord], reported: Sequence[Metric]) -
 
 
 def render(page: Page) -> str:
-    """The page's HTML; the same page gives the same text."""
+    """The page's HTML; the same page always gives the same text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -194,7 +194,7 @@ def _row(entry: Entry, names: Sequence[str]) -> list[str]:
 
 
 def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
-    """What a reader of the table must know."""
+    """Notes that a reader of the table needs."""
     notes = [*comparison.differences_between(methods), *comparison.too_few(methods, {})]
     for entry in page.entries:
         seen = sorted({who for one in entry.results for who in one.content.get("trained_on_subjects_scored") or ()})
@@ -210,7 +210,7 @@ def _simulated(entry: Entry) -> bool:
 
 
 def _chance(entries: Sequence[Entry], metric: Metric) -> float | None:
-    """What deciding without the signal reaches, where that is the same for all results."""
+    """The value for decisions that ignore the signal, if it is the same for all results."""
     levels = {_chance_of(one, metric) for entry in entries for one in entry.results}
     return levels.pop() if len(levels) == 1 else None
 
@@ -266,7 +266,7 @@ def _befores(entry: Entry) -> list[tuple[ResultRecord, Before]]:
 
 
 def _before_and_after(entry: Entry, metric: Metric) -> dict[str, tuple[float, float]]:
-    """Person -> scores of the model as it was and adapted, means over the runs that scored the person."""
+    """Person -> scores of the unadapted and the adapted model, means over the runs that scored the person."""
     results = _befores(entry)
     was = pool(entry.name, (before.evaluations[metric.name] for _, before in results)).subjects
     now = pool(entry.name, (one.evaluations[metric.name] for one, _ in results)).subjects
@@ -274,7 +274,7 @@ def _before_and_after(entry: Entry, metric: Metric) -> dict[str, tuple[float, fl
 
 
 def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
-    """A method whose model was adapted, beside the model as it was on the same windows, for at least one person."""
+    """A method whose model was adapted, next to the unadapted model on the same windows, for at least one person."""
     pairs = _before_and_after(entry, metric)
     results = _befores(entry)
     first, before = results[0]
@@ -301,7 +301,7 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
 
 
 def _repetitions(page: Page) -> Markup | None:
-    """Scores by the number of repetitions calibrated with, where there are several."""
+    """Scores by the number of repetitions used for calibration, if there are several."""
     means: dict[int, tuple[float, float]] = {}
     for entry in page.entries:
         count = entry.results[0].repetitions
@@ -313,7 +313,7 @@ def _repetitions(page: Page) -> Markup | None:
 
 
 def _details(entry: Entry, page: Page) -> dict[str, Any]:
-    """One method: confusion, classes, confidence, windows that went wrong, how it was made."""
+    """One method in detail: confusion matrix, classes, confidence, misclassified windows, how it was made."""
     first = entry.results[0]
     tables = [one.confusion for one in entry.results if one.confusion is not None and one.classes == first.classes]
     whole = len(tables) == len(entry.results) and len(first.classes) <= MOST_CLASSES
@@ -348,7 +348,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _confidence(entry: Entry) -> dict[str, Any] | None:
-    """Reliability over all windows of a method; None where it gives no probabilities."""
+    """Reliability over all windows of a method; None if it has no probabilities."""
     with_probabilities = [one for _, one in entry.predictions if one.probabilities is not None]
     if not with_probabilities:
         return None
@@ -364,7 +364,7 @@ def _confidence(entry: Entry) -> dict[str, Any] | None:
 
 
 def _wrong(entry: Entry, page: Page) -> list[dict[str, Any]]:
-    """The surest wrong decisions of a method, with their signals where the shards are there."""
+    """The most confident wrong decisions of a method, with their signals if the shards exist."""
     chosen = []
     for result, one in entry.predictions:
         confidence = one.confidence
@@ -384,7 +384,7 @@ def _wrong_window(
         part = None
     else:
         part = _try(missing, excerpt, folder, record, start, CHANNELS, result.content_of(record))
-    assert one.probabilities is not None  # noqa: S101  whoever has a confidence has them
+    assert one.probabilities is not None  # noqa: S101  a confidence is computed from them
     return {
         "subject": str(one.subject[place]),
         "record": record,
@@ -400,7 +400,7 @@ def _wrong_window(
 
 
 def _result_facts(result: ResultRecord) -> dict[str, Any]:
-    """How one result was made, for a table."""
+    """How a result was made, for a table."""
     content = result.content
     facts = {
         "result": result.path.parent.as_posix(),
@@ -419,7 +419,7 @@ def _result_facts(result: ResultRecord) -> dict[str, Any]:
 
 
 def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Script, commit, versions and arguments, of a file's `made`."""
+    """Script, commit, versions and arguments, from a file's `made`."""
     return {
         "script": content.get("script", "not said"),
         "commit": content.get("commit", "not said"),
@@ -429,7 +429,7 @@ def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A setting in words, cut where it is long."""
+    """A setting as text, shortened if it is long."""
     if isinstance(value, list):
         value = " ".join(map(str, value))
     words = "default" if value is None else "yes" if value is True else "no" if value is False else str(value)

@@ -1,6 +1,6 @@
-"""The colours of all pictures: a thing keeps its colour from one to the next.
+"""The colours of all pictures: a thing has the same colour in each.
 
-From the Okabe-Ito palette, which colour-blind readers can tell apart, and grey.
+They come from the Okabe-Ito palette, which colour-blind readers can distinguish, and grey.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,10 +22,10 @@ _KNOWN = dict(zip(_ACTIVE, _GESTURES, strict=False))
 def gestures(
     classes: Sequence[str], rest_classes: Collection[str] = (), among: Sequence[str] | None = None
 ) -> list[str]:
-    """The colour of each class, by its name: also where some classes of a set are left out.
+    """The colour of each class, by its name; it does not change if some classes of a set are left out.
 
-    Classes without a gesture are grey: `rest_classes`, and those that are called so. putEMG's gestures have colours of
-    their own; others take the remaining ones in the order of the whole set, `among` (default: `classes`).
+    Classes without a gesture are grey: `rest_classes`, and those with the usual names of rest. putEMG's gestures have
+    fixed colours; others get the remaining ones in the order of the full set, `among` (default: `classes`).
     """
     everything = list(classes) if among is None else list(among)
     colours = {name: REST for name in everything if name in rest_classes or is_rest(name)}
@@ -36,6 +36,6 @@ def gestures(
 
 
 def letters_on(colour: str) -> str:
-    """The colour of letters on a bar of that colour."""
+    """The colour of text on a bar of that colour."""
     red, green, blue = to_rgb(colour)
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.6 else "white"

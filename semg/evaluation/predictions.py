@@ -1,6 +1,6 @@
-"""One result's predictions.npz, window by window: how far its confidence can be trusted, and where it went wrong.
+"""A result's predictions.npz, window by window: how reliable its confidence is, and where it was wrong.
 
-The file may be anybody's: it is read without pickle, and what it holds is checked before it is used.
+The file may come from anybody: it is read without pickle, and its contents are checked before use.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from semg.evaluation.comparison import LONGEST, ROUNDING, subjects_of
 from semg.evaluation.metrics import confusion
 from semg.evaluation.result_record import ResultRecord
 
-BINS = 10  # of confidence, of one width
-_BESIDE = 0.5  # of a window's length: how much signal is shown before and after it
+BINS = 10  # bins of confidence, of equal width
+_BESIDE = 0.5  # signal shown before and after a window, as a fraction of its length
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Decisions about n windows.
+    """Decisions on n windows.
 
     record, subject: (n,) names; start: (n,) first sample; label, prediction: (n,) class indices; probabilities: (n, K),
-    None where the method gives none.
+    None if the method has none.
     """
 
     path: Path
@@ -40,13 +40,13 @@ class Predictions:
 
     @property
     def confidence(self) -> np.ndarray | None:
-        """(n,) probability of what was decided."""
+        """(n,) probability of the decision."""
         return None if self.probabilities is None else self.probabilities[np.arange(len(self.label)), self.prediction]
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Windows of about one confidence: its mean, the share that was decided right, and how many they are."""
+    """Windows with similar confidence: its mean, the fraction of correct decisions, and their number."""
 
     confidence: float
     accuracy: float
@@ -55,7 +55,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Signal of one window and around it.
+    """The signal of a window and its surroundings.
 
     values: (T, C) microvolts, at (T,) seconds from the window's start; begin: of the window in the recording, seconds;
     length: of the window, seconds.
@@ -71,7 +71,8 @@ class Excerpt:
 def predictions_of(result: ResultRecord) -> Predictions:
     """The predictions.npz beside a result's metrics.json.
 
-    DataError if it is not as evaluate.py writes it, or is another evaluation's, as while one is replaced by the next.
+    DataError if it is not in the format of evaluate.py, or belongs to another evaluation, for example while one result
+    replaces another.
     """
     predictions = read_predictions(result.path.with_name("predictions.npz"), len(result.classes))
     if result.confusion is not None:
@@ -83,7 +84,7 @@ def predictions_of(result: ResultRecord) -> Predictions:
 
 
 def read_predictions(path: Path, n_classes: int) -> Predictions:
-    """Read a predictions.npz. DataError if it is not as evaluate.py writes it, for `n_classes` classes."""
+    """Read a predictions.npz. DataError if it is not in the format of evaluate.py, for `n_classes` classes."""
     expect_file(path, "the predictions of a result")
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -118,17 +119,19 @@ def _check_columns(columns: dict[str, np.ndarray], n_classes: int) -> None:
 def _check_shares(shares: np.ndarray, shape: tuple[int, int]) -> None:
     if shares.dtype.kind != "f" or shares.shape != shape:
         raise ValueError(f"probabilities {shares.dtype} {shares.shape} in place of {shape}")
-    if not (shares.min() >= 0 and shares.max() <= 1 + 1e3 * ROUNDING):  # NaN too; float32 rounds more than float64
+    if not (
+        shares.min() >= 0 and shares.max() <= 1 + 1e3 * ROUNDING
+    ):  # also false for NaN; float32 has larger rounding errors than float64
         raise ValueError("probabilities that are not from 0 to 1")
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[list[Bin], float]:
-    """The bins of confidence that hold windows, and the expected calibration error.
+    """The non-empty bins of confidence, and the expected calibration error.
 
-    That error is the mean distance between confidence and accuracy over BINS bins of one width, weighted by their
-    windows (Naeini et al. 2015).
+    This error is the mean distance between confidence and accuracy over BINS bins of equal width, weighted by their
+    numbers of windows (Naeini et al. 2015).
 
-    confidence: (n,) probability of each decision; right: (n,) whether it was right.
+    confidence: (n,) probability of each decision; right: (n,) whether it was correct.
     """
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = []
@@ -142,8 +145,8 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[list[Bin], f
 def surest_errors(predictions: Predictions, most: int) -> list[int]:
     """Places of at most `most` wrong decisions, the most confident first.
 
-    Each person's confusion of one gesture with another is there once, by its surest window: neighbouring windows
-    resemble each other. Without probabilities, the order is that of the file.
+    Each confusion of one gesture with another appears once per person, by its most confident window, because
+    neighbouring windows resemble each other. Without probabilities, the order is that of the file.
     """
     wrong = np.flatnonzero(predictions.label != predictions.prediction)
     confidence = predictions.confidence
@@ -164,9 +167,9 @@ def surest_errors(predictions: Predictions, most: int) -> list[int]:
 def excerpt(shards: Path, record: str, start: int, channels: int, content: str = "") -> Excerpt:
     """The signal around the window that begins at sample `start`.
 
-    channels: how many are wanted: those that are loudest in the window, in the shard's order. content: the checksum of
-    the shard's content when it was scored, if that is known. DataError if the shard is not there, is another by now or
-    has no such window.
+    channels: how many to include: those that are strongest in the window, in the shard's order. content: checksum of
+    the shard's contents when it was scored, if known. DataError if the shard does not exist, has changed since or has
+    no such window.
     """
     shard = open_shard(shards / record)
     if content and content != shard.content:

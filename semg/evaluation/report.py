@@ -1,10 +1,10 @@
 """The files that every evaluation writes, whatever made the predictions.
 
-FOLDER/predictions.npz   record, start, label, prediction and, where there are some, probabilities of each window;
-                         classes, the names of what labels and predictions count and of the probabilities' columns
-FOLDER/per_subject.csv   one row a person
+FOLDER/predictions.npz   record, start, label, prediction and, if there are any, probabilities of each window; classes,
+                         the names for labels and predictions and for the columns of the probabilities
+FOLDER/per_subject.csv   one row per person
 FOLDER/confusion_matrix.png, FOLDER/per_subject.png
-FOLDER/metrics.json      written last: where it is, the others are whole and belong to it
+FOLDER/metrics.json      written last: if it exists, the others are complete and belong to it
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ def write_results(
     vote: int = 1,
     hold: float = 0.0,
 ) -> dict[str, Any]:
-    """Score predictions and write the five files into `folder`; returns what metrics.json holds.
+    """Score predictions and write the five files into `folder`; returns the contents of metrics.json.
 
-    prediction: (n,) indices into the classes; probabilities: (n, classes) or None. extra: what to say beside the
-    metrics (subset, checkpoint, split, how made). vote, hold: also score decisions smoothed over time, as in
-    `metrics.report`. Windows of the label UNLABELLED serve these alone, and are in no file.
+    prediction: (n,) indices into the classes; probabilities: (n, classes) or None. extra: what to state in addition to
+    the metrics (subset, checkpoint, split, how made). vote, hold: also score decisions smoothed over time, as in
+    `metrics.report`. Windows with the label UNLABELLED are used for smoothing only, and are not in any file.
     """
     scored = report(windows, prediction, probabilities, vote=vote, hold=hold)
     content = {**scored, "simulated": windows.simulated, "data": dict(windows.data), **extra}
@@ -45,7 +45,7 @@ def write_results(
     _write_predictions(folder / "predictions.npz", windows, prediction, probabilities)
     subjects, by_chance, ends = scored["per_subject"], scored["chance"], scored["ci95"]
     rows = [["subject", *next(iter(subjects.values()))], *([who, *one.values()] for who, one in subjects.items())]
-    write_text(folder / "per_subject.csv", csv_text(rows))  # shares as fractions; empty where undefined
+    write_text(folder / "per_subject.csv", csv_text(rows))  # values as fractions; empty if undefined
     confusion, mark = np.array(scored["confusion"]), score_figures.SIMULATED if windows.simulated else ""
     title = score_figures.CONFUSION + mark
     score_figures.confusion_matrix(folder / "confusion_matrix.png", confusion, windows.classes, title)
@@ -69,7 +69,7 @@ def _write_predictions(
 
 
 def summary(scored: dict[str, Any]) -> str:
-    """What metrics.json says, for a person to read in the terminal; shares in percent."""
+    """The contents of metrics.json as text for the terminal; fractions in percent."""
     counts = f"{counted(scored['n_windows'], 'window')} of {counted(scored['n_subjects'], 'person', 'people')}"
     simulated = ", SIMULATED recordings" if scored.get("simulated") else ""
     lines = [f"{counts} ({scored.get('subset', '')}), in %{simulated}"]
@@ -96,7 +96,7 @@ def summary(scored: dict[str, Any]) -> str:
 
 
 def over_time_in_words(scored: dict[str, Any]) -> str:
-    """Online scores by minute and by recording of the session, for a person to read; means over people, in percent."""
+    """Online scores by minute and by recording of the session, as text; means over people, in percent."""
     lines = []
     for key, what in (("by_minute", "minute of the session"), ("by_recording", "recording of the session")):
         lines += ["", f"{what:<26}{_headline_heads()}{'windows':>10}{'people':>8}"]
@@ -106,7 +106,7 @@ def over_time_in_words(scored: dict[str, Any]) -> str:
 
 
 def _width(metric: Metric) -> int:
-    """Of a column under the metric's label."""
+    """Width of a column under the metric's label."""
     return max(10, len(metric.label) + 2)
 
 
@@ -119,7 +119,7 @@ def _headline_cells(scores: dict[str, Any]) -> str:
 
 
 def _over_subjects(scored: dict[str, Any], chance: dict[str, float | None]) -> list[str]:
-    """Each metric's mean over people, standard deviation and interval, its value over all windows, and by chance."""
+    """Each metric's mean over people, standard deviation, interval, value over all windows, and chance level."""
     lines = [f"{'':<22}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}{'by chance':>11}"]
     for metric in metrics.METRICS:
         mean, sd, ends = (scored[part][metric.name] for part in ("mean_over_subjects", "sd_over_subjects", "ci95"))

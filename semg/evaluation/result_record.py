@@ -1,4 +1,4 @@
-"""One result's metrics.json, checked, for the page that report.py makes. Results may be anybody's files."""
+"""A result's metrics.json, checked, for the page that report.py makes. Results may come from anybody."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from semg.evaluation.comparison import MOST_CLASSES, Evaluation, evaluation_of
 from semg.evaluation.metrics import Metric
 
 _WHAT = "metrics as evaluate.py or baselines.py write them"
-_MOST_WINDOWS = 2**40  # in a cell of a confusion matrix
+_MOST_WINDOWS = 2**40  # most windows in a cell of a confusion matrix
 _SESSIONS = Field(
     "a list of sessions, each with a name and whether the adapted model was accepted",
     lambda value: isinstance(value, list) and all(map(_is_session, value)),
@@ -43,9 +43,9 @@ def _is_session(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Before:
-    """The model before it was adapted to the people scored, on the same windows.
+    """The model before adaptation to the people scored, on the same windows.
 
-    name: how the result calls it; evaluations: by metric.
+    name: what the result calls it; evaluations: by metric.
     """
 
     name: str
@@ -54,9 +54,10 @@ class Before:
 
 @dataclass(frozen=True)
 class ResultRecord:
-    """One evaluation. content: metrics.json; evaluations: by metric; before: where the model was adapted, else None.
+    """One evaluation. content: metrics.json; evaluations: by metric; before: the model before adaptation, or None if it
+    was not adapted.
 
-    confusion: (K, K) windows by true class (row) and decided class; None where the file has none.
+    confusion: (K, K) windows by true class (row) and decided class; None if the file has none.
     """
 
     path: Path
@@ -68,22 +69,23 @@ class ResultRecord:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Script, arguments, versions and commit; empty where the file does not say."""
+        """Script, arguments, versions and commit; empty if the file does not state them."""
         return self.content.get("made") or {}
 
     @property
     def repetitions(self) -> int | None:
-        """Of each gesture that the model was calibrated with; None of a result that calibrate.py did not write."""
+        """Number of repetitions of each gesture used for calibration; None if calibrate.py did not write the result."""
         return self.content.get("calibrate")
 
     def content_of(self, record: str) -> str:
-        """Checksum of what a recording's shard held when it was scored; empty where the result does not say it."""
+        """Checksum of the contents of a recording's shard when it was scored; empty if the result does not state it."""
         data = next(iter(self.evaluations.values())).data
         return str(data.get("checksums", {}).get(record, ""))
 
     @property
     def shards(self) -> Path | None:
-        """The folder of shards that the script which made the result was given, also where this is run elsewhere."""
+        """The folder of shards that was given to the script that made the result, also if this script runs in another
+        folder."""
         folder = (self.provenance.get("arguments") or {}).get("shards")
         if not (text(folder) and folder):
             return None
@@ -92,13 +94,13 @@ class ResultRecord:
 
 
 def read_result(path: Path, wanted: Sequence[Metric]) -> ResultRecord:
-    """Read a metrics.json, and of each person the metrics wanted.
+    """Read a metrics.json, with the wanted metrics of each person.
 
-    DataError if it is not as evaluate.py, calibrate.py and the baselines write it.
+    DataError if it is not in the format of evaluate.py, calibrate.py and the baselines.
     """
     if path.suffix != ".json":
         raise DataError(f"{path}: expected a metrics.json or the folder of one, found another file")
-    content = read_json(path, _WHAT)  # once: another run's file could be there before the next
+    content = read_json(path, _WHAT)  # read once, because another run could replace the file
     evaluations = {metric.name: evaluation_of(path, content, metric.name) for metric in wanted}
     check_fields(path, content, _FIELDS, _WHAT, "evaluate.py writes it")
     classes = tuple(content.get("classes") or ())
@@ -123,7 +125,7 @@ def _confusion(path: Path, content: Mapping[str, Any], n: int) -> np.ndarray | N
 
 
 def _before(path: Path, content: Mapping[str, Any], wanted: Sequence[Metric]) -> Before | None:
-    """evaluate.py and calibrate.py write the scores of the model as it was under names of their own."""
+    """The scores of the unadapted model; evaluate.py and calibrate.py write them under different names."""
     for key, name in (("unadapted", "as trained"), ("zero_shot_on_the_same_windows", "zero-shot")):
         if isinstance(content.get(key), dict):
             scores = {**content, **content[key]}

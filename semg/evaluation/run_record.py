@@ -1,4 +1,4 @@
-"""What a training run's folder says in plain text: config.json and metrics.jsonl, checked, for tables and pictures."""
+"""A training run's config.json and metrics.jsonl, checked, for tables and pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ _CONFIG = {"arguments": OBJECT, "derived": OBJECT, "versions": OBJECT, "commit":
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run by its folder; rows: one an epoch, `config`: how it was made and what followed, see train.py."""
+    """A run, identified by its folder; rows: one per epoch; `config`: how it was made and what followed, see
+    train.py."""
 
     folder: Path
     config: dict[str, Any]
@@ -39,12 +40,12 @@ def says_simulated(config: dict[str, Any]) -> bool:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` is what train.py wrote."""
+    """Whether train.py wrote `folder`."""
     return (folder / "metrics.jsonl").is_file() and (folder / "config.json").is_file()
 
 
 def read_run_record(folder: Path) -> RunRecord:
-    """Read a run's two files. DataError, naming the file, if they are not as train.py writes them."""
+    """Read a run's two files. DataError, naming the file, if they are not in the format of train.py."""
     path = folder / "config.json"
     config = read_json(path, "a run's configuration")
     check_fields(path, config, _CONFIG, "a run's configuration", "train.py writes it")
@@ -52,7 +53,7 @@ def read_run_record(folder: Path) -> RunRecord:
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, at least one: `epoch`, and loss and first metric of both subsets as numbers.
+    """The rows of a metrics.jsonl, at least one, with `epoch`, and loss and leading metric of both subsets as numbers.
 
     DataError for anything else.
     """

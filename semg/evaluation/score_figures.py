@@ -1,4 +1,4 @@
-"""Figures from arrays: no file formats of ours, no models. The same input gives the same bytes.
+"""Figures of scores, from arrays: no file formats of this project, no models. The same input gives the same bytes.
 
 matplotlib's objects are used directly, without pyplot's global state.
 """
@@ -21,14 +21,14 @@ from semg.evaluation import metrics, palette
 from semg.evaluation.metrics import FEWEST_FOR_INTERVAL, Metric, bootstrap_interval
 from semg.evaluation.palette import BLUE, GREY, ORANGE
 
-MARKERS = "os^v"  # of metrics, in the registry's order
-SIMULATED = " (SIMULATED)"  # ends a title
+MARKERS = "os^v"  # markers of metrics, in the registry's order
+SIMULATED = " (SIMULATED)"  # end of a title
 NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
 _TITLE_SIZE = 13  # points
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
-# a decorator, so that nobody's matplotlibrc changes a picture
-# and `$` in a name is a letter, not mathematics
+# a decorator, so that a user's matplotlibrc does not change pictures
+# and `$` in a name is a character, not mathematics
 usual_style = matplotlib.rc_context(
     {**matplotlib.rcParamsDefault, "text.parse_math": False, "grid.color": "#dddddd", "axes.axisbelow": True}
 )
@@ -36,7 +36,7 @@ usual_style = matplotlib.rc_context(
 
 @usual_style
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, without a date or a version in it."""
+    """Write a figure as PNG, without date or version in it."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
@@ -44,27 +44,29 @@ def save(figure: Figure, path: Path) -> None:
 
 @usual_style
 def pixels(figure: Figure) -> np.ndarray:
-    """(height, width, 3) uint8; without pyplot, which would want a backend such as a notebook leaves in MPLBACKEND."""
+    """(height, width, 3) uint8; without pyplot, which would use a backend that a notebook may have set in
+    MPLBACKEND."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, with the project's fonts and margins."""
+    """An empty figure, size in inches, with the project's fonts and margins."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def headline(figure: Figure, title: str) -> None:
-    """The title above everything, in as many lines as the figure's width needs."""
-    room = int(72 * figure.get_figwidth() / (0.6 * _TITLE_SIZE))  # letters; one is about 0.6 of its size wide
+    """The title above everything, in as many lines as the figure's width requires."""
+    room = int(72 * figure.get_figwidth() / (0.6 * _TITLE_SIZE))  # characters; each is about 0.6 of the font size wide
     lines = textwrap.wrap(title, room, break_long_words=False, break_on_hyphens=False)
     figure.suptitle("\n".join(lines), fontsize=_TITLE_SIZE)
 
 
 @usual_style
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CONFUSION) -> Figure:
-    """A confusion matrix: rows true, columns decided; colour is the share of the row, the cell tells both."""
+    """A confusion matrix: rows true, columns decided; the colour is the fraction of the row, the cell states both
+    numbers."""
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     size = 2.6 + 0.72 * len(classes)
@@ -79,7 +81,9 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CO
     for row, column in np.ndindex(counts.shape):
         dark = share[row, column] > 0.5
         text = f"{share[row, column]:.0%}\n{counts[row, column]}"
-        colour = "white" if dark else "black" if counts[row, column] else "#9a9a9a"  # noughts are many
+        colour = (
+            "white" if dark else "black" if counts[row, column] else "#9a9a9a"
+        )  # zeros are frequent and therefore pale
         axes.text(column, row, text, ha="center", va="center", fontsize=10.5, color=colour)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label="share of the true class")
     headline(figure, title)
@@ -99,10 +103,10 @@ def per_subject(
     ci95: Mapping[str, Sequence[float] | None],
     title: str = SUBJECTS,
 ) -> None:
-    """A dot for every person and each headline metric, sorted by the first one, with the means and chance.
+    """A dot for every person and each headline metric, sorted by the first metric, with the means and chance levels.
 
     subjects: person -> fractions by name; chance: by name; ci95: ends of the means' 95 % intervals by name, drawn as
-    bands, None where there are too few people for one.
+    bands, None if there are too few people.
     """
     reported = metrics.headlines()
     first = reported[0]
@@ -128,13 +132,13 @@ def per_subject(
     axes.set_ylim(0, 1)
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.grid(axis="y")
-    figure.legend(loc="outside lower center", fontsize=10)  # inside, it could hide a person
+    figure.legend(loc="outside lower center", fontsize=10)  # inside the axes it could hide a person
     headline(figure, title)
     save(figure, path)
 
 
 def draw_chance(axes: Axes, metric: Metric, chance: float | None, colour: str) -> None:
-    """A dotted line at what `metric` can be without looking at the signal."""
+    """A dotted line at the value of `metric` for decisions that ignore the signal."""
     if chance is not None:
         axes.axhline(
             chance, color=colour, linewidth=1.4, linestyle=":", label=f"{metric.label} by chance, {chance:.3f}"
@@ -143,10 +147,10 @@ def draw_chance(axes: Axes, metric: Metric, chance: float | None, colour: str) -
 
 @usual_style
 def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str = "Learning curves") -> None:
-    """Loss and the first metric by epoch, training and validation; rows as in metrics.jsonl."""
+    """Loss and leading metric by epoch, training and validation; rows as in metrics.jsonl."""
     epochs = [row["epoch"] for row in rows]
     first = metrics.METRICS[0]
-    best = max(rows, key=lambda row: first.rank(row[f"val/{first.name}"]))["epoch"]  # first of equals
+    best = max(rows, key=lambda row: first.rank(row[f"val/{first.name}"]))["epoch"]  # of equal scores, the first
     figure = new_figure(9, 4.2)
     for place, criterion in enumerate((metrics.LOSS, first)):
         key, axes = criterion.name, figure.add_subplot(1, 2, place + 1)
@@ -174,9 +178,9 @@ def compare(
     reference: str | None = None,
     title: str = "",
 ) -> None:
-    """Methods from top to bottom in the order given: every person a dot, the mean and its interval.
+    """Methods from top to bottom in the order given: a dot for every person, the mean and its interval.
 
-    subjects: method -> person -> fraction. With a reference, a second panel has each person's difference to it.
+    subjects: method -> person -> fraction. With a reference, a second panel shows each person's difference from it.
     """
     panels: list[tuple[str, dict[str, np.ndarray]]] = [
         (f"{metric.label}: every person a dot", {name: np.array(list(one.values())) for name, one in subjects.items()})
@@ -212,10 +216,10 @@ def compare(
 
 
 def _draw_people(axes: Axes, row: int, values: np.ndarray, colour: str) -> bool:
-    """Dots, mean and interval on a line of their own; whether there were too few people for an interval."""
+    """Dots, mean and interval in one row; returns whether there were too few people for an interval."""
     if not len(values):
         return False
-    beside = row + 0.25 * np.sin(2.4 * np.arange(len(values)))  # so that equal values show as two dots
+    beside = row + 0.25 * np.sin(2.4 * np.arange(len(values)))  # so that equal values are visible as two dots
     axes.plot(values, beside, "o", color=colour, alpha=0.45, markersize=5.5, markeredgewidth=0)
     interval = bootstrap_interval(values)
     if interval is not None:
@@ -231,10 +235,11 @@ def calibration(
     chance: Mapping[str, float | None],
     title: str,
 ) -> None:
-    """Scores against the repetitions of each gesture that a model was adapted with; every person a thin line.
+    """Scores by the number of repetitions of each gesture used for calibration; a thin line for every person.
 
-    subjects: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, people in one order. Both are
-    scored on the same windows at each number of repetitions, on other windows at another number. chance: by name.
+    subjects: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, always in the same order of
+    people. For a given number of repetitions both are scored on the same windows; other numbers have other windows.
+    chance: by name.
     """
     counts = sorted(subjects)
     reported = metrics.headlines()
@@ -244,7 +249,7 @@ def calibration(
         for which, colour, marker, aside, model_words in (
             ("unadapted", ORANGE, "s", -0.03, "the model as it was, on the same windows"),
             ("adapted", BLUE, "o", 0.03, "adapted to the person"),
-        ):  # aside: two intervals at one place would hide each other
+        ):  # shifted sideways: two intervals at the same place would hide each other
             values = np.stack([subjects[count][which][metric.name] for count in counts])  # (counts, people)
             places = np.array(counts) + aside
             axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.9)
@@ -272,6 +277,7 @@ def calibration(
 
 
 def _errors(values: np.ndarray) -> np.ndarray | None:
-    """(2, counts) from the means of (counts, people) to their intervals' ends; None for too few people."""
+    """(2, counts) distances from the means of (counts, people) to the ends of their intervals; None for too few
+    people."""
     ends = [bootstrap_interval(row) for row in values]
     return None if None in ends else np.abs(np.array(ends).T - values.mean(axis=1))

@@ -1,4 +1,4 @@
-"""The windows that an evaluation scores: what is true of each, whose it is, and when it was."""
+"""The windows that an evaluation scores: the true class, the person and the time of each."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from semg.data.shards import WindowSet
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredWindows:
-    """n windows with their truth.
+    """n windows with their true classes.
 
-    label: (n,) indices into classes, or UNLABELLED of windows that serve to smooth decisions alone; subject, record,
-    start: (n,) whose window, of which recording, from which sample on. rest_classes: those of classes in which no
-    gesture is made. rate: Hz. simulated: whether some recording was. data: for results to say how the shards were made
-    (rate, unit, arguments), and the content's checksum of each recording.
+    label: (n,) indices into classes, or UNLABELLED for windows that are used for smoothing only; subject, record,
+    start: (n,) person, recording and first sample of each window. rest_classes: the classes in which no gesture is
+    made. rate: Hz. simulated: whether any recording was. data: how the shards were made (rate, unit, arguments) and the
+    checksum of each recording's contents, for results to state.
     """
 
     label: np.ndarray
@@ -33,7 +33,7 @@ class ScoredWindows:
 
     @classmethod
     def of(cls, windows: WindowSet, rows: np.ndarray | slice = slice(None)) -> "ScoredWindows":
-        """Those of some shards, all or those at the places `rows`."""
+        """The windows of some shards, all of them or those at the places `rows`."""
         shard = windows.shards[0]
         scored = [windows.shards[place] for place in np.unique(windows.shard[rows])]
         return cls(

@@ -13,8 +13,8 @@ from semg.evaluation.palette import BLUE, GREY, ORANGE
 from semg.evaluation.predictions import Excerpt
 from semg.evaluation.score_figures import headline, new_figure, save, usual_style
 
-COLUMNS = 1600  # of a figure's traces; more samples than that are drawn as their lowest and highest
-Segment = tuple[float, float, int]  # begin and end in seconds, class
+COLUMNS = 1600  # columns of a figure's traces; more samples are drawn as the minimum and maximum of each column
+Segment = tuple[float, float, int]  # beginning and end in seconds, class
 
 
 @usual_style
@@ -30,10 +30,10 @@ def recording(
     *,
     colours: Sequence[str],
 ) -> None:
-    """Channels over time, one above the other on one scale, with bands of colour where a gesture is.
+    """Channels over time, below each other on a common scale, with coloured bands for gestures.
 
-    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; segments: where which class is;
-    colours: of the classes.
+    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; segments: of each class; colours: of
+    the classes.
     """
     figure = new_figure(13, 2.4 + 0.26 * max(6, signal.shape[1]))
     strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3 + 0.8 * signal.shape[1]])
@@ -52,7 +52,7 @@ def recording(
 
 
 def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str], colours: Sequence[str]) -> None:
-    """Which colour is which gesture, below everything."""
+    """A legend of the gestures' colours, below everything."""
     if used := sorted(set(labels)):
         handles = [Patch(color=colours[label], label=classes[label]) for label in used]
         fit = max(1, int(figure.get_figwidth() / (0.55 + 0.085 * max(len(classes[label]) for label in used))))
@@ -63,7 +63,7 @@ def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str], colour
 def label_strip(
     axes: Axes, segments: Sequence[Segment], classes: Sequence[str], colours: Sequence[str], begin: float, end: float
 ) -> None:
-    """A row of coloured bars with the gestures' names in those that are wide enough."""
+    """A row of coloured bars, with the gestures' names in those that are wide enough."""
     for first, last, label in segments:
         axes.axvspan(first, last, color=colours[label], linewidth=0)
         inside = min(last, end) - max(first, begin)
@@ -80,13 +80,13 @@ def label_strip(
 
 
 def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequence[str], begin: float) -> float:
-    """Draw channels from top to bottom, each within a row of its own, and say how far rows are apart.
+    """Draw channels from top to bottom, each within its own row, and state the distance between rows.
 
-    What is larger than a row, of few channels or for a moment, is cut, and said to be. Returns the rows' distance in
-    microvolts.
+    Signals larger than a row, of a few channels or for a short time, are clipped, and the figure says so. Returns the
+    distance between rows in microvolts.
     """
     low, high, time = _envelope(signal, rate, begin)
-    reach = np.percentile(np.maximum(-low, high), 98, axis=0)  # of each channel; few columns reach further
+    reach = np.percentile(np.maximum(-low, high), 98, axis=0)  # for each channel; few columns are larger
     step = _round_up(2.1 * float(np.percentile(reach, 90, method="higher")))
     most = 0.49 * step
     cut = low.min() < -most or high.max() > most
@@ -94,7 +94,7 @@ def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequenc
     single = np.array_equal(low, high)
     for row in range(signal.shape[1]):
         place = -row * step
-        if single:  # a band without height takes a minute to fill
+        if single:  # filling a band without height takes a minute
             axes.plot(time, low[:, row] + place, color="#222222", linewidth=0.6)
         else:
             axes.fill_between(time, low[:, row] + place, high[:, row] + place, color="#222222", linewidth=0.35)
@@ -106,7 +106,7 @@ def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequenc
 
 
 def _envelope(signal: np.ndarray, rate: float, begin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lowest and highest sample (n, C) of each column of the picture, and the columns' times (n,)."""
+    """Minimum and maximum sample (n, C) in each column of the picture, and the columns' times (n,)."""
     size = max(1, len(signal) // COLUMNS)
     count = len(signal) // size
     parts = signal[: count * size].astype(np.float32).reshape(count, size, -1)
@@ -114,7 +114,7 @@ def _envelope(signal: np.ndarray, rate: float, begin: float) -> tuple[np.ndarray
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, ... from `value` on."""
+    """The next of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, ... that is at least `value`."""
     if not value > 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
@@ -125,7 +125,7 @@ def _round_up(value: float) -> float:
 
 @usual_style
 def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.ndarray, title: str) -> None:
-    """Power spectral density before and after the filter: the channels' median, and where 80 % of them lie.
+    """Power spectral density before and after the filter: median over channels, and the range of 80 % of them.
 
     frequency: (F,) Hz, the first above 0; before, after: (F, C) uV^2/Hz.
     """
@@ -140,7 +140,9 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     axes.set_xlim(frequency[0], frequency[-1])
     top = float(before.max())
     axes.set_ylim(max(top * 1e-9, float(np.percentile(after, 10)) / 10), top * 3)
-    axes.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")  # the usual one writes TeX, which is off
+    axes.yaxis.set_major_formatter(
+        lambda value, _place: f"{value:g}"
+    )  # the default one writes TeX, which is switched off
     axes.set_xticks(ticks := [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if t <= frequency[-1]])
     axes.set_xticklabels([str(t) for t in ticks])
     axes.set_xlabel("frequency, Hz", fontsize=12)
@@ -155,11 +157,11 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
 def electrodes(
     path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, title: str, rest: int | None = None
 ) -> None:
-    """Where the muscles are: a map of the electrodes for each gesture, all on one scale of colour.
+    """A map of the electrodes for each gesture, which shows where the muscles are; all maps have the same colour scale.
 
     rms: (K, C) root mean square in microvolts; channels in `rings` rings from the elbow to the wrist. rest: the class
-    in which no gesture is made; the gestures are then drawn as multiples of its RMS, each electrode's own, so that one
-    with poor contact or much noise does not stand out in every map. None: in microvolts.
+    in which no gesture is made; the gestures are then drawn as multiples of its RMS at each electrode, so that an
+    electrode with poor contact or much noise does not stand out in every map. None: in microvolts.
     """
     label = "root mean square, µV"
     if rest is not None:
@@ -193,7 +195,7 @@ def electrodes(
         axes.set_xticks(range(around), [str(n + 1) for n in range(around)] if below else [""] * around, fontsize=11)
         if below:
             axes.set_xlabel("electrode around the forearm", fontsize=11)
-    assert image is not None  # noqa: S101  there is a class
+    assert image is not None  # noqa: S101  there is at least one class
     figure.colorbar(image, ax=grid, fraction=0.03, pad=0.02).set_label(label, fontsize=12)
     headline(figure, title)
     save(figure, path)
@@ -203,9 +205,9 @@ def electrodes(
 def class_counts(
     path: Path, counts: Mapping[str, np.ndarray], classes: Sequence[str], about: Mapping[str, str], title: str
 ) -> None:
-    """Windows of each class in each subset of a split: bars are shares of the subset, numbers are counts.
+    """Windows of each class in each subset of a split: bars are fractions of the subset, numbers are counts.
 
-    counts: subset -> (K,) windows; about: subset -> what the legend says of it.
+    counts: subset -> (K,) windows; about: subset -> its text in the legend.
     """
     figure = new_figure(10, 1.9 + 0.26 * len(counts) * len(classes))
     axes = figure.add_subplot()
@@ -245,11 +247,10 @@ def timeline(
     *,
     colours: Sequence[str],
 ) -> None:
-    """A recording's decisions over time: some channels, the truth if there is one, what was decided, how surely.
+    """A recording's decisions over time: some channels, the truth if known, the decisions, and their confidence.
 
-    signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) each decision's moment in seconds, and the
-    probability of what was decided; with `vote` above 1 its share of the last `vote` decisions; colours: of the
-    classes.
+    signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) the time of each decision in seconds, and its
+    probability; with `vote` above 1, the fraction of the last `vote` decisions that agree; colours: of the classes.
     """
     heights = [0.8 + 0.5 * signal.shape[1], *([0.45] if truth else []), 0.45, 1.1]
     figure = new_figure(13, 2.2 + sum(heights))
@@ -276,9 +277,9 @@ def timeline(
 
 @usual_style
 def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None:
-    """Windows that were decided wrongly, each with its signal: shaded the window, rows on one scale of its own.
+    """Misclassified windows, each with its signal: the window is shaded, and each row has its own scale.
 
-    parts: what is said above each, and its signal.
+    parts: the text above each window, and its signal.
     """
     columns = min(3, len(parts))
     rows = -(-len(parts) // columns)

@@ -1,7 +1,7 @@
-"""Decisions by a hidden Markov model of what came before: gestures are held for seconds, so windows inform each other.
+"""Smoothing decisions with a hidden Markov model: gestures are held for seconds, so earlier windows are informative.
 
-Causal, without a delay of its own: each decision is the likeliest class by all windows until then (the forward
-algorithm; Rabiner 1989, "A tutorial on hidden Markov models"). The same filter serves live, window by window
+Causal, without additional delay: each decision is the most likely class given all windows so far (the forward
+algorithm; Rabiner 1989, "A tutorial on hidden Markov models"). The same filter is used live, window by window
 (`MarkovFilter`), and afterwards (`filtered`).
 """
 
@@ -9,28 +9,29 @@ import math
 
 import numpy as np
 
-HOLD = 4.1  # seconds that a gesture lasts on average; chosen for adapting on validation people, see docs/results.md
-_SMALLEST = 1e-9  # probability: a class that is ruled out once may come back
+HOLD = 4.1  # mean duration of a gesture, seconds; chosen for adaptation on validation people, see docs/results.md
+_SMALLEST = 1e-9  # smallest probability: a class that was ruled out once may return
 
 
 class MarkovFilter:
-    """Probabilities of the classes by all decisions since the last `begin_anew`.
+    """Probabilities of the classes given all windows since the last `begin_anew`.
 
-    From one decision to the next the class stays with a probability that makes it last `hold` seconds on average, and
-    is drawn anew otherwise, all alike. The probabilities given stand for likelihoods: no prior is divided out.
+    From one decision to the next, the class stays the same with a probability that makes it last `hold` seconds on
+    average; otherwise it is drawn from all classes with equal probability. The network's probabilities are used as
+    likelihoods, without dividing by a prior.
     """
 
     def __init__(self, step: float, hold: float = HOLD) -> None:
-        """step: seconds from one decision to the next; hold: seconds."""
+        """step: seconds between two decisions; hold: mean duration of a gesture, seconds."""
         self._stay = math.exp(-step / hold)
         self._state: np.ndarray | None = None
 
     def begin_anew(self) -> None:
-        """What comes next has nothing to do with what came before."""
+        """Forget the past: the next window is independent of the earlier ones."""
         self._state = None
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
-        """(K,) probabilities of the next window alone -> (K,) by all until then."""
+        """(K,) probabilities from the next window alone -> (K,) probabilities given all windows so far."""
         state = np.maximum(probabilities.astype(np.float64), _SMALLEST)
         if self._state is not None:
             state *= self._stay * self._state + (1 - self._stay) / len(state)
@@ -41,11 +42,12 @@ class MarkovFilter:
 def filtered(
     probabilities: np.ndarray, recording: np.ndarray, start: np.ndarray, step: float, hold: float, max_step: float
 ) -> np.ndarray:
-    """(n, K) probabilities of windows alone, in any order -> (n, K) by all until each, see `MarkovFilter`.
+    """(n, K) probabilities from single windows, in any order -> (n, K) given all windows up to each, see
+    `MarkovFilter`.
 
-    recording: (n,) whole numbers; start: (n,) first samples. The filter begins anew with each recording, and where
-    windows start more than `max_step` samples apart. Windows are taken to be `step` seconds apart whatever `start`
-    says: where those around a change of label are left out, the gap would tell what is to be found out.
+    recording: (n,) whole numbers; start: (n,) first samples. The filter starts afresh with each recording, and wherever
+    windows start more than `max_step` samples apart. Windows are assumed to be `step` seconds apart regardless of
+    `start`: if those around label changes are left out, the gaps would reveal the label changes.
     """
     result, smooth = np.empty(probabilities.shape), MarkovFilter(step, hold)
     order, begins = in_time(recording, start, max_step)
@@ -57,7 +59,8 @@ def filtered(
 
 
 def in_time(recording: np.ndarray, start: np.ndarray, max_step: float) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) places of windows by recording and in time, and (n,) whether a recording, or one after a pause, begins."""
+    """(n,) places of windows ordered by recording and time, and (n,) whether each is the first of a recording or after
+    a pause."""
     order = np.lexsort((start, recording))
     at, own = np.asarray(start)[order], recording[order]
     begins = np.ones(len(order), bool)

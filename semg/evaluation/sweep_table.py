@@ -1,6 +1,6 @@
-"""What a sweep found, setting by setting: numbers over people, and the tables that show them.
+"""The results of a sweep, setting by setting: numbers over people, and the tables that show them.
 
-A person is the unit, as in comparison.py: a person's runs (folds, seeds) are averaged before anything else.
+The unit is a person, as in comparison.py: a person's runs (folds, seeds) are averaged before anything else.
 """
 
 import math
@@ -16,16 +16,16 @@ from semg.evaluation.comparison import pool, read_evaluations
 from semg.evaluation.metrics import headlines
 from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
-PICKED_BY = metrics.leading()  # on validation
+PICKED_BY = metrics.leading()  # on the validation people
 SUBSETS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
-    values: flag of train.py -> its value; done, expected: trained runs; picked: where it was picked, "" if nowhere;
-    val, test: what `over_people` says of its runs, None where there are none or not all.
+    values: flag of train.py -> its value; done, expected: numbers of trained runs; picked: `yes`, or the folds for
+    which it was picked, "" if none; val, test: the result of `over_subjects` for its runs, None if some are missing.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Row:
 
 
 def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
-    """Numbers over people of runs whose scores lie in `files`: seed -> one file a fold.
+    """Numbers over people, for runs whose scores are in `files`: seed -> one file per fold.
 
     For each metric: its mean over people (under its name), its standard deviation over people (`..._sd`; None for a
-    single person), and the standard deviation of the mean over seeds (`..._sd_seeds`; None for one seed).
-    `subjects`: how many.
+    single person), and the standard deviation of the mean over seeds (`..._sd_seeds`; None for one seed). `subjects`:
+    number of people.
     """
     numbers: dict[str, Any] = {}
     names = [metric.name for metric in headlines()]
@@ -63,7 +63,7 @@ def standard_deviation(values: Sequence[float] | np.ndarray) -> float | None:
 
 
 def by_validation(rows: Sequence[Row]) -> list[Row]:
-    """Best validation score first; rows without one last."""
+    """Sorted by validation score, best first; rows without one last."""
     return sorted(rows, key=lambda row: -PICKED_BY.rank(row.val[PICKED_BY.name]) if row.val else math.inf)
 
 
@@ -71,7 +71,7 @@ def by_validation(rows: Sequence[Row]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
-    """The table in percent, with what it means below it."""
+    """The table in percent, with an explanation below."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
     subsets = [subset for subset in SUBSETS if any(getattr(row, subset) for row in rows)]
     seeds = any(
@@ -107,7 +107,7 @@ def _cells(scores: Mapping[str, Any] | None, seeds: bool) -> list[str]:
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """The same as fractions with all digits; empty cells where there is nothing."""
+    """The same as fractions with all digits; cells without a value are empty."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
     keys = ["subjects", *(f"{metric.name}{ending}" for metric in headlines() for ending in ("", "_sd", "_sd_seeds"))]
     head = ["setting", *flags, "picked", "runs", "runs_expected", *(f"{p}_{key}" for p in SUBSETS for key in keys)]

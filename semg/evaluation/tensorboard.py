@@ -1,20 +1,21 @@
-"""What a training run shows in TensorBoard; arrays and plain values in, event files out. `train.py` only calls it.
+"""What a training run shows in TensorBoard: arrays and plain values in, event files out. `train.py` only calls this
+module.
 
 In a run's folder:
   events.out.tfevents...   SCALARS   1_learning (loss and macro-F1), 3_scores, 4_chosen, 5_val_f1/<gesture>,
-                                     6_val_macro_f1_of_subject/<subject>, 7_optimizer, 8_speed, and 9_pretrain where it
-                                     was pretrained
+                                     6_val_macro_f1_of_subject/<subject>, 7_optimizer, 8_speed, and 9_pretrain after
+                                     pretraining
                            CUSTOM SCALARS   training and validation in one chart
                            IMAGES    2_confusion/val, every epoch
                            PR CURVES val_precision_recall/<gesture>, every epoch
                            TEXT      configuration, split
-                           HPARAMS   the settings beside the validation scores of the epoch chosen (4_chosen)
+                           HPARAMS   the settings with the validation scores of the chosen epoch (4_chosen)
   projector/               PROJECTOR pooled features of validation windows at the best epoch: dots in the gestures'
-                                     colours, and the gesture, person, recording and time of each
+                                     colours, with the gesture, person, recording and time of each
   projector_config.pbtxt   tells TensorBoard about projector/
 
-TensorBoard sorts groups of tags by name and opens the first two, so numbers bring them into order. A run that is
-resumed goes on in a new event file; what the old one said of later epochs is hidden by TensorBoard.
+TensorBoard sorts groups of tags by name and opens the first two; the numbers set their order. A run that is resumed
+continues in a new event file; TensorBoard hides what the old one says about later epochs.
 """
 
 import math
@@ -35,7 +36,7 @@ from semg.common.files import atomic_path, write_text
 from semg.data.splits import SUBSETS, Split
 from semg.evaluation import metrics, palette, score_figures
 
-PROJECTED = 1000  # windows in the projector; a browser turns that many fluently
+PROJECTED = 1000  # windows in the projector; a browser rotates that many smoothly
 _PROJECTOR = "projector"
 _CONFIG = "projector_config.pbtxt"
 _DOT = 16  # pixels across a dot of the projector
@@ -54,14 +55,14 @@ def tag(name: str) -> str:
 
 
 class EventFile:
-    """A new event file in a folder. `warn` is told once if it can't be written any more, and the run goes on.
+    """A new event file in a folder. If it can no longer be written, `warn` is called once, and the run continues.
 
-    tensorboardX's SummaryWriter writes in a thread of its own, which an error such as of a full disk ends; the run
-    would then wait forever for room in its queue.
+    tensorboardX's SummaryWriter writes in its own thread. An error there, such as a full disk, ends that thread, and
+    the run would then wait forever for space in its queue.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None], purge_step: int) -> None:
-        """purge_step: from there on, what an earlier process wrote is void."""
+        """purge_step: from this step on, what an earlier process wrote is void."""
         self._folder, self._warn = folder, warn
         self._writer: EventsWriter | None = None
         self._attempt(lambda: self._open(purge_step))
@@ -72,7 +73,7 @@ class EventFile:
         self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, summary: Summary, step: int = 0) -> None:
-        """Write what is to be shown at a step."""
+        """Write a summary for a step."""
         self._attempt(lambda: self._write(Event(step=step, summary=summary)))
 
     def _write(self, event: Event) -> None:
@@ -81,11 +82,11 @@ class EventFile:
             self._writer.write_event(event)
 
     def flush(self) -> None:
-        """Let a reader see what was written."""
+        """Make everything written so far visible to readers."""
         self._attempt(lambda: self._writer and self._writer.flush())
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Close the file."""
         self._attempt(lambda: self._writer and self._writer.close())
         self._writer = None
 
@@ -99,7 +100,7 @@ class EventFile:
 
 
 class Board:
-    """One run's event file."""
+    """The event file of a run."""
 
     def __init__(
         self,
@@ -116,13 +117,15 @@ class Board:
     ) -> None:
         """Open it and write what holds for the whole run.
 
-        warn: told once if the file can't be written any more; settings: train.py's flags; facts: what followed from
-        them, may be nested; rest_classes: those without a gesture; simulated: whether recordings were, the picture
-        then says so; purge_from: the first epoch that this process will write, for what an earlier process wrote of
-        it is void.
+        warn: called once if the file can no longer be written; settings: train.py's flags; facts: what followed from
+        them, may be nested; rest_classes: those without a gesture; simulated: whether recordings were; the pictures
+        then say so; purge_from: the first epoch that this process will write; what an earlier process wrote about it is
+        void.
         """
         self.folder, self.classes = folder, list(classes)
-        self._gestures = [f"{place}_{name}" for place, name in enumerate(classes, 1)]  # numbers keep their order
+        self._gestures = [
+            f"{place}_{name}" for place, name in enumerate(classes, 1)
+        ]  # the numbers keep the order of the classes
         self._colours = palette.gestures(classes, rest_classes)
         self._title = score_figures.CONFUSION + (score_figures.SIMULATED if simulated else "")
         self._events = EventFile(folder, warn, purge_step=purge_from)
@@ -132,7 +135,7 @@ class Board:
         charted = [metrics.LOSS, *metrics.METRICS]
         together = {one.label: ["Multiline", [tag(f"train/{one.name}"), tag(f"val/{one.name}")]] for one in charted}
         self._events.add(summary.custom_scalars({"learning": together}))
-        # the HPARAMS page has the settings, and its scores are the scalars of the same run
+        # the HPARAMS page shows the settings; its scores are the scalars of the same run
         values = {name: _one_value(value) for name, value in settings.items()}
         scores = [f"{_CHOSEN}/{one.name}" for one in (*metrics.METRICS, metrics.LOSS)]
         for part in summary.hparams(values, dict.fromkeys(scores, 0.0)):
@@ -149,8 +152,8 @@ class Board:
     ) -> None:
         """Show an epoch. row: as in metrics.jsonl; subjects: validation person -> metrics.
 
-        label: (n,) class indices of the validation windows; probabilities: (n, K); chosen: whether this epoch
-        is the best so far, whose model is kept.
+        label: (n,) class indices of the validation windows; probabilities: (n, K); chosen: whether this epoch is the
+        best so far, whose model is saved.
         """
         step = row["epoch"]
         confusion = metrics.confusion(label, probabilities.argmax(1), len(self.classes))
@@ -162,7 +165,7 @@ class Board:
         leading = metrics.leading().name
         scalars |= {f"{_SUBJECTS}/{name}": one[leading] for name, one in subjects.items()}
         for name, value in scalars.items():
-            if value is not None:  # the F1 of a class that is neither there nor decided
+            if value is not None:  # F1 is undefined for a class that neither occurs nor is predicted
                 self._events.add(summary.scalar(name, value), step)
         for place, name in enumerate(self._gestures):
             curve = summary.pr_curve(f"val_precision_recall/{name}", label == place, probabilities[:, place])
@@ -172,14 +175,14 @@ class Board:
         self._events.flush()
 
     def pretrained(self, losses: Sequence[float]) -> None:
-        """Show how pretraining went; losses: one an epoch of it."""
+        """Show the course of pretraining; losses: one for each of its epochs."""
         for epoch, loss in enumerate(losses, 1):
             self._events.add(summary.scalar(f"{_PRETRAINING}/loss", loss), epoch)
 
     def project(self, features: np.ndarray, label: np.ndarray, about: Mapping[str, Sequence[str]], epoch: int) -> None:
-        """Show (n, d) features in the projector, in place of an earlier epoch's.
+        """Show (n, d) features in the projector, replacing those of an earlier epoch.
 
-        label: (n,) class indices; about: what else is said of each window, column -> (n,) texts.
+        label: (n,) class indices; about: further facts about each window, column -> (n,) texts.
         """
         folder = self.folder / _PROJECTOR
         folder.mkdir(exist_ok=True)
@@ -197,12 +200,12 @@ class Board:
         write_text(self.folder / _CONFIG, _lines(["embeddings {", *(f"  {line}" for line in config), "}"]))
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write everything that is pending and close the file."""
         self._events.close()
 
 
 def projected(label: np.ndarray, classes: int) -> np.ndarray:
-    """(m,) places of at most PROJECTED windows, each class's evenly spaced over its windows; label: (n,)."""
+    """(m,) places of at most PROJECTED windows, evenly spaced over the windows of each class; label: (n,)."""
     share = PROJECTED // classes
     picked = []
     for place in range(classes):
@@ -212,14 +215,14 @@ def projected(label: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _write_dots(path: Path, colours: Sequence[str]) -> None:
-    """A picture of a dot for each window, side by side, in its gesture's colour.
+    """Write a picture with a dot for each window, side by side, in the colours of their gestures.
 
-    The projector opens without colours, whatever the metadata say; a picture for each point it shows at once.
+    The projector starts without colours, whatever the metadata say, but it shows a picture for each point immediately.
     """
     columns = math.ceil(math.sqrt(len(colours)))
     rows = -(-len(colours) // columns)
     away = np.arange(_DOT) - (_DOT - 1) / 2
-    inside = np.hypot(*np.meshgrid(away, away)) < 0.35 * _DOT  # full dots hide each other
+    inside = np.hypot(*np.meshgrid(away, away)) < 0.35 * _DOT  # larger dots would hide each other
     sheet = np.zeros((rows * _DOT, columns * _DOT, 4))
     for place, colour in enumerate(colours):
         top, left = place // columns * _DOT, place % columns * _DOT
@@ -229,7 +232,7 @@ def _write_dots(path: Path, colours: Sequence[str]) -> None:
 
 
 def remove_old(folder: Path) -> None:
-    """Remove what an earlier run in `folder` showed."""
+    """Remove the TensorBoard files of an earlier run in `folder`."""
     old = [folder / _CONFIG, *(folder / _PROJECTOR).glob("*.*"), *folder.glob("events.out.*")]
     for path in old:
         path.unlink(missing_ok=True)
@@ -239,7 +242,7 @@ def remove_old(folder: Path) -> None:
 
 
 def split_text(split: Split) -> str:
-    """How many people and recordings each part has, and who they are."""
+    """How many people and recordings each subset has, and who the people are."""
     lines = [
         f"**{split.name}**, protocol {split.protocol}",
         "",
@@ -260,7 +263,7 @@ def _table(values: Mapping[str, Any]) -> str:
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots."""
+    """Nested mappings as a single one, with names joined by dots."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
@@ -268,7 +271,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _one_value(value: Any) -> bool | float | str:
-    """A value as TensorBoard's tables show it; lists with spaces between, as they were given in the shell."""
+    """A value for TensorBoard's tables; lists are separated by spaces, as in the shell."""
     if isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Sequence):
