@@ -89,7 +89,7 @@ class Console:
             _write(line(), sys.stderr)
 
     def finish(self, text: str, **facts: Any) -> None:
-        """Print the last line: what was written and what to run next; with --json, the same as an object."""
+        """Print the last line: what was written and what to run next; with `as_json`, the same as an object."""
         line = json.dumps({"message": text, **facts}, allow_nan=False) if self._json else visible(text)
         print(line, flush=True)
 
