@@ -50,7 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="the checkpoint to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     shared.add_classes(parser)
-    parser.add_argument("--seed", type=cli.whole(0), default=0, help="same seed, same result")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed; the same seed gives the same result")
     shared.add_computing(parser)
     shared.add_tables(parser)
     return parser
@@ -111,12 +111,12 @@ def main() -> int:
     adapted = adapt(model, signals, how)
     write(adapted, model, how, args)
     if not adapted.accepted:
-        console.warn(f"the model is kept as it was: {adapted.reason}")
+        console.warn(f"the model was not adapted: {adapted.reason}")
     if adapted.turn_refused:
         console.warn(f"rings of electrodes are {adapted.turn_refused}")
     done = f"adapted to {adapted.seconds:.0f} s of signal in {adapted.computing:.1f} s"
     console.finish(
-        f"{args.out}: {done if adapted.accepted else 'the model as it was'}; "
+        f"{args.out}: {done if adapted.accepted else 'the unadapted model'}; "
         + cli.next_command("predict.py", "RECORDING", "--checkpoint", args.out),
         out=args.out.as_posix(),
         accepted=adapted.accepted,

@@ -106,12 +106,13 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         nargs="*",
         default=str(AUGMENTATION).split(),
         metavar="NAME=VALUE",
-        help="none, or changes of the tokens and their strength, as in train.py but for jitter; see docs/model.md",
+        help="none, or augmentations and their strengths, as in train.py except jitter; see docs/model.md",
     )
 
 
 def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
-    """The recipe that the flags ask for. Raises UsageError for what this model cannot have."""
+    """The calibration settings from the flags. Raises UsageError for an augmentation that this model does not "
+    "support."""
     augmentation = Augmentation.parse(args.augment or ["none"])
     for name in OF_BAND_POWERS:
         if getattr(augmentation, name) and not frontends.has_log_powers(model.config.frontend):
@@ -141,9 +142,9 @@ def write(
     seen: list[str],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Score the decisions before and after and write the results; returns what metrics.json holds.
+    """Score the decisions before and after calibration and write the results; returns the contents of metrics.json.
 
-    predictions: as of `calibrate_subject`, of all windows of the shards, person after person.
+    predictions: from `calibrate_subject`, for all windows of the shards, person after person.
     """
     before, after = predictions["before"], predictions["after"]
     scored = ScoredWindows.of(WindowSet(shards), predictions["scored"])

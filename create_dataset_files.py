@@ -82,8 +82,12 @@ class Windows:
 def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
-    parser.add_argument("--shards", type=Path, help="folder of shards (default: data/shards, unless --records)")
-    parser.add_argument("--records", type=Path, metavar="FILE", help="take the record names from this file, one a line")
+    parser.add_argument(
+        "--shards", type=Path, help="folder of shards (default: data/shards, unless --records is given)"
+    )
+    parser.add_argument(
+        "--records", type=Path, metavar="FILE", help="take the record names from this file, one per line"
+    )
     parser.add_argument("--out", type=Path, default=Path("splits/default"), help="folder to write, such as splits/NAME")
     parser.add_argument(
         "--protocol", choices=splits.PROTOCOLS, default="subject", help="how recordings are split, see above"
@@ -101,7 +105,7 @@ def arguments() -> argparse.ArgumentParser:
             f"--{subset}-subjects",
             nargs="+",
             metavar="SUBJECT",
-            help=f"subject: put these people into the subset, instead of --{subset}",
+            help=f"subject: put these people into the {subset} subset, instead of --{subset}",
         )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed for drawing the people")
     parser.add_argument("--overwrite", action="store_true", help="replace a different split in OUT")

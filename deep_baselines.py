@@ -64,7 +64,7 @@ def arguments() -> argparse.ArgumentParser:
         "--normalize",
         choices=("session", "none"),
         default="session",
-        help="scale channels by their RMS over the session, or over the training recordings",
+        help="scale channels by their RMS over the session, or (none) over the training recordings",
     )
     p.add_argument("--seed", type=cli.whole(0), default=0, help="random seed; the same seed gives the same result")
     shared.add_computing(p, threads="1")

@@ -86,7 +86,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--split", type=Path, help="folder of the split (default: as in training)")
     parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
     shared.add_classes(parser)
-    parser.add_argument("--out", type=Path, help="folder to write (default: results/ and the run's name)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: results/RUN)")
     parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows per forward pass")
     shared.add_computing(parser)
     parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="precision; auto: bf16 on CUDA")
@@ -135,7 +135,8 @@ def decide(
     console: Console,
     adaptation: Callable[[str], OnlineAdaptation] | None = None,
 ) -> np.ndarray:
-    """(n, K) probabilities of the windows, normalised as --normalize says; adaptation: to a session of that name."""
+    """(n, K) probabilities of the windows, normalised as --normalize says. adaptation: makes that of a session, given
+    its name."""
     how: dict[str, Any] = {"batch_size": args.batch_size, "autocast": autocast(args.amp, model.device)}
     if args.normalize == "online":
         how["progress"] = lambda steps: console.progress(steps, unit="session")
@@ -194,7 +195,7 @@ def adapted(
     )
     for one in result.sessions:
         if not one["accepted"]:
-            console.say(f"{one['session']}: the model is kept as it was: {one['reason']}")
+            console.say(f"{one['session']}: the model was not adapted: {one['reason']}")
         if one["turn_refused"]:
             console.say(f"{one['session']}: rings of electrodes are {one['turn_refused']}")
     if result.left_out:
@@ -231,7 +232,7 @@ def adapted_online(
     for name, tries in events.items():
         if not any(one["accepted"] for one in tries):
             reason = tries[-1]["reason"] if tries else "too little signal"
-            console.say(f"{name}: the model is kept as it was: {reason}")
+            console.say(f"{name}: the model was not adapted: {reason}")
     reached = sum(any(one["accepted"] for one in tries) for tries in events.values())
     console.say(f"adapted to {reached} of {cli.counted(len(events), 'session')}")
     record = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}

@@ -119,7 +119,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     parser.add_argument("list", type=Path, metavar="LIST", help="CSV that lists the recordings, see above")
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="redo shards made with other arguments")
+    parser.add_argument("--overwrite", action="store_true", help="replace shards made with other arguments")
     table = parser.add_argument_group("recordings")
     table.add_argument("--rate", type=cli.number(0, above=True), required=True, metavar="HZ", help="sampling rate")
     table.add_argument(

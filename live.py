@@ -199,7 +199,9 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     reader = lsl.StreamReader(args.lsl, layout_of, args.wait)
     layout, name = reader.layout, reader.facts.name
     scale = UNITS[args.unit] if args.unit else UNITS[layout.unit] if layout.unit else None
-    console.say(f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: told by its first samples'}")
+    console.say(
+        f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: determined from its first samples'}"
+    )
     watched = Watched(console, model.classes)
     adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
     decoder = LiveDecoder(
@@ -256,7 +258,7 @@ def session(
             if reader.interruptions > interruptions:
                 interruptions = reader.interruptions
                 decoder.begin_anew()
-                watched.warn(f"{reader.facts.name}: is back; windows begin anew")
+                watched.warn(f"{reader.facts.name}: is back; filter and windows start afresh")
             for decision in decoder.push(chunk):
                 outputs.send(decision)
             if recorder:

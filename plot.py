@@ -366,7 +366,7 @@ def draw_errors(args: argparse.Namespace) -> str:
         raise DataError(f"{folder}: expected some wrong decision, found none")
     shards = args.shards or result.shards
     if shards is None:
-        raise DataError(f"{folder}: expected to be told where the shards are, found no word of it; give --shards")
+        raise DataError(f"{folder}: expected the folder of its shards in metrics.json, found none; give --shards")
     parts = []
     for k in places:
         record = str(predictions.record[k])

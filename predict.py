@@ -268,7 +268,7 @@ def decider(
         return model
     adapted = adapt(model, [Signal(signal, model.session_of(signal))])
     if not adapted.accepted:
-        console.warn(f"{path}: the model is kept as it was: {adapted.reason}")
+        console.warn(f"{path}: the model was not adapted: {adapted.reason}")
     if adapted.turn_refused:
         console.warn(f"{path}: rings of electrodes are {adapted.turn_refused}")
     return adapted.model

@@ -131,7 +131,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--subjects", type=cli.subjects, nargs="+", metavar="NN", help="process these people only")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="use the settings of a published protocol")
     parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings processed at once")
-    parser.add_argument("--overwrite", action="store_true", help="redo shards made with other arguments")
+    parser.add_argument("--overwrite", action="store_true", help="replace shards made with other arguments")
     signal = parser.add_argument_group("signal")
     signal.add_argument("--channels", type=cli.number_ranges, default="1-24", help="channels, such as 9-16 or 1,3,5")
     signal.add_argument(

@@ -154,7 +154,9 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
         if run.stop:
             run_files.save(run)
     if run.stop:
-        raise run.stop.error(f"training stands in {args.out / 'last.ckpt'}; the same command with --resume goes on")
+        raise run.stop.error(
+            f"the state of training is in {args.out / 'last.ckpt'}; the same command with --resume continues it"
+        )
     if world.main:
         finish(run)
     return 0

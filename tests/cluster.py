@@ -215,7 +215,7 @@ def sweeping(folder: Path) -> None:
     expect(f"{killed.parent.name} seed0: killed by signal 9" in said, "the killed run to be named")
     logs = [path.read_text() for path in runs.glob(".jobs/train-*/log")]
     expect(any(log.count("\nsteps ") > 1 for log in logs), "a job to have begun again when its machine was taken")
-    print(f"jobs that saved before: {sum('training stands in' in log for log in logs)}", flush=True)
+    print(f"jobs that saved before: {sum('the state of training is in' in log for log in logs)}", flush=True)
     script("sweep.py", *many)
     expect(weights(runs) == weights(folder / "serial/runs"), "weights by Slurm to be the same bits")
     expect(table(folder / "slurm/out") == table(folder / "serial/out"), "the same table")

@@ -121,6 +121,17 @@ def test_every_manual_says_purpose_commands_cost_and_every_flag_what_it_does(scr
         assert action.help, f"{action.option_strings or action.dest} says nothing of itself"
 
 
+def test_defaults_are_shown_as_one_would_type_them():
+    parser = cli.parser("Manual.")
+    parser.add_argument("--notch", nargs="*", default=[30.0, 49.99], help="bands")
+    parser.add_argument("--names", nargs="*", default=["shallow", "eegnet"], help="networks")
+    parser.add_argument("--mode", nargs="?", default="", help="none unless given")
+    shown = parser.format_help()
+    assert "bands (default: 30 49.99)\n" in shown
+    assert "networks (default: shallow eegnet)\n" in shown
+    assert "none unless given\n" in shown
+
+
 def test_a_path_that_no_text_can_hold_is_told_in_a_line(capsys):
     """What is not UTF-8 could be read, but neither shard.json nor a checkpoint could say of it."""
     parser = cli.parser("Manual.")

@@ -144,10 +144,13 @@ def test_results_of_other_data_are_noted():
     assert differences_between([pool("gpt2", people), pool("lda", people), pool("svm", rest)]) == []
     (note,) = differences_between([pool("gpt2", people), pool("lda", [people[0], of("lda/fold1", "04", "b")])])
     both = "gpt2/fold1/metrics.json and lda/fold1/metrics.json"
-    assert note == f"lda: the shard of r-04 was made anew otherwise between {both}"
+    assert note == f"lda: the shard of r-04 was made again differently between {both}"
     (note,) = differences_between([pool("gpt2", [people[0], of("gpt2/fold1", "04", window=2500)])])
     told = "expected window 1280, found 2500"
-    assert note == f"gpt2: gpt2/fold1/metrics.json is of shards made otherwise than gpt2/fold0/metrics.json: {told}"
+    assert (
+        note
+        == f"gpt2: gpt2/fold1/metrics.json is of shards made differently from those of gpt2/fold0/metrics.json: {told}"
+    )
 
 
 def test_a_mean_of_ones_may_be_rounded_up(tmp_path):

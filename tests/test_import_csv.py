@@ -198,7 +198,7 @@ def test_a_counter_that_begins_anew_is_said_and_cuts_no_window(study, length):
     code, out, errors = study.run()
     assert (code, errors) == (0, "")
     assert "no channels: n (a counter)" in out
-    assert f"missing samples are judged by n, which begins anew after {length}" in out
+    assert f"missing samples are judged by n, which wraps around after {length}" in out
     for one, other in zip(study.shards("plain"), study.shards(), strict=True):
         np.testing.assert_array_equal(one.signal, other.signal)
         np.testing.assert_array_equal(one.windows, other.windows)

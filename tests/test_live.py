@@ -432,7 +432,7 @@ def test_what_is_missing_from_a_table_that_is_played_is_said(tmp_path):
     table.write_text("\n".join(["n,left,right", *lines]))
     told: list[str] = []
     assert read_playable(table, 100.0, "mV", None, told.append).labels == ("left", "right")
-    assert f"{table}: lost samples are judged by n, which begins anew after 100" in told[0]
+    assert f"{table}: lost samples are judged by n, which wraps around after 100" in told[0]
     assert told[1:] == [f"{table}: lost samples: 0.5 s in 1 gap, at 1.4 s"]
 
 

@@ -114,7 +114,7 @@ def test_a_refused_adaptation_leaves_the_weights(model, session):  # noqa: F811
     assert np.array_equal(actual, online(model, windows))
     (one,) = built.values()
     assert one.network is model.network
-    assert "not adapted; the last time the model was kept as it was" in one.in_words()
+    assert "not adapted; the latest adaptation was rejected" in one.in_words()
 
 
 def test_only_the_latest_signal_is_kept(model, session, monkeypatch):  # noqa: F811

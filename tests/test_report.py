@@ -206,7 +206,7 @@ def test_adapted_results_stand_beside_the_model_as_it_was(make, data):
     words = make(data.results).parts.words
     plain, adapted = (numbers(data.results / name)["mean_over_subjects"]["macro_f1"] for name in ("plain", "adapted"))
     assert f"{100 * plain:.1f} % as trained and {100 * adapted:.1f} % adapted without labels" in words
-    assert "Adapted to 1 of 2 sessions. Kept as it was: 05-2018-05-11: few gestures were decided" in words
+    assert "Adapted to 1 of 2 sessions. Not adapted: 05-2018-05-11: few gestures were decided" in words
     assert "adapted with 2 repetitions of each gesture" in words
     assert "The adapted model has used labels of the people scored" in words
     assert "Repetitions to calibrate with" in words
@@ -404,7 +404,7 @@ def test_an_excerpt_is_the_signal_of_its_window(data):
     assert part.channels == tuple(shard.channels[k] for k in places)
     assert np.array_equal(part.values, shard.signal[160:800][:, places].astype(np.float32))
     assert excerpt(data.shards, shard.record, 0, 3, shard.content).time[0] == 0
-    with pytest.raises(DataError, match="the shard that was scored, found it made anew otherwise since"):
+    with pytest.raises(DataError, match="the shard that was scored, found it made again differently since"):
         excerpt(data.shards, shard.record, 0, 3, "of another")
     with pytest.raises(DataError, match="a window at sample 999999"):
         excerpt(data.shards, shard.record, 999_999, 3)

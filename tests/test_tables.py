@@ -169,7 +169,7 @@ def test_lost_samples_are_judged_by_a_counter_of_any_length(tmp_path, length, fi
     lossy = Table(written(tmp_path / "b.csv", table.drop(index=[97, 98, 99, 100, 350])))
     found = lossy.roles()
     assert lossy.gaps(found, RATE) == [Gap(97, 4), Gap(346, 1)]
-    assert lossy.judged_by(found) == f"n, which begins anew after {length}"
+    assert lossy.judged_by(found) == f"n, which wraps around after {length}"
     assert bool(lossy.assumed(found)) == (length != 256)
 
 

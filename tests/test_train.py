@@ -239,7 +239,7 @@ def test_a_run_goes_on_with_its_own_shards_alone(here, tmp_path):
     for person in range(1, 5):
         small_shards.write(shards, person, repetitions=2)
     with pytest.raises(
-        DataError, match=r"expected the shards in .*shards as they were, found them made anew otherwise"
+        DataError, match=r"expected the shards in .*shards as they were, found them made again differently"
     ):
         here(tmp_path / "run", *flags, "--resume")
     for person in range(1, 5):  # as they were, but for who made them

@@ -38,11 +38,14 @@ _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The docstring as it is written, and every flag's help followed by its default, if it has one."""
+    """The docstring as it is written, and every flag's help followed by its default, if any, as one would type it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, [], "") or isinstance(action.default, bool) or not action.help:
             return action.help
+        if isinstance(action.default, list | tuple):
+            words = (f"{one:g}" if isinstance(one, float) else str(one) for one in action.default)
+            return f"{action.help} (default: {' '.join(words)})"
         return super()._get_help_string(action)
 
 

@@ -187,7 +187,7 @@ class Table:
         if roles.time is None or self._times(roles.time) is None:
             return ""
         cycle = self.cycle(roles)
-        anew = "" if cycle is None else f", which begins anew after {cycle.length:g}"
+        anew = "" if cycle is None else f", which wraps around after {cycle.length:g}"
         return (self.names[roles.time] or "the column without a name") + anew
 
     def cycle(self, roles: Roles) -> Cycle | None:
@@ -208,7 +208,9 @@ class Table:
         """A message about what is assumed of a counter; empty for one that has a number of bits."""
         if (cycle := self.cycle(roles)) is None or cycle.of_bits:
             return ""
-        return f"lost samples are judged by {self.judged_by(roles)}: so many in a row, or a new start there, go unseen"
+        return (
+            f"lost samples are judged by {self.judged_by(roles)}: the loss of that many, or a restart, is not detected"
+        )
 
     def belongs_to(self, roles: Roles) -> tuple[str, tuple[str, ...]]:
         """The person that a column names, empty if there is none, and messages about values of several sessions.

@@ -268,11 +268,13 @@ def _other_data(methods: Sequence[Method]) -> list[str]:
             )
             if how != usual:
                 found = printable(difference(usual, how, ""))[:120]
-                wrong = wrong or f"{one.path} is of shards made otherwise than {first.path}: expected {found}"
+                wrong = (
+                    wrong or f"{one.path} is of shards made differently from those of {first.path}: expected {found}"
+                )
             for record, checksum in one.data["checksums"].items():
                 path, known = scored.setdefault(record, (one.path, checksum))
                 if known != checksum:
-                    wrong = wrong or f"the shard of {record} was made anew otherwise between {path} and {one.path}"
+                    wrong = wrong or f"the shard of {record} was made again differently between {path} and {one.path}"
         if wrong:
             notes.append(f"{method.name}: {wrong}")
     return notes

@@ -173,7 +173,7 @@ def excerpt(shards: Path, record: str, start: int, channels: int, content: str =
     """
     shard = open_shard(shards / record)
     if content and content != shard.content:
-        raise DataError(f"{shard.path}: expected the shard that was scored, found it made anew otherwise since")
+        raise DataError(f"{shard.path}: expected the shard that was scored, found it made again differently since")
     if start + shard.window > len(shard.signal):
         raise DataError(f"{shard.path}: expected a window at sample {start}, found {len(shard.signal)} samples")
     first = max(0, start - round(_BESIDE * shard.window))

@@ -247,7 +247,7 @@ def calibration(
     for place, metric in enumerate(reported):
         axes = figure.add_subplot(1, len(reported), place + 1)
         for which, colour, marker, aside, model_words in (
-            ("unadapted", ORANGE, "s", -0.03, "the model as it was, on the same windows"),
+            ("unadapted", ORANGE, "s", -0.03, "the unadapted model, on the same windows"),
             ("adapted", BLUE, "o", 0.03, "adapted to the person"),
         ):  # shifted sideways: two intervals at the same place would hide each other
             values = np.stack([subjects[count][which][metric.name] for count in counts])  # (counts, people)

@@ -80,7 +80,7 @@ def add_threads(parser: argparse._ActionsContainer, default: str = CAREFUL) -> N
 
 def add_computing(parser: argparse._ActionsContainer, threads: str = CAREFUL) -> None:
     """Add --device and --threads. threads: the default of `add_threads`."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on")
     add_threads(parser, threads)
 
 

@@ -203,7 +203,7 @@ class LiveDecoder:
         self._leave_windows()
         if not self._excess_told:
             self._excess_told = True
-            self._warn(f"{self._name}: {error.message}: left out, counted as lost; windows begin anew after it")
+            self._warn(f"{self._name}: {error.message}: left out, counted as lost; windows start afresh after it")
 
     def _tell_of_a_jump(self) -> None:
         """Warn, once, that time stamps come from another clock than before; the rate is measured again."""
@@ -211,7 +211,7 @@ class LiveDecoder:
         if not self._jump_told:
             self._jump_told = True
             self._warn(
-                f"{self._name}: its time stamps jumped, as the sender's clock was set; windows begin anew there, and "
+                f"{self._name}: its time stamps jumped, as the sender's clock was set; windows start afresh there, and "
                 "times are by the new clock"
             )
 

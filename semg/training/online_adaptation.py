@@ -143,7 +143,7 @@ class OnlineAdaptation:
             return f"not adapted: less than {self._schedule.first:g} s of signal and the time to adapt to them"
         times = [f"{one['taken']:.0f} s" for one in self.events if one["accepted"]]
         last = self.events[-1]
-        suffix = "" if last["accepted"] else f"; the last time the model was kept as it was: {last['reason']}"
+        suffix = "" if last["accepted"] else f"; the latest adaptation was rejected: {last['reason']}"
         return (f"adapted after {', '.join(times)} of signal" if times else "not adapted") + suffix
 
     def close(self) -> None:

@@ -233,7 +233,7 @@ def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: st
         raise DataError(f"{last.path}: expected the split {config.split} as it is now, found another")
     if last.description.get("shards", shards) != shards:
         raise DataError(
-            f"{last.path}: expected the shards in {config.shards} as they were, found them made anew otherwise",
+            f"{last.path}: expected the shards in {config.shards} as they were, found them made again differently",
             hint="make them as they were, or {overwrite} the run",
         )
 
