@@ -156,9 +156,7 @@ class Family:
         try:
             with _no_chatter():
                 model = getattr(transformers, self.model)._from_config(config, attn_implementation=attention_of(config))
-        except (
-            Exception
-        ) as error:  # sizes that overflow or do not fit into memory, invalid settings of rotary positions
+        except Exception as error:  # sizes that overflow or do not fit into memory, invalid rotary settings
             raise SettingError("backbone", "a decoder that can be built", short(error)) from None
         parent, _, name = self.words.rpartition(".")
         setattr(model.get_submodule(parent), name, None)  # words are never looked up, so their matrix is dropped

@@ -227,11 +227,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         value = json_value(text)
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: not UTF-8, not JSON, or numbers with too many digits
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or JSON, numbers too long
         raise DataError(f"{path}: expected {what}, found unreadable JSON ({error})") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected {what}, found JSON that is no object")
