@@ -278,7 +278,7 @@ def test_a_turn_that_looks_right_is_refused_where_a_session_holds_few_gestures(g
     turned, own = (adaptation.Explained(models[k], chain.posterior(models[k])) for k in (1, 0))
     assert chain.evidence(turned, own) > 0, "by the other signs the turn is right"
     assert turn.places == taken
-    assert ("turned by +1 they would fit the model better: gestures are not clear" in turn.refused) == (not taken)
+    assert ("although a turn by +1 fits the model better: gestures are not clear" in turn.refused) == (not taken)
 
 
 def test_a_turn_that_is_not_safe_leaves_the_rings_as_they_are(model, session, monkeypatch):
@@ -298,7 +298,7 @@ def test_a_turn_that_is_not_safe_leaves_the_rings_as_they_are(model, session, mo
     monkeypatch.setattr(adaptation, "_adapted", refused_if_turned)
     result = adaptation.adapt(model, signals, ANYTHING)
     assert len(tried) == 2 and result.accepted and result.turn == 0
-    assert result.turn_refused == "read as in training, though turned by +1 they would fit the model better: no"
+    assert result.turn_refused == "not turned, although a turn by +1 fits the model better: no"
     assert result.to_dict()["turn_refused"] == result.turn_refused
     state = result.model.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in plain.model.network.state_dict().items())

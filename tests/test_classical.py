@@ -182,7 +182,7 @@ def test_a_classifier_says_which_turn_was_refused_and_why():
     unclear, unsafe = adapted(most_uncertainty_turned=-1), adapted(least_agreement=1.1)
     for result, doubt in ((unclear, "gestures are not clear enough"), (unsafe, "of the decisions would stay")):
         assert result.turn == 0
-        assert "turned by -1 they would fit the model better" in result.turn_refused
+        assert "a turn by -1 fits the model better" in result.turn_refused
         assert doubt in result.turn_refused
     assert unsafe.model is model
 

@@ -336,7 +336,7 @@ class Signs:
 
 def refused_turn(places: int, doubt: str) -> str:
     """For the user: which turn was not used, and why."""
-    return f"read as in training, though turned by {places:+d} they would fit the model better: {doubt}"
+    return f"not turned, although a turn by {places:+d} fits the model better: {doubt}"
 
 
 def doubt_of_adapted(apart: float | None, how: Adaptation) -> str:
