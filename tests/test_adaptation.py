@@ -146,32 +146,6 @@ def test_the_model_given_is_left_as_it_was_and_the_same_seed_gives_the_same(mode
     assert not first.training
 
 
-def test_the_first_posteriors_are_learnt_last_and_only_by_a_model_that_is_accepted(model, session, monkeypatch):
-    learn, learnt = adaptation._learnt, []
-
-    def spied(network, layout, tokens, posterior, explain, how):
-        learnt.append((posterior, how.rounds, how.epochs))
-        return learn(network, layout, tokens, posterior, explain, how)
-
-    monkeypatch.setattr(adaptation, "_learnt", spied)
-    how = replace(ANYTHING, last_epochs=2)
-    assert adapt(model, signals(model, session), how, ()).accepted
-    (first, *before), (last, *after) = learnt
-    assert np.array_equal(first, last)
-    assert (before, after) == ([how.rounds, how.epochs], [1, 2])
-    learnt.clear()
-    assert not adapt(model, signals(model, session), replace(how, most_divergence_adapted=-1), ()).accepted
-    assert len(learnt) == 1
-
-
-def test_a_model_whose_last_epochs_diverge_stays_as_the_safeguard_accepted_it(model, session, monkeypatch):
-    accepted = adapt(model, signals(model, session), replace(ANYTHING, last_epochs=0), ()).model.network
-    learn = adaptation._learnt
-    monkeypatch.setattr(adaptation, "_learnt", lambda *words: None if words[-1].rounds == 1 else learn(*words))
-    kept = adapt(model, signals(model, session), ANYTHING, ()).model.network
-    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in accepted.state_dict().items())
-
-
 def test_a_session_is_learnt_and_decided_in_the_precision_asked_for(model, session):
     exact, rounded = (adapt(model, signals(model, session), replace(ANYTHING, amp=amp)) for amp in ("fp32", "bf16"))
     assert rounded.accepted
@@ -385,9 +359,7 @@ def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_scri
     assert f"{out}: " in done.stdout
     output = open_checkpoint(out).description["adapted"]
     assert output["recordings"] == ["session.npy"]
-    assert (
-        output["accepted"] or "the model was not adapted" in done.stderr
-    )  # noise: whichever way the safeguard sees it
+    assert output["accepted"] or "was not adapted" in done.stderr  # noise: whichever way the safeguard sees it
     predicted = ("predict.py", recording, "--rate", model.rate, "--checkpoint", out, "--out", tmp_path / "predicted")
     run_here(*predicted)
     run_here(*predicted[:-1], tmp_path / "again", "--adapt")

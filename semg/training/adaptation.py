@@ -7,9 +7,8 @@ covariance for all states: linear discriminant analysis, fitted by expectation-m
 probabilities are a second emission, which tells which state is which class. `balance` pulls the share of every class
 towards the prior, as the KL term of SHOT does (Liang, Hu, Feng 2020, "Do we really need to access the source data?").
 Deterministic annealing (Ueda and Nakano 1998) keeps early mistakes soft. The model then learns the posteriors, window
-by window, with its head frozen as in SHOT, twice: the second time those computed from the adapted model's
-probabilities, which show whether the first ones were stable. If the safeguard then accepts the model, it learns the
-first posteriors once more. It still decides on single windows.
+by window, with its head frozen as in SHOT; this is done twice, the second time with posteriors from the adapted model's
+probabilities. The adapted model still decides on single windows.
 
 Before that, the rings of electrodes are turned if the sleeve seems to sit turned (semg/training/session_turn.py).
 
@@ -55,7 +54,6 @@ class Adaptation:
     """How to adapt; chosen on validation people, see docs/results.md.
 
     rounds: number of times that posteriors are computed and learnt. epochs: passes over the windows in each round.
-    last_epochs: passes to learn the first posteriors, after the safeguard has accepted the model.
     every: each epoch learns from one window in `every`, drawn anew. hold: seconds that a gesture lasts on average.
     temper, anchor: exponents of the likelihood of the features and of the model's; overlapping windows are not
     independent. anneal: factor of both exponents at which annealing begins; anneal_check: other such factors, whose
@@ -71,7 +69,6 @@ class Adaptation:
 
     rounds: int = 2
     epochs: int = 3
-    last_epochs: int = 6
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=0.12))
     batch_size: int = 128
     every: int = 2
@@ -184,18 +181,15 @@ def _adapted(
     how: Adaptation,
 ) -> Adapted:
     """`model` with `network`, which is a copy, adapted to the session's tokens; or `model` unchanged."""
-    layout, before = _layout(model, ()), _decided(network, tokens, how)
+    before = _decided(network, tokens, how)
     posterior = session.posterior(before)
     signs = session.signs(before, posterior, seconds)
     adapted, after, reason = model, None, signs.doubt(how)
     if not reason:
-        learnt = _learnt(network, layout, tokens, posterior, session.posterior, how)
+        learnt = _learnt(network, _layout(model, ()), tokens, posterior, session.posterior, how)
         after = None if learnt is None else session.divergence(_decided(learnt, tokens, how))
         reason = doubt_of_adapted(after, how)
-        if learnt is not None and not reason:
-            last = replace(how, rounds=1, epochs=how.last_epochs)
-            more = _learnt(copy.deepcopy(learnt), layout, tokens, posterior, session.posterior, last)
-            adapted = model.with_network(more or learnt)
+        adapted = model if learnt is None or reason else model.with_network(learnt)
     return Adapted(adapted, reason, computing=0.0, divergence_adapted=after, **vars(signs))
 
 

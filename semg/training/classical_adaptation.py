@@ -22,14 +22,7 @@ from semg.training.classical import Gaussians, Trained, decide, fitted, subsampl
 from semg.training.feature_tables import SessionWindows, Tables
 from semg.training.session_turn import Turn
 
-LEARNT_BY_GRADIENTS = (
-    "epochs",
-    "last_epochs",
-    "optimizer",
-    "batch_size",
-    "augmentation",
-    "amp",
-)  # settings that no classifier uses
+LEARNT_BY_GRADIENTS = ("epochs", "optimizer", "batch_size", "augmentation", "amp")  # settings that no classifier uses
 
 
 @dataclass(frozen=True)
@@ -128,15 +121,14 @@ def _learnt(
     posterior = chain.posterior(before)
     if reason := chain.signs(before, posterior, session.seconds).doubt(how):
         return model, reason
-    first = learnt = _taught(trained, x, model.classes_[posterior.argmax(1)], sample, how.seed)
-    for _ in range(1, how.rounds):
-        posterior = chain.posterior(learnt.predict_proba(x))
+    learnt = model
+    for again in range(how.rounds):
+        posterior = chain.posterior(learnt.predict_proba(x)) if again else posterior
         learnt = _taught(trained, x, model.classes_[posterior.argmax(1)], sample, how.seed)
-    if not all(np.array_equal(one.classes_, model.classes_) for one in (first, learnt)):
+    if not np.array_equal(learnt.classes_, model.classes_):
         return model, "a gesture is in none of its windows"
-    if reason := adaptation.doubt_of_adapted(chain.divergence(learnt.predict_proba(x)), how):
-        return model, reason
-    return first, ""
+    reason = adaptation.doubt_of_adapted(chain.divergence(learnt.predict_proba(x)), how)
+    return (model if reason else learnt), reason
 
 
 def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: int, seed: int) -> Any:
