@@ -253,7 +253,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(script, tmp_path, monkeypatch):
             return count(*args)
 
         monkeypatch.setattr(loop, "_count", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="--resume goes on"):
+        with pytest.raises(KeyboardInterrupt, match="--resume continues it"):
             script(train, tmp_path / "stopped", *flags)
         monkeypatch.setattr(loop, "_count", count)
         script(train, tmp_path / "stopped", *flags, "--resume")

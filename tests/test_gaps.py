@@ -71,7 +71,7 @@ def test_time_that_falls_back_is_a_gap_of_unknown_length():
 def test_the_manual_says_the_tolerance():
     text = " ".join((ROOT / "docs" / "data.md").read_text(encoding="utf-8").split())
     assert f"No window spans a gap of more than {1000 * gaps.TOLERANCE:g} ms" in text
-    assert f"A step of more than {1 + gaps.SMALLEST:g} samples is a gap" in text
+    assert f"A step of the index by more than {1 + gaps.SMALLEST:g} samples is a gap" in text
 
 
 def test_windows_may_span_what_is_shorter_than_the_tolerance():
