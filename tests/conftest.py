@@ -94,6 +94,7 @@ def run_here() -> Callable[..., subprocess.CompletedProcess]:
                 contextlib.redirect_stdout(out),
                 contextlib.redirect_stderr(err),
                 mock.patch.object(sys, "argv", command),
+                mock.patch.object(sys, "unraisablehook", sys.unraisablehook),  # a stopped script sets its own
                 pytest.raises(SystemExit) as end,
             ):
                 cli.run(importlib.import_module(Path(script).stem).main)

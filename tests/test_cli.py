@@ -202,6 +202,7 @@ def stop(monkeypatch, capsys):
     def run(raised, *words, **flags):
         monkeypatch.setattr(sys, "argv", ["script.py", *words])
         before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a stopped script sets its own
         try:
             with pytest.raises(SystemExit) as end:
                 cli.run(lambda: main(raised), **flags)
@@ -216,6 +217,20 @@ def test_a_stopped_script_says_what_the_same_command_does(stop):
     assert stop(KeyboardInterrupt()) == (130, "stopped: the same command starts from the beginning")
     assert stop(cli.Terminated(), again=cli.GOES_ON) == (143, "stopped: run the same command again to go on")
     assert stop(KeyboardInterrupt("a.csv is whole"), again=cli.GOES_ON) == (130, "stopped: a.csv is whole")
+
+
+def test_what_the_signal_left_half_made_adds_nothing_to_that_line(stop, monkeypatch):
+    class Half:
+        def __del__(self):
+            raise AttributeError("made by half")
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    Half()
+    assert len(seen) == 1
+    assert stop(KeyboardInterrupt())[0] == 130
+    Half()
+    assert len(seen) == 1
 
 
 KEEPS_WORK = {  # what a stopped script says, if not that it starts from the beginning

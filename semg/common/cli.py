@@ -270,6 +270,7 @@ def _exit_code(main: Callable[[], int | None], again: str) -> int:
 
 
 def _stopped(stop: KeyboardInterrupt, again: str) -> int:
+    sys.unraisablehook = lambda _: None  # objects that the signal left half made complain when they are deleted
     print(f"\nstopped: {str(stop) or again}", file=sys.stderr)
     return 143 if isinstance(stop, Terminated) else 130
 
