@@ -89,7 +89,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder to write (default: results/RUN)")
     parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows per forward pass")
     shared.add_computing(parser)
-    parser.add_argument("--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="precision; auto: bf16 on CUDA")
+    parser.add_argument(
+        "--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="precision, of adapting too; auto: bf16 on CUDA"
+    )
     parser.add_argument(
         "--workers", type=cli.whole(0), default=0, help="threads that prefetch windows, for shards on a slow disk"
     )
