@@ -111,8 +111,8 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
-    """The calibration settings from the flags. Raises UsageError for an augmentation that this model does not "
-    "support."""
+    """The calibration settings from the flags. Raises UsageError for an augmentation that this model does not
+    support."""
     augmentation = Augmentation.parse(args.augment or ["none"])
     for name in OF_BAND_POWERS:
         if getattr(augmentation, name) and not frontends.has_log_powers(model.config.frontend):

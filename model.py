@@ -177,9 +177,10 @@ class AttentionLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d)."""
         x = x + self.positions
+        # (B, h, T, d / h) each
         q, k, v = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.mix(self.norm(x)).chunk(3, dim=2)
-        )  # (B, h, T, d / h) each
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return x + self.out(mixed.transpose(1, 2).flatten(2))
 

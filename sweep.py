@@ -335,9 +335,8 @@ def keep_scores(run: TrainingRun, console: cli.Console) -> None:
         "inputs": run.inputs.of_training,
     }
     write_json(run.validation, content)
-    (run.folder / "last.ckpt").unlink(
-        missing_ok=True
-    )  # with the optimiser's state, it is three times as large as the model
+    # with the optimiser's state, it is three times as large as the model
+    (run.folder / "last.ckpt").unlink(missing_ok=True)
     score = PICKED_BY.labelled(content["scores"][f"val/{PICKED_BY.name}"])
     console.say(f"  validation {score}, epoch {content['epoch']}")
 

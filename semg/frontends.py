@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from semg.common.errors import SettingError
 
 POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a normalised channel's power is about 1
-FRAME_BYTES = (
-    1 << 21
-)  # bytes of frames that a CPU processes at once: they fit into its caches; more takes twice as long
+# bytes of frames that a CPU processes at once: they fit into its caches; more takes twice as long
+FRAME_BYTES = 1 << 21
 MOST_WAVES = 1 << 26  # most numbers in the Fourier vectors of a frame; 3 seconds of sEMG need half as many
 RECORDING_FRAMES = 4096  # frames of a recording that a GPU processes at once
 
@@ -340,9 +339,8 @@ class FrontEnd(nn.Module):
         parts = []
         for first in range(0, count, few):
             last = min(first + few, count) - 1
-            part = (
-                transform.T @ signal[first * hop : last * hop + length].float().T
-            )  # (C', time), so that frames are contiguous
+            # (C', time), so that frames are contiguous
+            part = transform.T @ signal[first * hop : last * hop + length].float().T
             parts.append(self._of_frames(part.unfold(1, length, hop)[None])[0])
         return torch.cat(parts)
 

@@ -105,9 +105,8 @@ def test_a_decision_depends_on_exactly_so_many_tokens_up_to_it(recording, reach)
         other = tokens.clone()
         other[changed] += 3
         moved = np.flatnonzero(np.abs(network.probabilities(other) - before).max(1) > 1e-7)
-        assert moved.tolist() == list(
-            range(changed, changed + reach - (reach % 2 == 0))
-        )  # two blocks reach an odd number
+        # two blocks reach an odd number
+        assert moved.tolist() == list(range(changed, changed + reach - (reach % 2 == 0)))
 
 
 def test_smoothing_is_causal_and_what_it_says():

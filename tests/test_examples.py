@@ -13,9 +13,8 @@ DEMO = 'ROOT / "data" / "demo" / "shards"'
 
 
 def test_the_notebook_runs_and_shows_what_it_says(run_script, tmp_path, monkeypatch):
-    monkeypatch.delenv(
-        "MPLBACKEND", raising=False
-    )  # the scripts set it in their own process, which is this one in tests
+    # the scripts set it in their own process, which is this one in tests
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     raw, shards = tmp_path / "raw", tmp_path / "shards"
     run_script("simulate_putemg.py", raw, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 1)

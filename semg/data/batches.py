@@ -58,9 +58,8 @@ class CachedFrames:
         """(B,) shards and (B,) first samples, multiples of the hop -> (B, T, F) float32."""
         first = self.offset[shard] + start // self.hop
         places = first[:, None] + self.at
-        return (
-            self.frames.index_select(0, places.flatten()).float().unflatten(0, places.shape)
-        )  # takes a third of the time of indexing
+        # takes a third of the time of indexing
+        return self.frames.index_select(0, places.flatten()).float().unflatten(0, places.shape)
 
 
 class Batches:

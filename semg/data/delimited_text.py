@@ -149,9 +149,8 @@ def decoded(path: Path, what: str) -> str:
     except UnicodeDecodeError:
         if marked:
             raise DataError(f"{path}: expected {what} in {marked}, as it begins, found other bytes") from None
-        text = raw.decode(
-            "cp1252", "replace"
-        )  # a header such as `EMG (µV)` from Windows; digits are the same in all encodings
+        # a header such as `EMG (µV)` from Windows; digits are the same in all encodings
+        text = raw.decode("cp1252", "replace")
     if "\0" in text:
         raise DataError(f"{path}: expected {what} as text, found binary data")
     return text

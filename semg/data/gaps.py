@@ -16,10 +16,8 @@ from semg.data.windows import segments
 SMALLEST = 0.5  # samples: a smaller jump of the time is rounding, not a lost sample
 TOLERANCE = 0.0025  # seconds: a window may span a gap of this length, 1 % of the usual window
 STILL = 0.2  # seconds without a change in any channel: two equal samples are common in whole numbers, this many are not
-_EVEN, _MOSTLY = (
-    0.25,
-    0.99,
-)  # a column is regular if a fraction _MOSTLY of its steps is within _EVEN samples of the usual step
+# a column is regular if a fraction _MOSTLY of its steps is within _EVEN samples of the usual step
+_EVEN, _MOSTLY = 0.25, 0.99
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import numpy as np
 from semg.common.errors import DataError
 
 _LARGEST_STEP = 1000  # limit of a resampling ratio's numerator and denominator
-_LARGEST_RATIO = (
-    100  # limit of the ratio: beyond it, one of the rates is a mistake, and resampling would take all memory
-)
+# limit of the ratio: beyond it, one of the rates is a mistake, and resampling would take all memory
+_LARGEST_RATIO = 100
 _HALF_LENGTH = 10  # samples of the lower rate in half the low-pass filter, as in scipy.signal.resample_poly
 _KAISER = 5.0  # the window parameter of that function
 

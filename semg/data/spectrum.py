@@ -12,10 +12,8 @@ SEEN = 4.0  # a line this many times stronger than its surroundings is not chanc
 _ENOUGH = 8  # averaged spectra, i.e. nine seconds: noise then reaches 2; with 2 spectra it reaches 3
 _SEGMENT = 2.0  # seconds: this resolves lines half a hertz apart
 _MOST_SEGMENTS = 60  # evenly spaced over the recording: two minutes are enough
-_LINE, _AROUND = (
-    1.0,
-    (3.0, 8.0),
-)  # distance from a line's frequency, Hz: of the line itself, and of what it is compared with
+# distance from a line's frequency, Hz: of the line itself, and of what it is compared with
+_LINE, _AROUND = 1.0, (3.0, 8.0)
 
 
 def common_lines(hums: Sequence[tuple[float | None, Sequence[float]]]) -> list[float]:

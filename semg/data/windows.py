@@ -104,9 +104,8 @@ def continuous(windows: np.ndarray, stride: int) -> np.ndarray:
     first = int(own["start"][0])
     added = [np.arange(first % stride, first, stride)]
     for before, after in itertools.pairwise(own["start"].tolist()):
-        added.append(
-            np.arange(before + stride, after - stride // 2, stride)
-        )  # none that almost coincides with the next
+        # none that almost coincides with the next
+        added.append(np.arange(before + stride, after - stride // 2, stride))
     starts = np.concatenate(added)
     filled = np.zeros(len(starts), WINDOW_FIELDS)
     filled["start"] = filled["low"] = filled["high"] = starts

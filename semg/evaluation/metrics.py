@@ -214,9 +214,8 @@ METRICS: tuple[Metric, ...] = (  # the leading metric is first
     ),
     Metric(name="active_accuracy", label="accuracy without rest", score=active_accuracy, chance=_commonest_gesture),
 )
-LOSS = Criterion(
-    name="loss", label="loss, nats", better="lower", share=False
-)  # computed from probabilities, not from counts
+# computed from probabilities, not from counts
+LOSS = Criterion(name="loss", label="loss, nats", better="lower", share=False)
 
 
 def metric(name: str) -> Metric:

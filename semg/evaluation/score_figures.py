@@ -81,9 +81,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CO
     for row, column in np.ndindex(counts.shape):
         dark = share[row, column] > 0.5
         text = f"{share[row, column]:.0%}\n{counts[row, column]}"
-        colour = (
-            "white" if dark else "black" if counts[row, column] else "#9a9a9a"
-        )  # zeros are frequent and therefore pale
+        # zeros are frequent and therefore pale
+        colour = "white" if dark else "black" if counts[row, column] else "#9a9a9a"
         axes.text(column, row, text, ha="center", va="center", fontsize=10.5, color=colour)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label="share of the true class")
     headline(figure, title)

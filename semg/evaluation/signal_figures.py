@@ -140,9 +140,8 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     axes.set_xlim(frequency[0], frequency[-1])
     top = float(before.max())
     axes.set_ylim(max(top * 1e-9, float(np.percentile(after, 10)) / 10), top * 3)
-    axes.yaxis.set_major_formatter(
-        lambda value, _place: f"{value:g}"
-    )  # the default one writes TeX, which is switched off
+    # the default one writes TeX, which is switched off
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
     axes.set_xticks(ticks := [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if t <= frequency[-1]])
     axes.set_xticklabels([str(t) for t in ticks])
     axes.set_xlabel("frequency, Hz", fontsize=12)

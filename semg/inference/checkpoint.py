@@ -91,9 +91,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter(
-                "ignore"
-            )  # a warning about a strange file's pickle protocol adds nothing to the error that follows
+            # a warning about a strange file's pickle protocol adds nothing to the error that follows
+            warnings.simplefilter("ignore")
             whole = torch.load(file, map_location="cpu", weights_only=True)
             sha256 = digest_of(file)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, IndexError) as error:

@@ -43,9 +43,8 @@ def network_of(checkpoint: Checkpoint) -> tuple[GPT2Classifier, normalization.Ch
     try:
         config = ModelConfig.from_dict(checkpoint.description["model"])
         _check_shape(checkpoint, config, channels)
-        _check_weights(
-            checkpoint, weight_shapes(config), weights
-        )  # sizes agree with the file, so memory may be allocated
+        # sizes agree with the file, so memory may be allocated
+        _check_weights(checkpoint, weight_shapes(config), weights)
         model = GPT2Classifier(config)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{checkpoint.path}: expected a model configuration, found {error}") from None

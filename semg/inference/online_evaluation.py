@@ -79,9 +79,8 @@ def _windows_as_heard(
         if adapting is not None:
             adapting.see(signal[seen:end])
         seen = end
-        heard = np.array(
-            signal[end - length : end]
-        )  # copied: a memory-mapped file is read-only, which torch does not accept
+        # copied: a memory-mapped file is read-only, which torch does not accept
+        heard = np.array(signal[end - length : end])
         online.normalized(online.features(heard))
         while next_place < len(places) and windows.start[places[next_place]] + length < end + stride:
             place = int(places[next_place])

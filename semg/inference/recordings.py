@@ -16,10 +16,8 @@ from semg.data.spectrum import Spectrum
 from semg.data.tables import UNITS, RawRecording, is_table, read_recording, read_table, resampled
 from semg.inference.trained_model import TrainedModel
 
-ANOTHER_UNIT = (
-    1e-12,
-    1e9,
-)  # limits of the RMS in any unit, from volts to counts of many bits; beyond them, data are damaged
+# limits of the RMS in any unit, from volts to counts of many bits; beyond them, data are damaged
+ANOTHER_UNIT = (1e-12, 1e9)
 
 
 def recording_for(

@@ -117,8 +117,8 @@ class TokenLayout:
 
     @cached_property
     def turned(self) -> Tensor:
-        """(3, C) for each channel, the channel whose features it gets when every ring is rotated by -1, 0 and 1 "
-        "places."""
+        """(3, C) for each channel, the channel whose features it gets when every ring is rotated by -1, 0 and 1
+        places."""
         return torch.stack([self.turned_by(places) for places in (-1, 0, 1)])
 
     def turned_by(self, places: int) -> Tensor:

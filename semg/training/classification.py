@@ -108,9 +108,8 @@ class Validator:
 
     def __init__(self, model: GPT2Classifier, val: Subset, autocast: torch.autocast | None) -> None:
         self._model, self._val, self._autocast = model, val, autocast
-        self._ready: Tensor | None = (
-            None  # tokens do not depend on trained weights: computed once, if they fit into memory
-        )
+        # tokens do not depend on trained weights: computed once, if they fit into memory
+        self._ready: Tensor | None = None
 
     def validate(self) -> Validation:
         """Score the model in its current state; leaves it in evaluation mode."""

@@ -43,9 +43,8 @@ def network_class(name: str) -> type[nn.Module]:
     """braindecode's class for one of NETWORKS. DataError if braindecode is missing, cannot be loaded or lacks it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # warnings of packages that braindecode imports and these networks do not use
+            # warnings of packages that braindecode imports and these networks do not use
+            warnings.simplefilter("ignore")
             from braindecode import models
     except ModuleNotFoundError as error:
         if error.name != "braindecode":

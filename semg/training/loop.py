@@ -144,9 +144,8 @@ class _Watch:
 
     def __init__(self, state: LoopState, world: World) -> None:
         self._state, self._world = state, world
-        self._due: tuple[int, Tensor, torch.cuda.Event | None] | None = (
-            None  # step, both numbers, the event after which they can be read
-        )
+        # step, both numbers, the event after which they can be read
+        self._due: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def note(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Take the numbers of a step. DivergedError if the numbers that have arrived show a lost run."""

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 REFERENCE_BATCH = 128  # windows per step for which the default learning rate was tuned
-LARGE_BACKBONE = (
-    5_000_000  # trained parameters: fewer than one block of GPT-2 small has, more than a small random GPT-2 has
-)
+# trained parameters: fewer than one block of GPT-2 small has, more than a small random GPT-2 has
+LARGE_BACKBONE = 5_000_000
 
 
 @dataclass(frozen=True, kw_only=True)

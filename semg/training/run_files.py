@@ -181,9 +181,8 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         "start it anew with {overwrite}",
     )
     check_same_run(last, run.asked, run.split.checksum, checksum_of_shards(run))
-    run.first_weights = (
-        last.description.get("backbone") or run.first_weights
-    )  # the backbone's folder may have changed since
+    # the backbone's folder may have changed since
+    run.first_weights = last.description.get("backbone") or run.first_weights
     run.state = RunState.from_dict(last.description["state"])
     if run.state.confusion:
         run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)

@@ -26,9 +26,8 @@ from semg.evaluation.hand_crafted_features import band_cover
 
 BANDS = 3  # of equal width on a logarithmic scale, within the recordings' band-pass
 MEAN_WINDOWS = 256  # per recording, for the mean of its session
-FLOOR = (
-    1e-3  # times the session's mean power is added to each channel's power, so that dead channels leave it invertible
-)
+# times the session's mean power is added to each channel's power, so that dead channels leave it invertible
+FLOOR = 1e-3
 AT_ONCE = 64  # windows computed together
 
 
@@ -111,9 +110,8 @@ class _Space:
 
         channels = seen.shape[1]
         size = float(np.trace(seen, axis1=1, axis2=2).mean()) / channels
-        self._floor = np.eye(channels) * max(
-            FLOOR * size, np.finfo(np.float32).tiny
-        )  # above 0 even if the signal is flat
+        # above 0 even if the signal is flat
+        self._floor = np.eye(channels) * max(FLOOR * size, np.finfo(np.float32).tiny)
         self._space = TangentSpace(metric="riemann").fit(seen + self._floor)
 
     def __call__(self, covariances: np.ndarray) -> np.ndarray:
