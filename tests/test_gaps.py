@@ -65,7 +65,22 @@ def test_time_that_falls_back_is_a_gap_of_unknown_length():
     assert gap.start == 2500
     assert gap.lost < 0
     assert breaks([gap], 200.0).tolist() == [2500]
-    assert "falls back" in in_words([gap], 200.0)
+    assert in_words([gap], 200.0).endswith("; the time falls back 1 time")
+
+
+@pytest.mark.parametrize("late", [0.4, 0.6, 0.8, 1.0])
+def test_a_late_sample_does_not_make_the_next_one_fall_back(late):
+    """The step after it is short. It was a break, for which windows were left out, and told as time that falls back."""
+    times = seconds(200.0)
+    times[2000] += late / 200.0
+    found = gaps_in(times, 200.0)
+    assert found == ([] if late < gaps.SMALLEST else [Gap(2000, 1)])
+    assert "falls back" not in in_words(found, 200.0)
+
+
+def test_a_step_of_one_and_a_half_samples_is_no_gap_as_the_manual_says():
+    times = np.concatenate([np.arange(100.0), np.arange(100.5, 200)])
+    assert find_gaps(times, 1.0, 200.0) == []
 
 
 def test_the_manual_says_the_tolerance():

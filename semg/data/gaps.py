@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semg.common.console import counted
 from semg.data.windows import segments
 
-SMALLEST = 0.5  # samples: a smaller jump of the time is rounding, not a lost sample
+SMALLEST = 0.5  # samples: a jump of the time by this much or less is rounding, not a lost sample
 TOLERANCE = 0.0025  # seconds: a window may span a gap of this length, 1 % of the usual window
 STILL = 0.2  # seconds without a change in any channel: two equal samples are common in whole numbers, this many are not
-# a column is regular if a fraction _MOSTLY of its steps is within _EVEN samples of the usual step
-_EVEN, _MOSTLY = 0.25, 0.99
+_EVEN = 0.25  # samples: a step that is this close to the usual one is even
+_MOSTLY = 0.99  # a column is regular if more than this fraction of its steps is even
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,19 @@ def find_gaps(times: np.ndarray, interval: float, rate: float) -> list[Gap]:
 
     times: (n,) time or counter of each sample, finite; interval: its usual step, in the same unit; rate: Hz.
 
-    In a regular column, each step is judged by itself. In a column whose times scatter, because they were rounded or
+    In a regular column, each step is judged by itself; a sample that merely comes early, such as the one after a late
+    sample, has not fallen back. In a column whose times scatter, because they were rounded or
     written when packets arrived, a jump counts if all times within a second after it are later than any time within the
     second before it would predict: scatter averages out within a second, whereas a loss remains.
     """
     steps = np.diff(times) / interval - 1  # in samples; 0 where none is lost
-    if len(steps) == 0 or np.abs(steps).max() < SMALLEST:
+    if len(steps) == 0 or np.abs(steps).max() <= SMALLEST:
         return []
-    jumps = steps if np.mean(np.abs(steps) < _EVEN) > _MOSTLY else _lasting_jumps(times / interval, round(rate))
-    return [Gap(int(i) + 1, round(float(jumps[i]))) for i in np.flatnonzero(np.abs(jumps) >= SMALLEST)]
+    if np.mean(np.abs(steps) < _EVEN) > _MOSTLY:
+        jumps = np.where((steps < 0) & (steps >= -1 - SMALLEST), 0.0, steps)
+    else:
+        jumps = _lasting_jumps(times / interval, round(rate))
+    return [Gap(int(i) + 1, round(float(jumps[i]))) for i in np.flatnonzero(np.abs(jumps) > SMALLEST)]
 
 
 def _lasting_jumps(times: np.ndarray, reach: int) -> np.ndarray:
@@ -106,5 +111,5 @@ def in_words(gaps: Sequence[Gap], rate: float) -> str:
     lost = sum(max(0, gap.lost) for gap in gaps) / rate
     back = sum(gap.lost < 0 for gap in gaps)
     where = ", ".join(f"{gap.start / rate:.4g}" for gap in gaps[:3]) + (", ..." if len(gaps) > 3 else "")
-    summary = f"lost samples: {lost:.3g} s in {len(gaps)} gap{'' if len(gaps) == 1 else 's'}, at {where} s"
-    return summary + (f"; the time falls back {back} times" if back else "")
+    summary = f"lost samples: {lost:.3g} s in {counted(len(gaps), 'gap')}, at {where} s"
+    return summary + (f"; the time falls back {counted(back, 'time')}" if back else "")
