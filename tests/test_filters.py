@@ -1,11 +1,14 @@
 """The filters' measured response, not their coefficients."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy.signal import freqz_sos, sosfiltfilt
 
 from semg.common.errors import UsageError
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter, squared_response
+from semg.data.resampling import CausalResampler
 
 RATE = 5120.0
 
@@ -87,9 +90,19 @@ def test_causal_filter_gives_the_same_in_blocks_as_at_once_and_starts_without_a_
     sections = FilterSpec(notch=(50.0,), causal=True).sections(RATE)
     whole = CausalFilter(sections)(x)
     blocks = CausalFilter(sections)
-    parts = np.concatenate([blocks(x[a:b]) for a, b in [(0, 1), (1, 700), (700, 701), (701, 4000)]])
+    pieces = [(0, 0), (0, 1), (1, 700), (700, 700), (700, 701), (701, 4000)]
+    parts = np.concatenate([blocks(x[a:b]) for a, b in pieces])
     np.testing.assert_allclose(parts, whole, atol=1e-9)
     assert np.abs(CausalFilter(sections)(np.full((500, 1), 500.0))).max() < 1e-6
+
+
+def test_an_empty_block_is_resampled_to_nothing_even_as_the_first():
+    signal = np.random.default_rng(3).normal(size=(400, 2))
+    whole, _ = CausalResampler(Fraction(2, 5), RATE)(signal)
+    resampler = CausalResampler(Fraction(2, 5), RATE)
+    parts = [resampler(signal[first:last]) for first, last in [(0, 0), (0, 7), (7, 7), (7, 400)]]
+    assert [len(places) for _, places in parts] == [len(part) for part, _ in parts]
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), whole)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +125,7 @@ def test_filters_that_cannot_be_are_refused(spec, told):
     ids=["low", "lowest", "notch"],
 )
 def test_a_filter_that_rounding_makes_unstable_is_refused(spec):
-    with pytest.raises(UsageError, match="low: expected a band and notches that can be filtered out at 5120 Hz"):
+    with pytest.raises(UsageError, match="low: expected a band and notches that a stable filter can have at 5120 Hz"):
         spec.sections(RATE)
 
 

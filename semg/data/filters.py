@@ -11,7 +11,8 @@ from scipy import fft
 
 from semg.common.errors import SettingError
 
-LOW, HIGH = 20.0, 700.0  # Hz; surface EMG has little power outside this band
+LOW = 20.0  # Hz; surface EMG has little power below
+HIGH = 700.0  # Hz; nor above this
 NYQUIST_SHARE = 0.9  # fraction of half the rate at which the band ends at the latest: nothing above was recorded
 NOTCH_QUALITY = 30.0  # centre frequency over -3 dB width: 1.7 Hz wide at 50 Hz
 CACHED = 1 << 14  # frequencies whose responses are computed together: intermediate results then fit into the caches
@@ -52,7 +53,9 @@ class FilterSpec:
         a1, a2 = sections[:, 4], sections[:, 5]
         stable = np.isfinite(sections).all() and (np.abs(a2) < 1).all() and (np.abs(a1) < 1 + a2).all()
         if not stable:  # rounding has moved poles onto the unit circle or beyond: the output would grow or be NaN
-            expected = "a band and notches that can be filtered out at {} Hz, further from 0 Hz and from each other"
+            expected = (
+                "a band and notches that a stable filter can have at {} Hz, further from 0 Hz and from each other"
+            )
             raise SettingError("low", expected, self.low, (rate,), "or a lower {order}")
         return sections
 
@@ -128,6 +131,8 @@ class CausalFilter:
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         """(time, channels) -> (time, channels) float64."""
+        if not len(block):
+            return block.astype(np.float64)
         if self._state is None:
             self._state = self._rest[:, :, None] * block[:1]
         filtered, self._state = self._run(self._sections, block, axis=0, zi=self._state)

@@ -6,7 +6,7 @@ import numpy as np
 
 from semg.common.errors import DataError
 
-_LARGEST_STEP = 1000  # limit of a resampling ratio's numerator and denominator
+_LARGEST_DENOMINATOR = 1000  # of a resampling ratio
 # limit of the ratio: beyond it, one of the rates is a mistake, and resampling would take all memory
 _LARGEST_RATIO = 100
 _HALF_LENGTH = 10  # samples of the lower rate in half the low-pass filter, as in scipy.signal.resample_poly
@@ -19,7 +19,7 @@ def resampling_ratio(name: str, rate: float, target_rate: float) -> Fraction:
     if not 1 / _LARGEST_RATIO <= rate / target_rate <= _LARGEST_RATIO:
         near = f"{target_rate / _LARGEST_RATIO:g} to {target_rate * _LARGEST_RATIO:g} Hz"
         raise DataError(f"{name}: expected a rate of {near}, found {rate:g} Hz")
-    ratio = Fraction(target_rate / rate).limit_denominator(_LARGEST_STEP)
+    ratio = Fraction(target_rate / rate).limit_denominator(_LARGEST_DENOMINATOR)
     if abs(float(ratio) * rate / target_rate - 1) > 1e-4:
         raise DataError(f"{name}: expected a rate that {target_rate:g} Hz can be made of, found {rate:g} Hz")
     return ratio
@@ -43,9 +43,8 @@ class CausalResampler:
         taps = -(-len(filter_) // self._up)
         padded = np.zeros(taps * self._up)
         padded[: len(filter_)] = filter_
-        self._phases = padded.reshape(
-            taps, self._up
-        ).T  # (up, taps): coefficients of each phase, that of the latest sample first
+        # (up, taps): coefficients of each phase, that of the latest sample first
+        self._phases = padded.reshape(taps, self._up).T
         self._past: np.ndarray | None = None  # (taps - 1, C) samples before the next block
         self._next = 0  # place of the next output sample, in steps of 1 / up samples from the next block's start
         self.delay = half / self._up / rate
@@ -55,6 +54,8 @@ class CausalResampler:
         that it depends on."""
         taps = self._phases.shape[1]
         block = block.astype(np.float32)
+        if not len(block):
+            return block, np.empty(0, np.int64)
         if self._past is None:
             self._past = np.repeat(block[:1], taps - 1, axis=0)
         known = np.concatenate([self._past, block])
