@@ -201,6 +201,10 @@ def unknown(times: np.ndarray) -> np.ndarray:
         (changed(subject="04"), "expected subject 03 .* found 04"),
         (changed(subject="nobody"), "expected subject 03 .* found nobody"),
         (lambda t: t.assign(subject=pd.Categorical(["11"] * len(t))), "expected subject 03 .* found 11"),
+        (
+            lambda t: t.assign(subject=pd.Categorical([None, *["03"] * (len(t) - 1)])),
+            "expected a category for code -1 of values_block_.*, found a missing value",
+        ),
     ],
 )
 def test_wrong_content_is_named(tmp_path: Path, change: Callable, message: str) -> None:
@@ -339,6 +343,15 @@ def test_categories_that_lie_elsewhere_are_refused_unread(tmp_path: Path) -> Non
         del file[meta]
         file[meta] = h5py.ExternalLink("/etc/passwd", "/")
     refused(path, "found a link to '/etc/passwd:/'")
+
+
+def test_categories_that_are_no_table_are_refused(tmp_path: Path) -> None:
+    path = recordings.write(tmp_path, categorical_subject(recordings.frame()))
+    with h5py.File(path, "r+") as file:
+        (meta,) = (f"data/meta/{name}/meta/table" for name in file["data/meta"] if b"03" in file_values(file, name))
+        del file[meta]
+        file.create_group(meta)
+    refused(path, "expected a category for code 1 of values_block_.*, found a group in place of its table")
 
 
 def file_values(file: h5py.File, block: str) -> list[bytes]:

@@ -26,8 +26,10 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"  # first bytes of an HDF5 file
 _BLOCK_BYTES = 1 << 24  # bytes of the table read at once
 _RATE_ROWS = 4096  # rows whose times are used to measure the rate
 # A recording's noise compresses to a tenth. Data that unpack to far more are no recording and would fill the memory.
-_LARGEST_RATIO, _ANY_RATIO_BYTES = 100, 1 << 26
-_LARGEST_ROW, _LARGEST_CHUNK = 1 << 16, 1 << 28  # bytes that are unpacked at once; PyTables uses 300 and 1 << 20
+_LARGEST_RATIO = 100  # of unpacked to stored bytes
+_ANY_RATIO_BYTES = 1 << 26  # a table that unpacks to fewer bytes may have any ratio
+_LARGEST_ROW = 1 << 16  # bytes; PyTables' rows have 300
+_LARGEST_CHUNK = 1 << 28  # bytes that are unpacked at once; PyTables' chunks have 1 << 20
 _HELD = (errno.EAGAIN, errno.EACCES)  # errors for a lock that another process holds
 _DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, MemoryError)  # h5py raises these
 
@@ -73,11 +75,10 @@ class Recording:
         """All samples of `channels` (numbers 1-24) and the label column `labels`, in one pass over the file.
 
         Returns (n_samples, len(channels)) int16 ADC counts and (n_samples,) int8 labels. Checks that counts are whole
-        and fit 12 bits, that time rises, and that labels are known. `gaps` says where samples are missing.
+        numbers of at most 12 bits and a sign, that time rises, and that labels are known. `gaps` says where samples are missing.
         """
-        counts = np.empty(
-            (len(channels), self.n_samples), np.int16
-        ).T  # each channel contiguous in memory, as filters read it
+        # each channel contiguous in memory, as filters read it
+        counts = np.empty((len(channels), self.n_samples), np.int16).T
         labelled = np.empty(self.n_samples, np.int8)
         columns = [putemg.CHANNEL_COLUMNS[number - 1] for number in channels]
         last = -np.inf
@@ -202,6 +203,10 @@ class Recording:
         _check_links(self.path, self._file, name)
         try:
             categories = self._file[name]
+            if code < 0:
+                raise ValueError("a missing value")
+            if not isinstance(categories, h5py.Dataset):
+                raise ValueError("a group in place of its table")
             _check_own(self.path, categories)
             _check_size(self.path, categories)
             _check_fields(self.path, categories)
