@@ -20,6 +20,15 @@ def in_time(path: Path) -> list[str]:
     return [one.facts.name for one in sorted(read_list(path), key=lambda one: one.facts.order)]
 
 
+def test_a_file_may_be_called_like_a_number_with_a_fraction(tmp_path):
+    """People and sessions lose the fraction that spreadsheets write; a file's name is its name."""
+    path = tmp_path / "recordings.csv"
+    path.write_text("file,subject,session\n1.0,7.0,2.0\n2.00,7,2\n")
+    entries = read_list(path)
+    assert [one.path.name for one in entries] == ["1.0", "2.00"]
+    assert {(one.facts.subject, one.facts.session) for one in entries} == {("7", "2")}
+
+
 @pytest.mark.parametrize(
     "dates",
     [

@@ -69,7 +69,8 @@ def read_list(path: Path) -> list[Entry]:
 
 
 def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
-    cells = {key: _without_fraction(row.get(key, "")) for key in COLUMNS}
+    cells = {key: row.get(key, "") for key in COLUMNS}
+    cells |= {key: _without_fraction(cells[key]) for key in COLUMNS if key != "file"}
     if not text(cells["file"]):
         raise DataError(f"{where}: expected a file's path, found {cells['file']!r}")
     if not cells["file"]:
@@ -149,8 +150,9 @@ def _in_time(path: Path, rows: Sequence[_Row]) -> list[_Row]:
         return list(rows)
     if len(dates) < len(rows):
         raise DataError(f"{path}: expected a date for all of subject {subject}'s recordings or for none of them")
-    zoned = [(one, one.ahead is None) for one in dates]
-    _expect_alike(path, f"a zone in all of subject {subject}'s dates or in none", zoned)
+    if other := next((one for one in dates if (one.ahead is None) != (dates[0].ahead is None)), None):
+        found = f"found {dates[0].written} and {other.written}"
+        raise DataError(f"{path}: expected a zone in all of subject {subject}'s dates or in none, {found}")
     in_order = [row for _, _, row in sorted((row.when.seconds, row.place, row) for row in rows if row.when)]
     for row, later in pairwise(in_order):
         if row.when and later.when and not (row.names_session and later.names_session):
@@ -159,9 +161,3 @@ def _in_time(path: Path, rows: Sequence[_Row]) -> list[_Row]:
                 both = f"{row.when.written} and {later.when.written}, whose zones differ"
                 raise DataError(f"{path}: expected a session for subject {subject}'s recordings of {both}")
     return in_order
-
-
-def _expect_alike(path: Path, expected: str, moments: Sequence[tuple[Moment, bool]]) -> None:
-    first, kind = moments[0]
-    if other := next((one for one, its in moments if its != kind), None):
-        raise DataError(f"{path}: expected {expected}, found {first.written} and {other.written}")
