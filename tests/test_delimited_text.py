@@ -45,6 +45,8 @@ COMMAS = TABLE.to_csv(index=False)
         "sep=,\n" + COMMAS,
         "# a device\n% and more\n" + COMMAS,
         "# " + COMMAS,
+        "# " + COMMAS.replace(",", " , "),
+        "# " + "x" * 200_000 + "\n" + COMMAS,
         TABLE.to_csv(index=False, sep=";"),
         TABLE.to_csv(index=False, sep="|", decimal=","),
         COMMAS.replace("label\n", "label\ns,mV,mV,\n"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from semg.common.errors import DataError
 from semg.data.gaps import Gap
-from semg.data.tables import Table, in_order, is_table, label, read_table
+from semg.data.tables import RawRecording, Table, in_order, is_table, label, read_table, resampled
 
 N, RATE = 800, 200.0
 SIGNAL = np.random.default_rng(0).normal(0, 30, (N, 3)).round(3)
@@ -263,6 +263,27 @@ def test_a_row_of_units_says_the_rate_and_the_unit(tmp_path):
         table.gaps(found, 1000)
 
 
+@pytest.mark.parametrize("said", ["200,5 Hz", "200.5Hz"])
+@pytest.mark.parametrize("decimal", [",", "."])
+@pytest.mark.parametrize("digits", [0, 2])
+def test_a_row_of_rates_may_have_another_decimal_mark_than_the_samples(tmp_path, said, decimal, digits):
+    table = frame().drop(columns="time").round(digits)
+    table = table.astype({f"ch{n}": int for n in (1, 2, 3)}) if digits == 0 else table
+    lines = written(tmp_path / "a.csv", table, sep=";", decimal=decimal).read_text().splitlines()
+    lines[1:1] = [f"{said};{said};{said};"]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    table = Table(tmp_path / "a.csv", texts=["label"])
+    assert table.gaps(table.roles(labels=3), RATE) == []
+    with pytest.raises(DataError, match=r"expected 300 Hz, found 200\.5 Hz below the name of column 1"):
+        table.gaps(table.roles(labels=3), 300)
+
+
+def test_gaps_stay_where_they_are_when_the_rate_is_changed():
+    source = RawRecording("a", SIGNAL.astype(np.float32), RATE, 1.0, missing=(Gap(300, 120),))
+    assert resampled(source, 2 * RATE).missing == (Gap(600, 240),)
+    assert resampled(source, RATE / 2).missing == (Gap(150, 60),)
+
+
 # --- predicting --------------------------------------------------------------------------------------------
 
 
@@ -293,7 +314,7 @@ def test_predicting_judges_the_time_too(tmp_path):
 
 def test_a_table_on_its_side_or_without_rows_is_named_as_such(tmp_path):
     np.save(tmp_path / "a.npy", SIGNAL.T)
-    with pytest.raises(DataError, match="found 800 columns; its 3 rows are the channels: turn it, a row a sample"):
+    with pytest.raises(DataError, match="found 800 columns; its 3 rows are the channels: transpose it, so that each"):
         read_table(tmp_path / "a.npy", RATE, 1.0, None, 3)
     np.save(tmp_path / "a.npy", SIGNAL[None])
     with pytest.raises(DataError, match=r"shape \(time, channels\), found float64 of shape \(1, 800, 3\)"):

@@ -122,21 +122,21 @@ def by_name(what: object, names: Sequence[str], wanted: Sequence[str]) -> list[i
     """Places of the columns or channels with the names `wanted`, in that order; None if there is none of them.
 
     Upper and lower case and surrounding blanks do not matter. Names that are numbers, as without a header, count only
-    if all of them are there, and so do names that occur more than once in `wanted`. Raises DataError, beginning with
-    `what`, if only some are there, or if one is there twice.
+    if all of them are there. Names of which two are the same do not tell channels apart: the result is None, too.
+    Raises DataError, beginning with `what`, if only some are there, or if one is there twice.
     """
-    plain = [name.strip().casefold() for name in names]
-    if len(set(wanted)) < len(wanted):
+    plain, sought = ([name.strip().casefold() for name in some] for some in (names, wanted))
+    if len(set(sought)) < len(sought):
         return None
-    missing = [name for name in wanted if name.strip().casefold() not in plain]
+    missing = [name for name, one in zip(wanted, sought, strict=True) if one not in plain]
     if len(missing) == len(wanted) or (missing and all(name.isdigit() for name in wanted)):
         return None
     if missing:
         actual = listed(names)
         raise DataError(f"{what}: expected the model's channel {missing[0]}, found {actual}", "{channels} chooses")
-    if twice := [name for name in wanted if plain.count(name.strip().casefold()) > 1]:
+    if twice := [name for name, one in zip(wanted, sought, strict=True) if plain.count(one) > 1]:
         raise DataError(f"{what}: expected one channel {twice[0]!r}, found two", "{channels} chooses")
-    return [plain.index(name.strip().casefold()) for name in wanted]
+    return [plain.index(one) for one in sought]
 
 
 def names_a_person(name: str) -> bool:

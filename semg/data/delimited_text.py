@@ -63,7 +63,7 @@ class DelimitedText:
         self.names: tuple[str, ...] | None = None
         self.units: tuple[list[str], ...] = ()
         self._header_rows = 0
-        above = tuple(map(as_written, next(_reader([comment or ""], self.delimiter), [])))
+        above = _cells(comment or "", self.delimiter)
         if len(above) == self.width and header is not False:
             self.names = above  # numpy.savetxt writes the header as a comment
         elif header or (header is None and is_header(first, below[units:], self.decimal)):
@@ -77,8 +77,8 @@ class DelimitedText:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """(line in the file, counted from 1; the cells, without surrounding blanks) of each row below the header.
 
-        Blank lines are skipped, and so are rows of delimiters only at the end. DataError, naming the line, for a row of
-        another width or with an empty cell in the middle of the others.
+        Blank lines are skipped, and so are rows of delimiters alone at the end. DataError, naming the line, for a row
+        of another width, or for a row of delimiters alone in the middle of the others.
         """
         width, blank = self.width, 0
         for line, row in islice(self._parsed(), self._header_rows, None):
@@ -260,6 +260,14 @@ def _reader(lines: Iterable[str], delimiter: str) -> Any:  # csv.reader, whose t
     if delimiter == " ":  # blanks at the ends of a line are not columns
         lines = (line.strip() for line in lines)
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+
+
+def _cells(line: str, delimiter: str) -> tuple[str, ...]:
+    """The cells of a single line; none if it is too long for a cell and so no row of a table."""
+    try:
+        return tuple(as_written(cell).strip() for cell in next(_reader([line], delimiter), []))
+    except csv.Error:
+        return ()
 
 
 def _delimiter(lines: Sequence[str]) -> str:

@@ -241,16 +241,16 @@ class Table:
         return f"it ends with line {self._last_line}, the last row of an Excel sheet: is the rest of it missing?"
 
     def trials(self, roles: Roles) -> tuple[str, np.ndarray]:
-        """The name of the column that counts trials, empty without one, and the first samples of trials that directly
-        follow another.
+        """The name of the column that counts trials and the first samples of those that directly follow another; both
+        empty if there are no such trials.
 
         Trials separated by empty cells or 0 need no cut: their labels separate them.
         """
         for place in roles.facts:
             if names_a_trial(self.names[place]):
                 trial = self.labels(place)
-                counted = ~np.isin(trial, ("", "0"))
-                cuts = np.flatnonzero((trial[1:] != trial[:-1]) & counted[1:] & counted[:-1]) + 1
+                numbered = ~np.isin(trial, ("", "0"))
+                cuts = np.flatnonzero((trial[1:] != trial[:-1]) & numbered[1:] & numbered[:-1]) + 1
                 if len(cuts):
                     return self.names[place], cuts
         return "", np.empty(0, np.int64)
@@ -276,7 +276,7 @@ class Table:
         """
         for place in roles.channels:
             for said in filter(None, map(_HERTZ.search, self._said(place)[1:])):
-                hertz = number(said[1], self._decimal)
+                hertz = float(said[1].replace(",", "."))  # units may have another decimal mark than the samples
                 if abs(hertz / rate - 1) > RATE_TOLERANCE:
                     actual = f"found {hertz:g} Hz below the name of column {place + 1} ({self.names[place]})"
                     raise DataError(f"{self.path}: expected {rate:g} Hz, {actual}", "{rate} is another")
@@ -386,8 +386,8 @@ def read_table(
     roles = table.roles(columns, place)
     if len(roles.channels) != n_channels:
         actual = counted(len(roles.channels), "column")
-        turned = f"its {n_channels} rows are the channels: turn it, a row a sample"
-        hint = turned if table.n_samples == n_channels else "{channels} names the columns"
+        transposed = f"its {n_channels} rows are the channels: transpose it, so that each row is a sample"
+        hint = transposed if table.n_samples == n_channels else "{channels} names the columns"
         raise DataError(f"{path}: expected the model's {n_channels} channels, found {actual}", hint)
     with np.errstate(over="ignore"):  # infinities are found after filtering, as impossible amplitudes
         samples = exact_in_float32(table.samples(roles.channels))
@@ -434,4 +434,5 @@ def resampled(source: RawRecording, rate: float) -> RawRecording:
     if codes is not None:
         latest = np.arange(len(samples)) * ratio.denominator // ratio.numerator
         codes = codes[np.minimum(latest, len(codes) - 1)]
-    return replace(source, samples=samples.astype(np.float32), rate=rate, codes=codes)
+    missing = tuple(Gap(round(gap.start * ratio), round(gap.lost * ratio)) for gap in source.missing)
+    return replace(source, samples=samples.astype(np.float32), rate=rate, codes=codes, missing=missing)
