@@ -75,7 +75,7 @@ class Recording:
         """All samples of `channels` (numbers 1-24) and the label column `labels`, in one pass over the file.
 
         Returns (n_samples, len(channels)) int16 ADC counts and (n_samples,) int8 labels. Checks that counts are whole
-        numbers of at most 12 bits and a sign, that time rises, and that labels are known. `gaps` says where samples are missing.
+        and within +-4096, that time rises, and that labels are known. `gaps` says where samples are missing.
         """
         # each channel contiguous in memory, as filters read it
         counts = np.empty((len(channels), self.n_samples), np.int16).T
