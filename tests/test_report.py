@@ -21,6 +21,7 @@ import report
 from semg.common.errors import DataError
 from semg.data.shards import open_shard
 from semg.evaluation import inline_charts
+from semg.evaluation.comparison import read_evaluation
 from semg.evaluation.predictions import Bin, Excerpt, excerpt, read_predictions, reliability, surest_errors
 from semg.evaluation.report import write_results
 from semg.evaluation.run_record import read_run_record
@@ -360,6 +361,24 @@ def test_predictions_that_no_script_wrote_are_refused(tmp_path, changes, told):
     np.savez(tmp_path / "p.npz", **(arrays | {"prediction": two} | changes))
     with pytest.raises(DataError, match=told):
         read_predictions(tmp_path / "p.npz", 2)
+
+
+def test_a_damaged_file_of_predictions_is_refused_wherever_the_damage_is(tmp_path):
+    """One byte is wrong: of the archive's lists, of an array's header or of compressed numbers."""
+    n, path = 20, tmp_path / "predictions.npz"
+    numbers = np.arange(n) % 3
+    arrays = {"record": np.full(n, small_shards.name(1)), "subject": np.full(n, "01"), "start": np.arange(n)}
+    np.savez_compressed(path, **arrays, label=numbers, prediction=numbers, probabilities=np.full((n, 3), 1 / 3))
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        for read, words in ((read_evaluation, "accuracy"), (read_predictions, 3)):
+            with suppress(DataError):
+                read(path, words)
+                continue
+            refused += 1
+    assert refused > len(whole) / 3
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"epoch": 0}', '{"epoch": 1, "train/loss": "1"}', ""])

@@ -5,6 +5,8 @@ averaged before anything else; folds contribute different people.
 """
 
 import re
+import tokenize
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,13 @@ ROUNDING = 1e-9  # tolerance: a mean of eight ones may be slightly above one
 MOST_CLASSES = 1000
 LONGEST = 64  # most characters in a person's name
 FEWEST_SUBJECTS = 6  # with fewer, a two-sided Wilcoxon test cannot reach p < 0.05: its smallest p is 2 / 2^n
+
+# What zipfile and NumPy raise for a damaged .npz: the header of an array is parsed as Python, and a flag that is wrong
+# can mean encryption or another compression, which is a RuntimeError.
+DAMAGED_NPZ = (
+    *(OSError, EOFError, BadZipFile, zlib.error, RuntimeError, MemoryError),
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, SyntaxError, tokenize.TokenError),
+)
 
 _RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of the protocol recording
 # fold0, gpt2-seed1; or a fold of that protocol, 03-2018-05-11-sequential
@@ -185,12 +194,11 @@ def _score_predictions(path: Path) -> dict[str, dict[str, Any]]:
             subject = arrays["subject"] if "subject" in arrays.files else subjects_of(record)
         if record.ndim != 1 or any(array.dtype.kind not in "iu" for array in (label, prediction)):
             raise ValueError("other kinds of arrays")
-        if (
-            max(label.max(), prediction.max()) >= MOST_CLASSES
-        ):  # damaged: the confusion matrix of so many classes would be too large
+        n_classes = int(max(label.max(), prediction.max())) + 1
+        if n_classes > MOST_CLASSES:  # their confusion matrix would be too large
             raise ValueError(f"{MOST_CLASSES} classes and more")
-        return per_subject(label, prediction, subject, int(max(label.max(), prediction.max())) + 1)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, DataError) as error:
+        return per_subject(label, prediction, subject, n_classes)
+    except (*DAMAGED_NPZ, DataError) as error:
         problem = f"expected record, label and prediction of windows, found {error}"
         raise DataError(f"{path}: {problem}; evaluate.py writes such files") from None
 

@@ -6,7 +6,6 @@ The file may come from anybody: it is read without pickle, and its contents are 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from semg.common.errors import DataError
 from semg.common.files import expect_file
 from semg.common.schema import folder_name, text
 from semg.data.shards import open_shard
-from semg.evaluation.comparison import LONGEST, ROUNDING, subjects_of
+from semg.evaluation.comparison import DAMAGED_NPZ, LONGEST, ROUNDING, subjects_of
 from semg.evaluation.metrics import confusion
 from semg.evaluation.result_record import ResultRecord
 
@@ -94,7 +93,7 @@ def read_predictions(path: Path, n_classes: int) -> Predictions:
         _check_columns(columns, n_classes)
         if shares is not None:
             _check_shares(shares, (len(columns["label"]), n_classes))
-    except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, BadZipFile, DataError) as error:
+    except (*DAMAGED_NPZ, DataError) as error:
         raise DataError(f"{path}: expected predictions as evaluate.py writes them, found {error}") from None
     return Predictions(path, **columns, probabilities=shares)
 
@@ -119,9 +118,8 @@ def _check_columns(columns: dict[str, np.ndarray], n_classes: int) -> None:
 def _check_shares(shares: np.ndarray, shape: tuple[int, int]) -> None:
     if shares.dtype.kind != "f" or shares.shape != shape:
         raise ValueError(f"probabilities {shares.dtype} {shares.shape} in place of {shape}")
-    if not (
-        shares.min() >= 0 and shares.max() <= 1 + 1e3 * ROUNDING
-    ):  # also false for NaN; float32 has larger rounding errors than float64
+    most = 1 + 1e3 * ROUNDING  # float32 has larger rounding errors than float64
+    if not (shares.min() >= 0 and shares.max() <= most):  # the comparisons are also false for NaN
         raise ValueError("probabilities that are not from 0 to 1")
 
 
