@@ -118,14 +118,15 @@ class Signal:
     def part(self, begin: float, seconds: float | None, channels: tuple[int, ...] | None) -> np.ndarray:
         """(T, C) the excerpt asked for. Raises UsageError if the recording does not have it."""
         length = len(self.values) / self.rate
-        if begin >= length:
-            raise UsageError(f"--begin {begin:g}: expected below the recording's {length:.1f} s")
+        first = round(begin * self.rate)
+        if len(self.values) - first < 2:
+            problem = f"expected at least 2 samples before the recording's end, {length:.1f} s"
+            raise UsageError(f"--begin {begin:g}: {problem}")
         if wrong := [n for n in channels or () if not 1 <= n <= len(self.channels)]:
             raise UsageError(f"--channels: expected numbers from 1 to {len(self.channels)}, found {wrong[0]}")
-        first = round(begin * self.rate)
         stop = len(self.values) if seconds is None else min(len(self.values), first + round(seconds * self.rate))
         if stop - first < 2:
-            raise UsageError(f"--seconds {seconds:g}: expected some samples, found {stop - first}")
+            raise UsageError(f"--seconds {seconds:g}: expected at least 2 samples, found {stop - first}")
         part = self.values[first:stop]
         return part if channels is None else part[:, [n - 1 for n in channels]]
 
@@ -169,8 +170,9 @@ def _one(args: argparse.Namespace, what: str) -> Path:
 
 
 def _title(args: argparse.Namespace, text: str, simulated: bool = False) -> str:
-    notes = [note for note in (args.note, "SIMULATED" if simulated and not args.note else None) if note]
-    return f"{text} ({notes[0]})" if notes else text
+    note = args.note or ""
+    notes = [*(["SIMULATED"] if simulated and "simulated" not in note.lower() else []), *([note] if note else [])]
+    return f"{text} ({', '.join(notes)})" if notes else text
 
 
 def _run_name(folder: Path) -> str:
@@ -256,16 +258,18 @@ def draw_electrodes(args: argparse.Namespace) -> str:
     title = _title(args, f"RMS at each electrode, {subject_line}", any(signal.simulated for signal in signals))
     places = [place for ring in rings for place in ring]
     rms = gesture_rms(signals)[:, places]
-    signal_figures.electrodes(args.out, rms, first.classes, len(rings), title, _rest(signals))
+    signal_figures.electrodes(args.out, rms, first.classes, len(rings), title, _rest(first, rms))
     return subject_line
 
 
-def _rest(signals: list[Signal]) -> int | None:
-    """The rest class, if there is exactly one and the recordings contain it and at least one gesture; otherwise
-    None."""
-    labels = {label for signal in signals for _, _, label in signal.segments}
-    rest = [k for k, name in enumerate(signals[0].classes) if name in signals[0].rest_classes and k in labels]
-    return rest[0] if len(rest) == 1 and len(labels) > 1 else None
+def _rest(signal: Signal, rms: np.ndarray) -> int | None:
+    """The rest class, if gestures can be compared with it: there is exactly one, with some signal, and some gesture.
+
+    signal: names the classes; rms: (K, C) from `gesture_rms`.
+    """
+    made = ~np.isnan(rms).all(axis=1)
+    rest = [k for k, name in enumerate(signal.classes) if name in signal.rest_classes and made[k]]
+    return rest[0] if len(rest) == 1 and made.sum() > 1 and rms[rest[0]].any() else None
 
 
 def draw_classes(args: argparse.Namespace) -> str:

@@ -126,8 +126,9 @@ def test_simulated_recordings_are_called_so(draw, data, tmp_path, monkeypatch):
     (tmp_path / "simulated.json").write_text("{}")
     draw("recording", copy, "--out", tmp_path / "a.png")
     assert calls[-1][6].endswith("(SIMULATED)")
-    draw("recording", copy, "--note", "made up", "--out", tmp_path / "a.png")
-    assert calls[-1][6].endswith("(made up)")
+    for note, expected in (("first try", "(SIMULATED, first try)"), ("Simulated", "(Simulated)")):
+        draw("recording", copy, "--note", note, "--out", tmp_path / "a.png")
+        assert calls[-1][6].endswith(expected)
 
 
 def test_the_spectrum_shows_what_the_filter_takes_out(draw, data, tmp_path, monkeypatch):
@@ -183,6 +184,21 @@ def test_electrodes_are_drawn_relative_to_rest(tmp_path, monkeypatch):
     assert image.get_array().tolist() == [[3, 1], [1, 3]]
     signal_figures.electrodes(tmp_path / "e.png", rms, ["idle", "fist"], 2, "title", None)
     assert [axes.get_title() for axes in drawn[1].axes][:2] == ["idle", "fist"]
+
+
+@pytest.mark.parametrize("dead", [range(1), range(24)], ids=["one", "all"])
+@pytest.mark.filterwarnings("error")
+def test_dead_channels_are_drawn_without_a_word(draw, tmp_path, monkeypatch, dead):
+    """They have no signal to divide by, and no power for a logarithm."""
+    calls = seen(monkeypatch, "electrodes")
+    table = recordings.frame(samples=6000)
+    for place in dead:
+        table[f"EMG_{place + 1}"] = 7.0
+    recording = recordings.write(tmp_path, table)
+    draw("electrodes", recording, "--out", tmp_path / "e.png")
+    assert calls[-1][5] == (None if len(dead) == 24 else 0)
+    draw("spectrum", recording, "--out", tmp_path / "s.png")
+    draw("spectrum", recording, "--seconds", 3 / recordings.RATE, "--out", tmp_path / "s.png")
 
 
 def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):
@@ -392,8 +408,13 @@ def test_wrong_words_are_named(draw, tmp_path, monkeypatch, words, error, told):
 
 def test_parts_that_are_not_there(data):
     signal = plot.Signal(data.recording, "TRAJ_GT")
-    for begin, seconds, channels in ((3.0, None, None), (0.0, 1e-6, None), (0.0, None, (25,))):
-        with pytest.raises(UsageError):
+    for begin, seconds, channels, told in (
+        (3.0, None, None, "--begin 3: expected at least 2 samples before the recording's end, 3.0 s"),
+        (2.9999, 1.0, None, "--begin 2.9999: expected at least 2 samples before"),
+        (0.0, 1e-6, None, "--seconds 1e-06: expected at least 2 samples, found 0"),
+        (0.0, None, (25,), "--channels: expected numbers from 1 to 24, found 25"),
+    ):
+        with pytest.raises(UsageError, match=told):
             signal.part(begin, seconds, channels)
     assert signal.part(2.5, 99.0, None).shape == (2560, 24)
 

@@ -137,8 +137,9 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
         axes.plot(frequency, middle, style, color=colour, linewidth=1.3, label=f"{name}: median of the channels")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(frequency[0], frequency[-1])
-    top = float(before.max())
+    if len(frequency) > 1:
+        axes.set_xlim(frequency[0], frequency[-1])
+    top = max(float(before.max()), 1e-11)  # 0 if all channels are dead
     axes.set_ylim(max(top * 1e-9, float(np.percentile(after, 10)) / 10), top * 3)
     # the default one writes TeX, which is switched off
     axes.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
@@ -160,11 +161,14 @@ def electrodes(
 
     rms: (K, C) root mean square in microvolts; channels in `rings` rings from the elbow to the wrist. rest: the class
     in which no gesture is made; the gestures are then drawn as multiples of its RMS at each electrode, so that an
-    electrode with poor contact or much noise does not stand out in every map. None: in microvolts.
+    electrode with poor contact or much noise does not stand out in every map; its RMS is above 0 at some electrode.
+    None: in microvolts.
     """
     label = "root mean square, µV"
     if rest is not None:
-        rms, label = np.delete(rms / rms[rest], rest, axis=0), f"RMS, times that in {classes[rest]}"
+        # an electrode without any signal at rest has no multiples of it
+        ratio = np.divide(rms, rms[rest], out=np.full_like(rms, np.nan), where=rms[rest] > 0)
+        rms, label = np.delete(ratio, rest, axis=0), f"RMS, times that in {classes[rest]}"
         classes = [name for place, name in enumerate(classes) if place != rest]
     made = ~np.isnan(rms).all(axis=1)
     rms, classes = rms[made], [name for name, there in zip(classes, made, strict=True) if there]

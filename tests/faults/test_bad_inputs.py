@@ -926,8 +926,8 @@ FLAGS: list[tuple[str, str, str]] = [
     ("compare", "--reference nobody", "--reference nobody: expected one of"),
     ("compare", "--metric auc", "invalid choice"),
     ("plot", "--begin -1", "at least 0"),
-    ("plot", "--begin 1000", "expected below the recording's"),
-    ("plot", "--seconds 1e-9", "expected some samples"),
+    ("plot", "--begin 1000", "before the recording's end"),
+    ("plot", "--seconds 1e-9", "expected at least 2 samples"),
     ("plot", "--channels 99", "expected numbers from 1 to 24"),
 ]
 
