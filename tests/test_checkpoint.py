@@ -10,7 +10,7 @@ import torch
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError
 from semg.inference import trained_model
-from semg.inference.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from semg.inference.checkpoint import FORMAT, VERSION, Checkpoint, open_checkpoint, write_checkpoint
 from semg.inference.trained_model import TrainedModel
 
 SMALL = {"channels": 8, "samples": 256, "patch": 32, "frame": 128, "band_edges": (0.01, 0.05, 0.14), "classes": 3}
@@ -148,3 +148,25 @@ def test_numbers_that_are_none_are_refused_wherever_they_are(tmp_path, number):
     torch.save(raw | {"checksum": digest.hexdigest()}, path)
     with pytest.raises(DataError, match="expected a description in JSON"):
         open_checkpoint(path)
+
+
+HOSTILE = {
+    "sparse": torch.eye(3).to_sparse(),
+    "more than its storage": torch.zeros(1).expand(10**13),
+    "without memory": torch.empty(3, device="meta"),
+    "complex": torch.ones(3, dtype=torch.complex64).conj(),
+    "of eight bits": torch.ones(3).to(torch.float8_e4m3fn),
+    "no tensor": [1.0],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("checksum", ["", "0" * 64])
+def test_tensors_on_which_operations_fail_are_refused(tmp_path, name, checksum):
+    """They ended in PyTorch's own errors; an empty checksum was taken for that of what is no tensor."""
+    path = tmp_path / "best_model.ckpt"
+    content = {"description": "{}", "tensors": {"model.head.weight": HOSTILE[name]}, "checksum": checksum}
+    torch.save({"format": FORMAT, "version": VERSION, **content}, path)
+    with pytest.raises(DataError, match=r"best_model\.ckpt: expected a description and dense tensors by name") as error:
+        open_checkpoint(path)
+    assert "\n" not in str(error.value)

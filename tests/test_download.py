@@ -806,3 +806,10 @@ def test_a_listing_cannot_blow_up() -> None:
     bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><x>&b;</x>'
     with pytest.raises(DataError, match="found a document type in it; refused"):
         read_listing(bomb)
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "none-such", "hex", "idna"])
+def test_a_listing_in_an_encoding_that_cannot_be_read_is_refused(encoding: str) -> None:
+    """It ended the run with the XML parser's own error."""
+    with pytest.raises(DataError, match="expected a list of files, found unreadable XML"):
+        read_listing(f'<?xml version="1.0" encoding="{encoding}"?><a/>'.encode())

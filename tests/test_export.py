@@ -153,6 +153,9 @@ def test_damaged_folders_are_named(copied):
     save_file({**whole, name: whole[name] + 1}, copied / "model.safetensors")
     with pytest.raises(DataError, match=r"model\.safetensors: expected the checksum"):
         TrainedModel.open(copied, "cpu")
+    save_file({name: whole[name].to(torch.complex64)}, copied / "model.safetensors")
+    with pytest.raises(DataError, match=r"model\.safetensors: expected weights that are real numbers"):
+        TrainedModel.open(copied, "cpu")
     (copied / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(DataError, match=r"model\.safetensors: expected an exported model's weights"):
         TrainedModel.open(copied, "cpu")

@@ -14,7 +14,7 @@ from semg.common.terminal_view import TerminalView, bar
 from semg.data.resampling import CausalResampler, resampling_ratio
 from semg.evaluation.smoothing import filtered
 from semg.inference.live_decoder import Chunk, LiveDecoder
-from semg.inference.live_outputs import Recorder
+from semg.inference.live_outputs import Datagrams, Recorder
 from semg.inference.stream_clock import StreamClock, times_of
 from semg.inference.trained_model import TrainedModel
 
@@ -259,6 +259,13 @@ def test_a_record_is_one_that_predict_takes_whatever_came_in(tmp_path):
     record.close()
     assert record.samples == 2
     assert (tmp_path / "record.csv").read_text() == "time,a,b,label\n0.000000,1,2,\n2.000000,5,6,\n"
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "two..dots", "a" * 64])
+def test_hosts_that_there_cannot_be_are_named(host):
+    """Names that no host can have ended in an error of Python's codec."""
+    with pytest.raises(DataError, match=f"^{host}: expected a host to send to, found"):
+        Datagrams((host, 5005), ["fist"])
 
 
 def test_amplitudes_that_no_model_takes_are_refused_before_anything_is_learnt_of_them(samples):

@@ -1,7 +1,9 @@
 """What a stream has heard, in a file: a later stream goes on from it as the first would have."""
 
 import json
+import struct
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -95,6 +97,7 @@ def rewritten(path, **changes):
         ({"kept": np.zeros((1000, 1280, 24), np.float16)}, "at most"),
         ({"kept": np.array(None)}, "damaged"),
         ({"about": np.array("no")}, "does not say what it is"),
+        ({"about": np.array("[" * 5000)}, "does not say what it is"),
         ({"about": np.array(json.dumps({"version": 9, "model": {}}))}, "version 1, found version 9"),
         ({"about": np.array(json.dumps({"version": 1, "model": {}}))}, "channels"),
     ],
@@ -111,6 +114,48 @@ def test_other_files_are_refused_by_name(model, tmp_path, content):
         model.read_statistics(tmp_path / "heard.npz")
     with pytest.raises(DataError, match=r"none\.npz: expected statistics.*no such file"):
         model.read_statistics(tmp_path / "none.npz")
+
+
+def header(shape: str) -> bytes:
+    """The beginning of a .npy file of float64; its array is missing."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (63 - (10 + len(text)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+@pytest.mark.parametrize("entry", [b"no array", header("(1000000000000000,)"), header("(9,)")])
+def test_entries_that_are_no_arrays_are_refused_by_name(model, written, entry):
+    """One that claims to be of 7 PiB among them."""
+    with zipfile.ZipFile(written) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, content in (entries | {"products.npy": entry}).items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match=r"heard\.npz: .*damaged or another"):
+        model.read_statistics(written)
+
+
+# in an archive's directory, bytes behind an entry's signature: its flags, of which 1 means encrypted; its compression
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)])
+def test_entries_that_seem_encrypted_or_packed_strangely_are_refused_by_name(model, written, offset, value):
+    content = bytearray(written.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = value
+    written.write_bytes(content)
+    with pytest.raises(DataError, match=r"heard\.npz: .*damaged or another"):
+        model.read_statistics(written)
+
+
+def test_lzma_entries_that_are_damaged_are_refused_by_name(model, written):
+    with zipfile.ZipFile(written) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_LZMA) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    content = bytearray(written.read_bytes())
+    content[60:75] = b"\xff" * 15
+    written.write_bytes(content)
+    with pytest.raises(DataError, match=r"heard\.npz: .*damaged or another"):
+        model.read_statistics(written)
 
 
 def test_another_models_statistics_are_refused_with_the_first_difference(written, tmp_path):

@@ -114,12 +114,21 @@ def test_folders_of_training_are_found_from_anywhere(trained, script, tmp_path, 
         (np.full((4000, 24), "1"), "found <U1"),
         (np.full((4000, 24), np.nan), "finite numbers"),
         (np.random.default_rng(0).normal(0, 1e6, (4000, 24)), "below 65 mV"),
+        (np.random.default_rng(0).normal(0, 1e300, (4000, 24)), "below 65 mV"),
         (np.zeros((100, 24)), "at least a window, 1280 samples, found 100"),
+        (np.zeros((0, 24)), r"found float64 of shape \(0, 24\)"),
     ],
 )
 def test_what_is_no_signal_of_the_models_is_refused(model, wrong, told):
     with pytest.raises(DataError, match=told):
         model.predict(wrong)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 3])
+def test_a_recording_of_a_single_window_is_decided(model, more):
+    """It has fewer distinct windows than the statistics are computed in batches: that ended in NumPy's own error."""
+    signal = np.random.default_rng(0).normal(0, 50, (model.window + more, 24))
+    assert model.predict(signal)["time_s"].tolist() == [model.window / model.rate]
 
 
 def test_rates_that_cannot_be_are_refused(model, signal):

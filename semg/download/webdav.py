@@ -29,7 +29,7 @@ def read_listing(data: bytes) -> dict[str, Listed]:
     try:
         parser.feed(data)
         responses = parser.close().iter("{DAV:}response")
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: encodings that expat cannot read
         raise DataError(f"expected a list of files, found unreadable XML ({error})") from None
     files: dict[str, Listed] = {}
     for response in responses:

@@ -74,7 +74,7 @@ def token_sums(model: GPT2Classifier, signal: np.ndarray, transform: np.ndarray,
     window = model.config.samples
     starts = evenly_spaced(len(signal), window, STATISTICS_WINDOWS)
     sums = []
-    for part in np.array_split(starts, 4):
+    for part in np.array_split(starts, min(4, len(starts))):
         x = np.stack([signal[at : at + window] for at in part])
         scaled = torch.from_numpy(x).to(device).float() @ torch.from_numpy(transform).to(device)
         sums.append(model.token_statistics(scaled.transpose(1, 2)))

@@ -32,6 +32,12 @@ FORMAT = "semg-gpt2 checkpoint"
 VERSION = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OLDEST_TORCH = (2, 10)  # in older ones, weights_only does not stop a hostile file: CVE-2025-32434, CVE-2026-24747
+_NUMBERS = frozenset(
+    [
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    ]
+)
 _LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"]}
 
 
@@ -113,7 +119,9 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
     if version != VERSION:
         raise DataError(f"{path}: expected checkpoint version {VERSION}, found {version}; train again")
     text, tensors = whole.get("description"), whole.get("tensors")
-    if not isinstance(text, str) or not isinstance(tensors, dict) or whole.get("checksum") != _checksum(text, tensors):
+    if not isinstance(text, str) or not isinstance(tensors, dict) or not _are_plain(tensors):
+        raise DataError(f"{path}: expected a description and dense tensors by name, found others; train again")
+    if whole.get("checksum") != _checksum(text, tensors):
         raise DataError(f"{path}: expected its checksum, found another: the file is damaged; copy it again")
     _check_finite(path, tensors)
     try:
@@ -125,6 +133,22 @@ def _checked(path: Path, whole: Any) -> Checkpoint:
     # the file may mark a tensor as requiring a gradient: the checksum, over values, does not detect such damage
     tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     return Checkpoint(path, description, tensors)
+
+
+def _are_plain(tensors: Mapping[Any, Any]) -> bool:
+    """Whether these are dense tensors of real numbers by name, as `write_checkpoint` writes them.
+
+    A hostile file can hold others: operations fail on sparse ones, and one that is expanded can stand for more numbers
+    than fit into memory.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            return False
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+            return False
+        if tensor.dtype not in _NUMBERS or tensor.nbytes > tensor.untyped_storage().nbytes():
+            return False
+    return True
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -161,8 +185,10 @@ def _open_folder(folder: Path) -> Checkpoint:
     try:
         raw = path.read_bytes()  # not memory-mapped: a file truncated while in use would kill the process
         tensors = load(raw)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DataError(f"{path}: expected an exported model's weights, found none ({short(error, 120)})") from None
+    if not _are_plain(tensors):
+        raise DataError(f"{path}: expected weights that are real numbers, found others; export it again")
     if expected != _checksum("", tensors):
         raise DataError(f"{path}: expected the checksum in {CONFIG}, found another: copy or export both again")
     _check_finite(path, tensors)
@@ -171,9 +197,7 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors, key=str):
-        if not isinstance(name, str) or not isinstance(tensors[name], Tensor):
-            return ""  # matches no checksum
+    for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)

@@ -152,6 +152,8 @@ class Datagrams:
             family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         except OSError as error:
             raise DataError(f"{host}: expected a host to send to, found: {error.strerror or error}") from None
+        except UnicodeError:
+            raise DataError(f"{host}: expected a host to send to, found: not the name of a host") from None
         self._address: Any = where
         self._socket = socket.socket(family, kind)
         self._socket.setblocking(False)

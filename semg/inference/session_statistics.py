@@ -12,6 +12,7 @@ The windows kept are part of the person's signal: the file is as private as a re
 """
 
 import json
+import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,13 +22,27 @@ from typing import Any
 
 import numpy as np
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, short
 from semg.common.files import atomic_path, expect_file, json_value
 
 VERSION = 1
 MOST_KEPT = 64  # past windows
 _ARRAYS = ("products", "transform", "sums", "kept", "counts")
 _WHAT = "statistics of an earlier stream"
+_HINT = "the statistics are written anew with {save_statistics}"
+# What zipfile and NumPy raise for damaged files. RuntimeError: an entry said to be encrypted, or compressed in an
+# unknown way; MemoryError: an array said to be far larger than its entry.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 @dataclass(frozen=True)
@@ -82,11 +97,14 @@ def _arrays(path: Path, shape: tuple[int, int, int, int]) -> dict[str, np.ndarra
             if size > most:  # before memory is allocated
                 raise DataError(f"{path}: expected {_WHAT} of at most {most} bytes, found {size}")
             file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in ("about", *_ARRAYS)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        hint = "the statistics are written anew with {save_statistics}"
-        raise DataError(f"{path}: expected {_WHAT}, found a file that is damaged or another: {error}", hint) from None
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in ("about", *_ARRAYS)}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("an entry that is no array")
+    except _DAMAGED as error:
+        problem = f"found a file that is damaged or another: {short(error)}"
+        raise DataError(f"{path}: expected {_WHAT}, {problem}", _HINT) from None
+    return arrays
 
 
 def _check_model(path: Path, about: np.ndarray, model: Mapping[str, Any]) -> None:
@@ -94,7 +112,7 @@ def _check_model(path: Path, about: np.ndarray, model: Mapping[str, Any]) -> Non
     try:
         content = json_value(str(about))
         version, theirs = content["version"], dict(content["model"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise DataError(f"{path}: expected {_WHAT}, found a file that does not say what it is") from None
     if version != VERSION:
         raise DataError(f"{path}: expected {_WHAT} of version {VERSION}, found version {version}")

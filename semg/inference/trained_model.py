@@ -91,7 +91,7 @@ class TrainedModel:
         """Open a best_model.ckpt of train.py, or a folder of export.py.
 
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`. Raises DataError, which names the file, for
-        anything that is not a trained model, such as a last.ckpt.
+        anything that is not a trained model, such as a last.ckpt, and SettingError for a device that does not exist.
         """
         where = batch.choose_device(device) if isinstance(device, str) else device
         return cls(open_checkpoint(Path(path)), where)
@@ -371,9 +371,10 @@ class TrainedModel:
         """(time, channels) float32. DataError for anything else."""
         values = np.asarray(signal)
         n_channels = len(self.signal_path.electrodes)
-        if values.ndim != 2 or values.shape[1] != n_channels or values.dtype.kind not in "fiu":
+        if values.ndim != 2 or not len(values) or values.shape[1] != n_channels or values.dtype.kind not in "fiu":
             actual = f"{values.dtype} of shape {values.shape}"
             raise DataError(f"expected numbers of shape (time, {n_channels}), the model's channels, found {actual}")
         if not np.isfinite(values).all():
             raise DataError("expected finite numbers, found NaN or infinity")
-        return values.astype(np.float32)
+        with np.errstate(over="ignore"):  # beyond float32: refused after the filter, as impossible amplitudes
+            return values.astype(np.float32)
