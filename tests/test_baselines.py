@@ -427,6 +427,17 @@ def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
     assert (tmp_path / "all/qda-rms/fold0/metrics.json").is_file()
 
 
+def test_a_person_whom_several_folds_test_counts_once_with_their_mean(tmp_path):
+    """As with a split by recording, which tests each recording of a person in a fold of its own."""
+    scored = {"a": {"03": 0.2}, "b": {"03": 0.6}, "c": {"04": 0.8}}
+    own = [baseline_results.Baseline("lda-rms", fold, tmp_path / fold, {"fold": fold}) for fold in scored]
+    for one, people in zip(own, scored.values(), strict=True):
+        per_subject = {who: {"macro_f1": value} for who, value in people.items()}
+        write_json(one.folder / "metrics.json", {"baseline": one.settings, "per_subject": per_subject})
+    mean, sd, people = baseline_results.pooled(own)["lda-rms"]
+    assert (mean, sd, people) == pytest.approx((0.6, np.std([0.4, 0.8], ddof=1), 2))
+
+
 class Launched:
     """In place of a launcher: each job leaves a result, of the data that it found."""
 

@@ -11,7 +11,7 @@ import live
 import plot
 import report
 from semg.common.errors import DataError
-from semg.common.files import expect_place
+from semg.common.files import atomic_folder, expect_place
 from semg.inference.live_outputs import DecisionTable
 
 
@@ -61,3 +61,24 @@ def test_two_decision_tables_of_one_second_are_two_files(tmp_path: Path) -> None
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted(table.path.name for table in tables)
     assert [name.removeprefix("armband-2026-01-01-10-00-00") for name in names] == ["-2.csv", "-3.csv", ".csv"]
+
+
+@pytest.mark.parametrize("error", [OSError(16, "Device or resource busy"), KeyboardInterrupt()])
+def test_a_folder_that_does_not_get_its_place_leaves_the_old_one_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """The old one has been moved away by then: it was deleted with what was to replace it."""
+    folder = tmp_path / "split"
+    folder.mkdir()
+    (folder / "old").touch()
+    replace = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if (path / "new").exists():
+            raise error
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)), atomic_folder(folder) as temporary:
+        (temporary / "new").touch()
+        patch.setattr(Path, "replace", refuse)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["split", "split/old"]

@@ -54,7 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 _flush_to_disk(temporary)
                 temporary.replace(path)
             except BaseException:
-                temporary.unlink(missing_ok=True)  # after the rename, the name may already be another run's
+                temporary.unlink(missing_ok=True)  # it is missing if a signal came just after the rename
                 raise
     except OSError as error:
         _name(error, path)
@@ -102,7 +102,8 @@ def _is_at(held: int, path: Path) -> bool:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; put it in place of `path` if the block succeeds.
+    """Yield a new empty folder beside `path`; put it in place of `path` if the block succeeds, otherwise leave `path`
+    as it was.
 
     A reader that opens the folder by its name finds all old files, all new files or, between two renames, no folder at
     all; never a mix.
@@ -125,6 +126,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _name(error, path)
         raise
     finally:
+        if old.is_dir() and not path.exists():  # an error or a signal between the two renames
+            old.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

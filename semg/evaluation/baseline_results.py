@@ -157,23 +157,24 @@ def report(
 
 def pooled(baselines: Sequence[Baseline]) -> dict[str, tuple[float, float | None, int]]:
     """For each method that has a result in every fold, made with the present settings: mean and standard deviation of
-    the leading metric over the people of all folds, and the number of people."""
-    people: dict[str, dict[str, float]] = {}
+    the leading metric over the people of all folds, and the number of people. A person who is scored in several folds
+    counts once, with the mean over these folds."""
+    people: dict[str, dict[str, list[float]]] = {}
     whole = {baseline.method for baseline in baselines}
     for baseline in baselines:
         path = baseline.folder / "metrics.json"
         report = read_json(path, "metrics of this run") if path.is_file() else {}
-        if (
-            report.get("baseline") != baseline.settings
-        ):  # made from other data, or an old result that should have been overwritten
+        # it was made from other data, or is an old result that should have been overwritten
+        if report.get("baseline") != baseline.settings:
             whole.discard(baseline.method)
             continue
-        scores = report["per_subject"]
-        people.setdefault(baseline.method, {}).update({who: one[metrics.leading().name] for who, one in scores.items()})
+        scores = people.setdefault(baseline.method, {})
+        for who, one in report["per_subject"].items():
+            scores.setdefault(who, []).append(one[metrics.leading().name])
     by_method = {}
     for method in dict.fromkeys(baseline.method for baseline in baselines):
         if method in whole:
-            values = np.array(list(people[method].values()))
+            values = np.array([np.mean(scores) for scores in people[method].values()])
             spread = float(values.std(ddof=1)) if len(values) > 1 else None
             by_method[method] = (float(values.mean()), spread, len(values))
     return by_method
