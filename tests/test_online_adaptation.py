@@ -5,14 +5,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from test_adaptation import ANYTHING, model, session, trained  # noqa: F401  fixtures
-from waiting import wait_for
+from waiting import LONGEST, wait_for
 
 import evaluate
 from semg.common.errors import UsageError
@@ -209,6 +211,31 @@ def test_no_decision_waits_for_the_process_that_adapts(model, samples):  # noqa:
         assert pushed(stream, samples), "and the stream goes on"
     finally:
         adaptation.close()
+
+
+STREAM = """
+import sys, time
+from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import Adaptation
+from semg.training.online_adaptation import InBackground
+
+worker = InBackground(TrainedModel.open(sys.argv[1], "cpu"), Adaptation())
+print(worker.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_the_process_that_adapts_ends_with_a_stream_that_was_killed(model):  # noqa: F811
+    """Nobody is left to end it. It has inherited the stream's output, which closes when both have ended."""
+    words = [sys.executable, "-c", STREAM, str(model.path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as stream:
+        pid = int(stream.stdout.readline())
+        try:
+            stream.kill()
+            stream.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            os.kill(pid, signal.SIGKILL)
+            raise
 
 
 def test_background_and_signal_time_come_to_the_same_weights(model, samples, tmp_path):  # noqa: F811

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -321,6 +321,7 @@ def _serve(
 ) -> None:
     """Runs in the other process: keep the signal, and adapt when told to, until the stream's process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stream's process handles Ctrl-C
+    threading.Thread(target=_end_with_the_stream, daemon=True).start()
     with suppress(AttributeError, OSError):
         os.nice(10)
     torch.set_num_threads(1)
@@ -339,6 +340,14 @@ def _serve(
             session = Given(model.network, transform, known, model.device)
             adapted = _adapted(model, heard.signals(session, model.window), how)
             results.send((adapted.to_dict(), _learnt_weights(adapted, model)))
+
+
+def _end_with_the_stream() -> None:
+    """Runs in a thread: end this process when the stream's process has ended, even if it was killed and could not end
+    this one."""
+    if (stream := parent_process()) is not None:
+        stream.join()
+        os._exit(1)
 
 
 def _learnt_weights(adapted: Adapted, model: TrainedModel) -> dict[str, np.ndarray]:
