@@ -341,7 +341,7 @@ class Pretrained:
         """The standard deviation of the blocks' original input: word embeddings plus the first `tokens` learned
         positions.
 
-        Raises DataError if the file has no word embedding.
+        Raises DataError if the file has no word embedding, or no positions although the family has them.
         """
         in_file = self._stored
         words = in_file.get(f"{self.family.words}.weight")
@@ -349,8 +349,10 @@ class Pretrained:
             raise DataError(f"{self.source}: expected an embedding of words to take the scale from, found none")
         variance = float(words.read().var())
         if self.family.positions:
-            table = in_file[f"{self.family.positions}.weight"].read()
-            variance += float(table[self.family.offset : self.family.offset + tokens].var())
+            table = in_file.get(f"{self.family.positions}.weight")
+            if table is None:
+                raise DataError(f"{self.source}: expected positions to take the scale from, found none")
+            variance += float(table.read()[self.family.offset : self.family.offset + tokens].var())
         return math.sqrt(variance)
 
     def _expected(self, layers: int) -> dict[str, tuple[int, ...]]:
@@ -447,8 +449,9 @@ def _read_sizes(family: Family, content: Mapping[str, Any]) -> tuple[int, int, i
         value = content.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, found {_brief(value)}")
-    if max(content.get(family.sizes[0], 1), content.get(standard[0], 1)) > MOST_BLOCKS:
-        raise ValueError(f"{family.sizes[0]}: expected at most {MOST_BLOCKS} blocks, found {content[family.sizes[0]]}")
+    for name in (family.sizes[0], standard[0]):
+        if (blocks := content.get(name, 1)) > MOST_BLOCKS:
+            raise ValueError(f"{name}: expected at most {MOST_BLOCKS} blocks, found {blocks}")
     config = _quietly_configured(family, json.loads(json.dumps(content)))
     layers, width, heads = (getattr(config, name) for name in family.sizes)
     plain = {name: getattr(config, name) for name in family.carried}

@@ -417,7 +417,7 @@ CONFIGURATIONS = [
     ({"model_type": None}, "model_type: expected gpt2, .*found None"),
     ({"model_type": ["gpt2"]}, "model_type: expected gpt2"),
     ({"n_layer": 10**7}, "n_layer: expected at most 1000 blocks, found 10000000"),
-    ({"num_hidden_layers": 10**7}, "expected at most 1000 blocks"),
+    ({"num_hidden_layers": 10**7}, "num_hidden_layers: expected at most 1000 blocks, found 10000000"),
     ({"n_layer": -1}, "n_layer: expected a whole number of at least 1, found -1"),
     ({"n_layer": "two"}, "n_layer: expected a whole number of at least 1, found 'two'"),
     ({"n_head": None}, "n_head: expected a whole number"),
@@ -452,6 +452,23 @@ def test_configurations_that_cannot_be_are_refused_in_one_line(tmp_path, change,
         open_pretrained(str(tmp_path)).weights(1)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_too_many_blocks_under_the_name_of_most_families_are_refused(tmp_path):
+    saved(tmp_path, "gpt2")
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["n_layer"]
+    (tmp_path / "config.json").write_text(json.dumps({**content, "num_hidden_layers": 10**7}))
+    with pytest.raises(DataError, match="num_hidden_layers: expected at most 1000 blocks, found 10000000"):
+        open_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("missing", ["wte", "wpe"])
+def test_a_scale_to_take_from_embeddings_that_are_missing_is_refused(tmp_path, missing):
+    saved(tmp_path, "gpt2")
+    tampered(tmp_path, lambda tensors: {k: v for k, v in tensors.items() if missing not in k})
+    with pytest.raises(DataError, match="to take the scale from, found none"):
+        open_pretrained(str(tmp_path)).embedding_std(4)
 
 
 @pytest.mark.parametrize(
