@@ -186,6 +186,18 @@ def test_a_rank_without_what_torchrun_sets_beside_it_is_told_in_a_line(monkeypat
         join_world(128, "cpu")
 
 
+def test_a_process_without_a_gpu_of_its_own_is_told_in_a_line(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (LAUNCHED | {"RANK": "1", "LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    expected = "LOCAL_RANK: expected less than 1, the number of GPUs here, found 1; start at most 1 process per machine"
+    with pytest.raises(DataError, match=expected):
+        join_world(128, "auto")
+
+
 def test_a_container_that_says_one_of_one_is_no_launcher(monkeypatch):
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from semg.common.console import counted
 from semg.common.errors import DataError, SettingError
 
 T = TypeVar("T")
@@ -80,7 +81,8 @@ class World:
 
 
 def join_world(batch_size: int, device: str) -> World:
-    """Join the processes that torchrun started, if any. SettingError if they cannot share a batch evenly.
+    """Join the processes that torchrun started, if any. SettingError if they cannot share a batch evenly, DataError if
+    a process has no GPU of its own.
 
     batch_size: windows per step, over all processes; 0 if it is chosen later. device: `auto`, `cpu`, `cuda` or `mps`.
     """
@@ -94,6 +96,7 @@ def join_world(batch_size: int, device: str) -> World:
     world.check_shares(batch_size)
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
+        _check_gpu(local, torch.cuda.device_count())
         torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     return world
@@ -112,6 +115,15 @@ def _from_launcher(name: str) -> int:
             _BY_TORCHRUN,
         )
     return int(value)
+
+
+def _check_gpu(local: int, gpus: int) -> None:
+    """DataError unless one of the machine's GPUs is left for the process with this local rank."""
+    if local >= gpus:
+        raise DataError(
+            f"LOCAL_RANK: expected less than {gpus}, the number of GPUs here, found {local}",
+            f"start at most {counted(gpus, 'process', 'processes')} per machine, or all of them with {{device}} cpu",
+        )
 
 
 def _check_meeting_place(rank: int, size: int) -> None:
