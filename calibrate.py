@@ -111,14 +111,14 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
-    """The calibration settings from the flags. Raises UsageError for an augmentation that this model does not
-    support."""
-    augmentation = Augmentation.parse(args.augment or ["none"])
+    """The calibration settings from the flags. Raises UsageError for an augmentation or a part to train that this model
+    does not have."""
+    augmentation = Augmentation.parse(args.augment) if args.augment else AUGMENTATION
     for name in OF_BAND_POWERS:
         if getattr(augmentation, name) and not frontends.has_log_powers(model.config.frontend):
             actual = f"found one of {model.config.frontend}"
             raise UsageError(f"--augment {name}: expected a model of band powers, {actual}")
-    replace(model.config, tune=args.tune)  # refuses what cannot be
+    replace(model.config, tune=args.tune)  # raises SettingError if this model has no such part
     return Calibration(
         repetitions=args.repetitions,
         tune=args.tune,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, open_shards
 from semg.training import calibration
 from semg.training.augmentation import Augmentation, TokenLayout
-from semg.training.calibration import Calibration, adapt, repetition_of_subject, trainable_copy
+from semg.training.calibration import Calibration, adapt, first_repetitions, repetition_of_subject, trainable_copy
 from semg.training.optimization import OptimizerConfig
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --init random --device cpu --quiet"
@@ -122,6 +123,22 @@ def test_jitter_would_do_nothing_and_is_refused():
         recipe(augmentation=Augmentation.parse(["jitter=1"]))
 
 
+def test_advice_for_a_gesture_that_a_person_lacks_or_made_once_helps(tmp_path):
+    """With one repetition, or without any, fewer repetitions are no way out."""
+    (shard,) = open_shards(tmp_path, [small_shards.write(tmp_path, 5)])
+    made_once = shard.windows[shard.windows["repetition"] == 0]
+    lacking = shard.windows[shard.windows["label"] != 0]
+    for windows, purpose in ((made_once, "to score after 1 repetition"), (lacking, "to calibrate with")):
+        advice = f"found none of {shard.classes[0]}; leave this gesture out by naming the others"
+        with pytest.raises(DataError, match=f"expected windows of every gesture {purpose}, {advice}"):
+            first_repetitions(WindowSet([replace(shard, windows=windows)]), 1)
+
+
+def test_augment_without_a_value_means_the_default_as_in_train():
+    args = calibrate.arguments().parse_args(["--checkpoint", "a.ckpt", "--augment"])
+    assert calibrate.recipe_of(args, GPT2Classifier(SMALL)).augmentation == calibration.AUGMENTATION
+
+
 # --- calibrate.py ------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +213,8 @@ def test_the_epochs_in_help_are_those_that_run(calibrated, monkeypatch):
 
 
 def test_what_cannot_be_calibrated_is_named(calibrated):
-    with pytest.raises(DataError, match="subject 05: expected windows of every gesture to score, found none of idle"):
+    expected = "subject 05: expected windows of every gesture to score after 3 repetitions, found none of idle"
+    with pytest.raises(DataError, match=f"{expected}; calibrate with fewer repetitions, or leave this gesture out"):
         calibrated("out", "--repetitions", 3)
     with pytest.raises(UsageError, match="tune: expected full, last:1 to last:1"):
         calibrated("out", "--tune", "last:2")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
+from semg.common.console import counted
 from semg.common.errors import DataError, SettingError
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
@@ -91,18 +92,22 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
 def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
     """(n,) which of a person's windows are for calibration; the others are scored.
 
-    DataError if a gesture has no window for calibration, or none left to score.
+    DataError if the person has no window of a gesture, or none that is left to score.
     """
-    shard = windows.shards[0]
     first = repetition_of_subject(windows) < repetitions
-    for chosen, purpose in ((first, "to calibrate with"), (~first, "to score")):
-        missing = set(range(len(shard.classes))) - set(windows.label[chosen].tolist())
-        if missing:
-            raise DataError(
-                f"subject {shard.subject}: expected windows of every gesture {purpose}, found none of "
-                f"{shard.classes[min(missing)]} with {repetitions} as the number of repetitions; choose fewer"
-            )
+    others = "leave this gesture out by naming the others as {classes}"
+    _check_every_gesture(windows, first, "to calibrate with", others)
+    fewer = "calibrate with fewer {repetitions}, or " if repetitions > 1 else ""
+    _check_every_gesture(windows, ~first, f"to score after {counted(repetitions, 'repetition')}", fewer + others)
     return first
+
+
+def _check_every_gesture(windows: WindowSet, chosen: np.ndarray, purpose: str, hint: str) -> None:
+    """DataError unless every gesture is among the chosen windows (n,) of a person. purpose: what they are for."""
+    shard = windows.shards[0]
+    if missing := set(range(len(shard.classes))) - set(windows.label[chosen].tolist()):
+        expected = f"expected windows of every gesture {purpose}, found none of {shard.classes[min(missing)]}"
+        raise DataError(f"subject {shard.subject}: {expected}", hint)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -110,12 +115,12 @@ def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
 
 def trainable_copy(model: GPT2Classifier, tune: str) -> GPT2Classifier:
     """A copy of the model in which the part named by `tune` is trainable; it computes the same as the model."""
-    merged = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     if tune == model.config.tune:
-        return merged
+        return copied
     if model.config.tune == "lora":
-        _merge_lora(merged)
-    weights = {_plain(name): value for name, value in merged.state_dict().items() if ".lora_" not in name}
+        _merge_lora(copied)
+    weights = {_plain(name): value for name, value in copied.state_dict().items() if ".lora_" not in name}
     fresh = GPT2Classifier(replace(model.config, tune=tune)).to(next(model.parameters()).device)
     initial = {name: weights[_plain(name)] for name in fresh.state_dict() if ".lora_" not in name}
     fresh.load_state_dict(initial, strict=False)  # LoRA's own weights, if any, have no effect at first
