@@ -22,14 +22,14 @@ KINDS = {
 }
 SECONDS = 20.0  # of `short`
 DEAD = 2  # channel, counted from 0
-Piece = tuple[int, int]  # first sample of a recording that is kept, and the one behind the last
+Piece = tuple[int, int]  # of a recording: its first sample, and the sample after its last
 
 
 def altered(session: Sequence[Shard], kind: str, idle: str) -> list[Shard]:
-    """A session's recordings, in order, altered as `kind` of KINDS says; they lie in memory, with labels.
+    """A session's labelled recordings, in order and in memory, altered as `kind` of KINDS says; always in the same way.
 
-    idle: the class without a gesture. Recordings of which less than a window is left are left out. The same session
-    gives the same every time. Raises DataError where fewer than two gestures are there to choose from.
+    idle: the class without a gesture. Recordings of which less than a window remains are left out. Raises DataError if
+    there are fewer than two gestures to choose from.
     """
     rest = session[0].classes.index(idle)
     if kind in ("plain", "first"):
@@ -55,7 +55,7 @@ def runs(shard: Shard) -> list[tuple[int, Piece]]:
 
 
 def _gestures(session: Sequence[Shard], rest: int) -> list[int]:
-    """The classes but idle that the session holds, in order."""
+    """The session's classes except idle, in order."""
     return sorted({label for one in session for label, _ in runs(one)} - {rest})
 
 
@@ -97,7 +97,7 @@ def _middle(shard: Shard) -> Shard:
 
 
 def _joined(shard: Shard, pieces: Sequence[Piece]) -> Shard:
-    """The recording's pieces one behind the other, with the windows that lie in one of them."""
+    """The recording's pieces one after another, with the windows that lie in one of them."""
     windows, at = [], 0
     for begin, end in pieces:
         start = shard.windows["start"]
@@ -116,7 +116,7 @@ def _silenced(signal: np.ndarray) -> np.ndarray:
 
 
 def _with_signal(shard: Shard, signal: np.ndarray, windows: np.ndarray | None = None) -> Shard:
-    """The shard with another signal (T, C), which lies in memory, and windows of it; what it says of both is so."""
+    """The shard, in memory, with another signal (T, C) and its windows, and with the signal's length and power."""
     facts = {"n_samples": len(signal), "second_moment": second_moment(signal).tolist()}
     return replace(
         shard, source=signal, windows=shard.windows if windows is None else windows, meta={**shard.meta, **facts}

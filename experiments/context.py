@@ -47,11 +47,11 @@ from model import GPT2Classifier, ModelConfig
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import UsageError
-from semg.common.files import atomic_path, write_json
+from semg.common.files import atomic_path, expect_place, write_json
 from semg.common.length import Length
 from semg.common.provenance import how_made
 from semg.data import normalization
-from semg.data.shards import Shard, open_shards
+from semg.data.shards import Shard, data_checksum, open_shards
 from semg.data.splits import read_split
 from semg.evaluation import metrics
 from semg.inference.batch import session_statistics, signal_probabilities
@@ -67,7 +67,7 @@ FEW = 10  # tokens whose features are computed at once, and of the windows that 
 STEP, FRAME = "100ms", "150ms"  # from token to token, and what a token's band powers are taken over
 CHUNK = 256  # tokens that the network is trained on at once: 25.6 s
 BATCH = 4  # chunks of a step
-CHOICES = 6  # epochs after which the network is scored on the validation people; the best is kept, as in train.py
+CHOICES = 6  # how often in training the network is scored on the validation people; the best is kept, as in train.py
 SMOOTHED = (1, 4, 16)  # seconds
 DRAWS = 3  # random orders of each recording that is scored
 NONE = -1  # label of tokens that no segment holds
@@ -131,27 +131,34 @@ def recording_of(shard: Shard, frames: Tensor, step: int, frame: int) -> Recordi
 
 
 def tokens_in(seconds: float, rate: float) -> int:
-    """How many tokens are made of so many seconds of signal, at least one."""
+    """How many tokens so many seconds of signal have, at least one."""
     step, frame = (Length(one).samples(rate) for one in (STEP, FRAME))
     return max(0, round(seconds * rate) - frame) // step + 1
 
 
 def shape_of(shard: Shard, tokens: int) -> ModelConfig:
-    """train.py's default network on so many of this script's tokens."""
+    """train.py's default network, for windows of so many of this script's tokens."""
     config = model_config(TrainConfig(shards=Path(), split=Path(), init="random"), shard, None)
     patch, frame = (Length(one).samples(shard.rate) for one in (STEP, FRAME))
     return replace(config, samples=tokens * patch, patch=patch, frame=frame)
 
 
 def read(shards: Sequence[Shard], cache: Path) -> list[Recording]:
-    """The shards as tokens, normalised by their sessions; kept in the folder `cache`."""
+    """The shards as tokens, normalised by their sessions.
+
+    They are kept in the folder `cache`, under names with a checksum of the session's shards, because a session's tokens
+    depend on all of its recordings.
+    """
     config = shape_of(shards[0], FEW)
     network = GPT2Classifier(config).eval()
-    files = [cache / f"{one.record}.npy" for one in shards]
+    files: dict[int, Path] = {}
     for places in normalization.sessions(shards).values():
-        if not all(files[place].exists() for place in places):
-            write_tokens(network, [shards[place] for place in places], [files[place] for place in places])
-    tokens = [torch.from_numpy(np.load(file)).float() for file in files]
+        session = [shards[place] for place in places]
+        own = [cache / f"{one.record}-{data_checksum(session)[:16]}.npy" for one in session]
+        if not all(file.exists() for file in own):
+            write_tokens(network, session, own)
+        files |= zip(places, own, strict=True)
+    tokens = [torch.from_numpy(np.load(files[place])).float() for place in range(len(shards))]
     return [recording_of(one, own, config.patch, config.frame) for one, own in zip(shards, tokens, strict=True)]
 
 
@@ -178,12 +185,13 @@ def features(network: GPT2Classifier, signal: np.ndarray, transform: np.ndarray,
 
 
 class ContextNetwork:
-    """A GPT2Classifier that decides at each token, from so many `tokens` up to it."""
+    """A GPT2Classifier that decides at each token, from the last `tokens` tokens."""
 
     def __init__(self, shard: Shard, tokens: int, chunk: int) -> None:
         config = shape_of(shard, chunk)
         self.module = GPT2Classifier(config)
-        width = (tokens - 1) // config.layers + 1  # of one block; the next one reaches as far behind that
+        # tokens that one block attends to; the block after it reaches width - 1 tokens further back, and so on
+        width = (tokens - 1) // config.layers + 1
         self.reach, self.chunk = config.layers * (width - 1) + 1, chunk
         ago = torch.arange(chunk)[:, None] - torch.arange(chunk)
         self._mask = ((ago >= 0) & (ago < width))[None, None]
@@ -203,7 +211,7 @@ class ContextNetwork:
         parts, at = [], 0
         hop = self.chunk - self.reach + 1
         while at == 0 or at + self.reach - 1 < len(tokens):
-            known = 0 if at == 0 else self.reach - 1  # tokens that were decided in the chunk before
+            known = 0 if at == 0 else self.reach - 1  # tokens that were decided with the previous chunk
             parts.append(self.logits(tokens[None, at : at + self.chunk])[0, known:].softmax(1))
             at += hop
         return torch.cat(parts).numpy()
@@ -221,21 +229,25 @@ class Reading:
         self.steps_per_epoch = max(1, sum(map(len, recordings)) // (network.chunk * BATCH))
 
     def batches(self, epoch: int, first: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """(B, T, F) tokens and (B, T) labels: recordings as often as they are long, each from a random place on."""
+        """(B, T, F) tokens and (B, T) labels.
+
+        Recordings are drawn in proportion to their lengths, and each is read from a random token on.
+        """
         random = np.random.default_rng((self._seed, Stream.ORDER, epoch))
         orders = [one.order(self._order, random) for one in self._recordings]
         lengths = np.array([len(order) for order in orders])
         which = random.choice(len(orders), (self.steps_per_epoch, BATCH), p=lengths / lengths.sum())
         begin = random.integers(0, lengths[which])
         for own, at in zip(which[first:], begin[first:], strict=True):
-            # behind its end, a recording begins again
+            # after its end, a recording continues at its beginning
             index = [orders[i][(j + np.arange(self.network.chunk)) % lengths[i]] for i, j in zip(own, at, strict=True)]
             rows = [(self._recordings[i], places) for i, places in zip(own, index, strict=True)]
             tokens = torch.stack([one.tokens[places] for one, places in rows])
             yield tokens, torch.from_numpy(np.stack([one.label[places] for one, places in rows]))
 
     def loss(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        """() cross-entropy over the tokens that have a label, augmented by what was the default when measured."""
+        """() cross-entropy over the tokens that have a label, augmented with the defaults of the time when this was
+        measured."""
         tokens, labels = batch
         change = draw(self._config.augment.rotated(0.5), self._layout, (len(tokens), self.network.chunk), generator)
         logits = self.network.logits(change(tokens)).flatten(0, 1)
@@ -246,7 +258,7 @@ class Reading:
 def trained(
     train: Sequence[Recording], val: Sequence[Recording], seconds: float, order: str, args: argparse.Namespace
 ) -> ContextNetwork:
-    """A network of so much context, as it was when it was best on the validation people."""
+    """A network with `seconds` of context, with the weights that scored best on the validation people."""
     torch.manual_seed(args.seed)
     network = ContextNetwork(train[0].shard, tokens_in(seconds, train[0].shard.rate), args.chunk)
     task = Reading(network, train, order, args.seed)
@@ -308,7 +320,7 @@ def under_all(recordings: Sequence[Recording], probabilities: Any) -> dict[str, 
 
 
 def of_windows(model: TrainedModel, recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
-    """Record -> (n, K) probabilities of the window that ends with each token, as evaluate.py's are normalised."""
+    """Record -> (n, K) probabilities of the window that ends with each token, normalised as in evaluate.py."""
     shards = [one.shard for one in recordings]
     step, frame, result = *(Length(one).samples(model.rate) for one in (STEP, FRAME)), {}
     for places in normalization.sessions(shards).values():
@@ -330,15 +342,19 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--split", type=Path, help="folder of a split; its test people are left alone")
     parser.add_argument("--checkpoint", type=Path, help="a model that train.py made on the same split")
     parser.add_argument("--out", type=Path, default=Path("results/context.json"), help="file to write")
-    parser.add_argument("--cache", type=Path, default=Path("results/context-tokens"), help="folder of tokens, kept")
+    parser.add_argument("--cache", type=Path, default=Path("results/context-tokens"), help="where tokens are kept")
     parser.add_argument(
-        "--context", type=cli.number(0, above=True), nargs="+", default=[0.35, 1, 4, 16], help="seconds, one a network"
+        "--context",
+        type=cli.number(0, above=True),
+        nargs="+",
+        default=[0.35, 1, 4, 16],
+        help="a network for each, seconds",
     )
-    parser.add_argument("--orders", choices=ORDERS, nargs="+", default=["recorded", "cut"], help="to train on")
-    parser.add_argument("--epochs", type=cli.whole(1), default=24, help="as much signal as all training recordings")
+    parser.add_argument("--orders", choices=ORDERS, nargs="+", default=["recorded", "cut"], help="what is trained on")
+    parser.add_argument("--epochs", type=cli.whole(1), default=24, help="passes over the training recordings")
     parser.add_argument("--chunk", type=cli.whole(2), default=CHUNK, help="tokens that are trained on at once")
-    parser.add_argument("--seed", type=cli.whole(0), default=0, help="of weights, order and augmentation")
-    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="print the means of such files, no more")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print the table of these results")
     return parser
 
 
@@ -375,6 +391,7 @@ def main() -> int:
     longest = float(STEP.removesuffix("ms")) / 1000 * args.chunk
     if max(args.context) >= longest:
         raise UsageError(f"--context: expected less than the {longest:g} s of --chunk, found {max(args.context):g}")
+    expect_place(args.out, "the scores")
     torch.set_num_threads(1)
     actual = measure(args, console)
     write_json(args.out, {"found": actual, "made": how_made("experiments/context.py", args)})

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
+from semg.common.errors import DataError
 from semg.common.files import read_json
 
+WHAT = "results of experiments/context.py"
 ORDERS = ("recorded", "shuffled", "cut")
 
 
 def mean(found: dict[str, float], ending: str = "") -> float:
-    """Over the people."""
+    """The mean over the people of one condition: of the names with, or without, an `ending`."""
     return float(np.mean([value for name, value in found.items() if name.endswith(" onset") == bool(ending)]))
 
 
@@ -19,7 +21,10 @@ def table(files: Sequence[Path]) -> str:
     """Means over the people of all files, in Markdown. A person in several files (seeds) counts once, by the mean."""
     values: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
     for path in files:
-        for method, by_smoother in read_json(path, "results of experiments/context.py")["found"].items():
+        methods = read_json(path, WHAT).get("found")
+        if not isinstance(methods, dict):
+            raise DataError(f"{path}: expected {WHAT}, found another file")
+        for method, by_smoother in methods.items():
             for smoother, by_order in by_smoother.items():
                 row = values.setdefault((method, smoother), {how: {} for how in ORDERS})
                 for how, people in by_order.items():

@@ -29,13 +29,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from the checkout, nothing is installed
 
-from altered_sessions import KINDS, altered
+from altered_sessions import DEAD, KINDS, altered
 
 from semg.common import cli
 from semg.common.console import Console, next_command
 from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place, read_json, write_json
-from semg.common.provenance import commit, how_made
+from semg.common.provenance import commit, how_made, plain
 from semg.data import normalization
 from semg.data.shards import Shard, open_shards
 from semg.data.splits import read_split
@@ -46,7 +46,7 @@ from semg.training.adapted_scores import score_adapted
 
 WHAT = "results of experiments/no_harm.py"
 MOST_MEAN, MOST_ANYBODY = 1.0, 3.0  # points of macro-F1 that may be lost
-KEYS = ("checkpoint", "kind", "session")  # of a row: what it is of
+KEYS = ("checkpoint", "kind", "session")  # of a row; they identify it
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ class Job:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """As the values of KEYS of its row."""
+        """The values of KEYS in its row."""
         return self.model.path.as_posix(), self.kind, self.name
 
     def row(self, how: Adaptation) -> dict[str, Any]:
-        """What became of it, in JSON's types; before and after: macro-F1, percent. Nothing to score: neither."""
+        """The result, as JSON types. `before` and `after` adaptation: macro-F1, percent; absent if there is nothing to
+        score."""
         row: dict[str, Any] = {**dict(zip(KEYS, self.key, strict=True)), "subject": self.session[0].subject}
         recordings = altered(self.session, self.kind, self.idle)
         if self.kind == "first" and len(recordings) < 2:
@@ -77,7 +78,7 @@ class Job:
 
 
 def _macro_f1(label: np.ndarray, probabilities: np.ndarray) -> float:
-    """Percent, over the classes among the (n,) labels: one that an altered session lacks is no gesture to be found."""
+    """Percent, over the classes among the (n,) labels: a class that an altered session lacks does not count."""
     counts = metrics.confusion(label, probabilities.argmax(1), probabilities.shape[1])
     each = metrics.per_class(counts, [str(place) for place in range(len(counts))]).values()
     return 100 * float(np.mean([one["f1"] for one in each if one["support"]]))
@@ -86,9 +87,20 @@ def _macro_f1(label: np.ndarray, probabilities: np.ndarray) -> float:
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The sessions in a file of results. DataError for another file."""
+    rows = read_json(path, WHAT).get("sessions")
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected {WHAT}, found another file")
+    return rows
+
+
 def table(files: Sequence[Path]) -> str:
-    """Kinds of sessions by files, in Markdown: before to after; adapted to; turned; the worst; who lost too much."""
-    by_file = [read_json(path, WHAT)["sessions"] for path in files]
+    """Kinds of sessions by files, in Markdown.
+
+    A cell: mean score before and after; sessions adapted to; sessions turned; largest loss, and how many sessions lost.
+    """
+    by_file = [rows_of(path) for path in files]
     lines = [f"| session | {' | '.join(path.stem for path in files)} |", "|---" * (len(files) + 1) + "|"]
     for kind, words in KINDS.items():
         cells = [_cell([row for row in rows if row["kind"] == kind]) for rows in by_file]
@@ -113,10 +125,10 @@ def _cell(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def harmed(files: Sequence[Path]) -> list[str]:
-    """Where the rule does not hold, in words."""
+    """Where the rule is broken, one text for each case."""
     found = []
     for path in files:
-        rows = [row for row in read_json(path, WHAT)["sessions"] if "after" in row]
+        rows = [row for row in rows_of(path) if "after" in row]
         for kind in KINDS:
             lost = {f"{r['session']} of {r['checkpoint']}": r["before"] - r["after"] for r in rows if r["kind"] == kind}
             if lost and (mean := float(np.mean(list(lost.values())))) > MOST_MEAN:
@@ -136,22 +148,24 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
     parser.add_argument("--split", type=Path, nargs="+", help="folder of each checkpoint's split, or of all of them")
     parser.add_argument("--checkpoint", type=Path, nargs="+", help="models that train.py made")
-    parser.add_argument("--kinds", choices=tuple(KINDS), nargs="+", default=list(KINDS), help="of altered sessions")
+    parser.add_argument(
+        "--kinds", choices=tuple(KINDS), nargs="+", default=list(KINDS), help="alterations of a session"
+    )
     parser.add_argument("--idle", metavar="CLASS", help="the class without a gesture, where the shards don't say it")
-    parser.add_argument("--seed", type=cli.whole(0), default=0, help="of adapting: same seed, same result")
-    parser.add_argument("--out", type=Path, default=Path("results/no_harm.json"), help="file to write or to go on with")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where the file is there")
-    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="print the table of such files, no more")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed of adaptation")
+    parser.add_argument("--out", type=Path, default=Path("results/no_harm.json"), help="file to write or continue")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT instead of continuing it")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print the table of these results")
     return parser
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that don't go together, DataError for a place that can't be written."""
+    """Raise UsageError for flags that cannot be combined, DataError if OUT cannot be written."""
     if not args.split or not args.checkpoint:
         raise UsageError("expected --checkpoint with --split, or --table with results, found neither")
     if len(args.split) not in (1, len(args.checkpoint)):
         raise UsageError(f"--split: expected 1 folder or {len(args.checkpoint)}, found {len(args.split)}")
-    expect_place(args.out, "what became of each session")
+    expect_place(args.out, "the result of each session")
 
 
 def idle_of(shard: Shard, named: str | None) -> str:
@@ -164,30 +178,46 @@ def idle_of(shard: Shard, named: str | None) -> str:
     return idle
 
 
+def check_kinds(shard: Shard, kinds: Sequence[str]) -> None:
+    """UsageError for a kind of session that recordings like this one cannot have."""
+    if "dead" in kinds and len(shard.channels) <= DEAD:
+        raise UsageError(f"--kinds dead: expected at least {DEAD + 1} channels, found {len(shard.channels)}")
+    if "rotated" in kinds and not shard.rings:
+        raise UsageError("--kinds rotated: expected channels in rings of electrodes, found no rings; name other kinds")
+
+
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
-    """All sessions of the validation people of all checkpoints, a kind after the other."""
+    """All sessions of the validation people of all checkpoints, kind by kind. UsageError for a kind that their
+    recordings rule out."""
     splits = args.split * len(args.checkpoint) if len(args.split) == 1 else args.split
     for path, folder in zip(args.checkpoint, splits, strict=True):
         model = TrainedModel.open(path, "cpu")
         shards = open_shards(args.shards, read_split(folder, args.shards).val)
         model.check_same_data(shards[0])
         idle = idle_of(shards[0], args.idle)
+        check_kinds(shards[0], args.kinds)
         for kind in args.kinds:
             for name, places in normalization.sessions(shards).items():
                 yield Job(model, kind, name, [shards[place] for place in places], idle)
 
 
 def begun(args: argparse.Namespace, how: Adaptation) -> list[dict[str, Any]]:
-    """What an earlier run of this command left; DataError where it was by another rule."""
+    """The rows that an earlier run of this command wrote; DataError if it had other settings, data or code."""
     if args.overwrite or not args.out.exists():
         return []
-    content = read_json(args.out, WHAT)
+    rows, content = rows_of(args.out), read_json(args.out, WHAT)
+    made = content.get("made", {})
+    then = {"settings": content.get("settings"), "commit": made.get("commit")}
     now = {"settings": how.to_dict(), "commit": commit()}
-    then = {"settings": content.get("settings"), "commit": content.get("made", {}).get("commit")}
+    for flag in ("shards", "idle"):
+        then[f"--{flag}"] = made.get("arguments", {}).get(flag)
+        now[f"--{flag}"] = plain(getattr(args, flag))
     for key, value in now.items():
         if then[key] != value:
-            raise DataError(f"{args.out}: expected results of this {key}, found another; --overwrite begins anew")
-    return list(content["sessions"])
+            raise DataError(
+                f"{args.out}: expected results with this run's {key}, found others; --overwrite starts anew"
+            )
+    return rows
 
 
 def main() -> int:

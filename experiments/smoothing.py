@@ -7,7 +7,7 @@ import numpy as np
 
 from semg.evaluation import metrics, smoothing
 
-TEMPER = (1.0, 0.3)  # exponents of the decisions in it: those of overlapping windows are not independent
+TEMPER = (1.0, 0.3)  # exponents of the probabilities in the Markov model: overlapping windows are not independent
 Smoother = Callable[[np.ndarray], np.ndarray]  # (n, K) probabilities -> (n,) decisions
 
 
@@ -25,7 +25,7 @@ def averaged(decided: np.ndarray, steps: int) -> np.ndarray:
 
 
 def filtered(decided: np.ndarray, step: float, temper: float) -> np.ndarray:
-    """(n, K) probabilities -> (n,) the likeliest state of a hidden Markov model by all until then, as --smooth has it.
+    """(n, K) probabilities -> (n,) the likeliest state of a hidden Markov model, given all probabilities so far.
 
     step: seconds from decision to decision. temper: exponent of the probabilities.
     """

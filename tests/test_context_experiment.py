@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 
 from semg.common.errors import DataError
-from semg.data.shards import open_shard, write_shard
+from semg.data.shards import open_shard, open_shards, write_shard
 from semg.data.windows import segments, whole_windows
 
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -23,10 +23,10 @@ STEP, FRAME = 512, 768
 LABELS = np.concatenate([[-1] * 900, *(np.r_[np.full(5000 + 700 * k, k % 4), [-1] * 1200] for k in range(8))])
 
 
-def write(folder, subject):
-    """One recording of eight gestures with gaps between them; returns its name."""
+def write(folder, subject, level=60.0):
+    """One recording of eight gestures with gaps between them; returns its name. level: of the loud channels."""
     random = np.random.default_rng(subject)
-    loud = 20.0 + 60.0 * (np.arange(24)[None] % 4 == LABELS[:, None])
+    loud = 20.0 + level * (np.arange(24)[None] % 4 == LABELS[:, None])
     record = small_shards.name(subject)
     meta = {
         "record": record,
@@ -93,6 +93,23 @@ def test_shuffled_segments_stay_whole_and_cut_ones_are_in_two(recording):
             assert len(begins - set(recording.edges[:-1].tolist())) > 2
 
 
+def test_kept_tokens_are_used_for_the_same_shards_alone(shards, tmp_path, monkeypatch):
+    written = []
+    write_tokens = context.write_tokens
+
+    def seen(network, session, files):
+        written.append(len(session))
+        write_tokens(network, session, files)
+
+    monkeypatch.setattr(context, "write_tokens", seen)
+    own = open_shards(shards / "shards", [small_shards.name(1)])
+    (first,), (again,) = (context.read(own, tmp_path / "tokens") for _ in range(2))
+    assert written == [1] and torch.equal(first.tokens, again.tokens)
+    write(tmp_path / "others", 1, level=5.0)
+    (other,) = context.read(open_shards(tmp_path / "others", [small_shards.name(1)]), tmp_path / "tokens")
+    assert written == [1, 1] and not torch.equal(first.tokens, other.tokens)
+
+
 @pytest.mark.parametrize("reach", [1, 3, 4, 7])
 def test_a_decision_depends_on_exactly_so_many_tokens_up_to_it(recording, reach):
     torch.manual_seed(0)
@@ -141,6 +158,9 @@ def test_the_script_scores_validation_people_and_never_opens_test_people(shards,
     assert actual["context 1 s, trained cut"]["alone"]["recorded"]["02"] > 0.5  # loud channels tell the gestures
     printed = run_here("experiments/context.py", "--table", tmp_path / "out.json").stdout
     assert "| context 1 s, trained cut | alone |" in printed
+    (tmp_path / "another.json").write_text("{}")
+    error = run_here("experiments/context.py", "--table", tmp_path / "another.json", code=1).stderr
+    assert "another.json: expected results of experiments/context.py, found another file" in error
     error = run_here("experiments/context.py", code=2).stderr
     assert "--split: expected a folder of a split" in error
     error = run_here("experiments/context.py", *how, "--context", 2, code=2).stderr

@@ -3,13 +3,14 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import small_shards
 from conftest import ROOT
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, UsageError
 from semg.data.shards import open_shards
 
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -97,6 +98,16 @@ def test_a_session_of_one_gesture_has_no_three(session):
         altered(altered(session, "idle", "idle"), "three", "idle")
 
 
+def test_kinds_that_recordings_cannot_have_are_refused_before_the_first(session):
+    without_rings = replace(session[0], meta={**session[0].meta, "rings": []})
+    with pytest.raises(UsageError, match="--kinds rotated: expected channels in rings"):
+        no_harm.check_kinds(without_rings, list(KINDS))
+    few = replace(session[0], meta={**session[0].meta, "channels": ["a", "b"]})
+    with pytest.raises(UsageError, match="--kinds dead: expected at least 3 channels, found 2"):
+        no_harm.check_kinds(few, list(KINDS))
+    no_harm.check_kinds(session[0], list(KINDS))
+
+
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +166,12 @@ def test_the_script_scores_validation_people_alone_and_goes_on_where_it_was(shar
     assert f"| {KINDS['dead']} | kept, all 1 |" in run_here("experiments/no_harm.py", "--table", out).stdout
     out.write_text(json.dumps({**content, "settings": {}}))
     error = run_here(*words, code=1).stderr
-    assert "expected results of this settings, found another; --overwrite begins anew" in error
+    assert "expected results with this run's settings, found others; --overwrite starts anew" in error
+    out.write_text(json.dumps({**content, "made": {**content["made"], "arguments": {"shards": "elsewhere"}}}))
+    assert "expected results with this run's --shards, found others" in run_here(*words, code=1).stderr
+    out.write_text("{}")
+    for which in (words, ("experiments/no_harm.py", "--table", out)):
+        assert f"{out}: expected results of experiments/no_harm.py, found another" in run_here(*which, code=1).stderr
 
 
 @pytest.mark.parametrize(
