@@ -380,6 +380,8 @@ def test_a_band_rotation_that_changes_nothing_is_told(tmp_path, monkeypatch, cap
     printed = capsys.readouterr().out
     assert ("band rotation changes nothing here" in printed) == told
     assert ("pilot" in printed) == (rings is None), "nothing to choose without rings, or where a number is given"
+    used = json.loads((tmp_path / "run" / "config.json").read_text())["derived"]["augment"]
+    assert ("band_rotation" in used) == (rings is None), "what is used, not what was asked for"
 
 
 def test_the_test_peoples_recordings_are_not_touched(here, data, tmp_path):

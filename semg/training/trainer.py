@@ -97,6 +97,8 @@ class Trainer:
         self.state = run_files.RunState()
         self.pretraining = self._pretraining() if config.pretrain else None
         self.task = Classification(self.model, self.data.train, self.layout, config, world)
+        if config.augment.band_rotation is None and not self.layout.rings:
+            self.task.augment = config.augment.rotated(0.0)
         self.optimizer = Optimizer(self.model, config.optimizer, config.epochs * self.task.steps_per_epoch)
         self.average = WeightAverage(self.model, config.ema) if config.ema else None
         self.validator = Validator(self.model, self.data.val, self.autocast)
@@ -164,12 +166,9 @@ class Trainer:
     def _choose_band_rotation(self) -> None:
         """Choose the band rotation if the settings leave it to the run; the scores of finished pilots are in the
         state."""
-        asked, scores = self.config.augment, self.state.pilots
-        if asked.band_rotation is not None:
-            return
         if not self.chooses_band_rotation:
-            self.task.augment = asked.rotated(0.0)
             return
+        asked, scores = self.config.augment, self.state.pilots
         while len(scores) < len(STRENGTHS):
             score = pilot_score(self, STRENGTHS[len(scores)])
             if score is None:
