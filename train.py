@@ -181,9 +181,8 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     args.out = args.out or Path("checkpoints") / args.split.resolve().name
-    if not folder_name(
-        args.out.resolve().name
-    ):  # the checkpoint records this name, and evaluate.py names its folder after it
+    # the checkpoint records this name, and evaluate.py names its folder after it
+    if not folder_name(args.out.resolve().name):
         raise UsageError(f"--out {args.out}: expected a folder with a name of its own, such as checkpoints/RUN")
     if args.quiet or args.json:
         backbones.hide_progress()

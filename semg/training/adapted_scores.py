@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semg.common.console import Progress
+from semg.common.console import Progress, counted
 from semg.common.errors import DataError
 from semg.data import normalization
 from semg.data.batches import Batches
@@ -23,7 +23,8 @@ MODES = ("session", "first")
 @dataclass(frozen=True)
 class AdaptedScores:
     """adapted, unadapted: (n, K) of the same windows, as in `Scores`. sessions: the outcome for each session, as JSON
-    types; left_out: sessions with a single recording, of which the mode `first` leaves nothing to score."""
+    types; left_out: sessions with nothing to score: no labelled window, or with the mode `first` none after the first
+    recording."""
 
     adapted: Scores
     unadapted: np.ndarray
@@ -74,6 +75,7 @@ def score_adapted(
         scored += later
         sessions.append({"session": name, "subject": own[0].subject, **adapted.to_dict()})
     if not scored:
-        raise DataError(f"expected sessions of two recordings, found {len(left_out)} of one: nothing is left to score")
+        where, among = "after a session's first recording" if mode == "first" else "in a session", len(left_out)
+        raise DataError(f"expected labelled windows to score {where}, found none in {counted(among, 'session')}")
     result = Scores(open_windows(scored), np.concatenate(after))
     return AdaptedScores(result, np.concatenate(before), sessions, left_out)

@@ -5,11 +5,11 @@ operation to be launched. Larger batches use it better, until it is full, but th
 batch is the largest power of two of windows
 
   - whose step fits into the GPU's memory, as estimated from two small steps,
-  - that leaves LEAST_STEPS steps for the whole training,
+  - that leaves LEAST_STEPS steps for the whole training, or has REFERENCE_BATCH windows,
   - that is at most MOST, the largest that was tried; docs/scale.md has the scores.
 
 Learning rates are multiplied by the square root of the ratio to REFERENCE_BATCH windows. On a CPU, a batch has
-REFERENCE_BATCH windows.
+REFERENCE_BATCH windows. If several processes train together, the power of two is each process's share.
 """
 
 import math

@@ -27,7 +27,7 @@ INFERENCE_BATCH = 512
 class Classification:
     """A `loop.Task`: classify the windows of the training subset, augmented.
 
-    augment: the augmentation; that of the settings, until a run that chooses its band rotation sets another.
+    augment: the augmentation; that of the settings, until a run to which they leave the band rotation sets another.
     """
 
     def __init__(

@@ -107,8 +107,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON and checkpoints."""
-        told = {one.name: plain(getattr(self, one.name)) for one in fields(self)}
-        return told | {"batch_size": self.batch_size or "auto"}
+        settings = {one.name: plain(getattr(self, one.name)) for one in fields(self)}
+        return settings | {"batch_size": self.batch_size or "auto"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":

@@ -81,9 +81,8 @@ def build(config: TrainConfig, shape: ModelConfig, decoder: Pretrained | None) -
     do not fit."""
     _check_room(shape, decoder)
     weights = None
-    if (
-        decoder is not None and config.init != "random"
-    ):  # read before the network is built, so that a wrong file fails early
+    # read before the network is built, so that a wrong file fails early
+    if decoder is not None and config.init != "random":
         weights = decoder.weights(shape.layers)
     torch.manual_seed(config.seed)
     model = GPT2Classifier(shape)

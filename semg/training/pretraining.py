@@ -74,7 +74,7 @@ def predictable(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 class Segments:
     """The places where windows may begin in the recordings of a WindowSet: anywhere, whatever the label.
 
-    steps: number of windows that cover all recordings once, end to end.
+    count: number of windows that cover all recordings once, end to end.
     """
 
     def __init__(self, windows: WindowSet, hop: int = 1) -> None:
@@ -83,12 +83,13 @@ class Segments:
         self._lengths = np.array([len(shard.signal) for shard in windows.shards])
         # the place of one window of each recording; finding them takes 15 ms for all of putEMG
         self._any_window = np.unique(windows.shard, return_index=True)[1]
-        self.steps = int((self._lengths // windows.window).sum())
+        self.count = int((self._lengths // windows.window).sum())
 
     def draw(self, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(count,) places of windows in the recordings to read, for `Batches.load`, and (count,) first samples.
 
-        All samples of all recordings are equally likely.
+        Recordings are drawn in proportion to their lengths; within one, all places where a window fits are equally
+        likely.
         """
         lengths = self._lengths
         shard = random.choice(len(lengths), count, p=lengths / lengths.sum())
@@ -115,11 +116,11 @@ class NextPatchTask:
         rotation = STRENGTHS[0] if rotation is None else rotation  # the value that `auto` will get is not known yet
         self._how = Augmentation(band_rotation=rotation, channel_dropout=0.0, jitter=0.0)
         self._segments = Segments(train.windows, train.batches.cached.hop if train.batches.cached else 1)
-        self.steps_per_epoch = max(1, self._segments.steps // config.batch_size)
+        self.steps_per_epoch = max(1, self._segments.count // config.batch_size)
         self._forward = world.parallel(self.module, unused=True)
 
     def batches(self, epoch: int, first: int) -> Iterable[Batch]:
-        """The epoch's batches from its step `first` on."""
+        """The epoch's batches from its step `first` on. Their labels are not those of the windows that are read."""
         begin, end = epoch * self.steps_per_epoch + first, (epoch + 1) * self.steps_per_epoch
         streams = (np.random.default_rng((self._seed, Stream.PRETRAINING_WINDOWS, step)) for step in range(begin, end))
         drawn = [self._segments.draw(self._batch_size, random) for random in streams]

@@ -165,7 +165,8 @@ def save(run: "Trainer", *, wait: bool = True) -> None:
 
 
 def batch_size_of(last: Checkpoint) -> int | None:
-    """The batch size of the run in last.ckpt; None if its settings state it. DataError if it is damaged."""
+    """The batch size of the run in last.ckpt; None if the file is of an earlier version, which did not store it.
+    DataError for anything else."""
     expected = {"batch_size": Field("a whole number", is_whole, needed=False)}
     check_fields(last.path, last.description, expected, "a run to resume", "start it anew with {overwrite}")
     return last.description.get("batch_size")
