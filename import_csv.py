@@ -34,7 +34,7 @@ Three more facts are estimated from the recordings and printed, unless --unit, -
           arbitrary, and the factor. Recordings added later are multiplied by the same factor.
   band    20 to 700 Hz, or up to 45 % of the sampling rate
   mains   50 or 60 Hz, whichever most of the recordings with mains hum have, is filtered out, together with those of its
-          multiples that are present in most of them. 50 Hz if no recording has hum
+          multiples that are present in most of them. 50 Hz if no recording has hum; nothing at rates up to 100 Hz
 
 All recordings of one call have the same --rate, channels and gestures. Windows lie wholly within one gesture and never
 span missing samples, which are detected by a time or counter column. --simulated records that no people were recorded.
@@ -47,6 +47,7 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 import hashlib
+import math
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -67,7 +68,7 @@ from semg.data.faults import find_faults, sign_in_words
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gaps import Gap
 from semg.data.gestures import chosen, is_rest
-from semg.data.preprocessing import USUAL_RMS, common_scale, exact_in_float32, filtered
+from semg.data.preprocessing import USUAL_RMS, common_scale, filtered_table
 from semg.data.recording_list import Entry, read_list
 from semg.data.shards import difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum, common_lines
@@ -105,13 +106,14 @@ class Look:
 @dataclass(frozen=True)
 class Settled:
     """What holds for all recordings of one call. scale: the factor by which samples are multiplied; unit: the unit of
-    the result."""
+    the result; rms: the median of the recordings that have a signal, in the tables' own unit, 0 if none has one."""
 
     channels: tuple[str, ...]
     classes: list[str]
     scale: float
     unit: str
     notch: list[float]
+    rms: float
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -243,8 +245,9 @@ class Readings:
 def look(reading: Reading, args: argparse.Namespace) -> Look:
     """What one recording says about the facts on which all recordings have to agree."""
     roles, names = reading.roles, reading.names
-    spectrum = Spectrum.of(reading.samples, args.rate)
-    mains = spectrum.mains()
+    with np.errstate(over="ignore", invalid="ignore"):  # an RMS that is not finite is refused afterwards
+        spectrum = Spectrum.of(reading.samples, args.rate)
+        rms, mains = float(np.median(spectrum.rms(args.low, args.high))), spectrum.mains()
     return Look(
         roles.channels,
         tuple(names[place] for place in roles.channels),
@@ -252,7 +255,7 @@ def look(reading: Reading, args: argparse.Namespace) -> Look:
         reading.judged_by,
         reading.trials[0],
         frozenset(reading.labels.tolist()) - {""},
-        float(np.median(spectrum.rms(args.low, args.high))),
+        rms,
         mains,
         tuple(spectrum.harmonics(mains, args.high)) if mains else (),
         reading.of,
@@ -270,7 +273,10 @@ def look_at_all(
         try:
             reading = readings.look(entry.path)
             expect_another(entry, reading, known)
-            looks[entry] = look(reading, args)
+            seen = look(reading, args)
+            if not math.isfinite(seen.rms):
+                raise DataError(f"{entry.path}: expected amplitudes of a signal, found an RMS of {seen.rms:g}")
+            looks[entry] = seen
             for doubt in doubts(entry, reading, args.unit):
                 report.console.warn(f"{entry.path}: {doubt}")
         except (DataError, OSError) as error:
@@ -313,14 +319,14 @@ def settle(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Cons
     fit."""
     classes = settled_classes(looks, args, console)
     before = {} if args.overwrite else earlier_arguments(looks, args)
-    notch = args.notch
+    notch = before.get("notch") if args.notch is None else args.notch
     if notch is None:
-        notch = before.get("notch") or common_lines([(one.mains, one.lines) for one in looks.values()])
+        notch = common_lines([(one.mains, one.lines) for one in looks.values()], args.rate)
+    channels = next(iter(looks.values())).channels
+    rms = float(np.median([one.rms for one in looks.values() if one.rms > 0] or [0.0]))
     if args.unit is not None:
-        return Settled(next(iter(looks.values())).channels, classes, UNITS[args.unit], "uV", notch)
-    typical = float(np.median([one.rms for one in looks.values() if one.rms > 0] or [100.0]))
-    scale = before.get("scale") or common_scale(typical)
-    return Settled(next(iter(looks.values())).channels, classes, scale, "arbitrary", notch)
+        return Settled(channels, classes, UNITS[args.unit], "uV", notch, rms)
+    return Settled(channels, classes, before.get("scale") or common_scale(rms), "arbitrary", notch, rms)
 
 
 def settled_classes(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> list[str]:
@@ -363,19 +369,17 @@ def earlier_arguments(looks: dict[Entry, Look], args: argparse.Namespace) -> dic
 
 def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Failures) -> None:
     """Leave out recordings whose unit differs from the others'. SettingError if --unit cannot be the unit of any."""
-    strengths = {entry: one.rms * settled.scale for entry, one in looks.items()}
-    typical = float(np.median([rms for rms in strengths.values() if rms > 0] or [100.0]))
-    low, high = USUAL_RMS
-    if args.unit and not low <= typical <= high:
+    typical, microvolts, (low, high) = settled.rms, settled.rms * settled.scale, USUAL_RMS
+    if args.unit and typical > 0 and not low <= microvolts <= high:
         expected = "a unit in which surface EMG has an RMS of {} to {} uV"
         raise SettingError(
-            "unit", f"{expected}, found {typical:.3g} uV", None, (low, high), "without it any scale will do"
+            "unit", f"{expected}, found {microvolts:.3g} uV", None, (low, high), "without it any scale will do"
         )
-    for entry, rms in strengths.items():
+    for entry, rms in [(entry, one.rms) for entry, one in looks.items()]:
         if rms > 0 and not 1 / FURTHEST <= rms / typical <= FURTHEST:
-            unit = "uV" if settled.unit == "uV" else "times the unit"
-            problem = f"expected an RMS near the others' {typical:.3g} {unit}, found {rms:.3g}: it is in another unit"
-            report.failed(entry.path, f"{entry.path}: {problem}")
+            unit = f" {args.unit}" if args.unit else ""
+            actual = f"found {rms:.3g}{unit}: it is in another unit"
+            report.failed(entry.path, f"{entry.path}: expected an RMS near the others' {typical:.3g}{unit}, {actual}")
             del looks[entry]
 
 
@@ -416,19 +420,8 @@ def make_shard(
 ) -> tuple[str, np.ndarray, str]:
     """Write one recording's shard, or keep it. Returns `done` or `kept`, its number of windows of each class, and what
     is wrong with it."""
-    path, how, classes = args.shards / entry.facts.name, shard_arguments(args, settled), settled.classes
-    expect_file(entry.path, "a recording")
-    expect_same(entry.path, seen, version(entry.path))
-    expected = {
-        **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
-        "rate": args.rate,
-        "classes": classes,
-        "rest_classes": rest_classes(classes, args.rest_classes),
-        "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),
-        "simulated": args.simulated or is_simulated(entry.path),
-        "arguments": how,
-        "source": {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)},
-    }
+    path, classes = args.shards / entry.facts.name, settled.classes
+    expected = expected_facts(entry, seen, settled, args)
     if path.exists() and not args.overwrite:
         meta = read_meta(path)
         for key in expected:
@@ -440,21 +433,14 @@ def make_shard(
     expect_same(entry.path, seen, reading.of)
     expect_same(entry.path, seen, version(entry.path))  # the checksum was computed from this version, too
     samples, missing = reading.samples, reading.missing
-    windows = windows_of(reading, how, classes, args)
+    windows = windows_of(reading, expected["arguments"], classes, args)
     if len(windows) == 0:
         raise without_a_window(entry.path, reading, classes, args)
-    spec = FilterSpec(args.low, args.high, args.order, tuple(settled.notch), args.causal)
-    with np.errstate(over="ignore", invalid="ignore"):
-        signal = filtered(
-            exact_in_float32(samples), np.eye(samples.shape[1], dtype=np.float32), spec, args.rate, settled.scale
-        )
-    if not np.isfinite(signal).all():
-        raise DataError(
-            f"{entry.path}: expected amplitudes below 65,504 {settled.unit}, found more; is its unit the others'?"
-        )
-    faults = find_faults(samples, how["channels"], ends=None)
+    faults = find_faults(samples, expected["arguments"]["channels"], ends=None)
     if len(faults.dead) == samples.shape[1]:
         raise DataError(f"{entry.path}: expected a signal, found channels that never change")
+    spec = FilterSpec(args.low, args.high, args.order, tuple(settled.notch), args.causal)
+    signal = filtered_table(entry.path, samples, spec, args.rate, settled.scale, args.unit or "")
     still = gaps.still_stretches(samples, args.rate)
     meta = {
         "record": entry.facts.name,
@@ -469,6 +455,22 @@ def make_shard(
     write_shard(path, meta, signal, windows)
     wrong = [str(faults), gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
     return "done", np.bincount(windows["label"], minlength=len(classes)), ", ".join(filter(None, wrong))
+
+
+def expected_facts(entry: Entry, seen: Look, settled: Settled, args: argparse.Namespace) -> dict[str, Any]:
+    """What shard.json has to say for an existing shard to be kept. DataError if the recording has changed."""
+    expect_file(entry.path, "a recording")
+    expect_same(entry.path, seen, version(entry.path))
+    return {
+        **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
+        "rate": args.rate,
+        "classes": settled.classes,
+        "rest_classes": rest_classes(settled.classes, args.rest_classes),
+        "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),
+        "simulated": args.simulated or is_simulated(entry.path),
+        "arguments": shard_arguments(args, settled),
+        "source": {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)},
+    }
 
 
 def without_a_window(path: Path, reading: Reading, classes: list[str], args: argparse.Namespace) -> DataError:
@@ -510,12 +512,10 @@ def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namesp
         facts.append(f"missing samples are judged by {judged}" if judged else "no column shows missing samples")
     if trials := sorted({one.trials for one in looks} - {""}):
         facts[-1] += f"; no window spans two trials, which {', '.join(trials)} counts"
-    band = (
-        f"{args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, {', '.join(f'{one:g}' for one in settled.notch)} Hz out"
-    )
+    out = ", ".join(f"{one:g}" for one in settled.notch) + " Hz out" if settled.notch else "no notch"
     hum = Counter(one.mains for one in looks if one.mains)
     heard = ", ".join(f"{mains:g} Hz in {count} of {len(looks)}" for mains, count in sorted(hum.items()))
-    facts.append(f"{band}; mains hum: {heard or 'not heard'}")
+    facts.append(f"{args.rate:g} Hz, {args.low:g}-{args.high:g} Hz kept, {out}; mains hum: {heard or 'not heard'}")
     if settled.unit != "uV":
         facts.append(f"samples in a unit of their own, multiplied by {settled.scale:g} (--unit)")
     facts.append(f"{cli.counted(len(settled.classes), 'gesture')}: {', '.join(settled.classes)}")

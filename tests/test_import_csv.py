@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -479,10 +480,14 @@ def test_a_recording_in_another_unit_than_the_others_is_named(study):
     study.write(people=3)
     result = table(2)
     result.assign(**(result.filter(like="ch") * 1e-6)).to_csv(study.folder / "p2.csv", index=False)
-    code, out, errors = study.run()
-    assert code == 1
-    assert "p2.csv: expected an RMS near the others'" in errors
-    assert "2 shards written" in out
+    for flags, unit in ((["--unit", "uV"], " uV"), ([], "")):
+        code, out, errors = study.run(*flags, "--overwrite")
+        assert code == 1
+        told = (
+            rf"p2\.csv: expected an RMS near the others' \d+\.?\d*{unit}, found [\d.]+e-05{unit}: it is in another unit"
+        )
+        assert re.search(told, errors)
+        assert "2 shards written" in out
 
 
 # --- faults, gaps, mains, rates ----------------------------------------------------------------------------

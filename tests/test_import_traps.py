@@ -1,9 +1,11 @@
-"""import_csv.py on tables that look right and are not: names written in two ways, numbers read without their sign."""
+"""import_csv.py on tables that look right and are not: names written in two ways, numbers read without their sign,
+amplitudes that cannot be; and on slow devices."""
 
 import os
 import sys
 import unicodedata
 
+import pandas as pd
 import pytest
 from test_import_csv import study  # noqa: F401  a fixture
 
@@ -87,3 +89,40 @@ def test_one_may_work_in_a_folder_whose_name_is_no_utf_8(study, tmp_path, monkey
         assert not main()
     monkeypatch.chdir(tmp_path)
     assert len(read_split(folder / "split", folder / "shards").train) == 1
+
+
+@pytest.mark.parametrize("rate", [60, 100])
+def test_a_slow_device_whose_signal_cannot_contain_the_mains_needs_no_flag(study, rate):  # noqa: F811
+    code, out, _ = study.write().run(rate=rate)
+    assert code == 0
+    assert f"{rate} Hz, 20-{0.45 * rate:g} Hz kept, no notch; mains hum: not heard" in out
+    assert study.shards()[0].arguments["notch"] == []
+
+
+def test_recordings_added_later_have_the_notches_of_those_that_are_there_even_if_there_are_none(study):  # noqa: F811
+    assert "no notch; mains hum" in study.write().run("--notch")[1]
+    assert "1 shard written, 2 kept" in study.write(people=3).run()[1]
+    assert [shard.arguments["notch"] for shard in study.shards()] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [(1e25, "found an RMS of inf"), (1e200, "found an RMS of nan"), (1e-200, "expected amplitudes above 6e-08, found")],
+)
+def test_amplitudes_that_cannot_be_computed_with_are_named(study, recwarn, factor, told):  # noqa: F811
+    code, _, errors = study.write(lambda t: t.assign(**(t.filter(like="ch") * factor))).run()
+    assert code == 1
+    assert errors.count(told) == 2
+    assert [one for one in recwarn if one.category is RuntimeWarning] == []
+
+
+@pytest.mark.parametrize(("flags", "limit"), [([], "6550"), (["--unit", "mV"], "65.5 mV")])
+def test_amplitudes_that_float16_cannot_hold_are_named_in_the_unit_of_the_table(study, flags, limit):  # noqa: F811
+    factor = 1e-3 if flags else 1.0
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table.loc[100, "ch1"] = 5e7
+        return table.assign(**(table.filter(like="ch") * factor))
+
+    errors = study.write(change).run(*flags)[2]
+    assert f"p1.csv: expected amplitudes below {limit}, found more; is it in the others' unit?" in errors

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from semg.common.errors import SettingError
+from semg.common.errors import DataError, SettingError
 from semg.data import putemg
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
 
@@ -90,6 +91,26 @@ def _mixed(samples: np.ndarray, weights: np.ndarray) -> np.ndarray:
     for start in range(0, len(samples), CAUSAL_BLOCK):
         mixed[start : start + CAUSAL_BLOCK] = samples[start : start + CAUSAL_BLOCK].astype(np.float32) @ weights
     return mixed
+
+
+def filtered_table(
+    path: Path, samples: np.ndarray, spec: FilterSpec, rate: float, scale: float, unit: str = ""
+) -> np.ndarray:
+    """(T, channels) float64 from the table in `path` -> (T, channels) float16, multiplied by `scale` and filtered.
+
+    unit: of the samples, for messages; empty if it is not known. DataError for amplitudes that float16 cannot hold.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        reference = np.eye(samples.shape[1], dtype=np.float32)
+        signal = filtered(exact_in_float32(samples), reference, spec, rate, scale)
+    float16 = np.finfo(np.float16)
+    if not np.isfinite(signal).all():
+        limit = f"{float(float16.max) / scale:.4g} {unit}".rstrip()
+        raise DataError(f"{path}: expected amplitudes below {limit}, found more; is it in the others' unit?")
+    if not signal.any():
+        limit = f"{float(float16.smallest_subnormal) / scale:.2g} {unit}".rstrip()
+        raise DataError(f"{path}: expected amplitudes above {limit}, found none; is it in the others' unit?")
+    return signal
 
 
 def common_scale(rms: float) -> float:

@@ -12,19 +12,19 @@ SEEN = 4.0  # a line this many times stronger than its surroundings is not chanc
 _ENOUGH = 8  # averaged spectra, i.e. nine seconds: noise then reaches 2; with 2 spectra it reaches 3
 _SEGMENT = 2.0  # seconds: this resolves lines half a hertz apart
 _MOST_SEGMENTS = 60  # evenly spaced over the recording: two minutes are enough
-# distance from a line's frequency, Hz: of the line itself, and of what it is compared with
-_LINE, _AROUND = 1.0, (3.0, 8.0)
+_LINE = 1.0  # Hz; a line's power is within this distance of its frequency
+_AROUND = (3.0, 8.0)  # Hz; distances of the frequencies that a line is compared with
 
 
-def common_lines(hums: Sequence[tuple[float | None, Sequence[float]]]) -> list[float]:
+def common_lines(hums: Sequence[tuple[float | None, Sequence[float]]], rate: float) -> list[float]:
     """The mains frequency that most humming recordings have, and those of its multiples that are present in most of
-    them, Hz.
+    them, Hz. Without hum 50 Hz, or nothing if signals at `rate` Hz cannot contain 50 Hz.
 
     hums: for each recording, its mains frequency (None without hum) and its lines.
     """
     humming = Counter(mains for mains, _ in hums if mains)
     if not humming:
-        return [MAINS[0]]
+        return [MAINS[0]] if MAINS[0] < rate / 2 else []
     mains, count = humming.most_common(1)[0]
     heard = Counter(line for own, lines in hums if own == mains for line in lines)
     return sorted({mains, *(line for line, times in heard.items() if 2 * times > count)})
