@@ -38,7 +38,8 @@ def _file_name(value: str) -> str:
     """`value` in characters that every file system accepts; with a hash if two values could otherwise get the same
     name."""
     plain = re.sub(r"[^A-Za-z0-9.+]+", "-", value).strip("-.")
-    return plain if re.fullmatch(r"[A-Za-z0-9.:+-]+", value) else f"{plain}-{text_checksum(value)[:6]}"
+    same = re.fullmatch(r"[A-Za-z0-9.:+-]+", value) and value.strip("-.") == value
+    return plain if same else f"{plain}-{text_checksum(value)[:6]}"
 
 
 def read_grid(words: Iterable[str]) -> list[Setting]:
