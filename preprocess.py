@@ -19,7 +19,7 @@ middle', 'pinch ring', 'pinch small'.
 
 --preset paper is the protocol of the data set's authors: windows of 2500 samples every 1250, a band-pass of order 5,
 notches at 30, 49.99, 60, 90 and 150 Hz, each window labelled by its last sample, and windows near transitions left out.
-Flags given in addition override its values.
+Flags given in addition override its values; --rest and --transition-margin do not go with its rule for labels.
 
 Missing samples, which show as steps of more than 1.5 samples in the index, are reported and recorded in shard.json. No
 window spans a gap of more than 2.5 ms. A recording with an error is reported and left out; the others are processed. An
@@ -53,7 +53,7 @@ from semg.data import gaps, putemg
 from semg.data.faults import find_faults
 from semg.data.filters import HIGH, LOW, FilterSpec
 from semg.data.gestures import chosen, windows_of
-from semg.data.preprocessing import filtered, montage, rings
+from semg.data.preprocessing import MONTAGES, filtered, montage, rings
 from semg.data.putemg_recording import Recording
 from semg.data.records import from_name
 from semg.data.shards import difference, open_shard, read_meta, write_shard
@@ -136,7 +136,7 @@ def arguments() -> argparse.ArgumentParser:
     signal.add_argument("--channels", type=cli.number_ranges, default="1-24", help="channels, such as 9-16 or 1,3,5")
     signal.add_argument(
         "--montage",
-        choices=("monopolar", "bipolar", "car"),
+        choices=MONTAGES,
         default="monopolar",
         help="bipolar: differences between neighbouring rings, along the arm; car: common average reference",
     )
@@ -185,8 +185,12 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
         raise UsageError(f"--stride {args.stride}: expected at most the window, {args.window}")
     if wrong := [n for n in args.channels if not 1 <= n <= putemg.N_CHANNELS]:
         raise UsageError(f"--channels: expected numbers from 1 to {putemg.N_CHANNELS}, found {wrong[0]}")
-    if args.rest and args.label_rule == "last-sample":
-        raise UsageError("--rest: --preset paper leaves label -1 out as its authors did; give one of the two")
+    if args.label_rule == "last-sample":
+        if args.rest:
+            raise UsageError("--rest: --preset paper leaves label -1 out as its authors did; give one of the two")
+        if cli.Parser.latest and cli.Parser.latest.typed("transition_margin"):
+            problem = "--preset paper leaves windows near transitions out by a rule of its own; give one of the two"
+            raise UsageError(f"--transition-margin: {problem}")
     given = {field.name: getattr(args, field.name) for field in fields(Arguments)}
     parsed = Arguments(**given | {"window": window, "stride": stride, "notch": tuple(args.notch)})
     parsed.filter.check(putemg.RATE)
@@ -346,7 +350,7 @@ def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console:
     after = "some failed, see above; the same command tries them again"
     if not (failed or wrongs):
         after = cli.next_command("create_dataset_files.py", "--shards", args.shards)
-    console.finish(f"{summary}; {after}", shards=there, failed=wrongs)
+    console.finish(f"{summary}; {after}", shards=there, failed=len(failed) + wrongs)
     return 1 if failed or wrongs else 0
 
 

@@ -13,6 +13,7 @@ import recordings
 from conftest import ROOT
 
 import preprocess
+from semg.common.console import Console
 from semg.data.filters import FilterSpec, ZeroPhaseFilter
 from semg.data.putemg import MICROVOLTS_PER_COUNT
 from semg.data.shards import list_records, open_shard
@@ -95,6 +96,16 @@ def test_a_run_for_each_person_makes_the_same_shards(run_script, raw, tmp_path):
     done = run_script("preprocess.py", *words, code=1)
     assert re.search(r"error: subject 05: exit code 1, it said last: .*-05-.*; log: \S+", done.stderr)
     assert list_records(tmp_path / "some") == [recordings.record_name(3)]
+
+
+def test_a_recording_of_another_name_counts_as_failed_where_people_are_launched(tmp_path, capsys):
+    class Nobody:
+        def run(self, jobs, _name):
+            return iter(jobs)
+
+    args = preprocess.arguments().parse_args(["--shards", str(tmp_path)])
+    assert preprocess.launch([tmp_path / "notes.hdf5"], args, Nobody(), Console(as_json=True)) == 1
+    assert json.loads(capsys.readouterr().out)["failed"] == 1
 
 
 def test_other_arguments_are_named_and_overwrite_redoes(run_script, raw, tmp_path):
@@ -287,6 +298,10 @@ def test_files_of_the_system_are_no_recordings(tmp_path):
         (["--channels", "9-16", "--montage", "bipolar"], "neighbouring rings"),
         (["--channels", "3", "--montage", "car"], "expected monopolar where --channels is a single one"),
         (["--rest", "--preset", "paper"], "--rest"),
+        (
+            ["--transition-margin", "0.1", "--preset", "paper"],
+            "--transition-margin: --preset paper leaves windows near",
+        ),
         (["--classes", "fist", "wave"], "--classes fist wave: expected gestures of idle, fist"),
         (["--classes", "fist", "rest"], "found 'rest'"),
         (["--no-idle", "--rest"], "--no-idle: expected no --rest with it"),
