@@ -121,6 +121,7 @@ def rewritten(shard, **changes):
         ("arguments", {"window": 2**62, "stride": 1}, "windows inside the recording"),
         ("rings", [[0, 24]], "places below 24, the number of channels, in rings, found 24"),
         ("rings", [[0, 1], [1, 2]], "each place once for rings"),
+        ("classes", ["idle", "fist", "idle", "open"], "each of the classes once, found idle, fist, idle, open"),
         ("rest_classes", ["nap"], "rest_classes among the classes, found 'nap'"),
         ("subject", "../03", "expected a name of .* for subject"),
     ],

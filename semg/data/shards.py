@@ -177,6 +177,8 @@ def _check_facts(where: Path, meta: Mapping[str, Any], advice: str) -> None:
     if beyond := [place for ring in meta["rings"] for place in ring if place >= len(meta["channels"])]:
         channels = f"places below {len(meta['channels'])}, the number of channels"
         raise DataError(f"{where}: expected {channels}, in rings, found {beyond[0]}", advice)
+    if len(set(meta["classes"])) < len(meta["classes"]):
+        raise DataError(f"{where}: expected each of the classes once, found {', '.join(meta['classes'])}", advice)
     if unknown := [name for name in meta["rest_classes"] if name not in meta["classes"]]:
         raise DataError(f"{where}: expected rest_classes among the classes, found {unknown[0]!r}", advice)
 
@@ -236,7 +238,9 @@ def _check_arrays(path: Path, meta: dict[str, Any], signal: SignalFile, windows:
     if signal.shape != shape:
         raise DataError(f"{path}: expected a signal of shape {shape}, found {signal.shape}", REDO)
     if [len(row) for row in meta["second_moment"]] != [shape[1]] * shape[1]:
-        raise DataError(f"{path}: expected a second_moment of {shape[1]} x {shape[1]} numbers, found another shape")
+        raise DataError(
+            f"{path}: expected a second_moment of {shape[1]} x {shape[1]} numbers, found another shape", REDO
+        )
     if windows.dtype != WINDOW_FIELDS or windows.ndim != 1 or len(windows) != meta["n_windows"]:
         raise DataError(f"{path}: expected {meta['n_windows']} windows, found another table", REDO)
     if len(windows) == 0:
@@ -246,7 +250,7 @@ def _check_arrays(path: Path, meta: dict[str, Any], signal: SignalFile, windows:
     ordered = np.all((windows["low"] <= windows["start"]) & (windows["start"] <= windows["high"]))
     known = windows["label"].min() >= 0 and windows["label"].max() < len(meta["classes"])
     if not (inside and ordered and known):
-        raise DataError(f"{path}: expected windows inside the recording with known labels, found others")
+        raise DataError(f"{path}: expected windows inside the recording with known labels, found others", REDO)
 
 
 def _are_files(files: Any) -> bool:
@@ -272,7 +276,6 @@ def _are_rings(rings: Any) -> bool:
 
 RINGS = Field("lists of the channels' places, counted from 0, each place once", _are_rings)
 _NAME = Field(f"a name of {records.NAME_FORM}", records.is_name)
-_ARGUMENTS = dict.fromkeys(("arguments.window", "arguments.stride"), COUNT)
 _FACTS = {  # facts that every program that makes shards must state
     **dict.fromkeys(("record", "subject", "session"), _NAME),
     "order": Field("a whole number", lambda value: is_whole(value, 0)),
@@ -283,7 +286,7 @@ _FACTS = {  # facts that every program that makes shards must state
     "rings": RINGS,
     "rest_classes": Field("a list of classes", lambda names: isinstance(names, list) and all(map(text, names))),
     "simulated": Field("true or false", flag),
-    **_ARGUMENTS,
+    **dict.fromkeys(("arguments.window", "arguments.stride"), COUNT),
 }
 _FIELDS = {  # checked for every writer: a checksum can be computed for any contents
     "n_samples": COUNT,
