@@ -61,9 +61,7 @@ FLAGS_OF = {  # the protocols that each flag applies to
 PARTED = (
     "--protocol {} parts the recordings of a session, so each has to hold every class; subject, kfold and loso do not"
 )
-ADVICE = {
-    protocol: PARTED.format(protocol) for protocol in ("session", "recording")
-}  # for a split in which a class is missing
+ADVICE = {protocol: PARTED.format(protocol) for protocol in ("session", "recording")}  # if a class is missing
 FOLDS_SHOWN = 10  # with more folds than this, the table gives ranges over folds
 
 

@@ -158,11 +158,11 @@ class Batches:
 
     def _scaled(self, x: Tensor, shard: Tensor) -> Tensor:
         """(B, N, C) float16 microvolts -> (B, N, C') float32."""
-        if self._gains is None:
-            return (
-                self._transformed(x, shard) if x.device.type == "cpu" else torch.bmm(x.float(), self._transform[shard])
-            )
-        return x.float().mul_(self._gains[shard][:, None, :])
+        if self._gains is not None:
+            return x.float().mul_(self._gains[shard][:, None, :])
+        if x.device.type == "cpu":
+            return self._transformed(x, shard)
+        return torch.bmm(x.float(), self._transform[shard])
 
     def _transformed(self, x: Tensor, shard: Tensor) -> Tensor:
         """The same on a CPU, a few windows at a time, which fit into its caches: half the time of a single batched

@@ -12,7 +12,8 @@ ADC_ENDS = (-(2 ** (ADC_BITS - 1)), 2 ** (ADC_BITS - 1) - 1)  # the range of put
 SATURATED_SHARE = 0.01  # fraction of samples at the ends of a converter's range
 _NEAR = 2.0  # standard deviations between minimum and mean: 1.3 for a rectified Gaussian, over 3 for a raw one
 _BITS = (8, 16, 24, 32)  # sizes of whole numbers
-_OF_EITHER_SIGN, _MORE = 0.1, 3.0  # smallest fraction of samples near each end, and its ratio to that in the middle
+_OF_EITHER_SIGN = 0.1  # where signed numbers were read as unsigned, at least this fraction is near each end
+_MORE = 3.0  # and there are more than this many times as many near both ends as in the middle
 _FEW_VALUES = 64  # with fewer distinct values, a channel is often at its ends without being clipped
 
 

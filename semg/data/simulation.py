@@ -88,7 +88,7 @@ _ACTIVE = tuple(gesture for gesture in GESTURES if gesture > 0)
 
 # How much people, days and repetitions differ.
 _ANGLE_SPREAD = 8.0  # degrees, of each muscle's position
-_STRENGTH_SPREAD = 0.3  # of a muscle's potentials; this and the next three apply to the logarithm
+_STRENGTH_SPREAD = 0.3  # of a muscle's potentials; this and the next five apply to the logarithm
 _HABIT_SPREAD = 0.4  # of a muscle's activation in a gesture, between people
 _REPETITION_SPREAD = 0.25  # the same between repetitions
 _FORCE_SPREAD = 0.3  # of all muscles together, between repetitions

@@ -300,12 +300,12 @@ def _fold_splits(
     protocol: str, records: Sequence[Record], groups: Sequence[Sequence[str]], val: float, seed: int
 ) -> dict[str, Split]:
     subjects = _subjects(records)
-    folds_ = {}
+    by_name = {}
     for fold, tested in enumerate(groups):
         rest = [subject for subject in subjects if subject not in tested]
         validated = drawn(rest, seed, f"val of fold {fold}")[: _count(val, len(subjects))]
-        folds_[f"fold{fold}"] = _subject_split(protocol, records, tested, validated, seed)
-    return folds_
+        by_name[f"fold{fold}"] = _subject_split(protocol, records, tested, validated, seed)
+    return by_name
 
 
 def _subject_split(

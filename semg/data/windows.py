@@ -121,8 +121,8 @@ def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.nda
     """
     ends = np.concatenate([[np.iinfo(np.int64).min], breaks, [np.iinfo(np.int64).max]])
     place = np.searchsorted(breaks, windows["start"], side="right")  # number of gaps up to a window's start
-    whole = windows[windows["start"] <= ends[place + 1] - window].copy()
-    place = np.searchsorted(breaks, whole["start"], side="right")
+    inside = windows["start"] <= ends[place + 1] - window
+    whole, place = windows[inside], place[inside]
     whole["low"] = np.maximum(whole["low"], ends[place])
     whole["high"] = np.minimum(whole["high"], ends[place + 1] - window)
     return whole
