@@ -153,6 +153,8 @@ def score(
 ) -> dict[str, Any]:
     """Run the model over all windows of the shards and write the results."""
     extra: dict[str, Any] = {}
+    if args.adapt != "none" and "class_windows" not in model.description:
+        console.warn(f"{args.checkpoint}: does not say how often each gesture was trained on; equal shares are assumed")
     if args.adapt == "none":
         windows = open_windows(shards)
         scores = Scores(windows, decide(model, windows, args, console))
@@ -202,8 +204,6 @@ def adapted(
             console.say(f"{one['session']}: rings of electrodes are {one['turn_refused']}")
     if result.left_out:
         console.warn(f"nothing to score after the first recording of {', '.join(result.left_out)}: left out")
-    if "class_windows" not in model.description:
-        console.warn(f"{args.checkpoint}: does not say how often each gesture was trained on; equal shares are assumed")
     console.say(f"adapted to {result.accepted} of {cli.counted(len(result.sessions), 'session')}")
     record = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
     beside = unadapted_report(result.adapted.windows, result.unadapted, args)

@@ -119,7 +119,9 @@ def main() -> int:
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
     files = [CONFIG, WEIGHTS, "README.md"]
     facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}
+    onnx = args.out / "model.onnx"
     with folder_lock(args.out):
+        onnx.unlink(missing_ok=True)  # one of an earlier export may be of another model
         write_folder(args.out, model.checkpoint)
         check_copy(args.out, model)
         write_text(args.out / "README.md", card(model))
@@ -127,10 +129,10 @@ def main() -> int:
             f"{args.out / WEIGHTS}: {len(model.checkpoint.tensors)} tensors, opened again, the same bit for bit"
         )
         if args.onnx:
-            apart = write_onnx(args.out / "model.onnx", model)
-            files.append("model.onnx")
+            apart = write_onnx(onnx, model)
+            files.append(onnx.name)
             facts["onnx_largest_difference"] = apart
-            console.say(f"{args.out / 'model.onnx'}: run in onnxruntime, largest difference {apart:.1e}")
+            console.say(f"{onnx}: run in onnxruntime, largest difference {apart:.1e}")
     command = cli.next_command("predict.py", "RECORDING", "--checkpoint", args.out)
     console.finish(f"{args.out}: {', '.join(files)}; {command}", **facts)
     return 0

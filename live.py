@@ -55,7 +55,7 @@ from semg.data.tables import UNITS
 from semg.flags import shared
 from semg.inference import lsl
 from semg.inference.live_decoder import LiveDecoder
-from semg.inference.live_outputs import DecisionTable, Outputs, Recorder
+from semg.inference.live_outputs import Datagrams, DecisionTable, Outputs, Recorder
 from semg.inference.lsl_replay import play, read_playable
 from semg.inference.trained_model import TrainedModel
 from semg.training.online_adaptation import OnlineAdaptation
@@ -178,10 +178,12 @@ class Watched:
 def play_recording(args: argparse.Namespace, console: cli.Console) -> int:
     """--replay: play a recording into a stream."""
     recording = read_playable(args.replay, args.rate, args.unit, args.channels, console.warn)
-    name = args.name or recording.name
-    with console.progress(total=len(recording.samples), unit="sample") as progress:
-        sent = play(recording, name, seconds=args.seconds, say=console.say, progress=progress.update)
-    console.finish(f"{name}: played {sent / recording.rate:.1f} s of {args.replay}", name=name, samples=sent)
+    if args.seconds is not None:
+        recording = recording.beginning(args.seconds)
+    name, count = args.name or recording.name, len(recording.samples)
+    with console.progress(total=count, unit="sample") as progress:
+        play(recording, name, say=console.say, progress=progress.update)
+    console.finish(f"{name}: played {count / recording.rate:.1f} s of {args.replay}", name=name, samples=count)
     return 0
 
 
@@ -190,6 +192,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     lsl.pylsl()
     model = TrainedModel.open(args.checkpoint, args.device)
     use_threads(args.threads, model.network)
+    datagrams = Datagrams(args.udp, model.classes) if args.udp else None
     shared.warn_of_zero_phase(model.signal_path.filter, console)
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
     if args.save_statistics:
@@ -228,15 +231,18 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
             recorder = Recorder(args.record, layout.names, overwrite=args.overwrite)
             stack.callback(recorder.close)
         table = DecisionTable(args.out / f"{safe}-{started}.csv", model.classes)
-        outputs = stack.enter_context(Outputs(table, model.classes, reader.facts, args.udp))
+        outputs = stack.enter_context(Outputs(table, model.classes, reader.facts, datagrams))
         stack.callback(watched.close)
         with stop_at_a_safe_place() as stop:  # a stop is how a session usually ends
             session(reader, decoder, outputs, recorder, watched, args.seconds, stop)
-    if args.save_statistics and (heard := decoder.heard()) is not None:
+    heard = decoder.heard() if args.save_statistics else None
+    if heard is not None:
         model.write_statistics(args.save_statistics, heard)
+    elif args.save_statistics:
+        console.warn(f"{args.save_statistics}: expected at least a window of signal for statistics, found less")
     if adaptation is not None:
         console.say(adaptation.in_words())
-    tell(args, console, reader, decoder, outputs, recorder)
+    tell(args, console, reader, decoder, outputs, recorder, saved=heard is not None)
     return stop.exit_code if stop else 0
 
 
@@ -276,8 +282,10 @@ def tell(
     decoder: LiveDecoder,
     outputs: Outputs,
     recorder: Recorder | None,
+    *,
+    saved: bool,
 ) -> None:
-    """Print the last line: what was written, and how the session went."""
+    """Print the last line: what was written, and how the session went. saved: whether its statistics were stored."""
     facts: dict[str, Any] = {"decisions": len(outputs.delays), "lost": decoder.finish()}
     facts |= {"interruptions": reader.interruptions, "csv": outputs.path.as_posix()}
     text = f"{outputs.path}: {counted(len(outputs.delays), 'decision')}"
@@ -290,7 +298,7 @@ def tell(
     if outputs.failed:
         facts["unsent"] = outputs.failed
         text += f"; {counted(outputs.failed, 'datagram')} could not be sent"
-    if args.save_statistics:
+    if saved:
         text += f"; next: --statistics {args.save_statistics} with the session's next recording"
     if recorder:
         facts["record"] = recorder.path.as_posix()

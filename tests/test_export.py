@@ -178,6 +178,16 @@ def test_without_the_packages_one_line_says_what_to_do(copied, monkeypatch):
     assert not (copied / "new").exists()
 
 
+def test_a_network_that_one_onnx_file_cannot_hold_is_refused(tmp_path, monkeypatch):
+    """PyTorch wrote its weights into a second file, which was lost when the first got its name."""
+    monkeypatch.setattr(onnx_export, "LARGEST", 100_000)
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(SHIPPED), "--out", str(tmp_path)])
+    (tmp_path / "model.onnx").write_bytes(b"of another model")
+    with pytest.raises(DataError, match=r"model\.onnx: expected weights of at most 0\.0 GB.*give onnx"):
+        export.main()
+    assert not (tmp_path / "model.onnx").exists(), "what is left beside the new weights is of no other model"
+
+
 def test_an_export_does_not_overwrite_what_it_reads(copied, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(copied), "--out", str(copied), "--no-onnx"])
     with pytest.raises(DataError, match="another folder"):

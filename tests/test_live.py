@@ -247,6 +247,31 @@ def test_a_session_goes_on_from_the_statistics_of_another(here, recording, micro
     streamed(here, recording, tmp_path / "third", "--statistics", statistics)
 
 
+def test_statistics_of_less_than_a_window_are_not_stored_and_not_said_to_be(here, model, microvolts, tmp_path):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    record, few = tmp_path / "record.csv", model.window // 2
+
+    def feed():
+        device.send(microvolts[:few])
+        wait_for(lambda: record.exists() and record.read_bytes().count(b"\n") == few + 1, "the record")
+
+    words = ["--lsl", device.name, "--out", tmp_path / "live", "--record", record]
+    with beside(then_ctrl_c(feed)):
+        code, said, errors = here(live, *words, "--save-statistics", tmp_path / "heard.npz")
+    assert code == 130
+    assert f"{tmp_path / 'heard.npz'}: expected at least a window of signal for statistics, found less" in errors
+    assert "--statistics" not in said
+    assert not (tmp_path / "heard.npz").exists()
+
+
+def test_a_host_that_cannot_be_is_named_before_a_file_is_written(here, tmp_path):
+    """An empty record stayed behind, and the next run refused to replace it."""
+    words = ["--lsl", "nobody", "--udp", "two..dots:5005", "--out", tmp_path / "live", "--record", tmp_path / "a.csv"]
+    with pytest.raises(DataError, match=r"two\.\.dots: expected a host to send to"):
+        here(live, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_while_statistics_are_computed_leaves_none_half_done(here, microvolts, tmp_path, monkeypatch):
     device = loopback.Device(loopback.unique("device"), RATE, LABELS)
     add, added = OnlineNormalization._add_to, []
@@ -390,11 +415,17 @@ def test_a_stream_is_found_by_name_source_id_or_type_and_else_told_what_there_is
     twin.off()
 
 
-def test_a_recording_is_played_as_it_is_and_in_its_own_time(model, recording, microvolts, here):
+def test_a_recording_is_played_as_it_is_and_in_its_own_time(model, recording, microvolts, here, monkeypatch):
     import pylsl
 
     name = loopback.unique("replay")
-    chunks = []
+    chunks, totals, progress = [], [], live.cli.Console.progress
+
+    def announced(console, *items, total, **settings):
+        totals.append(total)
+        return progress(console, *items, total=total, **settings)
+
+    monkeypatch.setattr(live.cli.Console, "progress", announced)
 
     def read():
         reader = reader_of(name, model)
@@ -407,6 +438,7 @@ def test_a_recording_is_played_as_it_is_and_in_its_own_time(model, recording, mi
         code, said, _ = here(live, "--replay", recording, "--name", name, "--seconds", 1)
     assert code == 0
     assert f"{name}: played 1.0 s" in said
+    assert totals == [RATE], "progress is through what is played, not through the whole recording"
     assert pylsl.local_clock() - begun >= 1.0
     np.testing.assert_array_equal(np.concatenate([chunk.samples for chunk in chunks]), microvolts[:RATE])
     stamps = np.concatenate([chunk.stamps for chunk in chunks])

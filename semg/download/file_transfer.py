@@ -79,9 +79,8 @@ def _transfer(client: Client, path: str, part: PartialFile, size: int | None, an
     headers = {"Range": f"bytes={have}-", "If-Range": note.validator} if note else {}
     with client.open("GET", path, headers, allowed=(200, 206, 416)) as response:
         refuse_page(response)
-        if (
-            response.status_code == 200
-        ):  # the whole file: as requested, or Range is not supported, or the file has changed
+        # 200: the whole file, as requested, or because Range is not supported or the file has changed
+        if response.status_code == 200:
             refuse_encoded(response)
             note, have = _fresh_note(response, size, any_length), 0
         elif note is None or not _continues(response, have, note):

@@ -34,6 +34,7 @@ from semg.inference.trained_model import TrainedModel
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUTS, OUTPUTS = ("x", "statistics"), ("logits", "features")
 TOLERANCE = 1e-3  # of a logit or a log power; float32 in another order of summation differs by about 1e-6
+LARGEST = 1536 << 20  # bytes of weights; with more, PyTorch's exporter writes a second file under a name of its own
 _CHECKED = (1, 3)  # batch sizes checked: none may be fixed in the graph
 _KEY = "semg-gpt2"
 _SCALED = "D = diag(1 / root mean square of each channel over the session)"
@@ -50,7 +51,7 @@ class _Graph(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, N), (B, 2, F) -> (B, K), (B, T, F)."""
+        """(B, C', N), (B, 2, F) -> (B, K), (B, T, F)."""
         features = self.model.frontend(x)
         return self.model.classify((features - statistics[:, :1]) / statistics[:, 1:]), features
 
@@ -91,10 +92,15 @@ def contract(model: TrainedModel) -> dict[str, Any]:
 def write_onnx(path: Path, model: TrainedModel) -> float:
     """Write the graph, run it, and return the largest difference from the model's own outputs.
 
-    The file gets its final name only if onnxruntime agrees to TOLERANCE; otherwise DataError.
+    The file gets its final name only if onnxruntime agrees to TOLERANCE; otherwise DataError. DataError also for a
+    network of more than LARGEST bytes.
     """
     check_packages()
     network = model.network.cpu()
+    size = sum(value.nbytes for value in network.state_dict().values())
+    if size > LARGEST:
+        limit = f"at most {LARGEST / 1e9:.1f} GB, which one ONNX file can hold"
+        raise DataError(f"{path}: expected weights of {limit}, found {size / 1e9:.1f} GB", hint="give {onnx}")
     graph = _Graph(network).eval()
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), _quiet("torch.onnx"):

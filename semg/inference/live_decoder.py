@@ -94,7 +94,8 @@ class LiveDecoder:
         self._smooth = MarkovFilter(model.stride / model.rate, hold) if hold else None
         self._clock = StreamClock(rate)
         self._watch = SignalWatch(name, channels, rate, warn)
-        self._held: list[Chunk] = []  # chunks that wait until the unit is known
+        # chunks that wait until the unit is known; a list for each stretch between two interruptions
+        self._held: list[list[Chunk]] = [[]]
         self._samples = 0  # received in all
         self._since_begin = 0  # samples since the stream last started
         self._first: float | None = None  # time stamps of the very first sample, and of the first since the last start
@@ -123,14 +124,13 @@ class LiveDecoder:
         chunk = replace(chunk, samples=self._numbers(chunk.samples))
         if self._scale is not None:
             return self._decide(chunk, self._scale)
-        self._held.append(chunk)
-        if sum(len(one.samples) for one in self._held) < UNIT_SECONDS * self._rate:
+        self._held[-1].append(chunk)
+        samples = [one.samples for stretch in self._held for one in stretch]
+        if sum(map(len, samples)) < UNIT_SECONDS * self._rate:
             return []
-        held, self._held = self._held, []
-        samples = np.concatenate([one.samples for one in held])
-        source = RawRecording(self._name, samples, self._rate, self._model.signal_path.scale)
-        self._scale = scale = in_usual_range(self._model, self._name, source, self._warn).scale
-        return [decision for one in held for decision in self._decide(one, scale)]
+        source = RawRecording(self._name, np.concatenate(samples), self._rate, self._model.signal_path.scale)
+        self._scale = in_usual_range(self._model, self._name, source, self._warn).scale
+        return self._decide_held(self._scale)
 
     def prepare(self) -> None:
         """Do work that no decision needs to wait for; call it when there is time."""
@@ -139,6 +139,8 @@ class LiveDecoder:
 
     def begin_anew(self) -> None:
         """Call it after an interruption: filter, windows and clock start afresh with the next chunk."""
+        if self._scale is None:
+            self._held.append([])
         self._clock.begin_anew()
         self._since_begin = 0
         self._leave_windows()
@@ -151,6 +153,15 @@ class LiveDecoder:
         """The statistics of the session, for a later stream of the same session; None before the first complete
         window."""
         return self.normalization.heard()
+
+    def _decide_held(self, scale: float) -> list[LiveDecision]:
+        """Decisions on the chunks that waited until the unit was known."""
+        (first, *others), self._held = self._held, []
+        decisions = [decision for chunk in first for decision in self._decide(chunk, scale)]
+        for stretch in others:
+            self.begin_anew()
+            decisions += [decision for chunk in stretch for decision in self._decide(chunk, scale)]
+        return decisions
 
     def _decide(self, chunk: Chunk, scale: float) -> list[LiveDecision]:
         if self._first is None:

@@ -192,14 +192,14 @@ class Outputs:
     """
 
     def __init__(
-        self, table: DecisionTable, classes: Sequence[str], stream: lsl.StreamFacts, udp: tuple[str, int] | None
+        self, table: DecisionTable, classes: Sequence[str], stream: lsl.StreamFacts, datagrams: Datagrams | None
     ) -> None:
         self._table, self.path = table, table.path
         name = f"{stream.name}-gestures"
         source = f"{name} {stream.source_id or stream.uid}"
         labels = ["gesture", *[f"p_{name}" for name in classes]]
         self._outlet = lsl.outlet(name, "Gestures", labels, 0.0, source_id=source, facts={"classes": classes})
-        self._datagrams = Datagrams(udp, classes) if udp else None
+        self._datagrams = datagrams
         self.delays: list[float] = []
         self.computing: list[float] = []
         self.latest: LiveDecision | None = None

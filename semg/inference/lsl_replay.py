@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,10 @@ class Playable:
     rate: float
     labels: tuple[str, ...]
     unit: str
+
+    def beginning(self, seconds: float) -> "Playable":
+        """Its first `seconds`, or one sample if they are shorter."""
+        return replace(self, samples=self.samples[: max(1, round(seconds * self.rate))])
 
 
 def read_playable(
@@ -66,18 +70,14 @@ def play(
     recording: Playable,
     name: str,
     *,
-    seconds: float | None = None,
     say: Callable[[str], None],
     progress: Callable[[int], object] = lambda _: None,
-) -> int:
-    """Send a recording once there is a reader; returns how many samples were sent.
+) -> None:
+    """Send a recording once there is a reader.
 
-    name: of the stream; seconds: send at most this much signal; progress: called with the number of samples in each
-    packet.
+    name: of the stream; progress: called with the number of samples in each packet.
     """
     samples, rate = recording.samples, recording.rate
-    if seconds is not None:
-        samples = samples[: max(1, round(seconds * rate))]
     source = f"replay of {recording.name} as {name}"
     out = lsl.outlet(name, "EMG", recording.labels, rate, source_id=source, units=recording.unit)
     channels = counted(len(recording.labels), "channel")
@@ -96,4 +96,3 @@ def play(
     ended = time.monotonic()
     while out.have_consumers() and time.monotonic() - ended < _LAST_WORDS:
         time.sleep(0.05)
-    return len(samples)

@@ -59,7 +59,7 @@ def _check_description(checkpoint: Checkpoint) -> None:
     n_channels = len(description["data"]["channels"])
     if beyond := [place for ring in description["data"].get("rings") or () for place in ring if place >= n_channels]:
         raise DataError(f"{checkpoint.path}: expected places below {n_channels} in data.rings, found {beyond[0]}")
-    gain, shape = checkpoint.tensors.get("train_gain"), (len(description["data"]["channels"]),)
+    gain, shape = checkpoint.tensors.get("train_gain"), (n_channels,)
     if gain is None or gain.shape != shape:  # another shape might go unnoticed by broadcasting
         actual = "none" if gain is None else f"one of shape {tuple(gain.shape)}"
         raise DataError(f"{checkpoint.path}: expected train_gain of shape {shape}, found {actual}")

@@ -69,12 +69,11 @@ def _windows_as_heard(
     its end."""
     places = np.flatnonzero(windows.shard == shard)
     places = places[np.argsort(windows.start[places], kind="stable")]
-    own, length = windows.shards[shard], windows.window
+    signal, length = windows.shards[shard].signal, windows.window
     seen = next_place = 0
     if adapting is not None:
         adapting.begin_recording()
-    for end in range(length, len(own.signal) + 1, stride):
-        signal = own.signal
+    for end in range(length, len(signal) + 1, stride):
         online.see(signal[seen:end])
         if adapting is not None:
             adapting.see(signal[seen:end])

@@ -191,7 +191,10 @@ class Stream:
 
 
 def replay(stream: Stream, samples: np.ndarray, block: int, rate: float) -> Predictions:
-    """Push a recording, (T, channels in) at `rate` Hz, in blocks of `block` samples, as a device would send them."""
+    """Push a recording, (T, channels in) at `rate` Hz, in blocks of `block` samples, as a device would send them.
+
+    DataError if it ends before the warm-up does, and as from `Stream.push`.
+    """
     decisions: list[Decision] = []
     delay: list[float] = []
     for at in range(0, len(samples), block):
