@@ -59,8 +59,8 @@ def arguments() -> argparse.ArgumentParser:
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that cannot be combined, DataError if OUT exists and may not be replaced."""
     shared.check_rate(args.rate, args.recordings)
-    if args.out.resolve() == args.checkpoint.resolve():
-        raise UsageError(f"--out {args.out}: expected another file than the checkpoint that is adapted")
+    if args.out.resolve() in {path.resolve() for path in (args.checkpoint, *args.recordings)}:
+        raise UsageError(f"--out {args.out}: expected another file than the checkpoint and the recordings")
     expect_place(args.out, "the adapted model")
     if args.out.exists() and not args.overwrite:
         raise DataError(f"{args.out}: expected no file there, found one; --overwrite replaces it")

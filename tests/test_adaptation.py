@@ -9,6 +9,8 @@ import pytest
 import small_shards
 import torch
 
+from adapt import arguments, check
+from semg.common.errors import UsageError
 from semg.data.rings import turned_by
 from semg.data.shards import open_shards
 from semg.inference import batch
@@ -346,6 +348,17 @@ def test_first_of_sessions_of_one_recording_is_an_error(trained, run_here):
 def test_online_and_adapt_do_not_go_together(trained, run_here):
     words = ("--checkpoint", trained / "run" / "best_model.ckpt", "--adapt", "session", "--normalize", "online")
     assert "--adapt session: expected --normalize trained" in run_here("evaluate.py", *words, code=2).stderr
+
+
+@pytest.mark.parametrize("of", ["run.ckpt", "one.hdf5", "two.hdf5"])
+def test_adapt_never_replaces_what_it_reads(tmp_path, of):
+    """Not with --overwrite either: a recording may be the only copy."""
+    inputs = [tmp_path / name for name in ("run.ckpt", "one.hdf5", "two.hdf5")]
+    for path in inputs:
+        path.touch()
+    words = [*map(str, inputs), "--out", str(tmp_path / ".." / tmp_path.name / of), "--overwrite"]
+    with pytest.raises(UsageError, match="expected another file than the checkpoint and the recordings"):
+        check(arguments().parse_args(words))
 
 
 def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, run_here, model):
