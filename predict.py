@@ -289,9 +289,14 @@ def in_words(summary: dict[str, Any]) -> str:
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that cannot be combined."""
     shared.check_rate(args.rate, args.recordings)
-    for flag, file in (("--statistics", args.statistics), ("--save-statistics", args.save_statistics)):
-        if file is not None and not args.stream:
-            raise UsageError(f"{flag}: expected --stream with it, for it is about what a stream has heard")
+    of_streams = {
+        "--statistics": args.statistics is not None,
+        "--save-statistics": args.save_statistics is not None,
+        "--warmup": args.warmup > 0,
+    }
+    for flag, given in of_streams.items():
+        if given and not args.stream:
+            raise UsageError(f"{flag}: expected --stream with it; offline, the whole recording is known")
     if args.save_statistics is not None:
         expect_place(args.save_statistics, "statistics")
     if args.save_statistics is not None and len(args.recordings) > 1:
