@@ -88,7 +88,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 class Signal:
-    """A recording or a shard as arrays: (T, C) microvolts, channel names, classes, and the segments of each class."""
+    """A recording or a shard as arrays: (T, C) in `unit`, channel names, classes, and the segments of each class."""
 
     def __init__(self, path: Path, labels: str) -> None:
         self.name = path.stem if path.suffix == ".hdf5" else path.name
@@ -97,7 +97,7 @@ class Signal:
             self.simulated = is_simulated(path)
             with Recording(path, check_name=False) as recording:
                 counts, codes = recording.read(ALL_CHANNELS, labels)
-            self.values = counts * np.float32(putemg.MICROVOLTS_PER_COUNT)
+            self.values, self.unit = counts * np.float32(putemg.MICROVOLTS_PER_COUNT), "uV"
             self.rate, self.channels = putemg.RATE, putemg.CHANNEL_COLUMNS
             self.rings = tuple(tuple(ring) for ring in whole_rings(ALL_CHANNELS, "monopolar"))
             self.classes = tuple(putemg.GESTURES.values())
@@ -111,6 +111,7 @@ class Signal:
             shard = open_shard(path)
             self.simulated = shard.simulated
             self.values, self.rate, self.channels = shard.signal, shard.rate, shard.channels
+            self.unit = shard.meta["unit"]
             self.classes, self.rings = shard.classes, shard.rings
             self.rest_classes = tuple(shard.rest_classes)
             self.segments = _windowed(shard)
@@ -147,7 +148,8 @@ def _windowed(shard: Shard) -> list[tuple[int, int, int]]:
 
 
 def gesture_rms(signals: list[Signal]) -> np.ndarray:
-    """(K, C) microvolts: root mean square of each channel over all samples of each class; NaN for an absent one."""
+    """(K, C) in the signals' unit: root mean square of each channel over all samples of each class; NaN for an
+    absent one."""
     first = signals[0]
     power = np.zeros((len(first.classes), len(first.channels)))
     samples = np.zeros(len(first.classes))
@@ -218,7 +220,7 @@ def draw_recording(args: argparse.Namespace) -> str:
     title = _title(args, f"{signal.name}, {state}", signal.simulated)
     place = (signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
     colours = palette.gestures(signal.classes, signal.rest_classes)
-    signal_figures.recording(args.out, part, *place, colours=colours)
+    signal_figures.recording(args.out, part, *place, colours=colours, unit=signal.unit)
     return f"{cli.counted(part.shape[1], 'channel')}, {len(part) / signal.rate:.1f} s"
 
 
@@ -248,8 +250,9 @@ def draw_electrodes(args: argparse.Namespace) -> str:
     signals = [Signal(path, args.labels) for path in args.source]
     first, rings = signals[0], signals[0].rings
     for path, signal in zip(args.source, signals, strict=True):
-        if (signal.channels, signal.rings, signal.classes) != (first.channels, rings, first.classes):
-            raise DataError(f"{path}: expected the same channels, rings and gestures everywhere, found others")
+        own = (signal.channels, signal.rings, signal.classes, signal.unit)
+        if own != (first.channels, rings, first.classes, first.unit):
+            raise DataError(f"{path}: expected the same channels, rings, gestures and unit everywhere, found others")
     if not rings or len({len(ring) for ring in rings}) > 1:
         raise DataError(f"{args.source[0]}: expected electrodes in rings of one size, found none (rings in shard.json)")
     if not any(signal.segments for signal in signals):
@@ -258,7 +261,7 @@ def draw_electrodes(args: argparse.Namespace) -> str:
     title = _title(args, f"RMS at each electrode, {subject_line}", any(signal.simulated for signal in signals))
     places = [place for ring in rings for place in ring]
     rms = gesture_rms(signals)[:, places]
-    signal_figures.electrodes(args.out, rms, first.classes, len(rings), title, _rest(first, rms))
+    signal_figures.electrodes(args.out, rms, first.classes, len(rings), title, _rest(first, rms), unit=first.unit)
     return subject_line
 
 

@@ -22,7 +22,8 @@ from semg.common.errors import DataError, UsageError
 from semg.data import putemg
 from semg.data.normalization import ChannelNormalization
 from semg.data.shards import open_shard
-from semg.evaluation import architecture_figure, palette, score_figures, signal_figures
+from semg.evaluation import architecture_figure, inline_charts, palette, score_figures, signal_figures
+from semg.evaluation.predictions import excerpt
 from semg.evaluation.report import write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.frontends import FrontEnd
@@ -199,6 +200,22 @@ def test_dead_channels_are_drawn_without_a_word(draw, tmp_path, monkeypatch, dea
     assert calls[-1][5] == (None if len(dead) == 24 else 0)
     draw("spectrum", recording, "--out", tmp_path / "s.png")
     draw("spectrum", recording, "--seconds", 3 / recordings.RATE, "--out", tmp_path / "s.png")
+
+
+def test_signals_in_an_arbitrary_unit_are_not_called_microvolts(draw, tmp_path, monkeypatch):
+    drawn = []
+    real = signal_figures.save
+    monkeypatch.setattr(signal_figures, "save", lambda figure, path: (drawn.append(figure), real(figure, path)))
+    for unit, label in (("uV", "µV"), ("arbitrary", "a.u.")):
+        record = small_shards.write(tmp_path / unit, 1, unit=unit, rest_classes=[])
+        draw("recording", tmp_path / unit / record, "--out", tmp_path / "r.png")
+        assert f" {label} apart; cut beyond" in drawn[-1].axes[1].get_title("right")
+        draw("electrodes", tmp_path / unit / record, "--out", tmp_path / "e.png")
+        assert drawn[-1].axes[-1].get_ylabel() == f"root mean square, {label}"
+        part = excerpt(tmp_path / unit, record, 320, 3)
+        signal_figures.errors(tmp_path / "w.png", [("", part)], "title")
+        assert drawn[-1].axes[0].get_xlabel().endswith(f" {label} apart")
+        assert f" {label} apart" in inline_charts.traces(part)
 
 
 def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):

@@ -279,6 +279,8 @@ def test_same_inputs_same_page_from_anywhere(make, data, tmp_path, run_script):
 def test_signals_are_drawn_or_their_absence_is_told(make, data, tmp_path):
     traces = make(data.results / "plain", "--errors", "3").path.read_text().count('class="trace"')
     assert traces == 3 * 6  # channels
+    words = make(data.results / "plain", "--errors", "0").parts.words
+    assert "confident errors" not in words and "None to show" not in words
     moved = tmp_path / "moved"
     shutil.copytree(data.shards, moved)
     assert make(data.results / "plain", "--shards", moved).path.read_text().count('class="trace"') == 6 * 6
@@ -332,6 +334,7 @@ def test_a_bad_input_is_named_and_the_good_ones_are_there(make, data, tmp_path):
         ({"calibrate": -1}, "a whole number above 0 for calibrate"),
         ({"adaptation": {"sessions": [{"session": 1}]}}, "a list of sessions"),
         ({"unadapted": {"per_subject": {"04": {"macro_f1": 7, "n_windows": 1}}}}, "a macro_f1 from 0 to 1"),
+        ({"unadapted": {"macro_f1": 0.5}}, "expected per_subject with macro_f1"),
         ({"trained_on_subjects_scored": {"04": 1}}, "a list of people"),
     ],
 )
@@ -410,6 +413,7 @@ def test_the_surest_error_of_each_kind_comes_first(data):
     assert (np.diff(confidence) <= 0).all()
     assert confidence[0] == max(actual.confidence[wrong])
     assert surest_errors(actual, 2) == places[:2]
+    assert surest_errors(actual, 0) == []
 
 
 def test_an_excerpt_is_the_signal_of_its_window(data):

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from semg.common.console import counted
 from semg.evaluation.metrics import Criterion, Metric, bootstrap_interval
-from semg.evaluation.predictions import Bin, Excerpt
+from semg.evaluation.predictions import Bin, Excerpt, unit_label
 
 _LONGEST = 26  # most characters of a row's name; the full name is in the tooltip
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 40.0  # margins of a chart
@@ -135,7 +135,7 @@ def people(
 ) -> Markup:
     """One row per name: a dot for every person, the mean and its interval. values: name -> person -> fraction.
 
-    chance: position of a dotted line; zero: draw a line at 0, for differences.
+    chance: position of a dashed line; zero: draw a line at 0, for differences.
     """
     scale = 100.0 if metric.share else 1.0
     left = 190.0
@@ -235,5 +235,5 @@ def traces(part: Excerpt) -> Markup:
         places = [k for pair in ends for k in sorted(set(pair))]  # only one if all values are equal
         chart.line([(across.at(part.time[k]), middle - values[k]) for k in places], "trace")
         chart.text(left - 6, middle + 4, name if len(name) <= 9 else f"{name[:8]}…", "end small", name)
-    chart.text(left, _TOP - 3, f"rows are {2 * top:.3g} µV apart", "small")
+    chart.text(left, _TOP - 3, f"rows are {2 * top:.3g} {unit_label(part.unit)} apart", "small")
     return chart.markup()

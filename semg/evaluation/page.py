@@ -326,7 +326,7 @@ def _details(entry: Entry, page: Page) -> dict[str, Any]:
         "classes": first.classes,
         "confusion": None if counts is None else _confusion(counts, first.classes),
         "confidence": _confidence(entry),
-        "wrong": _wrong(entry, page),
+        "wrong": _wrong(entry, page) if page.errors_shown else None,
         "made": [_result_facts(one) for one in entry.results],
     }
 

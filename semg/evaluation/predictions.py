@@ -56,8 +56,8 @@ class Bin:
 class Excerpt:
     """The signal of a window and its surroundings.
 
-    values: (T, C) microvolts, at (T,) seconds from the window's start; begin: of the window in the recording, seconds;
-    length: of the window, seconds.
+    values: (T, C) in `unit`, at (T,) seconds from the window's start; begin: of the window in the recording, seconds;
+    length: of the window, seconds; unit: as in shard.json.
     """
 
     time: np.ndarray
@@ -65,6 +65,12 @@ class Excerpt:
     channels: tuple[str, ...]
     begin: float
     length: float
+    unit: str = "uV"
+
+
+def unit_label(unit: str) -> str:
+    """The unit of a signal for a reader; unit: as in shard.json, which says so if it is arbitrary."""
+    return "µV" if unit == "uV" else "a.u."
 
 
 def predictions_of(result: ResultRecord) -> Predictions:
@@ -153,12 +159,12 @@ def surest_errors(predictions: Predictions, most: int) -> list[int]:
     kinds: set[tuple[str, int, int]] = set()
     places: list[int] = []
     for place in map(int, wrong):
+        if len(places) == most:
+            break
         kind = str(predictions.subject[place]), int(predictions.label[place]), int(predictions.prediction[place])
         if kind not in kinds:
             kinds.add(kind)
             places.append(place)
-        if len(places) == most:
-            break
     return places
 
 
@@ -181,4 +187,5 @@ def excerpt(shards: Path, record: str, start: int, channels: int, content: str =
     loudest: Sequence[int] = sorted(np.argsort(-np.square(inside).mean(axis=0), kind="stable")[:channels].tolist())
     time = (np.arange(first, stop) - start) / shard.rate
     names = tuple(shard.channels[place] for place in loudest)
-    return Excerpt(time, values[:, loudest], names, start / shard.rate, shard.window / shard.rate)
+    begin, length = start / shard.rate, shard.window / shard.rate
+    return Excerpt(time, values[:, loudest], names, begin, length, shard.meta["unit"])

@@ -128,6 +128,6 @@ def _before(path: Path, content: Mapping[str, Any], wanted: Sequence[Metric]) ->
     """The scores of the unadapted model; evaluate.py and calibrate.py write them under different names."""
     for key, name in (("unadapted", "as trained"), ("zero_shot_on_the_same_windows", "zero-shot")):
         if isinstance(content.get(key), dict):
-            scores = {**content, **content[key]}
+            scores = {**content, "per_subject": None, **content[key]}
             return Before(name, {one.name: evaluation_of(path, scores, one.name) for one in wanted})
     return None

@@ -27,8 +27,7 @@ NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
 _TITLE_SIZE = 13  # points
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
-# a decorator, so that a user's matplotlibrc does not change pictures
-# and `$` in a name is a character, not mathematics
+# A decorator: a user's matplotlibrc does not change pictures, and `$` in a name is a character, not mathematics.
 usual_style = matplotlib.rc_context(
     {**matplotlib.rcParamsDefault, "text.parse_math": False, "grid.color": "#dddddd", "axes.axisbelow": True}
 )
@@ -245,10 +244,11 @@ def calibration(
     figure = new_figure(9.5, 4.6)
     for place, metric in enumerate(reported):
         axes = figure.add_subplot(1, len(reported), place + 1)
+        # shifted sideways: two intervals at the same place would hide each other
         for which, colour, marker, aside, model_words in (
             ("unadapted", ORANGE, "s", -0.03, "the unadapted model, on the same windows"),
             ("adapted", BLUE, "o", 0.03, "adapted to the person"),
-        ):  # shifted sideways: two intervals at the same place would hide each other
+        ):
             values = np.stack([subjects[count][which][metric.name] for count in counts])  # (counts, people)
             places = np.array(counts) + aside
             axes.plot(places, values, color=colour, alpha=0.3, linewidth=0.9)

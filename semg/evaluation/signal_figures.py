@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from semg.evaluation import palette
 from semg.evaluation.palette import BLUE, GREY, ORANGE
-from semg.evaluation.predictions import Excerpt
+from semg.evaluation.predictions import Excerpt, unit_label
 from semg.evaluation.score_figures import headline, new_figure, save, usual_style
 
 COLUMNS = 1600  # columns of a figure's traces; more samples are drawn as the minimum and maximum of each column
@@ -29,11 +29,12 @@ def recording(
     begin: float = 0.0,
     *,
     colours: Sequence[str],
+    unit: str = "uV",
 ) -> None:
     """Channels over time, below each other on a common scale, with coloured bands for gestures.
 
-    signal: (T, C) microvolts at `rate` Hz, its first sample at `begin` seconds; segments: of each class; colours: of
-    the classes.
+    signal: (T, C) in `unit`, as in shard.json, at `rate` Hz, its first sample at `begin` seconds; segments: of each
+    class; colours: of the classes.
     """
     figure = new_figure(13, 2.4 + 0.26 * max(6, signal.shape[1]))
     strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3 + 0.8 * signal.shape[1]])
@@ -42,7 +43,7 @@ def recording(
     label_strip(strip, segments, classes, colours, begin, end)
     for first, last, label in segments:
         axes.axvspan(first, last, color=colours[label], alpha=0.22, linewidth=0)
-    draw_channels(axes, signal, rate, channels, begin)
+    draw_channels(axes, signal, rate, channels, begin, unit)
     axes.set_xlim(begin, end)
     axes.set_xlabel("time, s", fontsize=12)
     axes.set_ylabel("channel", fontsize=12)
@@ -79,11 +80,13 @@ def label_strip(
         side.set_visible(False)
 
 
-def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequence[str], begin: float) -> float:
+def draw_channels(
+    axes: Axes, signal: np.ndarray, rate: float, channels: Sequence[str], begin: float, unit: str = "uV"
+) -> float:
     """Draw channels from top to bottom, each within its own row, and state the distance between rows.
 
     Signals larger than a row, of a few channels or for a short time, are clipped, and the figure says so. Returns the
-    distance between rows in microvolts.
+    distance between rows in `unit`, that of the signal.
     """
     low, high, time = _envelope(signal, rate, begin)
     reach = np.percentile(np.maximum(-low, high), 98, axis=0)  # for each channel; few columns are larger
@@ -100,8 +103,9 @@ def draw_channels(axes: Axes, signal: np.ndarray, rate: float, channels: Sequenc
             axes.fill_between(time, low[:, row] + place, high[:, row] + place, color="#222222", linewidth=0.35)
     axes.set_yticks([-row * step for row in range(signal.shape[1])], channels, fontsize=9)
     axes.set_ylim(-(signal.shape[1] - 0.4) * step, 0.6 * step)
-    told = f"rows are {step:g} µV apart" + (f"; cut beyond ±{most:g} µV" if cut else "")
-    axes.set_title(told, fontsize=10, loc="right", color="#555555")
+    label = unit_label(unit)
+    distance = f"rows are {step:g} {label} apart" + (f"; cut beyond ±{most:g} {label}" if cut else "")
+    axes.set_title(distance, fontsize=10, loc="right", color="#555555")
     return step
 
 
@@ -155,16 +159,23 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
 
 @usual_style
 def electrodes(
-    path: Path, rms: np.ndarray, classes: Sequence[str], rings: int, title: str, rest: int | None = None
+    path: Path,
+    rms: np.ndarray,
+    classes: Sequence[str],
+    rings: int,
+    title: str,
+    rest: int | None = None,
+    *,
+    unit: str = "uV",
 ) -> None:
     """A map of the electrodes for each gesture, which shows where the muscles are; all maps have the same colour scale.
 
-    rms: (K, C) root mean square in microvolts; channels in `rings` rings from the elbow to the wrist. rest: the class
-    in which no gesture is made; the gestures are then drawn as multiples of its RMS at each electrode, so that an
-    electrode with poor contact or much noise does not stand out in every map; its RMS is above 0 at some electrode.
-    None: in microvolts.
+    rms: (K, C) root mean square in `unit`, as in shard.json; channels in `rings` rings from the elbow to the wrist.
+    rest: the class in which no gesture is made, with an RMS above 0 at some electrode; the gestures are then drawn as
+    multiples of its RMS at each electrode, so that an electrode with poor contact or much noise does not stand out in
+    every map. None: in `unit`.
     """
-    label = "root mean square, µV"
+    label = f"root mean square, {unit_label(unit)}"
     if rest is not None:
         # an electrode without any signal at rest has no multiples of it
         ratio = np.divide(rms, rms[rest], out=np.full_like(rms, np.nan), where=rms[rest] > 0)
@@ -296,7 +307,7 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
         axes.set_yticks([-row * step for row in range(part.values.shape[1])], part.channels, fontsize=9)
         axes.set_ylim(-(part.values.shape[1] - 0.3) * step, 0.7 * step)
         axes.set_xlim(part.time[0], part.time[-1])
-        axes.set_xlabel(f"seconds from the window's start; rows are {step:g} µV apart", fontsize=9)
+        axes.set_xlabel(f"seconds from the window's start; rows are {step:g} {unit_label(part.unit)} apart", fontsize=9)
         axes.set_title(caption, fontsize=9.5)
     for axes in grid.flat[len(parts) :]:
         axes.axis("off")
