@@ -203,7 +203,8 @@ def adapted(
         if one["turn_refused"]:
             console.say(f"{one['session']}: rings of electrodes are {one['turn_refused']}")
     if result.left_out:
-        console.warn(f"nothing to score after the first recording of {', '.join(result.left_out)}: left out")
+        where = "after the first recording of" if args.adapt == "first" else "in"
+        console.warn(f"nothing to score {where} {', '.join(result.left_out)}: left out")
     console.say(f"adapted to {result.accepted} of {cli.counted(len(result.sessions), 'session')}")
     record = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
     beside = unadapted_report(result.adapted.windows, result.unadapted, args)

@@ -116,6 +116,10 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"expected --lsl NAME or --replay RECORDING, found {actual}")
     if args.name is not None and args.replay is None:
         raise UsageError("--name: expected --replay with it; --lsl says which stream to read")
+    of_decisions = ("record", "udp", "statistics", "save_statistics", "adapt", "smooth", "resample")
+    for name in of_decisions if args.replay is not None else ():
+        if getattr(args, name):
+            raise UsageError(f"--{name.replace('_', '-')}: expected --lsl with it; --replay decides nothing")
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------

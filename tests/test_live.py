@@ -505,6 +505,15 @@ def test_flags_that_do_not_go_together(here):
             here(live, *words)
     with pytest.raises(UsageError, match="--name: expected --replay"):
         here(live, "--lsl", "a", "--name", "b")
+    for words in (
+        ["--record", "a.csv"],
+        ["--udp", "a:1"],
+        ["--save-statistics", "a.npz"],
+        ["--adapt"],
+        ["--smooth", 4],
+    ):
+        with pytest.raises(UsageError, match=f"{words[0]}: expected --lsl with it"):
+            here(live, "--replay", "b.hdf5", *words)
     assert live.address("[::1]:80") == ("::1", 80)
     for wrong in ("localhost", "a:0", "a:70000", ":1"):
         with pytest.raises(live.argparse.ArgumentTypeError, match="expected HOST:PORT"):

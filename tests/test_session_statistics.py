@@ -223,6 +223,8 @@ def test_flags_that_do_not_go_together(here, tmp_path):
         here(recording, "--statistics", tmp_path / "s.npz")
     with pytest.raises(UsageError, match="--warmup: expected --stream"):
         here(recording, "--warmup", 2)
+    with pytest.raises(UsageError, match="--block: expected --stream"):
+        here(recording, "--block", "50ms")
     with pytest.raises(UsageError, match="expected one recording, found 2"):
         here(recording, other, "--stream", "--save-statistics", tmp_path / "s.npz")
     fixed = checkpoint(tmp_path / "train.ckpt", "train", causal=True)

@@ -112,14 +112,28 @@ def feature_table(windows: WindowSet, source: Any, bar: Any) -> np.ndarray:
     return table
 
 
+def _extractor(baselines: Sequence[Baseline], shard: Shard, microvolt: float) -> FeatureExtractor:
+    """What computes the hand-crafted features of all baselines from recordings like `shard`.
+
+    microvolt: the amount that is used as a microvolt in their unit.
+    """
+    return FeatureExtractor(
+        names=tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"]))),
+        rate=shard.rate,
+        authors=baselines[0].settings["definitions"] == "authors",
+        low=shard.arguments["low"],
+        high=shard.arguments["high"],
+        microvolt=microvolt,
+    )
+
+
 class Tables:
     """The features of a fold's windows, for all results that use the same kind of features."""
 
     def __init__(
         self, windows: dict[str, WindowSet], baselines: Sequence[Baseline], console: Console, threads: int
     ) -> None:
-        self._windows, self._console = windows, console
-        first = windows["train"].shards[0]
+        self._windows = windows
         self._kind, self.microvolt = kind_of(baselines[0].settings["features"]), 1.0
         self._columns: tuple[str, ...] = ()
         self._sources: dict[str, Any] = {}
@@ -136,23 +150,16 @@ class Tables:
             self._sources = {name: TangentFeatures(own.shards) for name, own in windows.items()}
             self._turned = self._sources["train"].turned
         else:
-            names = tuple(dict.fromkeys(name for one in baselines for name in feature_names(one.settings["features"])))
-            self.microvolt = stand_in_for_microvolt(windows["train"].shards)
-            extract = FeatureExtractor(
-                names=names,
-                rate=first.rate,
-                authors=baselines[0].settings["definitions"] == "authors",
-                low=first.arguments["low"],
-                high=first.arguments["high"],
-                microvolt=self.microvolt,
-            )
+            train, by_session = windows["train"].shards, baselines[0].settings["normalize"] == "session"
+            self.microvolt = stand_in_for_microvolt(train)
             if self.microvolt != 1:
                 rms = f"the training people's RMS, {COMMON_RMS * self.microvolt:.4g}, stands for {COMMON_RMS:g} uV"
                 console.say(f"  features of recordings in a unit of their own: {rms}")
+            extract = _extractor(baselines, train[0], self.microvolt)
             self._columns = extract.columns
-            by_session = baselines[0].settings["normalize"] == "session"
             self._sources = {name: HandCrafted(own.shards, extract, by_session) for name, own in windows.items()}
-            self._turned = np.stack([turned_by(first.rings, len(first.channels), step) for step in (-1, 0, 1)])
+            rings, electrodes = train[0].rings, len(train[0].channels)
+            self._turned = np.stack([turned_by(rings, electrodes, step) for step in (-1, 0, 1)])
         with console.progress(total=sum(map(len, windows.values())), unit="window", desc="features") as bar:
             self._tables = {name: feature_table(own, self._sources[name], bar) for name, own in windows.items()}
 
