@@ -309,6 +309,17 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"{twice[0]}: expected recordings of different names, found two: they would share a file")
 
 
+def check_places(args: argparse.Namespace) -> None:
+    """UsageError if a file that would be written is one that is read."""
+    read = {path.resolve(): path for path in (args.checkpoint, *args.recordings)}
+    written = {args.out / f"{path.stem}.csv": f"--out {args.out}" for path in args.recordings}
+    if args.save_statistics is not None:
+        written[args.save_statistics] = f"--save-statistics {args.save_statistics}"
+    for path, flag in written.items():
+        if original := read.get(path.resolve()):
+            raise UsageError(f"{flag}: expected another place, found that of {original}, which would be replaced")
+
+
 def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
     """Say how signals are treated differently here than in training; DataError if the checkpoint does not know how."""
     if restriction := model.restriction():
@@ -324,9 +335,9 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
         console.say("normalised by each whole recording's own statistics (offline)")
 
 
-def with_pictures(args: argparse.Namespace) -> str:
-    """The command that draws the decisions for the first recording over time."""
-    first, *others = map(str, args.recordings)
+def with_pictures(recordings: Sequence[Path], shown: Path) -> str:
+    """The command that draws the decisions for one of the recordings over time."""
+    first, others = str(shown), {str(path) for path in recordings if path != shown}
     words = [word for word in sys.argv[1:] if word not in others]
     return cli.next_command("predict.py", *words, "--plot") if first in words else "next: the same command with --plot"
 
@@ -337,6 +348,7 @@ def main() -> int:
     console = cli.console(args)
     args.recordings = cli.expanded(args.recordings)
     check(args)
+    check_places(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else 512)
     heard = None if args.statistics is None else model.read_statistics(args.statistics)  # once, for all recordings
@@ -344,10 +356,12 @@ def main() -> int:
         model.expect_by_session("save_statistics")
     say_what_differs(model, args, console)
     done: dict[str, dict[str, Any]] = {}
+    decided: list[Path] = []
     failed = 0
     for path in console.progress(args.recordings, unit="recording"):
         try:
             done[path.stem] = predict(path, model, heard, args, console)
+            decided.append(path)
             console.say(f"{path.stem}: {in_words(done[path.stem])}")
         except (DataError, OSError, MemoryError) as error:
             failed += 1
@@ -358,7 +372,7 @@ def main() -> int:
     if args.plot and done:
         message += f"; look at {args.out / next(iter(done))}.png" + (" and others" if len(done) > 1 else "")
     elif done and args.save_statistics is None:
-        message += f"; {with_pictures(args)}"
+        message += f"; {with_pictures(args.recordings, decided[0])}"
     message += f"; {failed} failed, see above" if failed else ""
     left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
     console.finish(message, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)

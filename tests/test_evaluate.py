@@ -133,6 +133,13 @@ def test_of_some_gestures_their_windows_alone_are_scored(here, tmp_path, capsys)
     assert here(tmp_path / "active", "--no-idle")["classes"] == ["fist", "flexion", "extension"]
 
 
+def test_all_gestures_may_be_given_in_another_order(here, tmp_path):
+    whole, turned = here(tmp_path / "all"), here(tmp_path / "turned", "--classes", *reversed(small_shards.CLASSES))
+    assert turned["classes"] == small_shards.CLASSES[::-1]
+    assert np.array_equal(turned["confusion"], np.array(whole["confusion"])[::-1, ::-1])
+    assert "classes_left_out" not in turned
+
+
 def test_shards_of_these_gestures_alone_will_do(here, trained, tmp_path):
     """As `preprocess.py --no-idle` makes them: the model is restricted to what they hold."""
     shard = open_shard(trained / "shards" / small_shards.name(5))

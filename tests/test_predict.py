@@ -381,6 +381,16 @@ def test_the_last_line_says_how_to_see_the_decisions(here, data, tmp_path):
     assert (tmp_path / "a b.png").exists()
 
 
+def test_the_last_line_names_a_recording_that_could_be_read(here, data, tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 24)))
+    np.save(tmp_path / "b.npy", np.random.default_rng(0).normal(0, 30, (2000, 24)))
+    words = [tmp_path / "a.npy", tmp_path / "b.npy", "--checkpoint", data / "session.ckpt", "--rate", 5120]
+    code, said, _ = here(*words, "--out", tmp_path / "out")
+    assert (code, said.splitlines()[-1].endswith("1 failed, see above")) == (1, True)
+    command = said.splitlines()[-1].partition("next: ")[2]
+    assert ("a.npy" in command, "b.npy" in command) == (False, True)
+
+
 def test_a_table_of_any_ending_is_read_and_another_format_is_named(here, data, tmp_path):
     noise = np.random.default_rng(0).normal(0, 30, (2000, 24))
     np.savetxt(tmp_path / "a.asc", noise, fmt="%.3f")
@@ -389,6 +399,24 @@ def test_a_table_of_any_ending_is_read_and_another_format_is_named(here, data, t
     (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04" + bytes(99))
     code, _, errors = here(tmp_path / "a.xlsx", *flags)
     assert (code, "found an Excel workbook or a zip archive" in errors) == (1, True)
+
+
+@pytest.mark.parametrize("flags", [["--out", "."], ["--stream", "--save-statistics", "mine.csv"]])
+def test_no_recording_is_replaced_by_what_is_made_of_it(here, data, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("the only copy")
+    np.save(tmp_path / "first.npy", np.zeros((4000, 24)))
+    recordings_read = ["mine.csv"] if "--stream" in flags else ["first.npy", "mine.csv"]
+    with pytest.raises(UsageError, match=r"^--\S+ \S+: expected another place, found that of mine\.csv"):
+        here(*recordings_read, "--rate", 5120, "--checkpoint", data / "session.ckpt", *flags)
+    assert (tmp_path / "mine.csv").read_text() == "the only copy"
+
+
+def test_a_block_is_refused_without_a_stream_only_if_it_was_given():
+    parse = predict.arguments().parse_args
+    predict.check(parse(["a.hdf5"]))
+    with pytest.raises(UsageError, match="--block"):
+        predict.check(parse(["a.hdf5", "--block", "50ms"]))
 
 
 def test_wrong_flags_and_checkpoints(here, recording, tmp_path):

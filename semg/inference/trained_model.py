@@ -214,11 +214,12 @@ class TrainedModel:
                 )
 
     def own_windows(self, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards; for a model restricted to some of its classes, with only the windows of these.
+        """The shards; for a restricted model, with only the windows of its classes, in its order of them.
 
         DataError unless they were made like the training data.
         """
-        own = [gestures.restricted(one, self.classes) for one in shards] if self.classes_left_out else list(shards)
+        as_trained = self.classes == self.classes_of_training
+        own = list(shards) if as_trained else [gestures.restricted(one, self.classes) for one in shards]
         self.check_same_data(own[0])
         return own
 
