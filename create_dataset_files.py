@@ -34,7 +34,7 @@ Takes seconds.
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from semg.common.provenance import plain
 from semg.data import putemg, splits
 from semg.data.records import Record, from_name
 from semg.data.shards import Shard, list_records, open_shards
+from semg.data.signal_file import MAKE
 
 FILES = {*(f"{subset}.txt" for subset in splits.SUBSETS), "split.json"}
 VAL, TEST, FOLDS = 0.15, 0.2, 5
@@ -61,7 +62,6 @@ FLAGS_OF = {  # the protocols that each flag applies to
 PARTED = (
     "--protocol {} parts the recordings of a session, so each has to hold every class; subject, kfold and loso do not"
 )
-ADVICE = {protocol: PARTED.format(protocol) for protocol in ("session", "recording")}  # if a class is missing
 FOLDS_SHOWN = 10  # with more folds than this, the table gives ranges over folds
 
 
@@ -135,7 +135,7 @@ def read_input(args: argparse.Namespace, console: cli.Console) -> tuple[list[Rec
         folder = args.shards or Path("data/shards")
         names = list_records(folder)
         if not names:
-            raise DataError(f"{folder}: expected shards, found none; run preprocess.py first")
+            raise DataError(f"{folder}: expected shards, found none; {MAKE}")
         shards = open_shards(folder, names)
         return [shard.facts for shard in shards], count_windows(shards), folder
     listed = splits.read_names(args.records)
@@ -202,8 +202,14 @@ def name_subjects(args: argparse.Namespace, records: Sequence[Record]) -> None:
         raise UsageError(f"--test-subjects, --val-subjects: expected no person in both, found {', '.join(both)}")
 
 
-def refuse_missing_classes(by_fold: Mapping[str, splits.Split], windows: Windows) -> None:
-    """DataError if a subset of a split has no window of some class."""
+def refuse_missing_classes(by_fold: Mapping[str, splits.Split], windows: Windows, named: Collection[str] = ()) -> None:
+    """DataError if a subset of a split has no window of some class. named: subsets whose people the user chose."""
+    total = windows.of(list(windows.counts))
+    if nowhere := [name for name, n in zip(windows.classes, total, strict=True) if n == 0]:
+        raise DataError(
+            f"expected windows of every class, found none of {', '.join(nowhere)} in any recording; make the shards "
+            "again with --classes and the others alone"
+        )
     for key, split in by_fold.items():
         for subset in splits.SUBSETS:
             counts = windows.of(split.records(subset))
@@ -211,8 +217,19 @@ def refuse_missing_classes(by_fold: Mapping[str, splits.Split], windows: Windows
                 where = f"{subset} subset of {key}" if key else f"{subset} subset"
                 raise DataError(
                     f"expected windows of every class in every subset, found none of {', '.join(missing)} in the "
-                    f"{where}; {ADVICE.get(split.protocol, 'choose another --seed, or more people for it')}"
+                    f"{where}; {_advice(split.protocol, subset, named)}"
                 )
+
+
+def _advice(protocol: str, subset: str, named: Collection[str]) -> str:
+    """What can be done if a subset lacks a class. named: see `refuse_missing_classes`."""
+    if protocol in ("session", "recording"):
+        return PARTED.format(protocol)
+    if subset in named:
+        return f"name other people, or more, for it by --{subset}-subjects"
+    if protocol == "loso" and subset == "test":
+        return "--protocol loso tests each person alone, so each has to have every class; subject and kfold do not"
+    return "choose another --seed, or more people for it"
 
 
 def how_made(args: argparse.Namespace, names: Sequence[str], left_out: Sequence[str]) -> dict[str, Any]:
@@ -358,7 +375,8 @@ def main() -> int:
     try:
         by_fold, left_out = make(args, records)
         if windows:
-            refuse_missing_classes(by_fold, windows)
+            named = [subset for subset in ("val", "test") if getattr(args, f"{subset}_subjects")]
+            refuse_missing_classes(by_fold, windows, named)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
     console.say(tell(by_fold, left_out, args))

@@ -478,7 +478,7 @@ def summary(fetcher: Fetcher, n_wanted: int) -> int:
     if tally.missing:
         text += f", {tally.missing} missing or wrong; "
         text += "run without --verify-only to fetch them" if args.verify_only else "re-run to fetch the rest"
-    elif "data-hdf5" in args.media:
+    elif "data-hdf5" in args.media and "emg_gestures" in args.experiment:  # preprocess.py leaves forces out
         command = cli.next_command("preprocess.py", "--raw", args.outdir / "Data-HDF5", "--shards", "data/shards")
         text += f"; {command}"
     facts = {"there": tally.there, "fetched": tally.fetched, "unpacked": tally.unpacked, "missing": tally.missing}

@@ -433,7 +433,10 @@ def make_shard(
     expect_same(entry.path, seen, reading.of)
     expect_same(entry.path, seen, version(entry.path))  # the checksum was computed from this version, too
     samples, missing = reading.samples, reading.missing
-    windows = windows_of(reading, expected["arguments"], classes, args)
+    try:
+        windows = windows_of(reading, expected["arguments"], classes, args)
+    except DataError as error:
+        raise DataError(f"{entry.path}: {error}") from None
     if len(windows) == 0:
         raise without_a_window(entry.path, reading, classes, args)
     faults = find_faults(samples, expected["arguments"]["channels"], ends=None)

@@ -245,7 +245,10 @@ def _process(conversion: Conversion, name: str) -> Outcome:
         with Recording(path) as recording:
             counts, labels = recording.read(how.channels, how.labels)
             measured, missing = recording.rate, recording.gaps()
-    named, windows = window_table(labels, how)
+    try:
+        named, windows = window_table(labels, how)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     classes, windows = list(conversion.classes), windows_of(windows, [named.index(name) for name in conversion.classes])
     windows = without_gaps(windows, gaps.breaks(missing, putemg.RATE), how.window)
     if len(windows) == 0:
@@ -304,11 +307,15 @@ def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
     )
     if not files:
         raise DataError(f"{raw}: expected recordings named emg_gestures-*.hdf5, found none")
+    named: dict[str, Path] = {}
+    for path in files:
+        if (twin := named.setdefault(path.stem, path)) != path:
+            raise DataError(f"{raw}: expected each recording once, found {twin.name} and {path.name}; delete one")
     if not subjects:
         return files
     subject_of = {path: putemg.parse_record(path.stem).subject for path in files if putemg.is_record(path.stem)}
     if missing := sorted(set(subjects) - set(subject_of.values())):
-        there = " ".join(sorted(set(subject_of.values())))
+        there = " ".join(sorted(set(subject_of.values()))) or "none of any subject"
         raise DataError(f"{raw}: expected recordings of subject {', '.join(missing)}, found none; there are {there}")
     return [path for path, subject in subject_of.items() if subject in subjects]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import create_dataset_files
+from semg.common.errors import DataError
 from semg.data import splits
 from semg.data.putemg import TRAJECTORIES
 from semg.data.records import from_name
@@ -187,12 +189,26 @@ def test_a_class_missing_from_a_part_is_refused(run_here, shards, tmp_path):
             write(own, name, labels=(0, 0, 1, 1))
     flags = ("--shards", own, "--out", tmp_path / "s", "--test-subjects", "08")
     error = run_here(SCRIPT, *flags, code=1).stderr
-    assert "found none of pinch index in the test subset" in error
+    assert "found none of pinch index in the test subset; name other people, or more, for it by --test-subj" in error
     error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "loso", code=1).stderr
     assert re.search(r"found none of pinch index in the (val|test) subset of fold\d;", error)
     error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "recording", code=1).stderr
     assert "parts the recordings of a session, so each has to hold every class" in error
     assert not (tmp_path / "s").exists()
+
+
+def test_what_helps_is_advised_where_a_class_is_missing(run_here, tmp_path):
+    for name in NAMES:
+        write(tmp_path / "shards", name, labels=(0, 0, 1, 1))
+    error = run_here(SCRIPT, "--shards", tmp_path / "shards", "--out", tmp_path / "s", code=1).stderr
+    assert "found none of pinch index in any recording; make the shards again with --classes" in error
+    lacking = create_dataset_files.Windows(("a", "b"), {"x": np.array([1, 0]), "y": np.ones(2), "z": np.ones(2)})
+    split = splits.Split("", "loso", ("y",), ("z",), ("x",))
+    with pytest.raises(DataError, match="tests each person alone, so each has to have every class"):
+        create_dataset_files.refuse_missing_classes({"fold0": split}, lacking)
+    split = splits.Split("", "subject", ("y",), ("x",), ("z",))
+    with pytest.raises(DataError, match="in the val subset; choose another --seed, or more people"):
+        create_dataset_files.refuse_missing_classes({"": split}, lacking)
 
 
 def test_one_recording_under_two_names_is_refused(run_here, shards, tmp_path):
@@ -205,7 +221,7 @@ def test_one_recording_under_two_names_is_refused(run_here, shards, tmp_path):
 
 def test_missing_and_damaged_shards_are_named(run_here, shards, names, tmp_path):
     error = run_here(SCRIPT, "--shards", tmp_path / "none", "--out", tmp_path / "s", code=1).stderr
-    assert "run preprocess.py first" in error
+    assert "run preprocess.py first, or import_csv.py" in error
     (tmp_path / "empty").mkdir()
     error = run_here(SCRIPT, "--shards", tmp_path / "empty", "--out", tmp_path / "s", code=1).stderr
     assert "expected shards, found none" in error

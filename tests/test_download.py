@@ -115,10 +115,13 @@ def test_subjects_and_experiment_choose(share: ShareServer, tmp_path: Path) -> N
     share.put(f"Data-HDF5/{FORCE}.hdf5", recordings.recording_bytes(3))
     assert from_mirror(share, tmp_path / "a", "--subjects", "3", "05").code == 0
     assert sorted(data_files(tmp_path / "a")) == [PATHS[0], PATHS[2]]
-    assert from_mirror(share, tmp_path / "b", "--experiment", "emg_force").code == 0
+    forces = from_mirror(share, tmp_path / "b", "--experiment", "emg_force")
+    assert forces.code == 0
+    assert "preprocess.py" not in forces.last
     assert list(data_files(tmp_path / "b")) == [f"Data-HDF5/{FORCE}.hdf5"]
     both = from_mirror(share, tmp_path / "c", "--experiment", "emg_force", "emg_gestures", "--subjects", "03")
     assert "2 of 2 files" in both.last
+    assert "next: python preprocess.py" in both.last
     unknown = from_mirror(share, tmp_path / "d", "--subjects", "03", "77")
     assert unknown.code == 1
     assert "expected recordings of subjects 77, found none; it has 03 04 05" in unknown.err

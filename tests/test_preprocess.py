@@ -14,6 +14,7 @@ from conftest import ROOT
 
 import preprocess
 from semg.common.console import Console
+from semg.data import windows
 from semg.data.filters import FilterSpec, ZeroPhaseFilter
 from semg.data.putemg import MICROVOLTS_PER_COUNT
 from semg.data.shards import list_records, open_shard
@@ -326,3 +327,24 @@ def test_missing_folders_and_people_are_told(run_here, raw, tmp_path):
     assert "expected recordings named" in done.stderr
     done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--subjects", 53, code=1)
     assert "subject 53" in done.stderr
+    (tmp_path / "empty" / "other.hdf5").touch()
+    done = run_here("preprocess.py", "--raw", tmp_path / "empty", "--shards", tmp_path / "s", "--subjects", 3, code=1)
+    assert "there are none of any subject" in done.stderr
+
+
+def test_two_files_of_one_recording_are_refused(run_here, tmp_path):
+    name = recordings.record_name(3)
+    (tmp_path / f"{name}.hdf5").touch()
+    (tmp_path / f"{name}.HDF5").touch()
+    done = run_here("preprocess.py", "--raw", tmp_path, "--shards", tmp_path / "s", code=1)
+    assert f"expected each recording once, found {name}.HDF5 and {name}.hdf5" in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_label_that_flickers_is_named_with_its_recording(run_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "MOST_SEGMENTS", 1)
+    data = table()
+    data["TRAJ_GT"] = np.repeat([1.0, -1.0, 1.0], [10240, 10240, 10240])
+    path = recordings.write(tmp_path, data, recordings.record_name(3))
+    done = run_here("preprocess.py", "--raw", tmp_path, "--shards", tmp_path / "s", "--workers", 1, code=1)
+    assert f"{path}: expected at most 1 segments of a gesture" in done.stderr

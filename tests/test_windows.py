@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semg.data.windows import paper_windows, segments, whole_windows, without_gaps
+from semg.common.errors import DataError
+from semg.data.windows import MOST_SEGMENTS, paper_windows, segments, whole_windows, without_gaps
 
 CLASSES = [0, 1, 2, 3, 6, 7, 8, 9]
 label_lists = st.lists(st.tuples(st.sampled_from([-1, *CLASSES]), st.integers(1, 60)), min_size=1, max_size=12).map(
@@ -43,6 +44,17 @@ def test_rest_is_left_out_unless_it_is_a_class_and_repetitions_are_counted():
     assert table["repetition"].tolist() == [0, 1, 0, 2]
     with_rest = whole_windows(labels, [*CLASSES, -1], window=10, stride=10, transition_margin=0)
     assert with_rest["label"].tolist() == [4, 8, 4, 0, 4]
+
+
+def test_more_segments_of_a_label_than_a_table_can_count_are_refused():
+    flickering = np.tile(np.array([6, -1], np.int8), MOST_SEGMENTS)
+    assert whole_windows(flickering, CLASSES, 1, 1, 0)["repetition"].tolist() == list(range(MOST_SEGMENTS))
+    flickering = np.append(flickering, np.int8(6))
+    with pytest.raises(DataError, match="expected at most 32,768 segments of a gesture, found 32,769"):
+        whole_windows(flickering, CLASSES, 1, 1, 0)
+    long = np.tile(np.array([1, 0], np.int8).repeat(3), MOST_SEGMENTS + 1)
+    with pytest.raises(DataError, match="expected at most 32,768 segments"):
+        paper_windows(long, CLASSES, 1, 1, -1)
 
 
 @given(label_lists, st.integers(1, 20), st.integers(1, 20), st.integers(0, 10))

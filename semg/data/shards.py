@@ -26,7 +26,7 @@ from semg.common.files import atomic_folder, checksum, is_system_file, read_json
 from semg.common.schema import COUNT, POSITIVE, TEXT, TEXTS, Field, check_fields, flag, is_finite, is_whole, text
 from semg.data import records
 from semg.data.records import Record
-from semg.data.signal_file import REDO, SignalFile, npy_errors
+from semg.data.signal_file import MAKE, REDO, SignalFile, npy_errors
 from semg.data.windows import WINDOW_FIELDS, continuous
 
 FORMAT_VERSION = 2
@@ -149,7 +149,7 @@ def data_checksum(shards: Iterable[Shard]) -> str:
 def list_records(folder: Path) -> list[str]:
     """Names of the shards in a folder, sorted. DataError if there is no such folder."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of shards, found none; run preprocess.py first")
+        raise DataError(f"{folder}: expected a folder of shards, found none; {MAKE}")
     with os.scandir(folder) as entries:
         names = {entry.name for entry in entries if entry.is_dir()}
     # a shard that is being rewritten briefly exists only under the name of its old folder
@@ -199,8 +199,8 @@ def open_shard(path: Path, *, verify: bool = False) -> Shard:
         if version(path) == folder:
             return shard
     raise DataError(
-        f"{path}: expected a shard at rest, found one that is being rewritten; run this again when preprocess.py is "
-        "done, or run preprocess.py again if it was stopped"
+        f"{path}: expected a shard at rest, found one that is being rewritten; run this again when that is "
+        "done; if it was stopped, run preprocess.py or import_csv.py again"
     )
 
 
@@ -211,7 +211,7 @@ def _is_moved(path: Path) -> bool:
 
 def _open_once(path: Path, verify: bool) -> Shard:
     if not path.is_dir():
-        raise DataError(f"{path}: expected a shard, found no such folder; run preprocess.py")
+        raise DataError(f"{path}: expected a shard, found no such folder; {MAKE}")
     meta = read_meta(path)
     if meta["record"] != path.name:
         raise DataError(f"{path}: expected the shard of {path.name}, found that of {meta['record']}")
@@ -331,11 +331,11 @@ def check_all_there(folder: Path, names: Sequence[str]) -> None:
     )
     subjects = sorted({one.subject for one in facts_in(folder)}, key=records.counting_order)
     if not subjects:
-        raise DataError(f"{expected}; run preprocess.py first")
+        raise DataError(f"{expected}; {MAKE}")
     examples = " ".join(subjects[:_SUBJECTS_SHOWN]) + (" ..." if len(subjects) > _SUBJECTS_SHOWN else "")
     raise DataError(
-        f"{expected}; shards of {len(subjects)} subjects are there ({examples}): make the others' with preprocess.py, "
-        "or a split of those that are there with create_dataset_files.py"
+        f"{expected}; shards of {len(subjects)} subjects are there ({examples}): make the others' with preprocess.py "
+        "or import_csv.py, or a split of those that are there with create_dataset_files.py"
     )
 
 

@@ -18,6 +18,7 @@ from semg.common.errors import DataError
 from semg.common.files import version_of
 
 REDO = "run preprocess.py or import_csv.py {overwrite}"
+MAKE = "run preprocess.py first, or import_csv.py"
 _MOST_MAPPED = 4096  # most signals mapped at once, even if the system allows more open files
 
 

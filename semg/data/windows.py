@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from semg.common.errors import DataError
+
 WINDOW_FIELDS = np.dtype(
     [
         ("start", "<i8"),  # first sample
@@ -19,6 +21,7 @@ WINDOW_FIELDS = np.dtype(
     ]
 )
 
+MOST_SEGMENTS = int(np.iinfo(WINDOW_FIELDS["repetition"]).max) + 1  # of one label in a recording
 UNLABELLED = -1  # label of the windows that `continuous` adds
 
 
@@ -46,7 +49,7 @@ def whole_windows(
     samples. The first window of a segment starts as early as possible, the next ones `stride` later each. The beginning
     of the recording is not a label change. cuts: first samples of trials that follow directly upon each other in the
     table: a segment, and so a repetition, ends there even if its label continues. Returns a table of WINDOW_FIELDS in
-    time order.
+    time order. DataError for more than MOST_SEGMENTS segments of a label.
     """
     rows: list[tuple[int, int, int, int, int]] = []
     seen = dict.fromkeys(classes, 0)
@@ -60,6 +63,15 @@ def whole_windows(
         changed = start > 0 and labels[start - 1] != labels[start]
         low, high = start + (transition_margin if changed else 0), stop - window
         rows.extend((at, index[code], repetition, low, high) for at in range(low, high + 1, stride))
+    return _table(rows)
+
+
+def _table(rows: list[tuple[int, int, int, int, int]]) -> np.ndarray:
+    """Windows as a table of WINDOW_FIELDS. DataError for a repetition that its field cannot hold."""
+    if (most := max((repetition for _, _, repetition, _, _ in rows), default=0)) >= MOST_SEGMENTS:
+        raise DataError(
+            f"expected at most {MOST_SEGMENTS:,} segments of a gesture, found {most + 1:,}: does the label flicker?"
+        )
     return np.array(rows, WINDOW_FIELDS)
 
 
@@ -71,7 +83,8 @@ def paper_windows(labels: np.ndarray, classes: Sequence[int], window: int, strid
 
     Left out are windows labelled `rest` and the 4 windows after each segment of them, the first window of every gesture
     (a label above 0 after another label of at least 0), and the window just before it. Such a window may contain
-    samples of two labels, so its start must not be shifted (low = start = high).
+    samples of two labels, so its start must not be shifted (low = start = high). DataError for more than MOST_SEGMENTS
+    segments of a label.
     Source: putemg_features and biolab_utilities by the authors, as described in their article.
     """
     starts = np.arange(0, len(labels) - window + 1, stride)
@@ -88,7 +101,7 @@ def paper_windows(labels: np.ndarray, classes: Sequence[int], window: int, strid
         (int(starts[i]), index[int(label[i])], int(repetition[i]), int(starts[i]), int(starts[i]))
         for i in np.flatnonzero(keep)
     ]
-    return np.array(rows, WINDOW_FIELDS)
+    return _table(rows)
 
 
 def continuous(windows: np.ndarray, stride: int) -> np.ndarray:
