@@ -191,10 +191,10 @@ def draw_architecture(args: argparse.Namespace) -> str:
     from semg.inference.trained_model import TrainedModel
     from semg.training.config import BANDS, TrainConfig
 
-    rate, classes = putemg.RATE, list(putemg.GESTURES.values())
+    rate, classes, unit = putemg.RATE, list(putemg.GESTURES.values()), "uV"
     if args.source:
         trained = TrainedModel.open(_one(args, "a checkpoint"), "cpu")
-        model, rate, classes = trained.network, trained.rate, list(trained.classes)
+        model, rate, classes, unit = trained.network, trained.rate, list(trained.classes), trained.unit
         channel_normalization = trained.channel_normalization
     else:
         edges = tuple(edge / rate for edge in BANDS)
@@ -205,7 +205,7 @@ def draw_architecture(args: argparse.Namespace) -> str:
     counts = model.parameter_counts()
     title = _title(args, "How a window of sEMG becomes a gesture")
     groups = [asdict(group) for group in model.frontend.groups]
-    architecture(args.out, model.config.to_dict(), groups, channel_normalization, rate, classes, counts, title)
+    architecture(args.out, model.config.to_dict(), groups, channel_normalization, rate, classes, counts, title, unit)
     return f"{counts['trainable']:,} of {counts['total']:,} parameters train"
 
 

@@ -194,7 +194,7 @@ def draw(
     title += " (SIMULATED)" if simulated else ""
     colours = palette.gestures(model.classes, model.rest_classes, model.classes_of_training)
     shown = (signal[:, loud], rate, names, truth, decided, times, confidence, model.classes, title, vote)
-    signal_figures.timeline(path, *shown, colours=colours)
+    signal_figures.timeline(path, *shown, colours=colours, unit=model.unit)
 
 
 def predict(

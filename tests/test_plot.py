@@ -17,16 +17,20 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import plot
+import predict
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data import putemg
 from semg.data.normalization import ChannelNormalization
 from semg.data.shards import open_shard
+from semg.data.tables import RawRecording
 from semg.evaluation import architecture_figure, inline_charts, palette, score_figures, signal_figures
 from semg.evaluation.predictions import excerpt
 from semg.evaluation.report import write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.frontends import FrontEnd
+from semg.inference.streaming import Predictions
+from semg.inference.trained_model import TrainedModel
 
 TINY = {"patch": 64, "layers": 1, "width": 16, "heads": 2}
 
@@ -545,3 +549,31 @@ def test_comparison_has_a_panel_of_paired_differences(tmp_path, monkeypatch):
     assert "right of the line" in panel.get_title()
     (dots,) = [line for line in panel.lines if line.get_marker() == "o"]
     assert sorted(dots.get_xdata()) == [-0.25, 0.25], "of those whom both scored"
+
+
+@pytest.mark.parametrize(("unit", "label"), [("uV", "µV"), ("arbitrary", "a.u.")])
+def test_timeline_and_architecture_name_the_unit_of_the_model(draw, tmp_path, monkeypatch, unit, label):
+    from semg.inference.checkpoint import write_checkpoint
+
+    config = ModelConfig(**TINY, channels=8, classes=2)
+    how = {"window": config.samples, "stride": 100}
+    names = {"classes": ["open", "shut"], "channels": [f"C{i}" for i in range(8)]}
+    data = {"rate": 2000.0, "unit": unit, **names, "arguments": how}
+    output = {"model": config.to_dict(), "data": data, "normalize": {"method": "none"}}
+    weights = {f"model.{name}": value for name, value in GPT2Classifier(config).state_dict().items()}
+    write_checkpoint(tmp_path / "m.ckpt", output, weights | {"train_gain": torch.ones(8)})
+    figures_made = []
+    real = signal_figures.save
+    for module in (architecture_figure, signal_figures):
+        monkeypatch.setattr(module, "save", lambda figure, path: (figures_made.append(figure), real(figure, path)))
+
+    draw("architecture", tmp_path / "m.ckpt", "--out", tmp_path / "a.png")
+    assert f"in {label}" in "\n".join(text.get_text() for text in figures_made[0].axes[0].texts)
+
+    model = TrainedModel.open(tmp_path / "m.ckpt", "cpu")
+    source = RawRecording("mine", np.zeros((2000, 8), np.float32), 2000.0, 1.0)
+    decided = Predictions(np.array([1000, 1500]), np.array([[0.9, 0.1], [0.2, 0.8]]))
+    signal = np.random.default_rng(0).normal(size=(2000, 8))
+    decisions, confidence = decided.probabilities.argmax(1), decided.probabilities.max(1)
+    predict.draw(tmp_path / "t.png", model, source, signal, decided, decisions, confidence, vote=1, simulated=False)
+    assert f"{label} apart" in figures_made[1].axes[0].get_title(loc="right")

@@ -10,6 +10,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from semg.common.console import counted
 from semg.data.normalization import ChannelNormalization
+from semg.evaluation.predictions import unit_label
 from semg.evaluation.score_figures import save, usual_style
 
 LETTER, LINE, GAP, MARGIN = 0.112, 0.28, 0.76, 0.25  # inches, the unit of the drawing
@@ -39,13 +40,15 @@ def architecture(
     classes: Sequence[str],
     parameters: Mapping[str, int],
     title: str,
+    unit: str = "uV",
 ) -> None:
     """Draw the network from left to right, with the shapes of the data between boxes.
 
     config: the fields of a ModelConfig; groups: of the front-end's features; channel_normalization: from electrodes to
-    the network's channels; rate: Hz; parameters: see `GPT2Classifier.parameter_counts`.
+    the network's channels; rate: Hz; parameters: see `GPT2Classifier.parameter_counts`;
+    unit: of the signal, as in shard.json.
     """
-    boxes = [*_front(config, groups, channel_normalization, rate), *_network(config, groups)]
+    boxes = [*_front(config, groups, channel_normalization, rate, unit), *_network(config, groups)]
     rows = max(len(classes), *(len(box.lines) + 2 for box in boxes))
     width = 2 * MARGIN + sum(_width(box) + GAP for box in boxes) + LETTER * max(map(len, classes))
     figure = Figure(figsize=(width, (rows + 4.9) * LINE))
@@ -63,13 +66,17 @@ def architecture(
 
 
 def _front(
-    config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], how: ChannelNormalization, rate: float
+    config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], how: ChannelNormalization, rate: float, unit: str
 ) -> list[Box]:
     """The boxes without parameters: the window, its channels, and the numbers that make up each token."""
     samples, channels = config["samples"], config["channels"]
     electrodes, tokens = channels // how.copies, samples // config["patch"]
     window = [f"{electrodes} electrodes", f"{samples} samples", f"{1000 * samples / rate:g} ms", f"at {rate:g} Hz"]
-    scaled = {"session": ["scaled by", "session RMS"], "train": ["scaled by", "training RMS"], "none": ["in µV"]}
+    scaled = {
+        "session": ["scaled by", "session RMS"],
+        "train": ["scaled by", "training RMS"],
+        "none": [f"in {unit_label(unit)}"],
+    }
     whitened = {"none": [], "append": [f"+ {electrodes} whitened"], "replace": ["whitened"]}[how.whitening]
     words, *more = scaled[how.method]
     features = []

@@ -260,16 +260,18 @@ def timeline(
     vote: int = 1,
     *,
     colours: Sequence[str],
+    unit: str = "uV",
 ) -> None:
     """A recording's decisions over time: some channels, the truth if known, the decisions, and their confidence.
 
-    signal: (T, C) microvolts at `rate` Hz; time, confidence: (n,) the time of each decision in seconds, and its
-    probability; with `vote` above 1, the fraction of the last `vote` decisions that agree; colours: of the classes.
+    signal: (T, C) in `unit`, as in shard.json, at `rate` Hz; time, confidence: (n,) the time of each decision in
+    seconds, and its probability; with `vote` above 1, the fraction of the last `vote` decisions that agree; colours: of
+    the classes.
     """
     heights = [0.8 + 0.5 * signal.shape[1], *([0.45] if truth else []), 0.45, 1.1]
     figure = new_figure(13, 2.2 + sum(heights))
     rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    draw_channels(rows[0], signal, rate, channels, 0.0)
+    draw_channels(rows[0], signal, rate, channels, 0.0, unit)
     for row, name, segments in ((rows[1], "true", truth), (rows[-2], "decided", decided)):
         if segments:
             label_strip(row, segments, classes, colours, 0.0, len(signal) / rate)

@@ -54,11 +54,11 @@ class TrainedModel:
     """A network with its weights, and how signals are prepared for it. `open` makes one from a checkpoint.
 
     network: in evaluation mode, on `device`. classes: gestures, in the order of the probabilities. rate: Hz.
-    channels: names of the network's input channels. window, stride: samples. rest_classes: those of its classes in
-    which no gesture is made; for older checkpoints, those with the usual names of rest. rings: for each ring of
-    electrodes, the places of its channels around the arm; empty for older checkpoints. classes_of_training: all classes
-    that it was trained on, even if it now decides between some of them only; classes_left_out: those it does not decide
-    for.
+    unit: of filtered signals, as in shard.json: uV or arbitrary. channels: names of the network's input channels.
+    window, stride: samples. rest_classes: those of its classes in which no gesture is made; for older checkpoints,
+    those with the usual names of rest. rings: for each ring of electrodes, the places of its channels around the arm;
+    empty for older checkpoints. classes_of_training: all classes that it was trained on, even if it now decides between
+    some of them only; classes_left_out: those it does not decide for.
     path: of the checkpoint; description: the checkpoint's description, as plain types.
     """
 
@@ -76,6 +76,7 @@ class TrainedModel:
         self.classes: tuple[str, ...] = tuple(data["classes"])
         self.channels: tuple[str, ...] = tuple(data["channels"])
         self.rate: float = data["rate"]
+        self.unit = "arbitrary" if data.get("unit") == "arbitrary" else "uV"
         self.window: int = data["arguments"]["window"]
         self.stride: int = data["arguments"]["stride"]
         self.rings: tuple[tuple[int, ...], ...] = tuple(map(tuple, data.get("rings") or ()))
