@@ -29,7 +29,7 @@ from pathlib import Path
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import is_system_file, write_json, write_text
+from semg.common.files import expect_place, is_system_file, write_json, write_text
 from semg.common.provenance import how_made
 from semg.evaluation import metrics
 from semg.evaluation.comparison import (
@@ -76,6 +76,7 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     """Read, pool, test, write."""
     args = arguments().parse_args()
+    expect_place(args.out / "compare.md", "the tables")
     console = cli.console(args)
     methods = collect(cli.expanded(args.results), args.group, args.metric)
     metric = metrics.metric(args.metric)

@@ -301,6 +301,13 @@ def test_wrong_input_is_one_clear_line(tmp_path, run_here, arguments, code, told
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, run_here):
+    (tmp_path / "out").write_text("mine")
+    done = run_here("compare.py", "nothing-there", "--out", "out", code=1, cwd=tmp_path)
+    assert done.stderr.startswith("error: ")
+    assert "out: expected a folder, to write the tables under it, found a file" in done.stderr
+
+
 # --- names that others chose -------------------------------------------------------------------------------------
 
 

@@ -123,7 +123,7 @@ def header(shape: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
-@pytest.mark.parametrize("entry", [b"no array", header("(1000000000000000,)"), header("(9,)")])
+@pytest.mark.parametrize("entry", [b"no array", header("(1000000000000000,)"), header("(9,)"), header("(9,")])
 def test_entries_that_are_no_arrays_are_refused_by_name(model, written, entry):
     """One that claims to be of 7 PiB among them."""
     with zipfile.ZipFile(written) as archive:

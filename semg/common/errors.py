@@ -6,7 +6,11 @@ inserts the flag (see semg/common/cli.py).
 """
 
 import errno
+import lzma
 import re
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 
 _REFERENCE = re.compile(r"\{(\w+)\}")
@@ -93,5 +97,15 @@ def _with_limits(text: str, limits: list[str]) -> str:
         text = text.replace("{}", limit, 1)
     return text
 
+
+# What NumPy's readers raise for a damaged array: its header is parsed as Python. MemoryError: the header gives a far
+# larger array than there is.
+DAMAGED_NPY = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError),
+    *(SyntaxError, tokenize.TokenError, RecursionError, MemoryError),
+)
+# What zipfile raises as well for a damaged .npz. RuntimeError: an entry is said to be encrypted, or compressed in an
+# unknown way.
+DAMAGED_NPZ = (*DAMAGED_NPY, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota or a limit on file size

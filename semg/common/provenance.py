@@ -36,8 +36,10 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's git commit, followed by `+changes` if tracked files differ from it; `unknown` outside git."""
+    """The checkout's git commit, followed by `+changes` if tracked files differ from it; `unknown` if this package is
+    in no repository, or is an untracked copy inside another one, such as an installed package."""
     try:
+        _git("ls-files", "--error-unmatch", "common/provenance.py")
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "-s", "-uno")
     except (OSError, subprocess.SubprocessError):

@@ -4,7 +4,6 @@ import mmap
 import os
 import sys
 import threading
-import tokenize
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from semg.common.errors import DataError
+from semg.common.errors import DAMAGED_NPY, DataError
 from semg.common.files import version_of
 
 REDO = "run preprocess.py or import_csv.py {overwrite}"
@@ -92,18 +91,12 @@ def _most_mapped() -> int:
     return _MOST_MAPPED if limit == resource.RLIM_INFINITY else max(8, min(_MOST_MAPPED, limit // 2))
 
 
-_OF_DAMAGED_NPY = (  # NumPy's readers raise these: the header is parsed as Python
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError),
-    *(SyntaxError, tokenize.TokenError, RecursionError, MemoryError),
-)
-
-
 @contextmanager
 def npy_errors(path: Path) -> Iterator[None]:
     """Raise DataError for any error of NumPy about a damaged file; an OSError is not about the contents and passes
     through."""
     try:
         yield
-    except _OF_DAMAGED_NPY as error:
+    except DAMAGED_NPY as error:
         actual = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: expected a NumPy array, found {actual}", REDO) from None

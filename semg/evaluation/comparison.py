@@ -5,19 +5,16 @@ averaged before anything else; folds contribute different people.
 """
 
 import re
-import tokenize
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from scipy.stats import wilcoxon
 
 from semg.common.console import counted, printable
-from semg.common.errors import DataError, SettingError
+from semg.common.errors import DAMAGED_NPZ, DataError, SettingError
 from semg.common.files import expect_file, is_system_file, read_json
 from semg.common.schema import is_finite, is_whole, text
 from semg.data.putemg import parse_record
@@ -28,13 +25,6 @@ ROUNDING = 1e-9  # tolerance: a mean of eight ones may be slightly above one
 MOST_CLASSES = 1000
 LONGEST = 64  # most characters in a person's name
 FEWEST_SUBJECTS = 6  # with fewer, a two-sided Wilcoxon test cannot reach p < 0.05: its smallest p is 2 / 2^n
-
-# What zipfile and NumPy raise for a damaged .npz: the header of an array is parsed as Python, and a flag that is wrong
-# can mean encryption or another compression, which is a RuntimeError.
-DAMAGED_NPZ = (
-    *(OSError, EOFError, BadZipFile, zlib.error, RuntimeError, MemoryError),
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, SyntaxError, tokenize.TokenError),
-)
 
 _RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of the protocol recording
 # fold0, gpt2-seed1; or a fold of that protocol, 03-2018-05-11-sequential

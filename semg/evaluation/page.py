@@ -419,12 +419,11 @@ def _result_facts(result: ResultRecord) -> dict[str, Any]:
 
 
 def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Script, commit, versions and arguments, from a file's `made`."""
+    """Script, commit and versions, from a file's `made`."""
     return {
         "script": content.get("script", "not said"),
         "commit": content.get("commit", "not said"),
         "versions": {name: _text(value) for name, value in (content.get("versions") or {}).items()},
-        "arguments": {name: _text(value) for name, value in (content.get("arguments") or {}).items()},
     }
 
 
@@ -456,5 +455,6 @@ def _run(run: RunRecord) -> dict[str, Any]:
         "score": f"{best[f'val/{first.name}']:.4f}",
         "metric": first,
         "charts": [inline_charts.learning_curve(run.rows, one, best["epoch"]) for one in (metrics.LOSS, first)],
+        "arguments": {name: _text(value) for name, value in run.config["arguments"].items()},
         **_provenance({"script": "train.py"} | run.config),
     }

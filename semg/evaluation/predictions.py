@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from semg.common.errors import DataError
+from semg.common.errors import DAMAGED_NPZ, DataError
 from semg.common.files import expect_file
 from semg.common.schema import folder_name, text
 from semg.data.shards import open_shard
-from semg.evaluation.comparison import DAMAGED_NPZ, LONGEST, ROUNDING, subjects_of
+from semg.evaluation.comparison import LONGEST, ROUNDING, subjects_of
 from semg.evaluation.metrics import confusion
 from semg.evaluation.result_record import ResultRecord
 

@@ -12,9 +12,7 @@ The windows kept are part of the person's signal: the file is as private as a re
 """
 
 import json
-import lzma
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from semg.common.errors import DataError, short
+from semg.common.errors import DAMAGED_NPZ, DataError, short
 from semg.common.files import atomic_path, expect_file, json_value
 
 VERSION = 1
@@ -30,19 +28,6 @@ MOST_KEPT = 64  # past windows
 _ARRAYS = ("products", "transform", "sums", "kept", "counts")
 _WHAT = "statistics of an earlier stream"
 _HINT = "the statistics are written anew with {save_statistics}"
-# What zipfile and NumPy raise for damaged files. RuntimeError: an entry said to be encrypted, or compressed in an
-# unknown way; MemoryError: an array said to be far larger than its entry.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +86,7 @@ def _arrays(path: Path, shape: tuple[int, int, int, int]) -> dict[str, np.ndarra
                 arrays = {name: stored[name] for name in ("about", *_ARRAYS)}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("an entry that is no array")
-    except _DAMAGED as error:
+    except DAMAGED_NPZ as error:
         problem = f"found a file that is damaged or another: {short(error)}"
         raise DataError(f"{path}: expected {_WHAT}, {problem}", _HINT) from None
     return arrays
