@@ -39,7 +39,8 @@ def commit() -> str:
     """The checkout's git commit, followed by `+changes` if tracked files differ from it; `unknown` if this package is
     in no repository, or is an untracked copy inside another one, such as an installed package."""
     try:
-        _git("ls-files", "--error-unmatch", "common/provenance.py")
+        if not _git("ls-files", "common/provenance.py"):
+            return "unknown"
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "-s", "-uno")
     except (OSError, subprocess.SubprocessError):
