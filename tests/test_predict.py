@@ -281,9 +281,9 @@ def test_a_stream_waits_for_its_warm_up(here, data, recording, tmp_path):
 
 
 def test_tables_give_what_the_recording_gives(here, data, recording, tmp_path):
-    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path]
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out"]
     here(recording, *flags)
-    _, expected = numbers(tmp_path / f"{recording.stem}.csv")
+    _, expected = numbers(tmp_path / "out" / f"{recording.stem}.csv")
     counts = read_recording(recording, tuple(range(1, 25)), "TRAJ_GT").samples
     np.save(tmp_path / "counts.npy", counts)
     swapped = np.concatenate([counts[:, :1] * 0, counts[:, ::-1]], axis=1) * putemg.MICROVOLTS_PER_COUNT
@@ -293,9 +293,9 @@ def test_tables_give_what_the_recording_gives(here, data, recording, tmp_path):
     order = ",".join(str(n) for n in range(25, 1, -1))
     assert here(tmp_path / "micro.csv", *flags, "--rate", 5120, "--channels", order)[0] == 0
     for name in ("counts", "micro"):
-        assert "truth" not in rows(tmp_path / f"{name}.csv")[0]
-    np.testing.assert_allclose(numbers(tmp_path / "counts.csv")[1], expected, atol=1e-5)
-    np.testing.assert_allclose(numbers(tmp_path / "micro.csv")[1], expected, atol=5e-3)
+        assert "truth" not in rows(tmp_path / "out" / f"{name}.csv")[0]
+    np.testing.assert_allclose(numbers(tmp_path / "out" / "counts.csv")[1], expected, atol=1e-5)
+    np.testing.assert_allclose(numbers(tmp_path / "out" / "micro.csv")[1], expected, atol=5e-3)
 
 
 def test_another_rate_is_resampled_and_said(here, data, tmp_path):
