@@ -227,6 +227,27 @@ def test_a_stream_that_goes_away_is_waited_for(here, model, microvolts, tmp_path
     np.testing.assert_allclose([float(row["time_s"]) for row in result], [one.time for one in expected], atol=0.05)
 
 
+@pytest.mark.parametrize(("rate", "unit"), [(RATE / 2, "microvolts"), (RATE, "millivolts")])
+def test_a_stream_that_returns_with_another_rate_or_unit_is_refused(model, rate, unit):
+    device = loopback.Device(loopback.unique("device"), RATE, LABELS)
+    reader = reader_of(device.name, model, resample=True)
+    device.off()
+    returned = loopback.Device(device.name, rate, LABELS, unit)
+
+    def refused():
+        try:
+            reader.pull(0.1)
+        except DataError as error:
+            return str(error)
+        return None
+
+    found = []
+    wait_for(lambda: found.append(refused()) or found[-1], "the stream's return")
+    assert "expected the stream to return as it was" in found[-1]
+    assert f"found {rate:g} Hz, unit" in found[-1]
+    returned.off()
+
+
 def test_a_session_goes_on_from_the_statistics_of_another(here, recording, microvolts, tmp_path):
     """As predict.py's streams do; and with too little signal to adapt to, that is said."""
     statistics, out = tmp_path / "heard.npz", tmp_path / "live"

@@ -261,12 +261,13 @@ class StreamReader:
             raise DataError(f"{called}: expected one stream, found {both}", "{lsl} takes a source id too")
         return best[0]
 
-    def _open(self, info: Any) -> None:
-        """Begin to read. DataError if the stream does not answer or cannot be read."""
+    def _open(self, info: Any, before: Layout | None = None) -> None:
+        """Begin to read. DataError if the stream does not answer, cannot be read, or is not as `before`."""
         inlet = self._module.StreamInlet(info, max_buflen=BUFFER, recover=False, as_numpy=True)
         try:
             facts = StreamFacts.of(inlet.info(_CONNECT))
             self.layout = self._layout_of(facts)
+            _expect_as_before(facts, self.layout, before)
             inlet.open_stream(_CONNECT)
             self._correction = self._first_correction = inlet.time_correction(_CONNECT)
         except (self._module.util.LostError, self._module.util.TimeoutError):
@@ -281,7 +282,7 @@ class StreamReader:
             same = info.source_id() == self.facts.source_id and info.name() == self.facts.name
             if same and info.uid() != self.facts.uid:
                 try:
-                    self._open(info)
+                    self._open(info, self.layout)
                 except _NoAnswerError:  # it disappeared again
                     return False
                 self.interruptions += 1
@@ -297,6 +298,14 @@ class StreamReader:
             self._correction = self._inlet.time_correction(0.0)
         except (self._module.util.LostError, self._module.util.TimeoutError):
             return  # keep the previous offset
+
+
+def _expect_as_before(facts: StreamFacts, layout: Layout, before: Layout | None) -> None:
+    """DataError if a stream has returned with another rate or unit: its samples would be taken for what they were."""
+    if before is None or (before.rate, before.unit) == (layout.rate, layout.unit):
+        return
+    was, now = (f"{one.rate:g} Hz, unit {one.unit or 'not stated'}" for one in (before, layout))
+    raise DataError(f"{facts.name}: expected the stream to return as it was, {was}; found {now}; start live.py again")
 
 
 def _quoted(text: str) -> str:
