@@ -104,6 +104,13 @@ def check_copy(folder: Path, model: TrainedModel) -> None:
         raise DataError(f"{folder}: expected the checkpoint's own weights when opened again, found others")
 
 
+def expect_own(folder: Path) -> None:
+    """DataError for a folder whose files are not those of an earlier export: some of them would be replaced."""
+    theirs = [name for name in (CONFIG, WEIGHTS, "README.md") if (folder / name).exists()]
+    if theirs and not (folder / WEIGHTS).is_file():
+        raise DataError(f"{folder}: expected an earlier export or no {theirs[0]}, found another; give --out")
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -117,6 +124,7 @@ def main() -> int:
     args.out = args.out or Path("exports") / model.origin.run
     if args.out.resolve() == args.checkpoint.resolve():
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
+    expect_own(args.out)
     files = [CONFIG, WEIGHTS, "README.md"]
     facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}
     onnx = args.out / "model.onnx"
