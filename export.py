@@ -40,7 +40,7 @@ from semg.common.errors import DataError
 from semg.common.files import folder_lock, write_text
 from semg.evaluation import metrics
 from semg.flags import shared
-from semg.inference.checkpoint import CONFIG, WEIGHTS, write_folder
+from semg.inference.checkpoint import CONFIG, WEIGHTS, is_export, write_folder
 from semg.inference.export import check_packages, write_onnx
 from semg.inference.trained_model import TrainedModel
 from semg.training.threads import use_threads
@@ -106,9 +106,9 @@ def check_copy(folder: Path, model: TrainedModel) -> None:
 
 def expect_own(folder: Path) -> None:
     """DataError for a folder whose files are not those of an earlier export: some of them would be replaced."""
-    theirs = [name for name in (CONFIG, WEIGHTS, "README.md") if (folder / name).exists()]
-    if theirs and not (folder / WEIGHTS).is_file():
-        raise DataError(f"{folder}: expected an earlier export or no {theirs[0]}, found another; give --out")
+    there = [name for name in (CONFIG, "README.md") if (folder / name).exists()]
+    if there and not is_export(folder):
+        raise DataError(f"{folder}: expected an earlier export or no {there[0]}, found another; give --out")
 
 
 def main() -> int:

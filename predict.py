@@ -70,7 +70,6 @@ from semg.training.adaptation import adapt
 from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
-BLOCK = "25ms"
 PLOTTED = 4  # channels in a timeline: those with the strongest signal
 
 
@@ -91,7 +90,7 @@ def arguments() -> argparse.ArgumentParser:
     shared.add_tables(parser)
     live = parser.add_argument_group("live")
     live.add_argument("--stream", action="store_true", help="process the signal block by block, as from a device")
-    live.add_argument("--block", type=cli.length, default=BLOCK, help="length of a block, samples or time")
+    live.add_argument("--block", type=cli.length, default="25ms", help="length of a block, samples or time")
     shared.add_statistics(live)
     return parser
 
@@ -294,7 +293,7 @@ def check(args: argparse.Namespace) -> None:
         "--statistics": args.statistics is not None,
         "--save-statistics": args.save_statistics is not None,
         "--warmup": args.warmup > 0,
-        "--block": args.block != cli.length(BLOCK),
+        "--block": bool(cli.Parser.latest and cli.Parser.latest.typed("block")),
     }
     for flag, given in of_streams.items():
         if given and not args.stream:

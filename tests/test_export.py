@@ -191,11 +191,12 @@ def test_a_network_that_one_onnx_file_cannot_hold_is_refused(tmp_path, monkeypat
 def test_a_folder_of_something_else_keeps_its_files(copied, monkeypatch, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_text("settings of a run")
+    (run / "config.json").write_text('{"model_type": "gpt2"}')
+    (run / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(copied), "--out", str(run), "--no-onnx"])
     with pytest.raises(DataError, match=r"expected an earlier export or no config\.json, found another"):
         export.main()
-    assert [path.name for path in run.iterdir()] == ["config.json"]
+    assert (run / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_an_export_does_not_overwrite_what_it_reads(copied, monkeypatch):

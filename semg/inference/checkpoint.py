@@ -170,6 +170,14 @@ def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / CONFIG, content)
 
 
+def is_export(folder: Path) -> bool:
+    """Whether the config.json in `folder` is that of an exported model."""
+    try:
+        return bool(read_json(folder / CONFIG, "a description").get("model_type") == _LAYOUT["model_type"])
+    except DataError:
+        return False
+
+
 def _open_folder(folder: Path) -> Checkpoint:
     description = read_json(folder / CONFIG, "the description of an exported model; export.py writes one")
     for key, value in _LAYOUT.items():
