@@ -160,7 +160,7 @@ def test_a_writer_stopped_between_its_renames_is_named(tmp_path: Path) -> None:
     record = small_shards.write(tmp_path, 3)
     (tmp_path / record).rename(tmp_path / f".{record}.old.tmp")
     assert list_records(tmp_path) == [record]
-    with pytest.raises(DataError, match=r"run preprocess\.py again if it was stopped"):
+    with pytest.raises(DataError, match=r"if it was stopped, run preprocess\.py or import_csv\.py again"):
         open_shards(tmp_path, [record])
 
 
