@@ -45,7 +45,7 @@ from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import OF_BAND_POWERS, Augmentation
-from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject
+from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject, check_people
 from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
 from semg.training.optimization import OptimizerConfig
@@ -176,6 +176,7 @@ def main() -> int:
     recipe = recipe_of(args, model.network)
     precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)
+    check_people(subjects, recipe.repetitions)
     with folder_lock(args.out):
         if seen := sorted(model.origin.subjects & set(subjects)):
             console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")

@@ -226,3 +226,19 @@ def test_train_says_where_calibration_went(monkeypatch, capsys):
         with pytest.raises(SystemExit, match="2"):
             train.main()
         assert f"{words[0]}: expected it no longer; instead: python calibrate.py" in capsys.readouterr().err
+
+
+def test_all_people_are_checked_before_the_first_is_calibrated_to(tmp_path, calibrated, monkeypatch):
+    """Those before the one who lacks a gesture were computed, and then lost."""
+    shards = tmp_path / "shards"
+    records = [small_shards.write(shards, subject) for subject in (4, 5, 6)]
+    records += [small_shards.write(shards, subject, repetitions=1) for subject in (7, 8)]
+    split = small_shards.write_split(tmp_path / "split", train=records[:1], val=records[1:2], test=records[2:])
+    begun = []
+    monkeypatch.setattr(calibration, "adapt", lambda *given: begun.append(given))
+    told = (
+        "subject 07: .* to score after 1 repetition, found none of idle; also lacking windows: 08; leave this gesture"
+    )
+    with pytest.raises(DataError, match=told):
+        calibrated("out", "--shards", shards, "--split", split)
+    assert begun == []

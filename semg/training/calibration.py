@@ -5,7 +5,7 @@ the same windows. Such a result uses labels of the person scored: never mix it w
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
-from semg.common.console import counted
+from semg.common.console import counted, listed
 from semg.common.errors import DataError, SettingError
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
@@ -100,6 +100,23 @@ def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
     fewer = "calibrate with fewer {repetitions}, or " if repetitions > 1 else ""
     _check_every_gesture(windows, ~first, f"to score after {counted(repetitions, 'repetition')}", fewer + others)
     return first
+
+
+def check_people(subjects: Mapping[str, Sequence[Shard]], repetitions: int) -> None:
+    """DataError, naming all of them, for people who cannot be calibrated to, see `first_repetitions`.
+
+    subjects: the shards of each person. No one is left out, because the scores' mean would be over other people.
+    """
+    wrong: dict[str, DataError] = {}
+    for subject, shards in subjects.items():
+        try:
+            first_repetitions(open_windows(shards), repetitions)
+        except DataError as error:
+            wrong[subject] = error
+    if wrong:
+        first, *others = wrong
+        more = f"; also lacking windows: {listed(others)}" if others else ""
+        raise DataError(f"{wrong[first].message}{more}", wrong[first].hint)
 
 
 def _check_every_gesture(windows: WindowSet, chosen: np.ndarray, purpose: str, hint: str) -> None:
