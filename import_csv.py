@@ -10,7 +10,8 @@ Input: a list of recordings, a CSV with the header `file,subject,session,date,ta
   date      YYYY-MM-DD, or with a time 2024-03-01T10:30, or with a time zone 2024-03-01T10:30+01:00. May be left out.
             Either all or none of a person's dates have a zone. A date without a time means the beginning of that day
   task      what was done; may be left out
-Rows of one person that have no date, or the same date, must be in the order of recording.
+Rows of one person that have no date, or the same date, must be in the order of recording. All recordings of a person
+belong in one list, because it gives their order: to add some later, add rows to that list.
 
 A recording is a text table with a header and one row per sample. It has one column per channel, and one column
 (--labels) that names the gesture being made. An empty label means no gesture; such samples are left out of all windows.
@@ -31,10 +32,11 @@ called idle, rest, relax, neutral or no movement.
 Three more facts are estimated from the recordings and printed, unless --unit, --low and --high, or --notch gives them:
   unit    without --unit, samples are multiplied by the power of ten that brings the median recording to an RMS of 32 to
           316. Shards thus hold signals of the usual size whatever unit the device has. They record that their unit is
-          arbitrary, and the factor. Recordings added later are multiplied by the same factor.
+          arbitrary, and the factor. Recordings added later to SHARDS are multiplied by the same factor.
   band    20 to 700 Hz, or up to 45 % of the sampling rate
   mains   50 or 60 Hz, whichever most of the recordings with mains hum have, is filtered out, together with those of its
-          multiples that are present in most of them. 50 Hz if no recording has hum; nothing at rates up to 100 Hz
+          multiples that are present in most of them. 50 Hz if no recording has hum; nothing at rates up to 100 Hz.
+          The same is filtered out of recordings added later
 
 All recordings of one call have the same --rate, channels and gestures. Windows lie wholly within one gesture and never
 span missing samples, which are detected by a time or counter column. --simulated records that no people were recorded.
@@ -67,10 +69,10 @@ from semg.data.delimited_text import is_number
 from semg.data.faults import find_faults, sign_in_words
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gaps import Gap
-from semg.data.gestures import chosen, is_rest
+from semg.data.gestures import FEWEST, chosen, is_rest
 from semg.data.preprocessing import USUAL_RMS, common_scale, filtered_table
-from semg.data.recording_list import Entry, read_list
-from semg.data.shards import difference, open_shard, read_meta, write_shard
+from semg.data.recording_list import Entry, person, read_list
+from semg.data.shards import difference, facts_in, list_records, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum, common_lines
 from semg.data.tables import UNITS, Table, in_order, is_simulated, label
 from semg.data.windows import segments, whole_windows, without_gaps
@@ -222,24 +224,30 @@ def read(path: Path, args: argparse.Namespace) -> Reading:
 
 
 class Readings:
-    """Reads recordings, and keeps them in memory until they are taken, as far as there is room: parsing text is
-    slow."""
+    """Reads recordings, and keeps them in memory until they are no longer needed, as far as there is room: parsing text
+    is slow."""
 
     def __init__(self, args: argparse.Namespace, most: int) -> None:
-        self._args, self._left = args, most
+        self._args, self._most = args, most
         self._kept: dict[Path, Reading] = {}
 
-    def look(self, path: Path) -> Reading:
-        """Read a recording, and keep it if there is room."""
+    @property
+    def nbytes(self) -> int:
+        """The memory that the recordings kept take, in bytes."""
+        return sum(reading.nbytes for reading in self._kept.values())
+
+    def get(self, path: Path) -> Reading:
+        """A recording: the one kept, or read; then it is kept if there is room."""
+        if path in self._kept:
+            return self._kept[path]
         reading = read(path, self._args)
-        if reading.nbytes <= self._left:
+        if self.nbytes + reading.nbytes <= self._most:
             self._kept[path] = reading
-            self._left -= reading.nbytes
         return reading
 
-    def take(self, path: Path) -> Reading:
-        """Hand out a recording for the last time: the one kept, or read again if there was no room."""
-        return self._kept.pop(path, None) or read(path, self._args)
+    def drop(self, path: Path) -> None:
+        """Keep a recording no longer."""
+        self._kept.pop(path, None)
 
 
 def look(reading: Reading, args: argparse.Namespace) -> Look:
@@ -271,7 +279,7 @@ def look_at_all(
     report.console.say(f"reading {cli.counted(len(entries), 'recording')}")
     for entry in report.console.progress(entries, unit="recording", desc="reading", leave=False):
         try:
-            reading = readings.look(entry.path)
+            reading = readings.get(entry.path)
             expect_another(entry, reading, known)
             seen = look(reading, args)
             if not math.isfinite(seen.rms):
@@ -280,12 +288,14 @@ def look_at_all(
             for doubt in doubts(entry, reading, args.unit):
                 report.console.warn(f"{entry.path}: {doubt}")
         except (DataError, OSError) as error:
+            readings.drop(entry.path)
             report.failed(entry.path, cli.in_words(error))
     if looks:
         usual = Counter(one.channels for one in looks.values()).most_common(1)[0][0]
         for entry in [entry for entry, one in looks.items() if one.channels != usual]:
             names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(looks[entry].channels)}"
             report.failed(entry.path, f"{entry.path}: {names}")
+            readings.drop(entry.path)
             del looks[entry]
     return looks
 
@@ -317,12 +327,11 @@ def doubts(entry: Entry, reading: Reading, unit: str | None) -> list[str]:
 def settle(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> Settled:
     """Classes, unit and notches: from the flags, otherwise from the recordings. UsageError for flags that do not
     fit."""
-    classes = settled_classes(looks, args, console)
-    before = {} if args.overwrite else earlier_arguments(looks, args)
+    classes, channels = settled_classes(looks, args, console), next(iter(looks.values())).channels
+    before = {} if args.overwrite else earlier_arguments(channels, args)
     notch = before.get("notch") if args.notch is None else args.notch
     if notch is None:
         notch = common_lines([(one.mains, one.lines) for one in looks.values()], args.rate)
-    channels = next(iter(looks.values())).channels
     rms = float(np.median([one.rms for one in looks.values() if one.rms > 0] or [0.0]))
     if args.unit is not None:
         return Settled(channels, classes, UNITS[args.unit], "uV", notch, rms)
@@ -338,36 +347,44 @@ def settled_classes(looks: dict[Entry, Look], args: argparse.Namespace, console:
             classes = list(chosen(classes, rest_classes(classes, args.rest_classes), None, no_idle=True))
             args.rest_classes = []  # no rest class is left
     else:
-        classes = [label(name) for name in args.classes]
-        if len(set(classes)) < len(classes):
-            raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
+        classes = args.classes
         if absent := [name for name in classes if name not in named]:
             has = ", ".join(in_order(named)) or "none"
             if absent == classes:
                 raise DataError(f"{args.list}: expected one of the gestures {', '.join(classes)}, found {has}")
             console.warn(f"no recording has the gesture {', '.join(absent)} (--classes); they have {has}")
-    if not classes:
-        raise DataError(f"{args.list}: expected recordings with gestures in the column {args.labels!r}, found none")
+    if len(classes) < FEWEST:
+        expected = f"expected recordings of at least {FEWEST} gestures in the column {args.labels!r}"
+        raise DataError(
+            f"{args.list}: {expected}, found {f'{classes[0]} alone' if classes else 'none'}",
+            "{classes} names those of all recordings that belong together, here or in other lists" if classes else "",
+        )
     folded = Counter(name.casefold() for name in classes)
     if alike := [name for name in classes if folded[name.casefold()] > 1]:
         console.warn(f"gestures that differ in capitals alone are classes of their own: {', '.join(alike)}")
     return classes
 
 
-def earlier_arguments(looks: dict[Entry, Look], args: argparse.Namespace) -> dict[str, Any]:
-    """How an existing shard of one of these recordings was made, if it has the same unit; otherwise empty."""
-    for entry in looks:
-        path = args.shards / entry.facts.name
-        if path.is_dir():
-            try:
-                how = read_meta(path)["arguments"]
-            except DataError:
-                continue
-            return how if how.get("unit") == args.unit else {}
+def earlier_arguments(channels: tuple[str, ...], args: argparse.Namespace) -> dict[str, Any]:
+    """How a shard in the folder was made with which these recordings can be used; empty if there is none.
+
+    It has the same rate, channels and unit: no factor or notch frequency is taken over from others.
+    """
+    for name in list_records(args.shards) if args.shards.is_dir() else []:
+        try:
+            meta = read_meta(args.shards / name)
+        except (DataError, OSError):
+            continue
+        how = meta["arguments"]
+        same = (meta["rate"], tuple(meta["channels"])) == (args.rate, channels)
+        if same and "scale" in how and how.get("unit") == args.unit:
+            return how
     return {}
 
 
-def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace, report: Failures) -> None:
+def check_strengths(
+    looks: dict[Entry, Look], settled: Settled, readings: Readings, args: argparse.Namespace, report: Failures
+) -> None:
     """Leave out recordings whose unit differs from the others'. SettingError if --unit cannot be the unit of any."""
     typical, microvolts, (low, high) = settled.rms, settled.rms * settled.scale, USUAL_RMS
     if args.unit and typical > 0 and not low <= microvolts <= high:
@@ -380,6 +397,7 @@ def check_strengths(looks: dict[Entry, Look], settled: Settled, args: argparse.N
             unit = f" {args.unit}" if args.unit else ""
             actual = f"found {rms:.3g}{unit}: it is in another unit"
             report.failed(entry.path, f"{entry.path}: expected an RMS near the others' {typical:.3g}{unit}, {actual}")
+            readings.drop(entry.path)
             del looks[entry]
 
 
@@ -429,7 +447,7 @@ def make_shard(
                 raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
         windows = open_shard(path, verify=True).windows
         return "kept", np.bincount(windows["label"], minlength=len(classes)), ""
-    reading = readings.take(entry.path)
+    reading = readings.get(entry.path)
     expect_same(entry.path, seen, reading.of)
     expect_same(entry.path, seen, version(entry.path))  # the checksum was computed from this version, too
     samples, missing = reading.samples, reading.missing
@@ -537,11 +555,18 @@ def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Fill in the band; UsageError for impossible flags."""
+    """Fill in the band, and write classes as labels are; UsageError for impossible flags."""
     low, high = default_band(args.rate)
     args.low, args.high = args.low or low, args.high or high
     FilterSpec(args.low, args.high, args.order, tuple(args.notch or ()), args.causal).check(args.rate)
     check_rings(args.rings or [])
+    if args.classes is not None:
+        args.classes = [label(name) for name in args.classes]
+        if len(set(args.classes)) < len(args.classes):
+            raise UsageError(f"--classes: expected each gesture once, found {' '.join(args.classes)}")
+        if len(args.classes) < FEWEST:  # all shards of a folder have the same classes, so no other import can help
+            actual = f"found {args.classes[0]} alone, and nothing can be trained with it"
+            raise UsageError(f"--classes: expected at least {FEWEST} gestures, {actual}")
     args.rest_classes = None if args.rest_classes is None else [label(name) for name in args.rest_classes]
 
 
@@ -564,13 +589,34 @@ def main() -> int:
         return import_all(read_list(args.list), args, report)
 
 
+def with_all_of_a_person(entries: list[Entry], args: argparse.Namespace, report: Failures) -> list[Entry]:
+    """The recordings without those to be written of people of whom the folder has others that the list lacks.
+
+    Their order in time is that of the list: a second list would begin at 1 again, and the sessions be mixed up.
+    """
+    listed = {entry.facts.name for entry in entries}
+    others = {person(facts.subject): facts for facts in facts_in(args.shards) if facts.name not in listed}
+    remaining = []
+    for entry in entries:
+        path, other = args.shards / entry.facts.name, others.get(person(entry.facts.subject))
+        if other is None or (path.exists() and not args.overwrite):  # of a shard that is there, the order is compared
+            remaining.append(entry)
+            continue
+        expected = f"expected all recordings of subject {entry.facts.subject} in one list, for it gives their order"
+        actual = f"found also {args.shards / other.name} of subject {other.subject}"
+        advice = "add it to the list, or remove that folder"
+        report.failed(entry.path, f"{entry.path}: {expected}, {actual}; {advice}")
+    return remaining
+
+
 def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures) -> int:
     """Read all recordings, settle what holds for all of them, and write their shards."""
+    entries = with_all_of_a_person(entries, args, report)
     counts, windows = {"done": 0, "kept": 0}, np.zeros(1, np.int64)
     readings = Readings(args, KEPT_BYTES)
     if looks := look_at_all(entries, readings, args, report):
         settled = settle(looks, args, report.console)
-        check_strengths(looks, settled, args, report)
+        check_strengths(looks, settled, readings, args, report)
         for line in in_words(looks, settled, args):
             report.console.say(line)
         for entry in report.console.progress(list(looks), unit="recording", desc="filtering"):
@@ -579,6 +625,8 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
             except (DataError, OSError) as error:
                 report.failed(entry.path, cli.in_words(error))
                 continue
+            finally:
+                readings.drop(entry.path)
             counts[state] += 1
             windows = windows + of_class
             if wrong:

@@ -340,8 +340,8 @@ def test_classes_that_no_recording_has_are_warned_of(study):
     _, out, errors = study.write().run("--classes", "idle", "fits", "Fist")
     assert "no recording has the gesture fits, Fist (--classes); they have fist, idle, open, pinch" in errors
     assert "3 gestures" in out
-    with pytest.raises(DataError, match="expected one of the gestures nap, found fist"):
-        study.run("--classes", "nap", "--overwrite")
+    with pytest.raises(DataError, match="expected one of the gestures nap, sleep, found fist"):
+        study.run("--classes", "nap", "sleep", "--overwrite")
 
 
 def test_gestures_that_differ_in_capitals_are_warned_of(study):
@@ -598,3 +598,107 @@ def test_the_shard_opens_and_says_how_it_was_made(study):
     shard = open_shard(study.folder / "shards" / "p1", verify=True)
     assert shard.arguments["unit"] is None
     assert np.log10(shard.arguments["scale"]).is_integer()
+
+
+# --- adding to a folder ------------------------------------------------------------------------------------
+
+
+def test_notches_and_factor_of_shards_at_another_rate_are_not_taken_over(study):
+    """150 Hz is no frequency of a signal at 200 Hz."""
+    study.write(lambda t: t.assign(**(t.filter(like="ch") * 1e-6)))
+    assert study.run("--notch", 50, 150, rate=1000)[0] == 0
+    code, out, errors = study.write(people=3).run()
+    assert code == 1
+    assert "p1: expected rate 200.0, found 1000.0; --overwrite redoes it" in errors
+    assert "1 shard written" in out
+    shard = open_shard(study.folder / "shards" / "p3")
+    assert (shard.arguments["notch"], shard.arguments["scale"]) == ([50.0], 10.0)
+
+
+def test_another_list_of_other_people_is_filtered_and_multiplied_as_the_folders_shards_are(study):
+    """Otherwise no model could be trained on both."""
+    study.write(people=1).run("--notch", 60)
+    (study.folder / "p1.csv").unlink()
+    weak = table(2)
+    weak.assign(**(weak.filter(like="ch") * 0.01)).to_csv(study.folder / "p2.csv", index=False)
+    study.list.write_text("file,subject\np2.csv,2\n")
+    assert study.run()[0] == 0
+    one, other = study.shards()  # they open together
+    assert (one.arguments["notch"], one.arguments["scale"]) == (other.arguments["notch"], other.arguments["scale"])
+
+
+def test_a_person_of_whom_the_folder_has_more_than_the_list_is_refused_and_others_are_done(study):
+    """Order in time is that of one list: two lists both began a person's at 1, and a later session came first."""
+    study.write(people=1).run()
+    table(2).to_csv(study.folder / "later.csv", index=False)
+    table(3).to_csv(study.folder / "p3.csv", index=False)
+    study.list.write_text("file,subject\nlater.csv,1\np3.csv,3\n")
+    for flags in ([], ["--overwrite"]):
+        code, out, errors = study.run(*flags)
+        assert code == 1
+        assert "later.csv: expected all recordings of subject 1 in one list, for it gives their order" in errors
+        assert f"found also {study.folder / 'shards' / 'p1'} of subject 1; add it to the list" in errors
+        assert "1 shard" in out.splitlines()[-1] or "1 kept" in out.splitlines()[-1]
+    study.list.write_text("file,subject\np1.csv,1\nlater.csv,1\np3.csv,3\n")
+    assert study.run()[0] == 0
+    assert {shard.record: shard.order for shard in study.shards()} == {"p1": 1, "later": 2, "p3": 1}
+
+
+# --- one class ---------------------------------------------------------------------------------------------
+
+
+def test_a_single_gesture_is_refused_for_nothing_can_be_trained(study):
+    study.write()
+    with pytest.raises(UsageError, match="--classes: expected at least 2 gestures, found fist alone"):
+        study.run("--classes", "fist")
+    study.write(lambda t: t.assign(label="fist"))
+    told = "expected recordings of at least 2 gestures in the column 'label', found fist alone"
+    with pytest.raises(DataError, match=told) as error:
+        study.run()
+    assert "{classes} names those of all recordings that belong together" in error.value.hint
+    assert not (study.folder / "shards").exists()
+    assert study.run("--classes", "idle", "fist")[0] == 0, "as one of several imports into a folder"
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+
+def test_recordings_that_failed_or_are_kept_take_no_room(study, monkeypatch):
+    """A long list with many of them filled the memory."""
+    readings = []
+
+    class Watched(import_csv.Readings):
+        def __init__(self, *given):
+            super().__init__(*given)
+            readings.append(self)
+
+    study.write(people=2).run()
+    held = table(3)
+    for subject in (3, 4):
+        held.to_csv(study.folder / f"p{subject}.csv", index=False)
+    held.drop(columns="ch3").to_csv(study.folder / "p5.csv", index=False)
+    held.assign(**(held.filter(like="ch") * 1e6)).to_csv(study.folder / "p6.csv", index=False)
+    held.assign(**{f"ch{n}": 5.0 for n in range(1, 9)}).to_csv(study.folder / "p7.csv", index=False)
+    study.list.write_text("file,subject\n" + "".join(f"p{n}.csv,{n}\n" for n in range(1, 8)))
+    monkeypatch.setattr(import_csv, "Readings", Watched)
+    code, out, _ = study.run()
+    assert code == 1
+    assert "1 shard written, 2 kept" in out
+    assert "4 recordings failed" in out
+    assert readings[0].nbytes == 0
+
+
+def test_a_recording_that_failed_leaves_its_room_to_the_next(study, monkeypatch):
+    study.write(people=3)
+    (study.folder / "p2.csv").write_text((study.folder / "p1.csv").read_text().replace("label", "Label"))
+    read: list[str] = []
+
+    class Counted(Table):
+        def __init__(self, path, **settings):
+            read.append(path.name)
+            super().__init__(path, **settings)
+
+    monkeypatch.setattr(import_csv, "Table", Counted)
+    monkeypatch.setattr(import_csv, "KEPT_BYTES", 2 * (4800 * 8 * 8 + 4800 * 5 * 4))
+    assert study.run()[0] == 1
+    assert read == ["p1.csv", "p2.csv", "p3.csv"]

@@ -68,6 +68,11 @@ def read_list(path: Path) -> list[Entry]:
     return [Entry(one.path, Record(one.name, one.subject, one.session, orders[one], one.task)) for one in rows]
 
 
+def person(subject: str) -> str:
+    """The same text for all names of a subject that mean one person: `P01`, `p1`."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", subject.casefold())
+
+
 def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
     cells = {key: row.get(key, "") for key in COLUMNS}
     cells |= {key: _without_fraction(cells[key]) for key in COLUMNS if key != "file"}
@@ -135,8 +140,7 @@ def _check_names(rows: Sequence[_Row]) -> None:
                 f"which both become {row.name}"
             )
         seen[row.name.casefold()] = row
-        number = re.sub(r"(?<!\d)0+(?=\d)", "", row.subject.casefold())
-        if (known := numbered.setdefault(number, row.subject)) != row.subject:
+        if (known := numbered.setdefault(person(row.subject), row.subject)) != row.subject:
             raise DataError(f"{where}: expected one name for one person, found {row.subject} after {known}")
 
 
