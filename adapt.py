@@ -27,7 +27,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place
 from semg.common.provenance import how_made
 from semg.flags import shared
-from semg.inference.batch import Signal
+from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.recordings import recording_for
 from semg.inference.trained_model import TrainedModel
@@ -101,7 +101,7 @@ def main() -> int:
     args.recordings = cli.expanded(args.recordings)
     check(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
-    use_threads(args.threads, model.network, 512)
+    use_threads(args.threads, model.network, INFERENCE_BATCH)
     console.say(f"reading {cli.counted(len(args.recordings), 'recording')}")
     signals = signals_of(model, args, console)
     how = Adaptation(seed=args.seed)

@@ -68,7 +68,7 @@ from semg.evaluation import metrics
 from semg.evaluation.report import over_time_in_words, summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
-from semg.inference.batch import open_windows
+from semg.inference.batch import INFERENCE_BATCH, open_windows
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
 from semg.inference.trained_model import Scores, TrainedModel
 from semg.training.adaptation import Adaptation
@@ -87,7 +87,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--subset", choices=SUBSETS, default="test", help="which subset of the split to score")
     shared.add_classes(parser)
     parser.add_argument("--out", type=Path, help="folder to write (default: results/RUN)")
-    parser.add_argument("--batch-size", type=cli.whole(1), default=512, help="windows per forward pass")
+    parser.add_argument("--batch-size", type=cli.whole(1), default=INFERENCE_BATCH, help="windows per forward pass")
     shared.add_computing(parser)
     parser.add_argument(
         "--amp", choices=("auto", "bf16", "fp32"), default="fp32", help="precision, of adapting too; auto: bf16 on CUDA"

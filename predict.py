@@ -61,7 +61,7 @@ from semg.data.tables import RawRecording, in_order, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, signal_figures, smoothing
 from semg.flags import shared
-from semg.inference.batch import Signal
+from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.recordings import recording_for
 from semg.inference.session_statistics import SessionStatistics
 from semg.inference.streaming import Predictions, replay
@@ -349,7 +349,7 @@ def main() -> int:
     check(args)
     check_places(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
-    use_threads(args.threads, model.network, 1 if args.stream else 512)
+    use_threads(args.threads, model.network, 1 if args.stream else INFERENCE_BATCH)
     heard = None if args.statistics is None else model.read_statistics(args.statistics)  # once, for all recordings
     if args.save_statistics:
         model.expect_by_session("save_statistics")

@@ -20,9 +20,7 @@ from semg.common import cli
 from semg.data import normalization
 from semg.data.batches import Batches, in_order
 from semg.data.shards import WindowSet, list_records, open_shards
-from semg.inference.batch import probabilities, session_statistics
-
-BATCH = 512  # as evaluate.py's
+from semg.inference.batch import INFERENCE_BATCH, probabilities, session_statistics
 
 
 def ways(folder: Path, workers: int) -> dict[str, Callable[[], object]]:
@@ -33,14 +31,14 @@ def ways(folder: Path, workers: int) -> dict[str, Callable[[], object]]:
     model = GPT2Classifier(ModelConfig(channels=2 * windows.n_channels)).eval()
     statistics = session_statistics(model, shards, transform, cpu)
     batches = Batches(windows, transform, cpu, workers)
-    ready = [batches.load(index) for index in in_order(len(windows), BATCH)]
+    ready = [batches.load(index) for index in in_order(len(windows), INFERENCE_BATCH)]
 
     @torch.inference_mode()
     def forward() -> None:
         for batch in ready:
             model(batch.x, statistics[batch.shard]).softmax(1)
 
-    return {"evaluation": lambda: probabilities(model, batches, statistics, BATCH), "forward": forward}
+    return {"evaluation": lambda: probabilities(model, batches, statistics, INFERENCE_BATCH), "forward": forward}
 
 
 def main() -> int:
@@ -57,7 +55,7 @@ def main() -> int:
             ratio = seconds["evaluation"] / seconds["forward"]
             what = f"evaluating all windows, {workers} reading ahead"
             rows.append(Row(what, "forward passes alone", ratio, 1.15, seconds=seconds))
-    return report(args, rows, batch=BATCH, threads=1)
+    return report(args, rows, batch=INFERENCE_BATCH, threads=1)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from semg.inference.online_normalization import Given
 
 STATISTICS_WINDOWS = 128  # evenly spaced over a recording, regardless of labels; more make no difference
 PIECE = 64  # windows whose tokens a CPU computes together: most of them fit into its caches
-_AT_ONCE = 512  # windows per batch, by default
+INFERENCE_BATCH = 512  # windows per forward pass where no gradient is needed
 READY_BYTES = 1 << 30  # most bytes of tokens kept in memory: about 90,000 windows of the default model
 
 
@@ -106,7 +106,7 @@ def cached_frames(
 
 @torch.inference_mode()
 def ready_tokens(
-    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = 512
+    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = INFERENCE_BATCH
 ) -> Tensor | None:
     """(n_windows, T, F) normalised tokens of all windows, for callers that need them in every epoch: they do not depend
     on trained weights. None if they would take more than READY_BYTES of memory."""
@@ -152,7 +152,7 @@ def decided(model: GPT2Classifier, tokens: Tensor, autocast: torch.autocast | No
 
 @torch.inference_mode()
 def tokens_of(
-    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = 512
+    model: GPT2Classifier, batches: Batches, statistics: Tensor | None, batch_size: int = INFERENCE_BATCH
 ) -> Iterator[Tensor]:
     """(at most batch_size, T, F) normalised tokens of all windows in order, batch by batch."""
     yield from _computed(model, batches, statistics, in_order(len(batches.windows), batch_size))
@@ -185,7 +185,7 @@ def pooled_features(
 
     ready: as in `probabilities`.
     """
-    order = [index[places] for places in in_order(len(index), _AT_ONCE)]
+    order = [index[places] for places in in_order(len(index), INFERENCE_BATCH)]
     tokens = _computed(model, batches, statistics, order) if ready is None else (ready[places] for places in order)
     parts = []
     for batch_tokens in tokens:
@@ -207,7 +207,7 @@ def open_windows(shards: Sequence[Shard]) -> WindowSet:
 def signal_probabilities(model: GPT2Classifier, signal: np.ndarray, starts: np.ndarray, session: Given) -> np.ndarray:
     """(len(starts), classes) float32 for windows of one recording, (T, C) filtered microvolts, all with the same
     normalisation."""
-    tokens = signal_tokens(model, Signal(signal, session), starts, _AT_ONCE)
+    tokens = signal_tokens(model, Signal(signal, session), starts, INFERENCE_BATCH)
     return torch.cat([decided(model, batch_tokens) for batch_tokens in tokens]).numpy()
 
 

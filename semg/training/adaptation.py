@@ -34,7 +34,7 @@ from torch import Tensor
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.evaluation.smoothing import HOLD
-from semg.inference.batch import Signal, decided, signal_tokens
+from semg.inference.batch import INFERENCE_BATCH, Signal, decided, signal_tokens
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.forward_backward import smoothed
@@ -46,7 +46,6 @@ from semg.training.token_task import TokenTask
 
 FLOOR = 1e-4  # added to likelihood ratios: a model that excludes a class for a window may be mistaken
 MOST_WINDOWS = 20_000  # of a session: 42 minutes at eight windows a second; longer sessions get fewer
-_INFERENCE_BATCH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,7 +377,7 @@ def _session_tokens(model: TrainedModel, recordings: Sequence[Signal]) -> tuple[
     parts = [
         piece
         for one, at in zip(usable, starts, strict=True)
-        for piece in signal_tokens(model.network, one, at, _INFERENCE_BATCH)
+        for piece in signal_tokens(model.network, one, at, INFERENCE_BATCH)
     ]
     return torch.cat(parts), np.repeat(np.arange(len(usable)), [len(at) for at in starts]), step / model.rate
 
@@ -448,7 +447,7 @@ def _principal_components(features: np.ndarray, count: int) -> np.ndarray:
 def _decided(network: GPT2Classifier, tokens: Tensor, how: Adaptation) -> np.ndarray:
     """(n, K) probabilities."""
     precision = autocast(how.amp, tokens.device)
-    return torch.cat([decided(network, piece, precision) for piece in tokens.split(_INFERENCE_BATCH)]).double().numpy()
+    return torch.cat([decided(network, piece, precision) for piece in tokens.split(INFERENCE_BATCH)]).double().numpy()
 
 
 # --- learning the posteriors -------------------------------------------------------------------------------------

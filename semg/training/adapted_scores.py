@@ -12,7 +12,7 @@ from semg.common.errors import DataError
 from semg.data import normalization
 from semg.data.batches import Batches
 from semg.data.shards import Shard
-from semg.inference.batch import Signal, decided, open_windows, tokens_of
+from semg.inference.batch import INFERENCE_BATCH, Signal, decided, open_windows, tokens_of
 from semg.inference.online_normalization import Given
 from semg.inference.trained_model import Scores, TrainedModel
 from semg.training.adaptation import Adaptation, adapt
@@ -43,7 +43,7 @@ def score_adapted(
     mode: str,
     how: Adaptation,
     *,
-    batch_size: int = 512,
+    batch_size: int = INFERENCE_BATCH,
     autocast: torch.autocast | None = None,
     progress: Progress = iter,
 ) -> AdaptedScores:

@@ -18,7 +18,7 @@ from semg.common.console import counted, listed
 from semg.common.errors import DataError, SettingError
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
-from semg.inference.batch import decided, open_windows
+from semg.inference.batch import INFERENCE_BATCH, decided, open_windows
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import Augmentation, TokenLayout, one_hot
 from semg.training.loop import DivergedError, fit
@@ -26,7 +26,6 @@ from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 from semg.training.token_task import TokenTask
 
 AUGMENTATION = Augmentation.parse(["channel_dropout=0.1"])  # no rotation: the position of this person's sleeve is fixed
-_INFERENCE_BATCH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +193,7 @@ def adapt(
 @torch.no_grad()
 def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray) -> Iterator[Tensor]:
     """(B, T, F) normalised tokens of the windows at the places `index`, batch by batch."""
-    for places in in_order(len(index), _INFERENCE_BATCH):
+    for places in in_order(len(index), INFERENCE_BATCH):
         batch = batches.load(index[places])
         yield model.tokens(batch.x, None if statistics is None else statistics[batch.shard])
 

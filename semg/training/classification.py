@@ -14,14 +14,12 @@ from model import GPT2Classifier
 from semg.data.batches import Batch
 from semg.data.shards import WindowSet
 from semg.evaluation import metrics
-from semg.inference.batch import pooled_features, probabilities, ready_tokens
+from semg.inference.batch import INFERENCE_BATCH, pooled_features, probabilities, ready_tokens
 from semg.training.augmentation import TokenLayout, draw, one_hot
 from semg.training.config import TrainConfig
 from semg.training.distributed import World
 from semg.training.optimization import Stream
 from semg.training.subsets import Subset
-
-INFERENCE_BATCH = 512
 
 
 class Classification:

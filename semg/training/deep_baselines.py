@@ -26,13 +26,13 @@ from semg.data.batches import Batch, Batches, in_order
 from semg.data.shards import Shard, WindowSet
 from semg.evaluation import metrics
 from semg.frontends import Group
+from semg.inference.batch import INFERENCE_BATCH
 from semg.training import loop
 from semg.training.augmentation import Augmentation, TokenLayout, draw
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
 AUGMENTATION = Augmentation(band_rotation=0.5)  # otherwise train.py's defaults, all of which apply to samples, too
-INFERENCE_BATCH = 512
 LEADING = metrics.leading()
 
 
