@@ -23,12 +23,12 @@ import argparse
 from pathlib import Path
 
 from semg.common import cli
-from semg.common.errors import DataError, UsageError
+from semg.common.errors import DataError
 from semg.common.files import expect_place
 from semg.common.provenance import how_made
-from semg.flags import shared
+from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
-from semg.inference.checkpoint import write_checkpoint
+from semg.inference.checkpoint import files_of, write_checkpoint
 from semg.inference.recordings import recording_for
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
@@ -59,9 +59,8 @@ def arguments() -> argparse.ArgumentParser:
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that cannot be combined, DataError if OUT exists and may not be replaced."""
     shared.check_rate(args.rate, args.recordings)
-    if args.out.resolve() in {path.resolve() for path in (args.checkpoint, *args.recordings)}:
-        raise UsageError(f"--out {args.out}: expected another file than the checkpoint and the recordings")
     expect_place(args.out, "the adapted model")
+    places.expect_apart([(f"--out {args.out}", args.out)], [*files_of(args.checkpoint), *args.recordings])
     if args.out.exists() and not args.overwrite:
         raise DataError(f"{args.out}: expected no file there, found one; --overwrite replaces it")
 

@@ -46,14 +46,15 @@ from typing import Any
 import numpy as np
 
 from semg.common import cli
-from semg.common.console import counted, printable
-from semg.common.errors import UsageError
-from semg.common.files import expect_place
+from semg.common.console import Bar, counted, printable
+from semg.common.errors import DataError, UsageError
+from semg.common.files import expect_place, expect_room
 from semg.common.stopping import StopRequest, stop_at_a_safe_place
 from semg.common.terminal_view import TerminalView, bar, can_redraw
 from semg.data.tables import UNITS
-from semg.flags import shared
+from semg.flags import places, shared
 from semg.inference import lsl
+from semg.inference.checkpoint import files_of
 from semg.inference.live_decoder import LiveDecoder
 from semg.inference.live_outputs import Datagrams, DecisionTable, Outputs, Recorder
 from semg.inference.lsl_replay import play, read_playable
@@ -108,31 +109,52 @@ def address(text: str) -> tuple[str, int]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that cannot be combined, DataError for a file that cannot be written."""
-    if args.save_statistics:
-        expect_place(args.save_statistics, "statistics")
+    """Raise UsageError for flags that cannot be combined."""
     if (args.lsl is None) == (args.replay is None):
         actual = "neither" if args.lsl is None else "both"
         raise UsageError(f"expected --lsl NAME or --replay RECORDING, found {actual}")
     if args.name is not None and args.replay is None:
         raise UsageError("--name: expected --replay with it; --lsl says which stream to read")
-    of_decisions = ("record", "udp", "statistics", "save_statistics", "adapt", "smooth", "resample")
+    for name in ("lsl", "name"):
+        if getattr(args, name) == "":
+            raise UsageError(f"--{name}: expected the name of a stream, found an empty text")
+    of_decisions = ("record", "udp", "warmup", "statistics", "save_statistics", "adapt", "smooth", "resample")
     for name in of_decisions if args.replay is not None else ():
         if getattr(args, name):
             raise UsageError(f"--{name.replace('_', '-')}: expected --lsl with it; --replay decides nothing")
+    if args.overwrite and args.record is None:
+        raise UsageError("--overwrite: expected --record with it, whose file it replaces")
+
+
+def check_places(args: argparse.Namespace) -> None:
+    """UsageError or DataError if two outputs are one, if one is the checkpoint, or if one cannot be written."""
+    written = []
+    for name, what in (("record", "the incoming samples"), ("save_statistics", "statistics")):
+        if (path := getattr(args, name)) is not None:
+            expect_place(path, what)
+            written.append((f"--{name.replace('_', '-')} {path}", path))
+    expect_room(args.out, "the decisions")
+    places.expect_apart(written, files_of(args.checkpoint), [(f"--out {args.out}", args.out)])
+    if args.record is not None and args.record.exists() and not args.overwrite:
+        raise DataError(f"{args.record}: expected no recording there, found one", "{overwrite} replaces it")
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------
 
 
 class Watched:
-    """Shows the state while the script runs: lines redrawn on a terminal, otherwise one line per minute."""
+    """Shows the state from `begin` on: lines redrawn on a terminal, otherwise one line per minute."""
 
     def __init__(self, console: cli.Console, classes: tuple[str, ...]) -> None:
         self._console, self._classes = console, classes
         self._view = TerminalView() if can_redraw(sys.stderr) and not console.quiet else None
-        self._lines = None if self._view else console.progress(unit="decision")
-        self._drawn, self._counted, self._begun = 0.0, 0, time.monotonic()
+        self._lines: Bar[None] | None = None
+        self._drawn, self._counted, self._begun = 0.0, 0, 0.0
+
+    def begin(self) -> None:
+        """Call it when there is a stream."""
+        self._begun = time.monotonic()
+        self._lines = None if self._view else self._console.progress(unit="decision")
 
     def warn(self, text: str) -> None:
         """Print a warning above the redrawn lines."""
@@ -199,17 +221,19 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     datagrams = Datagrams(args.udp, model.classes) if args.udp else None
     shared.warn_of_zero_phase(model.signal_path.filter, console)
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
-    if args.save_statistics:
-        model.expect_by_session("save_statistics")
+    for setting in ("save_statistics", "warmup"):
+        if getattr(args, setting):
+            model.expect_by_session(setting)
     chosen = partial(lsl.layout_for, rate=args.rate, channels=args.channels, resample=args.resample)
-    layout_of = partial(chosen, signals=model.signal_path, warn=console.warn)
+    watched = Watched(console, model.classes)
+    layout_of = partial(chosen, signals=model.signal_path, warn=watched.warn)  # again when the stream returns
     reader = lsl.StreamReader(args.lsl, layout_of, args.wait)
     layout, name = reader.layout, reader.facts.name
     scale = UNITS[args.unit] if args.unit else UNITS[layout.unit] if layout.unit else None
     console.say(
         f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: determined from its first samples'}"
     )
-    watched = Watched(console, model.classes)
+    watched.begin()
     adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
     decoder = LiveDecoder(
         model,
@@ -309,8 +333,9 @@ def tell(
         rate = reader.layout.rate
         text += f"; {recorder.path}: {recorder.samples / rate:.1f} s"
         if recorder.samples:
-            words = (recorder.path, "--rate", f"{rate:g}", "--checkpoint", args.checkpoint)
-            text += f", {cli.next_command('predict.py', *words)}"
+            unit = args.unit or reader.layout.unit
+            words = ["--rate", f"{rate:g}", *(["--unit", unit] if unit else []), "--checkpoint", args.checkpoint]
+            text += f", {cli.next_command('predict.py', recorder.path, *words)}"
     console.finish(text, **facts)
 
 
@@ -319,7 +344,10 @@ def main() -> int:
     args = arguments().parse_args()
     check(args)
     console = cli.console(args)
-    return play_recording(args, console) if args.replay else decide(args, console)
+    if args.replay is not None:
+        return play_recording(args, console)
+    check_places(args)
+    return decide(args, console)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,9 @@ from semg.data import putemg
 from semg.data.tables import RawRecording, in_order, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, signal_figures, smoothing
-from semg.flags import shared
+from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
+from semg.inference.checkpoint import files_of
 from semg.inference.recordings import recording_for
 from semg.inference.session_statistics import SessionStatistics
 from semg.inference.streaming import Predictions, replay
@@ -298,8 +299,6 @@ def check(args: argparse.Namespace) -> None:
     for flag, given in of_streams.items():
         if given and not args.stream:
             raise UsageError(f"{flag}: expected --stream with it; offline, the whole recording is known")
-    if args.save_statistics is not None:
-        expect_place(args.save_statistics, "statistics")
     if args.save_statistics is not None and len(args.recordings) > 1:
         count = len(args.recordings)
         raise UsageError(f"--save-statistics {args.save_statistics}: expected one recording, found {count}")
@@ -309,14 +308,16 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_places(args: argparse.Namespace) -> None:
-    """UsageError if a file that would be written is one that is read."""
-    read = {path.resolve(): path for path in (args.checkpoint, *args.recordings)}
-    written = {args.out / f"{path.stem}.csv": f"--out {args.out}" for path in args.recordings}
+    """UsageError or DataError if a file that would be written is one that is read, or cannot be written."""
+    endings = ("csv", "png") if args.plot else ("csv",)
+    decisions = [args.out / f"{path.stem}.{ending}" for path in args.recordings for ending in endings]
+    written = [(f"--out {args.out}", path) for path in decisions]
+    for path in decisions:
+        expect_place(path, "the decisions")
     if args.save_statistics is not None:
-        written[args.save_statistics] = f"--save-statistics {args.save_statistics}"
-    for path, flag in written.items():
-        if original := read.get(path.resolve()):
-            raise UsageError(f"{flag}: expected another place, found that of {original}, which would be replaced")
+        expect_place(args.save_statistics, "statistics")
+        written.append((f"--save-statistics {args.save_statistics}", args.save_statistics))
+    places.expect_apart(written, [*files_of(args.checkpoint), *args.recordings])
 
 
 def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
@@ -351,8 +352,9 @@ def main() -> int:
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else INFERENCE_BATCH)
     heard = None if args.statistics is None else model.read_statistics(args.statistics)  # once, for all recordings
-    if args.save_statistics:
-        model.expect_by_session("save_statistics")
+    for name in ("save_statistics", "warmup"):
+        if getattr(args, name):
+            model.expect_by_session(name)
     say_what_differs(model, args, console)
     done: dict[str, dict[str, Any]] = {}
     decided: list[Path] = []

@@ -23,7 +23,7 @@ loopback.on_this_machine_alone()  # before anybody loads liblsl
 
 import live  # noqa: E402
 import predict  # noqa: E402
-from semg.common.errors import DataError, UsageError  # noqa: E402
+from semg.common.errors import DataError, SettingError, UsageError  # noqa: E402
 from semg.data import putemg  # noqa: E402
 from semg.inference import lsl  # noqa: E402
 from semg.inference.live_decoder import Chunk, LiveDecoder  # noqa: E402
@@ -175,6 +175,7 @@ def test_a_stream_is_decided_as_the_recording_is_by_predict(here, recording, mic
     assert (code, errors) == (130, "")
     output = json.loads(said)
     assert (output["decisions"], output["lost"], output["interruptions"]) == (len(expected), 0, 0)
+    assert f"record.csv --rate {RATE:g} --unit uV --checkpoint" in output["message"]
     assert 0 < output["computing_ms_p50"] <= output["computing_ms_p99"]
     result = rows(tmp_path / "live" / output["csv"].split("/")[-1])
     assert [row["gesture"] for row in result] == [row["gesture"] for row in expected]
@@ -520,6 +521,58 @@ def test_without_the_library_one_line_says_so(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("script", [live, predict])
+def test_a_warm_up_is_refused_by_a_model_that_has_nothing_to_warm_up(monkeypatch, tmp_path, script):
+    """It was taken for none, without a word."""
+    fixed = checkpoint(tmp_path / "train.ckpt", "train", causal=True)
+    words = ["--lsl", "nobody"] if script is live else ["a.hdf5", "--stream", "--out", tmp_path]
+    words = [script.__name__, *words, "--checkpoint", fixed, "--device", "cpu", "--warmup", "2"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    with pytest.raises(SettingError) as caught:
+        script.main()
+    text = live.cli.in_words(caught.value)
+    assert text == "--warmup 2: expected a model that is normalised by session, not by train"
+
+
+def test_a_warning_about_a_stream_that_returns_is_printed_above_the_redrawn_lines(here, monkeypatch):
+    facts = lsl.StreamFacts("it", "EMG", "", "", 24, RATE, True, tuple(f"ch{n}" for n in range(24)))
+    told = []
+
+    def found(_name, layout_of, _wait):
+        layout_of(facts)
+        raise DataError("seen")
+
+    monkeypatch.setattr(lsl, "StreamReader", found)
+    monkeypatch.setattr(live.Watched, "warn", lambda _, text: told.append(text))
+    with pytest.raises(DataError, match="seen"):
+        here(live, "--lsl", "it")
+    assert len(told) == 1 and "taken in their order" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--record", "{}/x.csv", "--save-statistics", "{}/x.csv"], "--record .*: expected a place of its own"),
+        (["--record", "{}/x.csv", "--save-statistics", "{}/../{}/x.csv"], "expected a place of its own, found that of"),
+        (["--record", "{}/out", "--out", "{}/out"], "--record .*out: expected a place of its own, found that of --out"),
+        (["--save-statistics", "{}/out", "--out", "{}/out/deep"], "--save-statistics .*: expected a place of its own"),
+        (["--save-statistics", "{checkpoint}"], "expected another place, found that of .*live.ckpt"),
+        (["--record", "{checkpoint}", "--overwrite"], "expected another place, found that of .*live.ckpt"),
+        (["--record", "{}"], "expected a file's name for the incoming samples, found a folder"),
+        (["--record", "{}/there.csv"], "expected no recording there, found one"),
+        (["--out", "{}/there.csv"], "there.csv: expected a folder, to write the decisions under it, found a file"),
+    ],
+)
+def test_outputs_have_places_of_their_own(here, data, tmp_path, words, message):
+    """What was written first was lost, or a session ended with an error: now nothing begins."""
+    (tmp_path / "there.csv").write_text("the only copy")
+    words = [word.replace("{checkpoint}", str(data / "live.ckpt")) for word in words]
+    words = [word.replace("{}/../{}", f"{tmp_path}/../{tmp_path.name}").replace("{}", str(tmp_path)) for word in words]
+    with pytest.raises((UsageError, DataError), match=message):
+        here(live, "--lsl", "nobody", *words)
+    assert (tmp_path / "there.csv").read_text() == "the only copy"
+
+
 def test_flags_that_do_not_go_together(here):
     for words in ([], ["--lsl", "a", "--replay", "b.hdf5"]):
         with pytest.raises(UsageError, match="expected --lsl NAME or --replay RECORDING"):
@@ -530,11 +583,17 @@ def test_flags_that_do_not_go_together(here):
         ["--record", "a.csv"],
         ["--udp", "a:1"],
         ["--save-statistics", "a.npz"],
+        ["--warmup", 2],
         ["--adapt"],
         ["--smooth", 4],
     ):
         with pytest.raises(UsageError, match=f"{words[0]}: expected --lsl with it"):
             here(live, "--replay", "b.hdf5", *words)
+    for words in (["--lsl", ""], ["--replay", "b.hdf5", "--name", ""]):
+        with pytest.raises(UsageError, match=f"{words[-2]}: expected the name of a stream, found an empty text"):
+            here(live, *words)
+    with pytest.raises(UsageError, match="--overwrite: expected --record"):
+        here(live, "--lsl", "a", "--overwrite")
     assert live.address("[::1]:80") == ("::1", 80)
     for wrong in ("localhost", "a:0", "a:70000", ":1"):
         with pytest.raises(live.argparse.ArgumentTypeError, match="expected HOST:PORT"):

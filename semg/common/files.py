@@ -189,7 +189,14 @@ def expect_place(path: Path, what: str) -> None:
     """DataError, naming the contents `what`, if `path` cannot become a file; call it before long work."""
     if path.is_dir():
         raise DataError(f"{path}: expected a file's name for {what}, found a folder")
-    above = next(place for place in path.absolute().parents if place.exists())
+    expect_room(path.absolute().parent, what)
+
+
+def expect_room(folder: Path, what: str) -> None:
+    """DataError, naming the contents `what`, if no file can be written into `folder`, which may not exist yet; call it
+    before long work."""
+    folder = folder.absolute()
+    above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir():
         raise DataError(f"{above}: expected a folder, to write {what} under it, found a file")
     if not os.access(above, os.W_OK | os.X_OK):

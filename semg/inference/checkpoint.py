@@ -170,6 +170,11 @@ def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / CONFIG, content)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files of which the checkpoint at `path` consists."""
+    return [path / CONFIG, path / WEIGHTS] if path.is_dir() else [path]
+
+
 def is_export(folder: Path) -> bool:
     """Whether the config.json in `folder` is that of an exported model."""
     try:
