@@ -79,6 +79,7 @@ from threadpoolctl import threadpool_limits
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
+from semg.common.files import expect_room
 from semg.common.process_pool import usable_cores
 from semg.common.provenance import how_made, versions
 from semg.data.shards import WindowSet
@@ -328,6 +329,7 @@ def main() -> int:
     if args.subset == "val" and looks_at_validation(args):
         what = "--choose" if args.choose else "svm's probabilities"
         raise UsageError(f"--subset val: expected a subset on which nothing was chosen with {what}; give test")
+    expect_room(args.out, "the results")
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
     subsets = {"train": args.train_on, "scored": (args.subset,)} | (

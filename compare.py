@@ -48,6 +48,9 @@ from semg.evaluation.comparison import (
 )
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
+from semg.flags import places
+
+FILES = ("compare.md", "compare.csv", "subjects.csv", "compare.png", "compare.json")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -76,9 +79,12 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     """Read, pool, test, write."""
     args = arguments().parse_args()
-    expect_place(args.out / "compare.md", "the tables")
+    args.results = cli.expanded(args.results)
+    for name in FILES:
+        expect_place(args.out / name, "the tables")
+    places.expect_apart([(f"--out {args.out}", args.out / name) for name in FILES], args.results)
     console = cli.console(args)
-    methods = collect(cli.expanded(args.results), args.group, args.metric)
+    methods = collect(args.results, args.group, args.metric)
     metric = metrics.metric(args.metric)
     methods.sort(key=lambda method: (-metric.rank(method.values.mean()), method.name))
     pairs = against(methods, args.reference)

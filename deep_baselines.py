@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
+from semg.common.files import expect_room
 from semg.common.provenance import how_made, versions
 from semg.data.shards import WindowSet
 from semg.evaluation import baseline_results
@@ -180,6 +181,7 @@ def main() -> int:
     console = cli.console(args)
     if args.subset == "train":
         raise UsageError("--subset train: expected a subset that is not trained on; give test")
+    expect_room(args.out, "the results")
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
     subsets = {"train": ("train",), "val": ("val",), "scored": (args.subset,)}

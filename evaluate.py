@@ -59,7 +59,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import UsageError
-from semg.common.files import folder_lock
+from semg.common.files import expect_place, folder_lock
 from semg.common.provenance import how_made
 from semg.data.shards import Shard, WindowSet, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
@@ -272,8 +272,9 @@ def main() -> int:
     console = cli.console(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, args.batch_size)
-    args.shards, args.split = model.origin.folders(args.shards, args.split)
     args.out = args.out or Path("results") / model.origin.run
+    expect_place(args.out / "metrics.json", "the results")
+    args.shards, args.split = model.origin.folders(args.shards, args.split)
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_verified(args.shards, split.records(args.subset), console))
     if args.vote > 1 or args.smooth:

@@ -37,7 +37,7 @@ import torch
 
 from semg.common import cli
 from semg.common.errors import DataError
-from semg.common.files import folder_lock, write_text
+from semg.common.files import expect_room, folder_lock, write_text
 from semg.evaluation import metrics
 from semg.flags import shared
 from semg.inference.checkpoint import CONFIG, WEIGHTS, is_export, write_folder
@@ -124,6 +124,7 @@ def main() -> int:
     args.out = args.out or Path("exports") / model.origin.run
     if args.out.resolve() == args.checkpoint.resolve():
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
+    expect_room(args.out, "the exported model")
     expect_own(args.out)
     files = [CONFIG, WEIGHTS, "README.md"]
     facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}

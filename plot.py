@@ -48,6 +48,7 @@ from semg.evaluation import metrics, palette, score_figures, signal_figures
 from semg.evaluation.predictions import excerpt, predictions_of, surest_errors
 from semg.evaluation.result_record import ResultRecord, read_result
 from semg.evaluation.run_record import read_epochs, says_simulated
+from semg.flags import places
 
 ERRORS, ERROR_CHANNELS = 9, 6  # misclassified windows shown, and how many of their strongest channels
 ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
@@ -428,6 +429,7 @@ def main() -> int:
     if args.out.suffix != ".png":
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")
     expect_place(args.out, "the picture")
+    places.expect_apart([(f"--out {args.out}", args.out)], args.source)
     facts = PICTURES[args.picture](args)
     console.finish(f"{args.out}: {args.picture}, {facts}; {next_step(args)}", out=args.out.as_posix())
     return 0

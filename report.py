@@ -26,6 +26,7 @@ from semg.common.errors import UsageError
 from semg.common.files import expect_place, write_text
 from semg.common.provenance import how_made
 from semg.evaluation import metrics
+from semg.flags import places
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -61,12 +62,14 @@ def main() -> int:
     args = arguments().parse_args()
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {args.out}: expected a name that ends in .html")
+    args.results = cli.expanded(args.results)
     expect_place(args.out, "the page")
+    places.expect_apart([(f"--out {args.out}", args.out)], args.results)
     console = cli.console(args)
     from semg.evaluation.page import read_page, render  # SciPy and Jinja take a second, which --help need not wait for
 
     page = read_page(
-        cli.expanded(args.results),
+        args.results,
         metrics.metric(args.metric),
         title=args.title,
         reference=args.reference,

@@ -57,7 +57,16 @@ from typing import Any
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import atomic_folder, checksum, folder_lock, read_json, write_json, write_text
+from semg.common.files import (
+    atomic_folder,
+    checksum,
+    expect_place,
+    expect_room,
+    folder_lock,
+    read_json,
+    write_json,
+    write_text,
+)
 from semg.common.launching import Job, Launcher
 from semg.common.provenance import how_made
 from semg.common.schema import OBJECT, check_fields
@@ -528,6 +537,8 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = parse(sys.argv[1:])
     console = cli.console(args)
+    expect_place(args.out / "sweep.md", "the tables")
+    expect_room(args.checkpoints, "the runs")
     many = cli.launcher(args, args.checkpoints, console)
     plan = make_plan(args)
     with folder_lock(args.checkpoints), folder_lock(args.out):

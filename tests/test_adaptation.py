@@ -357,7 +357,7 @@ def test_adapt_never_replaces_what_it_reads(tmp_path, of):
     for path in inputs:
         path.touch()
     words = [*map(str, inputs), "--out", str(tmp_path / ".." / tmp_path.name / of), "--overwrite"]
-    with pytest.raises(UsageError, match="expected another file than the checkpoint and the recordings"):
+    with pytest.raises(UsageError, match="expected another place, found that of"):
         check(arguments().parse_args(words))
 
 

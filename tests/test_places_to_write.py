@@ -5,14 +5,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import adapt
+import baselines
+import calibrate
+import compare
+import deep_baselines
+import evaluate
+import export
 import live
 import plot
+import predict
 import report
-from semg.common.errors import DataError
+import sweep
+from semg.common.errors import DataError, UsageError
 from semg.common.files import atomic_folder, expect_place
 from semg.inference.live_outputs import DecisionTable
+
+SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
 
 
 def test_a_place_that_can_become_a_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +63,58 @@ def test_a_folder_in_place_of_a_file_is_said_before_anything_is_read(
     monkeypatch.setattr(sys, "argv", [script.__name__, *(word.format(folder) for word in words)])
     with pytest.raises(DataError, match=r"expected a file.s name for .*, found a folder"):
         script.main()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (evaluate, ["--checkpoint", SHIPPED, "--shards", "nowhere"]),
+        (calibrate, ["--checkpoint", SHIPPED, "--shards", "nowhere"]),
+        (export, ["--checkpoint", SHIPPED, "--no-onnx"]),
+        (predict, ["x.npy", "--rate", "200", "--checkpoint", "nowhere"]),
+        (live, ["--lsl", "nobody", "--checkpoint", "nowhere"]),
+        (baselines, ["--shards", "nowhere"]),
+        (deep_baselines, ["--shards", "nowhere"]),
+        (sweep, ["--shards", "nowhere", "--split", "nowhere"]),
+        (sweep, ["--shards", "nowhere", "--split", "nowhere", "--checkpoints", "{}", "--out"]),
+        (compare, ["nowhere"]),
+    ],
+    ids=lambda one: one.__name__ if hasattr(one, "main") else "",
+)
+def test_a_file_in_place_of_a_folder_is_said_before_anything_is_computed(
+    tmp_path: Path, monkeypatch, script, words
+) -> None:
+    """What had been computed until then, sometimes for hours, was lost."""
+    file = tmp_path / "there"
+    file.touch()
+    out = [str(tmp_path / "other")] if words[-1] == "--out" else ["--out", str(file)]
+    monkeypatch.setattr(sys, "argv", [script.__name__, *(str(word).format(file) for word in words), *out])
+    with pytest.raises(DataError, match=f"^{file}: expected a folder, to write the .* under it, found a file"):
+        script.main()
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "kept"),
+    [
+        (report, ["page.html", "--out", "page.html"], "page.html"),
+        (plot, ["curves", "rows.png", "--out", "rows.png"], "rows.png"),
+        (compare, ["compare.json", "--out", "."], "compare.json"),
+        (adapt, ["x.ckpt", "x.npy", "--rate", "200", "--overwrite", "--out", "./x.npy"], "x.npy"),
+        (predict, ["x.npy", "--rate", "200", "--stream", "--save-statistics", "run/config.json"], "run/config.json"),
+        (predict, ["x.npy", "--rate", "200", "--stream", "--save-statistics", "results/predictions"], ""),
+    ],
+    ids=lambda one: one.__name__ if hasattr(one, "main") else "",
+)
+def test_no_output_takes_the_place_of_an_input_or_of_another(tmp_path: Path, monkeypatch, script, words, kept) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for name in filter(None, (kept, "x.npy")):
+        (tmp_path / name).write_text("the only copy")
+    given = [*words, "--checkpoint", "run"] if script is predict else words
+    monkeypatch.setattr(sys, "argv", [script.__name__, *given])
+    with pytest.raises(UsageError, match=r"^--\S+ \S+: expected (another place|a place of its own), found that of"):
+        script.main()
+    assert not kept or (tmp_path / kept).read_text() == "the only copy"
 
 
 def test_two_decision_tables_of_one_second_are_two_files(tmp_path: Path) -> None:
