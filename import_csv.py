@@ -48,9 +48,7 @@ is kept if it was made from the same file in the same way. Minutes of signal tak
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
-import hashlib
 import math
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,48 +59,24 @@ import numpy as np
 from semg.common import cli
 from semg.common.errors import DataError, SettingError, UsageError
 from semg.common.failures import Failures
-from semg.common.files import checksum, expect_file, expect_unchanged, folder_lock, version
+from semg.common.files import checksum, expect_file, folder_lock, version
 from semg.common.provenance import commit, plain, versions
 from semg.data import gaps
-from semg.data.columns import Roles
-from semg.data.delimited_text import is_number
-from semg.data.faults import find_faults, sign_in_words
+from semg.data.faults import find_faults
 from semg.data.filters import FilterSpec, default_band
-from semg.data.gaps import Gap
 from semg.data.gestures import FEWEST, chosen, is_rest
 from semg.data.preprocessing import USUAL_RMS, common_scale, filtered_table
 from semg.data.recording_list import Entry, person, read_list
 from semg.data.shards import difference, facts_in, list_records, open_shard, read_meta, write_shard
-from semg.data.spectrum import Spectrum, common_lines
-from semg.data.tables import UNITS, Table, in_order, is_simulated, label
+from semg.data.spectrum import common_lines
+from semg.data.table_recording import Layout, Look, Reading, Readings, doubts, expect_another, look
+from semg.data.tables import UNITS, in_order, is_simulated, label
 from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
 FURTHEST = 1000.0  # a recording may be at most this many times stronger or weaker than the others
 KEPT_BYTES = 1 << 29  # memory for recordings already read whose shards are not yet written
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the first reading of a recording found.
-
-    places: the columns of its channels, counted from 0. left_out: columns that are not channels, with the reason. time,
-    trials: the names of the columns that show missing samples and count trials; empty if there is none. rms: the median
-    over the channels, in the table's own unit. mains, lines: frequencies, Hz, of the mains hum and of its multiples.
-    of: the file that was read, see `version`.
-    """
-
-    places: tuple[int, ...]
-    channels: tuple[str, ...]
-    left_out: dict[str, str]
-    time: str
-    trials: str
-    gestures: frozenset[str]
-    rms: float
-    mains: float | None
-    lines: tuple[float, ...]
-    of: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -173,103 +147,6 @@ def arguments() -> argparse.ArgumentParser:
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A recording as its table has it.
-
-    names: of all columns. samples: (T, channels) float64, in the table's own unit. missing: gaps; judged_by: the name
-    of the column that shows them. labels: (T,), empty where there is none. trials: the name of the column that counts
-    trials, and the samples at which a new one starts. unit, person: as the table states them, or empty. doubts: what
-    may be wrong with it. of: the file that was read, see `version`.
-    """
-
-    names: tuple[str, ...]
-    roles: Roles
-    samples: np.ndarray
-    missing: list[Gap]
-    judged_by: str
-    labels: np.ndarray
-    trials: tuple[str, np.ndarray]
-    unit: str
-    person: str
-    doubts: tuple[str, ...]
-    of: tuple[int, int] | None
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that it takes, in bytes."""
-        return self.samples.nbytes + self.labels.nbytes
-
-
-def read(path: Path, args: argparse.Namespace) -> Reading:
-    """Read a recording's table. DataError if it has an error, or if its time column has another rate."""
-    expect_file(path, "a table of samples")
-    with expect_unchanged(path, "a table of samples"):
-        of = version(path)
-        table = Table(path, header=None if args.labels.isdigit() else True, texts=[args.labels])
-    place = table.find(args.labels)
-    if place is None:
-        names = ", ".join(table.names)
-        hint = "{labels} names another"
-        if sum(map(is_number, table.names)) > 1:
-            hint += f", or counts it from 1 where there is no header, such as {{labels}} {len(table.names)}"
-        raise DataError(f"{path}: expected a column {args.labels!r}, found {names}", hint)
-    roles = table.roles(args.channels, place)
-    missing = table.gaps(roles, args.rate)
-    samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
-    (person, doubts), end = table.belongs_to(roles), table.end_in_words()
-    doubts = (*doubts, end) if end else doubts
-    labels, belonging = table.labels(place), (table.trials(roles), table.unit(roles.channels), person, doubts)
-    return Reading(table.names, roles, samples, missing, judged_by, labels, *belonging, of)
-
-
-class Readings:
-    """Reads recordings, and keeps them in memory until they are no longer needed, as far as there is room: parsing text
-    is slow."""
-
-    def __init__(self, args: argparse.Namespace, most: int) -> None:
-        self._args, self._most = args, most
-        self._kept: dict[Path, Reading] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that the recordings kept take, in bytes."""
-        return sum(reading.nbytes for reading in self._kept.values())
-
-    def get(self, path: Path) -> Reading:
-        """A recording: the one kept, or read; then it is kept if there is room."""
-        if path in self._kept:
-            return self._kept[path]
-        reading = read(path, self._args)
-        if self.nbytes + reading.nbytes <= self._most:
-            self._kept[path] = reading
-        return reading
-
-    def drop(self, path: Path) -> None:
-        """Keep a recording no longer."""
-        self._kept.pop(path, None)
-
-
-def look(reading: Reading, args: argparse.Namespace) -> Look:
-    """What one recording says about the facts on which all recordings have to agree."""
-    roles, names = reading.roles, reading.names
-    with np.errstate(over="ignore", invalid="ignore"):  # an RMS that is not finite is refused afterwards
-        spectrum = Spectrum.of(reading.samples, args.rate)
-        rms, mains = float(np.median(spectrum.rms(args.low, args.high))), spectrum.mains()
-    return Look(
-        roles.channels,
-        tuple(names[place] for place in roles.channels),
-        roles.left_out,
-        reading.judged_by,
-        reading.trials[0],
-        frozenset(reading.labels.tolist()) - {""},
-        rms,
-        mains,
-        tuple(spectrum.harmonics(mains, args.high)) if mains else (),
-        reading.of,
-    )
-
-
 def look_at_all(
     entries: list[Entry], readings: Readings, args: argparse.Namespace, report: Failures
 ) -> dict[Entry, Look]:
@@ -280,12 +157,15 @@ def look_at_all(
     for entry in report.console.progress(entries, unit="recording", desc="reading", leave=False):
         try:
             reading = readings.get(entry.path)
-            expect_another(entry, reading, known)
-            seen = look(reading, args)
+            expect_another(entry.path, reading, known)
+            seen = look(reading, args.rate, args.low, args.high)
             if not math.isfinite(seen.rms):
                 raise DataError(f"{entry.path}: expected amplitudes of a signal, found an RMS of {seen.rms:g}")
             looks[entry] = seen
-            for doubt in doubts(entry, reading, args.unit):
+            if args.unit is not None and reading.unit not in ("", args.unit):
+                unit = f"its unit is {reading.unit} by the names of its channels, --unit says {args.unit}"
+                report.console.warn(f"{entry.path}: {unit}")
+            for doubt in doubts(reading, entry.facts.subject):
                 report.console.warn(f"{entry.path}: {doubt}")
         except (DataError, OSError) as error:
             readings.drop(entry.path)
@@ -298,27 +178,6 @@ def look_at_all(
             readings.drop(entry.path)
             del looks[entry]
     return looks
-
-
-def expect_another(entry: Entry, reading: Reading, known: dict[str, Path]) -> None:
-    """DataError if the same samples are in `known` already: one person would count as two, or be in training and
-    test."""
-    digest = hashlib.sha256(np.ascontiguousarray(reading.samples).data).hexdigest()
-    if (other := known.setdefault(digest, entry.path)) != entry.path:
-        raise DataError(f"{entry.path}: expected a recording of its own, found the samples of {other.name} again")
-
-
-def doubts(entry: Entry, reading: Reading, unit: str | None) -> list[str]:
-    """What may be wrong with a recording, as messages. unit: the value of --unit."""
-    said, own = (re.sub(r"\D", "", name).lstrip("0") for name in (entry.facts.subject, reading.person))
-    found = list(reading.doubts)
-    if said and own and said != own:
-        found.append(f"its column says that person {reading.person} was recorded, the list says {entry.facts.subject}")
-    if unit is not None and reading.unit not in ("", unit):
-        found.append(f"its unit is {reading.unit} by the names of its channels, --unit says {unit}")
-    if sign := sign_in_words(reading.samples):
-        found.append(sign)
-    return found
 
 
 # --- what holds for all ----------------------------------------------------------------------------------------
@@ -613,7 +472,7 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
     """Read all recordings, settle what holds for all of them, and write their shards."""
     entries = with_all_of_a_person(entries, args, report)
     counts, windows = {"done": 0, "kept": 0}, np.zeros(1, np.int64)
-    readings = Readings(args, KEPT_BYTES)
+    readings = Readings(Layout(args.rate, args.labels, args.channels), KEPT_BYTES)
     if looks := look_at_all(entries, readings, args, report):
         settled = settle(looks, args, report.console)
         check_strengths(looks, settled, readings, args, report)

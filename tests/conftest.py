@@ -122,3 +122,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults tried")
         for kind, number in sorted(counts.items()):
             terminalreporter.write_line(f"{number:8,}  {kind}")
+
+
+@pytest.fixture
+def study(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> object:
+    """A small study in CSV, and import_csv.py to run on it, see csv_study.py."""
+    from csv_study import Study  # few tests need pandas
+
+    return Study(tmp_path, capsys, monkeypatch)

@@ -7,7 +7,6 @@ import unicodedata
 
 import pandas as pd
 import pytest
-from test_import_csv import study  # noqa: F401  a fixture
 
 import create_dataset_files
 import import_csv
@@ -15,7 +14,7 @@ from semg.common.errors import DataError
 from semg.data.splits import read_split
 
 
-def test_gestures_and_columns_have_one_name_however_their_accents_are_written(study):  # noqa: F811
+def test_gestures_and_columns_have_one_name_however_their_accents_are_written(study):
     """macOS writes an accent behind its letter: the same word was two classes, which look alike."""
     words = {"fist": "ferm\u00e9", "open": "ouverte\u200b", "idle": "rel\u00e2ch\u00e9"}
     study.write(lambda t: t.replace({"label": words}).rename(columns={"label": "gest\u00e9"}))
@@ -25,7 +24,7 @@ def test_gestures_and_columns_have_one_name_however_their_accents_are_written(st
     assert [shard.classes for shard in study.shards()] == [("ferm\u00e9", "ouverte", "rel\u00e2ch\u00e9")] * 2
 
 
-def test_files_and_people_have_one_name_however_their_accents_are_written(study):  # noqa: F811
+def test_files_and_people_have_one_name_however_their_accents_are_written(study):
     study.write(name="ferme\u0301{}.csv")
     study.list.write_text("file,subject\nferm\u00e91.csv,Jose\u0301\nferme\u03012.csv,Jos\u00e9\n", encoding="utf-8")
     assert study.run()[0] == 0
@@ -36,7 +35,7 @@ def test_files_and_people_have_one_name_however_their_accents_are_written(study)
 
 
 @pytest.mark.parametrize("second", ["P01", "p1", "P001"])
-def test_one_person_under_two_names_is_refused(study, second):  # noqa: F811
+def test_one_person_under_two_names_is_refused(study, second):
     """They would have been in training and in test."""
     study.write(people=3)
     study.list.write_text(f"file,subject\np1.csv,P1\np2.csv,{second}\np3.csv,P10\n")
@@ -44,7 +43,7 @@ def test_one_person_under_two_names_is_refused(study, second):  # noqa: F811
         study.run()
 
 
-def test_numbers_that_were_read_without_their_sign_are_doubted(study):  # noqa: F811
+def test_numbers_that_were_read_without_their_sign_are_doubted(study):
     """A byte of -1 read as 255: signals of armbands in many public tables."""
 
     def changed(change):
@@ -57,14 +56,14 @@ def test_numbers_that_were_read_without_their_sign_are_doubted(study):  # noqa: 
     assert changed(lambda one: one + 128) == ""
 
 
-def test_labels_that_mark_beginnings_alone_are_named(study):  # noqa: F811
+def test_labels_that_mark_beginnings_alone_are_named(study):
     study.write(lambda t: t.assign(label=t["label"].where(t["label"] != t["label"].shift(), "")))
     code, _, errors = study.run()
     assert code == 1
     assert "found none longer than 0.005 s; --transition-margin and --window take" in errors
 
 
-def test_a_table_that_fills_a_sheet_is_doubted(study, monkeypatch):  # noqa: F811
+def test_a_table_that_fills_a_sheet_is_doubted(study, monkeypatch):
     """What follows the last row of a sheet is lost when a program saves it."""
     monkeypatch.setattr("semg.data.tables._FULL_SHEETS", (4801,))
     study.write()
@@ -73,7 +72,7 @@ def test_a_table_that_fills_a_sheet_is_doubted(study, monkeypatch):  # noqa: F81
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
-def test_one_may_work_in_a_folder_whose_name_is_no_utf_8(study, tmp_path, monkeypatch):  # noqa: F811
+def test_one_may_work_in_a_folder_whose_name_is_no_utf_8(study, tmp_path, monkeypatch):
     """An old disk's Latin-1; a flag that names such a folder is refused in a line, as results could not say it."""
     study.write(people=3)
     folder = tmp_path / os.fsdecode(b"\xe9tude")
@@ -92,14 +91,14 @@ def test_one_may_work_in_a_folder_whose_name_is_no_utf_8(study, tmp_path, monkey
 
 
 @pytest.mark.parametrize("rate", [60, 100])
-def test_a_slow_device_whose_signal_cannot_contain_the_mains_needs_no_flag(study, rate):  # noqa: F811
+def test_a_slow_device_whose_signal_cannot_contain_the_mains_needs_no_flag(study, rate):
     code, out, _ = study.write().run(rate=rate)
     assert code == 0
     assert f"{rate} Hz, 20-{0.45 * rate:g} Hz kept, no notch; mains hum: not heard" in out
     assert study.shards()[0].arguments["notch"] == []
 
 
-def test_recordings_added_later_have_the_notches_of_those_that_are_there_even_if_there_are_none(study):  # noqa: F811
+def test_recordings_added_later_have_the_notches_of_those_that_are_there_even_if_there_are_none(study):
     assert "no notch; mains hum" in study.write().run("--notch")[1]
     assert "1 shard written, 2 kept" in study.write(people=3).run()[1]
     assert [shard.arguments["notch"] for shard in study.shards()] == [[], [], []]
@@ -109,7 +108,7 @@ def test_recordings_added_later_have_the_notches_of_those_that_are_there_even_if
     ("factor", "told"),
     [(1e25, "found an RMS of inf"), (1e200, "found an RMS of nan"), (1e-200, "expected amplitudes above 6e-08, found")],
 )
-def test_amplitudes_that_cannot_be_computed_with_are_named(study, recwarn, factor, told):  # noqa: F811
+def test_amplitudes_that_cannot_be_computed_with_are_named(study, recwarn, factor, told):
     code, _, errors = study.write(lambda t: t.assign(**(t.filter(like="ch") * factor))).run()
     assert code == 1
     assert errors.count(told) == 2
@@ -117,7 +116,7 @@ def test_amplitudes_that_cannot_be_computed_with_are_named(study, recwarn, facto
 
 
 @pytest.mark.parametrize(("flags", "limit"), [([], "6550"), (["--unit", "mV"], "65.5 mV")])
-def test_amplitudes_that_float16_cannot_hold_are_named_in_the_unit_of_the_table(study, flags, limit):  # noqa: F811
+def test_amplitudes_that_float16_cannot_hold_are_named_in_the_unit_of_the_table(study, flags, limit):
     factor = 1e-3 if flags else 1.0
 
     def change(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,81 @@
+"""import_csv.py: gestures as tables name them, and which of them become classes."""
+
+import numpy as np
+import pytest
+from csv_study import GESTURES, table
+
+from semg.common.errors import DataError, SettingError, UsageError
+
+
+def test_numbers_as_labels_are_one_class_however_they_are_written(study):
+    study.write()
+    codes = {"idle": 0, "fist": 2, "open": 10, "pinch": 1}
+    for subject, kind in ((1, int), (2, float)):
+        result = table(subject)
+        result.assign(label=result["label"].map(codes).astype(kind)).to_csv(
+            study.folder / f"p{subject}.csv", index=False
+        )
+    assert "4 gestures: 0, 1, 2, 10" in study.run()[1]
+    assert study.shards()[0].classes == ("0", "1", "2", "10")
+    assert "2 gestures: 10, 0" in study.run("--classes", "10.0", "0", "--overwrite")[1]
+
+
+def test_no_idle_keeps_the_gestures_alone(study):
+    assert "3 gestures: fist, open, pinch" in study.write().run("--no-idle")[1]
+    assert study.shards()[0].rest_classes == ()
+    assert "2 gestures: idle, pinch" in study.run("--no-idle", "--rest-classes", "fist", "open", "--overwrite")[1]
+    with pytest.raises(SettingError, match="a class without a gesture among idle, fist, open, pinch, found none"):
+        study.run("--no-idle", "--rest-classes", "--overwrite")
+
+
+def test_classes_that_no_recording_has_are_warned_of(study):
+    _, out, errors = study.write().run("--classes", "idle", "fits", "Fist")
+    assert "no recording has the gesture fits, Fist (--classes); they have fist, idle, open, pinch" in errors
+    assert "3 gestures" in out
+    with pytest.raises(DataError, match="expected one of the gestures nap, sleep, found fist"):
+        study.run("--classes", "nap", "sleep", "--overwrite")
+
+
+def test_gestures_that_differ_in_capitals_are_warned_of(study):
+    errors = study.write(lambda t: t.replace({"label": {"open": "Fist"}})).run()[2]
+    assert "differ in capitals alone are classes of their own: Fist, fist" in errors
+
+
+def test_a_label_that_never_lasts_is_warned_of(study):
+    study.write(lambda t: t.assign(label=t["label"].where(t.index != 100, "fits")))
+    code, _, errors = study.run()
+    assert code == 0
+    assert "no window is of fits: no such label lasts for a window; --classes keeps the others alone" in errors
+    assert study.run("--classes", *GESTURES, "--overwrite")[2] == ""
+
+
+def test_a_table_without_a_header_has_its_labels_in_a_column_by_number(study):
+    study.write().run(shards="plain")
+    study.write(header=False)
+    code, _, errors = study.run()
+    assert code == 1
+    assert "expected a column 'label', found " in errors
+    assert "--labels names another, or counts it from 1 where there is no header, such as --labels 9" in errors
+    assert study.run("--labels", 9)[0] == 0
+    for one, other in zip(study.shards("plain"), study.shards(), strict=True):
+        np.testing.assert_array_equal(one.signal, other.signal)
+        assert one.classes == other.classes
+    np.save(
+        study.folder / "p1.npy", table(1).replace({"label": {g: k for k, g in enumerate(GESTURES)}}).to_numpy(float)
+    )
+    study.list.write_text("file,subject\np1.npy,1\n")
+    assert study.run("--labels", 9, shards="numpy")[0] == 0
+    np.testing.assert_array_equal(study.shards("numpy")[0].signal, study.shards("plain")[0].signal)
+
+
+def test_a_single_gesture_is_refused_for_nothing_can_be_trained(study):
+    study.write()
+    with pytest.raises(UsageError, match="--classes: expected at least 2 gestures, found fist alone"):
+        study.run("--classes", "fist")
+    study.write(lambda t: t.assign(label="fist"))
+    told = "expected recordings of at least 2 gestures in the column 'label', found fist alone"
+    with pytest.raises(DataError, match=told) as error:
+        study.run()
+    assert "{classes} names those of all recordings that belong together" in error.value.hint
+    assert not (study.folder / "shards").exists()
+    assert study.run("--classes", "idle", "fist")[0] == 0, "as one of several imports into a folder"
