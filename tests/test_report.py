@@ -213,6 +213,24 @@ def test_adapted_results_stand_beside_the_model_as_it_was(make, data):
     assert "Repetitions to calibrate with" in words
 
 
+def test_repetitions_of_two_models_are_two_curves(make, data, tmp_path):
+    for name, gain in (("a", 0.03), ("b", -0.05)):
+        was = write_result(tmp_path / name, data.shards, gain=gain)
+        was = {key: was[key] for key in ("mean_over_subjects", "per_subject")}
+        for count in (1, 2):
+            extra = {"calibrate": count, "zero_shot_on_the_same_windows": was, "checkpoint_sha256": name * 64}
+            write_result(tmp_path / f"{name}-{count}", data.shards, gain=gain + 0.03 * count, **extra)
+    folders = [tmp_path / f"{name}-{count}" for count in (1, 2) for name in "ab"]
+    page = make(*folders)
+    page, words = page.path.read_text(encoding="utf-8"), page.parts.words
+    assert "a-1, a-2. Means over people." in words
+    assert "b-1, b-2. Means over people." in words
+    for folder in folders:
+        score = numbers(folder)["mean_over_subjects"]["macro_f1"]
+        count = "1 repetition" if folder.name.endswith("1") else "2 repetitions"
+        assert f"{count}, with: {100 * score:.1f}" in page, folder.name
+
+
 @pytest.mark.parametrize("where", ["result", "run"])
 def test_simulated_recordings_are_called_so(make, data, tmp_path, where):
     if where == "result":

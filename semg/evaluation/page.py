@@ -4,6 +4,7 @@
 page's Content-Security-Policy forbids scripts and addresses of any kind.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from semg.common.console import counted, printable
 from semg.common.errors import DataError, SettingError
@@ -281,7 +281,7 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
     count = first.repetitions
     how = f"with {counted(count, 'repetition')} of each gesture" if count else "without labels"
     sessions = [one for result, _ in results for one in (result.content.get("adaptation") or {}).get("sessions") or ()]
-    means = [float(np.mean([pair[which] for pair in pairs.values()])) for which in (0, 1)]
+    means = _means(pairs)
     words = before.name, f"adapted {how}"
     return {
         "name": entry.name,
@@ -300,16 +300,35 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
     }
 
 
-def _repetitions(page: Page) -> Markup | None:
-    """Scores by the number of repetitions used for calibration, if there are several."""
-    means: dict[int, tuple[float, float]] = {}
+def _repetitions(page: Page) -> list[dict[str, Any]]:
+    """Scores by the number of repetitions used for calibration, for each model and recipe with several of them."""
+    groups: dict[str, dict[int, Entry]] = {}
     for entry in page.entries:
         count = entry.results[0].repetitions
-        pairs = _before_and_after(entry, page.metric) if count else {}
-        if count and pairs:
-            was, now = np.array(list(pairs.values())).mean(0)
-            means[count] = float(was), float(now)
-    return inline_charts.repetitions(means, page.metric) if len(means) > 1 else None
+        if count and _before_and_after(entry, page.metric):
+            groups.setdefault(_recipe(entry), {})[count] = entry
+    charts = []
+    for by_count in groups.values():
+        if len(by_count) < 2:
+            continue
+        means = {count: _means(_before_and_after(one, page.metric)) for count, one in by_count.items()}
+        names = [by_count[count].name for count in sorted(by_count)]
+        charts.append({"names": names, "chart": inline_charts.repetitions(means, page.metric)})
+    return charts
+
+
+def _means(pairs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """Means over people of the scores before and after adaptation."""
+    was, now = np.mean(list(pairs.values()), axis=0)
+    return float(was), float(now)
+
+
+def _recipe(entry: Entry) -> str:
+    """Which models were calibrated, and how apart from the number of repetitions, as a text to compare."""
+    models = sorted({str(one.content.get("checkpoint_sha256")) for one in entry.results})
+    how = entry.results[0].content.get("calibration")
+    settings = {key: value for key, value in how.items() if key != "repetitions"} if isinstance(how, dict) else {}
+    return json.dumps([models, settings], sort_keys=True)
 
 
 def _details(entry: Entry, page: Page) -> dict[str, Any]:
