@@ -13,6 +13,7 @@ import recordings
 import small_shards
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -513,6 +514,43 @@ def test_a_long_title_is_told_in_lines_that_fit():
     assert figure._suptitle.get_text().split() == title.split()
 
 
+def test_a_long_name_without_blanks_is_not_cut_off():
+    figure = Figure(figsize=(4, 2))
+    score_figures.headline(figure, "recording_" * 20)
+    FigureCanvasAgg(figure).draw()
+    assert figure._suptitle.get_window_extent().width < figure.bbox.width
+    assert figure._suptitle.get_text().replace("\n", "") == "recording_" * 20
+
+
+@pytest.mark.parametrize("names", [["g"] * 8, ["gesture"] * 5, ["a very long gesture name"] * 9])
+def test_all_of_a_confusion_matrix_is_in_the_picture(names):
+    classes = [f"{name} {k}" for k, name in enumerate(names)]
+    figure = score_figures.confusion_figure(1000 * np.eye(len(names), dtype=int), classes)
+    FigureCanvasAgg(figure).draw()
+    axes, bar = figure.axes
+    for text in (axes.xaxis.label, axes.yaxis.label, bar.yaxis.label, figure._suptitle):
+        place = text.get_window_extent()
+        assert place.x0 >= 0 and place.y0 >= 0, text.get_text()
+        assert place.x1 <= figure.bbox.width and place.y1 <= figure.bbox.height, text.get_text()
+
+
+@pytest.mark.parametrize(
+    ("people", "name"), [(1, "{:02d}"), (20, "S{:03d}"), (44, "{:02d}"), (8, "participant-{:02d}")]
+)
+def test_names_of_people_do_not_overlap(tmp_path, monkeypatch, people, name):
+    drawn = []
+    monkeypatch.setattr(score_figures, "save", lambda figure, _path: drawn.append(figure))
+    scores = [metric.name for metric in score_figures.metrics.headlines()]
+    subjects = {name.format(k): dict.fromkeys(scores, 0.5) for k in range(people)}
+    score_figures.per_subject(
+        tmp_path / "p.png", subjects, dict.fromkeys(scores, 0.1), dict.fromkeys(scores), "a title"
+    )
+    FigureCanvasAgg(drawn[0]).draw()
+    places = [label.get_window_extent() for label in drawn[0].axes[0].get_xticklabels()]
+    assert len(places) == people
+    assert all(left.x1 + 2 < right.x0 for left, right in pairwise(places))
+
+
 def test_a_class_keeps_its_colour_whatever_else_is_there():
     everything = [*putemg.GESTURES.values()]
     colours = dict(zip(everything, palette.gestures(everything), strict=True))
@@ -525,7 +563,10 @@ def test_a_class_keeps_its_colour_whatever_else_is_there():
     assert (named["fist"], named["extension"]) == (colours["fist"], colours["extension"])
     assert len(set(named.values())) == len(others)
     assert palette.gestures(["wrist up"], ["hibernation"], others) == [named["wrist up"]]
-    assert len(palette.gestures([f"gesture {k}" for k in range(20)])) == 20
+    many = palette.gestures(["idle", *(f"gesture {k}" for k in range(20))], ["idle"])
+    distances = [max(abs(a - b) for a, b in zip(*map(to_rgb, pair), strict=True)) for pair in combinations(many, 2)]
+    assert min(distances) > 0.12, "a wrong decision must not look right"
+    assert len(palette.gestures([f"gesture {k}" for k in range(60)])) == 60
     assert [palette.letters_on(colour) for colour in ("#F0E442", "#0072B2")] == ["black", "white"]
 
 

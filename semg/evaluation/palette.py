@@ -6,7 +6,7 @@ They come from the Okabe-Ito palette, which colour-blind readers can distinguish
 from collections.abc import Collection, Sequence
 from itertools import cycle
 
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from semg.data import putemg
 from semg.data.gestures import is_rest
@@ -15,6 +15,15 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 METRICS = (BLUE, ORANGE, GREEN, PURPLE)  # in the registry's order
 REST = "#C4C4C4"
 _GESTURES = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, ORANGE, PURPLE, "#000000")
+
+
+def _mixed(colour: str, other: float, share: float) -> str:
+    """A colour mixed with `share` of a grey; other: its brightness, 0 to 1."""
+    return to_hex([(1 - share) * part + share * other for part in to_rgb(colour)])
+
+
+# for sets of more gestures than colours: the same ones paler and, except black, darker
+_MORE = (*(_mixed(one, 1.0, 0.5) for one in _GESTURES), *(_mixed(one, 0.0, 0.45) for one in _GESTURES[:-1]))
 _ACTIVE = [name for name in putemg.GESTURES.values() if name not in putemg.REST_CLASSES]
 _KNOWN = dict(zip(_ACTIVE, _GESTURES, strict=False))
 
@@ -25,12 +34,13 @@ def gestures(
     """The colour of each class, by its name; it does not change if some classes of a set are left out.
 
     Classes without a gesture are grey: `rest_classes`, and those with the usual names of rest. putEMG's gestures have
-    fixed colours; others get the remaining ones in the order of the full set, `among` (default: `classes`).
+    fixed colours; others get the remaining ones in the order of the full set, `among` (default: `classes`). Beyond 23,
+    colours repeat.
     """
     everything = list(classes) if among is None else list(among)
     colours = {name: REST for name in everything if name in rest_classes or is_rest(name)}
     colours |= {name: _KNOWN[name] for name in everything if name in _KNOWN and name not in colours}
-    left = cycle([one for one in _GESTURES if one not in colours.values()] or _GESTURES)
+    left = cycle([one for one in (*_GESTURES, *_MORE) if one not in colours.values()])
     colours |= {name: next(left) for name in everything if name not in colours}
     return [colours[name] for name in classes]
 

@@ -26,6 +26,7 @@ SIMULATED = " (SIMULATED)"  # end of a title
 NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
 _TITLE_SIZE = 13  # points
+_NAME = 0.085  # inches, a character of a person's name
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
 # A decorator: a user's matplotlibrc does not change pictures, and `$` in a name is a character, not mathematics.
 usual_style = matplotlib.rc_context(
@@ -58,7 +59,7 @@ def new_figure(width: float, height: float) -> Figure:
 def headline(figure: Figure, title: str) -> None:
     """The title above everything, in as many lines as the figure's width requires."""
     room = int(72 * figure.get_figwidth() / (0.6 * _TITLE_SIZE))  # characters; each is about 0.6 of the font size wide
-    lines = textwrap.wrap(title, room, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(title, room, break_on_hyphens=False)
     figure.suptitle("\n".join(lines), fontsize=_TITLE_SIZE)
 
 
@@ -71,7 +72,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CO
     size = 2.6 + 0.72 * len(classes)
     figure = new_figure(size + 0.8, size)
     axes = figure.add_subplot()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    # aspect auto: the layout has no room for the labels of axes that keep their own shape
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     places = np.arange(len(classes))
     axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
     axes.set_yticks(places, classes, fontsize=11)
@@ -110,7 +112,8 @@ def per_subject(
     first = reported[0]
     order = sorted(subjects, key=lambda subject: (first.rank(subjects[subject][first.name]), subject))
     places = np.arange(len(order))
-    figure = new_figure(max(6.0, 2.5 + 0.28 * len(order)), 5.4)
+    width = max(6.0, 2.5 + 0.28 * len(order))
+    figure = new_figure(width, 5.4)
     axes = figure.add_subplot()
     for metric, colour, marker in zip(reported, palette.METRICS, MARKERS, strict=False):
         values = np.array([subjects[subject][metric.name] for subject in order], float)
@@ -124,7 +127,8 @@ def per_subject(
             label += f" ({NO_INTERVAL})"
         axes.plot(places, values, marker, color=colour, markersize=8, label=label)
         draw_chance(axes, metric, chance[metric.name], colour)
-    axes.set_xticks(places, order, fontsize=10, rotation=90 if len(order) > 24 else 0)
+    fits = _NAME * (1 + max(map(len, order))) < (width - 1) / len(order)
+    axes.set_xticks(places, order, fontsize=10, rotation=0 if fits else 90)
     axes.set_xlabel("person", fontsize=12)
     axes.set_ylabel("score, 0 to 1", fontsize=12)
     axes.set_ylim(0, 1)
