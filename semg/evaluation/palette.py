@@ -19,7 +19,8 @@ _GESTURES = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, ORANGE, PURPLE, "#000
 
 def _mixed(colour: str, other: float, share: float) -> str:
     """A colour mixed with `share` of a grey; other: its brightness, 0 to 1."""
-    return to_hex([(1 - share) * part + share * other for part in to_rgb(colour)])
+    red, green, blue = ((1 - share) * part + share * other for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 # for sets of more gestures than colours: the same ones paler and, except black, darker

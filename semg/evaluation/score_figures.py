@@ -70,7 +70,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CO
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     size = 2.6 + 0.72 * len(classes)
-    figure = new_figure(size + 0.8, size)
+    longer = 0.09 * max(0, max(map(len, classes)) - 14)  # inches that long names need, beside and below
+    figure = new_figure(size + 0.8 + longer, size + 0.7 * longer)
     axes = figure.add_subplot()
     # aspect auto: the layout has no room for the labels of axes that keep their own shape
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -113,7 +114,9 @@ def per_subject(
     order = sorted(subjects, key=lambda subject: (first.rank(subjects[subject][first.name]), subject))
     places = np.arange(len(order))
     width = max(6.0, 2.5 + 0.28 * len(order))
-    figure = new_figure(width, 5.4)
+    longest = _NAME * (1 + max(map(len, order)))
+    fits = longest < (width - 1) / len(order)  # else the names are turned, and the figure is higher by their length
+    figure = new_figure(width, 5.4 if fits else 5.4 + longest)
     axes = figure.add_subplot()
     for metric, colour, marker in zip(reported, palette.METRICS, MARKERS, strict=False):
         values = np.array([subjects[subject][metric.name] for subject in order], float)
@@ -127,7 +130,6 @@ def per_subject(
             label += f" ({NO_INTERVAL})"
         axes.plot(places, values, marker, color=colour, markersize=8, label=label)
         draw_chance(axes, metric, chance[metric.name], colour)
-    fits = _NAME * (1 + max(map(len, order))) < (width - 1) / len(order)
     axes.set_xticks(places, order, fontsize=10, rotation=0 if fits else 90)
     axes.set_xlabel("person", fontsize=12)
     axes.set_ylabel("score, 0 to 1", fontsize=12)
