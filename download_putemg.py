@@ -241,9 +241,15 @@ class Fetcher:
 
     def run(self, files: list[Wanted]) -> None:
         """Ensure that all of `files` are there; the tally counts the outcomes."""
-        total = sum(file.size or 0 for file in self.absent(files))
+        total = sum(file.size or 0 for file in self.absent(files)) + sum(map(self._to_read, files))
         with self.console.progress(total=total or None, unit="B", unit_scale=True, unit_divisor=1000) as self._bar:
             in_parallel(self.client, self.args.jobs, self.ensure, files, self._done)
+
+    def _to_read(self, file: Wanted) -> int:
+        """Bytes of a file on disk that are read to verify it; 0 if that is not needed."""
+        known = not self.args.verify_only and (self.memory.md5(file) is not None or self._is_unpacked(file))
+        path = self.args.outdir / file.name
+        return path.stat().st_size if path.is_file() and not known else 0
 
     def ensure(self, file: Wanted) -> tuple[bool, bool]:
         """Ensure that one file is there, verified, and unpacked if asked for: (was it fetched, was it unpacked)."""
@@ -268,11 +274,13 @@ class Fetcher:
         if self.client.stopped:
             raise StoppedError
         target = self.args.outdir / file.name
+        to_read = self._to_read(file)
         if self._is_unpacked(file) and not (self.args.verify_only and target.exists()):
             if self.args.remove:
                 target.unlink(missing_ok=True)
             return False, False
         md5 = self._md5_on_disk(file, target)
+        self._report(to_read)
         fetched = md5 is None
         if md5 is None:
             md5 = fetch(
@@ -432,7 +440,8 @@ def in_parallel(
 
 
 def announce(fetcher: Fetcher, files: list[Wanted]) -> tuple[int, int]:
-    """Say what will be fetched; DataError if the disk has too little space. Returns the number of files and bytes."""
+    """Say what will be fetched; DataError if the disk has too little space, with --dry-run a warning. Returns the
+    number of files and bytes."""
     from semg.download.file_transfer import free_bytes
     from semg.download.partial_file import part_size
 
@@ -448,10 +457,13 @@ def announce(fetcher: Fetcher, files: list[Wanted]) -> tuple[int, int]:
     )
     free = free_bytes(args.outdir)
     if needed > free:
-        raise DataError(
+        problem = (
             f"{args.outdir}: expected {in_words(needed)} of free disk, found {in_words(free)}; "
             "free some, or fetch fewer people by --subjects"
         )
+        if not args.dry_run:
+            raise DataError(problem)
+        fetcher.console.warn(problem)
     return len(absent), needed
 
 

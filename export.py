@@ -58,9 +58,9 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def card(model: TrainedModel) -> str:
-    """The model card; it states only what the checkpoint knows."""
-    description = model.description
-    data, split, people = description["data"], description["split"], len(description["trained_on"])
+    """The model card; it states only what the checkpoint knows. DataError if that is not how it was made."""
+    description, origin, how = model.description, model.origin, model.channel_normalization
+    data, split, people = description["data"], description["split"], len(origin.subjects)
     seconds = data["arguments"]["window"] / data["rate"]
     scores = description.get("validation", {})
     reported = {one.label: scores.get(f"val/{one.name}") for one in metrics.headlines()}
@@ -70,7 +70,7 @@ def card(model: TrainedModel) -> str:
         "library_name: semg-gpt2",
         "tags: [semg, emg, gesture-recognition, gpt2]",
         "---",
-        f"# {description['run']}: {len(data['classes'])} hand gestures from surface EMG",
+        f"# {origin.run}: {len(data['classes'])} hand gestures from surface EMG",
         "",
         f"* input: {cli.counted(len(data['channels']), 'channel')} at {data['rate']:g} Hz, "
         f"windows of {1000 * seconds:g} ms",
@@ -79,7 +79,7 @@ def card(model: TrainedModel) -> str:
         f"* trained on {'SIMULATED recordings of ' if description.get('simulated') else ''}"
         f"{cli.counted(people, 'person', 'people')} "
         f"(split {split['name']}); normalised by "
-        f"{description['normalize']['method']}, whitening {description['normalize']['whitening']}",
+        f"{how.method}, whitening {how.whitening}",
         f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people"
         f"{', all gestures of its training' if model.classes_left_out else ''})",
         "",
@@ -126,6 +126,7 @@ def main() -> int:
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
     expect_room(args.out, "the exported model")
     expect_own(args.out)
+    about = card(model)  # before anything is written: an older checkpoint may not say how it was made
     files = [CONFIG, WEIGHTS, "README.md"]
     facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}
     onnx = args.out / "model.onnx"
@@ -133,7 +134,7 @@ def main() -> int:
         onnx.unlink(missing_ok=True)  # one of an earlier export may be of another model
         write_folder(args.out, model.checkpoint)
         check_copy(args.out, model)
-        write_text(args.out / "README.md", card(model))
+        write_text(args.out / "README.md", about)
         console.say(
             f"{args.out / WEIGHTS}: {len(model.checkpoint.tensors)} tensors, opened again, the same bit for bit"
         )

@@ -69,7 +69,7 @@ from semg.common.files import (
 )
 from semg.common.launching import Job, Launcher
 from semg.common.provenance import how_made
-from semg.common.schema import OBJECT, check_fields
+from semg.common.schema import COUNT, OBJECT, TEXT, Field, check_fields, is_finite
 from semg.data.inputs import Inputs, shards_of
 from semg.data.splits import Split, read_folds, read_split
 from semg.evaluation.metrics import headlines
@@ -79,6 +79,14 @@ from semg.flags.grid import OWN_FLAGS, PRESETS, Setting, read_grid
 ROOT = Path(__file__).resolve().parent
 _OTHER_FOLDERS = "choose another --out and --checkpoints, or delete the old ones"
 _DATA = {"split_sha256": "split", "shards_sha256": "shards"}  # name in a run's files -> flag
+_BEST = {
+    "split.checksum": TEXT,
+    "shards_sha256": TEXT,
+    "epoch": COUNT,
+    "validation": OBJECT,
+    f"validation.val/{PICKED_BY.name}": Field("a number", is_finite),
+    "validation_per_subject": OBJECT,
+}
 _CONFIG = {"arguments": OBJECT, "derived": replace(OBJECT, needed=False)}
 
 
@@ -334,7 +342,9 @@ def keep_scores(run: TrainingRun, console: cli.Console) -> None:
     """Write down the validation people's scores of a run that has just been trained; this marks it as complete."""
     from semg.inference.checkpoint import open_checkpoint  # imports torch
 
-    best = open_checkpoint(run.folder / "best_model.ckpt").description
+    path = run.folder / "best_model.ckpt"
+    best = open_checkpoint(path).description
+    check_fields(path, best, _BEST, "a model with its validation scores and its data", _OTHER_FOLDERS)
     check_data(run, {"split_sha256": best["split"]["checksum"], "shards_sha256": best["shards_sha256"]})
     content = {
         "subset": "val",

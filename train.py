@@ -32,18 +32,20 @@ from semg import backbones
 from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
-from semg.common.files import folder_lock
+from semg.common.files import folder_lock, read_json
 from semg.common.schema import folder_name
 from semg.common.stopping import stop_at_a_safe_place
 from semg.evaluation import metrics
 from semg.evaluation.tensorboard import Board, remove_old
 from semg.flags import training
-from semg.inference.checkpoint import Checkpoint, open_checkpoint
+from semg.inference.checkpoint import Checkpoint, is_export, open_checkpoint
 from semg.training import run_files
 from semg.training.band_rotation import STRENGTHS, pilot_epochs
 from semg.training.config import TrainConfig
 from semg.training.distributed import World, join_world
 from semg.training.trainer import Machine, Trainer
+
+REPLACED = ("config.json", "metrics.jsonl", "events.out.*", "projector_config.pbtxt")  # by a run in a folder
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -51,9 +53,23 @@ def arguments() -> argparse.ArgumentParser:
     return training.parser(__doc__)
 
 
+def expect_own(out: Path) -> None:
+    """DataError for a folder of an exported model, or of something else with files of the names that a run replaces."""
+    exported = is_export(out)
+    if not exported and any((out / name).exists() for name in ("last.ckpt", "best_model.ckpt")):
+        return
+    there = sorted(path.name for pattern in REPLACED for path in out.glob(pattern))
+    config = out / "config.json"
+    of_a_run = config.is_file() and read_json(config, "a run's settings").get("script") == "train.py"
+    if exported or (there and not of_a_run):
+        what = "an exported model" if exported else f"another {there[0]}"
+        raise DataError(f"{out}: expected a new folder or one of a run, found {what}; choose another --out")
+
+
 def to_resume(args: argparse.Namespace) -> Checkpoint | None:
     """Check that OUT is free or may be overwritten; with --resume, open its last.ckpt instead. DataError if neither is
     possible."""
+    expect_own(args.out)
     last = args.out / "last.ckpt"
     if args.resume:
         if not last.is_file():

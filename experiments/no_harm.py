@@ -46,7 +46,7 @@ from semg.training.adapted_scores import score_adapted
 
 WHAT = "results of experiments/no_harm.py"
 MOST_MEAN, MOST_ANYBODY = 1.0, 3.0  # points of macro-F1 that may be lost
-KEYS = ("checkpoint", "kind", "session")  # of a row; they identify it
+KEYS = ("checkpoint_sha256", "kind", "session")  # of a row; they identify it, wherever the checkpoint lies
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Job:
     @property
     def key(self) -> tuple[str, str, str]:
         """The values of KEYS in its row."""
-        return self.model.path.as_posix(), self.kind, self.name
+        return self.model.checkpoint.sha256, self.kind, self.name
 
     def row(self, how: Adaptation) -> dict[str, Any]:
         """The result, as JSON types. `before` and `after` adaptation: macro-F1, percent; absent if there is nothing to
         score."""
-        row: dict[str, Any] = {**dict(zip(KEYS, self.key, strict=True)), "subject": self.session[0].subject}
+        row: dict[str, Any] = {"checkpoint": self.model.path.as_posix(), **dict(zip(KEYS, self.key, strict=True))}
+        row["subject"] = self.session[0].subject
         recordings = altered(self.session, self.kind, self.idle)
         if self.kind == "first" and len(recordings) < 2:
             return row
@@ -243,9 +244,10 @@ def measure(args: argparse.Namespace, console: Console) -> None:
     torch.set_num_threads(1)
     how = Adaptation(seed=args.seed)
     rows = begun(args, how)
-    done = {tuple(row[key] for key in KEYS) for row in rows}
+    done = {tuple(row.get(key) for key in KEYS) for row in rows}
     console.say("opening the models and the validation people's recordings")
-    left = [job for job in jobs(args) if job.key not in done]
+    by_key = {job.key: job for job in jobs(args)}  # a checkpoint that is given twice counts once
+    left = [job for key, job in by_key.items() if key not in done]
     made = how_made("experiments/no_harm.py", args)
     for job in console.progress(left, unit="session"):
         rows.append(job.row(how))

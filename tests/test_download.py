@@ -24,6 +24,7 @@ from downloading import FORCE, NAMES, PATHS, QUICK, download, from_mirror, md5su
 from share_server import MODIFIED, ShareServer
 from waiting import LONGEST, wait_for
 
+from semg.common.console import Console
 from semg.common.errors import DataError
 from semg.common.files import checksum, temporary_name
 from semg.download import file_transfer, http_client, verification
@@ -180,6 +181,9 @@ def test_the_disk_is_looked_at_first(share: ShareServer, tmp_path: Path, monkeyp
     assert done.code == 1
     assert "expected 326.4 kB of free disk, found 1.0 kB; free some, or fetch fewer people by --subjects" in done.err
     assert not share.asked("hdf5")
+    dry = from_mirror(share, tmp_path, "--dry-run")  # nothing is written then: what there is to fetch is still said
+    assert (dry.code, "warning: " in dry.err, "326.4 kB of free disk, found 1.0 kB" in dry.err) == (0, True, True)
+    assert dry.last.startswith("would fetch 3 files")
 
 
 class _Usage:
@@ -455,6 +459,27 @@ def test_verify_only_reads_every_byte_and_fetches_none(share: ShareServer, tmp_p
     assert "2 missing or wrong; run without --verify-only to fetch them" in done.last
     assert not share.asked("hdf5")
     assert path.read_bytes() == data
+
+
+def test_progress_counts_what_is_verified(share: ShareServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood at 0 while 11 GB were read."""
+    size = sum(map(len, stock(share).values()))
+    progress, bars = Console.progress, []
+
+    def watched(console: Console, *items: object, **settings: object) -> object:
+        bars.append([settings["total"], 0])
+        bar = progress(console, *items, **settings)
+        update = bar.update
+        bar.update = lambda n=1: (bars[-1].__setitem__(1, bars[-1][1] + n), update(n))[1]
+        return bar
+
+    monkeypatch.setattr(Console, "progress", watched)
+    from_mirror(share, tmp_path)
+    from_mirror(share, tmp_path)
+    from_mirror(share, tmp_path, "--verify-only")
+    (tmp_path / ".verified.json").unlink()
+    from_mirror(share, tmp_path)
+    assert bars == [[size, size], [None, 0], [size, size], [size, size]]
 
 
 def test_verify_only_writes_nothing(share: ShareServer, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
+from test_predict import checkpoint as bare_checkpoint
 
 import export
 import predict
@@ -197,6 +198,14 @@ def test_a_folder_of_something_else_keeps_its_files(copied, monkeypatch, tmp_pat
     with pytest.raises(DataError, match=r"expected an earlier export or no config\.json, found another"):
         export.main()
     assert (run / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_checkpoint_that_does_not_say_how_it_was_made_is_refused_before_a_file_is_written(run_here, tmp_path):
+    bare = bare_checkpoint(tmp_path / "bare.ckpt")
+    done = run_here("export.py", "--checkpoint", bare, "--out", tmp_path / "out", "--no-onnx", code=1)
+    expected = "expected a trained model, best_model.ckpt, found one without run; train.py writes one"
+    assert done.stderr == f"error: {bare}: {expected}\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_export_does_not_overwrite_what_it_reads(copied, monkeypatch):

@@ -164,6 +164,11 @@ def test_the_script_scores_validation_people_alone_and_goes_on_where_it_was(shar
     assert again[0]["reason"] == "marked", "what was there was computed again"
     assert again[-1]["before"] == rows[-1]["before"]
     assert f"| {KINDS['dead']} | kept, all 1 |" in run_here("experiments/no_harm.py", "--table", out).stdout
+    (tmp_path / "moved.ckpt").write_bytes((tmp_path / "run" / "best_model.ckpt").read_bytes())
+    twice = (tmp_path / "moved.ckpt", tmp_path / "run" / ".." / "run" / "best_model.ckpt")
+    at = words.index("--checkpoint")
+    run_here(*words[: at + 1], *twice, *words[at + 2 :])
+    assert json.loads(out.read_text())["sessions"] == again, "a model is the same under another name"
     out.write_text(json.dumps({**content, "settings": {}}))
     error = run_here(*words, code=1).stderr
     assert "expected results with this run's settings, found others; --overwrite starts anew" in error

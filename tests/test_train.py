@@ -228,6 +228,30 @@ def test_a_run_that_is_there_is_not_overwritten_by_accident(here, tmp_path):
         here(tmp_path / "new", *RANDOM, "--resume")
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"config.json": '{"model_type": "semg-gpt2"}', "model.safetensors": "weights"}, "an exported model"),
+        ({"config.json": '{"model_type": "semg-gpt2"}', "best_model.ckpt": "weights"}, "an exported model"),
+        ({"config.json": '{"model_type": "gpt2"}', "model.safetensors": "weights"}, "another config.json"),
+        ({"events.out.tfevents.1.host": "a log"}, "another events.out.tfevents.1.host"),
+        ({"metrics.jsonl": "{}"}, "another metrics.jsonl"),
+    ],
+)
+def test_a_folder_of_something_else_keeps_its_files(here, tmp_path, files, found):
+    """An exported model lost its config.json to a run."""
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"expected a new folder or one of a run, found {found}; choose another --out"):
+        here(tmp_path, *RANDOM, "--overwrite")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_may_begin_again(tmp_path):
+    (tmp_path / "config.json").write_text('{"script": "train.py"}')
+    train.expect_own(tmp_path)
+
+
 def test_a_run_goes_on_with_its_own_shards_alone(here, tmp_path):
     """One half of its epochs would have been of other data."""
     shards, split = small_shards.write_all(tmp_path)
