@@ -51,6 +51,15 @@ from semg.evaluation.run_record import read_epochs, says_simulated
 from semg.flags import places
 
 ERRORS, ERROR_CHANNELS = 9, 6  # misclassified windows shown, and how many of their strongest channels
+USED_BY = {  # setting -> the pictures that it changes
+    "begin": ("recording", "spectrum"),
+    "seconds": ("recording", "spectrum"),
+    "channels": ("recording", "spectrum"),
+    "labels": ("recording", "electrodes"),
+    "causal": ("spectrum",),
+    "shards": ("classes", "errors"),
+    "tune": ("architecture",),
+}
 ALL_CHANNELS = tuple(range(1, putemg.N_CHANNELS + 1))
 
 
@@ -72,7 +81,10 @@ def arguments() -> argparse.ArgumentParser:
     )
     signal.add_argument("--channels", type=cli.number_ranges, help="channels by number, such as 1-8 (default: all)")
     signal.add_argument(
-        "--labels", choices=putemg.LABEL_COLUMNS, default="TRAJ_GT", help="labels as seen on video, or as prompted"
+        "--labels",
+        choices=putemg.LABEL_COLUMNS,
+        default="TRAJ_GT",
+        help="recording, electrodes: HDF5 recordings' labels as seen on video, or as prompted",
     )
     signal.add_argument("--causal", action="store_true", help="spectrum: filter causally, as in live use")
     other = parser.add_argument_group("classes, architecture, errors")
@@ -80,9 +92,28 @@ def arguments() -> argparse.ArgumentParser:
         "--shards", type=Path, help="folder of shards (default: data/shards; errors: the one that RESULTS names)"
     )
     other.add_argument(
-        "--tune", default="full", help="which part of GPT-2 small is trained: full, last:N, fpt, lora or frozen"
+        "--tune",
+        default="full",
+        help="without a checkpoint: which part of GPT-2 small is trained: full, last:N, fpt, lora or frozen",
     )
     return parser
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """UsageError for a flag that would not change the picture."""
+    parser = arguments()
+    given = [name for name in USED_BY if getattr(args, name) != parser.get_default(name)]
+    for name in given:
+        if args.picture not in USED_BY[name]:
+            raise UsageError(f"--{name}: expected {' or '.join(USED_BY[name])}, which it changes, found {args.picture}")
+    if "tune" in given and args.source:
+        raise UsageError(
+            f"--tune: expected no checkpoint beside it, found {args.source[0]}, which says what is trained"
+        )
+    if "labels" in given and (made := [path for path in args.source if path.suffix != ".hdf5"]):
+        raise UsageError(
+            f"--labels: expected HDF5 recordings, found {made[0]}; a shard has only the labels of its making"
+        )
 
 
 # --- what is drawn, as arrays ----------------------------------------------------------------------------------
@@ -425,6 +456,7 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.console(args)
     args.source = cli.expanded(args.source)
+    check_flags(args)
     args.out = args.out or Path("results/plots") / f"{args.picture}.png"
     if args.out.suffix != ".png":
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")

@@ -419,6 +419,14 @@ def test_the_architecture_of_a_checkpoint(draw, tmp_path):
         (["classes", "none"], DataError, "none"),
         (["curves", "none"], DataError, r"metrics\.jsonl of a run"),
         (["curves", "none", "--out", "x.pdf"], UsageError, r"ends in \.png"),
+        (["electrodes", "none", "--seconds", "1"], UsageError, "--seconds: expected recording or spectrum"),
+        (["electrodes", "none", "--channels", "1-8"], UsageError, "--channels: expected recording or spectrum"),
+        (["classes", "none", "--begin", "1"], UsageError, "--begin: expected recording or spectrum"),
+        (["recording", "none.hdf5", "--causal"], UsageError, "--causal: expected spectrum"),
+        (["spectrum", "none.hdf5", "--labels", "TRAJ_1"], UsageError, "--labels: expected recording or electrodes"),
+        (["recording", "none", "--labels", "TRAJ_1"], UsageError, "--labels: expected HDF5 recordings, found none"),
+        (["curves", "none", "--shards", "s"], UsageError, "--shards: expected classes or errors"),
+        (["architecture", "m.ckpt", "--tune", "fpt"], UsageError, r"--tune: expected no checkpoint .* m\.ckpt"),
     ],
 )
 def test_wrong_words_are_named(draw, tmp_path, monkeypatch, words, error, told):
