@@ -265,6 +265,9 @@ def run_one(
         rows, prediction, probabilities, facts["adaptation"] = classical_adaptation.adapt_sessions(
             trained, tables, scored, features, **how
         )
+        if left_out := facts["adaptation"]["left_out"]:
+            where = "after the first recording of" if args.adapt == "first" else "in"
+            console.warn(f"{baseline.name}: nothing to score {where} {', '.join(left_out)}: left out")
         facts["unadapted"] = baseline_results.report(scored, *before, rows, smoothing)
         probabilities = probabilities if probabilities.shape[1] else None
     report = baseline_results.write(baseline, scored, prediction, probabilities, facts, rows, smoothing)
@@ -297,16 +300,24 @@ def run_fold(
 
 def looks_at_validation(args: argparse.Namespace) -> bool:
     """Whether anything is chosen on the validation people."""
-    return args.choose or (args.adapt_by == "network" and "svm" in (args.classifiers or USUAL_CLASSIFIERS))
+    return args.choose or fits_svm(args)
+
+
+def fits_svm(args: argparse.Namespace) -> bool:
+    """Whether the sharpness of svm's probabilities is fitted to the validation people."""
+    return args.adapt_by == "network" and "svm" in (args.classifiers or USUAL_CLASSIFIERS)
 
 
 def check_features(args: argparse.Namespace) -> None:
-    """UsageError for features that cannot be combined with other flags; DataError if the package they need is
-    missing."""
+    """UsageError for features and classifiers that cannot be combined with other flags; DataError if the package that
+    features need is missing."""
     by_session = [name for name in BY_SESSION if name in args.features]
     if args.preset and (args.choose or by_session):
         not_theirs = " and ".join(["--choose", *(f"--features {name}" for name in BY_SESSION)])
         raise UsageError(f"--preset paper: expected without {not_theirs}, which are not the authors'")
+    if args.preset and fits_svm(args):
+        fitted = "whose probabilities are fitted to the validation people with --adapt-by network"
+        raise UsageError(f"--preset paper: expected without svm, {fitted}; the preset trains on these people")
     if args.normalize == "none" and by_session:
         normalised = f"--features {by_session[0]}, which are normalised by session"
         raise UsageError(f"--normalize none: expected session with {normalised}")
@@ -339,6 +350,8 @@ def main() -> int:
         args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle, console=console
     )
     shard = next(iter(windows.values()))["train"].shards[0]
+    if args.augment == "rotation" and not shard.rings:
+        raise UsageError("--augment rotation: expected recordings with rings of electrodes, found none; leave it out")
     if args.preset and shard.arguments.get("label_rule") != "last-sample":
         console.warn(f"{args.shards}: --preset paper, but these shards were made without it")
     baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})

@@ -308,7 +308,19 @@ def test_smoothed_decisions_are_scored_beside_and_change_no_other_number(score, 
         assert {name: smooth["baseline"][name] for name in ("vote", "smooth")} == {"vote": 3, "smooth": 4.1}
         assert all(smooth[key]["mean_over_subjects"].keys() == plain["mean_over_subjects"].keys() for key in keys)
     done = score(tmp_path / "plain", *flags, "--vote", 3, code=1)
-    assert "expected a result with vote 3, found None" in done.stderr
+    assert "expected a result with vote 3, found none" in done.stderr
+
+
+def test_sessions_without_a_later_recording_are_left_out_and_named(score, tmp_path):
+    lists = {subset: records(subset) for subset in SUBSETS}
+    alone = Split("alone", "subject", **lists | {"test": lists["test"][:-1]}, seed=0)
+    write_split(tmp_path / "alone", alone, {})
+    flags = ("--features", "rms", "--classifiers", "lda", "--adapt", "first", "--split", tmp_path / "alone")
+    done = score(tmp_path / "out", *flags)
+    metrics, _ = result(tmp_path / "out" / "lda-rms")
+    assert list(metrics["per_subject"]) == ["07"]
+    assert metrics["adaptation"]["left_out"] == ["08/2018-05-11"]
+    assert "lda-rms: nothing to score after the first recording of 08/2018-05-11: left out" in done.stderr
 
 
 def test_subsample_keeps_shares_and_every_class():
@@ -373,6 +385,11 @@ def test_results_are_kept_made_whole_or_refused(score, tmp_path):
     assert json.loads(path.read_text())["normalize"] == "session"
     score(tmp_path, *arguments, "--normalize", "none", "--overwrite")
     assert json.loads(path.read_text())["normalize"] == "none"
+
+    score(tmp_path, *arguments, "--vote", 3, "--overwrite")
+    done = score(tmp_path, *arguments, code=1)
+    assert "expected a result with vote none, found 3" in done.stderr
+    score(tmp_path, *arguments, "--normalize", "none", "--overwrite")
 
     (tmp_path / "lda-rms" / "predictions.npz").unlink()
     score(tmp_path, *arguments, "--normalize", "none")
@@ -480,6 +497,12 @@ def test_a_fold_of_shards_that_were_made_anew_before_its_job_began_is_named(tmp_
         (["--subset", "val", "--preset", "paper"], 2, "not trained on"),
         (["--classifiers", "forest"], 2, "invalid choice"),
         (["--max-train-windows", "0"], 2, "at least 8"),
+        (["--augment", "rotation"], 2, "expected recordings with rings of electrodes, found none"),
+        (
+            ["--preset", "paper", "--adapt", "session", "--adapt-by", "network", "--classifiers", "svm"],
+            2,
+            "--preset paper: expected without svm, whose probabilities are fitted to the validation people",
+        ),
         (["--split", "absent"], 1, "create_dataset_files.py"),
         (["--shards", "absent"], 1, "preprocess.py"),
     ],

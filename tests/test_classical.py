@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import baselines
-from semg.common.errors import UsageError
+from semg.common.errors import DataError, UsageError
 from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.rings import turned_by
@@ -115,6 +115,23 @@ def test_qda_copes_with_fewer_windows_than_features():
     adapted = classical_adaptation.adapted(trained, new, classical_adaptation.Adaptation(rounds=2))
     assert np.mean(classical.decide(adapted, new)[0] == label) > 0.9
     np.testing.assert_array_equal(classical.decide(model, new)[0], prediction)  # left as it was
+
+
+@pytest.mark.parametrize("name", classical.GAUSSIAN)
+def test_a_single_feature_is_adapted_too(name):
+    """As of one channel: the covariance of one feature is a matrix, too."""
+    x, label = clouds()
+    x = x[:, :1] + 6 * label[:, None]
+    settings = classical.SETTINGS[name][0]
+    trained = classical.Trained(name, settings, classical.fitted(name, settings, x, label, 0), x, label)
+    adapted = classical_adaptation.adapted(trained, x + 0.5, classical_adaptation.Adaptation(rounds=2))
+    assert np.mean(classical.decide(adapted, x + 0.5)[0] == label) > 0.6
+
+
+def test_fewer_windows_than_neighbours_are_told_in_a_line():
+    x, label = clouds(n=12)
+    with pytest.raises(DataError, match="knn: expected at least 15 training windows, its neighbours, found 12"):
+        classical.fitted("knn", {"n_neighbors": 15}, x, label, 0)
 
 
 @pytest.mark.parametrize("name", classical.CLASSIFIERS)

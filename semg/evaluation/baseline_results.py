@@ -16,7 +16,7 @@ from semg.common.console import Console, counted, next_command
 from semg.common.errors import DataError
 from semg.common.files import read_json
 from semg.data import gestures
-from semg.data.shards import WindowSet, data_checksum, open_verified
+from semg.data.shards import WindowSet, data_checksum, difference, open_verified
 from semg.data.splits import Split
 from semg.evaluation import metrics
 from semg.evaluation.scored_windows import ScoredWindows
@@ -53,13 +53,9 @@ def unfinished(baselines: Iterable[Baseline], overwrite: bool) -> list[Baseline]
             continue
         actual = read_json(path, "metrics of an earlier run").get("baseline")
         if actual != baseline.settings:
-            old = actual if isinstance(actual, dict) else {}
-            key = next((name for name, value in baseline.settings.items() if old.get(name) != value), "")
-            expected = (
-                f"{key} {baseline.settings[key]}, found {old.get(key)}" if key else "no more settings, found more"
-            )
+            found = difference({"": baseline.settings}, {"": actual if isinstance(actual, dict) else {}}, "").strip()
             raise DataError(
-                f"{baseline.folder}: expected a result with {expected}", hint="choose another {out} or give {overwrite}"
+                f"{baseline.folder}: expected a result with {found}", hint="choose another {out} or give {overwrite}"
             )
         if not all((baseline.folder / name).is_file() for name in OUTPUT_FILES):
             left.append(baseline)

@@ -108,13 +108,17 @@ def quiet() -> Iterator[None]:
 
 
 def fitted(name: str, settings: Mapping[str, Any], x: np.ndarray, label: np.ndarray, seed: int) -> Any:
-    """`build`, then trained. x: (n, F); label: (n,). DataError if there are too few windows for this many features.
+    """`build`, then trained. x: (n, F); label: (n,). DataError if there are too few windows for this many features or
+    neighbours.
 
     settings: for svm they may contain a `sharpness`, which makes the result a `Softmax`.
     """
     if "sharpness" in settings:
         rest = {key: value for key, value in settings.items() if key != "sharpness"}
         return Softmax(fitted(name, rest, x, label, seed), settings["sharpness"])
+    if len(label) < settings.get("n_neighbors", 0):
+        expected = f"expected at least {settings['n_neighbors']} training windows, its neighbours, found {len(label)}"
+        raise DataError(f"{name}: {expected}", "take more recordings or larger {max_train_windows}")
     model = build(name, settings, seed)
     with quiet():
         try:
@@ -182,7 +186,8 @@ class Gaussians:
         self.shared = isinstance(last, LinearDiscriminantAnalysis)
         self._blend = float((last.shrinkage or 0.0) if self.shared else last.reg_param)
         self._mean = np.stack([x[label == c].mean(0) for c in self.classes_])
-        within = [np.cov(x[label == c].T, bias=True) for c in self.classes_]
+        # of a single feature, np.cov gives a number
+        within = [np.atleast_2d(np.cov(x[label == c].T, bias=True)) for c in self.classes_]
         self.share = np.array([np.mean(label == c) for c in self.classes_])
         self._covariance = np.tensordot(self.share, within, 1)[None] if self.shared else np.stack(within)
 

@@ -148,15 +148,16 @@ def adapt_sessions(
     on: `session` adapts to all recordings and scores all; `first` adapts to the first recording and scores the others.
     as_network: adapt as the network does; otherwise in the classifier's own way, which has no safeguard. Returns the
     places of the windows scored, their predictions, their probabilities (empty if the classifier has none), and facts
-    about the adaptation.
+    about the adaptation; `left_out` among these names the sessions with nothing to score.
     """
-    rows, predictions, probabilities, adapted_sessions = [], [], [], []
+    rows, predictions, probabilities, adapted_sessions, left_out = [], [], [], [], []
     how, network = Adaptation(seed=seed), adaptation.Adaptation(seed=seed)
     flat = tables.of("scored", features).reshape(len(windows), -1)
     for session, places in sessions(windows.shards).items():
         heard, scored = (places[:1], places[1:]) if on == "first" else (places, places)
         own = np.flatnonzero(np.isin(windows.shard, scored))
         if not len(own):
+            left_out.append(session)
             continue
         began = time.perf_counter()
         if as_network:
@@ -179,14 +180,14 @@ def adapt_sessions(
         predictions.append(prediction)
         probabilities.append(probability if probability is not None else np.empty((len(own), 0), np.float32))
     if not rows:
-        raise DataError(f"{trained.name}: expected sessions of several recordings to adapt on the first, found none")
+        raise DataError("expected sessions of several recordings to adapt on the first, found none")
     settings: dict[str, Any] = {"method": "self-training", **asdict(how)}
     if as_network:
         learnt = {key: value for key, value in network.to_dict().items() if key not in LEARNT_BY_GRADIENTS}
         settings = {"method": "self-training on the network's posteriors", "sample": how.sample, **learnt}
     elif trained.name in classical.GAUSSIAN:
         settings["method"] = "expectation-maximisation"
-    facts = {"on": on, **settings, "sessions": adapted_sessions}
+    facts = {"on": on, **settings, "sessions": adapted_sessions, "left_out": left_out}
     order = np.argsort(np.concatenate(rows), kind="stable")
     joined = (np.concatenate(part)[order] for part in (rows, predictions, probabilities))
     return (*joined, facts)  # type: ignore[return-value]
