@@ -138,6 +138,13 @@ def test_band_rotation_is_left_to_the_run_by_its_word_and_by_default():
         drawn(band_rotation="auto")
 
 
+def test_its_words_are_the_whole_value():
+    """Runs are resumed and checkpoints described by them: six digits would be another augmentation."""
+    how = Augmentation.parse(["gain=0.12345678", "noise=0.3"])
+    assert str(how) == "gain=0.12345678 noise=0.3"
+    assert Augmentation.parse(str(how).split()) == how
+
+
 def test_mixup_mixes_windows_and_targets_by_the_same_share():
     x, target = torch.arange(4.0)[:, None, None].expand(4, 5, 48 + 72), torch.eye(4)
     change = drawn(4, mixup=0.4)

@@ -83,12 +83,18 @@ class Augmentation:
         return replace(self, band_rotation=band_rotation)
 
     def __str__(self) -> str:
-        values = {name: "auto" if value is None else f"{value:g}" for name, value in asdict(self).items()}
-        used = [f"{name}={value}" for name, value in values.items() if value != "0"]
+        used = [f"{name}={_in_digits(value)}" for name, value in asdict(self).items() if value != 0]
         return " ".join(used) or "none"
 
 
 NAMES = tuple(field.name for field in fields(Augmentation))
+
+
+def _in_digits(value: float | None) -> str:
+    """`auto`, `0.5`, `1`: all digits that the value has, because runs are resumed with what is read back."""
+    if value is None:
+        return "auto"
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _strength(name: str, text: str) -> float:
