@@ -1,9 +1,9 @@
 """Compare evaluated methods over people: one table, paired tests, and a plot with a dot for every person.
 
 Input: results as evaluate.py and baselines.py write them: folders with a metrics.json, folders of such folders, or
-single files (metrics.json or predictions.npz). Runs whose folder names differ only in fold or seed (fold0, seed1,
-gpt2-seed2) are one method; --group overrides this. Output, in --out: compare.md, compare.csv, subjects.csv (every
-person's value), compare.png, compare.json (how it was made).
+single files (metrics.json or predictions.npz). Runs whose folder names differ only in fold, seed, run or subject
+(fold0, seed1, gpt2-seed2, run3) are one method; --group overrides this. Output, in --out: compare.md, compare.csv,
+subjects.csv (every person's value), compare.png, compare.json (how it was made).
 
   python compare.py results/gpt2 results/baselines --reference gpt2
   python compare.py --group gpt2='results/gpt2/fold*/seed*' --group lda='results/baselines/fold*/lda-hudgins' \\
@@ -115,7 +115,8 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
     """The methods that the command line names, pooled. DataError if they were scored on different subsets of their
     splits."""
     files: dict[str, list[Path]] = {}
-    loose = list(dict.fromkeys(run for path in results for run in find_results(path)))
+    found = [run for path in results for run in find_results(path)]
+    loose = list({run.resolve(): run for run in reversed(found)}.values())[::-1]  # each once, as it was written first
     for run, name in zip(loose, method_names(loose), strict=True):
         files.setdefault(name, []).append(run)
     for first, *more in groups:
@@ -143,9 +144,12 @@ def matching(name: str, patterns: Sequence[str]) -> list[Path]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """What the pattern matches, without system files and folders unless the pattern names them itself."""
+    """What the pattern matches, without system files and folders unless the pattern names them itself. Of a pattern
+    that ends in **, which matches all files and folders below, only the metrics.json files."""
     named = Path(pattern).parts
-    paths = map(Path, sorted(glob(pattern, recursive=True)))  # noqa: PTH207
+    paths = [Path(path) for path in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
+    if named[-1] == "**":
+        paths = [path for path in paths if path.name == "metrics.json"]
     return [path for path in paths if not any(is_system_file(part) for part in path.parts if part not in named)]
 
 

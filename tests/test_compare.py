@@ -242,6 +242,24 @@ def write_predictions(folder: Path, wrong: dict[str, int]) -> Path:
     return folder / "predictions.npz"
 
 
+def test_a_result_counts_once_however_its_path_is_written(tmp_path, monkeypatch):
+    for seed, score in (("seed0", 0.2), ("seed1", 0.4)):
+        write_result(tmp_path / "gpt2" / seed, {"03": score})
+    monkeypatch.chdir(tmp_path)
+    (method,) = compare.collect([Path("gpt2/seed0"), tmp_path / "gpt2"], [], "macro_f1")
+    assert method.runs_per_subject == (2, 2)
+    assert method.subjects["03"] == pytest.approx(0.3)
+
+
+def test_a_pattern_of_all_that_is_below_takes_the_results(tmp_path):
+    for seed in ("seed0", "seed1"):
+        write_result(tmp_path / "gpt2" / seed, {"03": 0.2})
+        (tmp_path / "gpt2" / seed / "confusion_matrix.png").write_bytes(bytes(9))
+        (tmp_path / "gpt2" / seed / "figures").mkdir()
+    (method,) = compare.collect([], [[f"gpt2={tmp_path}/gpt2/**"]], "macro_f1")
+    assert method.runs_per_subject == (2, 2)
+
+
 def test_files_of_the_system_are_no_results(tmp_path):
     run = write_result(tmp_path / "a" / "run", {"03": 0.5})
     (tmp_path / "a" / "@eaDir" / "metrics.json").mkdir(parents=True)
@@ -261,6 +279,8 @@ def test_predictions_alone_are_scored_by_person(tmp_path, run_here):
     with np.load(path) as arrays:
         np.savez(tmp_path / "c.npz", **{**arrays, **named})
     assert read_evaluation(tmp_path / "c.npz", "accuracy").subjects == {"P101": 0.8, "P7": 1.0}
+    done = run_here("compare.py", path, "--metric", "active_accuracy", "--out", tmp_path / "out", code=1)
+    assert "expected a value of accuracy without rest for at least one person, found none" in done.stderr
     path.write_bytes(path.read_bytes()[:-30])
     done = run_here("compare.py", path, "--out", tmp_path / "out", code=1)
     assert "expected record, label and prediction" in done.stderr

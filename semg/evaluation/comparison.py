@@ -104,7 +104,8 @@ def find_results(path: Path) -> list[Path]:
 
 
 def method_names(runs: Sequence[Path]) -> list[str]:
-    """A name for each run's method: its folder's path without folds and seeds, and without the part common to all.
+    """A name for each run's method: its folder's path without folds, seeds, runs and subjects, and without the part
+    common to all.
 
     results/none/fold0/lda-rms and results/session/fold1/lda-rms give none/lda-rms and session/lda-rms.
     """
@@ -139,7 +140,10 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
         windows = {subject: _count(one["n_windows"]) for subject, one in content["per_subject"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: expected per_subject with {name} and n_windows, found {error!r}") from None
-    if not subjects or (metric(name).share and not all(0 <= value <= 1 + ROUNDING for value in subjects.values())):
+    if not subjects:
+        expected = f"expected a value of {metric(name).label} for at least one person, found none"
+        raise DataError(f"{path}: {expected}; a metrics.json says which classes are rest, a predictions.npz does not")
+    if metric(name).share and not all(0 <= value <= 1 + ROUNDING for value in subjects.values()):
         raise DataError(f"{path}: expected a {name} from 0 to 1 for at least one person, found {subjects}")
     if wrong := [subject for subject in content["per_subject"] if not text(subject) or not 0 < len(subject) <= LONGEST]:
         raise DataError(
