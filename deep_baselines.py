@@ -57,9 +57,9 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument(
         "--decimate",
         type=cli.whole(1),
-        default=4,
         metavar="N",
-        help="keep every N-th sample, after an anti-alias filter",
+        help="keep every N-th sample, after an anti-alias filter (default: so that at least 1280 Hz remain; 4 for "
+        "putEMG, 1 below 2560 Hz)",
     )
     p.add_argument(
         "--normalize",
@@ -179,6 +179,8 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
+    from semg.training import deep_baselines
+
     if args.subset == "train":
         raise UsageError("--subset train: expected a subset that is not trained on; give test")
     expect_room(args.out, "the results")
@@ -188,6 +190,9 @@ def main() -> int:
     windows = baseline_results.open_folds(
         args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle, console=console
     )
+    rate = next(iter(windows.values()))["train"].shards[0].rate
+    args.decimate = args.decimate or deep_baselines.usual_decimation(rate)
+    console.say(f"recordings decimated by {args.decimate}, to {rate / args.decimate:g} Hz")
     baselines = plan(args, windows, {fold: split.checksum for fold, split in split_folds.items()})
     return folds.work_through(__file__, args, baselines, windows, run_fold, many, console)
 

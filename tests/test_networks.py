@@ -131,6 +131,12 @@ def test_decimating_by_one_changes_nothing(data):
         deep_baselines.decimated(shard, 321)
 
 
+@pytest.mark.parametrize(("rate", "factor"), [(5120, 4), (10240, 8), (2560, 2), (2000, 1), (1000, 1), (200, 1)])
+def test_the_usual_decimation_keeps_what_the_rate_has(rate, factor):
+    """An armband's signal at 200 Hz, decimated by putEMG's factor of 4, would end at 25 Hz."""
+    assert deep_baselines.usual_decimation(rate) == factor
+
+
 def test_scaling_follows_the_session_or_the_training_recordings(data):
     folder, _ = data
     shards = open_shards(folder, [small_shards.name(i) for i in (1, 2, 3)])
@@ -326,6 +332,8 @@ def test_networks_are_scored_on_the_windows_of_the_others(data, score, fake, tmp
         assert metrics["best_epoch"] == deep_baselines.best_epoch(metrics["epochs"])["epoch"]
         assert metrics["n_parameters"] == CLASSES * (CHANNELS + 1)
     assert metrics["baseline"]["network"] in ("ShallowFBCSPNet", "EEGNet")
+    assert metrics["baseline"]["decimate"] == metrics["made"]["arguments"]["decimate"] == 4
+    assert "recordings decimated by 4, to 1280 Hz" in done.stdout
     assert "compare.py" in done.stdout
 
     done = score("--networks", "shallow")

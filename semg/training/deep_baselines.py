@@ -33,6 +33,7 @@ from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 
 NETWORKS = {"shallow": "ShallowFBCSPNet", "eegnet": "EEGNet", "conformer": "EEGConformer"}
 AUGMENTATION = Augmentation(band_rotation=0.5)  # otherwise train.py's defaults, all of which apply to samples, too
+USUAL_RATE = 1280.0  # Hz that decimation leaves at least: putEMG's 5120 Hz, divided by 4
 LEADING = metrics.leading()
 
 
@@ -79,11 +80,17 @@ def build(name: str, *, channels: int, samples: int, classes: int, seed: int) ->
     except (RuntimeError, ValueError) as error:
         raise DataError(
             f"{NETWORKS[name]}: expected windows as long as its filters, found {samples} samples ({error})",
-            hint="give a smaller {decimate}",
+            hint="give a smaller {decimate}, or shards of longer windows",
         ) from None
 
 
 # --- the windows -----------------------------------------------------------------------------------------------
+
+
+def usual_decimation(rate: float) -> int:
+    """The largest factor that leaves USUAL_RATE of a sampling rate (Hz), or 1: recordings at low rates have nothing to
+    spare."""
+    return max(1, int(rate / USUAL_RATE))
 
 
 def decimated(shard: Shard, factor: int) -> Shard:
