@@ -61,6 +61,7 @@ from semg.common.errors import DataError, SettingError, UsageError
 from semg.common.failures import Failures
 from semg.common.files import checksum, expect_file, folder_lock, version
 from semg.common.provenance import commit, plain, versions
+from semg.common.schema import text
 from semg.data import gaps
 from semg.data.faults import find_faults
 from semg.data.filters import FilterSpec, default_band
@@ -200,6 +201,8 @@ def settle(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Cons
 def settled_classes(looks: dict[Entry, Look], args: argparse.Namespace, console: cli.Console) -> list[str]:
     """The names of the gestures to keep: rest classes first, numbers in numerical order."""
     named = frozenset[str]().union(*(one.gestures for one in looks.values()))
+    if wrong := [name for name in in_order(named) if not text(name)]:
+        raise DataError(f"{args.list}: expected names of gestures in the column {args.labels!r}, found {wrong[0]!r}")
     if args.classes is None:
         classes = sorted(in_order(named), key=lambda name: not is_rest(name))
         if args.no_idle:
@@ -419,6 +422,9 @@ def check(args: argparse.Namespace) -> None:
     args.low, args.high = args.low or low, args.high or high
     FilterSpec(args.low, args.high, args.order, tuple(args.notch or ()), args.causal).check(args.rate)
     check_rings(args.rings or [])
+    for flag, names in (("--classes", args.classes), ("--rest-classes", args.rest_classes)):
+        if wrong := [name for name in names or () if not label(name)]:
+            raise UsageError(f"{flag}: expected names of gestures, found {wrong[0]!r}, which stands for none")
     if args.classes is not None:
         args.classes = [label(name) for name in args.classes]
         if len(set(args.classes)) < len(args.classes):

@@ -1,7 +1,10 @@
 """Text in rows and columns, as other programs write it: read whole and exactly, or refused with the line."""
 
+import bz2
 import csv
+import gzip
 import io
+import lzma
 
 import pandas as pd
 import pytest
@@ -86,6 +89,13 @@ def test_a_western_code_page_is_read_in_names(tmp_path):
     assert text.names[1] == "EMG (µV)"
 
 
+@pytest.mark.parametrize("header", [None, True])
+def test_a_comment_of_as_many_words_as_columns_is_no_header_above_one(tmp_path, header):
+    text = read(tmp_path / "a", "# by hand, on, a, Monday\n" + COMMAS, header=header)
+    assert text.names == tuple(HEADER)
+    assert next(text.rows())[0] == 3
+
+
 def test_lines_are_the_files_own(tmp_path):
     text = read(tmp_path / "a", "# one\n\n" + COMMAS.replace("\n0.01", "\n\n\n0.01"))
     assert [line for line, _ in text.rows()] == [4, 7, 10]
@@ -100,6 +110,9 @@ def test_lines_are_the_files_own(tmp_path):
         (b"# only a comment\n", "found no row"),
         (b"PK\x03\x04" + b"\0" * 99, "found an Excel workbook or a zip archive; save the sheet as CSV"),
         (b"\x01\x02\0\0\x05" * 40, "binary data"),
+        (gzip.compress(b"a,b\n1,2\n"), "found a file packed by gzip; unpack it"),
+        (bz2.compress(b"a,b\n1,2\n"), "found a file packed by bzip2; unpack it"),
+        (lzma.compress(b"a,b\n1,2\n"), "found a file packed by xz; unpack it"),
         (b"\xff\xfea", "in utf-16, as it begins, found other bytes"),
         (COMMAS.replace("-4.5,", ""), ":4: expected 4 cells as in the other rows, found 3"),
         (COMMAS.replace("-4.5,", "-4.5,7,8,"), ":4: expected 4 cells as in the other rows, found 6"),

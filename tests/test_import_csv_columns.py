@@ -93,8 +93,11 @@ def test_trials_right_after_each_other_are_repetitions_of_their_own(study):
     assert (shard.windows["start"] // 400 == ends // 400).all()
     np.testing.assert_array_equal(shard.windows["repetition"], shard.windows["start"] // 400 % 6)
     assert (shard.windows["low"] // 400 == (shard.windows["high"] + shard.window - 1) // 400).all()
-    study.write(lambda t: (one := change(t)).assign(trial=np.where(one.index % 400 < 200, 0, one["trial"])))
-    assert "two trials" not in study.run("--overwrite")[1], "with a rest between them their labels tell"
+    for settings in ({}, {"sep": ";", "decimal": ","}):
+        study.write(
+            lambda t: (one := change(t)).assign(trial=np.where(one.index % 400 < 200, 0, one["trial"])), **settings
+        )
+        assert "two trials" not in study.run("--overwrite")[1], "with a rest between them their labels tell"
 
 
 def test_recordings_of_other_channels_are_named(study):

@@ -68,6 +68,27 @@ def test_a_table_without_a_header_has_its_labels_in_a_column_by_number(study):
     np.testing.assert_array_equal(study.shards("numpy")[0].signal, study.shards("plain")[0].signal)
 
 
+@pytest.mark.parametrize("word", ["nan", "", " "])
+def test_a_word_that_stands_for_no_gesture_names_no_class(study, word):
+    """A class without a name came into the shards."""
+    study.write()
+    for flag, others in (("--classes", ("idle", "fist")), ("--rest-classes", ("idle",))):
+        with pytest.raises(UsageError, match=f"{flag}: expected names of gestures, found {word!r}"):
+            study.run(flag, word, *others)
+
+
+@pytest.mark.parametrize("missing", ["NA", "<NA>", "<undefined>", "<missing>"])
+def test_what_r_pandas_and_matlab_write_for_no_label_is_none(study, missing):
+    study.write(lambda t: t.replace({"label": {"idle": missing}}))
+    assert "3 gestures: fist, open, pinch" in study.run()[1]
+
+
+def test_a_label_that_cannot_be_written_is_named_before_the_first_shard(study):
+    study.write(lambda t: t.replace({"label": {"open": "op\x1ben"}}))
+    with pytest.raises(DataError, match=r"expected names of gestures in the column 'label', found 'op\\x1ben'"):
+        study.run()
+
+
 def test_a_single_gesture_is_refused_for_nothing_can_be_trained(study):
     study.write()
     with pytest.raises(UsageError, match="--classes: expected at least 2 gestures, found fist alone"):

@@ -284,6 +284,16 @@ def test_gaps_stay_where_they_are_when_the_rate_is_changed():
     assert resampled(source, RATE / 2).missing == (Gap(150, 60),)
 
 
+@pytest.mark.parametrize("factor", [0.2, 2])
+def test_an_offset_makes_no_steps_at_the_ends_when_the_rate_is_changed(factor):
+    """Electrodes have offsets of many times the signal, which the filter removes; the step to zero beyond the ends had
+    1000 times the signal's size."""
+    plain = RawRecording("a", SIGNAL.astype(np.float32), RATE, 1.0)
+    lifted = RawRecording("a", SIGNAL.astype(np.float32) + np.float32(4096), RATE, 1.0)
+    one, other = (resampled(source, factor * RATE).samples for source in (plain, lifted))
+    np.testing.assert_allclose(other - 4096, one, atol=0.02)
+
+
 # --- predicting --------------------------------------------------------------------------------------------
 
 

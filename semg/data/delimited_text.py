@@ -29,7 +29,13 @@ _UNIT = re.compile(  # a cell below a name that states the unit of the column, o
 )
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # optional first line for Excel
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width blanks, which come with copied text
-_BINARY = {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
+_BINARY = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
+    b"\x1f\x8b": "a file packed by gzip; unpack it",
+    b"BZh": "a file packed by bzip2; unpack it",
+    b"\xfd7zXZ": "a file packed by xz; unpack it",
+}
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -64,9 +70,11 @@ class DelimitedText:
         self.units: tuple[list[str], ...] = ()
         self._header_rows = 0
         above = _cells(comment or "", self.delimiter)
-        if len(above) == self.width and header is not False:
+        named = header is not False and is_header(first, below[units:], self.decimal)
+        words = named and any(cell and not is_number(cell, self.decimal) for cell in first)
+        if len(above) == self.width and header is not False and not words:
             self.names = above  # numpy.savetxt writes the header as a comment
-        elif header or (header is None and is_header(first, below[units:], self.decimal)):
+        elif header or named:
             self.names, self._header_rows = tuple(_without_tail(first, self.width)), place + 1 + units
             self.units = tuple(below[:units])
             if len(self.names) != self.width:
@@ -142,7 +150,7 @@ def decoded(path: Path, what: str) -> str:
     except OSError as error:
         raise DataError(f"{path}: expected {what}, found: {error.strerror}") from None
     if binary := next((kind for mark, kind in _BINARY.items() if raw.startswith(mark)), None):
-        raise DataError(f"{path}: expected {what} as text, found {binary}; save the sheet as CSV")
+        raise DataError(f"{path}: expected {what} as text, found {binary}")
     marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
     try:
         text = raw.decode(marked or _unmarked(raw))

@@ -44,6 +44,7 @@ _RATE_SEARCH = 12.0  # a time of unknown unit that is further off than this fact
 _CHANCE = 1e-3  # probability that labels change only at a counter's wrap-arounds by chance
 _HERTZ = re.compile(r"(\d+(?:[.,]\d+)?) ?hz", re.IGNORECASE)
 _FULL_SHEETS = (65_536, 1_048_576)  # most rows of an Excel sheet, in the old and the new format
+_NO_LABEL = ("NA", "<NA>", "<undefined>", "<missing>")
 _HEAD = 1000  # first rows, from which it is decided which columns hold numbers
 
 
@@ -166,10 +167,10 @@ class Table:
 
     def labels(self, place: int) -> np.ndarray:
         """(T,) the labels in a column, as `label` writes them; empty where there is none."""
-        cells = self._texts.get(place)
+        cells, decimal = self._texts.get(place), self._decimal
         if cells is None:
-            cells = [repr(value) for value in self._numbers[place].tolist()]
-        known = {cell: label(cell, self._decimal) for cell in set(cells)}
+            cells, decimal = [repr(value) for value in self._numbers[place].tolist()], "."
+        known = {cell: label(cell, decimal) for cell in set(cells)}
         return np.array([known[cell] for cell in cells], dtype=str)
 
     def unit(self, places: Sequence[int]) -> str:
@@ -349,10 +350,13 @@ class Table:
 
 
 def label(cell: str, decimal: str = ".") -> str:
-    """A label in the form in which labels are compared: `1`, `1.0` and `01` are the same class; NaN is not a label."""
+    """A label in the form in which labels are compared: `1`, `1.0` and `01` are the same class.
+
+    NaN is not a label, nor is what R, pandas and MATLAB write for a missing one.
+    """
     cell = as_written(cell).strip()
     if not is_number(cell, decimal):
-        return cell
+        return "" if cell in _NO_LABEL else cell
     value = number(cell, decimal)
     if math.isnan(value):
         return ""
@@ -429,7 +433,9 @@ def resampled(source: RawRecording, rate: float) -> RawRecording:
     from scipy.signal import resample_poly  # not needed if the rates agree
 
     ratio = resampling_ratio(source.name, source.rate, rate)
-    samples = resample_poly(source.samples.astype(np.float32), ratio.numerator, ratio.denominator, axis=0)
+    offset = source.samples.mean(axis=0, dtype=np.float64)  # would be a step at both ends, and a tone between them
+    centred = (source.samples - offset).astype(np.float32)
+    samples = resample_poly(centred, ratio.numerator, ratio.denominator, axis=0) + offset
     codes = source.codes
     if codes is not None:
         latest = np.arange(len(samples)) * ratio.denominator // ratio.numerator
