@@ -19,7 +19,7 @@ stop. Takes about 5 s for each session of the default model on one CPU core, plu
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place, read_json, write_json
 from semg.common.provenance import commit, how_made, plain
 from semg.data import normalization
-from semg.data.shards import Shard, open_shards
+from semg.data.shards import Shard, data_checksum, open_shards
 from semg.data.splits import read_split
 from semg.evaluation import metrics
 from semg.inference.trained_model import TrainedModel
@@ -68,7 +68,7 @@ class Job:
         """The result, as JSON types. `before` and `after` adaptation: macro-F1, percent; absent if there is nothing to
         score."""
         row: dict[str, Any] = {"checkpoint": self.model.path.as_posix(), **dict(zip(KEYS, self.key, strict=True))}
-        row["subject"] = self.session[0].subject
+        row |= {"subject": self.session[0].subject, "recordings": data_checksum(self.session)}
         recordings = altered(self.session, self.kind, self.idle)
         if self.kind == "first" and len(recordings) < 2:
             return row
@@ -221,6 +221,17 @@ def begun(args: argparse.Namespace, how: Adaptation) -> list[dict[str, Any]]:
     return rows
 
 
+def expect_same_recordings(rows: Sequence[dict[str, Any]], by_key: Mapping[Any, Job], out: Path) -> None:
+    """DataError for a row of a session whose shards were other ones than now."""
+    for row in rows:
+        job = by_key.get(tuple(row.get(key) for key in KEYS))
+        if job is not None and row.get("recordings") != data_checksum(job.session):
+            raise DataError(
+                f"{out}: expected results of the recordings of {job.name} as they are now, found others; --overwrite "
+                "starts anew"
+            )
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -248,6 +259,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
     console.say("opening the models and the validation people's recordings")
     by_key = {job.key: job for job in jobs(args)}  # a checkpoint that is given twice counts once
     left = [job for key, job in by_key.items() if key not in done]
+    expect_same_recordings(rows, by_key, args.out)
     made = how_made("experiments/no_harm.py", args)
     for job in console.progress(left, unit="session"):
         rows.append(job.row(how))

@@ -169,6 +169,10 @@ def test_the_script_scores_validation_people_alone_and_goes_on_where_it_was(shar
     at = words.index("--checkpoint")
     run_here(*words[: at + 1], *twice, *words[at + 2 :])
     assert json.loads(out.read_text())["sessions"] == again, "a model is the same under another name"
+    other = {**rows[1], "recordings": "0" * 64}  # preprocessed again into the same folder
+    out.write_text(json.dumps({**content, "sessions": [rows[0], other]}))
+    assert "as they are now, found others; --overwrite starts anew" in run_here(*words, code=1).stderr
+    assert json.loads(out.read_text())["sessions"] == [rows[0], other], "nothing is lost"
     out.write_text(json.dumps({**content, "settings": {}}))
     error = run_here(*words, code=1).stderr
     assert "expected results with this run's settings, found others; --overwrite starts anew" in error
