@@ -55,7 +55,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.console import listed
 from semg.common.errors import DataError, UsageError
-from semg.common.files import expect_place, write_text
+from semg.common.files import expect_place, expect_room, write_text
 from semg.data import putemg
 from semg.data.tables import RawRecording, in_order, is_simulated
 from semg.data.windows import segments
@@ -308,12 +308,13 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_places(args: argparse.Namespace) -> None:
-    """UsageError or DataError if a file that would be written is one that is read, or cannot be written."""
+    """UsageError or DataError if a file that would be written is one that is read, or if OUT cannot be written.
+
+    A single file of OUT that cannot be written costs that recording alone.
+    """
     endings = ("csv", "png") if args.plot else ("csv",)
-    decisions = [args.out / f"{path.stem}.{ending}" for path in args.recordings for ending in endings]
-    written = [(f"--out {args.out}", path) for path in decisions]
-    for path in decisions:
-        expect_place(path, "the decisions")
+    written = [(f"--out {args.out}", args.out / f"{path.stem}.{e}") for path in args.recordings for e in endings]
+    expect_room(args.out, "the decisions")
     if args.save_statistics is not None:
         expect_place(args.save_statistics, "statistics")
         written.append((f"--save-statistics {args.save_statistics}", args.save_statistics))

@@ -141,8 +141,11 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: expected per_subject with {name} and n_windows, found {error!r}") from None
     if not subjects:
-        expected = f"expected a value of {metric(name).label} for at least one person, found none"
-        raise DataError(f"{path}: {expected}; a metrics.json says which classes are rest, a predictions.npz does not")
+        lacking = "a predictions.npz does not say which classes are rest, a metrics.json does"
+        raise DataError(
+            f"{path}: expected a value of {metric(name).label} for at least one person, found none",
+            lacking if path.suffix == ".npz" else "",
+        )
     if metric(name).share and not all(0 <= value <= 1 + ROUNDING for value in subjects.values()):
         raise DataError(f"{path}: expected a {name} from 0 to 1 for at least one person, found {subjects}")
     if wrong := [subject for subject in content["per_subject"] if not text(subject) or not 0 < len(subject) <= LONGEST]:

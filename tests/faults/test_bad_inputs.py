@@ -636,10 +636,10 @@ def person(**scores: object) -> dict[str, object]:
 
 INFINITE = float("inf")
 RESULTS: list[tuple[dict[str, object], str]] = [
-    ({"per_subject": {}}, "expected a macro_f1 from 0 to 1 for at least one person"),
+    ({"per_subject": {}}, "expected a value of macro-F1 for at least one person"),
     ({"per_subject": [1]}, "expected per_subject with macro_f1 and n_windows"),
     ({"per_subject": {"05": {}}}, "expected per_subject with macro_f1 and n_windows"),
-    (person(macro_f1=None), "expected a macro_f1 from 0 to 1 for at least one person"),
+    (person(macro_f1=None), "expected a value of macro-F1 for at least one person"),
     (person(macro_f1=float("nan")), "a number that is not finite: NaN"),
     (person(macro_f1=INFINITE), "a number that is not finite: Infinity"),
     (person(macro_f1=70.8), "expected a macro_f1 from 0 to 1"),
@@ -695,8 +695,8 @@ CALIBRATED: list[tuple[dict[str, object], str]] = [
     ({"calibrate": 0}, "expected a whole number above 0 for calibrate"),
     ({"confusion": None}, r"expected results of calibrate\.py"),
     ({"per_subject": [1]}, "expected per_subject with macro_f1"),
-    ({"per_subject": {}}, "expected a macro_f1 from 0 to 1 for at least one person"),
-    ({"zero_shot_on_the_same_windows": {"per_subject": {}}}, "expected a macro_f1 from 0 to 1 for at least one person"),
+    ({"per_subject": {}}, "expected a value of macro-F1 for at least one person"),
+    ({"zero_shot_on_the_same_windows": {"per_subject": {}}}, "expected a value of macro-F1 for at least one person"),
     ({"zero_shot_on_the_same_windows": 5}, r"expected results of calibrate\.py"),
     (person(macro_f1=float("nan")), "a number that is not finite: NaN"),
     ({"per_subject": {"09": person()["per_subject"]["05"]}}, "expected the same people with and without"),  # type: ignore[index]
