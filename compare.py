@@ -115,8 +115,10 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
     """The methods that the command line names, pooled. DataError if they were scored on different subsets of their
     splits."""
     files: dict[str, list[Path]] = {}
-    found = [run for path in results for run in find_results(path)]
-    loose = list({run.resolve(): run for run in reversed(found)}.values())[::-1]  # each once, as it was written first
+    once: dict[Path, Path] = {}  # a run may be named by two paths
+    for run in (run for path in results for run in find_results(path)):
+        once.setdefault(run.resolve(), run)
+    loose = list(once.values())
     for run, name in zip(loose, method_names(loose), strict=True):
         files.setdefault(name, []).append(run)
     for first, *more in groups:

@@ -179,11 +179,11 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
-    from semg.training import deep_baselines
-
     if args.subset == "train":
         raise UsageError("--subset train: expected a subset that is not trained on; give test")
     expect_room(args.out, "the results")
+    from semg.training import deep_baselines  # imports torch, which the checks above need not wait for
+
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
     subsets = {"train": ("train",), "val": ("val",), "scored": (args.subset,)}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -473,3 +474,10 @@ def test_train_settings_are_what_train_py_writes_itself(data):
     assert settings == json.loads(json.dumps(training.config_of(args).to_dict()))
     assert settings["layers"] == 1
     assert "device" not in settings
+
+
+def test_a_model_that_does_not_say_what_a_sweep_keeps_of_it_is_named():
+    """As the example checkpoint, which was made before models named their shards."""
+    run = SimpleNamespace(folder=ROOT / "checkpoints")
+    with pytest.raises(DataError, match=r"best_model\.ckpt: .*, found one without shards_sha256; choose another --out"):
+        sweep.keep_scores(run, None)

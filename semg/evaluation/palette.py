@@ -23,7 +23,8 @@ def _mixed(colour: str, other: float, share: float) -> str:
     return to_hex((red, green, blue))
 
 
-# for sets of more gestures than colours: the same ones paler and, except black, darker
+# for sets of more gestures than colours: the same ones paler and, except black, darker. Not every colour-blind reader
+# can tell all of these apart
 _MORE = (*(_mixed(one, 1.0, 0.5) for one in _GESTURES), *(_mixed(one, 0.0, 0.45) for one in _GESTURES[:-1]))
 _ACTIVE = [name for name in putemg.GESTURES.values() if name not in putemg.REST_CLASSES]
 _KNOWN = dict(zip(_ACTIVE, _GESTURES, strict=False))
