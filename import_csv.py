@@ -2,7 +2,7 @@
 
   python import_csv.py mine/recordings.csv --rate 200 --shards data/shards-mine
 
-Input: a list of recordings, a CSV with the header `file,subject,session,date,task` and one row per recording:
+Input: a list of recordings, a CSV with the header `file,subject,session,date,task,label` and one row per recording:
   file      the recording, a CSV; the path is relative to the list's folder
   subject   the person, such as 7 or P101. Splits are made by subject, so each person must have one name throughout
   session   a time in which the electrodes stayed in place: its recordings are normalised together. May be left out:
@@ -10,11 +10,13 @@ Input: a list of recordings, a CSV with the header `file,subject,session,date,ta
   date      YYYY-MM-DD, or with a time 2024-03-01T10:30, or with a time zone 2024-03-01T10:30+01:00. May be left out.
             Either all or none of a person's dates have a zone. A date without a time means the beginning of that day
   task      what was done; may be left out
+  label     the gesture of the whole recording, if its table does not name its gestures. May be left out
 Rows of one person that have no date, or the same date, must be in the order of recording. All recordings of a person
 belong in one list, because it gives their order: to add some later, add rows to that list.
 
 A recording is a text table with a header and one row per sample. It has one column per channel, and one column
-(--labels) that names the gesture being made. An empty label means no gesture; such samples are left out of all windows.
+(--labels) that names the gesture being made, unless the list does. An empty label means no gesture; such samples are
+left out of all windows.
 If the table has no header, --labels gives the column's number, counted from 1. Delimiter, decimal mark and encoding are
 detected. Columns that are not channels, such as a time, are recognised and reported. If a column could be either, the
 script stops and asks for --channels, which counts columns from 1. docs/data.md has the rules.
@@ -27,7 +29,7 @@ Two facts about the device are assumed and printed unless you give them. --rings
 electrodes in their order around the arm, the ring nearest the elbow first, such as --rings 1-8 9-16, or `none`. By
 default, 4 to 16 channels are one ring. Training may rotate the rings by one place (train.py --augment). --rest-classes
 names the classes in which no gesture is made, because scores treat them separately. By default, these are all classes
-called idle, rest, relax, neutral or no movement.
+called idle, rest, relax, neutral, no movement or no motion.
 
 Three more facts are estimated from the recordings and printed, unless --unit, --low and --high, or --notch gives them:
   unit    without --unit, samples are multiplied by the power of ten that brings the median recording to an RMS of 32 to
@@ -157,7 +159,7 @@ def look_at_all(
     report.console.say(f"reading {cli.counted(len(entries), 'recording')}")
     for entry in report.console.progress(entries, unit="recording", desc="reading", leave=False):
         try:
-            reading = readings.get(entry.path)
+            reading = readings.get(entry)
             expect_another(entry.path, reading, known)
             seen = look(reading, args.rate, args.low, args.high)
             if not math.isfinite(seen.rms):
@@ -309,7 +311,7 @@ def make_shard(
                 raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
         windows = open_shard(path, verify=True).windows
         return "kept", np.bincount(windows["label"], minlength=len(classes)), ""
-    reading = readings.get(entry.path)
+    reading = readings.get(entry)
     expect_same(entry.path, seen, reading.of)
     expect_same(entry.path, seen, version(entry.path))  # the checksum was computed from this version, too
     samples, missing = reading.samples, reading.missing
@@ -351,6 +353,7 @@ def expected_facts(entry: Entry, seen: Look, settled: Settled, args: argparse.Na
         "rest_classes": rest_classes(settled.classes, args.rest_classes),
         "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),
         "simulated": args.simulated or is_simulated(entry.path),
+        "gesture": entry.label or None,
         "arguments": shard_arguments(args, settled),
         "source": {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)},
     }

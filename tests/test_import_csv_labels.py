@@ -100,3 +100,53 @@ def test_a_single_gesture_is_refused_for_nothing_can_be_trained(study):
     assert "{classes} names those of all recordings that belong together" in error.value.hint
     assert not (study.folder / "shards").exists()
     assert study.run("--classes", "idle", "fist")[0] == 0, "as one of several imports into a folder"
+
+
+def test_the_list_names_the_gestures_of_whole_recordings(study):
+    """Recording programs often write a file for each repetition, named after its gesture, without a header."""
+    whole = table(1)
+    rows = ["file,subject,label"]
+    for subject in (1, 2):
+        for place, (gesture, one) in enumerate(table(subject).groupby("label", sort=False)):
+            name = f"s{subject}/R_0_C_{place}.csv"
+            (study.folder / name).parent.mkdir(exist_ok=True)
+            one.drop(columns="label").to_csv(study.folder / name, index=False, header=False)
+            rows.append(f"{name},{subject},{gesture}")
+    study.list.write_text("\n".join(rows))
+    code, out, errors = study.run()
+    assert (code, errors) == (0, "")
+    assert "4 gestures: idle, fist, open, pinch" in out
+    shards = study.shards()
+    assert [shard.meta["gesture"] for shard in shards[:4]] == GESTURES
+    assert [set(shard.windows["label"]) for shard in shards[:4]] == [{0}, {1}, {2}, {3}]
+    assert shards[0].signal.shape == (len(whole) // 4, 8)
+    study.list.write_text("\n".join(rows).replace("R_0_C_3.csv,1,pinch", "R_0_C_3.csv,1,fist"))
+    code, _, errors = study.run()
+    assert code == 1
+    assert "s1-R_0_C_3: expected gesture fist, found pinch; --overwrite redoes it" in errors
+
+
+def test_a_gesture_in_list_and_table_is_ambiguous_and_in_neither_is_asked_for(study):
+    study.write(people=3)
+    table(3).drop(columns="label").to_csv(study.folder / "p3.csv", index=False)
+    study.list.write_text("file,subject,label\np1.csv,1,fist\np2.csv,2,\np3.csv,3,\n")
+    code, out, errors = study.run()
+    assert code == 1
+    assert "p1.csv: expected its gestures in the list or in the table, found 'fist' in the list and a column" in errors
+    assert "p3.csv: expected a column 'label', found ch1, ch2" in errors
+    assert "a column label in the list names the gesture of a whole recording" in errors
+    assert "1 shard written" in out
+
+
+def test_a_label_in_the_list_is_written_like_one_in_a_table(study):
+    study.write()
+    for subject in (1, 2):
+        table(subject).drop(columns="label").to_csv(study.folder / f"p{subject}.csv", index=False)
+    study.list.write_text("file,subject,label\np1.csv,1,1.0\np2.csv,2,2\n")
+    assert "2 gestures: 1, 2" in study.run()[1]
+
+
+@pytest.mark.parametrize("name", ["No_Motion", "no motion", "Rest"])
+def test_common_names_of_rest_are_known(study, name):
+    study.write(lambda t: t.replace({"label": {"idle": name}}))
+    assert f"no gesture is made in {name}" in study.run()[1]

@@ -9,7 +9,8 @@ import numpy as np
 from semg.common.errors import DataError, SettingError
 from semg.data.shards import Shard
 
-REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", "no movement", "nomovement", "no gesture")
+_NO_GESTURE = ("no movement", "nomovement", "no motion", "no gesture")
+REST_NAMES = ("idle", "rest", "resting", "relax", "relaxed", "neutral", *_NO_GESTURE)
 FEWEST = 2  # classes; with fewer there is nothing to decide
 
 

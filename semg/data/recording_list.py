@@ -11,18 +11,21 @@ from semg.common.schema import text
 from semg.data import records
 from semg.data.delimited_text import DelimitedText, as_written
 from semg.data.records import Record
+from semg.data.tables import label
 from semg.data.times import DAY, Moment, ends_in_a_zones_name, moment_of
 
-COLUMNS = ("file", "subject", "session", "date", "task")
+COLUMNS = ("file", "subject", "session", "date", "task", "label")
 _NEEDED = COLUMNS[:2]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the list: the recording and its facts."""
+    """A row of the list: the recording and its facts. label: the gesture of the whole recording; empty if the
+    recording's own table names its gestures."""
 
     path: Path
     facts: Record
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class _Row:
     when: Moment | None
     names_session: bool
     task: str
+    label: str
 
 
 def read_list(path: Path) -> list[Entry]:
@@ -65,7 +69,9 @@ def read_list(path: Path) -> list[Entry]:
     for subject in {row.subject for row in rows}:
         own = [row for row in rows if row.subject == subject]
         orders |= {row: place for place, row in enumerate(_in_time(path, own), 1)}
-    return [Entry(one.path, Record(one.name, one.subject, one.session, orders[one], one.task)) for one in rows]
+    return [
+        Entry(one.path, Record(one.name, one.subject, one.session, orders[one], one.task), one.label) for one in rows
+    ]
 
 
 def person(subject: str) -> str:
@@ -86,9 +92,8 @@ def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
         if not records.is_name(name):
             raise DataError(f"{where}: expected a {what} of {records.NAME_FORM}, found {name!r}")
     file = _file(path.parent, cells["file"])
-    return _Row(
-        where, place, file, _name(cells["file"]), cells["subject"], session, when, bool(cells["session"]), cells["task"]
-    )
+    name, told = _name(cells["file"]), bool(cells["session"])
+    return _Row(where, place, file, name, cells["subject"], session, when, told, cells["task"], label(cells["label"]))
 
 
 def _when(where: str, cell: str) -> Moment:

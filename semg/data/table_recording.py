@@ -17,6 +17,7 @@ from semg.data.columns import Roles
 from semg.data.delimited_text import is_number
 from semg.data.faults import sign_in_words
 from semg.data.gaps import Gap
+from semg.data.recording_list import Entry
 from semg.data.spectrum import Spectrum
 from semg.data.tables import Table
 
@@ -62,26 +63,39 @@ class Reading:
         return self.samples.nbytes + self.labels.nbytes
 
 
-def read(path: Path, layout: Layout) -> Reading:
+def read(entry: Entry, layout: Layout) -> Reading:
     """Read a recording's table. DataError if it has an error, or if its time column has another rate."""
+    path = entry.path
     expect_file(path, "a table of samples")
     with expect_unchanged(path, "a table of samples"):
         of = version(path)
-        table = Table(path, header=None if layout.labels.isdigit() else True, texts=[layout.labels])
-    place = table.find(layout.labels)
-    if place is None:
-        names = ", ".join(table.names)
-        hint = "{labels} names another"
-        if sum(map(is_number, table.names)) > 1:
-            hint += f", or counts it from 1 where there is no header, such as {{labels}} {len(table.names)}"
-        raise DataError(f"{path}: expected a column {layout.labels!r}, found {names}", hint)
+        header = None if entry.label or layout.labels.isdigit() else True
+        table = Table(path, header=header, texts=[layout.labels])
+    place = _place_of_labels(table, entry, layout)
     roles = table.roles(layout.channels, place)
     missing = table.gaps(roles, layout.rate)
     samples, judged_by = table.samples(roles.channels), table.judged_by(roles)
     (person, doubts), end = table.belongs_to(roles), table.end_in_words()
     doubts = (*doubts, end) if end else doubts
-    labels, belonging = table.labels(place), (table.trials(roles), table.unit(roles.channels), person, doubts)
+    labels = np.full(table.n_samples, entry.label) if place is None else table.labels(place)
+    belonging = (table.trials(roles), table.unit(roles.channels), person, doubts)
     return Reading(table.names, roles, samples, missing, judged_by, labels, *belonging, of)
+
+
+def _place_of_labels(table: Table, entry: Entry, layout: Layout) -> int | None:
+    """The place of the column of labels; None if the list names the gesture of the whole recording. DataError if both
+    do, or neither."""
+    place = table.find(layout.labels)
+    if (place is None) == bool(entry.label):
+        return place
+    if entry.label:
+        both = f"found {entry.label!r} in the list and a column {layout.labels!r}"
+        raise DataError(f"{table.path}: expected its gestures in the list or in the table, {both}")
+    hint = "{labels} names another"
+    if sum(map(is_number, table.names)) > 1:
+        hint += f", or counts it from 1 where there is no header, such as {{labels}} {len(table.names)}"
+    hint += "; a column label in the list names the gesture of a whole recording"
+    raise DataError(f"{table.path}: expected a column {layout.labels!r}, found {', '.join(table.names)}", hint)
 
 
 class Readings:
@@ -96,13 +110,13 @@ class Readings:
         """The memory that the recordings kept take, in bytes."""
         return sum(reading.nbytes for reading in self._kept.values())
 
-    def get(self, path: Path) -> Reading:
+    def get(self, entry: Entry) -> Reading:
         """A recording: the one kept, or read; then it is kept if there is room."""
-        if path in self._kept:
-            return self._kept[path]
-        reading = read(path, self._layout)
+        if entry.path in self._kept:
+            return self._kept[entry.path]
+        reading = read(entry, self._layout)
         if self.nbytes + reading.nbytes <= self._most:
-            self._kept[path] = reading
+            self._kept[entry.path] = reading
         return reading
 
     def drop(self, path: Path) -> None:
