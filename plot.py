@@ -311,20 +311,20 @@ def draw_classes(args: argparse.Namespace) -> str:
     """Windows of each gesture in each subset of a split."""
     folder = args.shards or Path("data/shards")
     split = read_split(_one(args, "the folder of a split"), folder)
+    everything = [record for subset in SUBSETS for record in split.records(subset)]
+    shards = dict(zip(everything, open_shards(folder, everything), strict=True))
+    classes = shards[everything[0]].classes
     counts: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
-    classes: tuple[str, ...] = ()
-    simulated = False
     for subset in SUBSETS:
-        if not split.records(subset):
+        records = split.records(subset)
+        if not records:
             continue
-        shards = open_shards(folder, split.records(subset))
-        classes = shards[0].classes
-        tables = [np.bincount(shard.windows["label"], minlength=len(classes)) for shard in shards]
+        tables = [np.bincount(shards[record].windows["label"], minlength=len(classes)) for record in records]
         counts[subset] = np.sum(tables, axis=0)
         subjects = len(split.subjects(subset))
         about[subset] = f"{cli.counted(subjects, 'person', 'people')}, {counts[subset].sum():,} windows"
-        simulated |= any(shard.simulated for shard in shards)
+    simulated = any(shard.simulated for shard in shards.values())
     title = _title(args, f"Windows of each gesture in {split.name}", simulated)
     signal_figures.class_counts(args.out, counts, classes, about, title)
     return ", ".join(f"{subset}: {about_subset}" for subset, about_subset in about.items())
@@ -342,9 +342,14 @@ def draw_curves(args: argparse.Namespace) -> str:
     return cli.counted(len(rows), "epoch")
 
 
-def _calibrated(folder: Path) -> ResultRecord:
+def _read(source: Path) -> ResultRecord:
+    """The result in a folder, or in its metrics.json."""
+    return read_result(source if source.is_file() else source / "metrics.json", metrics.headlines())
+
+
+def _calibrated(source: Path) -> ResultRecord:
     """A result of calibrate.py. DataError unless it has the same people with and without calibration."""
-    result = read_result(folder / "metrics.json", metrics.headlines())
+    result = _read(source)
     if result.repetitions is None or result.before is None or result.confusion is None:
         raise DataError(f"{result.path}: expected results of calibrate.py, found others")
     if _scores([result], "adapted").keys() != _scores([result], "unadapted").keys():
@@ -360,22 +365,39 @@ def _scores(results: Sequence[ResultRecord], which: str, metric: metrics.Metric 
     return {who: score for one in evaluations for who, score in one[name].subjects.items()}
 
 
+def _by_repetitions(sources: Sequence[Path]) -> dict[int, list[ResultRecord]]:
+    """Results of calibrate.py by their number of repetitions. DataError unless each number has the same people, each of
+    them once, and all results have the same gestures."""
+    by_count: dict[int, list[ResultRecord]] = {}
+    first: ResultRecord | None = None
+    for source in sources:
+        result = _calibrated(source)
+        first = first or result
+        if result.classes != first.classes:
+            raise DataError(f"{source}: expected the same gestures as in {first.path}, found others")
+        others = by_count.setdefault(result.repetitions or 0, [])
+        if twice := _scores(others, "adapted").keys() & _scores([result], "adapted").keys():
+            raise DataError(f"{source}: expected each person once, found {min(twice)} again; is it another run's?")
+        others.append(result)
+    people = {count: sorted(_scores(results, "adapted")) for count, results in by_count.items()}
+    fewest = min(people)
+    if other := [count for count, names in people.items() if names != people[fewest]]:
+        words = cli.counted(other[0], "repetition")
+        raise DataError(f"{words}: expected the same people as with {fewest}; is a fold missing?")
+    return dict(sorted(by_count.items()))
+
+
+def _chance(results: Sequence[ResultRecord]) -> dict[str, float | None]:
+    """Each headline metric for decisions that ignore the signal, on the windows of all results together."""
+    tables = [one.confusion for one in results if one.confusion is not None]  # `_calibrated` checked that all have one
+    return metrics.chance(np.sum(tables, axis=(0, 2)))
+
+
 def draw_calibration(args: argparse.Namespace) -> str:
     """Scores against repetitions, from the results of calibrate.py."""
     if not args.source:
         raise UsageError("plot.py calibration: expected at least one SOURCE, found none; calibrate.py makes it")
-    by_count: dict[int, list[ResultRecord]] = {}
-    for folder in args.source:
-        result = _calibrated(folder)
-        others = by_count.setdefault(result.repetitions or 0, [])
-        if twice := _scores(others, "adapted").keys() & _scores([result], "adapted").keys():
-            raise DataError(f"{folder}: expected each person once, found {min(twice)} again; is it another run's?")
-        others.append(result)
-    people = {count: sorted(_scores(results, "adapted")) for count, results in by_count.items()}
-    first = min(people)
-    if other := [count for count, names in people.items() if names != people[first]]:
-        told = cli.counted(other[0], "repetition")
-        raise DataError(f"{told}: expected the same people as with {first}; is a fold missing?")
+    by_count = _by_repetitions(args.source)
     table = {
         count: {
             which: {
@@ -386,18 +408,19 @@ def draw_calibration(args: argparse.Namespace) -> str:
         }
         for count, results in by_count.items()
     }
+    chance = {count: _chance(results) for count, results in by_count.items()}
     everything = [one for results in by_count.values() for one in results]
-    tables = [one.confusion for one in everything if one.confusion is not None and one.classes == everything[0].classes]
     simulated = any(run.simulated for one in everything for run in one.evaluations.values())
     title = _title(args, "What a new person's first repetitions gain", simulated)
-    score_figures.calibration(args.out, table, metrics.chance(np.sum(tables, axis=(0, 2))), title)
-    return f"{cli.counted(len(people[first]), 'person', 'people')}, repetitions {', '.join(map(str, sorted(table)))}"
+    score_figures.calibration(args.out, table, chance, title)
+    people = len(_scores(everything, "adapted"))
+    return f"{cli.counted(people, 'person', 'people')}, repetitions {', '.join(map(str, by_count))}"
 
 
 def draw_errors(args: argparse.Namespace) -> str:
     """Wrong decisions with the highest confidence, from one result and its shards."""
-    folder = _one(args, "a folder of results")
-    result = read_result(folder / "metrics.json", metrics.headlines())
+    result = _read(_one(args, "a folder of results"))
+    folder = result.path.parent
     predictions = predictions_of(result)
     if predictions.confidence is None:
         raise DataError(f"{folder}: expected probabilities in predictions.npz, by which errors are sorted, found none")
@@ -458,7 +481,7 @@ def main() -> int:
     args.source = cli.expanded(args.source)
     check_flags(args)
     args.out = args.out or Path("results/plots") / f"{args.picture}.png"
-    if args.out.suffix != ".png":
+    if args.out.suffix.lower() != ".png":
         raise UsageError(f"--out {args.out}: expected a name that ends in .png")
     expect_place(args.out, "the picture")
     places.expect_apart([(f"--out {args.out}", args.out)], args.source)

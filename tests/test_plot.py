@@ -285,15 +285,15 @@ def test_curves_of_a_run(draw, tmp_path):
     assert not (tmp_path / "d.png").exists()
 
 
-def calibrated(folder, repetitions, people, *, gain=0.2, as_calibrated=True):
-    """Results as calibrate.py writes them, or as another script does."""
+def calibrated(folder, repetitions, people, *, gain=0.2, as_calibrated=True, classes=("idle", "fist")):
+    """Results as calibrate.py writes them, or as another script does; the more repetitions, the fewer fists."""
     before = {who: {"macro_f1": value, "accuracy": value + 0.1, "n_windows": 9} for who, value in people.items()}
     after = {who: one | {"macro_f1": one["macro_f1"] + gain} for who, one in before.items()}
     folder.mkdir(parents=True)
     output = {"per_subject": after}
     if as_calibrated:
         output |= {"calibrate": repetitions, "zero_shot_on_the_same_windows": {"per_subject": before}}
-    truth = {"classes": ["idle", "fist"], "confusion": [[5, 1], [0, 2]]}
+    truth = {"classes": classes, "confusion": [[5, 1], [0, 4 - repetitions]]}
     (folder / "metrics.json").write_text(json.dumps(output | truth))
     return folder
 
@@ -312,7 +312,8 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     output = draw("calibration", *folders, "--out", tmp_path / "c.png")
     assert "2 people, repetitions 1, 2" in output
     _, table, chance, _ = calls[-1]
-    assert (chance["accuracy"], chance["macro_f1"]) == (0.75, 0.5)
+    assert [chance[count]["accuracy"] for count in (1, 2)] == pytest.approx([6 / 9, 6 / 8]), "each of its windows"
+    assert [chance[count]["macro_f1"] for count in (1, 2)] == [0.5, 0.5]
     assert table[2]["unadapted"]["macro_f1"].tolist() == pytest.approx([0.5, 0.5])
     assert table[2]["adapted"]["macro_f1"].tolist() == pytest.approx([0.7, 0.7])
     for sources, error, words in (
@@ -326,6 +327,24 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     calibrated(tmp_path / "evaluated", 1, {"09": 0.5}, as_calibrated=False)
     with pytest.raises(DataError, match=r"results of calibrate\.py"):
         draw("calibration", tmp_path / "evaluated", "--out", tmp_path / "d.png")
+    other = calibrated(tmp_path / "other", 1, {"11": 0.5}, classes=("idle", "pinch"))
+    with pytest.raises(DataError, match="other: expected the same gestures as in"):
+        draw("calibration", folders[0], other, "--out", tmp_path / "d.png")
+
+
+def test_a_result_is_named_by_its_folder_or_its_file(draw, tmp_path):
+    folder = calibrated(tmp_path / "one", 1, {"09": 0.5})
+    for source in (folder, folder / "metrics.json"):
+        assert "1 person, repetitions 1" in draw("calibration", source, "--out", tmp_path / "c.png")
+
+
+def test_subsets_of_other_gestures_are_not_drawn_beside_each_other(draw, tmp_path):
+    records = [small_shards.write(tmp_path / "shards", n) for n in (1, 2)]
+    other = [*small_shards.CLASSES[:3], "pinch"]
+    records.append(small_shards.write(tmp_path / "shards", 3, classes=other))
+    split = small_shards.write_split(tmp_path / "split", train=records[:1], val=records[1:2], test=records[2:])
+    with pytest.raises(DataError, match="pinch"):
+        draw("classes", split, "--shards", tmp_path / "shards", "--out", tmp_path / "c.png")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +388,7 @@ def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch
     )
     blocks = [text.get_text() for text in figures_made[0].axes[0].texts]
     lines = [line for block in blocks for line in block.split("\n")]
-    for words in [*told, "idle", "fist", "8\nscores", "0.002 million of 1.23 million parameters train"]:
+    for words in [*told, "idle", "fist", "8\nscores", "2,000 of 1.23 million parameters train"]:
         assert words in blocks or words in lines, words
     if "GPT-2" not in told and changes.get("backbone"):
         assert "GPT-2" not in lines
@@ -513,6 +532,14 @@ def test_axes_of_the_spectrum_are_numbers(tmp_path, monkeypatch):
     assert [float(label) for label in labels] == sorted(map(float, labels))
 
 
+def test_the_spectrum_of_a_short_excerpt_fills_its_axes(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    frequency, density = np.arange(100, 2501, 100.0), np.full((25, 2), 3.0)
+    signal_figures.spectrum(tmp_path / "s.png", frequency, density, density, "title")
+    assert drawn[0].axes[0].get_xlim() == (100, 2500)
+
+
 def test_a_long_title_is_told_in_lines_that_fit():
     figure = Figure(figsize=(4, 2))
     title = " ".join(["repeats_long-2020-01-09"] * 4)
@@ -583,7 +610,12 @@ def test_calibration_is_on_one_scale_from_0_to_1(tmp_path, monkeypatch):
     monkeypatch.setattr(score_figures, "save", lambda figure, _path: drawn.append(figure))
     names = [metric.name for metric in score_figures.metrics.headlines()]
     table = {n: {w: dict.fromkeys(names, np.array([0.7, 0.9])) for w in ("adapted", "unadapted")} for n in (1, 2)}
-    score_figures.calibration(tmp_path / "c.png", table, dict.fromkeys(names, 0.125), "title")
+    chance = {1: dict.fromkeys(names, 0.125), 2: dict.fromkeys(names, 0.25)}
+    score_figures.calibration(tmp_path / "c.png", table, chance, "title")
+    for axes in drawn[0].axes:
+        (by_chance,) = [line for line in axes.lines if "by chance, 0.125 to 0.250" in line.get_label()]
+        levels = dict(zip(*by_chance.get_data(), strict=True))
+        assert (levels[1], levels[2]) == (0.125, 0.25)
     assert {axes.get_ylim() for axes in drawn[0].axes} == {(0, 1)}
     assert all(axes.get_ylabel().endswith("0 to 1") and axes.get_xlabel() for axes in drawn[0].axes)
 

@@ -59,10 +59,15 @@ def architecture(
         left = _draw(axes, box, left, rows * LINE)
     axes.text(left, rows * LINE / 2, "\n".join(classes), va="center", fontsize=SIZE, linespacing=1.3)
     axes.text(MARGIN, (rows + 1) * LINE, title, va="center", fontsize=SIZE + 3, weight="bold")
-    trained, total = (f"{parameters[key] / 1e6:.3g} million" for key in ("trainable", "total"))
-    told = f"{trained} of {total} parameters train"
-    axes.text(width - MARGIN, (rows + 1) * LINE, told, ha="right", va="center", fontsize=SIZE)
+    trained, total = (_number(parameters[key]) for key in ("trainable", "total"))
+    words = f"{trained} of {total} parameters train"
+    axes.text(width - MARGIN, (rows + 1) * LINE, words, ha="right", va="center", fontsize=SIZE)
     save(figure, path)
+
+
+def _number(count: int) -> str:
+    """`2,000`, or `1.23 million`."""
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:.3g} million"
 
 
 def _front(

@@ -236,14 +236,14 @@ def _draw_people(axes: Axes, row: int, values: np.ndarray, colour: str) -> bool:
 def calibration(
     path: Path,
     subjects: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]],
-    chance: Mapping[str, float | None],
+    chance: Mapping[int, Mapping[str, float | None]],
     title: str,
 ) -> None:
     """Scores by the number of repetitions of each gesture used for calibration; a thin line for every person.
 
     subjects: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, always in the same order of
     people. For a given number of repetitions both are scored on the same windows; other numbers have other windows.
-    chance: by name.
+    chance: repetitions -> the value for decisions that ignore the signal, by name of the metric.
     """
     counts = sorted(subjects)
     reported = metrics.headlines()
@@ -264,8 +264,7 @@ def calibration(
             axes.errorbar(
                 places, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
             )
-        by_chance = chance[metric.name]
-        draw_chance(axes, metric, by_chance, GREY)
+        _draw_chances(axes, metric, {count: chance[count][metric.name] for count in counts})
         axes.set_xticks(counts)
         axes.set_xlim(counts[0] - 0.5, counts[-1] + 0.5)
         axes.set_ylim(0, 1)
@@ -279,6 +278,23 @@ def calibration(
     figure.legend([handles[label] for label in order], order, loc="outside lower center", fontsize=10)
     headline(figure, title)
     save(figure, path)
+
+
+def _draw_chances(axes: Axes, metric: Metric, chance: Mapping[int, float | None]) -> None:
+    """A dotted line through the value of `metric` by chance at each place, in rising order; none if one is unknown."""
+    levels = [level for level in chance.values() if level is not None]
+    if len(levels) < len(chance):
+        return
+    places = [*chance]
+    ends = dict.fromkeys(f"{level:.3f}" for level in (min(levels), max(levels)))  # one if they are equal
+    axes.plot(
+        [places[0] - 0.5, *places, places[-1] + 0.5],
+        [levels[0], *levels, levels[-1]],
+        color=GREY,
+        linewidth=1.4,
+        linestyle=":",
+        label=f"{metric.label} by chance, {' to '.join(ends)}",
+    )
 
 
 def _errors(values: np.ndarray) -> np.ndarray | None:

@@ -135,10 +135,10 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     """
     figure = new_figure(10, 5)
     axes = figure.add_subplot()
-    for density, colour, style, name in ((before, ORANGE, "-", "as recorded"), (after, BLUE, "-", "filtered")):
+    for density, colour, name in ((before, ORANGE, "as recorded"), (after, BLUE, "filtered")):
         low, middle, high = np.percentile(np.maximum(density, 1e-12), (10, 50, 90), axis=1)
         axes.fill_between(frequency, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(frequency, middle, style, color=colour, linewidth=1.3, label=f"{name}: median of the channels")
+        axes.plot(frequency, middle, color=colour, linewidth=1.3, label=f"{name}: median of the channels")
     axes.set_xscale("log")
     axes.set_yscale("log")
     if len(frequency) > 1:
@@ -147,8 +147,8 @@ def spectrum(path: Path, frequency: np.ndarray, before: np.ndarray, after: np.nd
     axes.set_ylim(max(top * 1e-9, float(np.percentile(after, 10)) / 10), top * 3)
     # the default one writes TeX, which is switched off
     axes.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
-    axes.set_xticks(ticks := [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if t <= frequency[-1]])
-    axes.set_xticklabels([str(t) for t in ticks])
+    inside = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if frequency[0] <= t <= frequency[-1]]
+    axes.set_xticks(inside, [str(t) for t in inside])  # a tick outside would widen the axis
     axes.set_xlabel("frequency, Hz", fontsize=12)
     axes.set_ylabel("power spectral density, µV²/Hz", fontsize=12)
     axes.grid()
