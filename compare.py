@@ -38,6 +38,7 @@ from semg.evaluation.comparison import (
     against,
     check_same_subset,
     differences_between,
+    each_once,
     find_results,
     method_names,
     p_text,
@@ -115,10 +116,7 @@ def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: st
     """The methods that the command line names, pooled. DataError if they were scored on different subsets of their
     splits."""
     files: dict[str, list[Path]] = {}
-    once: dict[Path, Path] = {}  # a run may be named by two paths
-    for run in (run for path in results for run in find_results(path)):
-        once.setdefault(run.resolve(), run)
-    loose = list(once.values())
+    loose = each_once(run for path in results for run in find_results(path))
     for run, name in zip(loose, method_names(loose), strict=True):
         files.setdefault(name, []).append(run)
     for first, *more in groups:

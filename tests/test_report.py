@@ -18,9 +18,9 @@ import small_shards
 from waiting import LONGEST
 
 import report
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
 from semg.data.shards import open_shard
-from semg.evaluation import inline_charts
+from semg.evaluation import inline_charts, metrics
 from semg.evaluation.comparison import read_evaluation
 from semg.evaluation.predictions import Bin, Excerpt, excerpt, read_predictions, reliability, surest_errors
 from semg.evaluation.report import write_results
@@ -322,6 +322,37 @@ def test_a_model_as_it_was_on_other_people_is_left_out(make, data, tmp_path):
     others = {"per_subject": {"77": {"macro_f1": 0.5, "accuracy": 0.5, "n_windows": 1}}}
     write_result(tmp_path / "one", data.shards, unadapted=others)
     assert "as trained" not in make(tmp_path / "one").parts.words
+
+
+def test_a_result_and_a_run_named_by_two_paths_are_there_once(make, data):
+    twice = [path for one in (data.run, data.results / "plain") for path in (one, one / ".." / one.name)]
+    page = make(*twice, data.results / "plain" / "metrics.json")
+    assert "1 method and 1 training run;" in page.said.out
+    assert "runs together" not in page.parts.words
+    assert page.parts.words.count("Training run my-run") == 1
+
+
+def test_too_few_people_in_common_with_the_reference_are_said(make, tmp_path):
+    for name, people in (("many", 8), ("few", 3)):
+        scores = {f"{n:02d}": {"macro_f1": 0.5, "accuracy": n / 10, "n_windows": 9} for n in range(people)}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"per_subject": scores}))
+    words = make(tmp_path / "many", tmp_path / "few").parts.words
+    assert "only 3 people: no paired test can reach p < 0.05" in words
+
+
+def test_a_reference_among_training_runs_is_refused(make, data):
+    with pytest.raises(SettingError, match="results to compare, found training runs alone"):
+        make(data.run, "--reference", "plain")
+
+
+def test_a_person_whose_score_did_not_change_is_neither_better_nor_worse():
+    pairs = {"01": (0.5, 0.5), "02": (0.5, 0.6), "03": (0.5, 0.4)}
+    drawn = str(inline_charts.before_after(pairs, metrics.leading(), ("before", "after")))
+    colours = re.findall(r'<circle class="(\w+)"[^>]*><title>([^<]*)', drawn)
+    assert [css for css, words in colours if words.startswith("01")] == ["ring"]
+    assert ("c0", "02, after: 60.0") in colours and ("c1", "03, after: 40.0") in colours
+    assert ("ring", "01, before and after: 50.0") in colours
 
 
 def test_a_bad_input_is_named_and_the_good_ones_are_there(make, data, tmp_path):

@@ -103,6 +103,14 @@ def find_results(path: Path) -> list[Path]:
     return paths
 
 
+def each_once(paths: Iterable[Path]) -> list[Path]:
+    """The paths in order, without those that name the same file or folder as an earlier one."""
+    first: dict[Path, Path] = {}
+    for path in paths:
+        first.setdefault(path.resolve(), path)
+    return list(first.values())
+
+
 def method_names(runs: Sequence[Path]) -> list[str]:
     """A name for each run's method: its folder's path without folds, seeds, runs and subjects, and without the part
     common to all.

@@ -163,7 +163,11 @@ def people(
 
 
 def before_after(pairs: Mapping[str, tuple[float, float]], metric: Metric, words: tuple[str, str]) -> Markup:
-    """One row per person: a ring at the score before, a dot at the score after, and the line between them."""
+    """One row per person: a ring at the score before, a dot at the score after, and the line between them. If the score
+    did not change, there is only the ring.
+
+    words: what the models before and after are called.
+    """
     scale = 100.0 if metric.share else 1.0
     left, row = 190.0, 20.0
     chart = Chart(680, _TOP + row * len(pairs) + _BOTTOM, f"{metric.label}, {words[0]} and {words[1]}, by person")
@@ -172,9 +176,13 @@ def before_after(pairs: Mapping[str, tuple[float, float]], metric: Metric, words
     for place, (who, (was, now)) in enumerate(pairs.items()):
         y = _TOP + row * (place + 0.5)
         chart.text(left - 10, y + 4, _short(who), "end", who)
-        chart.line([(axis.at(scale * was), y), (axis.at(scale * now), y)], "c0" if now >= was else "c1")
+        if now == was:
+            chart.dot(axis.at(scale * was), y, "ring", f"{who}, {words[0]} and {words[1]}: {metric.text(was)}", 4.5)
+            continue
+        css = "c0" if metric.rank(now) > metric.rank(was) else "c1"
+        chart.line([(axis.at(scale * was), y), (axis.at(scale * now), y)], css)
         chart.dot(axis.at(scale * was), y, "ring", f"{who}, {words[0]}: {metric.text(was)}", 4.5)
-        chart.dot(axis.at(scale * now), y, "c0" if now >= was else "c1", f"{who}, {words[1]}: {metric.text(now)}", 4.5)
+        chart.dot(axis.at(scale * now), y, css, f"{who}, {words[1]}: {metric.text(now)}", 4.5)
     return chart.markup()
 
 

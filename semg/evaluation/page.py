@@ -16,7 +16,16 @@ import numpy as np
 from semg.common.console import counted, printable
 from semg.common.errors import DataError, SettingError
 from semg.evaluation import comparison, inline_charts, metrics
-from semg.evaluation.comparison import Method, check_same_subset, find_results, method_names, p_text, pool
+from semg.evaluation.comparison import (
+    Method,
+    Paired,
+    check_same_subset,
+    each_once,
+    find_results,
+    method_names,
+    p_text,
+    pool,
+)
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.predictions import Predictions, excerpt, predictions_of, reliability, surest_errors
 from semg.evaluation.result_record import Before, ResultRecord, read_result
@@ -83,9 +92,9 @@ def read_page(
     result names; errors_shown: number of misclassified windows to show for each method.
     """
     failures: list[str] = []
-    runs = [_try(failures, read_run_record, path) for path in sources if is_run(path)]
+    runs = [_try(failures, read_run_record, path) for path in each_once(filter(is_run, sources))]
     file_lists = [_try(failures, find_results, path) for path in sources if not is_run(path)]
-    paths = list(dict.fromkeys(path for some in file_lists if some is not None for path in some))
+    paths = each_once(path for some in file_lists if some is not None for path in some)
     reported = list({one.name: one for one in (metric, *metrics.headlines())}.values())
     read = {path: _try(failures, read_result, path, reported) for path in paths}
     groups: dict[str, list[ResultRecord]] = {}
@@ -99,7 +108,8 @@ def read_page(
     check_same_subset([entry.pooled[metric.name] for entry in entries])
     names = [entry.name for entry in entries]
     if reference is not None and reference not in names:
-        raise SettingError("reference", f"one of {', '.join(names) or 'some results'}")
+        expected = f"one of {', '.join(names)}" if names else "results to compare, found training runs alone"
+        raise SettingError("reference", expected)
     reference = reference or (names[0] if len(names) > 1 else None)
     return Page(
         title, metric, tuple(entries), tuple(read_runs), tuple(failures), reference, shards, errors_shown, provenance
@@ -195,7 +205,7 @@ def _row(entry: Entry, names: Sequence[str]) -> list[str]:
 
 def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
     """Notes that a reader of the table needs."""
-    notes = [*comparison.differences_between(methods), *comparison.too_few(methods, {})]
+    notes = [*comparison.differences_between(methods), *comparison.too_few(methods, _pairs(page))]
     for entry in page.entries:
         seen = sorted({who for one in entry.results for who in one.content.get("trained_on_subjects_scored") or ()})
         if seen:
@@ -222,17 +232,27 @@ def _chance_of(result: ResultRecord, metric: Metric) -> float | None:
     return metrics.chance(result.confusion.sum(1), rest)[metric.name]
 
 
+def _sharing(page: Page) -> list[Method]:
+    """The reference, and the methods that have scored some of its people; empty without a reference."""
+    base = next((method for method in _methods(page) if method.name == page.reference), None)
+    if base is None:
+        return []
+    return [method for method in _methods(page) if set(method.subjects) & set(base.subjects)]
+
+
+def _pairs(page: Page) -> dict[str, tuple[Paired, float]]:
+    """Each of `_sharing` paired with the reference, with its corrected p; empty without a reference."""
+    return comparison.against(_sharing(page), page.reference)
+
+
 def _paired(page: Page) -> dict[str, Any] | None:
-    """Each method minus the reference, person by person; None with fewer than two methods."""
-    if page.reference is None:
+    """Each method minus the reference, person by person; None if there is none to compare with it."""
+    pairs = _pairs(page)
+    if not pairs:
         return None
-    metric, methods = page.metric, _methods(page)
-    base = next(method for method in methods if method.name == page.reference)
-    sharing = [method for method in methods if method is base or set(method.subjects) & set(base.subjects)]
-    apart = [method.name for method in methods if method not in sharing]
-    if len(sharing) < 2:
-        return None
-    pairs = comparison.against(sharing, page.reference)
+    metric, sharing = page.metric, _sharing(page)
+    base = next(method for method in sharing if method.name == page.reference)
+    apart = [method.name for method in _methods(page) if method not in sharing]
     rows = [
         {
             "name": name,
