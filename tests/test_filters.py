@@ -8,7 +8,7 @@ from scipy.signal import freqz_sos, sosfiltfilt
 
 from semg.common.errors import UsageError
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter, squared_response
-from semg.data.resampling import CausalResampler
+from semg.data.resampling import CausalResampler, resampling_ratio
 
 RATE = 5120.0
 
@@ -103,6 +103,15 @@ def test_an_empty_block_is_resampled_to_nothing_even_as_the_first():
     parts = [resampler(signal[first:last]) for first, last in [(0, 0), (0, 7), (7, 7), (7, 400)]]
     assert [len(places) for _, places in parts] == [len(part) for part, _ in parts]
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), whole)
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(2000.0, 5120.0), (5120.0, 2000.0), (1000.0, 2000.0)])
+def test_a_resampled_offset_stays_an_offset(rate, wanted):
+    """The filter of each phase has another sum: what is constant would become a tone."""
+    resampler = CausalResampler(resampling_ratio("x", rate, wanted), rate)
+    offset = np.array([1e5, -3.0])
+    parts = [resampler(np.tile(offset, (n, 1)))[0] for n in (1, 40, 999)]
+    np.testing.assert_array_equal(np.concatenate(parts) - offset, 0)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ class CausalResampler:
     """Polyphase resampling that never looks ahead; call it with one block after another.
 
     The filter is that of scipy.signal.resample_poly: it gives the same numbers, `delay` seconds later. It starts as if
-    the first sample had lasted forever.
+    the first sample had lasted forever. Only the difference from that sample is filtered: the coefficients of the
+    phases do not quite have the same sum, so that a constant offset would become a tone.
     """
 
     def __init__(self, ratio: Fraction, rate: float) -> None:
@@ -45,7 +46,8 @@ class CausalResampler:
         padded[: len(filter_)] = filter_
         # (up, taps): coefficients of each phase, that of the latest sample first
         self._phases = padded.reshape(taps, self._up).T
-        self._past: np.ndarray | None = None  # (taps - 1, C) samples before the next block
+        self._offset: np.ndarray | None = None  # (C,) the first sample
+        self._past = np.empty(0)  # (taps - 1, C) samples before the next block, relative to the first
         self._next = 0  # place of the next output sample, in steps of 1 / up samples from the next block's start
         self.delay = half / self._up / rate
 
@@ -56,13 +58,14 @@ class CausalResampler:
         block = block.astype(np.float32)
         if not len(block):
             return block, np.empty(0, np.int64)
-        if self._past is None:
-            self._past = np.repeat(block[:1], taps - 1, axis=0)
-        known = np.concatenate([self._past, block])
+        if self._offset is None:
+            self._offset = block[0].copy()
+            self._past = np.zeros((taps - 1, block.shape[1]), np.float32)
+        known = np.concatenate([self._past, block - self._offset])
         places = np.arange(self._next, len(block) * self._up, self._down)
         latest, phase = np.divmod(places, self._up)
         windows = known[latest[:, None] + np.arange(taps - 1, -1, -1)]  # (m, taps, C), latest sample first
         resampled = np.einsum("mt,mtc->mc", self._phases[phase], windows)
         self._next = (places[-1] + self._down if len(places) else self._next) - len(block) * self._up
         self._past = known[len(block) :]
-        return resampled.astype(np.float32), latest
+        return (resampled + self._offset).astype(np.float32), latest
