@@ -44,7 +44,7 @@ from semg.evaluation.report import summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
-from semg.training.augmentation import OF_BAND_POWERS, Augmentation
+from semg.training.augmentation import NO_RINGS, OF_BAND_POWERS, Augmentation
 from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject, check_people
 from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
@@ -187,6 +187,8 @@ def main() -> int:
             f"{cli.counted(recipe.epochs, 'epoch')}, lr {recipe.optimizer.lr:g}, "
             f"augment {recipe.augmentation}, seed {recipe.seed}"
         )
+        if recipe.augmentation.band_rotation and not shards[0].rings:
+            console.say(NO_RINGS)
         bar = console.progress(subjects.values(), total=len(subjects), unit="person")
         try:
             parts = [calibrate_subject(model, own, recipe, precision) for own in bar]

@@ -40,6 +40,7 @@ from semg.evaluation.tensorboard import Board, remove_old
 from semg.flags import training
 from semg.inference.checkpoint import Checkpoint, is_export, open_checkpoint
 from semg.training import run_files
+from semg.training.augmentation import NO_RINGS
 from semg.training.band_rotation import STRENGTHS, pilot_epochs
 from semg.training.config import TrainConfig
 from semg.training.distributed import World, join_world
@@ -122,7 +123,7 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         say(f"       {held:,} weights that do not train are held in bf16; checkpoints keep them as they were")
     of_backbone = f" ({facts['backbone_lr']:g} in the backbone)" if facts["backbone_lr"] != config.lr else ""
     if config.augment.band_rotation != 0 and not run.layout.rings:
-        say("       band rotation changes nothing here: the recordings' channels lie in no rings of electrodes")
+        say(f"       {NO_RINGS}")
     if run.chooses_band_rotation and not run.state.training.epoch:
         count, epochs = len(STRENGTHS), cli.counted(pilot_epochs(config.epochs), "epoch")
         strengths = " or ".join(f"{strength:g}" for strength in STRENGTHS)

@@ -212,6 +212,21 @@ def test_the_epochs_in_help_are_those_that_run(calibrated, monkeypatch):
     assert kept == [calibrate.arguments().get_default("epochs")] == [30]
 
 
+@pytest.mark.parametrize(
+    ("rings", "augment", "said"), [([], 0.5, True), (small_shards.RINGS, 0.5, False), ([], 0, False)]
+)
+def test_a_band_rotation_that_changes_nothing_is_said_as_in_train(
+    run, tmp_path, monkeypatch, capsys, rings, augment, said
+):
+    records = [small_shards.write(tmp_path / "shards", subject, rings=rings) for subject in (4, 5, 6)]
+    split = small_shards.write_split(tmp_path / "split", train=records[:1], val=records[1:2], test=records[2:])
+    words = ["calibrate.py", "--checkpoint", run / "run" / "best_model.ckpt", "--out", tmp_path / "out"]
+    words += ["--shards", tmp_path / "shards", "--split", split, "--epochs", 1, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in [*words, "--augment", f"band_rotation={augment}"]])
+    assert calibrate.main() == 0
+    assert ("band rotation changes nothing here" in capsys.readouterr().out) == said
+
+
 def test_what_cannot_be_calibrated_is_named(calibrated):
     expected = "subject 05: expected windows of every gesture to score after 3 repetitions, found none of idle"
     with pytest.raises(DataError, match=f"{expected}; calibrate with fewer repetitions, or leave this gesture out"):

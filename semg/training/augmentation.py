@@ -21,6 +21,7 @@ from semg.frontends import Group
 
 OF_BAND_POWERS = ("gain", "frequency_masking")  # these change log powers only, not samples
 SHARES = ("band_rotation", "channel_dropout", "time_masking", "frequency_masking", "jitter")  # strengths from 0 to 1
+NO_RINGS = "band rotation changes nothing here: the recordings' channels lie in no rings of electrodes"
 RENAMED = {
     "roll": "band_rotation",
     "mask": "channel_dropout",
