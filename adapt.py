@@ -58,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that cannot be combined, DataError if OUT exists and may not be replaced."""
-    shared.check_rate(args.rate, args.recordings)
+    shared.check_tables(args, args.recordings)
     expect_place(args.out, "the adapted model")
     places.expect_apart([(f"--out {args.out}", args.out)], [*files_of(args.checkpoint), *args.recordings])
     if args.out.exists() and not args.overwrite:

@@ -65,6 +65,10 @@ from semg.training.threads import use_threads
 REDRAW = 0.1  # seconds
 LONGEST_NAME = 150  # bytes of a stream's name that are used in a file name
 SHOWN = 3  # gestures listed in the terminal
+OF_DECISIONS = (  # settings that --replay has no use for
+    *("checkpoint", "out", "record", "udp", "wait", "warmup", "statistics", "save_statistics"),
+    *("adapt", "smooth", "device", "threads", "resample"),
+)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -118,10 +122,12 @@ def check(args: argparse.Namespace) -> None:
     for name in ("lsl", "name"):
         if getattr(args, name) == "":
             raise UsageError(f"--{name}: expected the name of a stream, found an empty text")
-    of_decisions = ("record", "udp", "warmup", "statistics", "save_statistics", "adapt", "smooth", "resample")
-    for name in of_decisions if args.replay is not None else ():
-        if getattr(args, name):
-            raise UsageError(f"--{name.replace('_', '-')}: expected --lsl with it; --replay decides nothing")
+    if args.replay is not None:
+        usual = arguments()
+        for name in OF_DECISIONS:
+            if getattr(args, name) != usual.get_default(name):
+                raise UsageError(f"--{name.replace('_', '-')}: expected --lsl with it; --replay decides nothing")
+        shared.check_tables(args, [args.replay])
     if args.overwrite and args.record is None:
         raise UsageError("--overwrite: expected --record with it, whose file it replaces")
 

@@ -289,7 +289,7 @@ def in_words(summary: dict[str, Any]) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that cannot be combined."""
-    shared.check_rate(args.rate, args.recordings)
+    shared.check_tables(args, args.recordings)
     of_streams = {
         "--statistics": args.statistics is not None,
         "--save-statistics": args.save_statistics is not None,

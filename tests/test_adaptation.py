@@ -361,6 +361,12 @@ def test_adapt_never_replaces_what_it_reads(tmp_path, of):
         check(arguments().parse_args(words))
 
 
+def test_adapt_refuses_facts_of_tables_where_there_is_no_table():
+    words = ["run.ckpt", "one.hdf5", "--out", "own.ckpt"]
+    with pytest.raises(UsageError, match=r"--rate: expected a table .* found one\.hdf5; leave it out"):
+        check(arguments().parse_args([*words, "--rate", "2000"]))
+
+
 def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, run_here, model):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "session.npy", 50 * rng.normal(size=(int(40 * model.rate), len(model.channels))))

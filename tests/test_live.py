@@ -586,9 +586,13 @@ def test_flags_that_do_not_go_together(here):
         ["--warmup", 2],
         ["--adapt"],
         ["--smooth", 4],
+        ["--out", "elsewhere"],
+        ["--wait", 3],
     ):
         with pytest.raises(UsageError, match=f"{words[0]}: expected --lsl with it"):
             here(live, "--replay", "b.hdf5", *words)
+    with pytest.raises(UsageError, match=r"--unit: expected a table .* found b\.hdf5; leave it out"):
+        here(live, "--replay", "b.hdf5", "--unit", "mV")
     for words in (["--lsl", ""], ["--replay", "b.hdf5", "--name", ""]):
         with pytest.raises(UsageError, match=f"{words[-2]}: expected the name of a stream, found an empty text"):
             here(live, *words)

@@ -424,6 +424,9 @@ def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
         here(tmp_path / "a.csv")
     with pytest.raises(UsageError, match="share a file"):
         here(recording, tmp_path / f"{recording.stem}.csv", "--rate", 5120)
+    for words in (["--rate", 5120], ["--unit", "mV"], ["--channels", "1-24"]):
+        with pytest.raises(UsageError, match=rf"^{words[0]}: expected a table .* found {recording.name}; leave it out"):
+            here(recording, *words)
     with pytest.raises(DataError, match=r"m\.ckpt: expected what .* trained on, found one without data.arguments.low"):
         how = {"window": WINDOW, "stride": 100}
         data = {"rate": 5120.0, "channels": list(putemg.CHANNEL_COLUMNS), "classes": CLASSES, "arguments": how}
@@ -511,13 +514,13 @@ def test_a_vote_is_shown_with_its_share():
 
 
 def test_a_tables_labels_are_the_truth_as_a_recordings_are(here, data, recording, tmp_path):
-    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--rate", 5120, "--json"]
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--json"]
     source = read_recording(recording, tuple(range(1, 25)), "TRAJ_GT")
     names = [putemg.GESTURES.get(int(code), "") for code in source.codes]
     header = ",".join(["TRAJ_GT", *(f"c{i}" for i in range(24))])
     lines = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, source.samples.tolist(), strict=True)]
     (tmp_path / "mine.csv").write_text("\n".join([header, *lines]) + "\n")
-    _, said, _ = here(tmp_path / "mine.csv", *flags, "--unit", "counts")
+    _, said, _ = here(tmp_path / "mine.csv", *flags, "--rate", 5120, "--unit", "counts")
     _, expected, _ = here(recording, *flags)
     ours, theirs = (next(iter(json.loads(one)["recordings"].values())) for one in (said, expected))
     assert ours == theirs

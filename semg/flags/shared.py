@@ -1,14 +1,14 @@
 """Flags that several scripts have; each means the same everywhere."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from semg.common import cli
-from semg.common.console import Console
+from semg.common.console import Console, listed
 from semg.common.errors import UsageError
 from semg.data.filters import FilterSpec
-from semg.data.tables import UNITS, is_table
+from semg.data.tables import TABLES, UNITS, is_table
 from semg.evaluation.smoothing import HOLD
 
 CAREFUL = "1 for small models, otherwise all cores that the job may use"
@@ -47,10 +47,15 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_rate(rate: float | None, recordings: Iterable[Path]) -> None:
-    """UsageError if there are tables among the recordings and no rate is given."""
-    if rate is None and (tables := [path for path in recordings if is_table(path)]):
+def check_tables(args: argparse.Namespace, recordings: Sequence[Path]) -> None:
+    """UsageError for a table without --rate, and for flags of `add_tables` if no recording is a table."""
+    tables = [path for path in recordings if is_table(path)]
+    if tables and args.rate is None:
         raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
+    given = [name for name in ("rate", "unit", "channels") if getattr(args, name) is not None]
+    if given and not tables:
+        kinds, files = ", ".join(TABLES), listed([path.name for path in recordings])
+        raise UsageError(f"--{given[0]}: expected a table ({kinds}), which it is for, found {files}; leave it out")
 
 
 def add_windows(group: argparse._ActionsContainer) -> None:
