@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import baselines
+from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.rings import turned_by
 from semg.data.shards import WindowSet, open_shards
+from semg.evaluation.baseline_results import Baseline
 from semg.inference.batch import ready_tokens, session_statistics
 from semg.training import classical, classical_adaptation
 from semg.training.adaptation import Adaptation
-from semg.training.feature_tables import SessionWindows
+from semg.training.feature_tables import SessionWindows, Tables
 from semg.training.token_features import TokenFeatures
 
 
@@ -40,6 +43,31 @@ def main(monkeypatch):
         return baselines.main()
 
     return run
+
+
+def tables_of(shards, features="rms"):
+    """A fold's tables of hand-crafted features, with the same recordings for everything."""
+    windows = WindowSet(shards)
+    settings = {"features": features, "definitions": "usual", "normalize": "none"}
+    baseline = Baseline("lda-rms", "", Path(), settings)
+    return Tables({"train": windows, "scored": windows}, [baseline], Console(quiet=True), 1)
+
+
+def test_a_long_session_is_adapted_on_as_many_windows_as_the_network_takes(data, monkeypatch):
+    """Evenly spaced over whole recordings; one stride apart in a session that is short enough."""
+    shards = open_shards(data[0], [small_shards.name(1), small_shards.name(2)])
+    length, window, stride = len(shards[0].signal), small_shards.WINDOW, small_shards.STRIDE
+    each, tables = (length - window) // stride + 1, tables_of(shards)
+    every = tables.session("scored", [0, 1], "rms")
+    assert (len(every.x), every.spacing) == (2 * each, stride / small_shards.RATE)
+    assert len(tables.unlabelled("scored", [0, 1], "rms")) == 2 * 1000
+    for module in ("semg.data.windows", "semg.training.feature_tables"):
+        monkeypatch.setattr(f"{module}.SESSION_WINDOWS", each)
+    fewer = tables.session("scored", [0, 1], "rms")
+    assert fewer.spacing == 2 * every.spacing
+    np.testing.assert_array_equal(fewer.x[: len(fewer.x) // 2], every.x[:each:2])
+    np.testing.assert_array_equal(fewer.recording, every.recording[np.r_[0:each:2, each : 2 * each : 2]])
+    assert len(tables.unlabelled("scored", [0, 1], "rms")) == each // 2 * 2
 
 
 def clouds(n=600, shift=0.0, seed=0):

@@ -23,6 +23,7 @@ WINDOW_FIELDS = np.dtype(
 
 MOST_SEGMENTS = int(np.iinfo(WINDOW_FIELDS["repetition"]).max) + 1  # of one label in a recording
 UNLABELLED = -1  # label of the windows that `continuous` adds
+SESSION_WINDOWS = 20_000  # to adapt to a session on: 42 minutes at eight windows a second; longer sessions get fewer
 
 
 def segments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,6 +145,17 @@ def without_gaps(windows: np.ndarray, breaks: np.ndarray, window: int) -> np.nda
 def evenly_spaced(samples: int, window: int, most: int) -> np.ndarray:
     """First samples of at most `most` windows spread over a recording of `samples` samples, regardless of labels."""
     return np.unique(np.linspace(0, samples - window, most).astype(np.int64))
+
+
+def of_session(lengths: Sequence[int], window: int, stride: int) -> tuple[list[np.ndarray], int]:
+    """Windows to adapt to a session on: the first samples of those of each recording, and the step between them.
+
+    lengths: samples of each recording. Windows are spaced evenly over whole recordings, regardless of labels: one
+    stride apart, or several in a session of more than SESSION_WINDOWS. A recording shorter than a window has none.
+    """
+    count = sum(len(range(0, length - window + 1, stride)) for length in lengths)
+    step = stride * max(1, -(-count // SESSION_WINDOWS))
+    return [np.arange(0, length - window + 1, step) for length in lengths], step
 
 
 def _repetitions(label: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from model import GPT2Classifier
 from semg.common.errors import DataError
+from semg.data.windows import of_session
 from semg.evaluation.smoothing import HOLD
 from semg.inference.batch import INFERENCE_BATCH, Signal, decided, signal_tokens
 from semg.inference.trained_model import TrainedModel
@@ -45,7 +46,6 @@ from semg.training.session_turn import Turn, best_turn, candidates, turned_netwo
 from semg.training.token_task import TokenTask
 
 FLOOR = 1e-4  # added to likelihood ratios: a model that excludes a class for a window may be mistaken
-MOST_WINDOWS = 20_000  # of a session: 42 minutes at eight windows a second; longer sessions get fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,9 +371,7 @@ def _session_tokens(model: TrainedModel, recordings: Sequence[Signal]) -> tuple[
     usable = [one for one in recordings if len(one.samples) >= model.window]
     if not usable:
         raise DataError(f"expected a recording of at least a window, {model.window} samples, to adapt to, found none")
-    count = sum((len(one.samples) - model.window) // model.stride + 1 for one in usable)
-    step = model.stride * -(-count // MOST_WINDOWS)
-    starts = [np.arange(0, len(one.samples) - model.window + 1, step) for one in usable]
+    starts, step = of_session([len(one.samples) for one in usable], model.window, model.stride)
     parts = [
         piece
         for one, at in zip(usable, starts, strict=True)

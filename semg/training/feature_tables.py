@@ -17,7 +17,7 @@ from semg.data.normalization import sessions
 from semg.data.preprocessing import COMMON_RMS
 from semg.data.rings import turned_by, turned_pairs
 from semg.data.shards import Shard, WindowSet, open_shard
-from semg.data.windows import evenly_spaced
+from semg.data.windows import SESSION_WINDOWS, evenly_spaced, of_session
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import FeatureExtractor, feature_names, stand_in_for_microvolt
 from semg.training import classical
@@ -25,7 +25,7 @@ from semg.training import classical
 TOKENS = "tokens"  # the network's own features
 RIEMANN = "riemann"  # tangent vectors of covariance matrices, recentred by session
 BY_SESSION = (TOKENS, RIEMANN)  # features that do their own normalisation by session
-ADAPTING_WINDOWS = 1000  # per recording, at most
+ADAPTING_WINDOWS = 1000  # per recording, at most; fewer in a session of many recordings
 GATHERED = 256  # windows read at once
 STATISTICS_WINDOWS = 256  # per recording, for the mean and standard deviation of its session
 SMALLEST_STD = 1e-6  # a feature that does not vary in a session becomes 0
@@ -178,22 +178,23 @@ class Tables:
     def unlabelled(self, name: str, places: Sequence[int], features: str) -> np.ndarray:
         """(n, F) features of windows spread over whole recordings, regardless of their labels."""
         shards, source = self._windows[name].shards, self._sources[name]
-        starts = [evenly_spaced(len(shards[p].signal), shards[p].window, ADAPTING_WINDOWS) for p in places]
+        most = min(ADAPTING_WINDOWS, max(1, SESSION_WINDOWS // len(places)))
+        starts = [evenly_spaced(len(shards[p].signal), shards[p].window, most) for p in places]
         table = np.concatenate([source.of(*seen) for seen in zip(places, starts, strict=True)])
         return table[:, self._columns_of(features)].reshape(len(table), -1)
 
     def session(self, name: str, places: Sequence[int], features: str) -> SessionWindows:
-        """All windows of a session's recordings, one stride apart, regardless of their labels."""
+        """The windows that the network, too, would adapt to a session on, see `of_session`."""
         shards, source = self._windows[name].shards, self._sources[name]
         own = [shards[p] for p in places]
         stride = own[0].arguments["stride"]
-        starts = [np.arange(0, len(shard.signal) - shard.window + 1, stride) for shard in own]
+        starts, step = of_session([len(shard.signal) for shard in own], own[0].window, stride)
         tables = [source.of(p, at)[:, self._columns_of(features)] for p, at in zip(places, starts, strict=True)]
         table, pairs = np.concatenate(tables), self._kind == RIEMANN
         return SessionWindows(
             x=table.reshape(len(table), -1),
             recording=np.repeat(np.arange(len(starts)), [len(at) for at in starts]),
-            spacing=stride / own[0].rate,
+            spacing=step / own[0].rate,
             seconds=sum(len(shard.signal) for shard in own) / own[0].rate,
             electrodes=len(own[0].channels),
             rings=own[0].rings,
