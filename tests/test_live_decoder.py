@@ -224,6 +224,17 @@ def test_a_channel_that_brings_nothing_is_named_once(model, samples, kind):
     assert len(warned) == 1 and warned[0].startswith(f"stream: channels E1, E7 {what}: ")
 
 
+def test_a_faulty_channel_is_looked_for_once_the_decisions_are_out(model, samples):
+    broken, warned = samples.copy(), []
+    broken[:, 3] = 5
+    decoder = LiveDecoder(model, RATE, 1.0, warn=warned.append)
+    assert decoder.push(Chunk(broken, np.arange(len(broken)) / RATE, 0.0))
+    assert not warned
+    decoder.prepare()
+    decoder.prepare()
+    assert warned == ["stream: channel 4 did not change for 2 s: is the electrode connected?"]
+
+
 def test_a_disturbance_costs_some_windows_and_not_the_session(model, samples):
     """An electrode that came off ended the program."""
     disturbed, warned = samples.copy(), []

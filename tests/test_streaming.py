@@ -1,11 +1,14 @@
 """semg/inference/streaming.py: what is computed while a window comes in is what the whole window gives."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from model import GPT2Classifier, ModelConfig
-from semg.inference.online_normalization import Given
+from semg.data.normalization import ChannelNormalization
+from semg.inference.online_normalization import Given, LatestSamples, OnlineNormalization
 from semg.inference.streaming import Ahead, Stream
 
 SAMPLES, STRIDE, CHANNELS = 640, 320, 3
@@ -73,3 +76,42 @@ def test_a_window_is_mixed_by_what_holds_when_it_is_decided(signal, ahead):
         with torch.inference_mode():
             expected = model(window * (0.5 if half else 1.0)).softmax(1)[0].numpy()
         np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 37, 500])
+def test_latest_samples_are_those_of_the_whole_signal_whenever_they_are_joined(signal, block):
+    latest = LatestSamples(SAMPLES, CHANNELS)
+    assert latest.joined().shape == (0, CHANNELS)
+    for at in range(0, len(signal), block):
+        latest.add(signal[at : at + block])
+        if at % 3 == 0:
+            np.testing.assert_array_equal(latest.joined(), signal[: at + block][-SAMPLES:])
+    np.testing.assert_array_equal(latest.joined(), signal[-SAMPLES:])
+
+
+def online() -> OnlineNormalization:
+    return OnlineNormalization(model_of("bands"), ChannelNormalization("session"), torch.device("cpu"))
+
+
+def test_statistics_between_two_decisions_are_of_all_samples_so_far(signal):
+    """Products are computed after a decision, but whoever asks for them earlier gets all."""
+    normalization, until = online(), 3 * SAMPLES + 100
+    stream = Stream(model_of("bands"), normalization, PASS, np.eye(CHANNELS, dtype=np.float32), STRIDE)
+    for at in range(0, until, 100):
+        stream.push(signal[at : min(at + 100, until)])
+    heard = stream.heard()
+    wide = signal[:until].astype(np.float64)
+    assert heard is not None and heard.samples == until
+    np.testing.assert_allclose(heard.products, wide.T @ wide, rtol=1e-12)
+
+
+def test_a_stream_that_never_completes_a_window_keeps_no_old_block(signal):
+    """With a gap before each decision nothing calls `prepare`; memory would grow as long as the stream lasts."""
+    normalization = online()
+    first = signal[:100].copy()
+    gone = weakref.ref(first)
+    normalization.see(first)
+    del first
+    for at in range(100, len(signal), 100):
+        normalization.see(signal[at : at + 100])
+    assert gone() is None

@@ -104,6 +104,7 @@ class LiveDecoder:
         self._any = False  # whether anything has been decided
         self._invalid = 0  # samples that were not finite, or too large for the model
         self._last: np.ndarray | None = None  # (channels in,) the latest valid sample
+        self._unwatched: np.ndarray | None = None  # the latest samples, until they are checked for faults
         self._stream: Stream | None = None
         self._resampler: CausalResampler | None = None
 
@@ -120,7 +121,8 @@ class LiveDecoder:
         """
         if not len(chunk.samples):
             return []
-        self._watch.see(chunk.samples)
+        self._look_for_faults()
+        self._unwatched = chunk.samples
         chunk = replace(chunk, samples=self._numbers(chunk.samples))
         if self._scale is not None:
             return self._decide(chunk, self._scale)
@@ -133,7 +135,8 @@ class LiveDecoder:
         return self._decide_held(self._scale)
 
     def prepare(self) -> None:
-        """Do work that no decision needs to wait for; call it when there is time."""
+        """Do work that no decision needs to wait for. Call it when there is time; otherwise the next `push` does it."""
+        self._look_for_faults()
         if self._stream is not None:
             self._stream.prepare()
 
@@ -147,6 +150,7 @@ class LiveDecoder:
 
     def finish(self) -> int:
         """Number of samples lost until the end of the stream."""
+        self._look_for_faults()
         return self._clock.finish() + self._invalid
 
     def heard(self) -> SessionStatistics | None:
@@ -243,6 +247,12 @@ class LiveDecoder:
         )
         self._resampler = None if self._ratio is None else CausalResampler(self._ratio, self._rate)
         return self._stream
+
+    def _look_for_faults(self) -> None:
+        """Check the latest samples for faulty channels, once."""
+        if self._unwatched is not None:
+            self._watch.see(self._unwatched)
+            self._unwatched = None
 
     def _numbers(self, samples: np.ndarray) -> np.ndarray:
         """(n, channels), with values that are not finite replaced by the channel's previous value; they would never

@@ -216,6 +216,7 @@ class StreamReader:
         if self._inlet is None and not self._back():
             time.sleep(timeout)
             return None
+        self._look_at_its_clock()
         least = max(1, round(_LEAST * self.layout.rate))
         try:
             samples, stamps = self._inlet.pull_chunk(
@@ -230,14 +231,13 @@ class StreamReader:
                 self._back()
             return None
         self._heard = time.monotonic()
-        self._look_at_its_clock()
         if self._latest is None:
             self._latest = clock() - self._first_correction
         stamps = times_of(np.asarray(stamps), self._latest, self.layout.rate)
         self._latest = float(stamps[-1])
         stamps = stamps + self._first_correction  # constant: a new measurement would look like a gap
         drift = self._correction - self._first_correction
-        return Chunk(samples[:, list(self.layout.places)], stamps, arrived, drift)
+        return Chunk(samples[:, self._chosen], stamps, arrived, drift)
 
     def close(self) -> None:
         """Stop reading."""
@@ -274,6 +274,8 @@ class StreamReader:
             text = f"{info.name()}: expected the stream to answer within {_CONNECT:g} s, found none"
             raise _NoAnswerError(text) from None
         self.facts, self._inlet, self._heard, self._latest = facts, inlet, time.monotonic(), None
+        in_order = self.layout.places == tuple(range(facts.channels))
+        self._chosen: slice | list[int] = slice(None) if in_order else list(self.layout.places)
         self._corrected = time.monotonic()
 
     def _back(self) -> bool:

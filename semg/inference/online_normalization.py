@@ -44,6 +44,28 @@ class Normalization(Protocol):
         """The normalisation that a window would get now, as a fixed one."""
 
 
+class LatestSamples:
+    """The last samples of a signal. Its blocks are copied only when they are `joined`, not when they are added."""
+
+    def __init__(self, most: int, channels: int) -> None:
+        """most: how many samples are kept."""
+        self._most, self._count = most, 0  # samples in the blocks
+        self._blocks = [np.empty((0, channels), np.float16)]
+
+    def add(self, block: np.ndarray) -> None:
+        """Receive the next (n, C) float16 samples; the caller must not change them afterwards."""
+        self._blocks.append(block)
+        self._count += len(block)
+        if self._count > 2 * self._most:
+            self.joined()
+
+    def joined(self) -> np.ndarray:
+        """(at most `most`, C) the last samples."""
+        latest = np.concatenate(self._blocks)[-self._most :]
+        self._blocks, self._count = [latest], len(latest)
+        return latest
+
+
 class Given:
     """Fixed normalisation: from training data, or from an earlier part of the session."""
 
@@ -99,8 +121,9 @@ class OnlineNormalization:
         self._prior, self._window = prior, model.config.samples
         channels = model.config.channels // channel_normalization.copies
         self._products = np.zeros((channels, channels))
-        self._samples = 0
-        self._tail = np.empty((0, channels), np.float16)  # the last window's worth of samples
+        self._unsummed: list[np.ndarray] = []  # blocks that are not in the products yet
+        self._samples = self._summed = 0  # received; in the products
+        self._latest = LatestSamples(self._window, channels)
         self._past: list[np.ndarray] = []  # (N, C) past windows that are kept
         self._every, self._decided = 1, 0  # every how many windows one is kept; number of complete windows
         self._renewed_at = 0  # samples received when the transform was computed
@@ -115,7 +138,7 @@ class OnlineNormalization:
             self._go_on_from(heard)
 
     def _go_on_from(self, heard: SessionStatistics) -> None:
-        self._products, self._samples = heard.products.copy(), heard.samples
+        self._products, self._samples, self._summed = heard.products.copy(), heard.samples, heard.samples
         self._past, self._every, self._decided = list(heard.kept), heard.every, heard.decided
         self._sums, self._transform = torch.from_numpy(heard.sums.copy()).to(self._sums.device), heard.transform
         self._renewed_at = heard.renewed_at
@@ -128,6 +151,7 @@ class OnlineNormalization:
             self.prepare()
         if not self._decided:
             return None
+        self._sum_up()
         return SessionStatistics(
             self._products.copy(),
             self.transform,
@@ -140,11 +164,13 @@ class OnlineNormalization:
         )
 
     def see(self, block: np.ndarray) -> None:
-        """Add (n, C) filtered microvolts to the signal so far."""
-        wide = block.astype(np.float64)
-        self._products += wide.T @ wide
+        """Add (n, C) filtered microvolts to the signal so far; the caller must not change them afterwards."""
+        self._unsummed.append(block)
         self._samples += len(block)
-        self._tail = np.concatenate([self._tail, block])[-self._window :]
+        self._latest.add(block)
+        # otherwise `prepare` does it, so that no decision waits for it; after gaps there may be no decision
+        if self._samples - self._summed > self._window:
+            self._sum_up()
 
     @property
     def transform(self) -> np.ndarray:
@@ -157,7 +183,7 @@ class OnlineNormalization:
         """See `Normalization`; the window itself is included in the statistics."""
         self._sums += self._model.feature_sums(features.to(self._sums.device))
         if self._decided % self._every == 0:
-            self._past.append(self._tail)
+            self._past.append(self._latest.joined())
             if len(self._past) > MOST_KEPT:
                 self._past, self._every = self._past[::2], 2 * self._every
         self._decided += 1
@@ -165,6 +191,8 @@ class OnlineNormalization:
 
     def prepare(self) -> None:
         """See `Normalization`: computes the tokens of kept windows under a new transform."""
+        self._sum_up()
+        self._latest.joined()
         if self._renewal is None and self._samples > RENEWAL_GROWTH * self._renewed_at:
             self._renewal = _Renewal(self._computed_transform(), list(self._past), self._decided, self._samples)
         renewal = self._renewal
@@ -187,7 +215,16 @@ class OnlineNormalization:
         features = self._model.features(x).to(self._sums.device)
         renewal.sums = renewal.sums.to(features.device) + self._model.feature_sums(features)
 
+    def _sum_up(self) -> None:
+        """Add the latest blocks to the products of all samples so far."""
+        for block in self._unsummed:
+            wide = block.astype(np.float64)
+            self._products += wide.T @ wide
+        self._unsummed.clear()
+        self._summed = self._samples
+
     def _computed_transform(self) -> np.ndarray:
+        self._sum_up()
         heard = self._products / max(1, self._samples)
         if self._prior is not None:
             heard = _blended(self._prior, heard, self._samples / self._window)

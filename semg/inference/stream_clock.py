@@ -43,11 +43,12 @@ class StreamClock:
     def push(self, stamps: np.ndarray) -> list[int]:
         """(n,) time stamps of the next samples, seconds -> the places among them before which so many samples are
         missing that no window may span the gap."""
-        late = stamps - (self._count + np.arange(len(stamps))) / self._rate
-        before = late[0] if self._last is None else self._last
-        steps = np.diff(late, prepend=before)
-        places = np.flatnonzero(np.abs(steps) >= SMALLEST / self._rate)
-        breaks = [int(place) for place in places if self._breaks(float(steps[place]))]
+        late = stamps - np.arange(self._count, self._count + len(stamps)) / self._rate
+        steps = np.empty_like(late)
+        steps[0] = 0.0 if self._last is None else late[0] - self._last
+        np.subtract(late[1:], late[:-1], out=steps[1:])
+        places = np.flatnonzero(np.abs(steps) >= SMALLEST / self._rate).tolist()
+        breaks = [place for place in places if self._breaks(float(steps[place]))]
         for begin, end in zip([0, *places], [*places, len(late)], strict=True):
             if end == begin:
                 continue

@@ -16,7 +16,7 @@ from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.data.batches import to_device
 from semg.data.filters import CausalFilter
-from semg.inference.online_normalization import Normalization, transformed
+from semg.inference.online_normalization import LatestSamples, Normalization, transformed
 from semg.inference.session_statistics import SessionStatistics
 
 
@@ -98,7 +98,7 @@ class Ahead:
     def features(self) -> Tensor:
         """(1, T, F), when the window is complete."""
         known = self._frontend.tokens_of(torch.cat(self._computed, 1)) if self._computed else None
-        return self._model.features(self._x, known)
+        return self._frontend(self._x, known)
 
 
 class Stream:
@@ -126,7 +126,7 @@ class Stream:
         self._filter = CausalFilter(sections)
         self._reference, self._stride, self._warmup = reference, stride, warmup
         self._length = model.config.samples
-        self._window = np.empty((0, reference.shape[1]), np.float16)
+        self._latest = LatestSamples(self._length, reference.shape[1])
         self._ahead = Ahead(model, model.token_mean.device)
         self._missing = self._length  # samples until the next window is complete
         self._due = False  # whether a decision has been made since `prepare`
@@ -142,7 +142,7 @@ class Stream:
         self.prepare()
         # float16, as in shards: the model was trained on signals of this precision
         with np.errstate(over="ignore", invalid="ignore"):
-            new = self._filter(block.astype(np.float32) @ self._reference).astype(np.float16)
+            new = self._filter(block.astype(np.float32, copy=False) @ self._reference).astype(np.float16)
         if not np.isfinite(new).all():
             raise DataError("expected amplitudes below 65 mV, found more", hint="is {unit} right?")
         decisions = []
@@ -153,7 +153,7 @@ class Stream:
             if self._adaptation is not None:
                 self._adaptation.see(part)
             self._ahead.add(part)
-            self._window = np.concatenate([self._window, part])[-self._length :]
+            self._latest.add(part)
             self._missing -= len(part)
             self.seen += len(part)
             if self._missing == 0:
@@ -173,7 +173,7 @@ class Stream:
             if self._adaptation is not None:
                 self._adaptation.prepare(self._normalization)
                 self._model = self._adaptation.network
-            self._ahead.begin(self._normalization.transform, self._window[self._stride :])
+            self._ahead.begin(self._normalization.transform, self._latest.joined()[self._stride :])
 
     def heard(self) -> SessionStatistics | None:
         """The statistics of the session that the stream has learnt, for a later stream to start from.
@@ -185,7 +185,7 @@ class Stream:
     def _decide(self) -> np.ndarray:
         transform = self._normalization.transform
         if transform is not self._ahead.transform:  # it has changed since the window began
-            self._ahead.begin(transform, self._window)
+            self._ahead.begin(transform, self._latest.joined())
         tokens = self._normalization.normalized(self._ahead.features())
         return self._model.classify(tokens).float().softmax(1)[0].cpu().numpy()
 
