@@ -23,7 +23,7 @@ WAITS = """
 import os, sys, time
 from pathlib import Path
 name, rest = sys.argv[1], sys.argv[2:]
-got = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("SEMG_CORES")
+got = os.environ.get("CUDA_VISIBLE_DEVICES") or "none", os.environ.get("SEMG_CORES")
 with Path(f"{name}.began").open("a") as file:
     print(os.getpid(), *got, *rest, file=file, flush=True)
 print("waiting", flush=True)
@@ -79,6 +79,15 @@ def test_jobs_run_at_once_each_with_a_gpu_and_its_share_of_the_cores(here, monke
     assert [ended[one] for one in jobs] == ["", ""]
     assert sorted(began(here, name)[0][1:] for name in "ab") == [["4", "3"], ["7", "3"]]
     assert stat.S_IMODE((here / ".jobs").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("visible", ["4,7", None])
+def test_jobs_without_gpus_see_none(here, monkeypatch, visible):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    blind = job("import os, sys; sys.exit(os.environ.get('CUDA_VISIBLE_DEVICES') != '')")
+    assert dict(launcher(here, Place("local", gpus=0)).run([blind], "work")) == {blind: ""}
 
 
 def test_no_more_than_parallel_run_at_once(here):

@@ -56,7 +56,10 @@ class ThisMachine:
         return [slot for slot in range(self._parallel) if slot not in busy][:room]
 
     def environment(self, slot: int) -> dict[str, str | None]:
-        """How a job's environment differs from the launcher's: submitit hides GPUs that it was not asked for."""
+        """How a job's environment differs from the launcher's: it sees its own GPUs only. submitit would hide all; on a
+        machine without GPUs the variable stays as it is."""
+        if not self._each:
+            return {"CUDA_VISIBLE_DEVICES": ""}
         count = len(self._gpus)
         mine = [self._gpus[(slot * self._each + n) % count] for n in range(self._each)] if count else []
         return {"CUDA_VISIBLE_DEVICES": ",".join(mine) if mine else os.environ.get("CUDA_VISIBLE_DEVICES")}
