@@ -18,7 +18,7 @@ from pathlib import Path
 import material
 import numpy as np
 import torch
-from measuring import ROOT, Row, arguments, in_turns, report
+from measuring import ROOT, Row, arguments, in_turns, read, report
 
 from semg.common import cli
 from semg.common.errors import DataError
@@ -103,9 +103,8 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     parser = arguments(__doc__, "adaptation", repeats=3)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/best_model.ckpt", help="the model")
-    args = parser.parse_args()
+    args = read(parser)
     torch.set_num_threads(1)
-    args.repeats = 1 if args.quick else args.repeats
     model = TrainedModel.open(args.checkpoint, "cpu")
     lengths, stream = (LENGTHS[:1], LENGTHS[0]) if args.quick else (LENGTHS, STREAMED)
     return report(args, rows_of(model, lengths, stream, args.repeats), threads=1, simulated=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from measuring import Row, arguments, in_turns, report
+from measuring import Row, arguments, in_turns, read, report
 
 # isort: split
 import torch
@@ -94,8 +94,7 @@ def measure(name: str, config: ModelConfig, batch: int, repeats: int) -> list[Ro
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "backbone").parse_args()
-    args.repeats = 1 if args.quick else args.repeats
+    args = read(arguments(__doc__, "backbone"))
     torch.set_num_threads(1)
     small = ModelConfig(channels=48)
     rows = measure("2 blocks of width 64", small, 16 if args.quick else 128, args.repeats)

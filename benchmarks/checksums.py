@@ -1,7 +1,7 @@
 """The cost of verification: a shard and a checkpoint of realistic size, opened with and without their checksums.
 
-Output: a table, and benchmarks/results/checksums.json with the machine and the commit. Times are medians of 5. Files
-are in the page cache, where checksums are slowest in comparison. Content does not change how long a checksum takes.
+Output: a table, and benchmarks/results/checksums.json with the machine and the commit. Times are medians. Files are
+in the page cache, where checksums are slowest in comparison. Content does not change how long a checksum takes.
 
   python benchmarks/checksums.py
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import material
 import numpy as np
 import torch
-from measuring import Row, arguments, in_turns, report
+from measuring import Row, arguments, in_turns, read, report
 
 from model import GPT2Classifier, ModelConfig
 from semg.common import cli
@@ -60,8 +60,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[Row]:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "checksums").parse_args()
-    args.repeats = 1 if args.quick else args.repeats
+    args = read(arguments(__doc__, "checksums"))
     with tempfile.TemporaryDirectory() as folder:
         return report(args, measure(Path(folder), args))
 

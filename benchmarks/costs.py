@@ -11,7 +11,6 @@ checkpoints/best_model.ckpt.
   python benchmarks/costs.py --markdown     # prints the table of docs/scale.md from the existing JSON file
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -21,10 +20,12 @@ from typing import Any
 
 import material
 import pandas as pd
-from measuring import ROOT, Finished, Row, arguments, report, run_script
+from measuring import RESULTS, ROOT, Finished, Row, arguments, read, report, run_script
 from training_step import AUGMENT
 
 from semg.common import cli
+from semg.common.errors import DataError
+from semg.common.files import expect_file, read_json
 from semg.data import putemg
 from semg.data.shards import WindowSet, open_shards
 from semg.data.splits import Split, write_split
@@ -111,14 +112,28 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def measured(path: Path) -> list[dict[str, Any]]:
+    """The rows of a costs.json. DataError for another file."""
+    what = "results of benchmarks/costs.py"
+    rows = read_json(path, what).get("rows")
+    if not isinstance(rows, list) or not all(isinstance(one, dict) and _has_costs(one.get("facts")) for one in rows):
+        raise DataError(f"{path}: expected {what}, found others")
+    return rows
+
+
+def _has_costs(facts: object) -> bool:
+    return isinstance(facts, dict) and {"start", "each", "unit", "memory"} <= facts.keys()
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    parser = arguments(__doc__, "costs", repeats=1)
+    parser = arguments(__doc__, "costs", repeats=None)
     parser.add_argument("--markdown", action="store_true", help="print the table of --out, and measure nothing")
-    args = parser.parse_args()
+    args = read(parser)
     if args.markdown:
-        sys.stdout.write(markdown(json.loads(args.out.read_text(encoding="utf-8"))["rows"]) + "\n")
+        sys.stdout.write(markdown(measured(args.out or RESULTS / "costs.json")) + "\n")
         return 0
+    expect_file(MODEL, "the demo's model")
     os.environ |= THREADS
     each = []
     with tempfile.TemporaryDirectory() as name:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import material
 import torch
-from measuring import Row, arguments, in_turns, report
+from measuring import Row, arguments, in_turns, read, report
 
 from model import GPT2Classifier, ModelConfig
 from semg.common import cli
@@ -43,8 +43,7 @@ def ways(folder: Path, workers: int) -> dict[str, Callable[[], object]]:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "evaluation").parse_args()
-    args.repeats = 1 if args.quick else args.repeats
+    args = read(arguments(__doc__, "evaluation"))
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as name:

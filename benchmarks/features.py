@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from measuring import Row, arguments, in_turns, report
+from measuring import Row, arguments, in_turns, read, report
 from threadpoolctl import threadpool_limits
 
 from semg.common import cli
@@ -72,12 +72,11 @@ def both(
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "features", repeats=15).parse_args()
+    args = read(arguments(__doc__, "features", repeats=15))
     other = libemg()
     count = 32 if args.quick else 256
     stored = (np.random.default_rng(0).standard_normal((count, SAMPLES, CHANNELS)) * 50).astype(np.float16)
     ready = np.ascontiguousarray(stored.transpose(0, 2, 1), np.float64)
-    repeats = 1 if args.quick else args.repeats
     rows, apart = [], {}
     with threadpool_limits(1):
         for names in [*((name,) for name in NAMES), NAMES]:
@@ -87,7 +86,7 @@ def main() -> int:
             apart[what] = float(np.max(np.abs(ours - expected) / np.maximum(np.abs(expected), 1e-9)))
             if apart[what] > APART:
                 raise DataError(f"{what}: expected LibEMG's values to {APART:g}, found {apart[what]:.2g} apart")
-            seconds = both(extract, stored, other, names, ready, repeats)
+            seconds = both(extract, stored, other, names, ready, args.repeats)
             rows.append(Row(what, "LibEMG's", seconds["ours"] / seconds["LibEMG"], 1.0, seconds=seconds))
     return report(args, rows, windows=count, largest_relative_difference=apart)
 

@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import ROOT, Row, arguments, report, run_python, save
+from measuring import ROOT, Row, arguments, read, report, run_python, save
 from operations import Counter
 from prediction import CARDS, Card, Work, counts, predict
 from torch import nn
@@ -40,7 +40,7 @@ from training_step import AUGMENT, a_run, epoch, noise
 
 from semg.common import cli
 from semg.common.console import Console, counted
-from semg.common.errors import DataError
+from semg.common.errors import DataError, UsageError
 from semg.training.trainer import Trainer
 
 PUTEMG_WINDOWS = 600_000
@@ -165,7 +165,7 @@ def measure(run: Trainer, repeats: int) -> dict[str, float]:
     taken = {}
     for name, work in (("step", epoch), ("reading", read_all)):
         some = partial(_repeatedly, work, run, epochs)
-        taken[name] = sorted(synchronized(some) for _ in range(repeats))[repeats // 2] / steps
+        taken[name] = statistics.median(synchronized(some) for _ in range(repeats)) / steps
     return {**taken, "steps": steps, "bytes": torch.cuda.max_memory_allocated()}
 
 
@@ -221,7 +221,7 @@ def measurements(args: argparse.Namespace, card: Card) -> Iterator[list[Row]]:
             return
         try:
             yield [several(data, alone, torch.cuda.device_count(), rate)]
-        except RuntimeError as error:
+        except DataError as error:
             cli.console(args).warn(f"train.py under torchrun: {error}")
 
 
@@ -231,7 +231,10 @@ def main() -> int:
     parser.add_argument("--plan", action="store_true", help="say what is predicted, and measure nothing")
     parser.add_argument("--card", choices=list(CARDS), default="h100", help="whose data sheet --plan takes")
     parser.add_argument("--markdown", action="store_true", help="with --plan: a table in Markdown, a row a step")
-    args = parser.parse_args()
+    args = read(parser)
+    idle = ("out", "repeats", "quick") if args.plan else ("card", "markdown")
+    if given := [name for name in idle if getattr(args, name) != parser.get_default(name)]:
+        raise UsageError(f"--{given[0]}: expected {'no --plan' if args.plan else '--plan'} beside it")
     if args.plan:
         card, console = CARDS[args.card], cli.console(args)
         if args.markdown:
@@ -245,7 +248,6 @@ def main() -> int:
             "benchmarks/gpu.py: expected a CUDA device, found none; run it on a machine with an NVIDIA GPU, or with "
             "--plan, which predicts"
         )
-    args.repeats = 1 if args.quick else args.repeats
     card, rows = this_card(), list[Row]()
     measured = {"bf16": card.bf16, "fp32": card.fp32, "bandwidth": card.bandwidth, "launch": card.launch}
     facts = {"device": card.name, "devices": torch.cuda.device_count(), "card": measured}

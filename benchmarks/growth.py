@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import material
-from measuring import Finished, Row, arguments, report, run_script
+from measuring import Finished, Row, arguments, destination, read, report, run_script
 
 from semg.common import cli
 from semg.data.splits import Split, write_split
@@ -21,7 +21,6 @@ from semg.evaluation import palette, score_figures
 
 COUNTS = (1, 4, 16)
 SHORT = 20.0  # seconds of the recordings of the two people who validate and are tested
-COLOURS = (palette.BLUE, palette.ORANGE, palette.GREY)
 STEPS = ("preprocess.py", "train.py", "evaluate.py")
 
 
@@ -58,9 +57,8 @@ def draw(path: Path, seconds: dict[str, list[float]], memory: dict[str, list[flo
     figure = score_figures.new_figure(8, 3.6)
     for place, (title, values) in enumerate({"time (s)": seconds, "most memory (MB)": memory}.items(), 1):
         axes = figure.add_subplot(1, 2, place)
-        for (name, own), colour, mark in zip(
-            values.items(), (score_figures.BLUE, score_figures.ORANGE, score_figures.GREY), "osD", strict=True
-        ):
+        colours = (palette.BLUE, palette.ORANGE, palette.GREY)
+        for (name, own), colour, mark in zip(values.items(), colours, "osD", strict=True):
             axes.plot(COUNTS, own, marker=mark, color=colour, label=name)
         axes.set_xlabel("recordings")
         axes.set_xticks(COUNTS)
@@ -85,11 +83,12 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, list[
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "growth", repeats=1).parse_args()
+    args = read(arguments(__doc__, "growth", repeats=1))
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), 20.0 if args.quick else 60.0)
         measured = measure(Path(name), args)
-    draw(args.out.with_suffix(".png"), measured["seconds"], measured["memory"])
+    if place := destination(args):
+        draw(place.with_suffix(".png"), measured["seconds"], measured["memory"])
     rows = []
     for step in STEPS:
         first, second, third = measured["seconds"][step]

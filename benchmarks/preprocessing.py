@@ -24,7 +24,7 @@ from pathlib import Path
 import material
 import numpy as np
 import pandas as pd
-from measuring import Row, arguments, in_turns, report, run_script
+from measuring import Row, arguments, in_turns, read, report, run_script
 from scipy import optimize, signal
 
 import preprocess
@@ -131,8 +131,7 @@ def two_workers(folder: Path, args: argparse.Namespace, seconds: float) -> list[
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "preprocessing").parse_args()
-    args.repeats = 1 if args.quick else args.repeats
+    args = read(arguments(__doc__, "preprocessing"))
     seconds = 40.0 if args.quick else float(material.SECONDS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

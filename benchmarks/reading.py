@@ -17,7 +17,7 @@ from pathlib import Path
 import material
 import numpy as np
 import torch
-from measuring import ROOT, Row, arguments, in_turns, report, run_python
+from measuring import ROOT, Row, arguments, in_turns, read, report, run_python
 
 from semg.common import cli
 from semg.common.files import read_json, write_json
@@ -111,8 +111,7 @@ def batches(folder: Path, repeats: int) -> list[Row]:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "reading").parse_args()
-    args.repeats = 1 if args.quick else args.repeats
+    args = read(arguments(__doc__, "reading"))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

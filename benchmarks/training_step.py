@@ -14,7 +14,7 @@ import material
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import Row, arguments, in_turns, report
+from measuring import Row, arguments, in_turns, read, report
 
 import train
 from semg.common import cli
@@ -73,8 +73,7 @@ def measure(run: Trainer, repeats: int) -> dict[str, float]:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments(__doc__, "training_step").parse_args()
-    args.repeats = 1 if args.quick else args.repeats
+    args = read(arguments(__doc__, "training_step"))
     torch.set_num_threads(1)
     rows = []
     for what, words in (("the default model", []), ("raw samples", ["--frontend", "raw"])):

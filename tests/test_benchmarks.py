@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import costs
 import features
 import gpu
 import measuring
@@ -18,7 +19,7 @@ from preprocessing import authors_method
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import a_run, noise
 
-from semg.common.errors import DataError
+from semg.common.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG = ("adaptation", "checksums", "costs", "growth", "preprocessing")
@@ -96,13 +97,14 @@ def test_compiled_and_graphed_steps_launch_less_and_compute_the_same():
 
 def test_without_a_gpu_the_plan_says_that_nothing_was_measured(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(gpu, "WORKS", (prediction.Work(1, 32, 2), prediction.Work(1, 32, 2, compile="default")))
-    monkeypatch.setattr("sys.argv", ["gpu.py", "--plan", "--card", "a100", "--out", str(tmp_path / "gpu.json")])
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--plan", "--card", "a100"])
     assert gpu.main() == 0
     said = capsys.readouterr().out
     assert "PREDICTED" in said and "A100" in said and "nothing was measured on a GPU" in said
     for component in (*prediction.COMPONENTS, "step"):
         assert said.count(f"\n  {component:<10}") == 2
-    assert not (tmp_path / "gpu.json").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plan_in_the_docs_is_the_plan_printed():
@@ -132,7 +134,7 @@ def test_rows_measured_on_a_gpu_are_kept_when_a_later_one_fails(monkeypatch, cap
         assert (work, processes, rate) == (alone, 1, 50.0)
         kept.append(len(json.loads(out.read_text())["rows"]))
         if torchrun_fails:
-            raise RuntimeError("no rendezvous")
+            raise DataError("no rendezvous")
         return measuring.Row("DDP", "one alone", 0.9)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -192,6 +194,75 @@ def test_a_row_knows_whether_it_reached_its_goal():
     assert measuring.Row("a", "b", 2.0, 1.8, at_least=True).reached is True
     assert measuring.Row("a", "b", 1.7, 1.8, at_least=True).reached is False
     assert measuring.Row("a", "b", 1.7).reached is None
+
+
+def test_a_quick_look_replaces_no_result(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path)
+    (tmp_path / "a.json").write_text("measured with care")
+    monkeypatch.setattr("sys.argv", ["a.py", "--quick"])
+    args = measuring.read(measuring.arguments("manual", "a", repeats=3))
+    assert args.repeats == 1
+    assert measuring.report(args, [measuring.Row("a", "b", 1.0)]) == 0
+    assert (tmp_path / "a.json").read_text() == "measured with care"
+    assert "nothing was written" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["a.py"])
+    measuring.report(measuring.read(measuring.arguments("manual", "a", repeats=3)), [measuring.Row("a", "b", 1.0)])
+    assert json.loads((tmp_path / "a.json").read_text())["repeats"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["--out", "a.png"], UsageError, r"--out a.png: expected a name that ends in .json"),
+        (["--out", "file/a.json"], DataError, "expected a folder, to write the results under it, found a file"),
+        (["--quick", "--repeats", "2"], UsageError, "--repeats: expected no --quick beside it"),
+    ],
+)
+def test_flags_of_benchmarks_are_checked_before_anything_is_measured(monkeypatch, tmp_path, words, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["a.py", *words])
+    with pytest.raises(error, match=message):
+        measuring.read(measuring.arguments("manual", "a"))
+
+
+def test_a_benchmark_that_measures_once_has_no_flag_for_repeats(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["costs.py", "--repeats", "3"])
+    with pytest.raises(SystemExit):
+        costs.main()
+    assert "unrecognized arguments: --repeats 3" in capsys.readouterr().err
+
+
+def test_a_script_that_fails_is_named_with_what_it_said():
+    with pytest.raises(DataError, match=r"-c .*: expected it to succeed, found: error: no such place$"):
+        measuring.run_python("-c", "print('begun'); raise SystemExit('error: no such place')")
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"rows": [{"what": "a"}]}', '{"rows": 1}'])
+def test_a_table_of_costs_is_made_of_costs_alone(monkeypatch, tmp_path, content):
+    place = tmp_path / "costs.json"
+    if content is not None:
+        place.write_text(content)
+    monkeypatch.setattr("sys.argv", ["costs.py", "--markdown", "--out", str(place)])
+    with pytest.raises(DataError, match=r"expected results of benchmarks/costs\.py"):
+        costs.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--card", "a100"], "--card: expected --plan beside it"),
+        (["--markdown"], "--markdown: expected --plan beside it"),
+        (["--plan", "--repeats", "2"], "--repeats: expected no --plan beside it"),
+        (["--plan", "--out", "x.json"], "--out: expected no --plan beside it"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused_by_the_gpu_benchmark(monkeypatch, tmp_path, words, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["gpu.py", *words])
+    with pytest.raises(UsageError, match=message):
+        gpu.main()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_benchmark_is_run_by_make_bench():
