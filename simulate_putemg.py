@@ -15,9 +15,9 @@ pipeline works, and nothing about people: simulated people differ less from each
 
 OUTDIR/simulated.json lists the recordings with their SHA-256 and the arguments that each was made with. A recording
 depends on --seed, --seconds, and its subject, day and trajectory, but not on how many others are made. Running the same
-command again makes what is missing. If an existing recording was made with another seed or length, the script names it
-and writes nothing; with --overwrite it is replaced. A folder that contains other recordings, such as real ones, is
-refused.
+command again makes what is missing. If an existing recording was made with another seed or length, or by another
+version of the simulation, or is damaged, the script names it and writes nothing; with --overwrite it is replaced. A
+folder that contains other recordings, such as real ones, is refused.
 
 A recording of a minute takes 7.5 MB on disk; docs/scale.md says how long it takes, and how much memory each worker
 needs.
@@ -38,7 +38,7 @@ import pandas as pd
 
 from semg.common import cli
 from semg.common.errors import DataError
-from semg.common.files import atomic_path, checksum, folder_lock, read_json, write_json
+from semg.common.files import atomic_path, checksum, expect_room, folder_lock, read_json, write_json
 from semg.common.process_pool import as_ready, usable_cores
 from semg.common.provenance import how_made
 from semg.data import putemg
@@ -81,7 +81,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=cli.number(SHORTEST, LONGEST), default=60.0, help="length of each recording")
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed; another seed makes other people")
     parser.add_argument("--workers", type=cli.whole(1), default=usable_cores(), help="recordings made at once")
-    parser.add_argument("--overwrite", action="store_true", help="replace recordings made with other arguments")
+    parser.add_argument("--overwrite", action="store_true", help="replace damaged recordings, and those made otherwise")
     return parser
 
 
@@ -180,9 +180,10 @@ def listed(one: Planned, sha256: str | None = None, size: int | None = None) -> 
 def read_listing(folder: Path) -> dict[str, dict[str, Any]]:
     """The entries of recordings that an earlier run made or planned. DataError if the folder has other recordings."""
     path = folder / LISTING
-    entries = read_json(path, "the list of simulated recordings").get("recordings") if path.exists() else {}
+    what = "the list of simulated recordings"
+    entries = read_json(path, what).get("recordings") if path.exists() else {}
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise DataError(f"{path}: expected entries under 'recordings', found none; delete the folder")
+        raise DataError(f"{path}: expected {what}, found another file; choose another folder")
     there = sorted(file.name for file in folder.glob("*.hdf5") if not file.name.startswith("."))
     if others := [name for name in there if name not in entries]:
         raise DataError(
@@ -198,12 +199,17 @@ def difference(one: Planned, entry: dict[str, Any]) -> str:
     for key, value in one.arguments.items():
         actual = made_with.get(key) if isinstance(made_with, dict) else None
         if actual != value:
-            return f"expected a recording made with {key} {value}, found {actual}"
+            return f"expected a recording made with {_argument(key, value)}, found {_argument(key, actual)}"
     expected = entry.get("sha256")
     # no checksum: the run ended after the file was written, which is always complete, and before its entry was
     if expected is not None and checksum(one.path) != expected:
         return f"expected the contents that {LISTING} lists, found others"
     return ""
+
+
+def _argument(key: str, value: object) -> str:
+    """`--seconds 25.5`: an entry of `Planned.arguments` as it is typed; `generator 1` cannot be."""
+    return f"{key if key == 'generator' else f'--{key}'} {f'{value:g}' if isinstance(value, float) else value}"
 
 
 def sort_out(
@@ -222,13 +228,14 @@ def sort_out(
 
 
 def check_disk(folder: Path, to_make: list[Planned]) -> None:
-    """Raise DataError unless the recordings fit."""
+    """Raise DataError unless the recordings fit, once those that they replace are deleted."""
     needed = round(sum(one.seconds for one in to_make) * BYTES_PER_SECOND)
-    free = shutil.disk_usage(folder).free
+    replaced = sum(one.path.stat().st_size for one in to_make if one.path.exists())
+    free = shutil.disk_usage(folder).free + replaced
     if needed > free:
         raise DataError(
             f"{folder}: expected {needed / 1e6:.0f} MB of free disk, found {free / 1e6:.0f} MB; "
-            "fewer --subjects or --seconds need less"
+            "fewer --subjects, --days or --seconds need less"
         )
 
 
@@ -240,15 +247,9 @@ def killed(_: Planned) -> NoReturn:
     raise DataError("a worker was killed, perhaps for want of memory; use fewer --workers")
 
 
-def write_listing(args: argparse.Namespace, entries: dict[str, dict[str, Any]]) -> None:
-    """Write the listing, which says that the recordings in OUTDIR are simulated."""
-    arguments = {key: getattr(args, key) for key in ("subjects", "days", "seconds", "seed")}
-    content = {
-        "notice": NOTICE,
-        **how_made("simulate_putemg.py", arguments),
-        "recordings": dict(sorted(entries.items())),
-    }
-    write_json(args.outdir / LISTING, content)
+def write_listing(folder: Path, made: dict[str, Any], entries: dict[str, dict[str, Any]]) -> None:
+    """Write the listing, which says that the recordings in `folder` are simulated. made: from `how_made`."""
+    write_json(folder / LISTING, {"notice": NOTICE, **made, "recordings": dict(sorted(entries.items()))})
 
 
 def warn_of_others(
@@ -259,9 +260,10 @@ def warn_of_others(
     names = {one.path.name for one in planned}
     others = [n for n, e in entries.items() if n not in names and e.get("arguments") != planned[0].arguments]
     if others:
-        told = cli.counted(len(others), "recording")
+        recordings = cli.counted(len(others), "recording")
         console.warn(
-            f"{folder}: has also {told} made with other arguments, such as {others[0]}; delete what you don't want"
+            f"{folder}: has also {recordings} made with other arguments, such as {others[0]}; delete those that "
+            "you don't want"
         )
 
 
@@ -270,6 +272,8 @@ def main() -> int:
     args = arguments().parse_args()
     console = cli.console(args)
     planned = plan(args)
+    expect_room(args.outdir, "the recordings")
+    made = how_made("simulate_putemg.py", {key: getattr(args, key) for key in ("subjects", "days", "seconds", "seed")})
     with folder_lock(args.outdir):
         entries = read_listing(args.outdir)
         to_make, to_keep = sort_out(planned, entries, args.overwrite)
@@ -286,11 +290,11 @@ def main() -> int:
             if entries[one.path.name].get("sha256") is None:
                 entries[one.path.name] = listed(one, checksum(one.path), one.path.stat().st_size)
         entries |= {one.path.name: listed(one) for one in to_make}
-        write_listing(args, entries)
-        made = as_ready(make, to_make, args.workers, killed, console.warn)
-        for name, entry in console.progress(made, total=len(to_make), unit="recording"):
+        write_listing(args.outdir, made, entries)
+        written = as_ready(make, to_make, args.workers, killed, console.warn)
+        for name, entry in console.progress(written, total=len(to_make), unit="recording"):
             entries[name] = entry
-            write_listing(args, entries)
+            write_listing(args.outdir, made, entries)
         warn_of_others(planned, entries, args.outdir, console)
         console.finish(
             f"{args.outdir}: {cli.counted(len(to_make), 'recording')} written, {len(to_keep)} kept, "

@@ -27,7 +27,8 @@ from semg.data.putemg import ADC_BITS, GESTURES, N_CHANNELS, RATE, REST, RING_SI
 VERSION = 1  # increase it when the same seed gives different counts
 SHORTEST = 20.0  # seconds of recording in which every gesture is held long enough for windows
 
-# Times in seconds. `_SLOT` is the shortest time of a repetition together with the idle time before it.
+# Times in seconds. `_SLOT` is the shortest time of a repetition together with the idle time before it, except in
+# recordings too short for one such repetition of every gesture, where it is shorter.
 _SLOT = {"repeats_long": 4.2, "sequential": 4.0, "repeats_short": 2.7}
 _LEAD = 0.6  # idle before the first slot
 _HOLD_SHARE = 0.4  # of a slot
@@ -181,7 +182,7 @@ def schedule(trajectory: str, seconds: float, rng: np.random.Generator) -> list[
     """The movements of a recording in time order, with every gesture equally often.
 
     `repeats_long` and `repeats_short` repeat each gesture before the next one, `sequential` goes through all gestures
-    again and again. A slot is idle time and one movement; a hold lasts at least 0.8 s.
+    again and again. A slot is idle time and one movement. In SHORTEST seconds and more, a hold lasts at least 0.8 s.
     """
     repetitions = max(1, int((seconds - _LEAD) / (len(_ACTIVE) * _SLOT[trajectory])))
     gestures = list(_ACTIVE) * repetitions
@@ -348,7 +349,7 @@ def _reach(units: Units, radius: float, angles: np.ndarray) -> np.ndarray:
 
     The shape at any distance is a mixture of those at the two nearest of _DISTANCES.
     """
-    below = np.minimum(radius - units.depth, radius)[:, None]
+    below = (radius - units.depth)[:, None]  # distance from the arm's axis
     turn = np.deg2rad(units.angle[:, None] - angles)
     distance = np.sqrt(radius**2 + below**2 - 2 * radius * below * np.cos(turn))  # (units, electrodes)
     place = np.interp(np.log(distance), np.log(_DISTANCES), np.arange(len(_DISTANCES)))
