@@ -286,8 +286,10 @@ class GPT2Classifier(nn.Module):
         normalise."""
         mean = sums[0] / sums[2]
         std = (sums[1] / sums[2] - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
-        left = ~self.frontend.normalized.to(sums.device)
-        return torch.stack([mean.masked_fill(left, 0.0), std.masked_fill(left, 1.0)]).float()
+        if not self.frontend.all_normalized:
+            left = ~self.frontend.normalized.to(sums.device)
+            mean, std = mean.masked_fill(left, 0.0), std.masked_fill(left, 1.0)
+        return torch.stack([mean, std]).float()
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Load pretrained weights, as semg/backbones.py reads them, into the backbone. ValueError if there is no

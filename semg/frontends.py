@@ -289,6 +289,7 @@ class FrontEnd(nn.Module):
         self.n_features = sum(group.size for group in self.groups)
         # whether all features are cacheable, so that the window itself is not needed
         self.all_cacheable = all(group.cacheable for group in self.groups)
+        self.all_normalized = all(group.normalized for group in self.groups)
         self.frames = Frames(config) if any(group.cacheable for group in self.groups) else None
         self.normalized: Tensor
         self._frame_of_token: Tensor

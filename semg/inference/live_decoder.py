@@ -177,8 +177,9 @@ class LiveDecoder:
             if begin in breaks:
                 self._leave_windows()
             if end > begin:
-                part = replace(chunk, samples=chunk.samples[begin:end], stamps=chunk.stamps[begin:end])
-                decisions += self._decide_evenly(part, scale)
+                part = slice(begin, end)
+                even = replace(chunk, samples=chunk.samples[part], stamps=chunk.stamps[part]) if breaks else chunk
+                decisions += self._decide_evenly(even, scale)
         if self._clock.clocks > clocks:
             self._tell_of_a_jump()
         else:
