@@ -40,10 +40,12 @@ from semg.common.errors import DataError
 from semg.common.files import expect_room, folder_lock, write_text
 from semg.evaluation import metrics
 from semg.flags import shared
-from semg.inference.checkpoint import CONFIG, WEIGHTS, is_export, write_folder
+from semg.inference.checkpoint import CONFIG, WEIGHTS, is_export, is_exports_weights, write_folder
 from semg.inference.export import check_packages, write_onnx
 from semg.inference.trained_model import TrainedModel
 from semg.training.threads import use_threads
+
+ONNX = "model.onnx"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -106,8 +108,9 @@ def check_copy(folder: Path, model: TrainedModel) -> None:
 
 def expect_own(folder: Path) -> None:
     """DataError for a folder whose files are not those of an earlier export: some of them would be replaced."""
-    there = [name for name in (CONFIG, "README.md") if (folder / name).exists()]
-    if there and not is_export(folder):
+    there = [name for name in (CONFIG, "README.md", WEIGHTS, ONNX) if (folder / name).exists()]
+    stopped = there == [WEIGHTS] and is_exports_weights(folder / WEIGHTS)
+    if there and not stopped and not is_export(folder):
         raise DataError(f"{folder}: expected an earlier export or no {there[0]}, found another; give --out")
 
 
@@ -129,7 +132,7 @@ def main() -> int:
     about = card(model)  # before anything is written: an older checkpoint may not say how it was made
     files = [CONFIG, WEIGHTS, "README.md"]
     facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}
-    onnx = args.out / "model.onnx"
+    onnx = args.out / ONNX
     with folder_lock(args.out):
         onnx.unlink(missing_ok=True)  # one of an earlier export may be of another model
         write_folder(args.out, model.checkpoint)

@@ -1,6 +1,7 @@
 """export.py: what it writes opens as the same model, computes the same, and damage to it is named."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, SettingError
 from semg.data.normalization import ChannelNormalization, transform_from
 from semg.inference import export as onnx_export
-from semg.inference.checkpoint import Checkpoint
+from semg.inference.checkpoint import Checkpoint, open_checkpoint, write_folder
 from semg.inference.trained_model import TrainedModel
 
 SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
@@ -183,6 +184,7 @@ def test_a_network_that_one_onnx_file_cannot_hold_is_refused(tmp_path, monkeypat
     """PyTorch wrote its weights into a second file, which was lost when the first got its name."""
     monkeypatch.setattr(onnx_export, "LARGEST", 100_000)
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(SHIPPED), "--out", str(tmp_path)])
+    write_folder(tmp_path, open_checkpoint(SHIPPED))
     (tmp_path / "model.onnx").write_bytes(b"of another model")
     with pytest.raises(DataError, match=r"model\.onnx: expected weights of at most 0\.0 GB.*give onnx"):
         export.main()
@@ -198,6 +200,26 @@ def test_a_folder_of_something_else_keeps_its_files(copied, monkeypatch, tmp_pat
     with pytest.raises(DataError, match=r"expected an earlier export or no config\.json, found another"):
         export.main()
     assert (run / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])
+def test_weights_that_no_export_left_are_kept(copied, monkeypatch, tmp_path, name):
+    out = tmp_path / "own"
+    out.mkdir()
+    (out / name).write_bytes(b"the only copy")
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(copied), "--out", str(out), "--no-onnx"])
+    with pytest.raises(DataError, match=rf"expected an earlier export or no {re.escape(name)}, found another"):
+        export.main()
+    assert (out / name).read_bytes() == b"the only copy"
+
+
+def test_an_export_that_was_stopped_between_its_files_is_made_again(copied, monkeypatch, tmp_path):
+    out = tmp_path / "own"
+    out.mkdir()
+    write_folder(out, open_checkpoint(SHIPPED))
+    (out / "config.json").unlink()
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(copied), "--out", str(out), "--no-onnx"])
+    assert export.main() == 0
 
 
 def test_a_checkpoint_that_does_not_say_how_it_was_made_is_refused_before_a_file_is_written(run_here, tmp_path):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -38,7 +38,8 @@ _NUMBERS = frozenset(
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     ]
 )
-_LAYOUT = {"model_type": "semg-gpt2", "architectures": ["GPT2Classifier"]}
+_MODEL_TYPE = "semg-gpt2"  # by which an exported model is known, in both of its files
+_LAYOUT = {"model_type": _MODEL_TYPE, "architectures": ["GPT2Classifier"]}
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     checksum."""
     contiguous = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(save(contiguous, metadata={"format": "pt"}))
+        temporary.write_bytes(save(contiguous, metadata={"format": "pt", "model_type": _MODEL_TYPE}))
     head = {**_LAYOUT, "format_version": VERSION, "weights_checksum": _checksum("", contiguous)}
     content = head | checkpoint.description
     write_json(folder / CONFIG, content)
@@ -178,8 +179,17 @@ def files_of(path: Path) -> list[Path]:
 def is_export(folder: Path) -> bool:
     """Whether the config.json in `folder` is that of an exported model."""
     try:
-        return bool(read_json(folder / CONFIG, "a description").get("model_type") == _LAYOUT["model_type"])
+        return bool(read_json(folder / CONFIG, "a description").get("model_type") == _MODEL_TYPE)
     except DataError:
+        return False
+
+
+def is_exports_weights(path: Path) -> bool:
+    """Whether a model.safetensors is that of an exported model; an export that was stopped leaves it alone."""
+    try:
+        with safe_open(path, "pt") as weights:
+            return (weights.metadata() or {}).get("model_type") == _MODEL_TYPE
+    except (SafetensorError, OSError):
         return False
 
 
