@@ -394,17 +394,22 @@ def test_the_architecture_says_what_the_configuration_says(tmp_path, monkeypatch
         assert "GPT-2" not in lines
 
 
-def test_no_words_of_the_architecture_overlap(tmp_path, monkeypatch):
+@pytest.mark.parametrize("note", ["", " (" + "a long note with many words " * 12 + ")", "x" * 300])
+def test_no_words_of_the_architecture_overlap(tmp_path, monkeypatch, note):
     figures_made = []
-    real = architecture_figure.save
-    monkeypatch.setattr(
-        architecture_figure, "save", lambda figure, path: (figures_made.append(figure), real(figure, path))
-    )
+    monkeypatch.setattr(architecture_figure, "save", lambda figure, _: figures_made.append(figure))
     config = ModelConfig(**TINY, tune="lora", frontend="both", channels=48, classes=14)
     groups, counts = [asdict(group) for group in FrontEnd(config).groups], {"trainable": 10**8, "total": 10**9}
     classes, how = [f"a gesture called {number}" for number in range(14)], ChannelNormalization("session", "append")
     architecture_figure.architecture(
-        tmp_path / "a.png", config.to_dict(), groups, how, 5120.0, classes, counts, "How a window becomes a gesture"
+        tmp_path / "a.png",
+        config.to_dict(),
+        groups,
+        how,
+        5120.0,
+        classes,
+        counts,
+        f"How a window becomes a gesture{note}",
     )
     figure = figures_made[0]
     boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from semg.evaluation.predictions import unit_label
 from semg.evaluation.score_figures import save, usual_style
 
 LETTER, LINE, GAP, MARGIN = 0.112, 0.28, 0.76, 0.25  # inches, the unit of the drawing
+TITLE_LETTER, TITLE_LINE = 0.16, 0.34  # inches of the title's larger and bold letters
 SIZE = 14  # font size, points
 COLOURS = {"computed": "#F0F0F0", "trains": "#BBDDF5", "partly": "#E6F2FB", "frozen": "#FFFFFF"}
 EDGE = "#333333"
@@ -51,16 +53,20 @@ def architecture(
     boxes = [*_front(config, groups, channel_normalization, rate, unit), *_network(config, groups)]
     rows = max(len(classes), *(len(box.lines) + 2 for box in boxes))
     width = 2 * MARGIN + sum(_width(box) + GAP for box in boxes) + LETTER * max(map(len, classes))
-    figure = Figure(figsize=(width, (rows + 4.9) * LINE))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(-3.1 * LINE, (rows + 1.8) * LINE))
+    trained, total = (_number(parameters[key]) for key in ("trainable", "total"))
+    words = f"{trained} of {total} parameters train"
+    left_for_title = width - 2 * MARGIN - LETTER * (len(words) + 2)
+    lines = wrap(title, max(20, int(left_for_title / TITLE_LETTER)))
+    more = (len(lines) - 1) * TITLE_LINE
+    figure = Figure(figsize=(width, (rows + 4.9) * LINE + more))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(-3.1 * LINE, (rows + 1.8) * LINE + more))
     axes.axis("off")
     left = MARGIN
     for box in boxes:
         left = _draw(axes, box, left, rows * LINE)
     axes.text(left, rows * LINE / 2, "\n".join(classes), va="center", fontsize=SIZE, linespacing=1.3)
-    axes.text(MARGIN, (rows + 1) * LINE, title, va="center", fontsize=SIZE + 3, weight="bold")
-    trained, total = (_number(parameters[key]) for key in ("trainable", "total"))
-    words = f"{trained} of {total} parameters train"
+    middle = (rows + 1) * LINE + more / 2
+    axes.text(MARGIN, middle, "\n".join(lines), va="center", fontsize=SIZE + 3, weight="bold")
     axes.text(width - MARGIN, (rows + 1) * LINE, words, ha="right", va="center", fontsize=SIZE)
     save(figure, path)
 
