@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from test_evaluate import trained  # noqa: F401  a fixture
+from test_predict import checkpoint
 
 import evaluate
 import predict
@@ -135,6 +136,13 @@ def test_rates_that_cannot_be_are_refused(model, signal):
     for rate in (0, 1e-3, 1e9, -5.0, float("nan")):
         with pytest.raises(DataError, match="expected a rate"):
             model.predict(signal, rate=rate)
+
+
+def test_a_warm_up_is_refused_where_the_signal_so_far_is_not_used(tmp_path):
+    model = TrainedModel.open(checkpoint(tmp_path / "m.ckpt", "train"), "cpu")
+    with pytest.raises(SettingError, match="warmup: expected a model that is normalised by session, not by train"):
+        model.stream(warmup=2.0)
+    assert model.stream()
 
 
 def test_devices_that_are_not_there_are_refused():

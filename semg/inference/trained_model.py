@@ -308,11 +308,15 @@ class TrainedModel:
         the first decision; scale: microvolts per unit of the samples pushed. normalization: of the windows, if not by
         the signal so far. statistics: of an earlier stream of the same session, from its `heard` or from
         `read_statistics`; this stream starts from them. adaptation: adapts the network during the stream, see
-        semg/training/online_adaptation.py.
+        semg/training/online_adaptation.py. Raises SettingError for a warmup or statistics if the model is not
+        normalised by session.
         """
+        if warmup:
+            self.expect_by_session("warmup")
         path = self.signal_path
         how = normalization or self.online(statistics)
-        warmup = 0.0 if isinstance(how, Given) else warmup  # there is nothing to wait for
+        if isinstance(how, Given):  # there is nothing to wait for
+            warmup = 0.0
         with torch.inference_mode():  # the first call is slow; a live device must not wait for it
             self.network(torch.zeros(1, self.network.config.channels, self.window, device=self.device))
         return Stream(
