@@ -1,6 +1,7 @@
 """Deep baselines: decimation, the training loop on small modules, deep_baselines.py with a fake braindecode."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import small_shards
 import torch
 from torch import nn
 
-from semg.common.errors import SettingError
+from semg.common.errors import DataError, SettingError
 from semg.data.normalization import ChannelNormalization, gain_of, transform_of
 from semg.data.shards import WindowSet, open_shard, open_shards, write_shard
 from semg.data.windows import whole_windows
@@ -267,6 +268,8 @@ class EEGNet(torch.nn.Module):
         super().__init__()
         if n_times < 40:
             raise ValueError("kernel longer than input")
+        if n_chans == 1 and type(self).__name__ == "ShallowFBCSPNet":
+            raise RuntimeError("self must be a matrix")
         self.shape = (n_chans, n_times)
         self.head = torch.nn.Linear(n_chans, n_outputs)
 
@@ -340,6 +343,21 @@ def test_networks_are_scored_on_the_windows_of_the_others(data, score, fake, tmp
     assert "1 of 1 results are there already" in done.stdout
     done = score("--networks", "shallow", "--decimate", 2, code=1)
     assert "decimate 2, found 4" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "told"),
+    [
+        ("shallow", 320, r"ShallowFBCSPNet: expected two channels or more, found 1 .*; name others as {networks}"),
+        ("shallow", 30, r"ShallowFBCSPNet: expected windows as long as its filters, found 30 samples"),
+        ("eegnet", 30, r"EEGNet: expected windows as long as its filters, found 30 samples"),
+    ],
+)
+def test_the_advice_for_a_network_of_one_channel_fits_what_is_wrong(fake, name, samples, told):
+    fake()
+    with pytest.raises(DataError) as error:
+        deep_baselines.build(name, channels=1, samples=samples, classes=2, seed=0)
+    assert re.search(told, f"{error.value.message}; {error.value.hint}")
 
 
 def test_some_of_the_gestures_are_trained_and_scored_alone(data, score, fake, tmp_path):

@@ -69,19 +69,34 @@ def _unloadable(error: Exception) -> DataError:
 def build(name: str, *, channels: int, samples: int, classes: int, seed: int) -> nn.Module:
     """One of NETWORKS with braindecode's own settings and with initial weights drawn by `seed`.
 
-    DataError if windows of `samples` are too short for its filters.
+    DataError if windows of `samples` are too short for its filters, or if it cannot take a single channel.
     """
     network = network_class(name)
-    torch.manual_seed(seed)
-    try:
+
+    def of(n_channels: int) -> nn.Module:
+        torch.manual_seed(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return network(n_chans=channels, n_outputs=classes, n_times=samples)
+            return network(n_chans=n_channels, n_outputs=classes, n_times=samples)
+
+    try:
+        return of(channels)
     except (RuntimeError, ValueError) as error:
+        if channels == 1 and _can_be(lambda: of(2)):
+            expected = f"{NETWORKS[name]}: expected two channels or more, found 1 ({error})"
+            raise DataError(expected, hint="name others as {networks}") from None
         raise DataError(
             f"{NETWORKS[name]}: expected windows as long as its filters, found {samples} samples ({error})",
             hint="give a smaller {decimate}, or shards of longer windows",
         ) from None
+
+
+def _can_be(make: Callable[[], object]) -> bool:
+    try:
+        make()
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 # --- the windows -----------------------------------------------------------------------------------------------
