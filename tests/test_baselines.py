@@ -184,6 +184,8 @@ def test_some_of_the_gestures_are_trained_and_scored_alone(data, score, tmp_path
     some = ("--features", "rms", "--classifiers", "lda", "--normalize", "none")
     done = score(tmp_path, *some, "--classes", "fist", "idle", code=1)  # another result than the one that is there
     assert "--overwrite" in done.stderr
+    done = score(tmp_path, *some, "--classes", "flexion", "fist", code=1)  # the same gestures in another order
+    assert "expected a result with classes" in done.stderr
     done = score(tmp_path, *some, "--classes", "fist", "first", code=2)
     assert "--classes fist first: expected gestures of idle, fist, flexion, found 'first'" in done.stderr
 

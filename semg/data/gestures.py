@@ -65,18 +65,20 @@ def restricted(shard: Shard, classes: Sequence[str]) -> Shard:
     """The shard with only the windows of these classes. Its signal stays complete, because session statistics use all
     of it.
 
-    meta["classes_left_out"] lists the other classes. DataError for a class that the shard does not have.
+    meta["classes_left_out"] lists the other classes, and meta["classes_reordered"] is true if the order is another one
+    than in the shard. DataError for a class that the shard does not have.
     """
     if missing := [name for name in classes if name not in shard.classes]:
         actual = f"found {_listed(shard.classes)}"
         raise DataError(f"{shard.path}: expected windows of {_listed(missing)} among the classes, {actual}")
     if tuple(classes) == shard.classes:
         return shard
+    places = [shard.classes.index(name) for name in classes]
     meta = {
         **shard.meta,
         "classes": list(classes),
+        "classes_reordered": places != sorted(places),
         "rest_classes": [name for name in classes if name in shard.rest_classes],
         "classes_left_out": [name for name in shard.classes if name not in classes],
     }
-    places = [shard.classes.index(name) for name in classes]
     return replace(shard, meta=meta, windows=windows_of(shard.windows, places))

@@ -101,10 +101,12 @@ def open_folds(
 
 
 def restriction(windows: Mapping[str, Mapping[str, WindowSet]]) -> dict[str, Any]:
-    """`classes_left_out` for metrics.json, from windows by fold and name; empty if all classes are kept."""
+    """`classes_left_out` for metrics.json, from windows by fold and name, and `classes` if they are in another order
+    than in the shards; empty if all classes are kept in their order."""
     shard = next(iter(windows.values()))["train"].shards[0]
     left_out = shard.meta.get("classes_left_out")
-    return {"classes_left_out": left_out} if left_out else {}
+    chosen = {"classes_left_out": left_out} if left_out else {}
+    return chosen | ({"classes": list(shard.classes)} if shard.meta.get("classes_reordered") else {})
 
 
 def checksum_of(windows: Iterable[WindowSet]) -> str:
