@@ -69,7 +69,7 @@ from semg.data.faults import find_faults
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gestures import FEWEST, chosen, is_rest
 from semg.data.preprocessing import USUAL_RMS, common_scale, filtered_table
-from semg.data.recording_list import Entry, person, read_list
+from semg.data.recording_list import Entry, meant, read_list
 from semg.data.shards import difference, facts_in, list_records, open_shard, read_meta, write_shard
 from semg.data.spectrum import common_lines
 from semg.data.table_recording import Layout, Look, Reading, Readings, doubts, expect_another, look
@@ -423,6 +423,7 @@ def check(args: argparse.Namespace) -> None:
     """Fill in the band, and write classes as labels are; UsageError for impossible flags."""
     low, high = default_band(args.rate)
     args.low, args.high = args.low or low, args.high or high
+    shared.check_notch(args.notch or ())
     FilterSpec(args.low, args.high, args.order, tuple(args.notch or ()), args.causal).check(args.rate)
     check_rings(args.rings or [])
     for flag, names in (("--classes", args.classes), ("--rest-classes", args.rest_classes)):
@@ -463,10 +464,10 @@ def with_all_of_a_person(entries: list[Entry], args: argparse.Namespace, report:
     Their order in time is that of the list: a second list would begin at 1 again, and the sessions be mixed up.
     """
     listed = {entry.facts.name for entry in entries}
-    others = {person(facts.subject): facts for facts in facts_in(args.shards) if facts.name not in listed}
+    others = {meant(facts.subject): facts for facts in facts_in(args.shards) if facts.name not in listed}
     remaining = []
     for entry in entries:
-        path, other = args.shards / entry.facts.name, others.get(person(entry.facts.subject))
+        path, other = args.shards / entry.facts.name, others.get(meant(entry.facts.subject))
         if other is None or (path.exists() and not args.overwrite):  # of a shard that is there, the order is compared
             remaining.append(entry)
             continue

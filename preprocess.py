@@ -193,6 +193,7 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
             raise UsageError(f"--transition-margin: {problem}")
     given = {field.name: getattr(args, field.name) for field in fields(Arguments)}
     parsed = Arguments(**given | {"window": window, "stride": stride, "notch": tuple(args.notch)})
+    shared.check_notch(parsed.notch)
     parsed.filter.check(putemg.RATE)
     montage(parsed.channels, parsed.montage)
     return parsed

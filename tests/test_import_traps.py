@@ -10,7 +10,7 @@ import pytest
 
 import create_dataset_files
 import import_csv
-from semg.common.errors import DataError
+from semg.common.errors import DataError, SettingError
 from semg.data.splits import read_split
 
 
@@ -41,6 +41,22 @@ def test_one_person_under_two_names_is_refused(study, second):
     study.list.write_text(f"file,subject\np1.csv,P1\np2.csv,{second}\np3.csv,P10\n")
     with pytest.raises(DataError, match=f"expected one name for one person, found {second} after P1"):
         study.run()
+
+
+@pytest.mark.parametrize(("first", "second"), [("S1", "s1"), ("1", "01"), ("day2", "day02")])
+def test_one_session_of_a_person_under_two_names_is_refused(study, first, second):
+    """They would have been normalised apart, and one of them could be in training and the other in test."""
+    study.write(people=3)
+    study.list.write_text(f"file,subject,session\np1.csv,P1,{first}\np2.csv,P1,{second}\np3.csv,P2,{first}\n")
+    with pytest.raises(DataError, match=f"expected one name for one session of P1, found {second} after {first}"):
+        study.run()
+    study.list.write_text(f"file,subject,session\np1.csv,P1,{first}\np2.csv,P2,{second}\np3.csv,P3,{first}\n")
+    assert study.run()[0] == 0
+
+
+def test_no_frequency_is_filtered_out_twice(study):
+    with pytest.raises(SettingError, match="notch: expected each frequency once, found 50 Hz twice"):
+        study.write().run("--notch", 50, 50)
 
 
 def test_numbers_that_were_read_without_their_sign_are_doubted(study):

@@ -293,6 +293,7 @@ def test_files_of_the_system_are_no_recordings(tmp_path):
         (["--low", "700", "--high", "20"], "--low 700: expected above 0 and below --high, 20 Hz"),
         (["--high", "2560"], "Nyquist"),
         (["--notch", "2600"], "--notch 2600"),
+        (["--notch", "50", "60", "50.0"], "--notch 50 60 50.0: expected each frequency once, found 50 Hz twice"),
         (["--channels", "0-3"], "from 1 to 24"),
         (["--channels", "25"], "from 1 to 24"),
         (["--channels", "1,1"], "each number once"),

@@ -74,9 +74,9 @@ def read_list(path: Path) -> list[Entry]:
     ]
 
 
-def person(subject: str) -> str:
-    """The same text for all names of a subject that mean one person: `P01`, `p1`."""
-    return re.sub(r"(?<!\d)0+(?=\d)", "", subject.casefold())
+def meant(name: str) -> str:
+    """The same text for all names that mean one person or one session: `P01`, `p1`."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
 
 
 def _row(path: Path, where: str, place: int, row: dict[str, str]) -> _Row:
@@ -132,9 +132,11 @@ def _name(file: str) -> str:
 
 
 def _check_names(rows: Sequence[_Row]) -> None:
-    """DataError for two recordings with the same name, and for two names that may mean the same person."""
+    """DataError for two recordings with the same name, and for two names that may mean the same person, or the same
+    session of a person."""
     seen: dict[str, _Row] = {}
-    numbered: dict[str, str] = {}
+    people: dict[str, str] = {}
+    sessions: dict[tuple[str, str], str] = {}
     for row in rows:
         where = row.where
         if not records.is_name(row.name):
@@ -145,8 +147,11 @@ def _check_names(rows: Sequence[_Row]) -> None:
                 f"which both become {row.name}"
             )
         seen[row.name.casefold()] = row
-        if (known := numbered.setdefault(person(row.subject), row.subject)) != row.subject:
+        if (known := people.setdefault(meant(row.subject), row.subject)) != row.subject:
             raise DataError(f"{where}: expected one name for one person, found {row.subject} after {known}")
+        if (known := sessions.setdefault((row.subject, meant(row.session)), row.session)) != row.session:
+            of = f"one session of {row.subject}"
+            raise DataError(f"{where}: expected one name for {of}, found {row.session} after {known}")
 
 
 def _in_time(path: Path, rows: Sequence[_Row]) -> list[_Row]:

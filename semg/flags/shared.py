@@ -6,7 +6,7 @@ from pathlib import Path
 
 from semg.common import cli
 from semg.common.console import Console, listed
-from semg.common.errors import UsageError
+from semg.common.errors import SettingError, UsageError
 from semg.data.filters import FilterSpec
 from semg.data.tables import TABLES, UNITS, is_table
 from semg.evaluation.smoothing import HOLD
@@ -56,6 +56,22 @@ def check_tables(args: argparse.Namespace, recordings: Sequence[Path]) -> None:
     if given and not tables:
         kinds, files = ", ".join(TABLES), listed([path.name for path in recordings])
         raise UsageError(f"--{given[0]}: expected a table ({kinds}), which it is for, found {files}; leave it out")
+
+
+def check_notch(notch: Sequence[float]) -> None:
+    """SettingError for a frequency that --notch names twice: it would be filtered out twice."""
+    if twice := [one for one in notch if list(notch).count(one) > 1]:
+        raise SettingError("notch", "each frequency once", f"{twice[0]:g} Hz twice")
+
+
+def expect_alone(args: argparse.Namespace, parser: argparse.ArgumentParser, setting: str) -> None:
+    """UsageError for any flag beside that of `setting`, except those for messages: it would have no effect."""
+    allowed = (setting, "quiet", "json", "debug")
+    if others := [
+        name for name, value in vars(args).items() if name not in allowed and value != parser.get_default(name)
+    ]:
+        flag = f"--{others[0].replace('_', '-')}"
+        raise UsageError(f"--{setting}: expected no other flag beside it, found {flag}, which it does not use")
 
 
 def add_windows(group: argparse._ActionsContainer) -> None:
