@@ -167,3 +167,29 @@ def test_the_script_scores_validation_people_and_never_opens_test_people(shards,
     assert "--context: expected less than the 1.6 s of --chunk, found 2" in error
     with pytest.raises(DataError):
         open_shard(shards / "shards" / small_shards.name(3))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"found": {}},
+        {"found": {"a": {"alone": 1}}},
+        {"found": {"a": {"alone": {how: {} for how in context.ORDERS}}}},
+        {"found": {"a": {"alone": {"recorded": {"02": 0.5, "02 onset": 0.4}}}}},
+        {"found": {"a": {"alone": {how: {"02": "0.5", "02 onset": 0.4} for how in context.ORDERS}}}},
+    ],
+)
+def test_a_table_is_made_of_whole_results_alone(tmp_path, content):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a\.json: expected results of experiments/context\.py, found another file"):
+        context.table([tmp_path / "a.json"])
+
+
+def test_a_person_of_several_seeds_counts_once_in_the_table(tmp_path):
+    for seed, others in enumerate([{"03": 0.9, "03 onset": 0.9}, {}]):
+        people = {"02": 0.2 + 0.2 * seed, "02 onset": 0.1, **others}
+        content = {"found": {"a": {"alone": dict.fromkeys(context.ORDERS, people)}}}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(content))
+    last = context.table([tmp_path / "0.json", tmp_path / "1.json"]).splitlines()[-1]
+    assert last == "| a | alone | 60.0 | 60.0 | 60.0 | 50.0 |"
