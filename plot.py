@@ -253,7 +253,7 @@ def draw_recording(args: argparse.Namespace) -> str:
     place = (signal.rate, names, signal.seconds(), signal.classes, title, args.begin)
     colours = palette.gestures(signal.classes, signal.rest_classes)
     signal_figures.recording(args.out, part, *place, colours=colours, unit=signal.unit)
-    return f"{cli.counted(part.shape[1], 'channel')}, {len(part) / signal.rate:.1f} s"
+    return f"{cli.counted(part.shape[1], 'channel')}, {len(part) / signal.rate:.3g} s"
 
 
 def draw_spectrum(args: argparse.Namespace) -> str:
@@ -272,7 +272,7 @@ def draw_spectrum(args: argparse.Namespace) -> str:
     kind = "causal" if args.causal else "zero-phase"
     title = _title(args, f"{signal.name}, {spec.low:g}-{spec.high:g} Hz, {kind}", signal.simulated)
     signal_figures.spectrum(args.out, spectra[0][0][1:], spectra[0][1][1:], spectra[1][1][1:], title)
-    return f"{cli.counted(before.shape[1], 'channel')}, {len(before) / signal.rate:.1f} s"
+    return f"{cli.counted(before.shape[1], 'channel')}, {len(before) / signal.rate:.3g} s"
 
 
 def draw_electrodes(args: argparse.Namespace) -> str:

@@ -89,7 +89,7 @@ def test_a_recording_as_a_user_draws_it(run_script, run_here, data, tmp_path):
 def test_a_part_of_a_recording_and_of_a_shard(draw, data, tmp_path, monkeypatch):
     calls = seen(monkeypatch, "recording")
     words = ["--begin", 0.5, "--seconds", 0.25, "--channels", "3,1", "--out", tmp_path / "r.png"]
-    draw("recording", data.recording, *words)
+    assert "2 channels, 0.25 s" in draw("recording", data.recording, *words)
     _, signal, _, channels, segments, classes, title, begin = calls[-1]
     assert (signal.shape, begin, list(channels)) == ((1280, 2), 0.5, ["EMG_3", "EMG_1"])
     assert abs(signal.mean()) < 1e-2

@@ -231,6 +231,18 @@ def test_repetitions_of_two_models_are_two_curves(make, data, tmp_path):
         assert f"{count}, with: {100 * score:.1f}" in page, folder.name
 
 
+def test_repetitions_of_other_people_are_another_curve(make, data, tmp_path):
+    for name, people in (("a", {"04": 0.9, "05": 0.6}), ("b", {"14": 0.9, "15": 0.6})):
+        was = write_result(tmp_path / name, data.shards, names=people)
+        was = {key: was[key] for key in ("mean_over_subjects", "per_subject")}
+        for count in (1, 2):
+            extra = {"calibrate": count, "zero_shot_on_the_same_windows": was}
+            write_result(tmp_path / f"{name}-{count}", data.shards, names=people, gain=0.03 * count, **extra)
+    words = make(*(tmp_path / f"{name}-{count}" for name in "ab" for count in (1, 2))).parts.words
+    assert "a-1, a-2. Means over people." in words
+    assert "b-1, b-2. Means over people." in words
+
+
 @pytest.mark.parametrize("where", ["result", "run"])
 def test_simulated_recordings_are_called_so(make, data, tmp_path, where):
     if where == "result":

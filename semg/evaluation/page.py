@@ -321,7 +321,7 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
 
 
 def _repetitions(page: Page) -> list[dict[str, Any]]:
-    """Scores by the number of repetitions used for calibration, for each model and recipe with several of them."""
+    """Scores by the number of repetitions used for calibration, for each `_recipe` with several of them."""
     groups: dict[str, dict[int, Entry]] = {}
     for entry in page.entries:
         count = entry.results[0].repetitions
@@ -344,11 +344,13 @@ def _means(pairs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
 
 
 def _recipe(entry: Entry) -> str:
-    """Which models were calibrated, and how apart from the number of repetitions, as a text to compare."""
+    """Which models were calibrated to which people, and how apart from the number of repetitions, as a text to
+    compare."""
     models = sorted({str(one.content.get("checkpoint_sha256")) for one in entry.results})
     how = entry.results[0].content.get("calibration")
     settings = {key: value for key, value in how.items() if key != "repetitions"} if isinstance(how, dict) else {}
-    return json.dumps([models, settings], sort_keys=True)
+    people = sorted({who for one in entry.results for run in one.evaluations.values() for who in run.subjects})
+    return json.dumps([models, people, settings], sort_keys=True)
 
 
 def _details(entry: Entry, page: Page) -> dict[str, Any]:
