@@ -20,14 +20,15 @@ scored on three versions of the recordings, and can be trained on each of them (
       --checkpoint checkpoints/sweeps/default/default/fold0/seed0/best_model.ckpt
   python experiments/context.py --table results/context/*.json
 
-Output: OUT.json with the macro-F1 of each person for each method. --table prints means over the people of all files.
+Output: OUT.json with the macro-F1 of each person for each method. It is written after every network, and the same
+command continues after a stop. --table prints means over the people of all files.
 The test people's recordings are not opened. Takes about half a minute for each network on one CPU core.
 """
 
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -40,20 +41,21 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from the checkout, nothing is installed
 
-from context_table import ORDERS, mean, table
+from context_table import ORDERS, WHAT, mean, methods_of, table
 from smoothing import smoothers
 
 from model import GPT2Classifier, ModelConfig
 from semg.common import cli
 from semg.common.console import Console
-from semg.common.errors import UsageError
-from semg.common.files import atomic_path, expect_place, write_json
+from semg.common.errors import DataError, UsageError
+from semg.common.files import atomic_path, expect_place, read_json, write_json
 from semg.common.length import Length
-from semg.common.provenance import how_made
+from semg.common.provenance import commit, how_made
 from semg.data import normalization
 from semg.data.shards import Shard, data_checksum, open_shards
 from semg.data.splits import read_split
 from semg.evaluation import metrics
+from semg.flags import shared
 from semg.inference.batch import session_statistics, signal_probabilities
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import TokenLayout, draw
@@ -341,7 +343,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="folder of shards")
     parser.add_argument("--split", type=Path, help="folder of a split; its test people are left alone")
     parser.add_argument("--checkpoint", type=Path, help="a model that train.py made on the same split")
-    parser.add_argument("--out", type=Path, default=Path("results/context.json"), help="file to write")
+    parser.add_argument("--out", type=Path, default=Path("results/context.json"), help="file to write or continue")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT instead of continuing it")
     parser.add_argument("--cache", type=Path, default=Path("results/context-tokens"), help="where tokens are kept")
     parser.add_argument(
         "--context",
@@ -358,32 +361,61 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Method -> smoother -> condition -> subject -> macro-F1."""
+def begun(args: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The methods that an earlier run of this command scored; DataError if it had other settings, data or code."""
+    if args.overwrite or not args.out.exists():
+        return {}
+    methods = methods_of(args.out)
+    then = read_json(args.out, WHAT).get("settings")
+    if others := [key for key, value in settings.items() if not isinstance(then, dict) or then.get(key) != value]:
+        expected = f"results with this run's {others[0]}"
+        raise DataError(f"{args.out}: expected {expected}, found others; --overwrite starts anew")
+    return methods
+
+
+def measure(args: argparse.Namespace, console: Console) -> None:
+    """Write OUT, method by method: method -> smoother -> condition -> subject -> macro-F1."""
     split = read_split(args.split, args.shards)
-    train, val = (read(open_shards(args.shards, names), args.cache) for names in (split.train, split.val))
-    actual: dict[str, Any] = {}
-    if args.checkpoint is not None:
-        model = TrainedModel.open(args.checkpoint, "cpu")
+    shards = [open_shards(args.shards, names) for names in (split.train, split.val)]
+    model = None if args.checkpoint is None else TrainedModel.open(args.checkpoint, "cpu")
+    settings = {
+        **{name: getattr(args, name) for name in ("epochs", "chunk", "seed")},
+        "split": split.checksum,
+        "shards": [data_checksum(own) for own in shards],
+        "checkpoint": None if model is None else model.checkpoint.sha256,
+        "commit": commit(),
+    }
+    actual = begun(args, settings)
+    made = how_made("experiments/context.py", args)
+
+    def write(name: str, scored: dict[str, Any]) -> None:
+        actual[name] = scored
+        write_json(args.out, {"settings": settings, "found": actual, "made": made})
+
+    train, val = (read(own, args.cache) for own in shards)
+    if model is not None and "windows of 0.25 s" not in actual:
         model.check_same_data(val[0].shard)
         windows = of_windows(model, val)
         probabilities = lambda one, order: windows[one.shard.record][order]  # noqa: E731
-        actual["windows of 0.25 s"] = under_all(val, probabilities)
+        write("windows of 0.25 s", under_all(val, probabilities))
     for order, seconds in product(args.orders, args.context):
+        name = f"context {seconds:g} s, trained {order}"
+        if name in actual:
+            continue
         network = trained(train, val, seconds, order, args)
         probabilities = lambda one, at: network.probabilities(one.tokens[at])  # noqa: B023, E731
-        name = f"context {seconds:g} s, trained {order}"
-        actual[name] = under_all(val, probabilities)
+        write(name, under_all(val, probabilities))
         means = ", ".join(f"{how} {100 * mean(actual[name]['alone'][how]):.1f}" for how in ORDERS)
         console.say(f"{name}: macro-F1 {means}")
-    return actual
 
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments().parse_args()
+    parser = arguments()
+    args = parser.parse_args()
     console = cli.console(args)
     if args.table:
+        shared.expect_alone(args, parser, "table")
         console.finish(table(args.table))
         return 0
     if args.split is None:
@@ -393,11 +425,10 @@ def main() -> int:
         raise UsageError(f"--context: expected less than the {longest:g} s of --chunk, found {max(args.context):g}")
     expect_place(args.out, "the scores")
     torch.set_num_threads(1)
-    actual = measure(args, console)
-    write_json(args.out, {"found": actual, "made": how_made("experiments/context.py", args)})
+    measure(args, console)
     console.finish(f"{args.out}: written; next: python experiments/context.py --table {args.out}")
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again="the same command goes on where it was")

@@ -25,7 +25,7 @@ def table(files: Sequence[Path]) -> str:
     DataError for a file of something else."""
     values: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
     for path in files:
-        for method, by_smoother in _read(path).items():
+        for method, by_smoother in methods_of(path).items():
             for smoother, by_order in by_smoother.items():
                 row = values.setdefault((method, smoother), {how: {} for how in ORDERS})
                 for how in ORDERS:
@@ -39,7 +39,7 @@ def table(files: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def methods_of(path: Path) -> dict[str, Any]:
     """Method -> smoother -> order -> person -> score. DataError for a file of something else."""
     methods = read_json(path, WHAT).get("found")
     smoothers = [by_smoother for _, by_smoother in _items(methods)]

@@ -19,7 +19,7 @@ stop. Takes about 5 s for each session of the default model on one CPU core, plu
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from semg.data import normalization
 from semg.data.shards import Shard, data_checksum, open_shards
 from semg.data.splits import read_split
 from semg.evaluation import metrics
+from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation
 from semg.training.adapted_scores import score_adapted
@@ -58,6 +59,7 @@ class Job:
     name: str
     session: list[Shard]
     idle: str
+    split: str  # the checksum of its split
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -69,6 +71,7 @@ class Job:
         score."""
         row: dict[str, Any] = {"checkpoint": self.model.path.as_posix(), **dict(zip(KEYS, self.key, strict=True))}
         row |= {"subject": self.session[0].subject, "recordings": data_checksum(self.session)}
+        row["split_sha256"] = self.split
         recordings = altered(self.session, self.kind, self.idle)
         if self.kind == "first" and len(recordings) < 2:
             return row
@@ -193,13 +196,14 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
     splits = args.split * len(args.checkpoint) if len(args.split) == 1 else args.split
     for path, folder in zip(args.checkpoint, splits, strict=True):
         model = TrainedModel.open(path, "cpu")
-        shards = open_shards(args.shards, read_split(folder, args.shards).val)
+        split = read_split(folder, args.shards)
+        shards = open_shards(args.shards, split.val)
         model.check_same_data(shards[0])
         idle = idle_of(shards[0], args.idle)
         check_kinds(shards[0], args.kinds)
         for kind in args.kinds:
             for name, places in normalization.sessions(shards).items():
-                yield Job(model, kind, name, [shards[place] for place in places], idle)
+                yield Job(model, kind, name, [shards[place] for place in places], idle, split.checksum)
 
 
 def begun(args: argparse.Namespace, how: Adaptation) -> list[dict[str, Any]]:
@@ -232,11 +236,25 @@ def expect_same_recordings(rows: Sequence[dict[str, Any]], by_key: Mapping[Any, 
             )
 
 
+def expect_same_splits(rows: Sequence[dict[str, Any]], now: Iterable[Job], out: Path) -> None:
+    """DataError for a row of one of these checkpoints with another split: other people were scored then."""
+    splits = {(job.model.checkpoint.sha256, job.split) for job in now}
+    checkpoints = {checkpoint for checkpoint, _ in splits}
+    for row in rows:
+        checkpoint = row["checkpoint_sha256"]
+        if checkpoint in checkpoints and (checkpoint, row.get("split_sha256")) not in splits:
+            expected = f"results with this run's --split of {row['checkpoint']}"
+            raise DataError(f"{out}: expected {expected}, found others; --overwrite starts anew")
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    args = arguments().parse_args()
+    parser = arguments()
+    args = parser.parse_args()
     console = cli.console(args)
-    if not args.table:
+    if args.table:
+        shared.expect_alone(args, parser, "table")
+    else:
         measure(args, console)
     files = args.table or [args.out]
     harm = harmed(files)
@@ -259,6 +277,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
     console.say("opening the models and the validation people's recordings")
     by_key = {job.key: job for job in jobs(args)}  # a checkpoint that is given twice counts once
     left = [job for key, job in by_key.items() if key not in done]
+    expect_same_splits(rows, by_key.values(), args.out)
     expect_same_recordings(rows, by_key, args.out)
     made = how_made("experiments/no_harm.py", args)
     for job in console.progress(left, unit="session"):

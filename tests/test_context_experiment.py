@@ -156,11 +156,25 @@ def test_the_script_scores_validation_people_and_never_opens_test_people(shards,
         assert set(one["alone"]) == set(context.ORDERS)
         assert all(set(people) == {"02", "02 onset"} for people in one["alone"].values())
     assert actual["context 1 s, trained cut"]["alone"]["recorded"]["02"] > 0.5  # loud channels tell the gestures
+    content = json.loads((tmp_path / "out.json").read_text())
+    marked = {"marked": actual["context 0.35 s, trained cut"]["alone"]}
+    stopped = {**content, "found": {"context 0.35 s, trained cut": marked}}  # after the first of two networks
+    (tmp_path / "out.json").write_text(json.dumps(stopped))
+    run_here("experiments/context.py", *how)
+    again = json.loads((tmp_path / "out.json").read_text())["found"]
+    assert again == {**actual, "context 0.35 s, trained cut": marked}, "it goes on where it was"
+    error = run_here("experiments/context.py", *how, "--epochs", 3, code=1).stderr
+    assert "out.json: expected results with this run's epochs, found others; --overwrite starts anew" in error
+    assert json.loads((tmp_path / "out.json").read_text())["found"] == again, "nothing is lost"
+    run_here("experiments/context.py", *how, "--overwrite", "--context", 0.35)
+    assert list(json.loads((tmp_path / "out.json").read_text())["found"]) == ["context 0.35 s, trained cut"]
     printed = run_here("experiments/context.py", "--table", tmp_path / "out.json").stdout
-    assert "| context 1 s, trained cut | alone |" in printed
+    assert "| context 0.35 s, trained cut | alone |" in printed
     (tmp_path / "another.json").write_text("{}")
     error = run_here("experiments/context.py", "--table", tmp_path / "another.json", code=1).stderr
     assert "another.json: expected results of experiments/context.py, found another file" in error
+    error = run_here("experiments/context.py", "--table", tmp_path / "out.json", "--epochs", 3, code=2).stderr
+    assert "--table: expected no other flag beside it, found --epochs" in error
     error = run_here("experiments/context.py", code=2).stderr
     assert "--split: expected a folder of a split" in error
     error = run_here("experiments/context.py", *how, "--context", 2, code=2).stderr

@@ -173,6 +173,14 @@ def test_the_script_scores_validation_people_alone_and_goes_on_where_it_was(shar
     out.write_text(json.dumps({**content, "sessions": [rows[0], other]}))
     assert "as they are now, found others; --overwrite starts anew" in run_here(*words, code=1).stderr
     assert json.loads(out.read_text())["sessions"] == [rows[0], other], "nothing is lost"
+    out.write_text(json.dumps(content))
+    others = shards / "other split"  # in which the person trained on would be scored
+    small_shards.write_split(
+        others, train=[small_shards.name(4)], val=[small_shards.name(3)], test=[small_shards.name(5)]
+    )
+    error = run_here(*words, "--split", others, code=1).stderr
+    assert "expected results with this run's --split of " in error and "--overwrite starts anew" in error
+    assert json.loads(out.read_text()) == content
     out.write_text(json.dumps({**content, "settings": {}}))
     error = run_here(*words, code=1).stderr
     assert "expected results with this run's settings, found others; --overwrite starts anew" in error
@@ -187,6 +195,7 @@ def test_the_script_scores_validation_people_alone_and_goes_on_where_it_was(shar
     ("words", "message"),
     [
         ((), "expected --checkpoint with --split, or --table with results, found neither"),
+        (("--table", "a.json", "--seed", "3"), "--table: expected no other flag beside it, found --seed"),
         (("--checkpoint", "a", "b", "c", "--split", "x", "y"), "--split: expected 1 folder or 3, found 2"),
     ],
 )
