@@ -29,7 +29,7 @@ from semg.common.provenance import how_made
 from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of, write_checkpoint
-from semg.inference.recordings import recording_for
+from semg.inference.recordings import expect_one_unit, recording_for
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
 from semg.training.threads import use_threads
@@ -67,13 +67,15 @@ def check(args: argparse.Namespace) -> None:
 
 def signals_of(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[Signal]:
     """The recordings, filtered and normalised together as one session."""
-    samples = []
+    samples, scales = [], {}
     for path in console.progress(args.recordings, unit="recording"):
         source = recording_for(model, path, args.rate, args.unit, args.channels, warn=console.warn)
         try:
             samples.append(model.signal_path.apply(source.samples, source.scale))
         except DataError as error:
             raise DataError(f"{path}: {error.message}", error.hint) from None
+        scales[path] = source.scale
+    expect_one_unit(scales)
     session = model.session_of(*samples)
     return [Signal(own, session) for own in samples]
 

@@ -19,12 +19,14 @@ probabilities renormalised over them. A window with any other label then has no 
 
 The signal goes through the checkpoint's own filter and is cut into windows as in training. Offline, a model trained
 with --normalize session is normalised by the statistics of the whole recording, as evaluate.py uses those of the whole
-session: even the first decision depends on the last sample.
+session: even the first decision depends on the last sample. With --one-session, the recordings are taken as one session
+of one person, in the order given, and are normalised together. That is needed if each holds one gesture, because
+nothing in such a recording shows how strong its gesture is.
 
---adapt adapts a copy of the model to each recording before it decides, without labels, as evaluate.py --adapt session
-does. If the model should not be adapted to a recording, the unadapted model decides. adapt.py saves such an adapted
-model. With --stream, --adapt adapts to the recording's signal so far, as evaluate.py --adapt online does: first after
-30 s of signal, then each time the signal has grown by half.
+--adapt adapts a copy of the model to each recording (or, with --one-session, to all of them) before it decides, without
+labels, as evaluate.py --adapt session does. If the model should not be adapted, the unadapted model decides. adapt.py
+saves such an adapted model. With --stream, --adapt adapts to the recording's signal so far, as evaluate.py --adapt
+online does: first after 30 s of signal, then each time the signal has grown by half.
 
 --stream feeds the signal in blocks of length --block through the causal filter. It normalises by the signal so far,
 starting from the usual statistics of the training people; after about a minute it is nearly as good as with a whole
@@ -47,6 +49,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.console import listed
 from semg.common.errors import DataError, UsageError
+from semg.common.failures import Failures
 from semg.common.files import expect_place, expect_room, write_text
 from semg.data import putemg
 from semg.data.tables import RawRecording, in_order, is_simulated
@@ -63,14 +67,15 @@ from semg.evaluation import metrics, palette, signal_figures, smoothing
 from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of
-from semg.inference.recordings import recording_for
-from semg.inference.session_statistics import SessionStatistics
+from semg.inference.online_normalization import Given
+from semg.inference.recordings import expect_one_unit, recording_for
 from semg.inference.streaming import Predictions, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
 from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
+_OF_ONE = (DataError, OSError, MemoryError)  # errors that cost one recording
 PLOTTED = 4  # channels in a timeline: those with the strongest signal
 
 
@@ -84,6 +89,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
     shared.add_classes(parser)
     parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording, without labels")
+    parser.add_argument(
+        "--one-session",
+        action="store_true",
+        help="the recordings are of one session: normalise and adapt to all together",
+    )
     parser.add_argument("--plot", action="store_true", help="also draw a timeline of each recording")
     shared.add_vote(parser)
     shared.add_smooth(parser)
@@ -197,26 +207,94 @@ def draw(
     signal_figures.timeline(path, *shown, colours=colours, unit=model.unit)
 
 
-def predict(
-    path: Path, model: TrainedModel, heard: SessionStatistics | None, args: argparse.Namespace, console: cli.Console
-) -> dict[str, Any]:
-    """Decide for one recording and write the results; returns a summary of them.
+@dataclass(frozen=True)
+class Recorded:
+    """A recording that was read: its samples as recorded, and (T, C) filtered microvolts."""
 
-    heard: the statistics that a stream starts from.
-    """
+    path: Path
+    source: RawRecording
+    signal: np.ndarray
+
+
+def read(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> Recorded:
+    """Read and filter a recording. DataError, which names the file, if that is impossible."""
     source = recording_for(model, path, args.rate, args.unit, args.channels, causal=args.stream, warn=console.warn)
     try:
-        signal = model.signal_path.apply(source.samples, source.scale, causal=args.stream)
-        if args.stream:
-            adaptation = OnlineAdaptation.in_signal_time(model) if args.adapt else None
-            stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=heard, adaptation=adaptation)
-            predictions = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
-            if args.save_statistics is not None and (learnt := stream.heard()) is not None:
-                model.write_statistics(args.save_statistics, learnt)
-            if adaptation is not None:
-                console.say(f"{path.stem}: {adaptation.in_words()}")
-        else:
-            predictions = decider(model, signal, path, args, console).predict_filtered(signal)
+        return Recorded(path, source, model.signal_path.apply(source.samples, source.scale, causal=args.stream))
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}", error.hint) from None
+
+
+class Offline:
+    """Decides on recordings that are complete.
+
+    With --one-session, one model and one normalisation serve all of them; otherwise each recording has its own.
+    """
+
+    def __init__(self, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
+        self._model, self._adapt, self._console = model, args.adapt, console
+        self._of_all: tuple[TrainedModel, Given] | None = None
+
+    def take_together(self, recorded: Sequence[Recorded]) -> None:
+        """Normalise, and adapt if asked to, by all these recordings. DataError if they are in different units."""
+        expect_one_unit({one.path: one.source.scale for one in recorded})
+        signals = [one.signal for one in recorded]
+        model = self._model_for(signals, "")
+        self._of_all = model, model.session_of(*signals)
+
+    def decide(self, recorded: Recorded) -> Predictions:
+        """The decisions on one recording."""
+        if self._of_all is not None:
+            model, session = self._of_all
+            return model.predict_filtered(recorded.signal, session)
+        return self._model_for([recorded.signal], f"{recorded.path}: ").predict_filtered(recorded.signal)
+
+    def _model_for(self, signals: Sequence[np.ndarray], where: str) -> TrainedModel:
+        """The model; with --adapt, adapted to these recordings. where: the beginning of messages."""
+        if not self._adapt:
+            return self._model
+        session = self._model.session_of(*signals)
+        adapted = adapt(self._model, [Signal(signal, session) for signal in signals])
+        if not adapted.accepted:
+            self._console.warn(f"{where}the model was not adapted: {adapted.reason}")
+        if adapted.turn_refused:
+            self._console.warn(f"{where}rings of electrodes are {adapted.turn_refused}")
+        return adapted.model
+
+
+class Streamed:
+    """Decides on recordings as a live device would, each as a stream of its own."""
+
+    def __init__(self, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
+        """DataError if the file of --statistics does not fit."""
+        self._model, self._args, self._console = model, args, console
+        # once, for all recordings
+        self._heard = None if args.statistics is None else model.read_statistics(args.statistics)
+
+    def decide(self, recorded: Recorded) -> Predictions:
+        """The decisions on one recording; stores the session's statistics if asked to."""
+        model, args, source = self._model, self._args, recorded.source
+        adaptation = OnlineAdaptation.in_signal_time(model) if args.adapt else None
+        stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=self._heard, adaptation=adaptation)
+        predictions = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
+        if args.save_statistics is not None and (learnt := stream.heard()) is not None:
+            model.write_statistics(args.save_statistics, learnt)
+        if adaptation is not None:
+            self._console.say(f"{recorded.path.stem}: {adaptation.in_words()}")
+        return predictions
+
+
+def predict(
+    recorded: Recorded,
+    decider: Offline | Streamed,
+    model: TrainedModel,
+    args: argparse.Namespace,
+    console: cli.Console,
+) -> dict[str, Any]:
+    """Decide for one recording and write the results; returns a summary of them."""
+    path, source = recorded.path, recorded.source
+    try:
+        predictions = decider.decide(recorded)
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from None
     truth = truth_of(source.codes, model.classes, predictions.end, model.window)
@@ -231,7 +309,7 @@ def predict(
             args.out / f"{path.stem}.png",
             model,
             source,
-            signal,
+            recorded.signal,
             predictions,
             *decided,
             vote=args.vote if name == "voted" else 1,
@@ -261,20 +339,6 @@ def say_which_labels_are_unknown(
         console.warn(f"{path}: no label is one of the model's classes, {classes}: they are {listed(there)}")
 
 
-def decider(
-    model: TrainedModel, signal: np.ndarray, path: Path, args: argparse.Namespace, console: cli.Console
-) -> TrainedModel:
-    """The model; with --adapt, adapted to this recording, (T, C) filtered microvolts."""
-    if not args.adapt:
-        return model
-    adapted = adapt(model, [Signal(signal, model.session_of(signal))])
-    if not adapted.accepted:
-        console.warn(f"{path}: the model was not adapted: {adapted.reason}")
-    if adapted.turn_refused:
-        console.warn(f"{path}: rings of electrodes are {adapted.turn_refused}")
-    return adapted.model
-
-
 def in_words(summary: dict[str, Any]) -> str:
     """The summary that `predict` returns, as text."""
     text = cli.counted(summary["decisions"], "decision")
@@ -299,6 +363,8 @@ def check(args: argparse.Namespace) -> None:
     for flag, given in of_streams.items():
         if given and not args.stream:
             raise UsageError(f"{flag}: expected --stream with it; offline, the whole recording is known")
+    if args.one_session and args.stream:
+        raise UsageError("--one-session: expected no --stream with it; --statistics continues an earlier stream")
     if args.save_statistics is not None and len(args.recordings) > 1:
         count = len(args.recordings)
         raise UsageError(f"--save-statistics {args.save_statistics}: expected one recording, found {count}")
@@ -332,15 +398,73 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
         later = f"; no decision in the first {args.warmup:g} s" if args.warmup else ""
         earlier = "" if args.statistics is None else f", {args.statistics} included"
         console.say(f"normalised by what the stream has seen so far{earlier}{later}")
-    elif session:
-        console.say("normalised by each whole recording's own statistics (offline)")
+    elif session and not args.one_session:
+        together = "; --one-session takes them together" if len(args.recordings) > 1 else ""
+        console.say(f"normalised by each whole recording's own statistics (offline){together}")
 
 
-def with_pictures(recordings: Sequence[Path], shown: Path) -> str:
-    """The command that draws the decisions for one of the recordings over time."""
-    first, others = str(shown), {str(path) for path in recordings if path != shown}
-    words = [word for word in sys.argv[1:] if word not in others]
+def with_pictures(args: argparse.Namespace, shown: Path) -> str:
+    """The command that draws the decisions over time: for one of the recordings, or for all of one session."""
+    first, others = str(shown), {str(path) for path in args.recordings if path != shown}
+    words = [word for word in sys.argv[1:] if word not in others or args.one_session]
     return cli.next_command("predict.py", *words, "--plot") if first in words else "next: the same command with --plot"
+
+
+def read_session(
+    model: TrainedModel, args: argparse.Namespace, report: Failures, console: cli.Console
+) -> dict[Path, Recorded]:
+    """All recordings that can be read; they stay in memory, because their normalisation needs all of them."""
+    recorded = {}
+    for path in console.progress(args.recordings, unit="recording", desc="reading"):
+        try:
+            recorded[path] = read(path, model, args, console)
+        except _OF_ONE as error:
+            report.failed(path, cli.in_words(error))
+    if recorded and model.channel_normalization.method == "session":
+        count = cli.counted(len(recorded), "recording")
+        console.say(f"normalised by the statistics of all {count}, as one session (offline)")
+    return recorded
+
+
+def predict_all(
+    model: TrainedModel, args: argparse.Namespace, report: Failures, console: cli.Console
+) -> dict[Path, dict[str, Any]]:
+    """Decide on all recordings that can be read; returns a summary of each."""
+    decider = Streamed(model, args, console) if args.stream else Offline(model, args, console)
+    recordings, session = args.recordings, {}
+    if args.one_session and isinstance(decider, Offline):
+        session = read_session(model, args, report, console)
+        recordings = list(session)
+        if session:
+            decider.take_together(list(session.values()))
+    done: dict[Path, dict[str, Any]] = {}
+    for path in console.progress(recordings, unit="recording"):
+        try:
+            recorded = session.get(path) or read(path, model, args, console)
+            done[path] = predict(recorded, decider, model, args, console)
+        except _OF_ONE as error:
+            report.failed(path, cli.in_words(error))
+            continue
+        console.say(f"{path.stem}: {in_words(done[path])}")
+    report.close()
+    return done
+
+
+def finish(
+    done: dict[Path, dict[str, Any]], model: TrainedModel, args: argparse.Namespace, failed: int, console: cli.Console
+) -> None:
+    """Print the last line."""
+    message = f"{args.out}: predictions of {cli.counted(len(done), 'recording')}"
+    if args.save_statistics is not None and done:
+        message += f"; next: --statistics {args.save_statistics} with the session's next recording"
+    if args.plot and done:
+        message += f"; look at {args.out / next(iter(done)).stem}.png" + (" and others" if len(done) > 1 else "")
+    elif done and args.save_statistics is None:
+        message += f"; {with_pictures(args, next(iter(done)))}"
+    message += f"; {failed} failed, see above" if failed else ""
+    left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
+    summaries = {path.stem: summary for path, summary in done.items()}
+    console.finish(message, out=args.out.as_posix(), failed=failed, recordings=summaries, **left_out)
 
 
 def main() -> int:
@@ -352,33 +476,16 @@ def main() -> int:
     check_places(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else INFERENCE_BATCH)
-    heard = None if args.statistics is None else model.read_statistics(args.statistics)  # once, for all recordings
     for name in ("save_statistics", "warmup"):
         if getattr(args, name):
             model.expect_by_session(name)
+    if args.one_session and not args.adapt:
+        model.expect_by_session("one_session")
     say_what_differs(model, args, console)
-    done: dict[str, dict[str, Any]] = {}
-    decided: list[Path] = []
-    failed = 0
-    for path in console.progress(args.recordings, unit="recording"):
-        try:
-            done[path.stem] = predict(path, model, heard, args, console)
-            decided.append(path)
-            console.say(f"{path.stem}: {in_words(done[path.stem])}")
-        except (DataError, OSError, MemoryError) as error:
-            failed += 1
-            console.error(cli.in_words(error))
-    message = f"{args.out}: predictions of {cli.counted(len(done), 'recording')}"
-    if args.save_statistics is not None and done:
-        message += f"; next: --statistics {args.save_statistics} with the session's next recording"
-    if args.plot and done:
-        message += f"; look at {args.out / next(iter(done))}.png" + (" and others" if len(done) > 1 else "")
-    elif done and args.save_statistics is None:
-        message += f"; {with_pictures(args.recordings, decided[0])}"
-    message += f"; {failed} failed, see above" if failed else ""
-    left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
-    console.finish(message, out=args.out.as_posix(), failed=failed, recordings=done, **left_out)
-    return 1 if failed else 0
+    report = Failures(console, "recording")
+    done = predict_all(model, args, report, console)
+    finish(done, model, args, report.count, console)
+    return 1 if report.count else 0
 
 
 if __name__ == "__main__":

@@ -489,6 +489,71 @@ def test_of_some_gestures_the_probabilities_are_renormalised_and_it_is_said(here
         here(*flags, "--classes", "fist", "wave")
 
 
+@pytest.fixture
+def repetitions(tmp_path):
+    """Two tables of one session: the second is much stronger, as the file of a gesture beside that of rest."""
+    random = np.random.default_rng(0)
+    for name, strength in (("rest", 3), ("fist", 60)):
+        np.save(tmp_path / f"{name}.npy", random.normal(0, strength, (2 * WINDOW, 24)))
+    return [tmp_path / "rest.npy", tmp_path / "fist.npy"]
+
+
+def test_recordings_of_one_session_are_normalised_together(here, data, repetitions, tmp_path):
+    """By itself, a recording of rest has the strength of any other."""
+    flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--unit", "uV"]
+    _, said, _ = here(*repetitions, *flags, "--out", tmp_path / "alone")
+    assert "by each whole recording's own statistics (offline); --one-session takes them together" in said
+    _, said, _ = here(*repetitions, *flags, "--out", tmp_path / "together", "--one-session")
+    assert "normalised by the statistics of all 2 recordings, as one session (offline)" in said
+    words = shlex.split(said.splitlines()[-1].partition("next: ")[2])
+    assert {str(path) for path in repetitions} < set(words), "fewer recordings would be another session"
+    model = TrainedModel.open(data / "session.ckpt", CPU)
+    signals = [model.signal_path.apply(np.load(path).astype(np.float32)) for path in repetitions]
+    for path, signal in zip(repetitions, signals, strict=True):
+        expected = model.predict_filtered(signal, model.session_of(*signals)).probabilities
+        np.testing.assert_allclose(numbers(tmp_path / "together" / f"{path.stem}.csv")[1], expected, atol=2e-6)
+        alone = numbers(tmp_path / "alone" / f"{path.stem}.csv")[1]
+        np.testing.assert_allclose(alone, model.predict_filtered(signal).probabilities, atol=2e-6)
+        assert np.abs(alone - expected).max() > 0.01
+
+
+def test_of_one_session_what_cannot_be_read_is_left_out(here, data, repetitions, tmp_path):
+    flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--one-session"]
+    np.save(tmp_path / "short.npy", np.zeros((4, 24)))
+    code, said, errors = here(repetitions[0], tmp_path / "short.npy", repetitions[1], *flags, "--out", tmp_path / "a")
+    assert (code, errors.count("error: ")) == (1, 1)
+    assert "short.npy: expected at least a window" in errors
+    assert "all 2 recordings" in said
+    here(*repetitions, *flags, "--out", tmp_path / "b")
+    for path in repetitions:
+        assert (tmp_path / "a" / f"{path.stem}.csv").read_text() == (tmp_path / "b" / f"{path.stem}.csv").read_text()
+    code, said, errors = here(tmp_path / "short.npy", *flags, "--out", tmp_path / "c")
+    assert (code, errors.count("error: "), "predictions of 0 recordings; 1 failed" in said) == (1, 1, True)
+
+
+def test_one_session_has_one_unit(here, data, repetitions):
+    """Each table by itself would be brought to the usual strength, and rest be as strong as a fist."""
+    for path, strength in zip(repetitions, (3e-9, 6e-5), strict=True):
+        np.save(path, np.random.default_rng(0).normal(0, strength, (2 * WINDOW, 24)))
+    told = r"fist.npy: expected the unit of rest.npy, .*, found .*, by their strengths"
+    with pytest.raises(DataError, match=told) as error:
+        here(*repetitions, "--checkpoint", data / "session.ckpt", "--rate", 5120, "--one-session")
+    assert error.value.hint == "{unit} says what it is"
+
+
+def test_one_session_adapts_one_model(here, data, repetitions, tmp_path):
+    flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--out", tmp_path / "out", "--adapt"]
+    assert here(*repetitions, *flags)[2].count("the model was not adapted") == 2
+    assert here(*repetitions, *flags, "--one-session")[2].count("the model was not adapted") == 1
+
+
+def test_one_session_needs_sessions(here, data, recording):
+    with pytest.raises(UsageError, match="--one-session: expected no --stream with it"):
+        here(recording, "--checkpoint", data / "session.ckpt", "--one-session", "--stream")
+    with pytest.raises(SettingError, match="a model that is normalised by session, not by train"):
+        here(recording, "--checkpoint", data / "train.ckpt", "--one-session")
+
+
 def test_truth_is_known_where_one_label_covers_the_window():
     codes = np.array([0, 0, 0, 9, 9, 9, -1, -1, -1])
     assert predict.truth_of(codes, CLASSES, np.array([3, 4, 6, 9]), 3).tolist() == [0, -1, 7, -1]

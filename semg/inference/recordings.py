@@ -1,6 +1,6 @@
 """Recordings in files, converted to what a trained model accepts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +71,19 @@ def recording_for(
     if len(faults.dead) == source.samples.shape[1]:
         raise DataError(f"{path}: expected a signal, found channels that never change")
     return source
+
+
+def expect_one_unit(scales: Mapping[Path, float]) -> None:
+    """DataError if tables of one session seem to be in different units. scales: of each recording, see `RawRecording`.
+
+    A table in an unknown unit is brought to the usual strength; of a session, rest would become as strong as a gesture.
+    """
+    tables = [path for path in scales if is_table(path)]
+    for path in tables:
+        first, own = scales[tables[0]], scales[path]
+        if own != first:
+            factors = f"multiplied by {first:g}, found one to be multiplied by {own:g}, by their strengths"
+            raise DataError(f"{path}: expected the unit of {tables[0].name}, {factors}", "{unit} says what it is")
 
 
 def _faults(

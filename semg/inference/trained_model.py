@@ -285,12 +285,15 @@ class TrainedModel:
         decided = {"time_s": predictions.end / self.rate, "gesture": np.array(self.classes)[shares.argmax(1)]}
         return pd.DataFrame(decided | {f"p_{name}": shares[:, k] for k, name in enumerate(self.classes)})
 
-    def predict_filtered(self, signal: np.ndarray) -> Predictions:
-        """The same for (T, C) filtered microvolts at the model's rate, from `signal_path.apply`."""
+    def predict_filtered(self, signal: np.ndarray, session: Given | None = None) -> Predictions:
+        """The same for (T, C) filtered microvolts at the model's rate, from `signal_path.apply`.
+
+        session: the normalisation, if the signal is only a part of a session, see `session_of`.
+        """
         if len(signal) < self.window:
             raise DataError(f"expected at least a window, {self.window} samples, found {len(signal)}")
         starts = np.arange(0, len(signal) - self.window + 1, self.stride)
-        values = batch.signal_probabilities(self.network, signal, starts, self.session_of(signal))
+        values = batch.signal_probabilities(self.network, signal, starts, session or self.session_of(signal))
         return Predictions(starts + self.window, values)
 
     def stream(
