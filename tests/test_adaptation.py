@@ -367,6 +367,18 @@ def test_adapt_refuses_facts_of_tables_where_there_is_no_table():
         check(arguments().parse_args([*words, "--rate", "2000"]))
 
 
+def test_tables_of_one_session_have_one_unit(trained, tmp_path, run_here, model):
+    """Each by itself would be brought to the usual strength, and rest be as strong as a fist."""
+    for name, strength in (("rest", 3e-9), ("fist", 6e-5)):
+        noise = np.random.default_rng(0).normal(0, strength, (int(20 * model.rate), len(model.channels)))
+        np.save(tmp_path / f"{name}.npy", noise)
+    words = ("adapt.py", trained / "run" / "best_model.ckpt", tmp_path / "rest.npy", tmp_path / "fist.npy")
+    errors = run_here(*words, "--rate", model.rate, "--out", tmp_path / "own.ckpt", code=1).stderr
+    assert "fist.npy: expected the unit of rest.npy" in errors
+    assert "--unit says what it is" in errors
+    assert not (tmp_path / "own.ckpt").exists()
+
+
 def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, run_here, model):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "session.npy", 50 * rng.normal(size=(int(40 * model.rate), len(model.channels))))
