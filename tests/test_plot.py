@@ -545,6 +545,20 @@ def test_the_spectrum_of_a_short_excerpt_fills_its_axes(tmp_path, monkeypatch):
     assert drawn[0].axes[0].get_xlim() == (100, 2500)
 
 
+def test_the_legend_of_a_large_split_is_in_the_picture(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    about = {
+        subset: f"{people} people, 1,234,567 windows" for subset, people in (("train", 131), ("val", 17), ("test", 44))
+    }
+    counts = dict.fromkeys(about, np.full(8, 1000))
+    signal_figures.class_counts(tmp_path / "c.png", counts, [*putemg.GESTURES.values()], about, "title")
+    FigureCanvasAgg(drawn[0]).draw()
+    (legend,) = drawn[0].legends
+    place = legend.get_window_extent()
+    assert place.x0 >= 0 and place.x1 <= drawn[0].bbox.width
+
+
 def test_a_long_title_is_told_in_lines_that_fit():
     figure = Figure(figsize=(4, 2))
     title = " ".join(["repeats_long-2020-01-09"] * 4)

@@ -240,7 +240,7 @@ def class_counts(
     axes.set_xlim(0, longest * 1.12)
     axes.set_xlabel("share of the subset's windows, % (numbers: windows)", fontsize=12)
     axes.grid(axis="x")
-    figure.legend(loc="outside lower center", fontsize=11, ncols=len(counts))
+    figure.legend(loc="outside lower center", fontsize=10, ncols=len(counts))
     headline(figure, title)
     save(figure, path)
 
