@@ -651,6 +651,18 @@ def test_comparison_has_a_panel_of_paired_differences(tmp_path, monkeypatch):
     assert sorted(dots.get_xdata()) == [-0.25, 0.25], "of those whom both scored"
 
 
+def test_numbers_of_small_differences_do_not_touch(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(score_figures, "save", lambda figure, _path: drawn.append(figure))
+    subjects = {f"a method {k}": {f"{n:02d}": 0.5 + 0.01 * k + 0.02 * n for n in range(12)} for k in range(3)}
+    score_figures.compare(tmp_path / "c.png", subjects, score_figures.metrics.METRICS[0], "a method 0", "title")
+    FigureCanvasAgg(drawn[0]).draw()
+    for axes in drawn[0].axes:
+        places = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert len(places) >= 3
+        assert all(left.x1 + 8 < right.x0 for left, right in pairwise(places))
+
+
 @pytest.mark.parametrize(("unit", "label"), [("uV", "µV"), ("arbitrary", "a.u.")])
 def test_timeline_and_architecture_name_the_unit_of_the_model(draw, tmp_path, monkeypatch, unit, label):
     from semg.inference.checkpoint import write_checkpoint

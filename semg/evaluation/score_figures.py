@@ -208,6 +208,7 @@ def compare(
         axes.set_ylim(len(subjects) - 0.5, -0.5)
         axes.margins(x=0.06)
         axes.set_xlabel(label, fontsize=11)
+        axes.xaxis.set_major_locator(MaxNLocator(6))  # the default writes more numbers than there is room for
         axes.grid(axis="x")
         if place:
             axes.axvline(0, color=ORANGE, linewidth=1.2)
