@@ -454,19 +454,28 @@ PICTURES: dict[str, Callable[[argparse.Namespace], str]] = {
 }
 
 
+def _data_of(run: Path) -> list[str]:
+    """The flags for the shards and the split of a training run; none if it does not say."""
+    config = run / "config.json"
+    arguments = read_json(config, "a run's configuration").get("arguments") if config.is_file() else {}
+    named = arguments if isinstance(arguments, dict) else {}
+    return [word for key in ("shards", "split") if isinstance(named.get(key), str) for word in (f"--{key}", named[key])]
+
+
 def next_step(args: argparse.Namespace) -> str:
     """The command to run next, given what the picture shows."""
     source = args.source[0] if args.source else Path()
     raw, run = source.suffix == ".hdf5", source if source.is_dir() else source.parent
     shards_of = ("preprocess.py", "--raw") if raw else ("create_dataset_files.py", "--shards")
     of_a_model = ("predict.py", "RECORDING", "--checkpoint", source)
+    data = _data_of(run) if args.picture == "curves" else []
     commands: dict[str, tuple[object, ...]] = {
         "architecture": of_a_model if args.source else ("train.py", "--split", "SPLIT"),
         "recording": ("plot.py", "spectrum" if raw else "electrodes", source),
         "spectrum": ("preprocess.py", "--raw", source.parent),
         "electrodes": (*shards_of, source.parent),
         "classes": ("train.py", "--split", source, "--shards", args.shards or "data/shards"),
-        "curves": ("evaluate.py", "--checkpoint", run / "best_model.ckpt"),
+        "curves": ("evaluate.py", "--checkpoint", run / "best_model.ckpt", *data),
         "calibration": ("report.py", *args.source),
         "errors": ("report.py", *args.source),
     }

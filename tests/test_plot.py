@@ -123,6 +123,22 @@ def test_the_last_line_says_what_to_run_next(draw, data, tmp_path):
         assert draw(*words, "--out", tmp_path / "a.png").splitlines()[-1].endswith(f"; next: python {command}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        ({"shards": "mine/shards", "split": "splits/mine"}, " --shards mine/shards --split splits/mine"),
+        ({}, ""),
+        (1, ""),
+    ],
+)
+def test_curves_lead_to_an_evaluation_on_the_runs_own_data(draw, tmp_path, arguments, flags):
+    row = {"epoch": 1, "train/loss": 2.0, "val/loss": 2.5, "train/macro_f1": 0.1, "val/macro_f1": 0.2}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": arguments}))
+    said = draw("curves", tmp_path, "--out", tmp_path / "c.png")
+    assert said.strip().endswith(f"evaluate.py --checkpoint {tmp_path}/best_model.ckpt{flags}")
+
+
 def test_simulated_recordings_are_called_so(draw, data, tmp_path, monkeypatch):
     calls = seen(monkeypatch, "recording")
     copy = tmp_path / data.recording.name
