@@ -20,7 +20,7 @@ from pathlib import Path
 import material
 import numpy as np
 import torch
-from measuring import ROOT, Row, arguments, report
+from measuring import ROOT, Row, arguments, read, report
 from streaming import forward_pass
 
 from semg.common import cli
@@ -90,9 +90,9 @@ def rows_of(durations: dict[str, np.ndarray], between: float, how: str, **facts:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    parser = arguments(__doc__, "live")
+    parser = arguments(__doc__, "live", repeats=None)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/best_model.ckpt", help="the model")
-    args = parser.parse_args()
+    args = read(parser)
     torch.set_num_threads(1)
     model = TrainedModel.open(args.checkpoint, "cpu")
     between = model.stride / model.rate

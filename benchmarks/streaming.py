@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import ROOT, Row, arguments, report
+from measuring import ROOT, Row, arguments, read, report
 
 from semg.common import cli
 from semg.data.putemg import MICROVOLTS_PER_COUNT
@@ -66,9 +66,9 @@ def measure(path: Path, count: int, skipped: int) -> dict[str, np.ndarray]:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    parser = arguments(__doc__, "streaming")
+    parser = arguments(__doc__, "streaming", repeats=None)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints/best_model.ckpt", help="the model")
-    args = parser.parse_args()
+    args = read(parser)
     torch.set_num_threads(1)
     durations = measure(args.checkpoint, *((100, 10) if args.quick else (1000, 100)))
     rows = []

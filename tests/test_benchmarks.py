@@ -1,5 +1,6 @@
 """The benchmarks run, and count what they say they count. No test looks at a time."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -226,10 +227,11 @@ def test_flags_of_benchmarks_are_checked_before_anything_is_measured(monkeypatch
         measuring.read(measuring.arguments("manual", "a"))
 
 
-def test_a_benchmark_that_measures_once_has_no_flag_for_repeats(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["costs.py", "--repeats", "3"])
+@pytest.mark.parametrize("name", ["costs", "live", "streaming"])
+def test_a_benchmark_that_measures_once_has_no_flag_for_repeats(monkeypatch, capsys, name):
+    monkeypatch.setattr("sys.argv", [f"{name}.py", "--repeats", "3"])
     with pytest.raises(SystemExit):
-        costs.main()
+        importlib.import_module(name).main()
     assert "unrecognized arguments: --repeats 3" in capsys.readouterr().err
 
 
