@@ -16,10 +16,10 @@ belong in one list, because it gives their order: to add some later, add rows to
 
 A recording is a text table with a header and one row per sample. It has one column per channel, and one column
 (--labels) that names the gesture being made, unless the list does. An empty label means no gesture; such samples are
-left out of all windows.
-If the table has no header, --labels gives the column's number, counted from 1. Delimiter, decimal mark and encoding are
-detected. Columns that are not channels, such as a time, are recognised and reported. If a column could be either, the
-script stops and asks for --channels, which counts columns from 1. docs/data.md has the rules.
+left out of all windows. If the table has no header, --labels gives the column's number, counted from 1. Delimiter,
+decimal mark and encoding are detected. Columns that are not channels, such as a time, are recognised and reported. If a
+column could be either, the script stops and asks for --channels, which counts columns from 1. docs/data.md has the
+rules.
 
 Output: one shard per recording in SHARDS, in the format of preprocess.py; create_dataset_files.py, train.py and the
 later scripts use them like any others. A shard is named after its file. Folders in the list become part of the name:
