@@ -13,6 +13,8 @@ model's order. A recording of another rate is resampled to the model's. Output, 
                     given all windows so far; the true gesture, if the recording has labels (in a table: in a column
                     named as in training) and one label covers the whole window; with --stream the delay
   <recording>.png   with --plot: some channels, truth, decisions and their probability over time
+If two recordings have the same name, as trials in a folder for each gesture, names begin with the folders that tell
+them apart: fist-trial1.csv.
 
 --classes and --no-idle let the model decide between some of its gestures only: the CSV has only these, with
 probabilities renormalised over them. A window with any other label then has no true gesture.
@@ -47,7 +49,9 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 import argparse
 import csv
 import io
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,7 +284,7 @@ class Streamed:
         if args.save_statistics is not None and (learnt := stream.heard()) is not None:
             model.write_statistics(args.save_statistics, learnt)
         if adaptation is not None:
-            self._console.say(f"{recorded.path.stem}: {adaptation.in_words()}")
+            self._console.say(f"{args.names[recorded.path]}: {adaptation.in_words()}")
         return predictions
 
 
@@ -302,11 +306,13 @@ def predict(
     prediction = predictions.probabilities.argmax(1)
     beside = over_time(model, predictions, args.vote, args.smooth)
     columns = {name: decided for name, (decided, _) in beside.items()}
-    write_text(args.out / f"{path.stem}.csv", as_csv(model, predictions, truth, columns, source.codes is not None))
+    write_text(
+        args.out / f"{args.names[path]}.csv", as_csv(model, predictions, truth, columns, source.codes is not None)
+    )
     if args.plot:
         name, decided = (list(beside.items()) or [("", (prediction, predictions.probabilities.max(1)))])[-1]
         draw(
-            args.out / f"{path.stem}.png",
+            args.out / f"{args.names[path]}.png",
             model,
             source,
             recorded.signal,
@@ -330,13 +336,17 @@ def predict(
 def say_which_labels_are_unknown(
     path: Path, model: TrainedModel, codes: np.ndarray | None, console: cli.Console
 ) -> None:
-    """Warn if no label of a table is a class of the model: nothing is scored then, and it may be a mistake."""
+    """Warn of a table's labels that are no class of the model: their windows are not scored, and a name may be
+    misspelt."""
     if codes is None or codes.dtype.kind != "U":
         return
     there = in_order(name for name in np.unique(codes).tolist() if name)
-    if there and not set(there) & {*model.classes, *model.classes_left_out}:
-        classes = ", ".join(model.classes)
+    others = [name for name in there if name not in (*model.classes, *model.classes_left_out)]
+    classes = ", ".join(model.classes)
+    if others == there and there:
         console.warn(f"{path}: no label is one of the model's classes, {classes}: they are {listed(there)}")
+    elif others:
+        console.warn(f"{path}: windows of {listed(others)} are not scored: the model's classes are {classes}")
 
 
 def in_words(summary: dict[str, Any]) -> str:
@@ -368,9 +378,22 @@ def check(args: argparse.Namespace) -> None:
     if args.save_statistics is not None and len(args.recordings) > 1:
         count = len(args.recordings)
         raise UsageError(f"--save-statistics {args.save_statistics}: expected one recording, found {count}")
-    names = [path.stem for path in args.recordings]
-    if twice := [name for name in names if names.count(name) > 1]:
+
+
+def names_of(recordings: Sequence[Path]) -> dict[Path, str]:
+    """The name of what is made of each recording: that of its file; of files of which two have one name, it begins with
+    the folders that tell them apart, such as `fist-trial1`.
+
+    UsageError for a name that is there twice even so.
+    """
+    names = [path.stem for path in recordings]
+    if len(set(names)) < len(names):
+        folders = [Path(os.path.abspath(path)).parent.parts for path in recordings]
+        shared_by_all = len(os.path.commonprefix(folders))
+        names = ["-".join([*own[shared_by_all:], name]) for own, name in zip(folders, names, strict=True)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"{twice[0]}: expected recordings of different names, found two: they would share a file")
+    return dict(zip(recordings, names, strict=True))
 
 
 def check_places(args: argparse.Namespace) -> None:
@@ -379,7 +402,7 @@ def check_places(args: argparse.Namespace) -> None:
     A single file of OUT that cannot be written costs that recording alone.
     """
     endings = ("csv", "png") if args.plot else ("csv",)
-    written = [(f"--out {args.out}", args.out / f"{path.stem}.{e}") for path in args.recordings for e in endings]
+    written = [(f"--out {args.out}", args.out / f"{name}.{e}") for name in args.names.values() for e in endings]
     expect_room(args.out, "the decisions")
     if args.save_statistics is not None:
         expect_place(args.save_statistics, "statistics")
@@ -445,7 +468,7 @@ def predict_all(
         except _OF_ONE as error:
             report.failed(path, cli.in_words(error))
             continue
-        console.say(f"{path.stem}: {in_words(done[path])}")
+        console.say(f"{args.names[path]}: {in_words(done[path])}")
     report.close()
     return done
 
@@ -458,12 +481,12 @@ def finish(
     if args.save_statistics is not None and done:
         message += f"; next: --statistics {args.save_statistics} with the session's next recording"
     if args.plot and done:
-        message += f"; look at {args.out / next(iter(done)).stem}.png" + (" and others" if len(done) > 1 else "")
+        message += f"; look at {args.out / args.names[next(iter(done))]}.png" + (" and others" if len(done) > 1 else "")
     elif done and args.save_statistics is None:
         message += f"; {with_pictures(args, next(iter(done)))}"
     message += f"; {failed} failed, see above" if failed else ""
     left_out = {"classes": model.classes, "classes_left_out": model.classes_left_out}
-    summaries = {path.stem: summary for path, summary in done.items()}
+    summaries = {args.names[path]: summary for path, summary in done.items()}
     console.finish(message, out=args.out.as_posix(), failed=failed, recordings=summaries, **left_out)
 
 
@@ -473,6 +496,7 @@ def main() -> int:
     console = cli.console(args)
     args.recordings = cli.expanded(args.recordings)
     check(args)
+    args.names = names_of(args.recordings)
     check_places(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else INFERENCE_BATCH)

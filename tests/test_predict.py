@@ -423,7 +423,7 @@ def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
     with pytest.raises(UsageError, match="--rate"):
         here(tmp_path / "a.csv")
     with pytest.raises(UsageError, match="share a file"):
-        here(recording, tmp_path / f"{recording.stem}.csv", "--rate", 5120)
+        here(recording, recording.with_suffix(".csv"), "--rate", 5120)
     for words in (["--rate", 5120], ["--unit", "mV"], ["--channels", "1-24"]):
         with pytest.raises(UsageError, match=rf"^{words[0]}: expected a table .* found {recording.name}; leave it out"):
             here(recording, *words)
@@ -517,6 +517,24 @@ def test_recordings_of_one_session_are_normalised_together(here, data, repetitio
         assert np.abs(alone - expected).max() > 0.01
 
 
+def test_trials_of_one_name_in_a_folder_for_each_gesture_are_told_apart(here, data, repetitions, tmp_path):
+    flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--unit", "uV", "--one-session", "--json"]
+    here(*repetitions, *flags, "--out", tmp_path / "expected")
+    paths = [tmp_path / "P1" / path.stem / "trial.npy" for path in repetitions]
+    for path, original in zip(paths, repetitions, strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(original.read_bytes())
+    code, said, _ = here(*paths, *flags, "--out", tmp_path / "out", "--plot")
+    assert (code, list(json.loads(said)["recordings"])) == (0, ["rest-trial", "fist-trial"])
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made == {f"{name}-trial.{ending}" for name in ("rest", "fist") for ending in ("csv", "png")}
+    for name in ("rest", "fist"):
+        actual, expected = (tmp_path / "out" / f"{name}-trial.csv", tmp_path / "expected" / f"{name}.csv")
+        assert actual.read_text() == expected.read_text()
+    with pytest.raises(UsageError, match="^fist-trial: expected recordings of different names, found two"):
+        here(*paths, paths[1], *flags)
+
+
 def test_of_one_session_what_cannot_be_read_is_left_out(here, data, repetitions, tmp_path):
     flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--one-session"]
     np.save(tmp_path / "short.npy", np.zeros((4, 24)))
@@ -592,6 +610,22 @@ def test_a_tables_labels_are_the_truth_as_a_recordings_are(here, data, recording
     assert ours["with_truth"] == 18
     truth = [[row["truth"] for row in rows(tmp_path / "out" / f"{name}.csv")] for name in ("mine", recording.stem)]
     assert truth[0] == truth[1]
+
+
+def test_labels_of_which_the_model_knows_only_some_are_named(here, data, tmp_path):
+    """A name misspelt would otherwise cost windows of the score in silence."""
+    samples = np.random.default_rng(0).normal(0, 30, (4 * WINDOW, 24)).round(3)
+    names = np.repeat(["idle", "fist", "fistt", ""], WINDOW)
+    header = ",".join([*(f"c{i}" for i in range(24)), "TRAJ_GT"])
+    lines = [f"{','.join(map(str, row))},{name}" for row, name in zip(samples.tolist(), names, strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join([header, *lines]) + "\n")
+    flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--rate", 5120]
+    assert (
+        "a.csv: windows of fistt are not scored: the model's classes are idle, fist, "
+        in here(tmp_path / "a.csv", *flags)[2]
+    )
+    errors = here(tmp_path / "a.csv", *flags, "--no-idle")[2]
+    assert "windows of fistt are not scored" in errors, "idle was left out on purpose"
 
 
 def test_labels_stay_with_a_recording_that_is_resampled():
