@@ -271,6 +271,22 @@ def test_a_run_goes_on_with_its_own_shards_alone(here, tmp_path):
     here(tmp_path / "run", *flags, "--resume")
 
 
+def test_a_run_goes_on_where_its_shards_and_split_have_moved(here, tmp_path, monkeypatch):
+    """Jobs of a cluster copy data to a disk of their own, whose path is another each time."""
+    shards, split = small_shards.write_all(tmp_path / "first")
+    flags = [*RANDOM, "--augment", "none"]
+    places = ["--shards", shards, "--split", split]
+    here(tmp_path / "whole", *flags, *places)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in_step(patch, Classification, 3)
+        here(tmp_path / "parts", *flags, *places)
+    (tmp_path / "first").rename(tmp_path / "second")
+    moved = [tmp_path / "second" / path.relative_to(tmp_path / "first") for path in (shards, split)]
+    here(tmp_path / "parts", *flags, "--shards", moved[0], "--split", moved[1], "--resume")
+    assert same(*(weights(tmp_path / name / "last.ckpt") for name in ("whole", "parts")))
+    assert open_checkpoint(tmp_path / "parts" / "best_model.ckpt").description["shards"] == moved[0].as_posix()
+
+
 def test_a_wrong_input_does_not_cost_the_run_that_was_to_be_overwritten(here, tmp_path):
     here(tmp_path / "run", *RANDOM, "--epochs", 1)
     before = tree(tmp_path / "run")

@@ -215,7 +215,7 @@ def checksum_of_shards(run: "Trainer") -> str:
 
 def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: str) -> None:
     """DataError, naming the setting, unless last.ckpt is of a run with this config and of a split and shards with these
-    checksums."""
+    checksums. Their folders may have moved, as on a cluster whose jobs copy them to a disk of their own."""
     try:
         earlier = TrainConfig.from_dict(last.description["config"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -223,8 +223,9 @@ def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: st
             f"{last.path}: expected a run's settings, found others ({error})", hint="start it anew with {overwrite}"
         ) from None
     was = earlier.to_dict()
+    by_content = ("shards", "split") if "shards" in last.description else ()
     for name, value in config.to_dict().items():
-        if was[name] != value:
+        if was[name] != value and name not in by_content:
             raise DataError(
                 f"{last.path}: expected {name} {value}, found {was[name]}",
                 hint=f"resume with the run's own {{{name}}}, or {{overwrite}} it",
