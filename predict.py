@@ -49,11 +49,11 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 import argparse
 import csv
 import io
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -388,9 +388,9 @@ def names_of(recordings: Sequence[Path]) -> dict[Path, str]:
     """
     names = [path.stem for path in recordings]
     if len(set(names)) < len(names):
-        folders = [Path(os.path.abspath(path)).parent.parts for path in recordings]
-        shared_by_all = len(os.path.commonprefix(folders))
-        names = ["-".join([*own[shared_by_all:], name]) for own, name in zip(folders, names, strict=True)]
+        folders = [path.absolute().parent.parts for path in recordings]
+        common = len(list(takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))))
+        names = ["-".join([*own[common:], name]) for own, name in zip(folders, names, strict=True)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"{twice[0]}: expected recordings of different names, found two: they would share a file")
     return dict(zip(recordings, names, strict=True))

@@ -531,7 +531,7 @@ def test_trials_of_one_name_in_a_folder_for_each_gesture_are_told_apart(here, da
     for name in ("rest", "fist"):
         actual, expected = (tmp_path / "out" / f"{name}-trial.csv", tmp_path / "expected" / f"{name}.csv")
         assert actual.read_text() == expected.read_text()
-    with pytest.raises(UsageError, match="^fist-trial: expected recordings of different names, found two"):
+    with pytest.raises(UsageError, match=r"^fist-trial: expected recordings of different names, found two"):
         here(*paths, paths[1], *flags)
 
 
