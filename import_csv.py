@@ -53,6 +53,7 @@ import argparse
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
 FURTHEST = 1000.0  # a recording may be at most this many times stronger or weaker than the others
+APART = 100.0  # a step between the strengths of recordings that suggests two units, which differ by 1000
 KEPT_BYTES = 1 << 29  # memory for recordings already read whose shards are not yet written
 
 
@@ -249,7 +251,8 @@ def earlier_arguments(channels: tuple[str, ...], args: argparse.Namespace) -> di
 def check_strengths(
     looks: dict[Entry, Look], settled: Settled, readings: Readings, args: argparse.Namespace, report: Failures
 ) -> None:
-    """Leave out recordings whose unit differs from the others'. SettingError if --unit cannot be the unit of any."""
+    """Leave out recordings whose unit differs from the others', and warn if there seem to be two units. SettingError if
+    --unit cannot be the unit of any."""
     typical, microvolts, (low, high) = settled.rms, settled.rms * settled.scale, USUAL_RMS
     if args.unit and typical > 0 and not low <= microvolts <= high:
         expected = "a unit in which surface EMG has an RMS of {} to {} uV"
@@ -263,6 +266,11 @@ def check_strengths(
             report.failed(entry.path, f"{entry.path}: expected an RMS near the others' {typical:.3g}{unit}, {actual}")
             readings.drop(entry.path)
             del looks[entry]
+    by_strength = sorted(((one.rms, entry) for entry, one in looks.items() if one.rms > 0), key=lambda one: one[0])
+    for (weak, weaker), (strong, stronger) in pairwise(by_strength):
+        if strong >= APART * weak:
+            found = f"found an RMS of {weak:.3g} in {weaker.path.name} and of {strong:.3g} in {stronger.path.name}"
+            report.console.warn(f"{args.list}: expected recordings in one unit, {found}, and none between")
 
 
 def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:

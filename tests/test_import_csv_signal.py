@@ -68,6 +68,18 @@ def test_a_recording_in_another_unit_than_the_others_is_named(study):
         assert "2 shards written" in out
 
 
+@pytest.mark.parametrize(("factor", "warned"), [(1e-3, True), (0.05, False)])
+def test_two_units_are_warned_of_where_neither_is_the_usual_one(study, factor, warned):
+    """The median is then between the two, and none is a thousand times away from it."""
+    study.write(people=4)
+    for person in (3, 4):
+        result = table(person)
+        result.assign(**(result.filter(like="ch") * factor)).to_csv(study.folder / f"p{person}.csv", index=False)
+    code, _, errors = study.run()
+    told = r"expected recordings in one unit, found an RMS of 0\.[\d]+ in p[34]\.csv and of [\d.]+ in p[12]\.csv, and none"
+    assert (code, bool(re.search(told, errors))) == (0, warned), errors
+
+
 def test_a_recording_without_a_signal_is_refused(study):
     study.write(people=2)
     table(2).assign(**{f"ch{n}": 5.0 for n in range(1, 9)}).to_csv(study.folder / "p2.csv", index=False)

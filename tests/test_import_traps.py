@@ -140,4 +140,5 @@ def test_amplitudes_that_float16_cannot_hold_are_named_in_the_unit_of_the_table(
         return table.assign(**(table.filter(like="ch") * factor))
 
     errors = study.write(change).run(*flags)[2]
-    assert f"p1.csv: expected amplitudes below {limit}, found more; is it in the others' unit?" in errors
+    found = f"found {5e7 * factor:.6g} at sample 100 of channel 1"
+    assert f"p1.csv: expected amplitudes below {limit}, {found}; is it in the others' unit?" in errors

@@ -105,7 +105,7 @@ def test_numbers_as_labels_with_and_without_a_point_and_with_gaps(tmp_path):
         (lambda t: t.replace("\n0.005,", "\n0.005,x", 1), r":3: expected a number in column 2 \(ch1\), found 'x"),
         (
             lambda t: t.replace("\n0.005,", "\n0.005,nan,1,2,rest\n0.0051,", 1),
-            "expected finite numbers, found nan at sample 1",
+            r"expected finite numbers, found nan at sample 1 in column 2 \(ch1\); take such rows out",
         ),
         (
             lambda t: t.replace("\n0.005,", "\n0.005,inf,1,2,rest\n0.0051,", 1),

@@ -106,7 +106,11 @@ def filtered_table(
     float16 = np.finfo(np.float16)
     if not np.isfinite(signal).all():
         limit = f"{float(float16.max) / scale:.4g} {unit}".rstrip()
-        raise DataError(f"{path}: expected amplitudes below {limit}, found more; is it in the others' unit?")
+        with np.errstate(over="ignore", invalid="ignore"):
+            furthest = np.abs(samples - np.median(samples, axis=0))
+        row, channel = np.unravel_index(np.argmax(furthest), furthest.shape)
+        actual = f"{samples[row, channel]:.6g} at sample {row} of channel {channel + 1}"
+        raise DataError(f"{path}: expected amplitudes below {limit}, found {actual}; is it in the others' unit?")
     if not signal.any():
         limit = f"{float(float16.smallest_subnormal) / scale:.2g} {unit}".rstrip()
         raise DataError(f"{path}: expected amplitudes above {limit}, found none; is it in the others' unit?")

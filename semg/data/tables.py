@@ -162,7 +162,12 @@ class Table:
         values = np.stack([self._numbers[place] for place in places], axis=1).astype(np.float64)
         if not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
-            raise DataError(f"{self.path}: expected finite numbers, found {values[row, column]} at sample {row}")
+            where = f"at sample {row} in column {places[column] + 1} ({self.names[places[column]]})"
+            raise DataError(
+                f"{self.path}: expected finite numbers, found {values[row, column]} {where}",
+                hint="take such rows out, a time or counter column then shows that they are missing; or leave the "
+                "column out by {channels}",
+            )
         return values
 
     def labels(self, place: int) -> np.ndarray:
