@@ -19,6 +19,7 @@ import plot
 import predict
 import report
 import sweep
+from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.files import atomic_folder, expect_place
 from semg.inference.live_outputs import DecisionTable
@@ -145,3 +146,12 @@ def test_a_folder_that_does_not_get_its_place_leaves_the_old_one_there(
         (temporary / "new").touch()
         patch.setattr(Path, "replace", refuse)
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["split", "split/old"]
+
+
+def test_a_full_disk_is_named_where_it_had_room_for_a_part_of_an_array(tmp_path: Path) -> None:
+    """NumPy's error names neither file nor cause; of a folder of shards, nobody knew which."""
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "shard"):
+        raise OSError("128000 requested and 118720 written")
+    told = f"{tmp_path / 'shard'}: expected to read or write there, found: a disk that takes no more (128000 requested"
+    assert cli.in_words(caught.value).startswith(told)
+    assert cli.in_words(caught.value).endswith("; free some and run again")

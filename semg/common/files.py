@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import sys
@@ -23,6 +24,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # errors of network 
 # files that desktops, network drives and notebooks put into folders; names with a leading dot are hidden anyway
 _SYSTEM_FILES = ("lost+found", "@eadir", "thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "#recycle")
 _MOST_OTHERS = 1000  # after this many waits, the drive must number an open file differently than its name
+_PART = re.compile(r"\d+ requested and \d+ written")
 _LEVELS = 5  # levels above a file that `places_near` tries: HERE/checkpoints/RUN/fold0/seed0/best_model.ckpt
 
 
@@ -134,7 +136,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def _name(error: OSError, path: Path) -> None:
     """Make an error name `path`: a write to a full disk names no file, and one inside a temporary folder names that
-    folder."""
+    folder. NumPy says nothing of the disk if there was room for a part of an array."""
+    if error.errno is None and _PART.fullmatch(str(error)):
+        error.errno, error.strerror = errno.ENOSPC, f"a disk that takes no more ({error})"
     inside = str(error.filename or temporary_name(path)).startswith(str(temporary_name(path)))
     if error.errno is not None and inside:
         error.filename = str(path)
