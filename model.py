@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from semg import backbones, frontends
 from semg.common.errors import SettingError
+from semg.common.length import nearest_divisor
 
 CONTROLS = ("attention", "none")  # in place of a backbone
 POOLINGS = ("mean", "last")
@@ -70,7 +71,9 @@ class ModelConfig:
         _expect(self.pooling in POOLINGS, "pooling", " or ".join(POOLINGS), self.pooling)
         for name in ("channels", "samples", "classes", "patch", "layers", "width", "heads", "lora_rank"):
             _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _expect(self.samples % self.patch == 0, "patch", "a divisor of the window's {}", self.patch, self.samples)
+        if self.samples % self.patch:
+            expected = "a whole number of samples that divides the window's {}, such as {}"
+            raise SettingError("patch", expected, self.patch, (self.samples, nearest_divisor(self.samples, self.patch)))
         _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
         few = f"at most {MOST_NUMBERS // self.channels} with {self.channels} channels"
         _expect(self.samples * self.channels <= MOST_NUMBERS, "samples", few, self.samples)

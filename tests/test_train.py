@@ -442,7 +442,7 @@ def test_patience_ends_a_run_that_gets_no_better(here, tmp_path):
     assert 3 <= len(rows(tmp_path)) < 30
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best(here, tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run(here, tmp_path):
     with pytest.raises(DataError, match=r"expected a finite loss and gradient, found loss (nan|inf).*smaller lr"):
         here(tmp_path, *RANDOM, "--epochs", 50, "--lr", 1e15, "--warmup", 1, "--clip", 1e15)
     assert (tmp_path / "last.ckpt").exists()
@@ -459,8 +459,10 @@ def test_without_the_hub_one_line_says_what_to_do(run_script, data, tmp_path, mo
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--patch 77", "--patch 77: expected a divisor of the window's 320 samples"),
-        ("--patch 0.1s", "--patch 0.1s: expected a divisor of the window's 0.0625 s"),
+        ("--patch 77", "expected a whole number of samples that divides the window's 320 samples, such as 80 samples"),
+        ("--patch 0.1s", "expected a whole number of samples that divides the window's 0.0625 s, such as 0.0625 s"),
+        # divides 62.5 ms, but is not a whole number of samples at 5120 Hz
+        ("--patch 2.5ms", "expected a whole number of samples that divides the window's 62.5 ms, such as 3.125 ms"),
         ("--frame 10ms", "--frame 10ms: expected from a patch's 12.5 ms to the window's 62.5 ms"),
         ("--frame=330", "--frame 330: expected from a patch's 64 samples to the window's 320 samples"),
         ("--bands 20 20.1", "--frame 160: expected at least 12800 samples for such --bands"),
@@ -529,8 +531,23 @@ def test_a_gradient_or_a_loss_that_explodes_stops_the_run(here, tmp_path, monkey
         return loss * factor if len(calls) > 3 else loss
 
     planted(monkeypatch, explode)
-    with pytest.raises(DataError, match=r"step 3: expected a finite loss and gradient, found loss .*smaller lr"):
+    expected = r"a finite loss and gradient" if factor > 1e7 or factor != factor else r"a loss of at most \d+(\.\d+)? and "
+    with pytest.raises(DataError, match=rf"step 3: expected {expected}.*, found loss .*smaller lr"):
         here(tmp_path, *RANDOM, "--epochs", 50)
+
+
+@pytest.mark.parametrize("steps", [0, 60])
+def test_a_run_that_explodes_names_a_best_model_only_if_there_is_one(here, tmp_path, monkeypatch, steps):
+    calls = []
+
+    def explode(loss):
+        calls.append(loss)
+        return loss * float("nan") if len(calls) > steps else loss
+
+    planted(monkeypatch, explode)
+    with pytest.raises(DataError, match="smaller lr") as error:
+        here(tmp_path, *RANDOM, "--epochs", 50, "--augment", "none")
+    assert ("is in best_model.ckpt" in str(error.value)) == (tmp_path / "best_model.ckpt").exists() == (steps > 0)
 
 
 def test_a_model_that_has_learnt_everything_is_not_taken_for_dead(here, tmp_path, monkeypatch):

@@ -36,3 +36,9 @@ class Length:
         return self.text
 
     __repr__ = __str__
+
+
+def nearest_divisor(number: int, value: int) -> int:
+    """The divisor of a number whose ratio to a value is nearest to 1; the smaller of two."""
+    divisors = (one for one in range(1, number + 1) if number % one == 0)
+    return min(divisors, key=lambda divisor: max(divisor, value) / min(divisor, value))

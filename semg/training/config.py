@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from semg.common.errors import SettingError
-from semg.common.length import Length
+from semg.common.length import Length, nearest_divisor
 from semg.common.provenance import plain
 from semg.data.normalization import RIDGE, ChannelNormalization
 from semg.evaluation import metrics
@@ -135,6 +135,4 @@ def bands_at(rate: float) -> tuple[float, ...]:
 
 def patch_of(window: int, rate: float) -> int:
     """The patch length, in samples, that divides the window (samples) and whose ratio to PATCH is nearest to 1."""
-    samples = PATCH.samples(rate)
-    divisors = [length for length in range(1, window + 1) if window % length == 0]
-    return min(divisors, key=lambda length: max(length, samples) / min(length, samples))
+    return nearest_divisor(window, PATCH.samples(rate))

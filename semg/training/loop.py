@@ -173,13 +173,16 @@ def _count(state: LoopState, step: int, loss: float, norm: float) -> None:
     """Add a step to the state. DivergedError if the run is lost: numbers that are not finite, an explosion, or no
     gradient at all."""
     state.first_loss = state.first_loss or loss
-    exploded = loss > EXPLODED_LOSS * max(1.0, state.first_loss) or norm > EXPLODED_NORM
+    most_loss = EXPLODED_LOSS * max(1.0, state.first_loss)
     state.dead_steps = state.dead_steps + 1 if norm < DEAD_NORM and loss > DEAD_LOSS else 0
     actual = f"found loss {loss:g} and gradient norm {norm:g}"
     if state.dead_steps >= DEAD_STEPS:
         raise DivergedError(f"step {step}: expected a loss that still moves, {actual} for {DEAD_STEPS} steps")
-    if exploded or not (math.isfinite(loss) and math.isfinite(norm)):
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise DivergedError(f"step {step}: expected a finite loss and gradient, {actual}")
+    if loss > most_loss or norm > EXPLODED_NORM:
+        limits = f"a loss of at most {most_loss:g} and a gradient norm of at most {EXPLODED_NORM:g}"
+        raise DivergedError(f"step {step}: expected {limits}, {actual}")
     state.loss_sum += loss
     state.norm_sum += norm
     state.in_epoch += 1

@@ -134,7 +134,8 @@ class Trainer:
                 self._train()
         except DivergedError as error:
             hint = f"start anew with a smaller {{lr}} than {self.config.lr:g}, or with {{amp}} fp32"
-            raise DataError(error.message, hint=f"{hint}; the best epoch so far is in best_model.ckpt") from None
+            kept = "; the best epoch so far is in best_model.ckpt" if self.state.best_epoch else ""
+            raise DataError(error.message, hint=f"{hint}{kept}") from None
 
     @cached_property
     def prior(self) -> Prior | None:

@@ -615,7 +615,7 @@ def test_adapting_that_leaves_the_numbers_is_told(copy: Path) -> None:
     model, places = copy / "run/best_model.ckpt", ["--shards", copy / "shards", "--split", copy / "split"]
     flags = ["--checkpoint", model, "--lr", 1e15, "--epochs", 2, "--out", copy / "out"]
     done = script("calibrate", *places, *flags, "--device", "cpu", "--quiet")
-    check_refused(done, 1, r"subject 05: step \d+: expected a finite loss and gradient, found .*; try a smaller --lr")
+    check_refused(done, 1, r"subject 05: step \d+: expected .* gradient.*, found .*; try a smaller --lr")
     assert not (copy / "out" / "metrics.json").exists()
 
 
