@@ -40,7 +40,7 @@ from semg.common.provenance import how_made
 from semg.data.shards import Shard, WindowSet, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
-from semg.evaluation.report import summary, write_results
+from semg.evaluation.report import replaced, summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
@@ -139,7 +139,7 @@ def write(
     shards: list[Shard],
     split: Split,
     recipe: Calibration,
-    seen: list[str],
+    leaks: dict[str, list[str]],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Score the decisions before and after calibration and write the results; returns the contents of metrics.json.
@@ -157,7 +157,7 @@ def write(
         "split": args.split.as_posix(),
         "split_sha256": split.checksum,
         **model.facts(),
-        "trained_on_subjects_scored": seen,
+        **leaks,
         "made": how_made("calibrate.py", args),
     }
     return write_results(args.out, scored, after.argmax(1), after, extra=extra)
@@ -179,8 +179,13 @@ def main() -> int:
     subjects = by_subject(shards)
     check_people(subjects, recipe.repetitions)
     with folder_lock(args.out):
-        if seen := sorted(model.origin.subjects & set(subjects)):
+        if lost := replaced(args.out, how_made("calibrate.py", args)):
+            console.warn(f"{lost}; --out keeps both")
+        leaks = model.origin.leaks(subjects, args.subset)
+        if seen := leaks["trained_on_subjects_scored"]:
             console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
+        if chosen := leaks["chosen_on_subjects_scored"]:
+            console.warn(f"THE MODEL WAS CHOSEN ON PEOPLE TO CALIBRATE TO: {', '.join(chosen)}. This flatters it.")
         console.say(
             f"calibrating to {cli.counted(len(subjects), 'person', 'people')} ({args.subset}) with "
             f"{cli.counted(args.repetitions, 'repetition')} of each gesture: tune {recipe.tune}, "
@@ -196,7 +201,7 @@ def main() -> int:
             raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g} or --amp fp32") from None
         predictions = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         in_order = [shard for own in subjects.values() for shard in own]
-        report = write(predictions, model, in_order, split, recipe, seen, args)
+        report = write(predictions, model, in_order, split, recipe, leaks, args)
     console.say(summary(report))
     leading = metrics.leading()
     after = report["mean_over_subjects"][leading.name]

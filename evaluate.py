@@ -65,7 +65,7 @@ from semg.data.shards import Shard, WindowSet, open_verified
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics
-from semg.evaluation.report import over_time_in_words, summary, write_results
+from semg.evaluation.report import over_time_in_words, replaced, summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.batch import INFERENCE_BATCH, open_windows
@@ -117,17 +117,23 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def warn_of_leaks(model: TrainedModel, shards: list[Shard], subset: str, console: Console) -> list[str]:
-    """Warn prominently if people or recordings that are scored were trained on; returns these people."""
-    seen = sorted(model.origin.subjects & {shard.subject for shard in shards})
-    if seen:
+def warn_of_leaks(model: TrainedModel, shards: list[Shard], subset: str, console: Console) -> dict[str, list[str]]:
+    """Warn prominently if people or recordings that are scored were trained on, or if the model was chosen on them;
+    returns these people, for metrics.json."""
+    leaks = model.origin.leaks({shard.subject for shard in shards}, subset)
+    if seen := leaks["trained_on_subjects_scored"]:
         console.warn(
             f"PEOPLE OF THE {subset.upper()} SET WERE TRAINED ON: {', '.join(seen)}. "
             "This result says nothing about people the model has not seen."
         )
     if same := sorted(shard.record for shard in shards if shard.record in model.origin.records):
         console.warn(f"RECORDINGS OF THE {subset.upper()} SET WERE TRAINED ON: {len(same)}, such as {same[0]}.")
-    return seen
+    if chosen := leaks["chosen_on_subjects_scored"]:
+        console.warn(
+            f"THE MODEL WAS CHOSEN ON PEOPLE OF THE {subset.upper()} SET: {', '.join(chosen)}. "
+            "They validated its training, so this result flatters it."
+        )
+    return leaks
 
 
 def decide(
@@ -162,7 +168,7 @@ def score(
         scores, extra = adapted_online(model, shards, args, console)
     else:
         scores, extra = adapted(model, shards, args, console)
-    seen = warn_of_leaks(model, shards, args.subset, console)
+    leaks = warn_of_leaks(model, shards, args.subset, console)
     return write_results(
         args.out,
         ScoredWindows.of(scores.windows),
@@ -175,7 +181,7 @@ def score(
             "split": args.split.as_posix(),
             "split_sha256": split.checksum,
             **model.facts(),
-            "trained_on_subjects_scored": seen,
+            **leaks,
             **({"normalize": "online", **over_time(scores)} if args.normalize == "online" else {}),
             **extra,
             "made": how_made("evaluate.py", args),
@@ -205,10 +211,17 @@ def adapted(
     if result.left_out:
         where = "after the first recording of" if args.adapt == "first" else "in"
         console.warn(f"nothing to score {where} {', '.join(result.left_out)}: left out")
-    console.say(f"adapted to {result.accepted} of {cli.counted(len(result.sessions), 'session')}")
+    console.say(f"adapted to {sessions_adapted(result.sessions)}")
     record = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
     beside = unadapted_report(result.adapted.windows, result.unadapted, args)
     return result.adapted, {"unadapted": beside, "adaptation": record}
+
+
+def sessions_adapted(sessions: list[dict[str, Any]] | dict[str, list[dict[str, Any]]]) -> str:
+    """`2 of 3 sessions`. sessions: those that were adapted to as a whole, or of each the attempts in its course."""
+    attempts = sessions.values() if isinstance(sessions, dict) else [[one] for one in sessions]
+    reached = sum(any(one["accepted"] for one in tries) for tries in attempts)
+    return f"{reached} of {cli.counted(len(sessions), 'session')}"
 
 
 def unadapted_report(windows: WindowSet, probabilities: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
@@ -236,8 +249,7 @@ def adapted_online(
         if not any(one["accepted"] for one in tries):
             reason = tries[-1]["reason"] if tries else "too little signal"
             console.say(f"{name}: the model was not adapted: {reason}")
-    reached = sum(any(one["accepted"] for one in tries) for tries in events.values())
-    console.say(f"adapted to {reached} of {cli.counted(len(events), 'session')}")
+    console.say(f"adapted to {sessions_adapted(events)}")
     record = {"mode": "online", "settings": how.to_dict(), "schedule": asdict(schedule), "sessions": events}
     beside = unadapted_report(windows, unadapted, args) | over_time(Scores(windows, unadapted))
     return scores, {"unadapted": beside, "adaptation": record}
@@ -281,6 +293,8 @@ def main() -> int:
         shards = [shard.continuous() for shard in shards]  # decide between labelled windows too, as a stream does
     people = cli.counted(len({shard.subject for shard in shards}), "person", "people")
     count = cli.counted(sum(len(shard.windows) for shard in shards), "window")
+    if lost := replaced(args.out, how_made("evaluate.py", args)):
+        console.warn(f"{lost}; --out keeps both")
     console.say(f"deciding on {count} of {people} ({args.subset})")
     with folder_lock(args.out):
         report = score(model, shards, split, args, console)
@@ -293,7 +307,8 @@ def main() -> int:
     before = ""
     if "unadapted" in report:
         unadapted = report["unadapted"]["mean_over_subjects"][first.name]
-        before = f" adapted without labels ({unadapted:.4f} before, on the same windows)"
+        where = sessions_adapted(report["adaptation"]["sessions"])
+        before = f" adapted without labels in {where} ({unadapted:.4f} before, on the same windows)"
     scores = [first.labelled(means[first.name]) + before, *(one.labelled(means[one.name]) for one in others)]
     console.finish(
         f"{args.out}: {', '.join(scores)} "

@@ -190,6 +190,14 @@ def test_the_people_of_a_subset_are_taken_and_those_trained_on_are_said(calibrat
     assert "TRAINED ON: 01, 02, 03" in capsys.readouterr().err
 
 
+def test_a_calibration_that_is_replaced_by_another_is_named(calibrated, capsys):
+    calibrated("r", "--epochs", 1)
+    calibrated("r", "--epochs", 1)
+    assert capsys.readouterr().err == ""
+    calibrated("r", "--epochs", 2)
+    assert "r: replaces the result there, which was made with --epochs 1; --out keeps both" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "lr", "backbone_lr"),
     [((), 1e-3, None), (("--lr", 0.01, "--backbone-lr", 0.002), 0.01, 0.002)],

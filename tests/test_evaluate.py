@@ -178,6 +178,34 @@ def test_people_who_were_trained_on_are_named_loudly(here, tmp_path, capsys):
     assert "TRAINED ON" not in capsys.readouterr().err
 
 
+def test_people_on_whom_the_model_was_chosen_are_named_where_they_are_tested(here, tmp_path, capsys):
+    """Its epoch is the best one for them."""
+    here(tmp_path / "val", "--subset", "val")
+    assert "CHOSEN" not in capsys.readouterr().err, "that is what validation people are for"
+    one, two, three, four, five = (small_shards.name(subject) for subject in range(1, 6))
+    split = small_shards.write_split(tmp_path / "split", train=[one, two, three], val=[five], test=[four])
+    output = here(tmp_path / "test", "--split", split)
+    assert "THE MODEL WAS CHOSEN ON PEOPLE OF THE TEST SET: 04." in capsys.readouterr().err
+    assert (output["trained_on_subjects_scored"], output["chosen_on_subjects_scored"]) == ([], ["04"])
+
+
+def test_a_result_that_is_replaced_by_another_is_named(here, tmp_path, capsys):
+    here(tmp_path / "r", "--no-idle", "--vote", 3)
+    here(tmp_path / "r", "--no-idle", "--vote", 3, "--threads", 1)
+    assert capsys.readouterr().err == ""
+    here(tmp_path / "r", "--subset", "val")
+    told = "r: replaces the result there, which was made with --subset test --no-idle --vote 3; --out keeps both"
+    assert told in capsys.readouterr().err
+    (tmp_path / "r" / "metrics.json").write_text("{")
+    here(tmp_path / "r")
+    assert capsys.readouterr().err == "", "an unreadable file is no result"
+
+
+def test_the_last_line_says_in_how_many_sessions_the_model_was_adapted(here, tmp_path, capsys):
+    here(tmp_path / "r", "--adapt", "session", "--quiet")
+    assert "adapted without labels in 0 of 1 session (" in capsys.readouterr().out, "less than 30 s"
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

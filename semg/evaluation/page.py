@@ -212,6 +212,9 @@ def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
             notes.append(
                 f"{entry.name}: people scored were trained on ({', '.join(seen)}); they are not new to the model"
             )
+        chosen = sorted({who for one in entry.results for who in one.content.get("chosen_on_subjects_scored") or ()})
+        if chosen:
+            notes.append(f"{entry.name}: the model was chosen on people scored ({', '.join(chosen)}); this flatters it")
     return notes
 
 

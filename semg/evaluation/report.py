@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from semg.common.console import counted
-from semg.common.files import atomic_path, write_json, write_text
+from semg.common.errors import DataError
+from semg.common.files import atomic_path, read_json, write_json, write_text
 from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics, score_figures
 from semg.evaluation.metrics import Metric, report
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.evaluation.table_text import csv_text
+
+_OF_THE_MACHINE = ("out", "batch_size", "device", "threads", "workers")  # flags that change no more than last digits
 
 
 def write_results(
@@ -53,6 +56,33 @@ def write_results(
     score_figures.per_subject(folder / "per_subject.png", subjects, by_chance, ends, title)
     write_json(folder / "metrics.json", content)
     return content
+
+
+def replaced(folder: Path, made: Mapping[str, Any]) -> str:
+    """A warning if a result in `folder` was made otherwise than the one that will take its place; empty: it was not.
+
+    made: from `how_made`. An unreadable result counts as none.
+    """
+    try:
+        before = read_json(folder / "metrics.json", "metrics")["made"]
+        script, old, new = before["script"], before["arguments"], made["arguments"]
+        flags = " ".join(_flag(name, old[name]) for name, value in new.items() if _other(name, old, value))
+    except (DataError, LookupError, TypeError):
+        return ""
+    how = f"by {script}" if script != made["script"] else f"with {flags}" if flags else ""
+    return f"{folder}: replaces the result there, which was made {how}" if how else ""
+
+
+def _other(name: str, old: Mapping[str, Any], value: Any) -> bool:
+    return name not in _OF_THE_MACHINE and name in old and old[name] != value
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = "--" + name.replace("_", "-")
+    if value in (None, False):
+        return f"no {flag}"
+    words = value if isinstance(value, list) else [] if value is True else [value]
+    return " ".join([flag, *(repr(word) if " " in str(word) else str(word) for word in words)])
 
 
 def _write_predictions(

@@ -26,7 +26,10 @@ _FIELDS = {
     **dict.fromkeys(("normalize", "made.commit", "made.script", "adaptation.mode"), replace(TEXT, needed=False)),
     "classes": replace(TEXTS, needed=False),
     "rest_classes": Field("a list of names", lambda value: value == [] or TEXTS.holds(value), needed=False),
-    "trained_on_subjects_scored": Field("a list of people", lambda v: v == [] or TEXTS.holds(v), needed=False),
+    **dict.fromkeys(
+        ("trained_on_subjects_scored", "chosen_on_subjects_scored"),
+        Field("a list of people", lambda v: v == [] or TEXTS.holds(v), needed=False),
+    ),
     "calibrate": replace(COUNT, needed=False),
     "adaptation.sessions": _SESSIONS,
 }

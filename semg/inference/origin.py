@@ -1,5 +1,6 @@
 """How a trained model was made, and where its training data are now."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +18,15 @@ _FIELDS = {
     "split.name": TEXT,
     "split.train": TEXTS,
     "trained_on": TEXTS,
-    "validation": replace(OBJECT, needed=False),
+    **dict.fromkeys(("validation", "validation_per_subject"), replace(OBJECT, needed=False)),
     **{f"validation.val/{one.name}": Field("a number", is_finite, needed=False) for one in metrics.headlines()},
 }
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The run, and the people, that a model was trained on. shards, split: the folders that train.py was given."""
+    """The run, and the people, that a model was trained on. shards, split: the folders that train.py was given.
+    judges: the validation people, on whom its epoch was chosen."""
 
     checkpoint: Path
     run: str
@@ -32,6 +34,7 @@ class Origin:
     split: Path
     records: frozenset[str]
     subjects: frozenset[str]
+    judges: frozenset[str]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Origin":
@@ -39,7 +42,17 @@ class Origin:
         path, about = checkpoint.path, checkpoint.description
         check_fields(path, about, _FIELDS, "a trained model, best_model.ckpt", "train.py writes one")
         split, people = about["split"], frozenset(about["trained_on"])
-        return cls(path, about["run"], Path(about["shards"]), Path(split["folder"]), frozenset(split["train"]), people)
+        records, judges = frozenset(split["train"]), frozenset(about.get("validation_per_subject") or ())
+        return cls(path, about["run"], Path(about["shards"]), Path(split["folder"]), records, people, judges)
+
+    def leaks(self, people: Collection[str], subset: str) -> dict[str, list[str]]:
+        """Which of the people scored were trained on, and which others the model was chosen on, as metrics.json says
+        it. Those of the subset val are there to choose on."""
+        chosen = self.judges - self.subjects if subset != "val" else frozenset()
+        return {
+            "trained_on_subjects_scored": sorted(self.subjects.intersection(people)),
+            "chosen_on_subjects_scored": sorted(chosen.intersection(people)),
+        }
 
     def folders(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
         """The folders of shards and of a split: those given, otherwise those of the training.

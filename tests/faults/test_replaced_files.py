@@ -95,7 +95,7 @@ def test_scores_name_the_model_that_made_them(tmp_path, monkeypatch):
     model, shards, scores = scored(tmp_path)
     flags = {"adapt": "none", "normalize": "trained", "vote": 1, "smooth": 0.0, "subset": "test", "out": tmp_path}
     args = argparse.Namespace(**flags, checkpoint=model.path, split=tmp_path)
-    for name, result in (("decide", scores.probabilities), ("warn_of_leaks", []), ("how_made", {})):
+    for name, result in (("decide", scores.probabilities), ("warn_of_leaks", {}), ("how_made", {})):
         monkeypatch.setattr(evaluate, name, lambda *_, result=result: result)
     monkeypatch.setattr(evaluate, "write_results", lambda *_, extra, **__: extra)
     split = argparse.Namespace(checksum="of the split")
@@ -112,7 +112,7 @@ def test_calibrated_scores_name_the_model_that_made_them(tmp_path, monkeypatch):
     decided = {"before": shares[known], "after": shares[known], "scored": known}
     recipe = argparse.Namespace(to_dict=dict)
     split = argparse.Namespace(checksum="of the split")
-    content = calibrate.write(decided, model, shards, split, recipe, [], args)
+    content = calibrate.write(decided, model, shards, split, recipe, {}, args)
     assert content["checkpoint_sha256"] == "of the one opened"
 
 
