@@ -51,6 +51,7 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 import math
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -447,6 +448,20 @@ def check(args: argparse.Namespace) -> None:
     args.rest_classes = None if args.rest_classes is None else [label(name) for name in args.rest_classes]
 
 
+def expect_classes_of_others(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> None:
+    """DataError if shards that are there already have other gestures: with new shards beside them, no split could be
+    made."""
+    for path in [] if args.overwrite else [args.shards / entry.facts.name for entry in looks]:
+        try:
+            there = read_meta(path)["classes"] if path.exists() else settled.classes
+        except (DataError, OSError):  # a damaged shard is reported when its turn comes
+            continue
+        if there != settled.classes:
+            actual = f"found {', '.join(there)} in {path.name}, which is there already"
+            advice = f"{{classes}} {shlex.join(there)} keeps to these, {{overwrite}} makes all anew"
+            raise DataError(f"{args.shards}: expected the gestures {', '.join(settled.classes)}, {actual}", advice)
+
+
 def warn_of_classes_without_windows(classes: list[str], windows: np.ndarray, console: cli.Console) -> None:
     """Warn of labels without a window: often a typing error, but it would be a class in all later steps."""
     if not windows.any():
@@ -494,6 +509,7 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
     if looks := look_at_all(entries, readings, args, report):
         settled = settle(looks, args, report.console)
         check_strengths(looks, settled, readings, args, report)
+        expect_classes_of_others(looks, settled, args)
         for line in in_words(looks, settled, args):
             report.console.say(line)
         for entry in report.console.progress(list(looks), unit="recording", desc="filtering"):
@@ -508,7 +524,8 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
             windows = windows + of_class
             if wrong:
                 report.console.warn(f"{entry.facts.name}: {wrong}")
-        warn_of_classes_without_windows(settled.classes, windows, report.console)
+        if not report.count:  # otherwise a class may be in those that failed
+            warn_of_classes_without_windows(settled.classes, windows, report.console)
     report.close()
     written, held = cli.counted(counts["done"], "shard"), cli.counted(int(windows.sum()), "window")
     summary = f"{args.shards}: {written} written, {counts['kept']} kept, {held}"

@@ -49,6 +49,34 @@ def test_a_label_that_never_lasts_is_warned_of(study):
     assert study.run("--classes", *GESTURES, "--overwrite")[2] == ""
 
 
+def test_a_gesture_that_is_new_leaves_the_shards_that_are_there_alone(study):
+    """The new person was written with more classes than the others, so that no split could be made; and a gesture of
+    the others was said to last for no window."""
+    study.write().run()
+    before = [shard.classes for shard in study.shards()]
+    study.write(people=3)
+    result = table(3)
+    result.assign(label=result["label"].replace("fist", "wave")).to_csv(study.folder / "p3.csv", index=False)
+    with pytest.raises(
+        DataError, match=r"expected the gestures .*wave, found .* in p1, which is there already"
+    ) as error:
+        study.run()
+    assert error.value.hint == f"{{classes}} {' '.join(before[0])} keeps to these, {{overwrite}} makes all anew"
+    assert [shard.classes for shard in study.shards()] == before
+    code, out, errors = study.run("--classes", *before[0])
+    assert (code, errors, "1 shard written, 2 kept" in out) == (0, "", True)
+
+
+def test_gestures_of_recordings_that_failed_are_not_said_to_be_too_short(study):
+    study.write()
+    table(2).assign(label="wave", ch1=5.0, **{f"ch{n}": 5.0 for n in range(2, 9)}).to_csv(
+        study.folder / "p2.csv", index=False
+    )
+    code, _, errors = study.run()
+    assert code == 1
+    assert "no window is of" not in errors
+
+
 def test_a_table_without_a_header_has_its_labels_in_a_column_by_number(study):
     study.write().run(shards="plain")
     study.write(header=False)
