@@ -311,6 +311,7 @@ def draw_classes(args: argparse.Namespace) -> str:
     """Windows of each gesture in each subset of a split."""
     folder = args.shards or Path("data/shards")
     split = read_split(_one(args, "the folder of a split"), folder)
+    _expect_shards(folder, args)
     everything = [record for subset in SUBSETS for record in split.records(subset)]
     shards = dict(zip(everything, open_shards(folder, everything), strict=True))
     classes = shards[everything[0]].classes
@@ -417,6 +418,12 @@ def draw_calibration(args: argparse.Namespace) -> str:
     return f"{cli.counted(people, 'person', 'people')}, repetitions {', '.join(map(str, by_count))}"
 
 
+def _expect_shards(folder: Path, args: argparse.Namespace) -> None:
+    """DataError if shards that no flag named are not there: results and splits are often taken to another machine."""
+    if args.shards is None and not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of shards, found none; --shards names another")
+
+
 def draw_errors(args: argparse.Namespace) -> str:
     """Wrong decisions with the highest confidence, from one result and its shards."""
     result = _read(_one(args, "a folder of results"))
@@ -429,6 +436,7 @@ def draw_errors(args: argparse.Namespace) -> str:
     shards = args.shards or result.shards
     if shards is None:
         raise DataError(f"{folder}: expected the folder of its shards in metrics.json, found none; give --shards")
+    _expect_shards(shards, args)
     parts = []
     for k in places:
         record = str(predictions.record[k])

@@ -271,11 +271,17 @@ def test_errors_are_the_surest_wrong_windows(draw, data, tmp_path, monkeypatch):
     output = tmp_path / "scores" / "metrics.json"
     content = json.loads(output.read_text())
     output.write_text(json.dumps(content | {"made": {"arguments": {"shards": data.shards.name}}}))
-    with pytest.raises(DataError, match="shards"):
+    with pytest.raises(DataError, match=r"expected a folder of shards, found none; --shards names another"):
         draw("errors", tmp_path / "scores", "--out", tmp_path / "errors.png")
     (tmp_path / data.shards.name).symlink_to(data.shards)  # above the result, as where it was made
     draw("errors", tmp_path / "scores", "--out", tmp_path / "errors.png")
     assert len(calls) == 2
+
+
+def test_shards_of_a_split_that_are_elsewhere_are_asked_for(draw, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"shards: expected a folder of shards, found none; --shards names another"):
+        draw("classes", data.split)
 
 
 def test_classes_of_a_split(draw, data, tmp_path, monkeypatch):
