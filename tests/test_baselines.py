@@ -410,6 +410,7 @@ def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
         write_split(folds / f"fold{number}", Split(f"fold{number}", "subject", **lists, seed=0), {})
     flags = ("--shards", data / "shards", "--features", "rms", "--classifiers", "lda", "qda")
     done = run_here("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")
+    means = {}
     for method in ("lda-rms", "qda-rms"):
         scores = {}
         for fold, who in (("fold0", "07"), ("fold1", "08")):
@@ -418,6 +419,9 @@ def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
             scores[who] = metrics["per_subject"][who]["macro_f1"]
         mean, sd = np.mean(list(scores.values())), np.std(list(scores.values()), ddof=1)
         assert f"all folds  {method:<28} macro-F1 {mean:.4f} +- {sd:.4f} over 2 people" in done.stdout
+        means[method] = mean
+    best = max(means, key=means.get)
+    assert f"; best macro-F1 {means[best]:.4f} ({best}, all folds); next" in done.stdout, "not of the easiest fold"
     run_here("baselines.py", *flags, "--split", folds / "fold1", "--out", tmp_path / "one")
     for name in FILES - {"metrics.json"}:
         one, same = tmp_path / "one" / "lda-rms" / name, tmp_path / "all" / "lda-rms" / "fold1" / name

@@ -199,13 +199,15 @@ def finish(
     console: Console, out: Path, baselines: Sequence[Baseline], left: Sequence[Baseline], done: Mapping[str, float]
 ) -> int:
     """Print the results, over all folds if there are several; returns the exit code."""
-    leading = metrics.leading()
+    leading, scores = metrics.leading(), dict(done)
     if len({baseline.fold for baseline in baselines}) > 1:
+        scores = {}  # those of single folds are of different people
         for method, (mean, sd, people) in pooled(baselines).items():
+            scores[f"{method}, all folds"] = mean
             score = leading.labelled(mean) + (f" +- {sd:.4f}" if sd is not None else "")
             console.say(f"all folds  {method:<28} {score} over {counted(people, 'person', 'people')}")
-    best = max(done, key=lambda name: leading.rank(done[name]), default=None)
-    best_words = f"; best {leading.labelled(done[best])} ({best})" if best else ""
+    best = max(scores, key=lambda name: leading.rank(scores[name]), default=None)
+    best_words = f"; best {leading.labelled(scores[best])} ({best})" if best else ""
     failed = len(left) - len(done)
     console.finish(
         f"{out}: {counted(len(done), 'result')} written{best_words}; {next_command('compare.py', out)}",
