@@ -91,3 +91,13 @@ def test_days_of_two_zones_near_each_other_tell_no_sessions(tmp_path):
     with pytest.raises(DataError, match=told):
         read_list(written(tmp_path, *dates))
     assert [one.facts.session for one in read_list(written(tmp_path, *dates, session="1"))] == ["1", "1"]
+
+
+def test_a_path_too_long_for_a_name_is_said_to_be(tmp_path):
+    """It was said that p1.csv could not be a folder's name."""
+    path = tmp_path / "recordings.csv"
+    path.write_text(f"file,subject\n{'laboratory/' * 20}p1.csv,7\n")
+    with pytest.raises(
+        DataError, match=r"csv:2: expected a path of at most 200 bytes, .* found 222; put the list into"
+    ):
+        read_list(path)

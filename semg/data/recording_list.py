@@ -139,6 +139,11 @@ def _check_names(rows: Sequence[_Row]) -> None:
     sessions: dict[tuple[str, str], str] = {}
     for row in rows:
         where = row.where
+        if (length := len(row.name.encode())) > records.LONGEST:
+            raise DataError(
+                f"{where}: expected a path of at most {records.LONGEST} bytes, which names the recording, found {length}",
+                "put the list into the folder of the recordings, and write paths from there",
+            )
         if not records.is_name(row.name):
             raise DataError(f"{where}: expected a file whose name can be a folder's, found {row.path.name!r}")
         if other := seen.get(row.name.casefold()):
