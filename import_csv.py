@@ -179,7 +179,10 @@ def look_at_all(
     if looks:
         usual = Counter(one.channels for one in looks.values()).most_common(1)[0][0]
         for entry in [entry for entry, one in looks.items() if one.channels != usual]:
-            names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(looks[entry].channels)}"
+            own = looks[entry].channels
+            names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(own)}"
+            if sorted(own) == sorted(usual):
+                names += "; write its columns in that order"
             report.failed(entry.path, f"{entry.path}: {names}")
             readings.drop(entry.path)
             del looks[entry]

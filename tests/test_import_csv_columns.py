@@ -107,3 +107,12 @@ def test_recordings_of_other_channels_are_named(study):
     assert code == 1
     assert "p2.csv: expected the channels ch1, ch2, ch3" in errors
     assert "2 shards written" in out
+
+
+def test_channels_in_another_order_than_the_others_are_to_be_put_in_theirs(study):
+    study.write(people=3)
+    own = table(3)
+    own[[*own.columns[7::-1], "label"]].to_csv(study.folder / "p3.csv", index=False)
+    code, out, errors = study.run()
+    assert (code, "2 shards written" in out) == (1, True)
+    assert "found ch8, ch7, ch6, ch5, ch4, ch3, ch2, ch1; write its columns in that order" in errors

@@ -140,8 +140,9 @@ def _check_names(rows: Sequence[_Row]) -> None:
     for row in rows:
         where = row.where
         if (length := len(row.name.encode())) > records.LONGEST:
+            named = f"a path of at most {records.LONGEST} bytes, which names the recording"
             raise DataError(
-                f"{where}: expected a path of at most {records.LONGEST} bytes, which names the recording, found {length}",
+                f"{where}: expected {named}, found {length}",
                 "put the list into the folder of the recordings, and write paths from there",
             )
         if not records.is_name(row.name):
