@@ -18,7 +18,7 @@ from semg.inference.batch import Signal
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
 from semg.training import adaptation
-from semg.training.adaptation import Adaptation, adapt, class_prior, divergence
+from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, doubt_of_adapted
 from semg.training.adapted_scores import score_adapted
 
 ANYTHING = Adaptation(
@@ -102,6 +102,11 @@ def test_starts_end_alike_only_where_the_model_knows_the_names():
 
     assert alike(np.where(label[:, None] == np.arange(8), 0.65, 0.05)) > 0.98
     assert alike(rng.dirichlet(np.full(8, 100), len(label))) < 0.85
+
+
+def test_a_refusal_shows_a_number_beyond_the_limit_that_it_names():
+    """It said `0.015 nats, more than 0.015`."""
+    assert "is 0.01547 nats" in doubt_of_adapted(0.01547, Adaptation())
 
 
 def test_divergence_is_nought_for_the_prior_alone():

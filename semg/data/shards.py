@@ -334,7 +334,7 @@ def check_all_there(folder: Path, names: Sequence[str]) -> None:
         raise DataError(f"{expected}; {MAKE}")
     examples = " ".join(subjects[:_SUBJECTS_SHOWN]) + (" ..." if len(subjects) > _SUBJECTS_SHOWN else "")
     raise DataError(
-        f"{expected}; shards of {len(subjects)} subjects are there ({examples}): make the others' with preprocess.py "
+        f"{expected}; shards of {len(subjects)} subjects are there ({examples}): make those missing with preprocess.py "
         "or import_csv.py, or a split of those that are there with create_dataset_files.py"
     )
 

@@ -243,7 +243,7 @@ class SessionModel:
         uncertain, and a wrong turn can look right.
         """
         unsure, most = self.uncertainty(turned.posterior), self._how.most_uncertainty_turned
-        return f"gestures are not clear enough to tell: {unsure:.3f} nats, more than {most:g}" if unsure > most else ""
+        return f"gestures are not clear enough to tell: {unsure:.4g} nats, more than {most:g}" if unsure > most else ""
 
     def turn(self, rings: Sequence[Sequence[int]], decided: Callable[[int, int], np.ndarray]) -> Turn:
         """Find the places by which the rings seem turned.
@@ -320,10 +320,10 @@ class Signs:
         if apart_smoothed > most_smoothed:
             return _far("the mean prediction, smoothed,", apart_smoothed, most_smoothed)
         if self.agreement < how.least_agreement:
-            return f"only {self.agreement:.1%} of the decisions would stay, less than {how.least_agreement:.0%}"
+            return f"only {self.agreement:.2%} of the decisions would stay, less than {how.least_agreement:.0%}"
         if self.agreement_of_starts < how.least_agreement_of_starts:
             alike, least = self.agreement_of_starts, how.least_agreement_of_starts
-            return f"gestures are not clear: only {alike:.1%} of the windows are explained alike, less than {least:.0%}"
+            return f"gestures are not clear: only {alike:.2%} of the windows are explained alike, less than {least:.0%}"
         return ""
 
 
@@ -338,11 +338,11 @@ def doubt_of_adapted(apart: float | None, how: Adaptation) -> str:
     if apart is None:
         return "its weights diverged"
     most = how.most_divergence_adapted
-    return _far("the adapted model's mean prediction", apart, most, digits=3) if apart > most else ""
+    return _far("the adapted model's mean prediction", apart, most) if apart > most else ""
 
 
-def _far(what: str, apart: float, most: float, digits: int = 2) -> str:
-    return f"{what} is {apart:.{digits}f} nats from the training people's shares of gestures, more than {most:g}"
+def _far(what: str, apart: float, most: float) -> str:
+    return f"{what} is {apart:.4g} nats from the training people's shares of gestures, more than {most:g}"
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:
