@@ -407,6 +407,18 @@ def test_metrics_that_no_script_wrote_are_refused(make, data, tmp_path, changes,
 
 
 @pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("trained_on_subjects_scored", "people scored were trained on (04)"),
+        ("chosen_on_subjects_scored", "the model was chosen on people scored (04)"),
+    ],
+)
+def test_people_scored_who_are_not_new_to_the_model_are_noted(make, data, tmp_path, field, told):
+    (tmp_path / "metrics.json").write_text(json.dumps(numbers(data.results / "plain") | {field: ["04"]}))
+    assert told in make(tmp_path).parts.words
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"label": np.array([0, 9])}, "label"),
