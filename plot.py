@@ -353,15 +353,15 @@ def _calibrated(source: Path) -> ResultRecord:
     result = _read(source)
     if result.repetitions is None or result.before is None or result.confusion is None:
         raise DataError(f"{result.path}: expected results of calibrate.py, found others")
-    if _scores([result], "adapted").keys() != _scores([result], "unadapted").keys():
+    if _scores([result], "calibrated").keys() != _scores([result], "uncalibrated").keys():
         raise DataError(f"{result.path}: expected the same people with and without calibration, found others")
     return result
 
 
 def _scores(results: Sequence[ResultRecord], which: str, metric: metrics.Metric | None = None) -> dict[str, float]:
-    """Person -> score of the `adapted` or the `unadapted` model, by the leading metric unless `metric` is given."""
+    """Person -> score of the `calibrated` or `uncalibrated` model, by the leading metric unless `metric` is given."""
     befores = [one.before.evaluations for one in results if one.before]
-    evaluations = befores if which == "unadapted" else [one.evaluations for one in results]
+    evaluations = befores if which == "uncalibrated" else [one.evaluations for one in results]
     name = (metric or metrics.leading()).name
     return {who: score for one in evaluations for who, score in one[name].subjects.items()}
 
@@ -377,10 +377,10 @@ def _by_repetitions(sources: Sequence[Path]) -> dict[int, list[ResultRecord]]:
         if result.classes != first.classes:
             raise DataError(f"{source}: expected the same gestures as in {first.path}, found others")
         others = by_count.setdefault(result.repetitions or 0, [])
-        if twice := _scores(others, "adapted").keys() & _scores([result], "adapted").keys():
+        if twice := _scores(others, "calibrated").keys() & _scores([result], "calibrated").keys():
             raise DataError(f"{source}: expected each person once, found {min(twice)} again; is it another run's?")
         others.append(result)
-    people = {count: sorted(_scores(results, "adapted")) for count, results in by_count.items()}
+    people = {count: sorted(_scores(results, "calibrated")) for count, results in by_count.items()}
     fewest = min(people)
     if other := [count for count, names in people.items() if names != people[fewest]]:
         words = cli.counted(other[0], "repetition")
@@ -405,7 +405,7 @@ def draw_calibration(args: argparse.Namespace) -> str:
                 metric.name: np.array([score for _, score in sorted(_scores(results, which, metric).items())])
                 for metric in metrics.headlines()
             }
-            for which in ("adapted", "unadapted")
+            for which in ("calibrated", "uncalibrated")
         }
         for count, results in by_count.items()
     }
@@ -414,7 +414,7 @@ def draw_calibration(args: argparse.Namespace) -> str:
     simulated = any(run.simulated for one in everything for run in one.evaluations.values())
     title = _title(args, "What a new person's first repetitions gain", simulated)
     score_figures.calibration(args.out, table, chance, title)
-    people = len(_scores(everything, "adapted"))
+    people = len(_scores(everything, "calibrated"))
     return f"{cli.counted(people, 'person', 'people')}, repetitions {', '.join(map(str, by_count))}"
 
 

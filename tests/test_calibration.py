@@ -16,7 +16,13 @@ from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, open_shards
 from semg.training import calibration
 from semg.training.augmentation import Augmentation, TokenLayout
-from semg.training.calibration import Calibration, adapt, first_repetitions, repetition_of_subject, trainable_copy
+from semg.training.calibration import (
+    Calibration,
+    calibrated_network,
+    first_repetitions,
+    repetition_of_subject,
+    trainable_copy,
+)
 from semg.training.optimization import OptimizerConfig
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --init random --device cpu --quiet"
@@ -65,7 +71,7 @@ def adapted(model, recipe, seed=0):
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randn(40, SMALL.tokens, SMALL.channels, generator=random)
     label = torch.arange(40) % SMALL.classes
-    return adapt(model, tokens, label, recipe, TokenLayout(model.frontend.groups, (tuple(range(8)),)))
+    return calibrated_network(model, tokens, label, recipe, TokenLayout(model.frontend.groups, (tuple(range(8)),)))
 
 
 OPTIMIZER = ("lr", "backbone_lr", "weight_decay", "warmup", "clip")
@@ -215,7 +221,7 @@ def test_the_epochs_in_help_are_those_that_run(calibrated, monkeypatch):
         kept.append(given[2].epochs)
         return model
 
-    monkeypatch.setattr(calibration, "adapt", unchanged)
+    monkeypatch.setattr(calibration, "calibrated_network", unchanged)
     calibrated("out")
     assert kept == [calibrate.arguments().get_default("epochs")] == [30]
 
@@ -258,7 +264,7 @@ def test_all_people_are_checked_before_the_first_is_calibrated_to(tmp_path, cali
     records += [small_shards.write(shards, subject, repetitions=1) for subject in (7, 8)]
     split = small_shards.write_split(tmp_path / "split", train=records[:1], val=records[1:2], test=records[2:])
     begun = []
-    monkeypatch.setattr(calibration, "adapt", lambda *given: begun.append(given))
+    monkeypatch.setattr(calibration, "calibrated_network", lambda *given: begun.append(given))
     told = (
         "subject 07: .* to score after 1 repetition, found none of idle; also lacking windows: 08; leave this gesture"
     )

@@ -336,8 +336,8 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     _, table, chance, _ = calls[-1]
     assert [chance[count]["accuracy"] for count in (1, 2)] == pytest.approx([6 / 9, 6 / 8]), "each of its windows"
     assert [chance[count]["macro_f1"] for count in (1, 2)] == [0.5, 0.5]
-    assert table[2]["unadapted"]["macro_f1"].tolist() == pytest.approx([0.5, 0.5])
-    assert table[2]["adapted"]["macro_f1"].tolist() == pytest.approx([0.7, 0.7])
+    assert table[2]["uncalibrated"]["macro_f1"].tolist() == pytest.approx([0.5, 0.5])
+    assert table[2]["calibrated"]["macro_f1"].tolist() == pytest.approx([0.7, 0.7])
     for sources, error, words in (
         ([], UsageError, "at least one SOURCE"),
         ([folders[0], folders[0]], DataError, "each person once, found 09 again"),
@@ -650,7 +650,7 @@ def test_calibration_is_on_one_scale_from_0_to_1(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(score_figures, "save", lambda figure, _path: drawn.append(figure))
     names = [metric.name for metric in score_figures.metrics.headlines()]
-    table = {n: {w: dict.fromkeys(names, np.array([0.7, 0.9])) for w in ("adapted", "unadapted")} for n in (1, 2)}
+    table = {n: {w: dict.fromkeys(names, np.array([0.7, 0.9])) for w in ("calibrated", "uncalibrated")} for n in (1, 2)}
     chance = {1: dict.fromkeys(names, 0.125), 2: dict.fromkeys(names, 0.25)}
     score_figures.calibration(tmp_path / "c.png", table, chance, "title")
     for axes in drawn[0].axes:

@@ -208,8 +208,8 @@ def test_adapted_results_stand_beside_the_model_as_it_was(make, data):
     plain, adapted = (numbers(data.results / name)["mean_over_subjects"]["macro_f1"] for name in ("plain", "adapted"))
     assert f"{100 * plain:.1f} % as trained and {100 * adapted:.1f} % adapted without labels" in words
     assert "Adapted to 1 of 2 sessions. Not adapted: 05-2018-05-11: few gestures were decided" in words
-    assert "adapted with 2 repetitions of each gesture" in words
-    assert "The adapted model has used labels of the people scored" in words
+    assert "calibrated with 2 repetitions of each gesture" in words
+    assert "The calibrated model has used labels of the people scored" in words
     assert "Repetitions to calibrate with" in words
 
 

@@ -302,10 +302,10 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
     results = _befores(entry)
     first, before = results[0]
     count = first.repetitions
-    how = f"with {counted(count, 'repetition')} of each gesture" if count else "without labels"
+    how = f"calibrated with {counted(count, 'repetition')} of each gesture" if count else "adapted without labels"
     sessions = [one for result, _ in results for one in (result.content.get("adaptation") or {}).get("sessions") or ()]
     means = _means(pairs)
-    words = before.name, f"adapted {how}"
+    words = before.name, how
     return {
         "name": entry.name,
         "words": words,

@@ -242,8 +242,8 @@ def calibration(
 ) -> None:
     """Scores by the number of repetitions of each gesture used for calibration; a thin line for every person.
 
-    subjects: repetitions -> `adapted` and `unadapted` -> metric -> (n_people,) fractions, always in the same order of
-    people. For a given number of repetitions both are scored on the same windows; other numbers have other windows.
+    subjects: repetitions -> `calibrated` and `uncalibrated` -> metric -> (n_people,) fractions, people always
+    in the same order. For a given number of repetitions both are scored on the same windows; other numbers have others.
     chance: repetitions -> the value for decisions that ignore the signal, by name of the metric.
     """
     counts = sorted(subjects)
@@ -253,8 +253,8 @@ def calibration(
         axes = figure.add_subplot(1, len(reported), place + 1)
         # shifted sideways: two intervals at the same place would hide each other
         for which, colour, marker, aside, model_words in (
-            ("unadapted", ORANGE, "s", -0.03, "the unadapted model, on the same windows"),
-            ("adapted", BLUE, "o", 0.03, "adapted to the person"),
+            ("uncalibrated", ORANGE, "s", -0.03, "the uncalibrated model, on the same windows"),
+            ("calibrated", BLUE, "o", 0.03, "calibrated to the person"),
         ):
             values = np.stack([subjects[count][which][metric.name] for count in counts])  # (counts, people)
             places = np.array(counts) + aside
@@ -269,7 +269,7 @@ def calibration(
         axes.set_xticks(counts)
         axes.set_xlim(counts[0] - 0.5, counts[-1] + 0.5)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("repetitions of each gesture to adapt with", fontsize=12)
+        axes.set_xlabel("labelled repetitions of each gesture", fontsize=12)
         axes.set_ylabel(f"{metric.label}, 0 to 1", fontsize=12)
         axes.grid()
     handles = {

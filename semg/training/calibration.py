@@ -1,4 +1,4 @@
-"""Calibration: adapting a trained model to one new person with that person's first repetitions of each gesture.
+"""Calibration: training a trained model further for one new person, with that person's first repetitions.
 
 The person's other windows are scored, by the calibrated model and, for comparison, by the uncalibrated model on exactly
 the same windows. Such a result uses labels of the person scored: never mix it with zero-shot results.
@@ -157,7 +157,7 @@ def _plain(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def adapt(
+def calibrated_network(
     model: GPT2Classifier,
     tokens: Tensor,
     label: Tensor,
@@ -170,9 +170,9 @@ def adapt(
     tokens: (n, T, F) normalised; label: (n,); both on the model's device.
     """
     torch.manual_seed(recipe.seed)  # for weights that only the copy has, such as LoRA's matrices
-    adapted = trainable_copy(model, recipe.tune)
+    network = trainable_copy(model, recipe.tune)
     task = TokenTask(
-        adapted,
+        network,
         tokens,
         one_hot(label, model.config.classes),
         layout,
@@ -181,10 +181,10 @@ def adapt(
         seed=(recipe.seed, Stream.ORDER),
         label_smoothing=recipe.label_smoothing,
     )
-    optimizer = Optimizer(adapted, recipe.optimizer, recipe.epochs * task.steps_per_epoch)
+    optimizer = Optimizer(network, recipe.optimizer, recipe.epochs * task.steps_per_epoch)
     for _ in fit(task, optimizer, epochs=recipe.epochs, seed=recipe.seed, autocast=autocast):
         pass
-    return adapted.eval()
+    return network.eval()
 
 
 # --- one person --------------------------------------------------------------------------------------------------
@@ -216,11 +216,11 @@ def calibrate_subject(
     label = torch.from_numpy(windows.label[chosen]).to(device)
     layout = TokenLayout(network.frontend.groups, shards[0].rings, model.channel_normalization.copies)
     try:
-        adapted = adapt(network, tokens, label, recipe, layout, autocast)
+        after = calibrated_network(network, tokens, label, recipe, layout, autocast)
     except DivergedError as error:
         raise DivergedError(f"subject {shards[0].subject}: {error}") from None
     probabilities: dict[str, list[Tensor]] = {"before": [], "after": []}
     for piece in _tokens(network, batches, statistics, rest):
-        for name, one in (("before", network), ("after", adapted)):
+        for name, one in (("before", network), ("after", after)):
             probabilities[name].append(decided(one, piece, autocast))
     return {"scored": ~first} | {name: torch.cat(parts).numpy() for name, parts in probabilities.items()}
