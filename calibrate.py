@@ -198,7 +198,8 @@ def main() -> int:
         try:
             parts = [calibrate_subject(model, own, recipe, precision) for own in bar]
         except DivergedError as error:
-            raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g} or --amp fp32") from None
+            others = " or --amp fp32" if precision else ""
+            raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g}{others}") from None
         predictions = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         in_order = [shard for own in subjects.values() for shard in own]
         report = write(predictions, model, in_order, split, recipe, leaks, args)

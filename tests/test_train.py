@@ -442,10 +442,14 @@ def test_patience_ends_a_run_that_gets_no_better(here, tmp_path):
     assert 3 <= len(rows(tmp_path)) < 30
 
 
-def test_a_loss_that_is_no_number_stops_the_run(here, tmp_path):
-    with pytest.raises(DataError, match=r"expected a finite loss and gradient, found loss (nan|inf).*smaller lr"):
-        here(tmp_path, *RANDOM, "--epochs", 50, "--lr", 1e15, "--warmup", 1, "--clip", 1e15)
+@pytest.mark.parametrize("amp", ["fp32", "bf16"])
+def test_a_loss_that_is_no_number_stops_the_run(here, tmp_path, amp):
+    with pytest.raises(
+        DataError, match=r"expected a finite loss and gradient, found loss (nan|inf).*smaller lr"
+    ) as error:
+        here(tmp_path, *RANDOM, "--epochs", 50, "--lr", 1e15, "--warmup", 1, "--clip", 1e15, "--amp", amp)
     assert (tmp_path / "last.ckpt").exists()
+    assert ("or amp fp32" in str(error.value)) == (amp == "bf16"), "float32 is advised where it is not used already"
 
 
 def test_without_the_hub_one_line_says_what_to_do(run_script, data, tmp_path, monkeypatch):

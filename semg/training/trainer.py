@@ -133,7 +133,9 @@ class Trainer:
                 self._choose_band_rotation()
                 self._train()
         except DivergedError as error:
-            hint = f"start anew with a smaller {{lr}} than {self.config.lr:g}, or with {{amp}} fp32"
+            hint = f"start anew with a smaller {{lr}} than {self.config.lr:g}" + (
+                ", or {amp} fp32" if self.autocast else ""
+            )
             kept = "; the best epoch so far is in best_model.ckpt" if self.state.best_epoch else ""
             raise DataError(error.message, hint=f"{hint}{kept}") from None
 
