@@ -274,7 +274,8 @@ def check_strengths(
     for (weak, weaker), (strong, stronger) in pairwise(by_strength):
         if strong >= APART * weak:
             found = f"found an RMS of {weak:.3g} in {weaker.path.name} and of {strong:.3g} in {stronger.path.name}"
-            report.console.warn(f"{args.list}: expected recordings in one unit, {found}, and none between")
+            question = "are some in mV and some in uV?"
+            report.console.warn(f"{args.list}: expected recordings in one unit, {found}, and none between; {question}")
 
 
 def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
