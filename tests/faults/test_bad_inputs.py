@@ -859,7 +859,7 @@ FLAGS: list[tuple[str, str, str]] = [
     ("create_dataset_files", "--folds 3", "means nothing to --protocol subject"),
     ("create_dataset_files", "--seed -1", "at least 0"),
     ("create_dataset_files", "--test-subjects 03 --val-subjects 03", "no person in both"),
-    ("train", "--patch 77", "expected a divisor"),
+    ("train", "--patch 77", "expected a whole number of samples that divides"),
     ("train", "--patch 0", "above 0"),
     ("train", "--patch 640", "--patch"),
     ("train", "--frame 10ms", "--frame"),
