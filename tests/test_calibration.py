@@ -196,6 +196,14 @@ def test_the_people_of_a_subset_are_taken_and_those_trained_on_are_said(calibrat
     assert "TRAINED ON: 01, 02, 03" in capsys.readouterr().err
 
 
+def test_people_on_whom_the_model_was_chosen_are_said(calibrated, tmp_path, capsys):
+    one, two, three, four, five = (small_shards.name(subject) for subject in range(1, 6))
+    split = small_shards.write_split(tmp_path / "split", train=[one, two, three], val=[five], test=[four])
+    report, _ = calibrated("test", "--split", split, "--epochs", 1)
+    assert report["chosen_on_subjects_scored"] == ["04"]
+    assert "THE MODEL WAS CHOSEN ON PEOPLE TO CALIBRATE TO: 04." in capsys.readouterr().err
+
+
 def test_a_calibration_that_is_replaced_by_another_is_named(calibrated, capsys):
     calibrated("r", "--epochs", 1)
     calibrated("r", "--epochs", 1)

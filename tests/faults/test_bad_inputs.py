@@ -614,8 +614,10 @@ def test_adapting_that_leaves_the_numbers_is_told(copy: Path) -> None:
     """NaN would be scored as if the first class had been decided for everywhere."""
     model, places = copy / "run/best_model.ckpt", ["--shards", copy / "shards", "--split", copy / "split"]
     flags = ["--checkpoint", model, "--lr", 1e15, "--epochs", 2, "--out", copy / "out"]
-    done = script("calibrate", *places, *flags, "--device", "cpu", "--quiet")
-    check_refused(done, 1, r"subject 05: step \d+: expected .* gradient.*, found .*; try a smaller --lr")
+    for amp in ("fp32", "bf16"):
+        done = script("calibrate", *places, *flags, "--device", "cpu", "--quiet", "--amp", amp)
+        check_refused(done, 1, r"subject 05: step \d+: expected .* gradient.*, found .*; try a smaller --lr")
+        assert ("or --amp fp32" in done.err) == (amp == "bf16"), "advised where it is not used already"
     assert not (copy / "out" / "metrics.json").exists()
 
 
