@@ -45,7 +45,7 @@ from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
 from semg.training.augmentation import NO_RINGS, OF_BAND_POWERS, Augmentation
-from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject, check_people
+from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject, first_of_each
 from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
 from semg.training.optimization import OptimizerConfig
@@ -177,7 +177,7 @@ def main() -> int:
     recipe = recipe_of(args, model.network)
     precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)
-    check_people(subjects, recipe.repetitions)
+    first = first_of_each(subjects, recipe.repetitions)
     with folder_lock(args.out):
         if lost := replaced(args.out, how_made("calibrate.py", args)):
             console.warn(f"{lost}; --out keeps both")
@@ -194,9 +194,9 @@ def main() -> int:
         )
         if recipe.augmentation.band_rotation and not shards[0].rings:
             console.say(NO_RINGS)
-        bar = console.progress(subjects.values(), total=len(subjects), unit="person")
+        bar = console.progress(subjects.items(), total=len(subjects), unit="person")
         try:
-            parts = [calibrate_subject(model, own, recipe, precision) for own in bar]
+            parts = [calibrate_subject(model, own, first[subject], recipe, precision) for subject, own in bar]
         except DivergedError as error:
             others = " or --amp fp32" if precision else ""
             raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g}{others}") from None

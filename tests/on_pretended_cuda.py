@@ -35,13 +35,13 @@ from semg.data import batches as data_batches
 from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.shards import WindowSet, open_shards
-from semg.inference.batch import Signal, choose_device
+from semg.inference.batch import Signal, choose_device, open_windows
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.streaming import Stream
 from semg.inference.trained_model import TrainedModel
 from semg.training import augmentation, batch_size, deep_baselines, loop
 from semg.training.adaptation import adapt
-from semg.training.calibration import Calibration, calibrate_subject
+from semg.training.calibration import Calibration, calibrate_subject, first_repetitions
 from semg.training.optimization import Optimizer, OptimizerConfig
 
 TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --quiet".split()  # noqa: SIM905
@@ -394,7 +394,8 @@ def test_adapting_and_calibrating_learn_what_they_do_on_the_cpu(trained, data):
 
 
 def _after(model, shards, recipe):
-    columns = calibrate_subject(model, shards, recipe)
+    first = first_repetitions(open_windows(shards), recipe.repetitions)
+    columns = calibrate_subject(model, shards, first, recipe)
     return columns["before"], columns["after"]
 
 

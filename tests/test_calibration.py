@@ -279,3 +279,16 @@ def test_all_people_are_checked_before_the_first_is_calibrated_to(tmp_path, cali
     with pytest.raises(DataError, match=told):
         calibrated("out", "--shards", shards, "--split", split)
     assert begun == []
+
+
+def test_each_persons_first_repetitions_are_found_once(calibrated, monkeypatch):
+    """They were found before the first person, to check all, and again for each."""
+    people, count = [], calibration.repetition_of_subject
+
+    def counting(windows):
+        people.append(windows.shards[0].subject)
+        return count(windows)
+
+    monkeypatch.setattr(calibration, "repetition_of_subject", counting)
+    calibrated("out", "--subset", "train", "--epochs", 1)
+    assert people == ["01", "02", "03"]

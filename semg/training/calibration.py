@@ -101,21 +101,24 @@ def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
     return first
 
 
-def check_people(subjects: Mapping[str, Sequence[Shard]], repetitions: int) -> None:
-    """DataError, naming all of them, for people who cannot be calibrated to, see `first_repetitions`.
+def first_of_each(subjects: Mapping[str, Sequence[Shard]], repetitions: int) -> dict[str, np.ndarray]:
+    """Person -> (n,) which of the person's windows are for calibration, see `first_repetitions`.
 
-    subjects: the shards of each person. No one is left out, because the scores' mean would be over other people.
+    subjects: the shards of each person. DataError, naming all of them, for people who cannot be calibrated to. No one
+    is left out, because the scores' mean would be over other people.
     """
+    first: dict[str, np.ndarray] = {}
     wrong: dict[str, DataError] = {}
     for subject, shards in subjects.items():
         try:
-            first_repetitions(open_windows(shards), repetitions)
+            first[subject] = first_repetitions(open_windows(shards), repetitions)
         except DataError as error:
             wrong[subject] = error
     if wrong:
-        first, *others = wrong
+        one, *others = wrong
         more = f"; also lacking windows: {listed(others)}" if others else ""
-        raise DataError(f"{wrong[first].message}{more}", wrong[first].hint)
+        raise DataError(f"{wrong[one].message}{more}", wrong[one].hint)
+    return first
 
 
 def _check_every_gesture(windows: WindowSet, chosen: np.ndarray, purpose: str, hint: str) -> None:
@@ -199,18 +202,22 @@ def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, 
 
 
 def calibrate_subject(
-    model: TrainedModel, shards: Sequence[Shard], recipe: Calibration, autocast: torch.autocast | None = None
+    model: TrainedModel,
+    shards: Sequence[Shard],
+    first: np.ndarray,
+    recipe: Calibration,
+    autocast: torch.autocast | None = None,
 ) -> dict[str, np.ndarray]:
     """Calibrate `model` to the person of these shards and decide on the remaining windows, in order.
 
-    Returns `scored`, (windows,) bool, which windows remain, and (n, classes) probabilities for these: `before` by the
-    uncalibrated model, `after` by the calibrated one. DataError, which names the person, if this is impossible.
+    first: (windows,) bool, which windows to calibrate on, see `first_repetitions`. Returns `scored`, (windows,) bool,
+    which windows remain, and (n, classes) probabilities for these: `before` by the uncalibrated model, `after` by the
+    calibrated one. DivergedError, which names the person, if the training diverges.
     """
     network, device, transforms = model.network, model.device, model.transforms(shards)
     windows = open_windows(shards)
     batches = Batches(windows, transforms, device)
     statistics = model.statistics(shards, transforms)
-    first = first_repetitions(windows, recipe.repetitions)
     chosen, rest = np.flatnonzero(first), np.flatnonzero(~first)
     tokens = torch.cat(list(_tokens(network, batches, statistics, chosen)))
     label = torch.from_numpy(windows.label[chosen]).to(device)
