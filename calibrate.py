@@ -3,28 +3,36 @@
 Input: a checkpoint (train.py), shards made like those of its training data (preprocess.py), and a split. Each person of
 the subset is handled separately: a copy of the model is trained on the first N repetitions of every gesture that the
 person made, counted over all of the person's recordings in the order in which they were made, and all later windows are
-scored. Output, in OUT, as in evaluate.py:
-  metrics.json           the calibrated scores, and under zero_shot_on_the_same_windows those of the uncalibrated model
+scored. With --adapt, the calibrated copy is then adapted to each of the person's sessions without further labels, as
+evaluate.py --adapt does: the labels tell which gesture is which, the unlabelled signal how the gestures vary. Output,
+in OUT, as in evaluate.py:
+  metrics.json           the calibrated scores, and under zero_shot_on_the_same_windows those of the uncalibrated model;
+                         with --adapt the calibrated and adapted scores, and the calibrated ones under
+                         calibrated_on_the_same_windows
   per_subject.csv        one row per person
   predictions.npz        recording, start, label, prediction and probabilities of each scored window
   confusion_matrix.png, per_subject.png
 
   python calibrate.py --checkpoint checkpoints/RUN/best_model.ckpt --repetitions 1
+  python calibrate.py --checkpoint ... --repetitions 1 --adapt session --out results/RUN-calibrated-adapted-1
   python calibrate.py --checkpoint ... --repetitions 2 --subset val --epochs 10    # try settings on validation people
   python plot.py calibration results/RUN-calibrated-*                                # scores against repetitions
 
-These scores use labels of the people who are scored: report them separately from zero-shot scores. By default, --shards
+These scores use labels of the people who are scored: report them separately from zero-shot scores. --adapt session also
+uses the unlabelled signals of the windows that are scored; --adapt first adapts on each session's first recording and
+scores the later ones only. adapt.py --repetitions keeps such a model as a checkpoint. By default, --shards
 and --split are those that the checkpoint was trained with. --classes and --no-idle work as in evaluate.py. Optimiser,
 learning-rate schedule and mixed precision are those of train.py; dropout is that with which the model was trained.
 Recordings are normalised as in training, without labels.
 
-One person takes seconds with a small model on one CPU core. Nearly all of the time is training, so it depends on the
-number of windows and epochs.
+One person takes seconds with a small model on one CPU core, and several times as long with --adapt. Nearly all of the
+time is training, so it depends on the number of windows and epochs.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +42,7 @@ import numpy as np
 from model import GPT2Classifier
 from semg import frontends
 from semg.common import cli
+from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place, folder_lock
 from semg.common.provenance import how_made
@@ -44,8 +53,17 @@ from semg.evaluation.report import replaced, summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import Adaptation
+from semg.training.adapted_scores import MODES
 from semg.training.augmentation import NO_RINGS, OF_BAND_POWERS, Augmentation
-from semg.training.calibration import AUGMENTATION, Calibration, by_subject, calibrate_subject, first_of_each
+from semg.training.calibration import (
+    AUGMENTATION,
+    CalibratedSubject,
+    Calibration,
+    by_subject,
+    calibrate_subject,
+    parts_of_each,
+)
 from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
 from semg.training.optimization import OptimizerConfig
@@ -63,7 +81,18 @@ def arguments() -> argparse.ArgumentParser:
     add("--split", type=Path, help="folder of the split (default: as in training)")
     add("--subset", choices=SUBSETS, default="test", help="the subset whose people are calibrated to and scored")
     shared.add_classes(parser)
-    add("--out", type=Path, help="folder to write (default: results/RUN-calibrated-N)")
+    add(
+        "--adapt",
+        choices=("none", *MODES),
+        default="none",
+        help="adapt the calibrated model to each session without further labels: on all its recordings, or on its "
+        "first one (and score the later ones)",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="folder to write (default: results/RUN-calibrated-N, with --adapt results/RUN-calibrated-N-adapted)",
+    )
     add("--seed", type=cli.whole(0), default=0, help="random seed; the same seed gives the same result")
     shared.add_computing(parser)
     add("--amp", choices=("auto", "bf16", "fp32"), default="auto", help="precision; auto: bf16 on CUDA")
@@ -134,33 +163,59 @@ def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
 
 
 def write(
-    predictions: dict[str, np.ndarray],
+    people: Sequence[CalibratedSubject],
     model: TrainedModel,
     shards: list[Shard],
     split: Split,
-    recipe: Calibration,
-    leaks: dict[str, list[str]],
+    settings: dict[str, Any],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Score the decisions before and after calibration and write the results; returns the contents of metrics.json.
 
-    predictions: from `calibrate_subject`, for all windows of the shards, person after person.
+    shards: of all people, person after person. settings: what metrics.json says about how it was done.
     """
-    before, after = predictions["before"], predictions["after"]
-    scored = ScoredWindows.of(WindowSet(shards), predictions["scored"])
-    zero_shot = metrics.report(scored, before.argmax(1))
-    extra = {
+    windows = WindowSet(shards)
+    scored = ScoredWindows.of(windows, np.concatenate([one.scored for one in people]))
+    before, calibrated, after = (
+        np.concatenate([getattr(one, which) for one in people]) for which in ("before", "calibrated", "after")
+    )
+    extra: dict[str, Any] = {"zero_shot_on_the_same_windows": beside(scored, before)}
+    if args.adapt != "none":
+        extra["calibrated_on_the_same_windows"] = beside(scored, calibrated)
+    extra |= {
         "subset": args.subset,
         "calibrate": args.repetitions,
-        "calibration": recipe.to_dict(),
-        "zero_shot_on_the_same_windows": {key: zero_shot[key] for key in ("mean_over_subjects", "per_subject")},
+        **settings,
         "split": args.split.as_posix(),
         "split_sha256": split.checksum,
         **model.facts(),
-        **leaks,
         "made": how_made("calibrate.py", args),
     }
     return write_results(args.out, scored, after.argmax(1), after, extra=extra)
+
+
+def beside(scored: ScoredWindows, probabilities: np.ndarray) -> dict[str, Any]:
+    """The scores of another model on the same windows, for metrics.json."""
+    report = metrics.report(scored, probabilities.argmax(1))
+    return {key: report[key] for key in ("mean_over_subjects", "per_subject")}
+
+
+def adaptation_record(
+    people: Sequence[CalibratedSubject], how: Adaptation, args: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    """What metrics.json says about adapting; says which sessions were not adapted to, and why."""
+    sessions = [one for person in people for one in person.sessions]
+    for one in sessions:
+        if not one["accepted"]:
+            console.say(f"{one['session']}: the calibrated model was not adapted: {one['reason']}")
+    accepted = sum(one["accepted"] for one in sessions)
+    console.say(f"adapted to {accepted} of {cli.counted(len(sessions), 'session')}")
+    return {"mode": args.adapt, "settings": how.to_dict(), "sessions": sessions, "left_out": []}
+
+
+def default_name(run: str, args: argparse.Namespace) -> str:
+    """The folder of the results, without --out."""
+    return f"{run}-calibrated-{args.repetitions}" + ("" if args.adapt == "none" else "-adapted")
 
 
 def main() -> int:
@@ -169,7 +224,7 @@ def main() -> int:
     console = cli.console(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, args.batch_size)
-    args.out = args.out or Path("results") / f"{model.origin.run}-calibrated-{args.repetitions}"
+    args.out = args.out or Path("results") / default_name(model.origin.run, args)
     expect_place(args.out / "metrics.json", "the results")
     args.shards, args.split = model.origin.folders(args.shards, args.split)
     split = read_split(args.split, args.shards)
@@ -177,7 +232,7 @@ def main() -> int:
     recipe = recipe_of(args, model.network)
     precision = autocast(args.amp, model.device)
     subjects = by_subject(shards)
-    first = first_of_each(subjects, recipe.repetitions)
+    parts = parts_of_each(subjects, recipe.repetitions, args.adapt)
     with folder_lock(args.out):
         if lost := replaced(args.out, how_made("calibrate.py", args)):
             console.warn(f"{lost}; --out keeps both")
@@ -194,21 +249,29 @@ def main() -> int:
         )
         if recipe.augmentation.band_rotation and not shards[0].rings:
             console.say(NO_RINGS)
+        adaptation = None if args.adapt == "none" else Adaptation(amp=args.amp, seed=args.seed)
         bar = console.progress(subjects.items(), total=len(subjects), unit="person")
         try:
-            parts = [calibrate_subject(model, own, first[subject], recipe, precision) for subject, own in bar]
+            people = [calibrate_subject(model, own, parts[who], recipe, precision, adaptation) for who, own in bar]
         except DivergedError as error:
             others = " or --amp fp32" if precision else ""
             raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g}{others}") from None
-        predictions = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        settings: dict[str, Any] = {"calibration": recipe.to_dict(), **leaks}
+        if adaptation is not None:
+            settings["adaptation"] = adaptation_record(people, adaptation, args, console)
         in_order = [shard for own in subjects.values() for shard in own]
-        report = write(predictions, model, in_order, split, recipe, leaks, args)
+        report = write(people, model, in_order, split, settings, args)
     console.say(summary(report))
     leading = metrics.leading()
     after = report["mean_over_subjects"][leading.name]
     before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"][leading.name]
+    adapted = ""
+    if adaptation is not None:
+        unadapted = report["calibrated_on_the_same_windows"]["mean_over_subjects"][leading.name]
+        adapted = f" and adapted ({unadapted:.4f} before)"
+    how = f"with {cli.counted(args.repetitions, 'repetition')} of each gesture{adapted}"
     console.finish(
-        f"{args.out}: {leading.labelled(after)} with {cli.counted(args.repetitions, 'repetition')} of each gesture, "
+        f"{args.out}: {leading.labelled(after)} {how}, "
         f"{before:.4f} without (the same windows of {cli.counted(report['n_subjects'], 'person', 'people')}); "
         + cli.next_command("plot.py", "calibration", args.out),
         out=args.out.as_posix(),

@@ -368,7 +368,7 @@ def _scores(results: Sequence[ResultRecord], which: str, metric: metrics.Metric 
 
 def _by_repetitions(sources: Sequence[Path]) -> dict[int, list[ResultRecord]]:
     """Results of calibrate.py by their number of repetitions. DataError unless each number has the same people, each of
-    them once, and all results have the same gestures."""
+    them once, and all results have the same gestures and the same --adapt."""
     by_count: dict[int, list[ResultRecord]] = {}
     first: ResultRecord | None = None
     for source in sources:
@@ -376,6 +376,11 @@ def _by_repetitions(sources: Sequence[Path]) -> dict[int, list[ResultRecord]]:
         first = first or result
         if result.classes != first.classes:
             raise DataError(f"{source}: expected the same gestures as in {first.path}, found others")
+        if result.adapted_on != first.adapted_on:
+            kinds = [f"--adapt {one.adapted_on or 'none'}" for one in (first, result)]
+            raise DataError(
+                f"{source}: expected a result of calibrate.py {kinds[0]}, as {first.path}, found {kinds[1]}"
+            )
         others = by_count.setdefault(result.repetitions or 0, [])
         if twice := _scores(others, "calibrated").keys() & _scores([result], "calibrated").keys():
             raise DataError(f"{source}: expected each person once, found {min(twice)} again; is it another run's?")
@@ -413,7 +418,7 @@ def draw_calibration(args: argparse.Namespace) -> str:
     everything = [one for results in by_count.values() for one in results]
     simulated = any(run.simulated for one in everything for run in one.evaluations.values())
     title = _title(args, "What a new person's first repetitions gain", simulated)
-    score_figures.calibration(args.out, table, chance, title)
+    score_figures.calibration(args.out, table, chance, title, adapted=bool(everything[0].adapted_on))
     people = len(_scores(everything, "calibrated"))
     return f"{cli.counted(people, 'person', 'people')}, repetitions {', '.join(map(str, by_count))}"
 

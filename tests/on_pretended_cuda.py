@@ -41,7 +41,7 @@ from semg.inference.streaming import Stream
 from semg.inference.trained_model import TrainedModel
 from semg.training import augmentation, batch_size, deep_baselines, loop
 from semg.training.adaptation import adapt
-from semg.training.calibration import Calibration, calibrate_subject, first_repetitions
+from semg.training.calibration import Calibration, calibrate_subject, parts_of
 from semg.training.optimization import Optimizer, OptimizerConfig
 
 TINY = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --quiet".split()  # noqa: SIM905
@@ -394,9 +394,10 @@ def test_adapting_and_calibrating_learn_what_they_do_on_the_cpu(trained, data):
 
 
 def _after(model, shards, recipe):
-    first = first_repetitions(open_windows(shards), recipe.repetitions)
-    columns = calibrate_subject(model, shards, first, recipe)
-    return columns["before"], columns["after"]
+    parts = parts_of(open_windows(shards), recipe.repetitions)
+    decisions = calibrate_subject(model, shards, parts, recipe, adaptation=replace(ANYTHING, rounds=1))
+    assert all(one["accepted"] for one in decisions.sessions)
+    return decisions.before, decisions.calibrated, decisions.after
 
 
 def test_deep_baselines_train_as_on_the_cpu(data):

@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import small_shards
 import torch
+from test_adaptation import ANYTHING
 
 import calibrate
 import train
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, open_shards
+from semg.inference.trained_model import TrainedModel
 from semg.training import calibration
 from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.calibration import (
     Calibration,
     calibrated_network,
-    first_repetitions,
+    parts_of,
     repetition_of_subject,
     trainable_copy,
 )
@@ -137,7 +139,7 @@ def test_advice_for_a_gesture_that_a_person_lacks_or_made_once_helps(tmp_path):
     for windows, purpose in ((made_once, "to score after 1 repetition"), (lacking, "to calibrate with")):
         advice = f"found none of {shard.classes[0]}; leave this gesture out by naming the others"
         with pytest.raises(DataError, match=f"expected windows of every gesture {purpose}, {advice}"):
-            first_repetitions(WindowSet([replace(shard, windows=windows)]), 1)
+            parts_of(WindowSet([replace(shard, windows=windows)]), 1)
 
 
 def test_augment_without_a_value_means_the_default_as_in_train():
@@ -292,3 +294,99 @@ def test_each_persons_first_repetitions_are_found_once(calibrated, monkeypatch):
     monkeypatch.setattr(calibration, "repetition_of_subject", counting)
     calibrated("out", "--subset", "train", "--epochs", 1)
     assert people == ["01", "02", "03"]
+
+
+# --- adapted after calibration -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_sessions(run):
+    """Recordings of a new person on two days, two on the first; each gesture is made three times in each."""
+    records = [small_shards.write(run / "shards", 7, *at) for at in (("repeats_long", 11), ("repeats_short", 11))]
+    records.append(small_shards.write(run / "shards", 7, "repeats_long", 20))
+    return open_shards(run / "shards", records)
+
+
+def decisions(run, shards, mode, how=ANYTHING):
+    model = TrainedModel.open(run / "run" / "best_model.ckpt", "cpu")
+    parts = parts_of(WindowSet(shards), 1, mode)
+    return calibration.calibrate_subject(model, shards, parts, recipe(), adaptation=how)
+
+
+def test_adapting_needs_no_label_beyond_those_calibrated_with(run, two_sessions):
+    """With the labels of all scored windows permuted, every decision is the same."""
+    rng = np.random.default_rng(1)
+
+    def shuffled(shard):
+        windows, later = shard.windows.copy(), shard.windows["repetition"] > 0
+        windows["label"][later] = rng.permutation(windows["label"][later])
+        return replace(shard, windows=windows)
+
+    one = two_sessions[:1]
+    as_it_is = decisions(run, one, "session")
+    parts = parts_of(WindowSet(one), 1, "session")
+    model = TrainedModel.open(run / "run" / "best_model.ckpt", "cpu")
+    permuted = calibration.calibrate_subject(model, [shuffled(one[0])], parts, recipe(), adaptation=ANYTHING)
+    assert np.array_equal(as_it_is.after, permuted.after)
+    assert not np.array_equal(as_it_is.after, as_it_is.calibrated)
+    assert not np.array_equal(as_it_is.calibrated, as_it_is.before)
+
+
+def test_each_session_is_adapted_to_by_itself_from_the_calibrated_model(run, two_sessions):
+    alone = decisions(run, two_sessions, "session", None)
+    both = decisions(run, two_sessions, "session")
+    assert alone.sessions == []
+    assert np.array_equal(alone.after, alone.calibrated)
+    assert np.array_equal(both.calibrated, alone.calibrated)
+    assert [(one["session"], one["accepted"]) for one in both.sessions] == [
+        ("07/2018-05-11", True),
+        ("07/2018-05-20", True),
+    ]
+    assert len(both.after) == both.scored.sum() == len(both.before)
+
+
+def test_first_adapts_to_a_sessions_first_recording_and_scores_the_later_ones(run, two_sessions):
+    heard, real = [], calibration.adapt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "adapt", lambda *given: (heard.append(len(given[1])), real(*given))[1])
+        result = decisions(run, two_sessions, "first")
+    windows = WindowSet(two_sessions)
+    assert heard == [1, 1]
+    assert set(windows.shard[result.scored]) == {1}, "the second day has one recording"
+    with pytest.raises(DataError, match="to score after 1 repetition and a session's first recording, found none"):
+        parts_of(WindowSet(two_sessions[2:]), 1, "first")
+
+
+def test_rings_are_not_turned_in_a_session_whose_labels_were_learnt(run, two_sessions, monkeypatch):
+    turned, real = [], calibration.adapt
+    monkeypatch.setattr(calibration, "adapt", lambda *given: (turned.append(len(given[3])), real(*given))[1])
+    decisions(run, two_sessions, "session")
+    assert turned == [0, len(small_shards.RINGS)]
+
+
+def test_adapted_scores_stand_above_the_calibrated_ones(calibrated, monkeypatch):
+    monkeypatch.setattr(calibrate, "Adaptation", lambda **given: replace(ANYTHING, **given))
+    plain, _ = calibrated("calibrated", "--epochs", 3)
+    report, _ = calibrated("adapted", "--epochs", 3, "--adapt", "session")
+    assert report["calibrated_on_the_same_windows"]["per_subject"] == {
+        who: {key: one[key] for key in report["calibrated_on_the_same_windows"]["per_subject"][who]}
+        for who, one in plain["per_subject"].items()
+    }
+    assert "calibrated_on_the_same_windows" not in plain
+    assert report["zero_shot_on_the_same_windows"] == plain["zero_shot_on_the_same_windows"]
+    assert report["adaptation"]["mode"] == "session"
+    assert [one["accepted"] for one in report["adaptation"]["sessions"]] == [True]
+
+
+def test_a_session_too_short_to_adapt_to_keeps_the_calibrated_model(run, monkeypatch, tmp_path, capsys):
+    words = ["calibrate.py", "--checkpoint", run / "run" / "best_model.ckpt", "--epochs", 1, "--adapt", "session"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in [*words, "--out", tmp_path / "out", "--device", "cpu"]])
+    assert calibrate.main() == 0
+    said = capsys.readouterr().out
+    assert "05/2018-05-11: the calibrated model was not adapted: " in said
+    assert "adapted to 0 of 1 session" in said
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (
+        report["mean_over_subjects"]["macro_f1"]
+        == report["calibrated_on_the_same_windows"]["mean_over_subjects"]["macro_f1"]
+    )

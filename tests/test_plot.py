@@ -307,7 +307,7 @@ def test_curves_of_a_run(draw, tmp_path):
     assert not (tmp_path / "d.png").exists()
 
 
-def calibrated(folder, repetitions, people, *, gain=0.2, as_calibrated=True, classes=("idle", "fist")):
+def calibrated(folder, repetitions, people, *, gain=0.2, as_calibrated=True, classes=("idle", "fist"), adapted=""):
     """Results as calibrate.py writes them, or as another script does; the more repetitions, the fewer fists."""
     before = {who: {"macro_f1": value, "accuracy": value + 0.1, "n_windows": 9} for who, value in people.items()}
     after = {who: one | {"macro_f1": one["macro_f1"] + gain} for who, one in before.items()}
@@ -315,6 +315,8 @@ def calibrated(folder, repetitions, people, *, gain=0.2, as_calibrated=True, cla
     output = {"per_subject": after}
     if as_calibrated:
         output |= {"calibrate": repetitions, "zero_shot_on_the_same_windows": {"per_subject": before}}
+    if adapted:
+        output["adaptation"] = {"mode": adapted, "sessions": []}
     truth = {"classes": classes, "confusion": [[5, 1], [0, 4 - repetitions]]}
     (folder / "metrics.json").write_text(json.dumps(output | truth))
     return folder
@@ -352,6 +354,21 @@ def test_calibration_over_repetitions_and_folds(draw, tmp_path, monkeypatch):
     other = calibrated(tmp_path / "other", 1, {"11": 0.5}, classes=("idle", "pinch"))
     with pytest.raises(DataError, match="other: expected the same gestures as in"):
         draw("calibration", folders[0], other, "--out", tmp_path / "d.png")
+
+
+def test_calibration_says_that_models_were_adapted_too_and_takes_no_mixture(draw, tmp_path, monkeypatch):
+    said = []
+    real = plot.score_figures.calibration
+    monkeypatch.setattr(
+        plot.score_figures, "calibration", lambda *args, **named: (said.append(named["adapted"]), real(*args, **named))
+    )
+    adapted = calibrated(tmp_path / "adapted", 1, {"09": 0.5}, adapted="session")
+    alone = calibrated(tmp_path / "alone", 2, {"09": 0.5})
+    for source in (adapted, alone):
+        draw("calibration", source, "--out", tmp_path / "c.png")
+    assert said == [True, False]
+    with pytest.raises(DataError, match=r"alone: expected .* --adapt session, as .*adapted.*, found --adapt none"):
+        draw("calibration", adapted, alone, "--out", tmp_path / "d.png")
 
 
 def test_a_result_is_named_by_its_folder_or_its_file(draw, tmp_path):

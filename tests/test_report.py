@@ -136,6 +136,8 @@ def data(tmp_path_factory):
     for count in (1, 2):
         extra = {"calibrate": count, "zero_shot_on_the_same_windows": was}
         write_result(folder / "results" / f"repetitions-{count}", shards, gain=0.03 * count, **extra)
+    extra = {"calibrate": 1, "zero_shot_on_the_same_windows": was, "adaptation": output}
+    write_result(folder / "results" / "repetitions-adapted", shards, gain=0.1, **extra)
     return SimpleNamespace(folder=folder, shards=shards, results=folder / "results", run=write_run(folder / "my-run"))
 
 
@@ -209,6 +211,7 @@ def test_adapted_results_stand_beside_the_model_as_it_was(make, data):
     assert f"{100 * plain:.1f} % as trained and {100 * adapted:.1f} % adapted without labels" in words
     assert "Adapted to 1 of 2 sessions. Not adapted: 05-2018-05-11: few gestures were decided" in words
     assert "calibrated with 2 repetitions of each gesture" in words
+    assert "calibrated with 1 repetition of each gesture and adapted without labels" in words
     assert "The calibrated model has used labels of the people scored" in words
     assert "Repetitions to calibrate with" in words
 

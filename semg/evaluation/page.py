@@ -302,7 +302,9 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
     results = _befores(entry)
     first, before = results[0]
     count = first.repetitions
-    how = f"calibrated with {counted(count, 'repetition')} of each gesture" if count else "adapted without labels"
+    how = f"calibrated with {counted(count, 'repetition')} of each gesture" if count else ""
+    if first.adapted_on or not count:
+        how += (" and " if how else "") + "adapted without labels"
     sessions = [one for result, _ in results for one in (result.content.get("adaptation") or {}).get("sessions") or ()]
     means = _means(pairs)
     words = before.name, how
@@ -352,6 +354,7 @@ def _recipe(entry: Entry) -> str:
     models = sorted({str(one.content.get("checkpoint_sha256")) for one in entry.results})
     how = entry.results[0].content.get("calibration")
     settings = {key: value for key, value in how.items() if key != "repetitions"} if isinstance(how, dict) else {}
+    settings["adapt"] = entry.results[0].adapted_on
     people = sorted({who for one in entry.results for run in one.evaluations.values() for who in run.subjects})
     return json.dumps([models, people, settings], sort_keys=True)
 

@@ -80,6 +80,11 @@ class ResultRecord:
         """Number of repetitions of each gesture used for calibration; None if calibrate.py did not write the result."""
         return self.content.get("calibrate")
 
+    @property
+    def adapted_on(self) -> str:
+        """What the model was adapted on without labels: `session`, `first` or `online`; empty if it was not adapted."""
+        return str((self.content.get("adaptation") or {}).get("mode", ""))
+
     def content_of(self, record: str) -> str:
         """Checksum of the contents of a recording's shard when it was scored; empty if the result does not state it."""
         data = next(iter(self.evaluations.values())).data

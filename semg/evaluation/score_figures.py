@@ -239,12 +239,15 @@ def calibration(
     subjects: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]],
     chance: Mapping[int, Mapping[str, float | None]],
     title: str,
+    *,
+    adapted: bool = False,
 ) -> None:
     """Scores by the number of repetitions of each gesture used for calibration; a thin line for every person.
 
     subjects: repetitions -> `calibrated` and `uncalibrated` -> metric -> (n_people,) fractions, people always
     in the same order. For a given number of repetitions both are scored on the same windows; other numbers have others.
-    chance: repetitions -> the value for decisions that ignore the signal, by name of the metric.
+    chance: repetitions -> the value for decisions that ignore the signal, by name of the metric. adapted: whether the
+    calibrated model was also adapted to each session.
     """
     counts = sorted(subjects)
     reported = metrics.headlines()
@@ -254,7 +257,7 @@ def calibration(
         # shifted sideways: two intervals at the same place would hide each other
         for which, colour, marker, aside, model_words in (
             ("uncalibrated", ORANGE, "s", -0.03, "the uncalibrated model, on the same windows"),
-            ("calibrated", BLUE, "o", 0.03, "calibrated to the person"),
+            ("calibrated", BLUE, "o", 0.03, "calibrated to the person" + (", and adapted" if adapted else "")),
         ):
             values = np.stack([subjects[count][which][metric.name] for count in counts])  # (counts, people)
             places = np.array(counts) + aside

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from semg.common.console import Progress, counted
 from semg.common.errors import DataError
@@ -37,6 +38,26 @@ class AdaptedScores:
         return sum(one["accepted"] for one in self.sessions)
 
 
+def session_signals(
+    model: TrainedModel,
+    shards: Sequence[Shard],
+    transforms: np.ndarray,
+    statistics: Tensor | None,
+    heard: Sequence[int],
+) -> list[Signal]:
+    """The recordings of a session to adapt to: those at the places `heard` among the shards, in order.
+
+    transforms, statistics: of all the shards, as the model gives them.
+    """
+    return [
+        Signal(
+            shards[place].signal,
+            Given(model.network, transforms[place], None if statistics is None else statistics[place], model.device),
+        )
+        for place in heard
+    ]
+
+
 def score_adapted(
     model: TrainedModel,
     shards: Sequence[Shard],
@@ -63,10 +84,8 @@ def score_adapted(
             continue
         transforms = model.transforms(own)
         statistics = model.statistics(own, transforms)
-        known = [None] * len(own) if statistics is None else list(statistics)
-        normalizations = [Given(model.network, transforms[i], known[i], model.device) for i in range(len(own))]
-        heard = len(own) if mode == "session" else 1
-        adapted = adapt(model, [Signal(own[i].signal, normalizations[i]) for i in range(heard)], how, own[0].rings)
+        heard = range(len(own) if mode == "session" else 1)
+        adapted = adapt(model, session_signals(model, own, transforms, statistics, heard), how, own[0].rings)
         first = len(own) - len(later)
         batches = Batches(open_windows(later), transforms[first:], model.device, workers=0)
         for tokens in tokens_of(model.network, batches, None if statistics is None else statistics[first:], batch_size):

@@ -1,7 +1,9 @@
 """Calibration: training a trained model further for one new person, with that person's first repetitions.
 
-The person's other windows are scored, by the calibrated model and, for comparison, by the uncalibrated model on exactly
-the same windows. Such a result uses labels of the person scored: never mix it with zero-shot results.
+The calibrated model can then be adapted to each session without further labels (semg/training/adaptation.py): the
+labels tell which of the session's gestures is which, the other windows tell how they vary. The person's other windows
+are scored, by the calibrated model and, for comparison, by the uncalibrated model on exactly the same windows. Such a
+result uses labels of the person scored: never mix it with zero-shot results.
 """
 
 import copy
@@ -16,16 +18,20 @@ from torch import Tensor
 from model import GPT2Classifier
 from semg.common.console import counted, listed
 from semg.common.errors import DataError, SettingError
+from semg.data import normalization
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
 from semg.inference.batch import INFERENCE_BATCH, decided, open_windows
 from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import Adaptation, adapt
+from semg.training.adapted_scores import session_signals
 from semg.training.augmentation import Augmentation, TokenLayout, one_hot
 from semg.training.loop import DivergedError, fit
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 from semg.training.token_task import TokenTask
 
 AUGMENTATION = Augmentation.parse(["channel_dropout=0.1"])  # no rotation: the position of this person's sleeve is fixed
+_MODELS = ("before", "calibrated", "after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,37 +94,53 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
     return repetition
 
 
-def first_repetitions(windows: WindowSet, repetitions: int) -> np.ndarray:
-    """(n,) which of a person's windows are for calibration; the others are scored.
+@dataclass(frozen=True)
+class Parts:
+    """What a person's windows are for. first: (n,) bool, those to calibrate on; scored: (n,) bool. mode: to which of a
+    session's recordings the calibrated model is then adapted, as in `score_adapted`, or `none`."""
+
+    first: np.ndarray
+    scored: np.ndarray
+    mode: str = "none"
+
+
+def parts_of(windows: WindowSet, repetitions: int, mode: str = "none") -> Parts:
+    """The windows of a person's first repetitions, and those that are scored: the others; with the mode `first`, only
+    those after a session's first recording.
 
     DataError if the person has no window of a gesture, or none that is left to score.
     """
     first = repetition_of_subject(windows) < repetitions
     others = "leave this gesture out by naming the others as {classes}"
     _check_every_gesture(windows, first, "to calibrate with", others)
+    scored, after = ~first, counted(repetitions, "repetition")
+    if mode == "first":
+        opening = [places[0] for places in normalization.sessions(windows.shards).values()]
+        scored &= ~np.isin(windows.shard, opening)
+        after += " and a session's first recording"
     fewer = "calibrate with fewer {repetitions}, or " if repetitions > 1 else ""
-    _check_every_gesture(windows, ~first, f"to score after {counted(repetitions, 'repetition')}", fewer + others)
-    return first
+    _check_every_gesture(windows, scored, f"to score after {after}", fewer + others)
+    return Parts(first, scored, mode)
 
 
-def first_of_each(subjects: Mapping[str, Sequence[Shard]], repetitions: int) -> dict[str, np.ndarray]:
-    """Person -> (n,) which of the person's windows are for calibration, see `first_repetitions`.
+def parts_of_each(subjects: Mapping[str, Sequence[Shard]], repetitions: int, mode: str = "none") -> dict[str, Parts]:
+    """Person -> what the person's windows are for, see `parts_of`.
 
     subjects: the shards of each person. DataError, naming all of them, for people who cannot be calibrated to. No one
     is left out, because the scores' mean would be over other people.
     """
-    first: dict[str, np.ndarray] = {}
+    parts: dict[str, Parts] = {}
     wrong: dict[str, DataError] = {}
     for subject, shards in subjects.items():
         try:
-            first[subject] = first_repetitions(open_windows(shards), repetitions)
+            parts[subject] = parts_of(open_windows(shards), repetitions, mode)
         except DataError as error:
             wrong[subject] = error
     if wrong:
         one, *others = wrong
         more = f"; also lacking windows: {listed(others)}" if others else ""
         raise DataError(f"{wrong[one].message}{more}", wrong[one].hint)
-    return first
+    return parts
 
 
 def _check_every_gesture(windows: WindowSet, chosen: np.ndarray, purpose: str, hint: str) -> None:
@@ -193,6 +215,22 @@ def calibrated_network(
 # --- one person --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class CalibratedSubject:
+    """The decisions on a person's windows that are scored.
+
+    scored: (windows,) bool, which these are. before, calibrated, after: (m, K) probabilities by the uncalibrated model,
+    by the calibrated one, and by the calibrated one adapted to each session, or the calibrated one again. sessions: the
+    outcome of adapting to each, as JSON types.
+    """
+
+    scored: np.ndarray
+    before: np.ndarray
+    calibrated: np.ndarray
+    after: np.ndarray
+    sessions: list[dict[str, Any]]
+
+
 @torch.no_grad()
 def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, index: np.ndarray) -> Iterator[Tensor]:
     """(B, T, F) normalised tokens of the windows at the places `index`, batch by batch."""
@@ -204,30 +242,45 @@ def _tokens(model: GPT2Classifier, batches: Batches, statistics: Tensor | None, 
 def calibrate_subject(
     model: TrainedModel,
     shards: Sequence[Shard],
-    first: np.ndarray,
+    parts: Parts,
     recipe: Calibration,
     autocast: torch.autocast | None = None,
-) -> dict[str, np.ndarray]:
-    """Calibrate `model` to the person of these shards and decide on the remaining windows, in order.
+    adaptation: Adaptation | None = None,
+) -> CalibratedSubject:
+    """Calibrate `model` to the person of these shards, adapt it to each session, and decide on the windows to score, in
+    order.
 
-    first: (windows,) bool, which windows to calibrate on, see `first_repetitions`. Returns `scored`, (windows,) bool,
-    which windows remain, and (n, classes) probabilities for these: `before` by the uncalibrated model, `after` by the
-    calibrated one. DivergedError, which names the person, if the training diverges.
+    parts: which windows are for what, see `parts_of`. adaptation: how the calibrated model is adapted to each session,
+    without further labels; None: it is not. DivergedError, which names the person, if the training diverges.
     """
-    network, device, transforms = model.network, model.device, model.transforms(shards)
+    network, transforms = model.network, model.transforms(shards)
     windows = open_windows(shards)
-    batches = Batches(windows, transforms, device)
+    batches = Batches(windows, transforms, model.device)
     statistics = model.statistics(shards, transforms)
-    chosen, rest = np.flatnonzero(first), np.flatnonzero(~first)
+    chosen = np.flatnonzero(parts.first)
     tokens = torch.cat(list(_tokens(network, batches, statistics, chosen)))
-    label = torch.from_numpy(windows.label[chosen]).to(device)
+    label = torch.from_numpy(windows.label[chosen]).to(model.device)
     layout = TokenLayout(network.frontend.groups, shards[0].rings, model.channel_normalization.copies)
     try:
-        after = calibrated_network(network, tokens, label, recipe, layout, autocast)
+        calibrated = model.with_network(calibrated_network(network, tokens, label, recipe, layout, autocast))
     except DivergedError as error:
         raise DivergedError(f"subject {shards[0].subject}: {error}") from None
-    probabilities: dict[str, list[Tensor]] = {"before": [], "after": []}
-    for piece in _tokens(network, batches, statistics, rest):
-        for name, one in (("before", network), ("after", after)):
-            probabilities[name].append(decided(one, piece, autocast))
-    return {"scored": ~first} | {name: torch.cat(parts).numpy() for name, parts in probabilities.items()}
+    values = {name: np.empty((len(windows), model.network.config.classes), np.float32) for name in _MODELS}
+    sessions = []
+    for name, places in normalization.sessions(shards).items():
+        final = calibrated
+        if adaptation is not None:
+            heard = places[:1] if parts.mode == "first" else places
+            signals = session_signals(model, shards, transforms, statistics, heard)
+            # where its labels were learnt, the model has seen how the band sits
+            rings = () if parts.first[np.isin(windows.shard, places)].any() else shards[heard[0]].rings
+            adapted = adapt(calibrated, signals, adaptation, rings)
+            final = adapted.model
+            sessions.append({"session": name, "subject": shards[heard[0]].subject, **adapted.to_dict()})
+        index = np.flatnonzero(parts.scored & np.isin(windows.shard, places))
+        order = [index[at] for at in in_order(len(index), INFERENCE_BATCH)]
+        for at, piece in zip(order, _tokens(network, batches, statistics, index), strict=True):
+            for which, one in zip(_MODELS, (model, calibrated, final), strict=True):
+                values[which][at] = decided(one.network, piece, autocast).numpy()
+    scored = {which: table[parts.scored] for which, table in values.items()}
+    return CalibratedSubject(scored=parts.scored, sessions=sessions, **scored)
