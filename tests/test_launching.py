@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from waiting import wait_for
 
 from semg.common import launch_places, launched_job, launching
@@ -283,6 +284,25 @@ def test_slurm_gets_an_array_of_jobs_with_what_was_asked_for(here, slurm):
     script = (here / "script").read_text().splitlines()
     asked = {"array=0-1%1", "cpus-per-task=3", "gpus-per-node=2", "time=90", "mem=512M", "partition=short", "requeue"}
     assert {f"#SBATCH --{one}" for one in [*asked, "signal=TERM@120"]} <= set(script)
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(0, ""), (1, "4,7")])
+def test_a_slurm_job_without_gpus_sees_none_of_its_machines(here, slurm, monkeypatch, gpus, visible):
+    """A cluster that does not keep jobs from devices shows them all GPUs of their machine."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")  # of the machine, for sbatch below starts the job here
+    node = f"""
+import json, subprocess, sys
+from pathlib import Path
+for path in Path({str(here)!r}).glob(".jobs/*/job.json"):
+    words = ["-m", "semg.common.launched_job", path.parent, json.loads(path.read_text())["ticket"]]
+    subprocess.run([sys.executable, *map(str, words)], cwd={str(ROOT)!r}, check=False)
+"""
+    (here / "node.py").write_text(node)
+    slurm("srun", "")
+    slurm("squeue", "")
+    slurm("sbatch", f"{sys.executable} {here}/node.py && echo Submitted batch job 12")
+    sees = job(f"import os, sys; sys.exit(os.environ.get('CUDA_VISIBLE_DEVICES') != {visible!r})")
+    assert dict(launcher(here, Place("slurm", gpus=gpus)).run([sees], "work")) == {sees: ""}
 
 
 def test_more_gpus_than_there_are_is_refused(here, monkeypatch):

@@ -190,7 +190,12 @@ def launch_flags(parser: argparse.ArgumentParser, what: str, gpus: int = 0) -> N
         help="jobs at once (default: number of GPUs or cores here; by Slurm: all)",
     )
     group.add_argument("--cores", type=whole(1), help="cores per job (default: its share of this machine; by Slurm: 2)")
-    group.add_argument("--gpus", type=whole(0), default=gpus, help="GPUs per job; on a machine without GPUs, none")
+    group.add_argument(
+        "--gpus",
+        type=whole(0),
+        default=gpus,
+        help="GPUs per job, which sees no others; 0: it sees none. A machine without GPUs needs no 0, a cluster does",
+    )
     group.add_argument("--partition", help="Slurm: partition to use (default: the cluster's)")
     group.add_argument(
         "--hours",

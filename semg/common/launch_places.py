@@ -14,6 +14,7 @@ from semg.common.console import Console
 from semg.common.errors import SettingError
 from semg.common.process_pool import usable_cores
 
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # environment of a job that is to see none; PyTorch on AMD's GPUs heeds it, too
 _WARNING = 120  # seconds before a Slurm job's time limit in which it can save its state
 
 
@@ -59,7 +60,7 @@ class ThisMachine:
         """How a job's environment differs from the launcher's: it sees its own GPUs only. submitit would hide all; on a
         machine without GPUs the variable stays as it is."""
         if not self._each:
-            return {"CUDA_VISIBLE_DEVICES": ""}
+            return dict(_NO_GPU)
         count = len(self._gpus)
         mine = [self._gpus[(slot * self._each + n) % count] for n in range(self._each)] if count else []
         return {"CUDA_VISIBLE_DEVICES": ",".join(mine) if mine else os.environ.get("CUDA_VISIBLE_DEVICES")}
@@ -95,8 +96,8 @@ class Slurm:
         return [0] * most
 
     def environment(self, _slot: int) -> dict[str, str | None]:
-        """See `ThisMachine`; Slurm sets it."""
-        return {}
+        """See `ThisMachine`; Slurm sets it. From a job without GPUs it hides them only if the cluster is set up so."""
+        return {} if self._place.gpus else dict(_NO_GPU)
 
     def executor(self, folder: Path, name: str) -> Any:
         """See `ThisMachine`."""
