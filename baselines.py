@@ -335,8 +335,10 @@ def main() -> int:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
     check_features(args)
-    if args.adapt_by == "network" and not args.adapt:
-        raise UsageError("--adapt-by network: expected --adapt session or --adapt first beside it, found neither")
+    if cli.given("adapt_by") and not args.adapt:
+        raise UsageError(
+            f"--adapt-by {args.adapt_by}: expected --adapt session or --adapt first beside it, found neither"
+        )
     if args.subset == "val" and looks_at_validation(args):
         what = "--choose" if args.choose else "svm's probabilities"
         raise UsageError(f"--subset val: expected a subset on which nothing was chosen with {what}; give test")

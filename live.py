@@ -123,10 +123,8 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, name) == "":
             raise UsageError(f"--{name}: expected the name of a stream, found an empty text")
     if args.replay is not None:
-        usual = arguments()
-        for name in OF_DECISIONS:
-            if getattr(args, name) != usual.get_default(name):
-                raise UsageError(f"--{name.replace('_', '-')}: expected --lsl with it; --replay decides nothing")
+        if idle := [name for name in OF_DECISIONS if cli.given(name)]:
+            raise UsageError(f"--{idle[0].replace('_', '-')}: expected --lsl with it; --replay decides nothing")
         shared.check_tables(args, [args.replay])
     if args.overwrite and args.record is None:
         raise UsageError("--overwrite: expected --record with it, whose file it replaces")
@@ -228,7 +226,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     shared.warn_of_zero_phase(model.signal_path.filter, console)
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
     for setting in ("save_statistics", "warmup"):
-        if getattr(args, setting):
+        if cli.given(setting):
             model.expect_by_session(setting)
     chosen = partial(lsl.layout_for, rate=args.rate, channels=args.channels, resample=args.resample)
     watched = Watched(console, model.classes)

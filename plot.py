@@ -101,8 +101,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def check_flags(args: argparse.Namespace) -> None:
     """UsageError for a flag that would not change the picture."""
-    parser = arguments()
-    given = [name for name in USED_BY if getattr(args, name) != parser.get_default(name)]
+    given = [name for name in USED_BY if cli.given(name)]
     for name in given:
         if args.picture not in USED_BY[name]:
             raise UsageError(f"--{name}: expected {' or '.join(USED_BY[name])}, which it changes, found {args.picture}")

@@ -80,6 +80,7 @@ from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
 _OF_ONE = (DataError, OSError, MemoryError)  # errors that cost one recording
+OF_STREAMS = ("statistics", "save_statistics", "warmup", "block")  # settings that have no use without --stream
 PLOTTED = 4  # channels in a timeline: those with the strongest signal
 
 
@@ -364,15 +365,9 @@ def in_words(summary: dict[str, Any]) -> str:
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that cannot be combined."""
     shared.check_tables(args, args.recordings)
-    of_streams = {
-        "--statistics": args.statistics is not None,
-        "--save-statistics": args.save_statistics is not None,
-        "--warmup": args.warmup > 0,
-        "--block": bool(cli.Parser.latest and cli.Parser.latest.typed("block")),
-    }
-    for flag, given in of_streams.items():
-        if given and not args.stream:
-            raise UsageError(f"{flag}: expected --stream with it; offline, the whole recording is known")
+    if idle := [name for name in OF_STREAMS if cli.given(name) and not args.stream]:
+        flag = f"--{idle[0].replace('_', '-')}"
+        raise UsageError(f"{flag}: expected --stream with it; offline, the whole recording is known")
     if args.one_session and args.stream:
         raise UsageError("--one-session: expected no --stream with it; --statistics continues an earlier stream")
     if args.save_statistics is not None and len(args.recordings) > 1:
@@ -501,7 +496,7 @@ def main() -> int:
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else INFERENCE_BATCH)
     for name in ("save_statistics", "warmup"):
-        if getattr(args, name):
+        if cli.given(name):
             model.expect_by_session(name)
     if args.one_session and not args.adapt:
         model.expect_by_session("one_session")

@@ -188,7 +188,7 @@ def shard_arguments(args: argparse.Namespace) -> Arguments:
     if args.label_rule == "last-sample":
         if args.rest:
             raise UsageError("--rest: --preset paper leaves label -1 out as its authors did; give one of the two")
-        if cli.Parser.latest and cli.Parser.latest.typed("transition_margin"):
+        if cli.given("transition_margin"):
             problem = "--preset paper leaves windows near transitions out by a rule of its own; give one of the two"
             raise UsageError(f"--transition-margin: {problem}")
     given = {field.name: getattr(args, field.name) for field in fields(Arguments)}

@@ -233,7 +233,7 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="with --plan: a table in Markdown, a row a step")
     args = read(parser)
     idle = ("out", "repeats", "quick") if args.plan else ("card", "markdown")
-    if given := [name for name in idle if getattr(args, name) != parser.get_default(name)]:
+    if given := [name for name in idle if cli.given(name)]:
         raise UsageError(f"--{given[0]}: expected {'no --plan' if args.plan else '--plan'} beside it")
     if args.plan:
         card, console = CARDS[args.card], cli.console(args)

@@ -70,7 +70,7 @@ def read(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The flags typed. UsageError or DataError, before anything is measured, for flags that contradict each other and a
     file that cannot be written."""
     args = parser.parse_args()
-    if args.quick and args.repeats != parser.get_default("repeats"):
+    if args.quick and cli.given("repeats"):
         raise UsageError("--repeats: expected no --quick beside it, which measures once")
     args.repeats = 1 if args.quick else args.repeats
     if place := destination(args):

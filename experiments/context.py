@@ -411,11 +411,10 @@ def measure(args: argparse.Namespace, console: Console) -> None:
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    parser = arguments()
-    args = parser.parse_args()
+    args = arguments().parse_args()
     console = cli.console(args)
     if args.table:
-        shared.expect_alone(args, parser, "table")
+        shared.expect_alone(args, "table")
         console.finish(table(args.table))
         return 0
     if args.split is None:

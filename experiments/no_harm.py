@@ -249,11 +249,10 @@ def expect_same_splits(rows: Sequence[dict[str, Any]], now: Iterable[Job], out: 
 
 def main() -> int:
     """Run the script; the number returned is its exit code."""
-    parser = arguments()
-    args = parser.parse_args()
+    args = arguments().parse_args()
     console = cli.console(args)
     if args.table:
-        shared.expect_alone(args, parser, "table")
+        shared.expect_alone(args, "table")
     else:
         measure(args, console)
     files = args.table or [args.out]

@@ -218,6 +218,7 @@ def test_a_quick_look_replaces_no_result(monkeypatch, capsys, tmp_path):
         (["--out", "a.png"], UsageError, r"--out a.png: expected a name that ends in .json"),
         (["--out", "file/a.json"], DataError, "expected a folder, to write the results under it, found a file"),
         (["--quick", "--repeats", "2"], UsageError, "--repeats: expected no --quick beside it"),
+        (["--quick", "--repeats", "5"], UsageError, "--repeats: expected no --quick beside it"),
     ],
 )
 def test_flags_of_benchmarks_are_checked_before_anything_is_measured(monkeypatch, tmp_path, words, error, message):
@@ -255,8 +256,10 @@ def test_a_table_of_costs_is_made_of_costs_alone(monkeypatch, tmp_path, content)
     ("words", "message"),
     [
         (["--card", "a100"], "--card: expected --plan beside it"),
+        (["--card", "h100"], "--card: expected --plan beside it"),
         (["--markdown"], "--markdown: expected --plan beside it"),
         (["--plan", "--repeats", "2"], "--repeats: expected no --plan beside it"),
+        (["--plan", "--quick"], "--quick: expected no --plan beside it"),
         (["--plan", "--out", "x.json"], "--out: expected no --plan beside it"),
     ],
 )

@@ -314,7 +314,8 @@ def test_a_run_with_all_that_the_network_has(data, run_here, tmp_path, monkeypat
     assert facts["hold"] == Adaptation().hold
     assert all(bool(one["reason"]) != one["accepted"] for one in facts["sessions"])
     assert all({"turn", "turn_refused"} <= one.keys() for one in facts["sessions"])
-    assert "--adapt session" in run_here("baselines.py", *flags, "--adapt-by", "network", code=2).stderr
+    for how in ("network", "own"):
+        assert "--adapt session" in run_here("baselines.py", *flags, "--adapt-by", how, code=2).stderr
     done = run_here("baselines.py", *flags, "--out", tmp_path / "a", code=1)
     assert "augment none, found rotation" in done.stderr
     done = run_here("baselines.py", *flags, "--adapt", "first", "--out", tmp_path / "b", code=1)

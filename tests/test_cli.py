@@ -192,6 +192,25 @@ def test_an_error_about_a_setting_names_the_flag_and_what_was_typed():
     )
 
 
+def test_a_flag_is_given_when_it_is_typed_be_it_with_its_default():
+    parser = cli.parser("manual")
+    parser.add_argument("-b", "--batch-size", type=int, default=128)
+    parser.add_argument("--bands", nargs="*", default=[])
+    parser.add_argument("--no-notch", dest="notch", action="store_false")
+    parser.add_argument("source", nargs="*")
+    for words, given in (
+        (["--batch-size", "128"], "batch_size"),
+        (["-b=128"], "batch_size"),
+        (["x", "--no-notch"], "notch"),
+        (["--bands"], "bands"),
+        (["128"], ""),
+    ):
+        parser.parse_args(words)
+        assert [name for name in ("batch_size", "notch", "bands", "source", "quiet") if cli.given(name)] == [
+            *filter(None, [given])
+        ]
+
+
 @pytest.fixture
 def stop(monkeypatch, capsys):
     """Runs a `main` that is stopped: what it raises -> (exit code, the last line on standard error)."""

@@ -588,6 +588,9 @@ def test_flags_that_do_not_go_together(here):
         ["--smooth", 4],
         ["--out", "elsewhere"],
         ["--wait", 3],
+        ["--wait", 10],
+        ["--out", "results/live"],
+        ["--device", "auto"],
     ):
         with pytest.raises(UsageError, match=f"{words[0]}: expected --lsl with it"):
             here(live, "--replay", "b.hdf5", *words)

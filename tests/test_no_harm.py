@@ -196,6 +196,7 @@ def test_the_script_scores_validation_people_alone_and_goes_on_where_it_was(shar
     [
         ((), "expected --checkpoint with --split, or --table with results, found neither"),
         (("--table", "a.json", "--seed", "3"), "--table: expected no other flag beside it, found --seed"),
+        (("--table", "a.json", "--seed", "0"), "--table: expected no other flag beside it, found --seed"),
         (("--checkpoint", "a", "b", "c", "--split", "x", "y"), "--split: expected 1 folder or 3, found 2"),
     ],
 )

@@ -412,11 +412,12 @@ def test_no_recording_is_replaced_by_what_is_made_of_it(here, data, tmp_path, mo
     assert (tmp_path / "mine.csv").read_text() == "the only copy"
 
 
-def test_a_block_is_refused_without_a_stream_only_if_it_was_given():
+def test_flags_for_streams_are_refused_without_one_only_if_they_were_given():
     parse = predict.arguments().parse_args
     predict.check(parse(["a.hdf5"]))
-    with pytest.raises(UsageError, match="--block"):
-        predict.check(parse(["a.hdf5", "--block", "50ms"]))
+    for words in (["--block", "50ms"], ["--block", "25ms"], ["--warmup", "0"], ["--statistics", "a.npz"]):
+        with pytest.raises(UsageError, match=f"{words[0]}: expected --stream with it"):
+            predict.check(parse(["a.hdf5", *words]))
 
 
 def test_wrong_flags_and_checkpoints(here, recording, tmp_path):

@@ -101,6 +101,10 @@ class CommandLine:
                 typed.append(word)
         return typed
 
+    def given(self, setting: str) -> bool:
+        """Whether the user typed a flag for `setting`."""
+        return any(kind == "flag" for _, kind in self._told_apart(setting))
+
     def without(self, *settings: str) -> list[str]:
         """The words typed, without the flags for `settings` and their values."""
         return [word for word, kind in self._told_apart(*settings) if not kind]
@@ -134,6 +138,11 @@ class CommandLine:
         actual = f", found {error.actual}" if several and error.actual is not None else ""
         hint = f"; {with_names(error.hint, self.flag)}" if error.hint else ""
         return f"{' '.join([flags[0], *typed])}: {error.requirement(self.flag)}{actual}{hint}"
+
+
+def given(setting: str) -> bool:
+    """Whether the user typed a flag for `setting`; one that is typed with its default value counts, too."""
+    return Parser.latest is not None and Parser.latest.given(setting)
 
 
 _NUMBER = re.compile(r"-\d+(\.\d*)?(e-?\d+)?")  # a value such as -1, in a place where a flag could be
@@ -208,7 +217,7 @@ def launch_flags(parser: argparse.ArgumentParser, what: str, gpus: int = 0) -> N
 def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launcher | None":
     """The launcher that --launch asks for, for jobs that write to `folder`; None without --launch. UsageError for flags
     that do not fit."""
-    launch_flags = [name for name in LAUNCH[1:] if Parser.latest and Parser.latest.typed(name)]
+    launch_flags = filter(given, LAUNCH[1:])
     if idle := [name for name in launch_flags if not args.launch or (args.launch == "local" and name in _SLURM)]:
         expected = "--launch slurm" if idle[0] in _SLURM else "--launch local or slurm"
         raise UsageError(f"--{idle[0]}: expected {expected} beside it, found {args.launch or 'none'}")
@@ -222,8 +231,8 @@ def launcher(args: argparse.Namespace, folder: Path, console: Console) -> "Launc
         raise UsageError(f"--launch slurm: expected Slurm's commands here, found no {missing[0]}")
     from semg.common.launching import Launcher, Place  # imports locks that Windows does not have
 
-    given = {name: getattr(args, name) for name in LAUNCH[1:]}
-    return Launcher(folder, Place(args.launch, **given | {"hours": args.hours or Place.hours}), console)
+    wanted = {name: getattr(args, name) for name in LAUNCH[1:]}
+    return Launcher(folder, Place(args.launch, **wanted | {"hours": args.hours or Place.hours}), console)
 
 
 def part_of_this(script: Path, left_out: Iterable[str], *words: str) -> tuple[str, ...]:

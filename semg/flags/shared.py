@@ -64,12 +64,10 @@ def check_notch(notch: Sequence[float]) -> None:
         raise SettingError("notch", "each frequency once", f"{twice[0]:g} Hz twice")
 
 
-def expect_alone(args: argparse.Namespace, parser: argparse.ArgumentParser, setting: str) -> None:
+def expect_alone(args: argparse.Namespace, setting: str) -> None:
     """UsageError for any flag beside that of `setting`, except those for messages: it would have no effect."""
     allowed = (setting, "quiet", "json", "debug")
-    if others := [
-        name for name, value in vars(args).items() if name not in allowed and value != parser.get_default(name)
-    ]:
+    if others := [name for name in vars(args) if name not in allowed and cli.given(name)]:
         flag = f"--{others[0].replace('_', '-')}"
         raise UsageError(f"--{setting}: expected no other flag beside it, found {flag}, which it does not use")
 
