@@ -1,18 +1,25 @@
-"""Adapt a trained model to one session of one person, without labels, and save it as a checkpoint.
+"""Adapt a trained model to one session of one person, and save it as a checkpoint.
 
   python adapt.py checkpoints/RUN/best_model.ckpt session/*.hdf5 --out checkpoints/person.ckpt
   python adapt.py checkpoints/RUN/best_model.ckpt morning.csv --rate 2000 --out checkpoints/person.ckpt
+  python adapt.py checkpoints/RUN/best_model.ckpt morning.csv --rate 2000 --repetitions 1 --out checkpoints/person.ckpt
   python predict.py afternoon.csv --rate 2000 --checkpoint checkpoints/person.ckpt
 
 Input: a best_model.ckpt, and the recordings of one session: one person, with the electrodes left in place. Recordings
-are in the formats that predict.py reads and are given in the order in which they were made. Labels in them are not
-used. Output: OUT, a checkpoint that every script accepts. Its description says under `adapted` which recordings it was
-adapted to, and how. With --classes or --no-idle the model decides between these gestures only, while it adapts and
-whenever it is used later, as in predict.py.
+are in the formats that predict.py reads and are given in the order in which they were made. Output: OUT, a checkpoint
+that every script accepts. Its description says under `adapted` which recordings it was adapted to, and how. With
+--classes or --no-idle the model decides between these gestures only, while it adapts and whenever it is used later, as
+in predict.py.
+
+Labels in the recordings are not used, except with --repetitions N: the model is then first calibrated on the labels of
+the first N repetitions of each gesture, as calibrate.py does, and adapts from there on all of the signal. One
+repetition of each gesture is enough to tell which is which, and gains a lot. Labels are in the column that the labels
+of the training data were in, by the same names; the rest of the recordings needs none.
 
 Adaptation works best with at least two minutes of signal in which every gesture is made several times, with the pauses
 between them. If the model should not be adapted to a session (few gestures, one gesture nearly all the time, less than
-half a minute), the adaptation is rejected with the reason: OUT then holds the unadapted model, and a warning says so.
+half a minute), the adaptation is rejected with the reason: OUT then holds the unadapted model (with --repetitions, the
+calibrated one), and a warning says so.
 
 docs/scale.md says how long it takes.
 """
@@ -26,12 +33,14 @@ from semg.common import cli
 from semg.common.errors import DataError
 from semg.common.files import expect_place
 from semg.common.provenance import how_made
+from semg.data import gaps
 from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of, write_checkpoint
-from semg.inference.recordings import expect_one_unit, recording_for
+from semg.inference.recordings import expect_one_unit, labels_of, recording_for, unknown_labels
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
+from semg.training.calibration import Calibration, LabelledSignal, calibrated_to
 from semg.training.threads import use_threads
 
 
@@ -50,6 +59,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="the checkpoint to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     shared.add_classes(parser)
+    parser.add_argument(
+        "--repetitions",
+        type=cli.whole(0),
+        default=0,
+        metavar="N",
+        help="first calibrate on the labels of the first N repetitions of each gesture; 0: use no labels",
+    )
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed; the same seed gives the same result")
     shared.add_computing(parser)
     shared.add_tables(parser)
@@ -65,29 +81,38 @@ def check(args: argparse.Namespace) -> None:
         raise DataError(f"{args.out}: expected no file there, found one; --overwrite replaces it")
 
 
-def signals_of(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[Signal]:
-    """The recordings, filtered and normalised together as one session."""
-    samples, scales = [], {}
+def read(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[LabelledSignal]:
+    """The recordings, filtered and normalised together as one session, with their labels."""
+    samples, labels, breaks, scales = [], [], [], {}
     for path in console.progress(args.recordings, unit="recording"):
         source = recording_for(model, path, args.rate, args.unit, args.channels, warn=console.warn)
         try:
             samples.append(model.signal_path.apply(source.samples, source.scale))
         except DataError as error:
             raise DataError(f"{path}: {error.message}", error.hint) from None
+        if args.repetitions and (unknown := unknown_labels(source.codes, model)):
+            console.warn(f"{path}: {unknown}")
         scales[path] = source.scale
+        labels.append(labels_of(source.codes, model.classes))
+        breaks.append(gaps.breaks(source.missing, source.rate))
     expect_one_unit(scales)
     session = model.session_of(*samples)
-    return [Signal(own, session) for own in samples]
+    parts = zip(samples, labels, breaks, strict=True)
+    return [LabelledSignal(Signal(own, session), label, gap) for own, label, gap in parts]
 
 
-def write(adapted: Adapted, model: TrainedModel, how: Adaptation, args: argparse.Namespace) -> None:
-    """Write the adapted model as a checkpoint that records what it was adapted to."""
+def write(
+    adapted: Adapted, model: TrainedModel, how: Adaptation, recipe: Calibration | None, args: argparse.Namespace
+) -> None:
+    """Write the adapted model as a checkpoint that records what it was adapted to. recipe: how it was calibrated
+    before, if it was."""
     provenance = {
         "recordings": [path.name for path in args.recordings],
         "checkpoint": args.checkpoint.as_posix(),
         "checkpoint_sha256": model.checkpoint.sha256,
         "settings": how.to_dict(),
         **adapted.to_dict(),
+        **({} if recipe is None else {"calibration": recipe.to_dict()}),
         "made": how_made("adapt.py", args),
     }
     weights = {f"model.{name}": value for name, value in adapted.model.network.state_dict().items()}
@@ -104,20 +129,28 @@ def main() -> int:
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, INFERENCE_BATCH)
     console.say(f"reading {cli.counted(len(args.recordings), 'recording')}")
-    signals = signals_of(model, args, console)
-    how = Adaptation(seed=args.seed)
-    console.say("adapting")
+    recordings = read(model, args, console)
     if restriction := model.restriction():
         console.say(restriction)
-    adapted = adapt(model, signals, how)
-    write(adapted, model, how, args)
+    recipe = Calibration(repetitions=args.repetitions, seed=args.seed) if args.repetitions else None
+    first, rings, before = model, None, "the unadapted model"
+    if recipe is not None:
+        console.say(f"calibrating with {cli.counted(args.repetitions, 'repetition')} of each gesture")
+        first, before = calibrated_to(model, recordings, recipe), "the calibrated model"
+        rings = ()  # the model has learnt how the band sits
+    how = Adaptation(seed=args.seed)
+    console.say("adapting")
+    adapted = adapt(first, [one.signal for one in recordings], how, rings)
+    write(adapted, model, how, recipe, args)
     if not adapted.accepted:
         console.warn(f"the model was not adapted: {adapted.reason}")
     if adapted.turn_refused:
         console.warn(f"rings of electrodes are {adapted.turn_refused}")
     done = f"adapted to {adapted.seconds:.0f} s of signal in {adapted.computing:.1f} s"
+    if recipe is not None:
+        done = f"calibrated, and {done}"
     console.finish(
-        f"{args.out}: {done if adapted.accepted else 'the unadapted model'}; "
+        f"{args.out}: {done if adapted.accepted else before}; "
         + cli.next_command("predict.py", "RECORDING", "--checkpoint", args.out),
         out=args.out.as_posix(),
         accepted=adapted.accepted,

@@ -102,7 +102,11 @@ def arguments() -> argparse.ArgumentParser:
 
 def _training_flags(group: argparse._ArgumentGroup) -> None:
     add, usual = group.add_argument, OptimizerConfig
-    add("--tune", default="full", help="which part of the backbone is trained: full, last:N, fpt, lora or frozen")
+    add(
+        "--tune",
+        default=Calibration.tune,
+        help="which part of the backbone is trained: full, last:N, fpt, lora or frozen",
+    )
     add("--epochs", type=cli.whole(1), default=Calibration.epochs, help="passes over a person's calibration windows")
     add("--batch-size", type=cli.whole(1), default=Calibration.batch_size, help="windows per step")
     add("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="peak learning rate")

@@ -60,19 +60,17 @@ from typing import Any
 import numpy as np
 
 from semg.common import cli
-from semg.common.console import listed
 from semg.common.errors import DataError, UsageError
 from semg.common.failures import Failures
 from semg.common.files import expect_place, expect_room, write_text
-from semg.data import putemg
-from semg.data.tables import RawRecording, in_order, is_simulated
+from semg.data.tables import RawRecording, is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, signal_figures, smoothing
 from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of
 from semg.inference.online_normalization import Given
-from semg.inference.recordings import expect_one_unit, recording_for
+from semg.inference.recordings import expect_one_unit, labels_of, recording_for, unknown_labels
 from semg.inference.streaming import Predictions, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
@@ -117,17 +115,12 @@ def arguments() -> argparse.ArgumentParser:
 def truth_of(codes: np.ndarray | None, classes: Sequence[str], end: np.ndarray, window: int) -> np.ndarray:
     """(n,) true class of each window that lies wholly within one label, otherwise -1."""
     truth = np.full(len(end), -1)
-    if codes is None:
+    labels = labels_of(codes, classes)
+    if codes is None or labels is None:
         return truth
-    if codes.dtype.kind == "U":
-        known: dict[Any, int] = {name: place for place, name in enumerate(classes)}
-    else:
-        names = {**putemg.GESTURES, putemg.REST: "rest"}
-        known = {code: classes.index(name) for code, name in names.items() if name in classes}
     changes = np.concatenate([[0], np.cumsum(codes[1:] != codes[:-1])])
-    for place, stop in enumerate(end):
-        if changes[stop - 1] == changes[stop - window]:
-            truth[place] = known.get(codes[stop - 1].item(), -1)
+    whole = changes[end - 1] == changes[end - window]
+    truth[whole] = labels[end[whole] - 1]
     return truth
 
 
@@ -303,7 +296,8 @@ def predict(
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from None
     truth = truth_of(source.codes, model.classes, predictions.end, model.window)
-    say_which_labels_are_unknown(path, model, source.codes, console)
+    if unknown := unknown_labels(source.codes, model):
+        console.warn(f"{path}: {unknown}")
     prediction = predictions.probabilities.argmax(1)
     beside = over_time(model, predictions, args.vote, args.smooth)
     columns = {name: decided for name, (decided, _) in beside.items()}
@@ -332,22 +326,6 @@ def predict(
         summary |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
         summary["delay_ms_max"] = round(1000 * float(predictions.delay.max()), 2)
     return summary
-
-
-def say_which_labels_are_unknown(
-    path: Path, model: TrainedModel, codes: np.ndarray | None, console: cli.Console
-) -> None:
-    """Warn of a table's labels that are no class of the model: their windows are not scored, and a name may be
-    misspelt."""
-    if codes is None or codes.dtype.kind != "U":
-        return
-    there = in_order(name for name in np.unique(codes).tolist() if name)
-    others = [name for name in there if name not in (*model.classes, *model.classes_left_out)]
-    classes = ", ".join(model.classes)
-    if others == there and there:
-        console.warn(f"{path}: no label is one of the model's classes, {classes}: they are {listed(there)}")
-    elif others:
-        console.warn(f"{path}: windows of {listed(others)} are not scored: the model's classes are {classes}")
 
 
 def in_words(summary: dict[str, Any]) -> str:

@@ -5,10 +5,12 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import small_shards
 import torch
 
+import adapt as adapt_script
 from adapt import arguments, check
 from semg.common.errors import UsageError
 from semg.data.rings import turned_by
@@ -17,7 +19,7 @@ from semg.inference import batch
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
-from semg.training import adaptation
+from semg.training import adaptation, calibration
 from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, doubt_of_adapted
 from semg.training.adapted_scores import score_adapted
 
@@ -402,3 +404,82 @@ def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_scri
     run_here(*predicted[:-1], tmp_path / "again", "--adapt")
     assert (tmp_path / "predicted" / "session.csv").exists()
     assert "expected no file there, found one; --overwrite replaces it" in run_here(*words, code=1).stderr
+
+
+# --- adapt.py --repetitions --------------------------------------------------------------------------------------
+
+ONCE = small_shards.labels(1).astype(int)  # each gesture once
+NO_LABEL = np.full_like(ONCE, -1)
+
+
+def table_of(path, told, column="TRAJ_GT"):
+    """A recording in which each gesture is made once, as a CSV. told: the labels in it, which may be others."""
+    loud = 20 + 60 * (np.arange(24)[None] % len(small_shards.CLASSES) == ONCE[:, None])
+    signal = np.random.default_rng(5).normal(size=(len(ONCE), 24)) * loud
+    table = pd.DataFrame(signal.round(2), columns=[f"EMG_{one}" for one in range(1, 25)])
+    table.assign(**{column: np.array([*small_shards.CLASSES, "fistt", ""])[told]}).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def person(trained, tmp_path, run_here, model, monkeypatch):
+    """Run adapt.py on tables: `person("name", labels of each, flags=[...])` gives what it said and the model kept."""
+    monkeypatch.setattr(adapt_script, "Adaptation", lambda **given: replace(ANYTHING, **given))
+
+    def go(name, *told, flags=("--repetitions", 1), code=0, **of_table):
+        tables = [table_of(tmp_path / f"{name}{place}.csv", labels, **of_table) for place, labels in enumerate(told)]
+        out = tmp_path / f"{name}.ckpt"
+        words = ("adapt.py", trained / "run" / "best_model.ckpt", *tables, "--rate", model.rate, "--out", out)
+        done = run_here(*words, *flags, "--threads", 1, code=code)
+        return done, None if code else TrainedModel.open(out, "cpu")
+
+    return go
+
+
+def weights(model):
+    return torch.cat([value.flatten() for value in model.network.state_dict().values()])
+
+
+def test_first_repetitions_calibrate_the_model_before_it_adapts(person, model):
+    _, unlabelled = person("unlabelled", ONCE, ONCE, flags=())
+    said, kept = person("kept", ONCE, ONCE)
+    _, later_unknown = person("later", ONCE, NO_LABEL)
+    _, later_wrong = person("wrong", ONCE, (ONCE + 1) % 4)
+    _, first_wrong = person("first", (ONCE + 1) % 4, ONCE)
+    assert "calibrating with 1 repetition of each gesture" in said.stdout
+    assert "kept.ckpt: calibrated, and adapted to" in said.stdout
+    output = open_checkpoint(kept.path).description["adapted"]
+    assert (output["calibration"]["repetitions"], output["accepted"]) == (1, True)
+    for same in (later_unknown, later_wrong):
+        assert torch.equal(weights(same), weights(kept)), "labels of later repetitions are not looked at"
+    for other in (unlabelled, first_wrong, model):
+        assert not torch.equal(weights(other), weights(kept))
+
+
+def test_repetitions_count_over_recordings_in_the_order_given(person):
+    """Those too short for a window do not count."""
+    _, spread = person("spread", np.where(ONCE < 2, ONCE, -1), np.where(ONCE < 2, -1, ONCE))
+    _, whole = person("whole", ONCE, ONCE)
+    assert torch.equal(weights(spread), weights(whole)), "the recordings' signals are the same"
+    made = np.zeros(3, int)
+    first = calibration._counted_on(made, np.array([0, 0, 1]), np.array([0, 2, 0]))
+    second = calibration._counted_on(made, np.array([0, 0, 1]), np.array([1, 1, 4]))
+    assert (first.tolist(), second.tolist(), made.tolist()) == ([0, 1, 0], [2, 2, 1], [3, 2, 0])
+
+
+def test_what_cannot_be_calibrated_on_is_said(person):
+    errors = person("none", ONCE, column="pose", code=1)[0].stderr
+    assert "expected recordings with labels to calibrate on, found none; leave out --repetitions" in errors
+    lacking = person("lacking", np.where(ONCE == 2, -2, ONCE), code=1)[0].stderr
+    assert "every gesture of the model to calibrate on, found none of flexion; record each gesture" in lacking
+    assert "windows of fistt are not used" in lacking, "perhaps that one is misspelt"
+    some = ("--repetitions", 1, "--classes", "idle", "fist", "extension")
+    assert person("some", np.where(ONCE == 2, -1, ONCE), flags=some)[1].classes == ("idle", "fist", "extension")
+
+
+def test_the_calibrated_model_is_kept_if_the_session_is_too_short_to_adapt_to(person, monkeypatch, model):
+    monkeypatch.setattr(adapt_script, "Adaptation", Adaptation)
+    said, kept = person("short", ONCE)
+    assert "short.ckpt: the calibrated model; next" in said.stdout
+    assert "the model was not adapted: " in said.stderr
+    assert not torch.equal(weights(kept), weights(model))

@@ -622,11 +622,11 @@ def test_labels_of_which_the_model_knows_only_some_are_named(here, data, tmp_pat
     (tmp_path / "a.csv").write_text("\n".join([header, *lines]) + "\n")
     flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--rate", 5120]
     assert (
-        "a.csv: windows of fistt are not scored: the model's classes are idle, fist, "
+        "a.csv: windows of fistt are not used: the model's classes are idle, fist, "
         in here(tmp_path / "a.csv", *flags)[2]
     )
     errors = here(tmp_path / "a.csv", *flags, "--no-idle")[2]
-    assert "windows of fistt are not scored" in errors, "idle was left out on purpose"
+    assert "windows of fistt are not used" in errors, "idle was left out on purpose"
 
 
 def test_labels_stay_with_a_recording_that_is_resampled():

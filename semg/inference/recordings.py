@@ -3,17 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from semg.common.console import listed
 from semg.common.errors import DataError
-from semg.data import gaps
+from semg.data import gaps, putemg
 from semg.data.columns import taken_in_order
 from semg.data.faults import ADC_ENDS, ChannelFaults, find_faults, sign_in_words
 from semg.data.filters import default_band
 from semg.data.preprocessing import USUAL_RMS, common_scale
 from semg.data.spectrum import Spectrum
-from semg.data.tables import UNITS, RawRecording, is_table, read_recording, read_table, resampled
+from semg.data.tables import UNITS, RawRecording, in_order, is_table, read_recording, read_table, resampled
 from semg.inference.trained_model import TrainedModel
 
 # limits of the RMS in any unit, from volts to counts of many bits; beyond them, data are damaged
@@ -71,6 +73,32 @@ def recording_for(
     if len(faults.dead) == source.samples.shape[1]:
         raise DataError(f"{path}: expected a signal, found channels that never change")
     return source
+
+
+def labels_of(codes: np.ndarray | None, classes: Sequence[str]) -> np.ndarray | None:
+    """(T,) true labels of a `RawRecording` -> (T,) places among the classes, -1 for any other label; None if there are
+    no labels."""
+    if codes is None:
+        return None
+    places: dict[Any, int] = {name: place for place, name in enumerate(classes)}
+    if codes.dtype.kind != "U":
+        names = {**putemg.GESTURES, putemg.REST: "rest"}
+        places = {code: places[name] for code, name in names.items() if name in places}
+    values, index = np.unique(codes, return_inverse=True)
+    return np.array([places.get(value, -1) for value in values.tolist()], np.int64)[index]
+
+
+def unknown_labels(codes: np.ndarray | None, model: TrainedModel) -> str:
+    """Which of a table's labels are no class of the model, in words: a name may be misspelt. Empty if there are
+    none."""
+    if codes is None or codes.dtype.kind != "U":
+        return ""
+    there = in_order(name for name in np.unique(codes).tolist() if name)
+    others = [name for name in there if name not in (*model.classes, *model.classes_left_out)]
+    classes = ", ".join(model.classes)
+    if others == there and there:
+        return f"no label is one of the model's classes, {classes}: they are {listed(there)}"
+    return f"windows of {listed(others)} are not used: the model's classes are {classes}" if others else ""
 
 
 def expect_one_unit(scales: Mapping[Path, float]) -> None:

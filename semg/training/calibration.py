@@ -8,7 +8,7 @@ result uses labels of the person scored: never mix it with zero-shot results.
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,13 @@ from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
-from semg.inference.batch import INFERENCE_BATCH, decided, open_windows
+from semg.data.windows import whole_windows, without_gaps
+from semg.inference.batch import INFERENCE_BATCH, Signal, decided, open_windows, signal_tokens
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, adapt
 from semg.training.adapted_scores import session_signals
 from semg.training.augmentation import Augmentation, TokenLayout, one_hot
+from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError, fit
 from semg.training.optimization import Optimizer, OptimizerConfig, Stream
 from semg.training.token_task import TokenTask
@@ -43,8 +45,8 @@ class Calibration:
     """
 
     repetitions: int
-    tune: str
-    optimizer: OptimizerConfig
+    tune: str = "full"
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=TrainConfig.lr))
     epochs: int = 30
     batch_size: int = 64
     label_smoothing: float = 0.1
@@ -82,16 +84,25 @@ def repetition_of_subject(windows: WindowSet) -> np.ndarray:
     """
     shards = windows.shards
     repetition = np.zeros(len(windows), np.int64)
-    count_of: dict[tuple[str, int], int] = {}
+    made = {shard.subject: np.zeros(len(shard.classes), np.int64) for shard in shards}
     for place in sorted(range(len(shards)), key=lambda i: (shards[i].subject, shards[i].order)):
-        of_shard = np.flatnonzero(windows.shard == place)
-        for label in np.unique(windows.label[of_shard]):
-            these = of_shard[windows.label[of_shard] == label]
-            segments, index = np.unique(windows.repetition[these], return_inverse=True)
-            key = (shards[place].subject, int(label))
-            repetition[these] = count_of.get(key, 0) + index
-            count_of[key] = count_of.get(key, 0) + len(segments)
+        own = np.flatnonzero(windows.shard == place)
+        repetition[own] = _counted_on(made[shards[place].subject], windows.label[own], windows.repetition[own])
     return repetition
+
+
+def _counted_on(made: np.ndarray, label: np.ndarray, repetition: np.ndarray) -> np.ndarray:
+    """(n,) how many repetitions of its gesture were made before each window of a recording.
+
+    made: (K,) those of each gesture in earlier recordings; this one's are added. label, repetition: (n,) of its
+    windows, as in a shard; a repetition without a window does not count.
+    """
+    before = np.zeros(len(label), np.int64)
+    for one in np.unique(label):
+        numbers, index = np.unique(repetition[label == one], return_inverse=True)
+        before[label == one] = made[one] + index
+        made[one] += len(numbers)
+    return before
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,49 @@ def _check_every_gesture(windows: WindowSet, chosen: np.ndarray, purpose: str, h
     if missing := set(range(len(shard.classes))) - set(windows.label[chosen].tolist()):
         expected = f"expected windows of every gesture {purpose}, found none of {shard.classes[min(missing)]}"
         raise DataError(f"subject {shard.subject}: {expected}", hint)
+
+
+# --- a session's own recordings ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelledSignal:
+    """A recording to calibrate on. labels: (T,) places among the model's classes, -1 for any other; None if it has
+    none. breaks: first samples after gaps in time."""
+
+    signal: Signal
+    labels: np.ndarray | None
+    breaks: np.ndarray
+
+
+def calibrated_to(model: TrainedModel, recordings: Sequence[LabelledSignal], recipe: Calibration) -> TrainedModel:
+    """A copy of `model` calibrated to the first repetitions of each gesture in the recordings of one session, in order.
+
+    Windows are cut as in training. DataError if a gesture has no window; DivergedError as `loop.fit`.
+    """
+    how = model.description["data"]["arguments"]
+    margin = round(how.get("transition_margin", 0.0) * model.rate)
+    made = np.zeros(len(model.classes), np.int64)  # repetitions of each gesture in the recordings before
+    tokens: list[Tensor] = []
+    label: list[np.ndarray] = []
+    for one in recordings:
+        if one.labels is None:
+            continue
+        windows = whole_windows(one.labels, range(len(made)), model.window, model.stride, margin)
+        windows = without_gaps(windows, one.breaks, model.window)
+        chosen = windows[_counted_on(made, windows["label"], windows["repetition"]) < recipe.repetitions]
+        tokens += signal_tokens(model.network, one.signal, chosen["start"], INFERENCE_BATCH)
+        label.append(chosen["label"])
+    if not made.any():
+        raise DataError("expected recordings with labels to calibrate on, found none", "leave out {repetitions}")
+    if lacking := [model.classes[place] for place in np.flatnonzero(made == 0).tolist()]:
+        raise DataError(
+            f"expected labelled windows of every gesture of the model to calibrate on, found none of {listed(lacking)}",
+            "record each gesture, or leave some out by naming the others as {classes}",
+        )
+    layout = TokenLayout(model.network.frontend.groups, model.rings, model.channel_normalization.copies)
+    target = torch.from_numpy(np.concatenate(label).astype(np.int64)).to(model.device)
+    return model.with_network(calibrated_network(model.network, torch.cat(tokens), target, recipe, layout))
 
 
 # --- training ----------------------------------------------------------------------------------------------------
