@@ -39,6 +39,10 @@ adapted ones.
 hidden Markov model of the session, which starts from the classifier's probabilities, and with the same correction of
 band rotation and the same safeguard.
 
+--repetitions N calibrates each classifier to each person, as calibrate.py does the network: it is trained again on the
+person's first N repetitions of each gesture and 300 of the training windows, and the person's later windows are scored.
+With --adapt it is then adapted to each session. metrics.json has the same fields as calibrate.py's.
+
 --normalize session first standardises the features by their mean and standard deviation over each session (one person,
 one day). These are estimated from windows evenly spaced over the session's recordings in the same subset, regardless of
 their labels: no label is used, but some minutes of a new person's signal must have been seen.
@@ -86,6 +90,7 @@ from semg.data.shards import WindowSet
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
 from semg.evaluation.hand_crafted_features import AUTHORS, USUAL, feature_names
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import folds, shared
 from semg.training import classical, tangent_features
 from semg.training.feature_tables import BY_SESSION, RIEMANN, TOKENS, Tables, kind_of
@@ -132,6 +137,13 @@ def arguments() -> argparse.ArgumentParser:
         choices=("own", "network"),
         default="own",
         help="how --adapt works: in the classifier's own way, or as the network is adapted, with the same safeguard",
+    )
+    p.add_argument(
+        "--repetitions",
+        type=cli.whole(0),
+        default=0,
+        metavar="N",
+        help="calibrate to each person's first N repetitions of each gesture, and score the later windows; 0: do not",
     )
     p.add_argument(
         "--normalize",
@@ -189,6 +201,8 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                 }
                 if features == RIEMANN:
                     settings["pyriemann"] = versions("pyriemann")["pyriemann"]
+                if args.repetitions:
+                    settings["calibrate"] = args.repetitions
                 if args.adapt_by != "own":
                     settings["adapt_by"] = args.adapt_by
                 if args.vote > 1 or args.smooth:
@@ -231,6 +245,21 @@ def train(baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], see
     return classical.Trained(name, settings, model, x, label, tried)
 
 
+def calibration_facts(
+    windows: WindowSet, rows: np.ndarray, before: np.ndarray, calibrated: np.ndarray, args: argparse.Namespace
+) -> dict[str, Any]:
+    """What metrics.json says about calibration, as calibrate.py writes it.
+
+    rows: (m,) places of the windows that are scored; before: (n,) decisions on all windows; calibrated: (m,) on those
+    scored.
+    """
+    scored = ScoredWindows.of(windows, rows)
+    facts = {"calibrate": args.repetitions, "zero_shot_on_the_same_windows": metrics.in_short(scored, before[rows])}
+    if args.adapt:
+        facts["calibrated_on_the_same_windows"] = metrics.in_short(scored, calibrated)
+    return facts
+
+
 def run_one(
     baseline: Baseline, tables: Tables, windows: dict[str, WindowSet], args: argparse.Namespace, console: Console
 ) -> float:
@@ -256,19 +285,29 @@ def run_one(
         "made": how_made("baselines.py", args),
     }
     smoothing = {"vote": args.vote, "hold": args.smooth}
-    rows = None
-    if args.adapt:
-        from semg.training import classical_adaptation  # imports torch, for which --help need not wait
+    rows, people, before = None, None, (prediction, probabilities)
+    if args.repetitions:
+        from semg.training.classical_calibration import (
+            calibrate_people,  # imports torch, for which --help need not wait
+        )
 
-        before = prediction, probabilities
-        how = {"on": args.adapt, "as_network": args.adapt_by == "network", "seed": args.seed}
+        flat, mode = table.reshape(len(table), -1), args.adapt or "none"
+        people = calibrate_people(trained, scored, flat, args.repetitions, mode, args.seed)
+        rows = np.flatnonzero(people.parts.scored)
+        prediction, probabilities = people.decide(scored, flat)
+        facts |= calibration_facts(scored, rows, before[0], prediction, args)
+    if args.adapt:
+        from semg.training import classical_adaptation  # imports torch
+
+        how = {"on": args.adapt, "as_network": args.adapt_by == "network", "seed": args.seed, "people": people}
         rows, prediction, probabilities, facts["adaptation"] = classical_adaptation.adapt_sessions(
             trained, tables, scored, features, **how
         )
         if left_out := facts["adaptation"]["left_out"]:
             where = "after the first recording of" if args.adapt == "first" else "in"
             console.warn(f"{baseline.name}: nothing to score {where} {', '.join(left_out)}: left out")
-        facts["unadapted"] = baseline_results.report(scored, *before, rows, smoothing)
+        if people is None:
+            facts["unadapted"] = baseline_results.report(scored, *before, rows, smoothing)
         probabilities = probabilities if probabilities.shape[1] else None
     report = baseline_results.write(baseline, scored, prediction, probabilities, facts, rows, smoothing)
     return report["mean_over_subjects"][metrics.leading().name]
@@ -339,6 +378,9 @@ def main() -> int:
         raise UsageError(
             f"--adapt-by {args.adapt_by}: expected --adapt session or --adapt first beside it, found neither"
         )
+    if args.repetitions and (args.vote > 1 or args.smooth):
+        flag = "--vote" if args.vote > 1 else "--smooth"
+        raise UsageError(f"{flag}: expected without --repetitions, after which only labelled windows are decided on")
     if args.subset == "val" and looks_at_validation(args):
         what = "--choose" if args.choose else "svm's probabilities"
         raise UsageError(f"--subset val: expected a subset on which nothing was chosen with {what}; give test")

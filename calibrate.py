@@ -183,9 +183,9 @@ def write(
     before, calibrated, after = (
         np.concatenate([getattr(one, which) for one in people]) for which in ("before", "calibrated", "after")
     )
-    extra: dict[str, Any] = {"zero_shot_on_the_same_windows": beside(scored, before)}
+    extra: dict[str, Any] = {"zero_shot_on_the_same_windows": metrics.in_short(scored, before.argmax(1))}
     if args.adapt != "none":
-        extra["calibrated_on_the_same_windows"] = beside(scored, calibrated)
+        extra["calibrated_on_the_same_windows"] = metrics.in_short(scored, calibrated.argmax(1))
     extra |= {
         "subset": args.subset,
         "calibrate": args.repetitions,
@@ -196,12 +196,6 @@ def write(
         "made": how_made("calibrate.py", args),
     }
     return write_results(args.out, scored, after.argmax(1), after, extra=extra)
-
-
-def beside(scored: ScoredWindows, probabilities: np.ndarray) -> dict[str, Any]:
-    """The scores of another model on the same windows, for metrics.json."""
-    report = metrics.report(scored, probabilities.argmax(1))
-    return {key: report[key] for key in ("mean_over_subjects", "per_subject")}
 
 
 def adaptation_record(

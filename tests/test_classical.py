@@ -21,10 +21,13 @@ from semg.data.batches import Batches
 from semg.data.normalization import ChannelNormalization, transform_of
 from semg.data.rings import turned_by
 from semg.data.shards import WindowSet, open_shards
+from semg.evaluation import metrics
 from semg.evaluation.baseline_results import Baseline
+from semg.evaluation.result_record import read_result
 from semg.inference.batch import ready_tokens, session_statistics
-from semg.training import classical, classical_adaptation
+from semg.training import adaptation, classical, classical_adaptation
 from semg.training.adaptation import Adaptation
+from semg.training.classical_calibration import calibrate_people
 from semg.training.feature_tables import SessionWindows, Tables
 from semg.training.token_features import TokenFeatures
 
@@ -320,6 +323,61 @@ def test_a_run_with_all_that_the_network_has(data, run_here, tmp_path, monkeypat
     assert "augment none, found rotation" in done.stderr
     done = run_here("baselines.py", *flags, "--adapt", "first", "--out", tmp_path / "b", code=1)
     assert "expected sessions of several recordings to adapt on the first" in done.stderr
+
+
+def test_a_rival_is_calibrated_and_adapted_on_the_windows_that_the_network_is(data, run_here, tmp_path, monkeypatch):
+    """metrics.json has calibrate.py's fields, and other windows' labels change nothing."""
+    shards, split = data
+    few = partial(Adaptation, least_seconds=0, rounds=1, most_divergence_adapted=9, least_agreement_of_starts=0)
+    monkeypatch.setattr(adaptation, "Adaptation", few)
+    flags = ("--shards", shards, "--split", split, "--features", "logband", "--classifiers", "lda", "qda")
+    flags += ("--repetitions", 1)
+    run_here("baselines.py", *flags, "--out", tmp_path / "calibrated")
+    adapt = ("--adapt", "session", "--adapt-by", "network")
+    run_here("baselines.py", *flags, *adapt, "--out", tmp_path / "adapted")
+    for method in ("lda-logband", "qda-logband"):
+        alone, adapted = (
+            json.loads((tmp_path / which / method / "metrics.json").read_text()) for which in ("calibrated", "adapted")
+        )
+        assert alone["calibrate"] == adapted["calibrate"] == alone["baseline"]["calibrate"] == 1
+        for key in ("mean_over_subjects", "per_subject"):
+            ours = {who: one["macro_f1"] for who, one in alone["per_subject"].items()}
+            theirs = adapted["calibrated_on_the_same_windows"]["per_subject"]
+            assert {who: one["macro_f1"] for who, one in theirs.items()} == ours
+            assert alone["zero_shot_on_the_same_windows"][key] == adapted["zero_shot_on_the_same_windows"][key]
+        assert "calibrated_on_the_same_windows" not in alone
+        assert [one["accepted"] for one in adapted["adaptation"]["sessions"]] == [True]
+        assert read_result(tmp_path / "adapted" / method / "metrics.json", metrics.headlines()).adapted_on == "session"
+        with np.load(tmp_path / "adapted" / method / "predictions.npz", allow_pickle=False) as decided:
+            assert decided["start"].min() >= len(small_shards.labels(1)), "the first repetitions are not scored"
+    errors = run_here("baselines.py", *flags, "--vote", 3, "--out", tmp_path / "x", code=2).stderr
+    assert "--vote: expected without --repetitions" in errors
+    errors = run_here("baselines.py", *flags[:-1], 3, "--out", tmp_path / "x", code=1).stderr
+    assert "subject 05: expected windows of every gesture to score after 3 repetitions" in errors
+
+
+def test_calibrating_a_rival_follows_the_person_and_looks_at_no_later_label(data):
+    shards = open_shards(data[0], [small_shards.name(subject) for subject in (1, 5)])
+    windows = WindowSet(shards)
+    new = windows.subject == "05"
+    x = np.random.default_rng(0).normal(size=(len(windows), 6)) + 4 * ((windows.label + new) % 4)[:, None]
+    x[new, 0] += 20
+    known, few = ~new, {"n_neighbors": 3}
+    fitted = classical.fitted("knn", few, x[known], windows.label[known], 0)
+    trained = classical.Trained("knn", few, fitted, x[known], windows.label[known])
+    one = calibrate_people(trained, windows, x, 1, "none", 0)
+    later = one.parts.scored
+    mine = new[later]
+    truth = windows.label[later][mine]
+    assert np.mean(one.decide(windows, x)[0][mine] == truth) > 0.9
+    assert np.mean(fitted.predict(x[later][mine]) == truth) < 0.1
+    changed = [shard.windows.copy() for shard in shards]
+    for own in changed:
+        own["label"][own["repetition"] > 0] = np.roll(own["label"][own["repetition"] > 0], 7)
+    other = WindowSet([replace(shard, windows=own) for shard, own in zip(shards, changed, strict=True)])
+    again = calibrate_people(trained, other, x, 1, "none", 0)
+    assert np.array_equal(one.decide(windows, x)[0], again.decide(other, x)[0])
+    assert not np.array_equal(windows.label, other.label)
 
 
 def test_no_label_of_the_scored_people_is_looked_at(data, run_here, tmp_path):

@@ -452,3 +452,10 @@ def report(
         decided = smoothing.filtered(probabilities, recording, start, stride, hold, max_step).argmax(1)
         content["smoothed"] = {"hold_seconds": hold, **scores(windows, decided)}
     return content
+
+
+def in_short(windows: ScoredWindows, prediction: np.ndarray) -> dict[str, Any]:
+    """What metrics.json says about another model on the same windows: the means over people, and each person's
+    scores."""
+    whole = report(windows, prediction)
+    return {key: whole[key] for key in ("mean_over_subjects", "per_subject")}

@@ -83,7 +83,8 @@ class ResultRecord:
     @property
     def adapted_on(self) -> str:
         """What the model was adapted on without labels: `session`, `first` or `online`; empty if it was not adapted."""
-        return str((self.content.get("adaptation") or {}).get("mode", ""))
+        how = self.content.get("adaptation") or {}
+        return str(how.get("mode", how.get("on", "")))  # baselines.py writes `on`
 
     def content_of(self, record: str) -> str:
         """Checksum of the contents of a recording's shard when it was scored; empty if the result does not state it."""

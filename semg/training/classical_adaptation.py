@@ -9,7 +9,7 @@ As the network: every classifier is trained again on the posteriors of the netwo
 
 import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from semg.data.normalization import sessions
 from semg.data.shards import WindowSet
 from semg.training import adaptation, classical
 from semg.training.classical import Gaussians, Trained, decide, fitted, subsample
+from semg.training.classical_calibration import People
 from semg.training.feature_tables import SessionWindows, Tables
 from semg.training.session_turn import Turn
 
@@ -141,12 +142,21 @@ def _taught(trained: Trained, session: np.ndarray, decided: np.ndarray, sample: 
 
 
 def adapt_sessions(
-    trained: Trained, tables: Tables, windows: WindowSet, features: str, *, on: str, as_network: bool, seed: int
+    trained: Trained,
+    tables: Tables,
+    windows: WindowSet,
+    features: str,
+    *,
+    on: str,
+    as_network: bool,
+    seed: int,
+    people: People | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
     """Adapt to each session without its labels, and score its windows.
 
     on: `session` adapts to all recordings and scores all; `first` adapts to the first recording and scores the others.
-    as_network: adapt as the network does; otherwise in the classifier's own way, which has no safeguard. Returns the
+    as_network: adapt as the network does; otherwise in the classifier's own way, which has no safeguard. people: adapt
+    their calibrated classifiers, and score the windows that these were not calibrated on. Returns the
     places of the windows scored, their predictions, their probabilities (empty if the classifier has none), and facts
     about the adaptation; `left_out` among these names the sessions with nothing to score.
     """
@@ -155,15 +165,19 @@ def adapt_sessions(
     flat = tables.of("scored", features).reshape(len(windows), -1)
     for session, places in sessions(windows.shards).items():
         heard, scored = (places[:1], places[1:]) if on == "first" else (places, places)
-        own = np.flatnonzero(np.isin(windows.shard, scored))
+        own = np.flatnonzero(np.isin(windows.shard, scored) & (True if people is None else people.parts.scored))
         if not len(own):
             left_out.append(session)
             continue
         began = time.perf_counter()
+        first = trained if people is None else people.classifiers[windows.shards[places[0]].subject]
         if as_network:
-            result = adapted_as_the_network(trained, tables.session("scored", heard, features), network, how.sample)
+            heard_windows = tables.session("scored", heard, features)
+            if people is not None and people.parts.first[np.isin(windows.shard, places)].any():
+                heard_windows = replace(heard_windows, rings=())  # as for the network, see `calibrate_subject`
+            result = adapted_as_the_network(first, heard_windows, network, how.sample)
         else:
-            result = AdaptedClassifier(adapted(trained, tables.unlabelled("scored", heard, features), how), "")
+            result = AdaptedClassifier(adapted(first, tables.unlabelled("scored", heard, features), how), "")
         adapted_sessions.append(
             {
                 "session": session,
