@@ -84,7 +84,7 @@ from semg.common import cli
 from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_room
-from semg.common.process_pool import usable_cores
+from semg.common.process_pool import threads_in_environment, usable_cores
 from semg.common.provenance import how_made, versions
 from semg.data.shards import WindowSet
 from semg.evaluation import baseline_results, metrics
@@ -162,7 +162,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     shared.add_vote(p)
     shared.add_smooth(p)
-    shared.add_threads(p, "all cores that the job may use")
+    shared.add_threads(p, "OMP_NUM_THREADS, or all cores that the job may use")
     folds.add_launch(p)
     cli.moved(p, "--networks", "python deep_baselines.py --networks ...")
     return p
@@ -368,7 +368,7 @@ def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
     console = cli.console(args)
-    args.threads = args.threads or usable_cores()
+    args.threads = args.threads or threads_in_environment() or usable_cores()
     args.train_on = ("train", "val") if args.preset else ("train",)
     if args.subset in args.train_on:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -531,6 +532,21 @@ def test_a_classifier_that_cannot_be_trained_does_not_stop_the_others(data, tmp_
     assert baselines.main() == 1
     assert (tmp_path / "lda-rms" / "metrics.json").is_file()
     assert not (tmp_path / "qda-rms").exists()
+
+
+@pytest.mark.parametrize(("flags", "expected"), [((), 3), (("--threads", "2"), 2)])
+def test_it_computes_with_the_threads_of_the_environment_unless_told_otherwise(
+    data, tmp_path, monkeypatch, flags, expected
+):
+    """As docs/many_runs.md says: it took all cores, and waited for the other jobs' threads."""
+    limits = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(baselines, "threadpool_limits", lambda number: limits.append(number) or nullcontext())
+    monkeypatch.setattr(baselines.folds, "work_through", lambda *_: 0)
+    places = ["--shards", data / "shards", "--split", data / "split", "--out", tmp_path]
+    monkeypatch.setattr("sys.argv", ["baselines.py", *map(str, places), *flags])
+    assert baselines.main() == 0
+    assert limits == [expected]
 
 
 def test_what_there_is_one_of_is_told_as_one(tmp_path, capsys):

@@ -116,6 +116,12 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, int(min(bound, _share_of_time(root), int(share) if share.isdecimal() else bound)))
 
 
+def threads_in_environment() -> int:
+    """The number of threads in OMP_NUM_THREADS; 0 if it is not set."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdecimal() else 0
+
+
 def _share_of_time(root: Path) -> float:
     """Seconds of processor time per second that this process's control groups (Linux), and those above them, allow."""
     share = float("inf")

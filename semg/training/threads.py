@@ -1,11 +1,9 @@
 """How many CPU threads PyTorch uses."""
 
-import os
-
 import torch
 
 from model import GPT2Classifier
-from semg.common.process_pool import usable_cores
+from semg.common.process_pool import threads_in_environment, usable_cores
 
 # Cost of a step, in multiplications and additions. Below it, more threads gain little even on an idle machine, and on a
 # busy one they wait for each other after each of many short operations: two threads took 5 to 10 times as long as one.
@@ -18,7 +16,7 @@ def careful_threads(model: GPT2Classifier, batch_size: int) -> int:
     The number depends only on the settings and the machine, not on how busy it is: another number of threads sums in
     another order, which can change the last digits of a result.
     """
-    if n_threads := _in_environment():
+    if n_threads := threads_in_environment():
         return n_threads
     parameters = model.parameter_counts()["total"]
     forwards_and_backwards = 6  # multiplication and addition per parameter: once forwards, twice backwards
@@ -31,12 +29,6 @@ def use_threads(threads: int | None, model: GPT2Classifier | None = None, batch_
 
     model: None for networks of other packages, which are small: one thread, unless OMP_NUM_THREADS says otherwise.
     """
-    careful = careful_threads(model, batch_size) if model else _in_environment() or 1
+    careful = careful_threads(model, batch_size) if model else threads_in_environment() or 1
     torch.set_num_threads(threads or careful)
     return torch.get_num_threads()
-
-
-def _in_environment() -> int:
-    """The number in OMP_NUM_THREADS; 0 if it is not set."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdecimal() else 0
