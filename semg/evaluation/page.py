@@ -7,6 +7,7 @@ page's Content-Security-Policy forbids scripts and addresses of any kind.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -138,8 +139,8 @@ def _entry(name: str, results: list[ResultRecord], reported: Sequence[Metric]) -
 # --- what the template is given --------------------------------------------------------------------------------
 
 
-def render(page: Page) -> str:
-    """The page's HTML; the same page always gives the same text."""
+@cache  # compiling it takes longer than all the rest of a page
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -148,7 +149,12 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    return environment.get_template("page.html").render(
+    return environment.get_template("page.html")
+
+
+def render(page: Page) -> str:
+    """The page's HTML; the same page always gives the same text."""
+    return _template().render(
         title=page.title,
         simulated=page.simulated,
         failures=page.failures,
