@@ -107,7 +107,7 @@ def test_train_py_says_and_keeps_how_many_threads_it_computes_with(here, tmp_pat
 
     before = torch.get_num_threads()
     try:
-        here(tmp_path, *RANDOM, "--epochs", 1, "--threads", 2)
+        here(tmp_path, *RANDOM, "--epochs", 1, "--augment", "none", "--threads", 2)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -155,7 +155,7 @@ def test_predict_py_computes_with_the_threads_it_is_given(tmp_path, monkeypatch)
 
     import predict
 
-    np.save(tmp_path / "new.npy", np.random.default_rng(0).normal(0, 50, (5120, 24)))
+    np.save(tmp_path / "new.npy", np.random.default_rng(0).normal(0, 50, (2560, 24)))
     words = [tmp_path / "new.npy", "--rate", 5120, "--out", tmp_path, "--device", "cpu", "--quiet"]
     for given, expected in ((["--threads", 2], 2), ([], 1)):
         monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, [*words, *given])])
