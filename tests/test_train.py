@@ -1,11 +1,14 @@
 """train.py: what it writes, that it repeats itself, goes on where it was, and says what is wrong."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,10 @@ import torch
 import transformers
 from conftest import ROOT
 from downloading import tree
+from killing import finished, start, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
-from waiting import LONGEST, wait_for
+from waiting import LONGEST
 
 import train
 from semg.backbones import fingerprint
@@ -131,17 +135,26 @@ def stop_in_step(monkeypatch, task, number):
     monkeypatch.setattr(task, "loss", counted)
 
 
+FOUR_STEPS = [*RANDOM, "--ema", "0.9", "--epochs", "2", "--batch-size", "40"]  # an epoch
+
+
+@pytest.fixture(scope="module")
+def whole(run_here, data, tmp_path_factory):
+    """A run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    run_here("train.py", *data, "--out", out, *FOUR_STEPS)
+    return out
+
+
 @pytest.mark.parametrize("stop_after", [2, 4, 5, 8, 10, 13, 16])  # two pilots of four steps come first
-def test_a_stopped_run_goes_on_to_the_very_same_end(here, tmp_path, monkeypatch, stop_after):
-    flags = [*RANDOM, "--ema", "0.9", "--epochs", "2", "--batch-size", "40"]  # four steps an epoch
-    here(tmp_path / "whole", *flags)
+def test_a_stopped_run_goes_on_to_the_very_same_end(here, whole, tmp_path, monkeypatch, stop_after):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="--resume"):
         stop_in_step(patch, Classification, stop_after)
-        here(tmp_path / "parts", *flags)
-    here(tmp_path / "parts", *flags, "--resume")
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+        here(tmp_path, *FOUR_STEPS)
+    here(tmp_path, *FOUR_STEPS, "--resume")
+    assert rows(tmp_path) == rows(whole)
     for name in ("best_model.ckpt", "last.ckpt"):
-        assert same(weights(tmp_path / "parts" / name), weights(tmp_path / "whole" / name)), name
+        assert same(weights(tmp_path / name), weights(whole / name)), name
 
 
 def test_band_rotation_is_chosen_on_the_validation_people_and_the_run_is_that_with_the_choice_given(
@@ -166,10 +179,19 @@ def test_band_rotation_is_chosen_on_the_validation_people_and_the_run_is_that_wi
 
 
 def test_two_processes_choose_one_band_rotation(data, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", *HERE_ALONE, "--nproc-per-node", "2"]
-    command = [*launcher, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "two"), *RANDOM, "--lr", "0.01"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
-    assert done.returncode == 0, done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # as torchrun sets them: it would import PyTorch three times
+    launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    flags, errors = [*data, "--out", tmp_path / "two", *RANDOM, "--lr", "0.01"], tmp_path / "errors"
+    processes = [
+        start("train", flags, errors=errors, environment=launched | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    try:
+        assert [finished(process) for process in processes] == [0, 0], errors.read_text()
+    finally:
+        for process in processes:
+            process.kill()
     derived = json.loads((tmp_path / "two" / "config.json").read_text())["derived"]
     assert (derived["augment"].split()[0], derived["processes"]) == ("band_rotation=0.1", 2)
     assert len(rows(tmp_path / "two")) == 2
@@ -183,17 +205,16 @@ def test_training_in_a_process_of_others_leaves_ctrl_c_as_it_was(here, tmp_path)
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_last_ckpt_and_say_how_to_go_on(data, tmp_path, number, code):
-    command = [sys.executable, str(ROOT / "train.py"), *data, "--out", str(tmp_path / "run"), *RANDOM]
-    command += ["--epochs", "5000", "--augment", "none"]  # whose pilots would be 2500 more
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    flags = [*data, "--out", tmp_path / "run", *RANDOM, "--epochs", 5000, "--augment", "none"]  # pilots: 2500 more
+    log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
+    process = start("train", flags, errors=errors)
     try:
-        log = tmp_path / "run" / "metrics.jsonl"
-        wait_for(lambda: log.exists() or process.poll() is not None, "the first epoch")
-        process.send_signal(number)
-        _, output = process.communicate(timeout=LONGEST)
+        until(log.exists, process)
+        os.kill(process.pid, number)
+        ended, output = finished(process), errors.read_text()
     finally:
         process.kill()
-    assert process.returncode == code, output
+    assert ended == code, output
     assert "--resume" in output
     assert "Traceback" not in output
     assert open_checkpoint(tmp_path / "run" / "last.ckpt").description["state"]["training"]["epoch"] >= 1
@@ -452,9 +473,11 @@ def test_a_loss_that_is_no_number_stops_the_run(here, tmp_path, amp):
     assert ("or amp fp32" in str(error.value)) == (amp == "bf16"), "float32 is advised where it is not used already"
 
 
-def test_without_the_hub_one_line_says_what_to_do(run_script, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
-    done = run_script("train.py", *data, "--out", tmp_path / "run", "--quiet", code=1)
+def test_without_the_hub_one_line_says_what_to_do(run_here, data, tmp_path, monkeypatch):
+    no_models = partial(transformers.utils.hub.cached_file, cache_dir=tmp_path / "empty")
+    monkeypatch.setattr("semg.backbones.cached_file", no_models)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = run_here("train.py", *data, "--out", tmp_path / "run", "--quiet", code=1)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "--backbone FOLDER" in line
     assert "--init random" in line

@@ -27,7 +27,7 @@ DRAWING = ("matplotlib.pyplot", "tensorboardX")  # imported late by the scripts,
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
-PLACES = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "faults")))
+PLACES = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
 def _context() -> Any:
@@ -47,14 +47,18 @@ def start(
     folder: Path | None = None,
     hold: "Hold | None" = None,
     errors: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> BaseProcess:
     """Run a script; `die_at`: it kills itself just before it changes something under `folder` for that time.
 
     hold: where it waits for a signal, so that it cannot be over before that comes.
     errors: where its standard error goes; it then leads a process group of its own, as a shell's jobs do.
+    environment: added to its own.
     """
     words = [f"{script}.py", *map(str, arguments)]
-    process = _context().Process(target=_run, args=(script, words, die_at, str(folder), hold, errors))
+    process = _context().Process(
+        target=_run, args=(script, words, die_at, str(folder), hold, errors, environment or {})
+    )
     process.start()
     return process
 
@@ -107,7 +111,15 @@ class Hold:
         sys.addaudithook(look)
 
 
-def _run(script: str, words: list[str], die_at: int, folder: str, hold: Hold | None, errors: Path | None) -> None:
+def _run(
+    script: str,
+    words: list[str],
+    die_at: int,
+    folder: str,
+    hold: Hold | None,
+    errors: Path | None,
+    environment: dict[str, str],
+) -> None:
     """In the forked process."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -117,6 +129,7 @@ def _run(script: str, words: list[str], die_at: int, folder: str, hold: Hold | N
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = words
+    os.environ |= environment
     os.environ["GIT_DIR"] = os.devnull  # outputs name the commit, which somebody may make meanwhile
     if die_at:
         _before_change(die_at, folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
