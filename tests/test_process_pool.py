@@ -32,8 +32,14 @@ threading.Thread.start = limited
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
 
 
-@pytest.mark.parametrize("limit", [NO_THIRD_FORK, NO_THREAD], ids=["processes", "threads"])
-@pytest.mark.parametrize("script", ["preprocess", "simulate_putemg"])
+@pytest.mark.parametrize(
+    ("script", "limit"),
+    [
+        pytest.param("preprocess", NO_THIRD_FORK, id="preprocess-processes"),
+        pytest.param("preprocess", NO_THREAD, id="preprocess-threads"),
+        pytest.param("simulate_putemg", NO_THIRD_FORK, id="simulate_putemg-processes"),
+    ],
+)
 def test_a_limit_on_processes_slows_a_script_and_stops_nothing(tmp_path, script, limit):
     raw = tmp_path / "raw"
     raw.mkdir()
