@@ -30,14 +30,14 @@ import argparse
 from pathlib import Path
 
 from semg.common import cli
-from semg.common.errors import DataError
+from semg.common.errors import DataError, UsageError
 from semg.common.files import expect_place
 from semg.common.provenance import how_made
 from semg.data import gaps
 from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of, write_checkpoint
-from semg.inference.recordings import expect_one_unit, labels_of, recording_for, unknown_labels
+from semg.inference.recordings import in_one_unit, labels_of, recording_for, unknown_labels
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt
 from semg.training.calibration import Calibration, LabelledSignal, calibrated_to
@@ -74,6 +74,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that cannot be combined, DataError if OUT exists and may not be replaced."""
+    if twice := [path for path in args.recordings if args.recordings.count(path) > 1]:
+        raise UsageError(f"{twice[0]}: expected each recording once, found it twice")
     shared.check_tables(args, args.recordings)
     expect_place(args.out, "the adapted model")
     places.expect_apart([(f"--out {args.out}", args.out)], [*files_of(args.checkpoint), *args.recordings])
@@ -83,19 +85,21 @@ def check(args: argparse.Namespace) -> None:
 
 def read(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[LabelledSignal]:
     """The recordings, filtered and normalised together as one session, with their labels."""
-    samples, labels, breaks, scales = [], [], [], {}
-    for path in console.progress(args.recordings, unit="recording"):
-        source = recording_for(model, path, args.rate, args.unit, args.channels, warn=console.warn)
+    facts = (args.rate, args.unit, args.channels)
+    sources = {
+        path: recording_for(model, path, *facts, of_session=True, warn=console.warn)
+        for path in console.progress(args.recordings, unit="recording")
+    }
+    samples, labels, breaks = [], [], []
+    for path, source in in_one_unit(model, sources, args.unit, console.warn).items():
         try:
             samples.append(model.signal_path.apply(source.samples, source.scale))
         except DataError as error:
             raise DataError(f"{path}: {error.message}", error.hint) from None
         if args.repetitions and (unknown := unknown_labels(source.codes, model)):
             console.warn(f"{path}: {unknown}")
-        scales[path] = source.scale
         labels.append(labels_of(source.codes, model.classes))
         breaks.append(gaps.breaks(source.missing, source.rate))
-    expect_one_unit(scales)
     session = model.session_of(*samples)
     parts = zip(samples, labels, breaks, strict=True)
     return [LabelledSignal(Signal(own, session), label, gap) for own, label, gap in parts]

@@ -54,7 +54,6 @@ import math
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,13 @@ from semg.data import gaps
 from semg.data.faults import find_faults
 from semg.data.filters import FilterSpec, default_band
 from semg.data.gestures import FEWEST, chosen, is_rest
-from semg.data.preprocessing import USUAL_RMS, common_scale, filtered_table
+from semg.data.preprocessing import (
+    USUAL_RMS,
+    common_scale,
+    filtered_table,
+    in_another_unit,
+    signs_of_two_units,
+)
 from semg.data.recording_list import Entry, meant, read_list
 from semg.data.shards import difference, facts_in, list_records, open_shard, read_meta, write_shard
 from semg.data.spectrum import common_lines
@@ -80,8 +85,6 @@ from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
-FURTHEST = 1000.0  # a recording may be at most this many times stronger or weaker than the others
-APART = 100.0  # a step between the strengths of recordings that suggests two units, which differ by 1000
 KEPT_BYTES = 1 << 29  # memory for recordings already read whose shards are not yet written
 
 
@@ -263,19 +266,15 @@ def check_strengths(
         raise SettingError(
             "unit", f"{expected}, found {microvolts:.3g} uV", None, (low, high), "without it any scale will do"
         )
-    for entry, rms in [(entry, one.rms) for entry, one in looks.items()]:
-        if rms > 0 and not 1 / FURTHEST <= rms / typical <= FURTHEST:
-            unit = f" {args.unit}" if args.unit else ""
-            actual = f"found {rms:.3g}{unit}: it is in another unit"
-            report.failed(entry.path, f"{entry.path}: expected an RMS near the others' {typical:.3g}{unit}, {actual}")
-            readings.drop(entry.path)
-            del looks[entry]
-    by_strength = sorted(((one.rms, entry) for entry, one in looks.items() if one.rms > 0), key=lambda one: one[0])
-    for (weak, weaker), (strong, stronger) in pairwise(by_strength):
-        if strong >= APART * weak:
-            found = f"found an RMS of {weak:.3g} in {weaker.path.name} and of {strong:.3g} in {stronger.path.name}"
-            question = "are some in mV and some in uV?"
-            report.console.warn(f"{args.list}: expected recordings in one unit, {found}, and none between; {question}")
+    others = in_another_unit({entry.path: one.rms for entry, one in looks.items()}, typical)
+    for entry in [entry for entry in looks if entry.path in others]:
+        unit = f" {args.unit}" if args.unit else ""
+        actual = f"found {looks[entry].rms:.3g}{unit}: it is in another unit"
+        report.failed(entry.path, f"{entry.path}: expected an RMS near the others' {typical:.3g}{unit}, {actual}")
+        readings.drop(entry.path)
+        del looks[entry]
+    for sign in signs_of_two_units({entry.path: one.rms for entry, one in looks.items()}):
+        report.console.warn(f"{args.list}: {sign}")
 
 
 def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:

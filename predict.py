@@ -23,7 +23,8 @@ The signal goes through the checkpoint's own filter and is cut into windows as i
 with --normalize session is normalised by the statistics of the whole recording, as evaluate.py uses those of the whole
 session: even the first decision depends on the last sample. With --one-session, the recordings are taken as one session
 of one person, in the order given, and are normalised together. That is needed if each holds one gesture, because
-nothing in such a recording shows how strong its gesture is.
+nothing in such a recording shows how strong its gesture is. For the same reason all their tables have one unit, which
+without --unit is found from all of them.
 
 --adapt adapts a copy of the model to each recording (or, with --one-session, to all of them) before it decides, without
 labels, as evaluate.py --adapt session does. If the model should not be adapted, the unadapted model decides. adapt.py
@@ -70,7 +71,7 @@ from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of
 from semg.inference.online_normalization import Given
-from semg.inference.recordings import expect_one_unit, labels_of, recording_for, unknown_labels
+from semg.inference.recordings import in_one_unit, labels_of, recording_for, unknown_labels
 from semg.inference.streaming import Predictions, replay
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import adapt
@@ -214,9 +215,15 @@ class Recorded:
     signal: np.ndarray
 
 
-def read(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> Recorded:
-    """Read and filter a recording. DataError, which names the file, if that is impossible."""
-    source = recording_for(model, path, args.rate, args.unit, args.channels, causal=args.stream, warn=console.warn)
+def read(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> RawRecording:
+    """Read a recording. DataError, which names the file, if that is impossible."""
+    facts = (args.rate, args.unit, args.channels)
+    how = {"causal": args.stream, "of_session": args.one_session}
+    return recording_for(model, path, *facts, **how, warn=console.warn)
+
+
+def filtered(path: Path, source: RawRecording, model: TrainedModel, args: argparse.Namespace) -> Recorded:
+    """The recording with its filtered signal. DataError, which names the file, for impossible amplitudes."""
     try:
         return Recorded(path, source, model.signal_path.apply(source.samples, source.scale, causal=args.stream))
     except DataError as error:
@@ -234,8 +241,7 @@ class Offline:
         self._of_all: tuple[TrainedModel, Given] | None = None
 
     def take_together(self, recorded: Sequence[Recorded]) -> None:
-        """Normalise, and adapt if asked to, by all these recordings. DataError if they are in different units."""
-        expect_one_unit({one.path: one.source.scale for one in recorded})
+        """Normalise, and adapt if asked to, by all these recordings."""
         signals = [one.signal for one in recorded]
         model = self._model_for(signals, "")
         self._of_all = model, model.session_of(*signals)
@@ -409,11 +415,18 @@ def with_pictures(args: argparse.Namespace, shown: Path) -> str:
 def read_session(
     model: TrainedModel, args: argparse.Namespace, report: Failures, console: cli.Console
 ) -> dict[Path, Recorded]:
-    """All recordings that can be read; they stay in memory, because their normalisation needs all of them."""
-    recorded = {}
+    """All recordings that can be read, in one unit; they stay in memory, because their normalisation needs all of them.
+    DataError if they are in different units."""
+    sources: dict[Path, RawRecording] = {}
     for path in console.progress(args.recordings, unit="recording", desc="reading"):
         try:
-            recorded[path] = read(path, model, args, console)
+            sources[path] = read(path, model, args, console)
+        except _OF_ONE as error:
+            report.failed(path, cli.in_words(error))
+    recorded: dict[Path, Recorded] = {}
+    for path, source in in_one_unit(model, sources, args.unit, console.warn).items():
+        try:
+            recorded[path] = filtered(path, source, model, args)
         except _OF_ONE as error:
             report.failed(path, cli.in_words(error))
     if recorded and model.channel_normalization.method == "session":
@@ -436,7 +449,7 @@ def predict_all(
     done: dict[Path, dict[str, Any]] = {}
     for path in console.progress(recordings, unit="recording"):
         try:
-            recorded = session.get(path) or read(path, model, args, console)
+            recorded = session.get(path) or filtered(path, read(path, model, args, console), model, args)
             done[path] = predict(recorded, decider, model, args, console)
         except _OF_ONE as error:
             report.failed(path, cli.in_words(error))

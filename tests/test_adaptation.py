@@ -374,16 +374,33 @@ def test_adapt_refuses_facts_of_tables_where_there_is_no_table():
         check(arguments().parse_args([*words, "--rate", "2000"]))
 
 
+def test_adapt_refuses_a_recording_that_is_there_twice():
+    with pytest.raises(UsageError, match=r"one\.hdf5: expected each recording once, found it twice"):
+        check(arguments().parse_args(["run.ckpt", "one.hdf5", "two.hdf5", "one.hdf5", "--out", "own.ckpt"]))
+
+
 def test_tables_of_one_session_have_one_unit(trained, tmp_path, run_here, model):
     """Each by itself would be brought to the usual strength, and rest be as strong as a fist."""
-    for name, strength in (("rest", 3e-9), ("fist", 6e-5)):
-        noise = np.random.default_rng(0).normal(0, strength, (int(20 * model.rate), len(model.channels)))
-        np.save(tmp_path / f"{name}.npy", noise)
+
+    def write(rest):
+        for name, strength in (("rest", rest), ("fist", 0.2)):
+            noise = np.random.default_rng(0).normal(0, strength, (int(20 * model.rate), len(model.channels)))
+            np.save(tmp_path / f"{name}.npy", noise)
+
+    out = tmp_path / "own.ckpt"
     words = ("adapt.py", trained / "run" / "best_model.ckpt", tmp_path / "rest.npy", tmp_path / "fist.npy")
-    errors = run_here(*words, "--rate", model.rate, "--out", tmp_path / "own.ckpt", code=1).stderr
-    assert "fist.npy: expected the unit of rest.npy" in errors
-    assert "--unit says what it is" in errors
-    assert not (tmp_path / "own.ckpt").exists()
+    words += ("--rate", model.rate, "--out", out)
+    write(rest=1e-5)
+    errors = run_here(*words, code=1).stderr
+    assert "rest.npy: expected an RMS near the others'" in errors
+    assert "it is in another unit; if all are in one unit, --unit says which" in errors
+    assert not out.exists()
+    write(rest=4e-3)
+    assert "is of another unit: multiplied by 1000" in run_here(*words).stderr
+    found = open_checkpoint(out)
+    run_here(*words, "--overwrite", "--unit", "mV")
+    said = open_checkpoint(out)
+    assert all(torch.equal(found.tensors[name], said.tensors[name]) for name in found.tensors)
 
 
 def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, run_here, model):

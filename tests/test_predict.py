@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import sys
 
@@ -554,10 +555,33 @@ def test_one_session_has_one_unit(here, data, repetitions):
     """Each table by itself would be brought to the usual strength, and rest be as strong as a fist."""
     for path, strength in zip(repetitions, (3e-9, 6e-5), strict=True):
         np.save(path, np.random.default_rng(0).normal(0, strength, (2 * WINDOW, 24)))
-    told = r"fist.npy: expected the unit of rest.npy, .*, found .*, by their strengths"
+    told = r"rest.npy: expected an RMS near the others' 1\.\d+e-05, found 1\.\d+e-09: it is in another unit"
     with pytest.raises(DataError, match=told) as error:
         here(*repetitions, "--checkpoint", data / "session.ckpt", "--rate", 5120, "--one-session")
-    assert error.value.hint == "{unit} says what it is"
+    assert error.value.hint == "if all are in one unit, {unit} says which"
+
+
+def test_the_unit_of_one_session_is_found_from_all_its_tables(here, data, repetitions, tmp_path):
+    """In millivolts, rest by itself is too weak for microvolts and a fist is not."""
+    for path in repetitions:
+        np.save(path, np.load(path) * 5e-3)
+    flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--one-session"]
+    here(*repetitions, *flags, "--unit", "mV", "--out", tmp_path / "said")
+    _, _, warned = here(*repetitions, *flags, "--out", tmp_path / "found")
+    told = "rest.npy, fist.npy: an RMS of 0.08"
+    assert warned.count("is of another unit: multiplied by 1000") == warned.count(told) == 1
+    for path in repetitions:
+        found, said = (tmp_path / name / f"{path.stem}.csv" for name in ("found", "said"))
+        assert found.read_text() == said.read_text()
+
+
+def test_two_units_in_one_session_are_warned_of(here, data, repetitions):
+    """Neither is a thousand times away from the median of two."""
+    np.save(repetitions[0], np.load(repetitions[1]) / 1000)
+    flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--one-session"]
+    told = r"expected recordings in one unit, found an RMS of 0\.03\d* in rest\.npy and of 3\d\.\d in fist\.npy"
+    assert re.search(told, here(*repetitions, *flags)[2])
+    assert not re.search(told, here(*repetitions, *flags, "--unit", "uV")[2])
 
 
 def test_one_session_adapts_one_model(here, repetitions, tmp_path):

@@ -1,7 +1,8 @@
 """From samples as recorded to the signal in shards: re-referenced, in microvolts, filtered, float16."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from semg.data import putemg
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter
 
 USUAL_RMS = (0.1, 1e4)  # RMS of surface EMG in microvolts; beyond these limits, the unit must be another
+FURTHEST = 1000.0  # a recording may be at most this many times stronger or weaker than those that it belongs to
+APART = 100.0  # a step between the strengths of recordings that suggests two units, which differ by 1000
 COMMON_RMS = 100.0  # RMS to which `common_scale` brings a recording in an arbitrary unit
 CAUSAL_BLOCK = 1 << 16  # samples filtered together
 MONTAGES = ("monopolar", "bipolar", "car")
@@ -124,6 +127,21 @@ def common_scale(rms: float) -> float:
     the same numbers.
     """
     return 10.0 ** round(math.log10(COMMON_RMS / rms)) if rms > 0 else 1.0
+
+
+def in_another_unit(rms: Mapping[Path, float], typical: float) -> list[Path]:
+    """The recordings whose root mean square (above 0) is too far from the `typical` one to be in the same unit."""
+    return [path for path, one in rms.items() if one > 0 and not 1 / FURTHEST <= one / typical <= FURTHEST]
+
+
+def signs_of_two_units(rms: Mapping[Path, float]) -> Iterator[str]:
+    """A message for each step between the recordings' root mean squares that suggests two units."""
+    by_strength = sorted(((one, path) for path, one in rms.items() if one > 0), key=lambda pair: pair[0])
+    for (weak, weaker), (strong, stronger) in pairwise(by_strength):
+        if strong >= APART * weak:
+            found = f"found an RMS of {weak:.3g} in {weaker.name} and of {strong:.3g} in {stronger.name}"
+            question = "are some in mV and some in uV?"
+            yield f"expected recordings in one unit, {found}, and none between; {question}"
 
 
 def exact_in_float32(samples: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Recordings in files, converted to what a trained model accepts."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from semg.data import gaps, putemg
 from semg.data.columns import taken_in_order
 from semg.data.faults import ADC_ENDS, ChannelFaults, find_faults, sign_in_words
 from semg.data.filters import default_band
-from semg.data.preprocessing import USUAL_RMS, common_scale
+from semg.data.preprocessing import USUAL_RMS, common_scale, in_another_unit, signs_of_two_units
 from semg.data.spectrum import Spectrum
 from semg.data.tables import UNITS, RawRecording, in_order, is_table, read_recording, read_table, resampled
 from semg.inference.trained_model import TrainedModel
@@ -30,13 +31,15 @@ def recording_for(
     columns: Sequence[int] | None,
     *,
     causal: bool = False,
+    of_session: bool = False,
     warn: Callable[[str], None],
 ) -> RawRecording:
     """The samples of a recording in putEMG's layout, or of a table, at the model's rate.
 
     rate (Hz), unit, columns: for a table. unit None: that of training, or another that the signal shows, with a
-    warning; columns None: all channels. causal: refuse operations that look ahead. warn: called about changes to the
-    samples and about missing samples.
+    warning; columns None: all channels. causal: refuse operations that look ahead. of_session: leave it to
+    `in_one_unit`, which knows the session's other tables, to find a unit. warn: called about changes to the samples and
+    about missing samples.
     Raises DataError, which names the file.
     """
     signals = model.signal_path
@@ -54,7 +57,7 @@ def recording_for(
             warn(f"{path}: {in_order}")
         if unit is not None and source.unit not in ("", unit):
             warn(f"{path}: its unit is {source.unit} by the names of its channels, but {unit} is asked for")
-        if unit is None:
+        if unit is None and not of_session:
             source = in_usual_range(model, path, source, warn)
     faults = _faults(path, source, ends, warn)
     if source.rate != model.rate:
@@ -101,17 +104,28 @@ def unknown_labels(codes: np.ndarray | None, model: TrainedModel) -> str:
     return f"windows of {listed(others)} are not used: the model's classes are {classes}" if others else ""
 
 
-def expect_one_unit(scales: Mapping[Path, float]) -> None:
-    """DataError if tables of one session seem to be in different units. scales: of each recording, see `RawRecording`.
+def in_one_unit(
+    model: TrainedModel, sources: Mapping[Path, RawRecording], unit: str | None, warn: Callable[[str], None]
+) -> dict[Path, RawRecording]:
+    """The recordings of one session, whose tables, if `unit` is None, are brought to the usual range by one factor.
 
-    A table in an unknown unit is brought to the usual strength; of a session, rest would become as strong as a gesture.
+    Each by itself would be brought there by a factor of its own, and rest become as strong as a gesture. Warns of
+    strengths that suggest two units; DataError for a table that must be in another unit than the others, and as
+    `in_usual_range`.
     """
-    tables = [path for path in scales if is_table(path)]
-    for path in tables:
-        first, own = scales[tables[0]], scales[path]
-        if own != first:
-            factors = f"multiplied by {first:g}, found one to be multiplied by {own:g}, by their strengths"
-            raise DataError(f"{path}: expected the unit of {tables[0].name}, {factors}", "{unit} says what it is")
+    tables = [path for path in sources if unit is None and is_table(path)]
+    strengths = {path: strength for path in tables if np.isfinite(strength := _strength(sources[path]))}
+    if not any(strengths.values()):
+        return dict(sources)
+    typical = float(np.median([strength for strength in strengths.values() if strength > 0]))
+    for path in in_another_unit(strengths, typical):
+        actual = f"found {strengths[path]:.3g}: it is in another unit"
+        expected = f"expected an RMS near the others' {typical:.3g}"
+        raise DataError(f"{path}: {expected}, {actual}", "if all are in one unit, {unit} says which")
+    for sign in signs_of_two_units(strengths):
+        warn(sign)
+    scale = _usual_scale(model, listed(path.name for path in strengths), typical, model.signal_path.scale, warn)
+    return {path: replace(one, scale=scale) if path in tables else one for path, one in sources.items()}
 
 
 def _faults(
@@ -141,15 +155,27 @@ def in_usual_range(
     path: prefix of messages. Only a model that normalises by session is independent of the scale; for other models,
     DataError.
     """
-    if not np.isfinite(source.samples).all():  # beyond float32: refused after the filter, as impossible amplitudes
-        return source
+    return replace(source, scale=_usual_scale(model, path, _strength(source), source.scale, warn))
+
+
+def _strength(source: RawRecording) -> float:
+    """The median over channels of the root mean square, in the recording's own unit; infinite, or NaN, for samples
+    beyond float32, which are refused after the filter as impossible amplitudes."""
+    if not np.isfinite(source.samples).all():
+        return math.nan
     with np.errstate(over="ignore"):  # values near that limit: an infinite power fits no unit either
-        measured = float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
-    rms, (low, high) = measured * source.scale, USUAL_RMS
+        return float(np.median(Spectrum.of(source.samples, source.rate).rms(*default_band(source.rate))))
+
+
+def _usual_scale(
+    model: TrainedModel, where: Path | str, strength: float, scale: float, warn: Callable[[str], None]
+) -> float:
+    """The factor that brings samples of a `strength`, in units of `scale` microvolts, to the usual range."""
+    rms, (low, high) = strength * scale, USUAL_RMS
     if low <= rms <= high or not ANOTHER_UNIT[0] < rms < ANOTHER_UNIT[1]:
-        return source
+        return scale
     if model.channel_normalization.method != "session":
-        raise DataError(f"{path}: expected an RMS of {low:g} to {high:g}, found {rms:.3g}", "is {unit} right?")
-    scale = common_scale(measured)
-    warn(f"{path}: an RMS of {rms:.3g} is of another unit: multiplied by {scale / source.scale:g}")
-    return replace(source, scale=scale)
+        raise DataError(f"{where}: expected an RMS of {low:g} to {high:g}, found {rms:.3g}", "is {unit} right?")
+    usual = common_scale(strength)
+    warn(f"{where}: an RMS of {rms:.3g} is of another unit: multiplied by {usual / scale:g}")
+    return usual
