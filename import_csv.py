@@ -40,8 +40,10 @@ Three more facts are estimated from the recordings and printed, unless --unit, -
           multiples that are present in most of them. 50 Hz if no recording has hum; nothing at rates up to 100 Hz.
           The same is filtered out of recordings added later
 
-All recordings of one call have the same --rate, channels and gestures. Windows lie wholly within one gesture and never
-span missing samples, which are detected by a time or counter column. --simulated records that no people were recorded.
+All recordings of one call have the same --rate, channels and gestures. Channels that have the same names in another
+order are put in the order of shards that are in SHARDS already, otherwise in that of most recordings. Windows lie
+wholly within one gesture and never span missing samples, which are detected by a time or counter column. --simulated
+records that no people were recorded.
 
 A recording with an error is reported and left out, the others are processed, and the exit code is 1. An existing shard
 is kept if it was made from the same file in the same way. Minutes of signal take seconds, see docs/scale.md.
@@ -53,13 +55,16 @@ import argparse
 import math
 import shlex
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semg.common import cli
+from semg.common.console import listed
 from semg.common.errors import DataError, SettingError, UsageError
 from semg.common.failures import Failures
 from semg.common.files import checksum, expect_file, folder_lock, version
@@ -79,7 +84,16 @@ from semg.data.preprocessing import (
 from semg.data.recording_list import Entry, meant, read_list
 from semg.data.shards import difference, facts_in, list_records, open_shard, read_meta, write_shard
 from semg.data.spectrum import common_lines
-from semg.data.table_recording import Layout, Look, Reading, Readings, doubts, expect_another, look
+from semg.data.table_recording import (
+    Layout,
+    Look,
+    Reading,
+    Readings,
+    doubts,
+    expect_another,
+    look,
+    same_channels,
+)
 from semg.data.tables import UNITS, in_order, is_simulated, label
 from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
@@ -179,17 +193,45 @@ def look_at_all(
         except (DataError, OSError) as error:
             readings.drop(entry.path)
             report.failed(entry.path, cli.in_words(error))
-    if looks:
-        usual = Counter(one.channels for one in looks.values()).most_common(1)[0][0]
-        for entry in [entry for entry, one in looks.items() if one.channels != usual]:
-            own = looks[entry].channels
+    return with_the_same_channels(looks, readings, args, report) if looks else looks
+
+
+def with_the_same_channels(
+    looks: dict[Entry, Look], readings: Readings, args: argparse.Namespace, report: Failures
+) -> dict[Entry, Look]:
+    """The recordings with the channels that most have, put in one order by their names. Those with other channels are
+    reported and left out; if --rings names columns, also those with another order."""
+    usual = Counter(one.channels for one in looks.values()).most_common(1)[0][0]
+    by_columns = any(args.rings or ())  # which are other electrodes in each order
+    if not by_columns:
+        usual = next((one for one in channels_there(looks, args) if same_channels(one, usual)), usual)
+        readings.put_in_order(usual)
+    put_in_order, remaining = [], dict[Entry, Look]()
+    for entry, seen in looks.items():
+        own, same = seen.channels, same_channels(seen.channels, usual)
+        if own == usual:
+            remaining[entry] = seen
+        elif same and not by_columns:
+            places = tuple(seen.places[own.index(name)] for name in usual)
+            remaining[entry] = replace(seen, places=places, channels=usual)
+            put_in_order.append(entry.path.name)
+        else:
             names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(own)}"
-            if sorted(own) == sorted(usual):
-                names += "; write its columns in that order"
-            report.failed(entry.path, f"{entry.path}: {names}")
+            advice = "; write its columns in that order" if same else ""
+            report.failed(entry.path, f"{entry.path}: {names}{advice}")
             readings.drop(entry.path)
-            del looks[entry]
-    return looks
+    if put_in_order:
+        report.console.say(f"{listed(put_in_order)}: channels put in the order of the others, by their names")
+    return remaining
+
+
+def channels_there(entries: Iterable[Entry], args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """The channels of each shard that is in the folder already and stays there."""
+    replaced = {entry.facts.name for entry in entries} if args.overwrite else set()
+    there = list_records(args.shards) if args.shards.is_dir() else []
+    for name in [one for one in there if one not in replaced]:
+        with suppress(DataError, OSError):  # a damaged shard is reported when its turn comes
+            yield tuple(read_meta(args.shards / name)["channels"])
 
 
 # --- what holds for all ----------------------------------------------------------------------------------------
@@ -342,7 +384,6 @@ def make_shard(
     meta = {
         "record": entry.facts.name,
         "unit": settled.unit,
-        "channels": list(settled.channels),
         **expected,
         "faults": plain(asdict(faults)) | {"gaps": [[gap.start, gap.lost] for gap in missing], "still": plain(still)},
         "mains": seen.mains,
@@ -361,6 +402,7 @@ def expected_facts(entry: Entry, seen: Look, settled: Settled, args: argparse.Na
     return {
         **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
         "rate": args.rate,
+        "channels": list(settled.channels),
         "classes": settled.classes,
         "rest_classes": rest_classes(settled.classes, args.rest_classes),
         "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),

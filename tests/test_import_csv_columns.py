@@ -109,10 +109,40 @@ def test_recordings_of_other_channels_are_named(study):
     assert "2 shards written" in out
 
 
-def test_channels_in_another_order_than_the_others_are_to_be_put_in_theirs(study):
+def turned(own):
+    """The same table with its channels in the opposite order."""
+    return own[[*own.columns[7::-1], "label"]]
+
+
+def test_channels_of_the_same_names_in_another_order_are_put_in_that_of_most(study):
+    study.write(people=3).run(shards="expected")
+    turned(table(3)).to_csv(study.folder / "p3.csv", index=False)
+    code, out, _ = study.run()
+    assert (code, "p3.csv: channels put in the order of the others, by their names" in out) == (0, True)
+    for actual, expected in zip(study.shards(), study.shards("expected"), strict=True):
+        assert (actual.channels, actual.rings) == (expected.channels, expected.rings)
+        assert np.array_equal(actual.signal, expected.signal)
+    assert "0 shards written, 3 kept" in study.run()[1]
+
+
+def test_channels_are_put_in_the_order_of_shards_that_are_there(study):
+    """Those of a second list were written in their own order, and train.py refused the folder."""
+    study.write(people=1).run()
+    turned(table(2)).to_csv(study.folder / "p2.csv", index=False)
+    study.list.write_text("file,subject\np2.csv,2\n")
+    code, out, _ = study.run()
+    assert (code, "p2.csv: channels put in the order of the others, by their names" in out) == (0, True)
+    assert study.shards()[1].channels == tuple(f"ch{i}" for i in range(1, 9))
+    assert study.run("--overwrite")[0] == 0
+    assert study.shards()[1].channels == study.shards()[0].channels
+    assert study.run(shards="another")[0] == 0
+    assert study.shards("another")[0].channels[0] == "ch8"
+
+
+@pytest.mark.parametrize("flags", [("--rings", "1-8"), ("--rings", "1-4", "5-8")])
+def test_rings_named_by_columns_need_channels_in_one_order(study, flags):
     study.write(people=3)
-    own = table(3)
-    own[[*own.columns[7::-1], "label"]].to_csv(study.folder / "p3.csv", index=False)
-    code, out, errors = study.run()
+    turned(table(3)).to_csv(study.folder / "p3.csv", index=False)
+    code, out, errors = study.run(*flags)
     assert (code, "2 shards written" in out) == (1, True)
     assert "found ch8, ch7, ch6, ch5, ch4, ch3, ch2, ch1; write its columns in that order" in errors

@@ -6,7 +6,7 @@ A table is read once (semg/data/tables.py) and kept in memory as far as there is
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,24 @@ class Reading:
         """The memory that it takes, in bytes."""
         return self.samples.nbytes + self.labels.nbytes
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the channels."""
+        return tuple(self.names[place] for place in self.roles.channels)
+
+    def in_order(self, channels: Sequence[str]) -> "Reading":
+        """The same with its channels in the order of the names `channels`, if it has these channels and no others."""
+        if self.channels == tuple(channels) or not same_channels(self.channels, channels):
+            return self
+        order = [self.channels.index(name) for name in channels]
+        places = tuple(self.roles.channels[one] for one in order)
+        return replace(self, roles=replace(self.roles, channels=places), samples=self.samples[:, order])
+
+
+def same_channels(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether the names are those of the same channels, in any order."""
+    return len(set(one)) == len(one) and sorted(one) == sorted(other)
+
 
 def read(entry: Entry, layout: Layout) -> Reading:
     """Read a recording's table. DataError if it has an error, or if its time column has another rate."""
@@ -104,6 +122,11 @@ class Readings:
     def __init__(self, layout: Layout, most: int) -> None:
         self._layout, self._most = layout, most
         self._kept: dict[Path, Reading] = {}
+        self._channels: tuple[str, ...] = ()
+
+    def put_in_order(self, channels: tuple[str, ...]) -> None:
+        """From now on, give recordings of these channels with the channels in this order."""
+        self._channels = channels
 
     @property
     def nbytes(self) -> int:
@@ -112,12 +135,10 @@ class Readings:
 
     def get(self, entry: Entry) -> Reading:
         """A recording: the one kept, or read; then it is kept if there is room."""
-        if entry.path in self._kept:
-            return self._kept[entry.path]
-        reading = read(entry, self._layout)
-        if self.nbytes + reading.nbytes <= self._most:
+        reading = self._kept.get(entry.path) or read(entry, self._layout)
+        if entry.path not in self._kept and self.nbytes + reading.nbytes <= self._most:
             self._kept[entry.path] = reading
-        return reading
+        return reading.in_order(self._channels)
 
     def drop(self, path: Path) -> None:
         """Keep a recording no longer."""
@@ -151,13 +172,13 @@ def look(reading: Reading, rate: float, low: float, high: float) -> Look:
 
     rate: Hz; low, high: Hz, the band that the strength is measured in.
     """
-    roles, names = reading.roles, reading.names
+    roles = reading.roles
     with np.errstate(over="ignore", invalid="ignore"):  # an RMS that is not finite is refused afterwards
         spectrum = Spectrum.of(reading.samples, rate)
         rms, mains = float(np.median(spectrum.rms(low, high))), spectrum.mains()
     return Look(
         roles.channels,
-        tuple(names[place] for place in roles.channels),
+        reading.channels,
         roles.left_out,
         reading.judged_by,
         reading.trials[0],
