@@ -48,7 +48,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.console import Bar, counted, printable
 from semg.common.errors import DataError, UsageError
-from semg.common.files import expect_place, expect_room
+from semg.common.files import expect_place, expect_room, watched
 from semg.common.stopping import StopRequest, stop_at_a_safe_place
 from semg.common.terminal_view import TerminalView, bar, can_redraw
 from semg.data.tables import UNITS
@@ -207,7 +207,8 @@ class Watched:
 
 def play_recording(args: argparse.Namespace, console: cli.Console) -> int:
     """--replay: play a recording into a stream."""
-    recording = read_playable(args.replay, args.rate, args.unit, args.channels, console.warn)
+    with watched(args.replay, "a recording", console.warn):
+        recording = read_playable(args.replay, args.rate, args.unit, args.channels, console.warn)
     if args.seconds is not None:
         recording = recording.beginning(args.seconds)
     name, count = args.name or recording.name, len(recording.samples)

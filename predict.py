@@ -41,7 +41,8 @@ models for live use. `delay_ms` is the time from the last sample of a window to 
 block, and computing. Most of the time that a new gesture needs to show in the decisions is due to the length of the
 window itself.
 
-A recording that cannot be read is reported and left out; the others are processed. docs/scale.md says how long it
+A recording that cannot be read is reported and left out; the others are processed. If a file grows while it is read, a
+warning says that what came later is left out. docs/scale.md says how long it
 takes.
 """
 

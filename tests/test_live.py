@@ -479,6 +479,20 @@ def test_a_table_is_played_with_its_own_labels(tmp_path):
         read_playable(table, None, None, None)
 
 
+def test_a_table_that_is_played_while_it_is_being_written_is_said(here, tmp_path, monkeypatch):
+    table, read = tmp_path / "growing.csv", live.read_playable
+    table.write_text("left,right\n" + "1,-2\n-2,1\n" * 20)
+
+    def grows(*words):
+        playable = read(*words)
+        table.write_text(table.read_text() + "1,-2\n")
+        return playable
+
+    monkeypatch.setattr(live, "play", lambda *_, **__: None)
+    monkeypatch.setattr(live, "read_playable", grows)
+    assert f"{table}: it changed while it was read" in here(live, "--replay", table, "--rate", 100)[2]
+
+
 def test_what_is_missing_from_a_table_that_is_played_is_said(tmp_path):
     table, random = tmp_path / "own.csv", np.random.default_rng(0).normal(size=(350, 2)).round(3)
     lines = [f"{place % 100},{a},{b}" for place, (a, b) in enumerate(random.tolist())]

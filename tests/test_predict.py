@@ -21,6 +21,7 @@ from semg.data.shards import open_shard
 from semg.data.tables import read_recording
 from semg.evaluation.smoothing import MarkovFilter
 from semg.inference import batch
+from semg.inference import recordings as inference_recordings
 from semg.inference.checkpoint import write_checkpoint
 from semg.inference.online_normalization import Given, OnlineNormalization
 from semg.inference.trained_model import TrainedModel
@@ -615,6 +616,29 @@ def test_a_table_in_another_unit_is_brought_to_the_usual_range_and_said(here, da
         assert ("is of another unit: multiplied by" in output) == (name != "micro")
     for name in ("volts", "adc"):
         np.testing.assert_allclose(numbers(tmp_path / f"{name}.csv")[1], numbers(tmp_path / "micro.csv")[1], atol=2e-2)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole rows", "half a row"])
+def test_a_table_that_is_still_being_written_is_said(here, data, tmp_path, monkeypatch, whole):
+    """What a recorder wrote while it was read was left out in silence, and half a row was an error of its own."""
+    path, read_table = tmp_path / "growing.csv", inference_recordings.read_table
+    rows_there = [",".join(map(str, row)) for row in np.random.default_rng(0).normal(0, 50, (2 * WINDOW, 24))]
+    path.write_text("\n".join(rows_there) + ("\n" if whole else "\n3,4"))
+
+    def grows(*words):
+        try:
+            return read_table(*words)
+        finally:
+            with path.open("a") as file:
+                file.write("1,2\n")
+
+    flags = [path, "--checkpoint", data / "session.ckpt", "--rate", 5120, "--out", tmp_path / "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(inference_recordings, "read_table", grows)
+        code, _, errors = here(*flags)
+    told = "growing.csv: it changed while it was read, as if it were still being written: what came later is left out"
+    refused = "growing.csv: expected a recording at rest, found it changed while it was read; run this again"
+    assert (code, errors.count(told), errors.count(refused)) == ((0, 1, 0) if whole else (1, 0, 1))
 
 
 def test_a_vote_is_shown_with_its_share():

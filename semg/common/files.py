@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -310,7 +310,26 @@ def expect_unchanged(path: Path, what: str) -> Iterator[None]:
         if version(path) == before:
             raise
     if version(path) != before:
-        raise DataError(f"{path}: expected {what} at rest, found it changed while it was read; run this again")
+        raise DataError(_changed(path, what))
+
+
+@contextmanager
+def watched(path: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
+    """As `expect_unchanged`, but a file that changed and could be read is only warned of: it may still be being
+    written."""
+    before = version(path)
+    try:
+        yield
+    except (DataError, OSError):
+        if version(path) == before:
+            raise
+        raise DataError(_changed(path, what)) from None
+    if version(path) != before:
+        warn(f"{path}: it changed while it was read, as if it were still being written: what came later is left out")
+
+
+def _changed(path: Path, what: str) -> str:
+    return f"{path}: expected {what} at rest, found it changed while it was read; run this again"
 
 
 def text_checksum(text: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from semg.common.console import listed
 from semg.common.errors import DataError
+from semg.common.files import watched
 from semg.data import gaps, putemg
 from semg.data.columns import taken_in_order
 from semg.data.faults import ADC_ENDS, ChannelFaults, find_faults, sign_in_words
@@ -43,23 +44,11 @@ def recording_for(
     Raises DataError, which names the file.
     """
     signals = model.signal_path
-    ends: tuple[float, float] | None = None
-    if not is_table(path):
-        ends = ADC_ENDS
-        source = read_recording(path, signals.electrodes, signals.labels)
-    elif rate is None:
-        raise DataError(f"{path}: expected a sampling rate for a table, found none")
-    else:
-        scale = signals.scale if unit is None else UNITS[unit]
-        names = signals.electrode_names
-        source = read_table(path, rate, scale, columns, len(names), names, signals.labels)
-        if columns is None and (in_order := taken_in_order(source.channels, names)):
-            warn(f"{path}: {in_order}")
-        if unit is not None and source.unit not in ("", unit):
-            warn(f"{path}: its unit is {source.unit} by the names of its channels, but {unit} is asked for")
-        if unit is None and not of_session:
-            source = in_usual_range(model, path, source, warn)
-    faults = _faults(path, source, ends, warn)
+    with watched(path, "a recording", warn):
+        source = _read(model, path, rate, unit, columns, warn)
+    if is_table(path) and unit is None and not of_session:
+        source = in_usual_range(model, path, source, warn)
+    faults = _faults(path, source, None if is_table(path) else ADC_ENDS, warn)
     if source.rate != model.rate:
         if causal:
             raise DataError(
@@ -75,6 +64,29 @@ def recording_for(
         raise DataError(f"{path}: expected at least a window, {model.window} samples, found {len(source.samples)}")
     if len(faults.dead) == source.samples.shape[1]:
         raise DataError(f"{path}: expected a signal, found channels that never change")
+    return source
+
+
+def _read(
+    model: TrainedModel,
+    path: Path,
+    rate: float | None,
+    unit: str | None,
+    columns: Sequence[int] | None,
+    warn: Callable[[str], None],
+) -> RawRecording:
+    """The samples as the file has them; see `recording_for`."""
+    signals = model.signal_path
+    if not is_table(path):
+        return read_recording(path, signals.electrodes, signals.labels)
+    if rate is None:
+        raise DataError(f"{path}: expected a sampling rate for a table, found none")
+    scale, names = signals.scale if unit is None else UNITS[unit], signals.electrode_names
+    source = read_table(path, rate, scale, columns, len(names), names, signals.labels)
+    if columns is None and (taken := taken_in_order(source.channels, names)):
+        warn(f"{path}: {taken}")
+    if unit is not None and source.unit not in ("", unit):
+        warn(f"{path}: its unit is {source.unit} by the names of its channels, but {unit} is asked for")
     return source
 
 
