@@ -93,6 +93,7 @@ def write_tables(folder) -> None:
         (folder / f"{person}.csv").write_text("\n".join([f"{header},label", *rows]) + "\n")
     (folder / "recordings.csv").write_text("file,subject\n" + "".join(f"{n}.csv,{n}\n" for n in (1, 2, 3, 4)))
     (folder / "new.csv").write_text("\n".join([header, *table]) + "\n")
+    (folder / "labelled.csv").write_text((folder / "4.csv").read_text())
 
 
 def adapted(command: str, url: str, recording: str) -> list[str]:
@@ -152,6 +153,8 @@ def test_every_command_runs_in_order(workplace, run_here, monkeypatch):
         "results/predictions",
         "results/live",
         "results/mine-adapted/metrics.json",
+        "results/mine-calibrated-1-adapted/metrics.json",
+        "checkpoints/person.ckpt",
         "exports/mine/model.safetensors",
     ):
         assert (workplace / result).exists(), result
