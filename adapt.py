@@ -121,7 +121,8 @@ def write(
     }
     weights = {f"model.{name}": value for name, value in adapted.model.network.state_dict().items()}
     tensors = {name: value for name, value in model.checkpoint.tensors.items() if not name.startswith("model.")}
-    write_checkpoint(args.out, {**model.description, "adapted": provenance}, tensors | weights)
+    network = adapted.model.network.config.to_dict()  # calibration may have changed what trains
+    write_checkpoint(args.out, {**model.description, "model": network, "adapted": provenance}, tensors | weights)
 
 
 def main() -> int:

@@ -494,6 +494,16 @@ def test_what_cannot_be_calibrated_on_is_said(person):
     assert person("some", np.where(ONCE == 2, -1, ONCE), flags=some)[1].classes == ("idle", "fist", "extension")
 
 
+def test_a_model_of_another_tune_is_kept_as_what_it_became(trained, tmp_path, run_here, model):
+    """Calibration trains the whole backbone, so LoRA's matrices are merged: the checkpoint's description must say so."""
+    data = ("--shards", trained / "shards", "--split", trained / "split")
+    run_here("train.py", *data, "--out", tmp_path / "lora", *TINY, "--tune", "lora", "--quiet")
+    table, out = table_of(tmp_path / "once.csv", ONCE), tmp_path / "person.ckpt"
+    words = ("adapt.py", tmp_path / "lora" / "best_model.ckpt", table, "--rate", model.rate, "--out", out)
+    run_here(*words, "--repetitions", 1, "--threads", 1)
+    assert TrainedModel.open(out, "cpu").network.config.tune == "full"
+
+
 def test_the_calibrated_model_is_kept_if_the_session_is_too_short_to_adapt_to(person, monkeypatch, model):
     monkeypatch.setattr(adapt_script, "Adaptation", Adaptation)
     said, kept = person("short", ONCE)
