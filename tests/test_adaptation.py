@@ -495,7 +495,7 @@ def test_what_cannot_be_calibrated_on_is_said(person):
 
 
 def test_a_model_of_another_tune_is_kept_as_what_it_became(trained, tmp_path, run_here, model):
-    """Calibration trains the whole backbone, so LoRA's matrices are merged: the checkpoint's description must say so."""
+    """Calibration trains the whole backbone, so LoRA's matrices are merged, and the checkpoint must say so."""
     data = ("--shards", trained / "shards", "--split", trained / "split")
     run_here("train.py", *data, "--out", tmp_path / "lora", *TINY, "--tune", "lora", "--quiet")
     table, out = table_of(tmp_path / "once.csv", ONCE), tmp_path / "person.ckpt"
