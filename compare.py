@@ -96,7 +96,7 @@ def main() -> None:
     console.say(markdown)
     write(args, methods, pairs, markdown)
     console.finish(
-        f"wrote {args.out}: compare.md, compare.csv, subjects.csv, compare.png; {next_step(args, methods)}",
+        f"wrote {args.out}: {', '.join(FILES)}; {next_step(args, methods)}",
         out=args.out.as_posix(),
         methods={method.name: float(method.values.mean()) for method in methods},
         warnings=notes,

@@ -153,6 +153,27 @@ def test_results_of_other_data_are_noted():
     )
 
 
+def test_results_of_other_gestures_are_noted(tmp_path):
+    """A note was there on the numbers of windows alone, and none where those are the same."""
+
+    def of(folder, classes):
+        path = write_result(tmp_path / folder, {"03": 0.5})
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": classes}))
+        return read_evaluation(path, "macro_f1")
+
+    all_of_them = of("all", ["idle", "fist", "pinch"])
+    same, rest = of("same", ["fist", "idle", "pinch"]), evaluation_of({"03": 0.5})  # an earlier version's does not say
+    assert differences_between([pool("all", [all_of_them]), pool("same", [same]), pool("rest", [rest])]) == []
+    (note,) = differences_between([pool("all", [all_of_them]), pool("active", [of("active", ["fist", "wave"])])])
+    assert note == (
+        f"active: {tmp_path}/active/metrics.json is of other gestures than {tmp_path}/all/metrics.json: without idle, "
+        "pinch; with wave"
+    )
+    for wrong in ("fist", [1, 2], {"fist": 1}):
+        with pytest.raises(DataError, match="a list of names for classes"):
+            of("wrong", wrong)
+
+
 def test_a_mean_of_ones_may_be_rounded_up(tmp_path):
     path = write_result(tmp_path, {"03": 0.0, "04": 1.0000000000000002})
     assert read_evaluation(path, "macro_f1").subjects["04"] == pytest.approx(1)
@@ -210,6 +231,7 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     assert float(people["03"]["gpt2"]) == pytest.approx(0.6)
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads((out / "compare.json").read_text())["runs"]["gpt2"]) == 4
+    assert all(path.name in done.stdout.splitlines()[-1] for path in out.iterdir())
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     run_script("compare.py", results, "--reference", "gpt2", "--out", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -6,7 +6,7 @@ averaged before anything else; folds contribute different people.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from scipy.stats import wilcoxon
 from semg.common.console import counted, printable
 from semg.common.errors import DAMAGED_NPZ, DataError, SettingError
 from semg.common.files import expect_file, is_system_file, read_json
-from semg.common.schema import is_finite, is_whole, text
+from semg.common.schema import TEXTS, check_fields, is_finite, is_whole, text
 from semg.data.putemg import parse_record
 from semg.data.shards import difference
 from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
 
+_WHAT = "metrics as evaluate.py or baselines.py write them"
 ROUNDING = 1e-9  # tolerance: a mean of eight ones may be slightly above one
 MOST_CLASSES = 1000
 LONGEST = 64  # most characters in a person's name
@@ -38,6 +39,7 @@ class Evaluation:
 
     subset: of the split; None if there are only predictions, which do not say. simulated: whether the result says that
     recordings were simulated. data: what it says about the shards scored, as in `ScoredWindows`; empty if nothing.
+    classes: the gestures that it decided between; empty if it does not say.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Evaluation:
     windows: dict[str, int]
     simulated: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def read_evaluations(path: Path, names: Iterable[str]) -> dict[str, Evaluation]:
     if path.suffix == ".npz":
         content = {"per_subject": _score_predictions(path)}
     else:
-        content = read_json(path, "metrics as evaluate.py or baselines.py write them")
+        content = read_json(path, _WHAT)
     return {name: evaluation_of(path, content, name) for name in names}
 
 
@@ -163,7 +166,9 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
     subset = content.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
-    return Evaluation(path, subset, subjects, windows, content.get("simulated") is True, _data_of(path, content))
+    check_fields(path, content, {"classes": replace(TEXTS, needed=False)}, _WHAT, "evaluate.py writes it")
+    about = (content.get("simulated") is True, _data_of(path, content), tuple(content.get("classes") or ()))
+    return Evaluation(path, subset, subjects, windows, *about)
 
 
 def _data_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -245,8 +250,8 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def differences_between(methods: Sequence[Method]) -> list[str]:
-    """Notes that a reader of the table needs: methods scored on other people or windows, or with uneven numbers of
-    runs."""
+    """Notes that a reader of the table needs: methods scored on other people, windows, gestures or shards, or with
+    uneven numbers of runs."""
     notes = []
     everyone = {subject for method in methods for subject in method.subjects}
     for method in methods:
@@ -263,7 +268,24 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
             recording = [part for part in one.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
             if [p for p, n in one.windows.items() if first.setdefault((p, *recording), n) != n]:
                 notes.append(f"{method.name}: {one.path} has other numbers of windows than the runs before it")
-    return [*notes, *_other_data(methods)]
+    return [*notes, *_other_gestures(methods), *_other_data(methods)]
+
+
+def _other_gestures(methods: Sequence[Method]) -> list[str]:
+    """A note for each method with a result that decided between other gestures than the first result."""
+    notes, first = [], None
+    for method in methods:
+        said = [one for one in method.evaluations if one.classes]
+        first = first or next(iter(said), None)
+        for one in said:
+            if first is None or set(one.classes) == set(first.classes):
+                continue
+            without = ", ".join(name for name in first.classes if name not in one.classes)
+            more = ", ".join(name for name in one.classes if name not in first.classes)
+            differs = "; ".join([*([f"without {without}"] if without else []), *([f"with {more}"] if more else [])])
+            notes.append(f"{method.name}: {one.path} is of other gestures than {first.path}: {differs}")
+            break
+    return notes
 
 
 def _other_data(methods: Sequence[Method]) -> list[str]:
