@@ -378,9 +378,10 @@ def main() -> int:
         raise UsageError(
             f"--adapt-by {args.adapt_by}: expected --adapt session or --adapt first beside it, found neither"
         )
-    if args.repetitions and (args.vote > 1 or args.smooth):
-        flag = "--vote" if args.vote > 1 else "--smooth"
-        raise UsageError(f"{flag}: expected without --repetitions, after which only labelled windows are decided on")
+    if args.repetitions and (idle := [name for name in ("vote", "smooth") if cli.given(name)]):
+        raise UsageError(
+            f"--{idle[0]}: expected without --repetitions, after which only labelled windows are decided on"
+        )
     if args.subset == "val" and looks_at_validation(args):
         what = "--choose" if args.choose else "svm's probabilities"
         raise UsageError(f"--subset val: expected a subset on which nothing was chosen with {what}; give test")

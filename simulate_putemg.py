@@ -11,7 +11,10 @@ gestures.
 
 THESE ARE NOT MEASUREMENTS. Motor units of 15 forearm muscles are simulated, together with electrodes whose positions
 differ between people and days (semg/data/simulation.py names the models). Results on these recordings show that the
-pipeline works, and nothing about people: simulated people differ less from each other, and in fewer ways.
+pipeline works, and nothing about people: simulated people differ less from each other, and in fewer ways. The four
+pinches use neighbouring parts of one muscle, some 20 degrees apart around the arm, where electrodes are 45 degrees
+apart: a band that is turned a little makes one pinch look like the next, and adapting without labels can then name them
+wrongly for a person.
 
 OUTDIR/simulated.json lists the recordings with their SHA-256 and the arguments that each was made with. A recording
 depends on --seed, --seconds, and its subject, day and trajectory, but not on how many others are made. Running the same

@@ -350,8 +350,9 @@ def test_a_rival_is_calibrated_and_adapted_on_the_windows_that_the_network_is(da
         assert read_result(tmp_path / "adapted" / method / "metrics.json", metrics.headlines()).adapted_on == "session"
         with np.load(tmp_path / "adapted" / method / "predictions.npz", allow_pickle=False) as decided:
             assert decided["start"].min() >= len(small_shards.labels(1)), "the first repetitions are not scored"
-    errors = run_here("baselines.py", *flags, "--vote", 3, "--out", tmp_path / "x", code=2).stderr
-    assert "--vote: expected without --repetitions" in errors
+    for vote in (3, 1):
+        errors = run_here("baselines.py", *flags, "--vote", vote, "--out", tmp_path / "x", code=2).stderr
+        assert "--vote: expected without --repetitions" in errors
     errors = run_here("baselines.py", *flags[:-1], 3, "--out", tmp_path / "x", code=1).stderr
     assert "subject 05: expected windows of every gesture to score after 3 repetitions" in errors
 

@@ -41,8 +41,8 @@ def parser(manual: str | None = None) -> argparse.ArgumentParser:
         const="default",
         default="",
         choices=("default", "graphs"),
-        help="use torch.compile for everything after the front-end; graphs: with CUDA graphs, for models with short "
-        "steps",
+        help="use torch.compile for everything after the front-end, which draws other dropout from the same seed, so "
+        "the result differs as between two seeds; graphs: with CUDA graphs, for models with short steps",
     )
     parser.add_argument(
         "--no-precompute",
