@@ -39,7 +39,7 @@ from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of, write_checkpoint
 from semg.inference.recordings import in_one_unit, labels_of, recording_for, unknown_labels
 from semg.inference.trained_model import TrainedModel
-from semg.training.adaptation import Adaptation, Adapted, adapt
+from semg.training.adaptation import Adaptation, Adapted, adapt, assumed_shares
 from semg.training.calibration import Calibration, LabelledSignal, calibrated_to
 from semg.training.threads import use_threads
 
@@ -137,6 +137,8 @@ def main() -> int:
     recordings = read(model, args, console)
     if restriction := model.restriction():
         console.say(restriction)
+    if assumed := assumed_shares(model):
+        console.warn(assumed)
     recipe = Calibration(repetitions=args.repetitions, seed=args.seed) if args.repetitions else None
     first, rings, before = model, None, "the unadapted model"
     if recipe is not None:

@@ -53,7 +53,7 @@ from semg.evaluation.report import replaced, summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
-from semg.training.adaptation import Adaptation
+from semg.training.adaptation import Adaptation, assumed_shares
 from semg.training.adapted_scores import MODES
 from semg.training.augmentation import NO_RINGS, OF_BAND_POWERS, Augmentation
 from semg.training.calibration import (
@@ -245,6 +245,8 @@ def main() -> int:
             f"{cli.counted(recipe.epochs, 'epoch')}, lr {recipe.optimizer.lr:g}, "
             f"augment {recipe.augmentation}, seed {recipe.seed}"
         )
+        if args.adapt != "none" and (assumed := assumed_shares(model)):
+            console.warn(assumed)
         if recipe.augmentation.band_rotation and not shards[0].rings:
             console.say(NO_RINGS)
         adaptation = None if args.adapt == "none" else Adaptation(amp=args.amp, seed=args.seed)

@@ -71,7 +71,7 @@ from semg.flags import shared
 from semg.inference.batch import INFERENCE_BATCH, open_windows
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
 from semg.inference.trained_model import Scores, TrainedModel
-from semg.training.adaptation import Adaptation
+from semg.training.adaptation import Adaptation, assumed_shares
 from semg.training.adapted_scores import MODES, score_adapted
 from semg.training.online_adaptation import OnlineAdaptation, Schedule
 from semg.training.precision import autocast
@@ -159,8 +159,8 @@ def score(
 ) -> dict[str, Any]:
     """Run the model over all windows of the shards and write the results."""
     extra: dict[str, Any] = {}
-    if args.adapt != "none" and "class_windows" not in model.description:
-        console.warn(f"{args.checkpoint}: does not say how often each gesture was trained on; equal shares are assumed")
+    if args.adapt != "none" and (assumed := assumed_shares(model)):
+        console.warn(assumed)
     if args.adapt == "none":
         windows = open_windows(shards)
         scores = Scores(windows, decide(model, windows, args, console))

@@ -59,6 +59,7 @@ from semg.inference.live_decoder import LiveDecoder
 from semg.inference.live_outputs import Datagrams, DecisionTable, Outputs, Recorder
 from semg.inference.lsl_replay import play, read_playable
 from semg.inference.trained_model import TrainedModel
+from semg.training.adaptation import assumed_shares
 from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
@@ -225,6 +226,8 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     use_threads(args.threads, model.network)
     datagrams = Datagrams(args.udp, model.classes) if args.udp else None
     shared.warn_of_zero_phase(model.signal_path.filter, console)
+    if args.adapt and (assumed := assumed_shares(model)):
+        console.warn(assumed)
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
     for setting in ("save_statistics", "warmup"):
         if cli.given(setting):

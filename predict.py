@@ -75,7 +75,7 @@ from semg.inference.online_normalization import Given
 from semg.inference.recordings import in_one_unit, labels_of, recording_for, unknown_labels
 from semg.inference.streaming import Predictions, replay
 from semg.inference.trained_model import TrainedModel
-from semg.training.adaptation import adapt
+from semg.training.adaptation import adapt, assumed_shares
 from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
@@ -394,6 +394,8 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
     """Say how signals are treated differently here than in training; DataError if the checkpoint does not know how."""
     if restriction := model.restriction():
         console.say(restriction)
+    if args.adapt and (assumed := assumed_shares(model)):
+        console.warn(assumed)
     trained, session = model.signal_path.filter, model.channel_normalization.method == "session"
     if args.stream:
         shared.warn_of_zero_phase(trained, console)

@@ -17,7 +17,7 @@ from semg.data.rings import turned_by
 from semg.data.shards import open_shards
 from semg.inference import batch
 from semg.inference.batch import Signal
-from semg.inference.checkpoint import open_checkpoint
+from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 from semg.inference.trained_model import TrainedModel
 from semg.training import adaptation, calibration
 from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, doubt_of_adapted
@@ -125,6 +125,22 @@ def test_the_checkpoint_knows_how_often_each_class_was_trained_on(trained, model
     counts = np.bincount(shard.windows["label"], minlength=len(shard.classes))
     assert model.description["class_windows"] == counts.tolist()
     np.testing.assert_allclose(class_prior(model), (counts + 1) / (counts + 1).sum())
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "calibrate.py", "adapt.py", "predict.py"])
+def test_shares_that_a_checkpoint_does_not_say_are_said_to_be_assumed(trained, tmp_path, run_here, model, script):
+    """An older one lacks them."""
+    known = open_checkpoint(trained / "run" / "best_model.ckpt")
+    older, table = tmp_path / "older.ckpt", table_of(tmp_path / "a.csv", ONCE)
+    lacking = {key: value for key, value in known.description.items() if key != "class_windows"}
+    write_checkpoint(older, lacking, known.tensors)
+    words = {
+        "adapt.py": (older, table, "--rate", model.rate),
+        "predict.py": (table, "--checkpoint", older, "--rate", model.rate, "--adapt"),
+        "calibrate.py": ("--checkpoint", older, "--adapt", "session", "--epochs", 1),
+    }.get(script, ("--checkpoint", older, "--adapt", "session"))
+    out = tmp_path / ("out.ckpt" if script == "adapt.py" else "out")
+    assert f"{older}: does not say how often each gesture" in run_here(script, *words, "--out", out).stderr
 
 
 def test_labels_are_not_looked_at(model, session):

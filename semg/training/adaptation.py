@@ -365,6 +365,14 @@ def class_prior(model: TrainedModel) -> np.ndarray:
     return shares / shares.sum()
 
 
+def assumed_shares(model: TrainedModel) -> str:
+    """In words, that equal shares of the classes are assumed, if the checkpoint does not say theirs in training;
+    otherwise empty."""
+    if "class_windows" in model.description:
+        return ""
+    return f"{model.path}: does not say how often each gesture was trained on; equal shares are assumed"
+
+
 def _session_tokens(model: TrainedModel, recordings: Sequence[Signal]) -> tuple[Tensor, np.ndarray, float]:
     """(n, T, F) normalised tokens of windows in time order, (n,) the recording of each, and the seconds from one window
     to the next."""
