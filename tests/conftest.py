@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # the scripts are run from the checkout, nothing 
 # `make test` runs a test on each core: with more threads they wait for each other, and take twice the processor time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a test of two threads does not let one wait at full speed
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each script that a test starts compiles the project anew
 os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")  # the tests' own servers
 # Hypothesis's own: the same examples each time, however slow the machine is. New ones are what `make fuzz` looks for.
 hypothesis.settings.load_profile("ci")

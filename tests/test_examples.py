@@ -12,13 +12,13 @@ NOTEBOOK = ROOT / "examples" / "explore.ipynb"
 DEMO = 'ROOT / "data" / "demo" / "shards"'
 
 
-def test_the_notebook_runs_and_shows_what_it_says(run_script, tmp_path, monkeypatch):
+def test_the_notebook_runs_and_shows_what_it_says(run_here, tmp_path, monkeypatch):
     # the scripts set it in their own process, which is this one in tests
     monkeypatch.delenv("MPLBACKEND", raising=False)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     raw, shards = tmp_path / "raw", tmp_path / "shards"
-    run_script("simulate_putemg.py", raw, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 1)
-    run_script("preprocess.py", "--raw", raw, "--shards", shards, "--workers", 1)
+    run_here("simulate_putemg.py", raw, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 1)
+    run_here("preprocess.py", "--raw", raw, "--shards", shards, "--workers", 1)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (first,) = [cell for cell in notebook.cells if DEMO in cell.source]
     first.source = first.source.replace(DEMO, f"Path({str(shards)!r})")
