@@ -139,7 +139,8 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         nargs="*",
         default=str(AUGMENTATION).split(),
         metavar="NAME=VALUE",
-        help="none, or augmentations and their strengths, as in train.py except jitter; see docs/model.md",
+        help="none, or augmentations and their strengths, as in train.py except jitter and band_rotation=auto; see "
+        "docs/model.md",
     )
 
 

@@ -40,10 +40,13 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     tables.add_argument(
         "--unit",
         choices=tuple(UNITS),
-        help="unit of the samples; counts: ADC counts of putEMG's device (default: as in training)",
+        help="unit of the samples; counts: ADC counts of putEMG's device (default: as in training, or another that the "
+        "signal's strength shows, with a warning)",
     )
     tables.add_argument(
-        "--channels", type=cli.number_ranges, help="columns to use, such as 2-9 (default: all channels)"
+        "--channels",
+        type=cli.number_ranges,
+        help="columns to use, such as 2-9 (default: those named like the model's channels, otherwise all channels)",
     )
 
 
