@@ -287,9 +287,8 @@ def run_one(
     smoothing = {"vote": args.vote, "hold": args.smooth}
     rows, people, before = None, None, (prediction, probabilities)
     if args.repetitions:
-        from semg.training.classical_calibration import (
-            calibrate_people,  # imports torch, for which --help need not wait
-        )
+        # imports torch, for which --help need not wait
+        from semg.training.classical_calibration import calibrate_people
 
         flat, mode = table.reshape(len(table), -1), args.adapt or "none"
         people = calibrate_people(trained, scored, flat, args.repetitions, mode, args.seed)
