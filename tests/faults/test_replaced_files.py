@@ -104,15 +104,16 @@ def test_scores_name_the_model_that_made_them(tmp_path, monkeypatch):
 
 def test_calibrated_scores_name_the_model_that_made_them(tmp_path, monkeypatch):
     model, shards, scores = scored(tmp_path)
-    args = argparse.Namespace(subset="test", repetitions=1, checkpoint=model.path, split=tmp_path, out=tmp_path)
+    args = argparse.Namespace(
+        subset="test", repetitions=1, adapt="none", checkpoint=model.path, split=tmp_path, out=tmp_path
+    )
     monkeypatch.setattr(calibrate, "how_made", lambda *_: {})
     monkeypatch.setattr(calibrate, "write_results", lambda *_, extra, **__: extra)
     shares = scores.probabilities
     known = np.flatnonzero(scores.windows.label != UNLABELLED)
-    decided = {"before": shares[known], "after": shares[known], "scored": known}
-    recipe = argparse.Namespace(to_dict=dict)
+    person = argparse.Namespace(before=shares[known], calibrated=shares[known], after=shares[known], scored=known)
     split = argparse.Namespace(checksum="of the split")
-    content = calibrate.write(decided, model, shards, split, recipe, {}, args)
+    content = calibrate.write([person], model, shards, split, {}, args)
     assert content["checkpoint_sha256"] == "of the one opened"
 
 
