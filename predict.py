@@ -42,8 +42,7 @@ block, and computing. Most of the time that a new gesture needs to show in the d
 window itself.
 
 A recording that cannot be read is reported and left out; the others are processed. If a file grows while it is read, a
-warning says that what came later is left out. docs/scale.md says how long it
-takes.
+warning says that what came later is left out. docs/scale.md says how long it takes.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
