@@ -110,11 +110,11 @@ def test_dead_channels_and_flat_sessions_have_finite_features(shard):
     assert np.all(vectors(with_signal(shard, np.zeros_like(dead))) == 0)
 
 
-def test_a_run_with_all_that_the_network_has(data, run_script, run_here, tmp_path):
+def test_a_run_with_all_that_the_network_has(data, run_here, tmp_path):
     shards, split = data
     flags = ("--shards", shards, "--split", split, "--features", "riemann", "--classifiers", "logistic")
     all_of_it = ("--augment", "rotation", "--choose", "--adapt", "session", "--adapt-by", "network", "--smooth", 2)
-    run_script("baselines.py", *flags, *all_of_it, "--out", tmp_path / "a")
+    run_here("baselines.py", *flags, *all_of_it, "--out", tmp_path / "a")
     report = json.loads((tmp_path / "a" / "logistic-riemann" / "metrics.json").read_text())
     tried = report["tried_on_validation"]
     assert [one["settings"] for one in tried] == classical.SETTINGS["logistic"]
