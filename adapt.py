@@ -121,8 +121,12 @@ def write(
     }
     weights = {f"model.{name}": value for name, value in adapted.model.network.state_dict().items()}
     tensors = {name: value for name, value in model.checkpoint.tensors.items() if not name.startswith("model.")}
-    network = adapted.model.network.config.to_dict()  # calibration may have changed what trains
-    write_checkpoint(args.out, {**model.description, "model": network, "adapted": provenance}, tensors | weights)
+    description = {**model.description, "adapted": provenance}
+    if recipe is not None:
+        description["model"] = adapted.model.network.config.to_dict()  # calibration may have changed what trains
+        names = {path.name for path in args.recordings}
+        description["calibrated_on"] = sorted(names | model.origin.calibrated_on)  # for warnings of leaks
+    write_checkpoint(args.out, description, tensors | weights)
 
 
 def main() -> int:

@@ -240,6 +240,8 @@ def main() -> int:
             console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
         if chosen := leaks["chosen_on_subjects_scored"]:
             console.warn(f"THE MODEL WAS CHOSEN ON PEOPLE TO CALIBRATE TO: {', '.join(chosen)}. This flatters it.")
+        if taught := model.origin.calibration_in_words():
+            console.warn(taught)
         console.say(
             f"calibrating to {cli.counted(len(subjects), 'person', 'people')} ({args.subset}) with "
             f"{cli.counted(args.repetitions, 'repetition')} of each gesture: tune {recipe.tune}, "

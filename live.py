@@ -233,15 +233,15 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
         if cli.given(setting):
             model.expect_by_session(setting)
     chosen = partial(lsl.layout_for, rate=args.rate, channels=args.channels, resample=args.resample)
-    watched = Watched(console, model.classes)
-    layout_of = partial(chosen, signals=model.signal_path, warn=watched.warn)  # again when the stream returns
+    monitor = Watched(console, model.classes)
+    layout_of = partial(chosen, signals=model.signal_path, warn=monitor.warn)  # again when the stream returns
     reader = lsl.StreamReader(args.lsl, layout_of, args.wait)
     layout, name = reader.layout, reader.facts.name
     scale = UNITS[args.unit] if args.unit else UNITS[layout.unit] if layout.unit else None
     console.say(
         f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: determined from its first samples'}"
     )
-    watched.begin()
+    monitor.begin()
     adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
     decoder = LiveDecoder(
         model,
@@ -253,7 +253,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
         normalization=normalization,
         adaptation=adaptation,
         hold=args.smooth,
-        warn=watched.warn,
+        warn=monitor.warn,
     )
     if decoder.latency:
         console.say(f"resampled from {layout.rate:g} to {model.rate:g} Hz: {1000 * decoder.latency:.1f} ms later")
@@ -268,9 +268,9 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
             stack.callback(recorder.close)
         table = DecisionTable(args.out / f"{safe}-{started}.csv", model.classes)
         outputs = stack.enter_context(Outputs(table, model.classes, reader.facts, datagrams))
-        stack.callback(watched.close)
+        stack.callback(monitor.close)
         with stop_at_a_safe_place() as stop:  # a stop is how a session usually ends
-            session(reader, decoder, outputs, recorder, watched, args.seconds, stop)
+            session(reader, decoder, outputs, recorder, monitor, args.seconds, stop)
     heard = decoder.heard() if args.save_statistics else None
     if heard is not None:
         model.write_statistics(args.save_statistics, heard)
@@ -287,7 +287,7 @@ def session(
     decoder: LiveDecoder,
     outputs: Outputs,
     recorder: Recorder | None,
-    watched: Watched,
+    monitor: Watched,
     seconds: float | None,
     stop: StopRequest,
 ) -> None:
@@ -300,7 +300,7 @@ def session(
             if reader.interruptions > interruptions:
                 interruptions = reader.interruptions
                 decoder.begin_anew()
-                watched.warn(f"{reader.facts.name}: is back; filter and windows start afresh")
+                monitor.warn(f"{reader.facts.name}: is back; filter and windows start afresh")
             for decision in decoder.push(chunk):
                 outputs.send(decision)
             if recorder:
@@ -308,7 +308,7 @@ def session(
         elif recorder:
             recorder.flush()
         decoder.prepare()
-        watched.show(outputs, reader, decoder)
+        monitor.show(outputs, reader, decoder)
 
 
 def tell(

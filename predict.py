@@ -326,6 +326,8 @@ def predict(
     if (known := truth >= 0).any():
         counts = metrics.confusion(truth[known], prediction[known], len(model.classes))
         scores = metrics.scores_of(counts)
+        if path.name in model.description.get("calibrated_on", ()):
+            console.warn(f"{path}: the model was calibrated on labels of this recording, so its score flatters it")
         summary |= {"with_truth": int(known.sum()), **{one.name: scores[one.name] for one in metrics.headlines()}}
     if predictions.delay is not None and predictions.computing is not None:
         p50, p99 = 1000 * np.percentile(predictions.computing, (50, 99))

@@ -510,6 +510,23 @@ def test_what_cannot_be_calibrated_on_is_said(person):
     assert person("some", np.where(ONCE == 2, -1, ONCE), flags=some)[1].classes == ("idle", "fist", "extension")
 
 
+def test_whoever_scores_a_calibrated_model_is_told_whose_labels_it_has_seen(tmp_path, run_here, person):
+    _, kept = person("seen", ONCE)
+    again = tmp_path / "again.ckpt"
+    table = table_of(tmp_path / "later.csv", ONCE)
+    run_here("adapt.py", kept.path, table, "--rate", 5120, "--out", again)
+    told = "THE MODEL WAS CALIBRATED ON LABELS OF seen0.csv"
+    for checkpoint in (kept.path, again):  # adapted once more without labels, it has still seen them
+        for script in ("evaluate.py", "calibrate.py"):
+            out = ("--out", tmp_path / script, *(("--epochs", 1) if script == "calibrate.py" else ()))
+            assert told in run_here(script, "--checkpoint", checkpoint, *out).stderr
+            assert json.loads((tmp_path / script / "metrics.json").read_text())["calibrated_on"] == ["seen0.csv"]
+    predict = ("--rate", 5120, "--checkpoint", kept.path, "--out", tmp_path / "predicted")
+    flattered = "seen0.csv: the model was calibrated on labels of this recording"
+    assert flattered in run_here("predict.py", tmp_path / "seen0.csv", *predict).stderr
+    assert "calibrated on" not in run_here("predict.py", table, *predict).stderr
+
+
 def test_a_model_of_another_tune_is_kept_as_what_it_became(trained, tmp_path, run_here, model):
     """Calibration trains the whole backbone, so LoRA's matrices are merged, and the checkpoint must say so."""
     data = ("--shards", trained / "shards", "--split", trained / "split")

@@ -350,6 +350,14 @@ def test_a_rival_is_calibrated_and_adapted_on_the_windows_that_the_network_is(da
         assert read_result(tmp_path / "adapted" / method / "metrics.json", metrics.headlines()).adapted_on == "session"
         with np.load(tmp_path / "adapted" / method / "predictions.npz", allow_pickle=False) as decided:
             assert decided["start"].min() >= len(small_shards.labels(1)), "the first repetitions are not scored"
+    flags = (*flags[:-3], "svm", *flags[-2:])  # which has no probabilities; and adapting in a classifier's own way
+    run_here("baselines.py", *flags, "--out", tmp_path / "calibrated")
+    run_here("baselines.py", *flags, "--adapt", "session", "--out", tmp_path / "own")
+    alone, own = (
+        json.loads((tmp_path / which / "svm-logband" / "metrics.json").read_text()) for which in ("calibrated", "own")
+    )
+    assert own["calibrated_on_the_same_windows"]["mean_over_subjects"] == alone["mean_over_subjects"]
+    assert own["adaptation"]["method"] == "self-training"
     for vote in (3, 1):
         errors = run_here("baselines.py", *flags, "--vote", vote, "--out", tmp_path / "x", code=2).stderr
         assert "--vote: expected without --repetitions" in errors

@@ -303,20 +303,18 @@ def expect_unchanged(path: Path, what: str) -> Iterator[None]:
     Otherwise a checksum could belong to one file and the contents to another. Errors that the block found in such a
     file are not reported.
     """
-    before = version(path)
-    try:
-        yield
-    except (DataError, OSError):
-        if version(path) == before:
-            raise
-    if version(path) != before:
+
+    def refuse(_message: str) -> None:
         raise DataError(_changed(path, what))
+
+    with watched(path, what, refuse):
+        yield
 
 
 @contextmanager
 def watched(path: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
     """As `expect_unchanged`, but a file that changed and could be read is only warned of: it may still be being
-    written."""
+    written. warn: called with the message."""
     before = version(path)
     try:
         yield

@@ -21,7 +21,7 @@ from semg.data.putemg import parse_record
 from semg.data.shards import difference
 from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
 
-_WHAT = "metrics as evaluate.py or baselines.py write them"
+WRITTEN = "metrics as evaluate.py or baselines.py write them"
 ROUNDING = 1e-9  # tolerance: a mean of eight ones may be slightly above one
 MOST_CLASSES = 1000
 LONGEST = 64  # most characters in a person's name
@@ -139,7 +139,7 @@ def read_evaluations(path: Path, names: Iterable[str]) -> dict[str, Evaluation]:
     if path.suffix == ".npz":
         content = {"per_subject": _score_predictions(path)}
     else:
-        content = read_json(path, _WHAT)
+        content = read_json(path, WRITTEN)
     return {name: evaluation_of(path, content, name) for name in names}
 
 
@@ -166,7 +166,7 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
     subset = content.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
-    check_fields(path, content, {"classes": replace(TEXTS, needed=False)}, _WHAT, "evaluate.py writes it")
+    check_fields(path, content, {"classes": replace(TEXTS, needed=False)}, WRITTEN, "evaluate.py writes it")
     about = (content.get("simulated") is True, _data_of(path, content), tuple(content.get("classes") or ()))
     return Evaluation(path, subset, subjects, windows, *about)
 

@@ -221,6 +221,8 @@ def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
         chosen = sorted({who for one in entry.results for who in one.content.get("chosen_on_subjects_scored") or ()})
         if chosen:
             notes.append(f"{entry.name}: the model was chosen on people scored ({', '.join(chosen)}); this flatters it")
+        if taught := sorted({file for one in entry.results for file in one.content.get("calibrated_on") or ()}):
+            notes.append(f"{entry.name}: the model was calibrated on labels of {', '.join(taught)}")
     return notes
 
 

@@ -10,10 +10,9 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.common.files import places_near, read_json
 from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
-from semg.evaluation.comparison import MOST_CLASSES, Evaluation, evaluation_of
+from semg.evaluation.comparison import MOST_CLASSES, WRITTEN, Evaluation, evaluation_of
 from semg.evaluation.metrics import Metric
 
-_WHAT = "metrics as evaluate.py or baselines.py write them"
 _MOST_WINDOWS = 2**40  # most windows in a cell of a confusion matrix
 _SESSIONS = Field(
     "a list of sessions, each with a name and whether the adapted model was accepted",
@@ -31,6 +30,7 @@ _FIELDS = {
         Field("a list of people", lambda v: v == [] or TEXTS.holds(v), needed=False),
     ),
     "calibrate": replace(COUNT, needed=False),
+    "calibrated_on": replace(TEXTS, needed=False),
     "adaptation.sessions": _SESSIONS,
 }
 
@@ -109,9 +109,9 @@ def read_result(path: Path, wanted: Sequence[Metric]) -> ResultRecord:
     """
     if path.suffix != ".json":
         raise DataError(f"{path}: expected a metrics.json or the folder of one, found another file")
-    content = read_json(path, _WHAT)  # read once, because another run could replace the file
+    content = read_json(path, WRITTEN)  # read once, because another run could replace the file
     evaluations = {metric.name: evaluation_of(path, content, metric.name) for metric in wanted}
-    check_fields(path, content, _FIELDS, _WHAT, "evaluate.py writes it")
+    check_fields(path, content, _FIELDS, WRITTEN, "evaluate.py writes it")
     classes = tuple(content.get("classes") or ())
     if len(classes) > MOST_CLASSES:
         raise DataError(f"{path}: expected at most {MOST_CLASSES} classes, found {len(classes)}")

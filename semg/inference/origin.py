@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from semg.common.console import listed
 from semg.common.errors import DataError
 from semg.common.files import places_near
 from semg.common.schema import OBJECT, TEXT, TEXTS, Field, check_fields, folder_name, is_finite
@@ -18,6 +19,7 @@ _FIELDS = {
     "split.name": TEXT,
     "split.train": TEXTS,
     "trained_on": TEXTS,
+    "calibrated_on": replace(TEXTS, needed=False),
     **dict.fromkeys(("validation", "validation_per_subject"), replace(OBJECT, needed=False)),
     **{f"validation.val/{one.name}": Field("a number", is_finite, needed=False) for one in metrics.headlines()},
 }
@@ -26,7 +28,7 @@ _FIELDS = {
 @dataclass(frozen=True)
 class Origin:
     """The run, and the people, that a model was trained on. shards, split: the folders that train.py was given.
-    judges: the validation people, on whom its epoch was chosen."""
+    judges: the validation people, on whom its epoch was chosen. calibrated_on: the files whose labels adapt.py used."""
 
     checkpoint: Path
     run: str
@@ -35,6 +37,7 @@ class Origin:
     records: frozenset[str]
     subjects: frozenset[str]
     judges: frozenset[str]
+    calibrated_on: frozenset[str]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Origin":
@@ -43,16 +46,26 @@ class Origin:
         check_fields(path, about, _FIELDS, "a trained model, best_model.ckpt", "train.py writes one")
         split, people = about["split"], frozenset(about["trained_on"])
         records, judges = frozenset(split["train"]), frozenset(about.get("validation_per_subject") or ())
-        return cls(path, about["run"], Path(about["shards"]), Path(split["folder"]), records, people, judges)
+        folders, taught = (Path(about["shards"]), Path(split["folder"])), frozenset(about.get("calibrated_on") or ())
+        return cls(path, about["run"], *folders, records, people, judges, taught)
 
     def leaks(self, people: Collection[str], subset: str) -> dict[str, list[str]]:
         """Which of the people scored were trained on, and which others the model was chosen on, as metrics.json says
-        it. Those of the subset val are there to choose on."""
+        it. Those of the subset val are there to choose on. A calibrated model also has the files whose labels it has
+        seen, because they do not say which person they are of."""
         chosen = self.judges - self.subjects if subset != "val" else frozenset()
         return {
             "trained_on_subjects_scored": sorted(self.subjects.intersection(people)),
             "chosen_on_subjects_scored": sorted(chosen.intersection(people)),
+            **({"calibrated_on": sorted(self.calibrated_on)} if self.calibrated_on else {}),
         }
+
+    def calibration_in_words(self) -> str:
+        """A warning for whoever scores a model that has learnt labels of a person's recordings; empty for others."""
+        if not self.calibrated_on:
+            return ""
+        files = listed(sorted(self.calibrated_on))
+        return f"THE MODEL WAS CALIBRATED ON LABELS OF {files}. It is not new to that person."
 
     def folders(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
         """The folders of shards and of a split: those given, otherwise those of the training.

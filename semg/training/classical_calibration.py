@@ -11,7 +11,7 @@ from semg.training import classical
 from semg.training.calibration import Parts, by_subject, parts_of_each
 from semg.training.classical import Trained
 
-SAMPLE = 300  # training windows beside the person's; of 0, 300 and 2000 the best on validation people
+SAMPLE = 300  # training windows beside the person's, chosen on validation people: docs/results.md
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def calibrate_people(
     """
     each = parts_of_each(by_subject(windows.shards), repetitions, mode)
     first, scored = np.zeros(len(windows), bool), np.zeros(len(windows), bool)
-    classifiers = {}
+    classifiers, rows = {}, classical.subsample(trained.label, SAMPLE, seed)
     for subject, parts in each.items():
         own = np.flatnonzero(windows.subject == subject)
         first[own], scored[own] = parts.first, parts.scored
-        chosen, rows = own[parts.first], classical.subsample(trained.label, SAMPLE, seed)
+        chosen = own[parts.first]
         x = np.concatenate([trained.x[rows], table[chosen]])
         label = np.concatenate([trained.label[rows], windows.label[chosen]])
         model = classical.fitted(trained.name, trained.settings, x, label, seed)
