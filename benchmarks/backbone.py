@@ -19,7 +19,7 @@ from measuring import Row, arguments, in_turns, read, report
 # isort: split
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2Model
+from transformers.models.gpt2 import GPT2Config, GPT2Model
 
 from model import GPT2Classifier, ModelConfig
 from semg.backbones import FUSED
