@@ -41,6 +41,9 @@ from semg.inference.recordings import in_one_unit, labels_of, recording_for, unk
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, Adapted, adapt, assumed_shares
 from semg.training.calibration import Calibration, LabelledSignal, calibrated_to
+from semg.training.config import TrainConfig
+from semg.training.loop import DivergedError
+from semg.training.optimization import OptimizerConfig
 from semg.training.threads import use_threads
 
 
@@ -69,6 +72,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="random seed; the same seed gives the same result")
     shared.add_computing(parser)
     shared.add_tables(parser)
+    calibration = parser.add_argument_group("calibration, with --repetitions")
+    calibration.add_argument(
+        "--epochs", type=cli.whole(1), default=Calibration.epochs, help="passes over the labelled windows"
+    )
+    calibration.add_argument("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="peak learning rate")
     return parser
 
 
@@ -77,10 +85,28 @@ def check(args: argparse.Namespace) -> None:
     if twice := [path for path in args.recordings if args.recordings.count(path) > 1]:
         raise UsageError(f"{twice[0]}: expected each recording once, found it twice")
     shared.check_tables(args, args.recordings)
+    if not args.repetitions and (idle := [name for name in ("epochs", "lr") if cli.given(name)]):
+        raise UsageError(f"--{idle[0]}: expected --repetitions with it, whose labels are learnt so")
     expect_place(args.out, "the adapted model")
     places.expect_apart([(f"--out {args.out}", args.out)], [*files_of(args.checkpoint), *args.recordings])
     if args.out.exists() and not args.overwrite:
         raise DataError(f"{args.out}: expected no file there, found one; --overwrite replaces it")
+
+
+def recipe_of(args: argparse.Namespace) -> Calibration | None:
+    """How to calibrate; None without --repetitions."""
+    if not args.repetitions:
+        return None
+    optimizer = OptimizerConfig(lr=args.lr)
+    return Calibration(repetitions=args.repetitions, optimizer=optimizer, epochs=args.epochs, seed=args.seed)
+
+
+def calibrated(model: TrainedModel, recordings: list[LabelledSignal], recipe: Calibration) -> TrainedModel:
+    """The model calibrated to the recordings. DataError, with advice, if its training diverges."""
+    try:
+        return calibrated_to(model, recordings, recipe)
+    except DivergedError as error:
+        raise DataError(f"{error}; try a smaller --lr than {recipe.optimizer.lr:g}") from None
 
 
 def read(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[LabelledSignal]:
@@ -143,11 +169,11 @@ def main() -> int:
         console.say(restriction)
     if assumed := assumed_shares(model):
         console.warn(assumed)
-    recipe = Calibration(repetitions=args.repetitions, seed=args.seed) if args.repetitions else None
+    recipe = recipe_of(args)
     first, rings, before = model, None, "the unadapted model"
     if recipe is not None:
         console.say(f"calibrating with {cli.counted(args.repetitions, 'repetition')} of each gesture")
-        first, before = calibrated_to(model, recordings, recipe), "the calibrated model"
+        first, before = calibrated(model, recordings, recipe), "the calibrated model"
         rings = ()  # the model has learnt how the band sits
     how = Adaptation(seed=args.seed)
     console.say("adapting")

@@ -73,7 +73,7 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def arguments() -> argparse.ArgumentParser:
         "--seed",
         type=cli.whole(0),
         default=0,
-        help="random seed, for drawing the training windows of svm and knn and for adapting",
+        help="random seed, of svm, knn, boosting and mlp, and of --adapt and --repetitions",
     )
     p.add_argument(
         "--max-train-windows", type=cli.whole(8), default=20_000, help="most training windows that knn and svm get"
@@ -193,7 +193,7 @@ def plan(args: argparse.Namespace, windows: dict[str, dict[str, WindowSet]], spl
                     "augment": args.augment,
                     "choose": args.choose,
                     "adapt": args.adapt,
-                    "seed": args.seed if classifier in classical.SEEDED or args.adapt else None,
+                    "seed": args.seed if draws(args, [classifier]) else None,
                     "max_train_windows": args.max_train_windows if classifier in classical.SUBSAMPLED else None,
                     "split_sha256": splits[fold],
                     "shards_sha256": data,
@@ -336,6 +336,27 @@ def run_fold(
     return done
 
 
+def draws(args: argparse.Namespace, classifiers: Iterable[str]) -> bool:
+    """Whether results of these classifiers depend on the seed."""
+    return bool(args.adapt or args.repetitions or not classical.SEEDED.isdisjoint(classifiers))
+
+
+def check_idle(args: argparse.Namespace) -> None:
+    """UsageError for flags that would change nothing."""
+    classifiers = args.classifiers or USUAL_CLASSIFIERS
+    if cli.given("adapt_by") and not args.adapt:
+        raise UsageError(
+            f"--adapt-by {args.adapt_by}: expected --adapt session or --adapt first beside it, found neither"
+        )
+    if cli.given("max_train_windows") and classical.SUBSAMPLED.isdisjoint(classifiers):
+        raise UsageError("--max-train-windows: expected knn or svm among --classifiers, which alone it limits")
+    if cli.given("seed") and not draws(args, classifiers):
+        raise UsageError(
+            "--seed: expected knn, svm, boosting or mlp among --classifiers, --adapt or --repetitions with it; "
+            "nothing else is drawn"
+        )
+
+
 def looks_at_validation(args: argparse.Namespace) -> bool:
     """Whether anything is chosen on the validation people."""
     return args.choose or fits_svm(args)
@@ -373,10 +394,7 @@ def main() -> int:
         raise UsageError(f"--subset {args.subset}: expected a subset that is not trained on; give test")
     args.normalize = args.normalize or ("none" if args.preset else "session")
     check_features(args)
-    if cli.given("adapt_by") and not args.adapt:
-        raise UsageError(
-            f"--adapt-by {args.adapt_by}: expected --adapt session or --adapt first beside it, found neither"
-        )
+    check_idle(args)
     if args.repetitions and (idle := [name for name in ("vote", "smooth") if cli.given(name)]):
         raise UsageError(
             f"--{idle[0]}: expected without --repetitions, after which only labelled windows are decided on"

@@ -270,13 +270,18 @@ def over_time(scores: Scores) -> dict[str, Any]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for flags that cannot be combined."""
+    """Raise UsageError for flags that cannot be combined, or would change nothing."""
     if args.adapt in MODES and args.normalize == "online":
         raise UsageError(
             f"--adapt {args.adapt}: expected --normalize trained with it, found online; it looks at whole recordings"
         )
     if args.adapt == "online" and args.normalize != "online":
         raise UsageError("--adapt online: expected --normalize online with it, found trained")
+    if cli.given("seed") and args.adapt == "none":
+        raise UsageError("--seed: expected --adapt with it; without it nothing is drawn")
+    if cli.given("workers") and (args.adapt != "none" or args.normalize == "online"):
+        by_session = "--normalize online" if args.normalize == "online" else f"--adapt {args.adapt}"
+        raise UsageError(f"--workers: expected without {by_session}, which reads one session after another")
 
 
 def main() -> int:

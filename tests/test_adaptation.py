@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -373,6 +374,20 @@ def test_online_and_adapt_do_not_go_together(trained, run_here):
     assert "--adapt session: expected --normalize trained" in run_here("evaluate.py", *words, code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--seed", 1], "--seed: expected --adapt with it; without it nothing is drawn"),
+        (["--adapt", "none", "--seed", 1], "--seed: expected --adapt with it"),
+        (["--adapt", "session", "--workers", 2], "--workers: expected without --adapt session"),
+        (["--normalize", "online", "--workers", 2], "--workers: expected without --normalize online"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(trained, run_here, flags, told):
+    words = ("--checkpoint", trained / "run" / "best_model.ckpt", *flags)
+    assert told in run_here("evaluate.py", *words, code=2).stderr
+
+
 @pytest.mark.parametrize("of", ["run.ckpt", "one.hdf5", "two.hdf5"])
 def test_adapt_never_replaces_what_it_reads(tmp_path, of):
     """Not with --overwrite either: a recording may be the only copy."""
@@ -525,6 +540,18 @@ def test_whoever_scores_a_calibrated_model_is_told_whose_labels_it_has_seen(tmp_
     flattered = "seen0.csv: the model was calibrated on labels of this recording"
     assert flattered in run_here("predict.py", tmp_path / "seen0.csv", *predict).stderr
     assert "calibrated on" not in run_here("predict.py", table, *predict).stderr
+
+
+def test_calibration_has_its_own_epochs_and_rate(person):
+    """When it diverged, no flag could be lowered."""
+    flags = ("--repetitions", 1, "--epochs", 2, "--lr", 0.01)
+    kept = open_checkpoint(person("shorter", ONCE, flags=flags)[1].path).description["adapted"]["calibration"]
+    assert (kept["epochs"], kept["optimizer"]["lr"]) == (2, 0.01)
+    errors = person("diverged", ONCE, flags=("--repetitions", 1, "--lr", 1e15), code=1)[0].stderr
+    assert re.search(r"step \d+: expected .* gradient.*, found .*; try a smaller --lr than 1e\+15\n", errors)
+    for flag in ("--epochs", "--lr"):
+        errors = person("unlabelled", ONCE, flags=(flag, 2), code=2)[0].stderr
+        assert f"{flag}: expected --repetitions with it" in errors
 
 
 def test_a_model_of_another_tune_is_kept_as_what_it_became(trained, tmp_path, run_here, model):

@@ -504,6 +504,8 @@ def test_a_fold_of_shards_that_were_made_anew_before_its_job_began_is_named(tmp_
         (["--subset", "val", "--preset", "paper"], 2, "not trained on"),
         (["--classifiers", "forest"], 2, "invalid choice"),
         (["--max-train-windows", "0"], 2, "at least 8"),
+        (["--max-train-windows", "60", "--classifiers", "lda"], 2, "expected knn or svm among --classifiers"),
+        (["--seed", "1", "--classifiers", "lda"], 2, "--seed: expected knn, svm, boosting or mlp among --classifiers"),
         (["--augment", "rotation"], 2, "expected recordings with rings of electrodes, found none"),
         (
             ["--preset", "paper", "--adapt", "session", "--adapt-by", "network", "--classifiers", "svm"],

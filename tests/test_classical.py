@@ -333,6 +333,8 @@ def test_a_rival_is_calibrated_and_adapted_on_the_windows_that_the_network_is(da
     flags = ("--shards", shards, "--split", split, "--features", "logband", "--classifiers", "lda", "qda")
     flags += ("--repetitions", 1)
     run_here("baselines.py", *flags, "--out", tmp_path / "calibrated")
+    errors = run_here("baselines.py", *flags, "--seed", 1, "--out", tmp_path / "calibrated", code=1).stderr
+    assert "expected a result with seed 1, found 0" in errors, "the windows beside the person's are drawn"
     adapt = ("--adapt", "session", "--adapt-by", "network")
     run_here("baselines.py", *flags, *adapt, "--out", tmp_path / "adapted")
     for method in ("lda-logband", "qda-logband"):

@@ -23,10 +23,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "mlp": [{"alpha": 0.01}, {"alpha": 1.0}],
 }
 CLASSIFIERS = tuple(SETTINGS)
-SUBSAMPLED = ("knn", "svm")  # their cost grows with the square of the number of training windows
+SUBSAMPLED = frozenset(("knn", "svm"))  # their cost grows with the square of the number of training windows
 GAUSSIAN = ("lda", "qda")
 SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of svm's probabilities; the candidates for the validation people
-SEEDED = (*SUBSAMPLED, "boosting", "mlp")
+SEEDED = SUBSAMPLED | {"boosting", "mlp"}
 
 
 @dataclass(frozen=True)
