@@ -38,7 +38,7 @@ import argparse
 import re
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ from semg.inference.checkpoint import files_of
 from semg.inference.live_decoder import LiveDecoder
 from semg.inference.live_outputs import Datagrams, DecisionTable, Outputs, Recorder
 from semg.inference.lsl_replay import play, read_playable
+from semg.inference.online_normalization import Normalization
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import assumed_shares
 from semg.training.online_adaptation import OnlineAdaptation
@@ -84,7 +85,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--record", type=Path, metavar="FILE", help="CSV to write the incoming samples to")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --record")
     parser.add_argument("--udp", type=address, metavar="HOST:PORT", help="where to send decisions as JSON lines")
-    parser.add_argument("--seconds", type=cli.number(0, above=True), help="stop after this time (default: at Ctrl-C)")
+    parser.add_argument(
+        "--seconds",
+        type=cli.number(0, above=True),
+        help="stop this long after the first sample (default: at Ctrl-C); with --replay, play only this much",
+    )
     parser.add_argument("--wait", type=cli.number(0), default=10.0, help="seconds to wait for the stream to appear")
     shared.add_statistics(parser)
     parser.add_argument("--adapt", action="store_true", help="adapt the model during the stream, without labels")
@@ -224,7 +229,8 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     lsl.pylsl()
     model = TrainedModel.open(args.checkpoint, args.device)
     use_threads(args.threads, model.network)
-    datagrams = Datagrams(args.udp, model.classes) if args.udp else None
+    if restriction := model.restriction():
+        console.say(restriction)
     shared.warn_of_zero_phase(model.signal_path.filter, console)
     if args.adapt and (assumed := assumed_shares(model)):
         console.warn(assumed)
@@ -232,6 +238,20 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     for setting in ("save_statistics", "warmup"):
         if cli.given(setting):
             model.expect_by_session(setting)
+    # before the stream is opened: to start its process takes seconds, and of an open stream only BUFFER are kept
+    with closing(OnlineAdaptation.in_background(model)) if args.adapt else nullcontext() as adaptation:
+        return decide_on_stream(model, normalization, adaptation, args, console)
+
+
+def decide_on_stream(
+    model: TrainedModel,
+    normalization: Normalization,
+    adaptation: OnlineAdaptation | None,
+    args: argparse.Namespace,
+    console: cli.Console,
+) -> int:
+    """Find the stream and decide on it to the end; returns the exit code."""
+    datagrams = Datagrams(args.udp, model.classes) if args.udp else None
     chosen = partial(lsl.layout_for, rate=args.rate, channels=args.channels, resample=args.resample)
     monitor = Watched(console, model.classes)
     layout_of = partial(chosen, signals=model.signal_path, warn=monitor.warn)  # again when the stream returns
@@ -242,7 +262,6 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
         f"{reader.facts}: its unit is {args.unit or layout.unit or 'not known: determined from its first samples'}"
     )
     monitor.begin()
-    adaptation = OnlineAdaptation.in_background(model) if args.adapt else None
     decoder = LiveDecoder(
         model,
         layout.rate,
@@ -261,8 +280,6 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     safe = re.sub(r"[^\w.-]+", "_", name).encode()[:LONGEST_NAME].decode(errors="ignore")
     with ExitStack() as stack:
         recorder = None
-        if adaptation is not None:
-            stack.callback(adaptation.close)
         if args.record:
             recorder = Recorder(args.record, layout.names, overwrite=args.overwrite)
             stack.callback(recorder.close)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import loopback
 import numpy as np
@@ -561,6 +562,35 @@ def test_a_warning_about_a_stream_that_returns_is_printed_above_the_redrawn_line
     with pytest.raises(DataError, match="seen"):
         here(live, "--lsl", "it")
     assert len(told) == 1 and "taken in their order" in told[0]
+
+
+def test_a_model_of_some_gestures_says_which(monkeypatch, tmp_path, capsys):
+    """As predict.py says it."""
+    some = checkpoint(tmp_path / "some.ckpt", causal=True, classes_of_training=[*CLASSES, "wave"])
+    monkeypatch.setattr(lsl, "StreamReader", mock.Mock(side_effect=DataError("seen")))
+    monkeypatch.setattr(sys, "argv", ["live.py", "--lsl", "it", "--checkpoint", str(some), "--device", "cpu"])
+    with pytest.raises(DataError, match="seen"):
+        live.main()
+    assert "renormalised over them; left out: wave" in capsys.readouterr().out
+
+
+def test_the_process_that_adapts_is_there_before_the_stream_is_opened_and_ends_with_it(here, monkeypatch):
+    """It takes seconds to start, and LSL keeps few: the stream's first seconds were lost."""
+    events = []
+
+    class Adapting:
+        def close(self):
+            events.append("closed")
+
+    def found(*_):
+        events.append("stream")
+        raise DataError("seen")
+
+    monkeypatch.setattr(live.OnlineAdaptation, "in_background", lambda _: events.append("process") or Adapting())
+    monkeypatch.setattr(lsl, "StreamReader", found)
+    with pytest.raises(DataError, match="seen"):
+        here(live, "--lsl", "it", "--adapt")
+    assert events == ["process", "stream", "closed"]
 
 
 @pytest.mark.parametrize(
