@@ -4,12 +4,14 @@ Input: shards (preprocess.py) and a split, or a folder of folds (create_dataset_
 Output:
   CHECKPOINTS/<setting>/<fold>/seed<N>/   what train.py writes, except last.ckpt, which only an unfinished run needs;
                                           validation.json: the validation people's scores, written when a run is done
-  OUT/<setting>/<fold>/seed<N>/           what evaluate.py writes, for the runs that are evaluated
+  OUT/<setting>/<fold>/seed<N>/           what evaluate.py writes, for the runs that are evaluated; with --adapt also
+                                          in OUT/<setting>-adapted-session/ or OUT/<setting>-adapted-first/
   OUT/sweep.md, sweep.csv, sweep.json     one row per setting, best validation score first, with the pick marked
   OUT/hparams/                            the same for TensorBoard's HPARAMS page
 
   python sweep.py --split splits/putemg-kfold5                           # one setting: k-fold, end to end
   python sweep.py --split splits/loso --seeds 0 -- --tune fpt            # leave one subject out
+  python sweep.py --split splits/loso --adapt session -- --tune fpt      # scored adapted to each session, too
   python sweep.py --split splits/NAME --preset seed --seeds 0 1 2        # last 3, 6, 9, 12 blocks x 3 learning rates
   python sweep.py --split splits/NAME --grid tune=last:3,fpt,lora lr=default,1e-3 -- --epochs 5 --augment none
 
@@ -27,6 +29,9 @@ person's score is the mean over that person's runs. Only the pick is then scored
 folds, a person validates in one fold and is tested in another, so a single pick has used a little information about all
 test people. --pick fold picks a setting for each fold by that fold's own validation people; the table's row of these
 picks is then a result without this leak.
+
+--adapt session and --adapt first score each run that is evaluated a second time, adapted to each session without labels
+(evaluate.py --adapt). The table has these scores as `adapted test`. Runs are picked by unadapted validation scores.
 
 --launch local does several runs at once on this machine, --parallel of them, each with its share of the cores and, if
 there are GPUs, with one of them (CUDA_VISIBLE_DEVICES). --launch slurm submits them to Slurm as job arrays; a job that
@@ -113,6 +118,13 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument(
         "--evaluate", choices=("picked", "all", "none"), default="picked", help="which runs to score on the test people"
     )
+    p.add_argument(
+        "--adapt",
+        choices=("none", "session", "first"),
+        default="none",
+        help="score these runs also adapted to each session without labels: to all its recordings, or to its first one "
+        "(and score the later ones)",
+    )
     cli.launch_flags(p, "every run of train.py and evaluate.py", gpus=1)
     return p
 
@@ -127,6 +139,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args.seeds = list(dict.fromkeys(args.seeds))
     if args.out.resolve() == args.checkpoints.resolve():
         raise UsageError(f"--out, --checkpoints: expected two folders, found {args.out} twice")
+    if args.adapt != "none" and args.evaluate == "none":
+        raise UsageError(f"--adapt {args.adapt}: expected --evaluate picked or all beside it, found none")
     return args
 
 
@@ -135,13 +149,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training run. `settings`: those of train.py."""
+    """One training run. folder: of what train.py writes; out: of all results. `settings`: those of train.py."""
 
     setting: Setting
     fold: str  # "" where there is a single split
     seed: int
     folder: Path
-    results: Path
+    out: Path
     flags: list[str]
     settings: dict[str, Any]
     inputs: Inputs
@@ -162,15 +176,20 @@ class TrainingRun:
         """Whether the run is complete."""
         return self.validation.is_file() and (self.folder / "best_model.ckpt").is_file()
 
-    @property
-    def evaluated(self) -> bool:
-        """Whether there are test results of exactly this model, on the shards as they are now."""
-        path, best = self.results / "metrics.json", self.folder / "best_model.ckpt"
+    def results(self, adapt: str) -> Path:
+        """The folder of the test results. adapt: as --adapt, `none` for the unadapted model's."""
+        setting = self.setting.name if adapt == "none" else f"{self.setting.name}-adapted-{adapt}"
+        return self.out / setting / self.fold / f"seed{self.seed}"
+
+    def evaluated(self, adapt: str) -> bool:
+        """Whether there are test results of exactly this model, so adapted, on the shards as they are now."""
+        path, best = self.results(adapt) / "metrics.json", self.folder / "best_model.ckpt"
         if not (path.is_file() and best.is_file()):
             return False
         result = read_json(path, "metrics as evaluate.py writes them")
         same = result.get("subset") == "test" and result.get("split_sha256") == self.inputs.split
-        data = result.get("data")
+        data, adaptation = result.get("data"), result.get("adaptation", {"mode": "none"})
+        same = same and isinstance(adaptation, dict) and adaptation.get("mode") == adapt
         same = same and isinstance(data, dict) and data.get("checksums") == self.inputs.scored
         return same and result.get("checkpoint_sha256") == checksum(best)
 
@@ -215,7 +234,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 fold=fold,
                 seed=seed,
                 folder=args.checkpoints / place,
-                results=args.out / place,
+                out=args.out,
                 flags=[*flags, *args.train, *setting.flags],
                 settings=used | fixed,
                 inputs=inputs[fold],
@@ -374,20 +393,22 @@ def wait_for_lock(folder: Path, console: cli.Console) -> None:
             time.sleep(1)
 
 
-def to_evaluate(run: TrainingRun, args: argparse.Namespace) -> Job:
-    """The job that scores a run on the test people."""
+def to_evaluate(run: TrainingRun, args: argparse.Namespace, adapt: str) -> Job:
+    """The job that scores a run on the test people. adapt: as evaluate.py's --adapt."""
     best, split = run.folder / "best_model.ckpt", args.split / run.fold
-    flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results, "device": run.device}
-    return Job(f"evaluate {run.name}", (*command_line("evaluate.py", **flags, subset="test"), "--quiet"))
+    flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results(adapt), "device": run.device}
+    command = command_line("evaluate.py", **flags, subset="test", adapt=adapt)
+    how = "" if adapt == "none" else f" adapted-{adapt}"
+    return Job(f"evaluate {run.name}{how}", (*command, "--quiet"))
 
 
-def expect_evaluated(run: TrainingRun, _console: cli.Console) -> None:
+def expect_evaluated(run: TrainingRun, adapt: str) -> None:
     """DataError if the scores are of other data than the sweep's, for example if shards were made again before the job
     ran."""
-    if not run.evaluated:
+    if not run.evaluated(adapt):
         raise DataError(
-            f"{run.results}: expected scores of this model on {run.settings['shards']} as it was when the sweep began, "
-            "found others; run the same command again"
+            f"{run.results(adapt)}: expected scores of this model on {run.settings['shards']} as it was when the sweep "
+            "began, found others; run the same command again"
         )
 
 
@@ -458,18 +479,28 @@ def by_seed(runs: Sequence[TrainingRun], path: Callable[[TrainingRun], Path]) ->
     return files
 
 
-def make_row(name: str, values: Mapping[str, str], runs: Sequence[TrainingRun], picked: str, tested: set[str]) -> Row:
-    """A row of the table, from some runs."""
+def test_scores(runs: Sequence[TrainingRun], adapt: str, tested: Mapping[str, set[str]]) -> dict[str, Any] | None:
+    """Scores over the test people; None if a run has none. tested: --adapt -> names of the runs that were so scored."""
+    if not all(run.trained and run.name in tested.get(adapt, ()) for run in runs):
+        return None
+    return over_subjects(by_seed(runs, lambda run: run.results(adapt) / "metrics.json"))
+
+
+def make_row(
+    name: str, values: Mapping[str, str], runs: Sequence[TrainingRun], picked: str, tested: Mapping[str, set[str]]
+) -> Row:
+    """A row of the table, from some runs. tested: as in `test_scores`."""
     done = sum(run.trained for run in runs)
-    whole = done == len(runs)
-    scored = whole and all(run.name in tested for run in runs)
-    test = over_subjects(by_seed(runs, lambda run: run.results / "metrics.json")) if scored else None
-    return Row(name, values, done, len(runs), picked, validation(runs) if whole else None, test)
+    scores = validation(runs) if done == len(runs) else None
+    test, *adapted = (test_scores(runs, adapt, tested) for adapt in tested)
+    return Row(name, values, done, len(runs), picked, scores, test, *adapted)
 
 
-def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[str]) -> list[Row]:
-    """The table. With --pick fold, first a row for the runs that were picked, taken together; then a row per
-    setting."""
+def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: Mapping[str, set[str]]) -> list[Row]:
+    """The table: a row per setting; with --pick fold, before them one for the runs that were picked, taken together.
+
+    tested: as in `test_scores`.
+    """
     rows = []
     for setting in plan.settings:
         chosen = [fold for fold in plan.folds if picked.get(fold) == setting]
@@ -482,13 +513,16 @@ def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: set[s
     return rows
 
 
-def make_notes(plan: Plan, rows: Sequence[Row], how: str) -> list[str]:
-    """What a reader must know in addition to the numbers."""
+def make_notes(plan: Plan, rows: Sequence[Row], how: str, adapt: str) -> list[str]:
+    """What a reader must know in addition to the numbers. how, adapt: --pick and --adapt."""
     notes = ["the recordings were SIMULATED: nothing here is said about people"] if plan.simulated else []
     if short := [row.name for row in rows if row.done < row.expected]:
         notes.append(f"not all runs of {', '.join(short)} ended well; such settings can't be picked")
     if len([row for row in rows if row.test and row.values]) > 1:
         notes.append("the test people were scored with several settings: nothing may be chosen by those columns")
+    if adapt != "none":
+        scored = "; scored on the recordings after each session's first" if adapt == "first" else ""
+        notes.append(f"adapted: to each session without labels (evaluate.py --adapt {adapt}){scored}")
     folds = plan.folds.items()
     pairs = [(one, other) for a, one in folds for b, other in folds if a != b]
     crossed = {subject for one, other in pairs for subject in one.subjects("val") if subject in other.subjects("test")}
@@ -523,7 +557,7 @@ def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
 
     with atomic_folder(folder) as new:
         for row in rows:
-            subsets = (("val", row.val), ("test", row.test))
+            subsets = (("val", row.val), ("test", row.test), ("adapted", row.adapted))
             scores = {
                 f"{subset}/{one.name}": scores_of[one.name]
                 for subset, scores_of in subsets
@@ -566,11 +600,17 @@ def main() -> int:
             "all": [run for run in plan.runs if run.trained],
             "none": [],
         }[args.evaluate]
-        scored = {to_evaluate(run, args): run for run in to_test if not run.evaluated}
-        failures |= do_all(scored, "evaluate", expect_evaluated, console, many)
-        tested = {run.name for run in plan.runs if run.evaluated}
+        tested: dict[str, set[str]] = {}
+        for adapt in dict.fromkeys(("none", args.adapt)):
+            scored = {to_evaluate(run, args, adapt): run for run in to_test if not run.evaluated(adapt)}
+
+            def ended(run: TrainingRun, _console: cli.Console, adapt: str = adapt) -> None:
+                expect_evaluated(run, adapt)
+
+            failures |= do_all(scored, "evaluate", ended, console, many)
+            tested[adapt] = {run.name for run in plan.runs if run.evaluated(adapt)}
         rows = make_rows(plan, picked, args.pick, tested)
-        notes = make_notes(plan, rows, args.pick)
+        notes = make_notes(plan, rows, args.pick, args.adapt)
         write(args, plan, rows, notes, failures)
     console.say(markdown(rows, notes))
     finish(args, rows, failures, console)
@@ -585,7 +625,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
         name = PICKED_BY.name
         summary = " and ".join(
             f"{subset} {PICKED_BY.labelled(scores[name])} ({cli.counted(scores['subjects'], 'person', 'people')})"
-            for subset, scores in (("validation", best.val), ("test", best.test))
+            for subset, scores in (("validation", best.val), ("test", best.test), ("adapted test", best.adapted))
             if scores
         )
         summary = f"picked {best.name}: {summary}"
@@ -601,6 +641,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
         picked=best.name if best else None,
         val=best.val if best else None,
         test=best.test if best else None,
+        adapted=best.adapted if best else None,
         failures=dict(failures),
     )
 

@@ -174,6 +174,28 @@ def test_results_of_other_gestures_are_noted(tmp_path):
             of("wrong", wrong)
 
 
+def test_methods_that_learnt_from_the_people_scored_are_told_from_those_that_did_not(tmp_path):
+    """An adapted model stood beside unadapted ones without a word."""
+
+    def of(folder, **more):
+        path = write_result(tmp_path / folder, {"03": 0.5})
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+        return pool(folder, [read_evaluation(path, "macro_f1")])
+
+    plain, other = of("plain"), of("other")
+    session, rival = of("session", adaptation={"mode": "session"}), of("rival", adaptation={"on": "session"})
+    both = of("both", calibrate=1, adaptation={"mode": "first"})
+    assert differences_between([plain, other]) == []
+    assert differences_between([session, rival]) == []
+    (note,) = differences_between([plain, session, other, rival, both])
+    assert note == (
+        "methods have learnt from different data of the people scored: neither adapted nor calibrated: plain, other; "
+        "adapted without labels (session): session, rival; "
+        "calibrated with labels (1 of each gesture) and adapted without labels (first): both"
+    )
+    assert len(differences_between([plain, of("odd", adaptation=3, calibrate="\x1b[2J")])) == 1
+
+
 def test_a_mean_of_ones_may_be_rounded_up(tmp_path):
     path = write_result(tmp_path, {"03": 0.0, "04": 1.0000000000000002})
     assert read_evaluation(path, "macro_f1").subjects["04"] == pytest.approx(1)

@@ -22,13 +22,14 @@ import simulate_putemg
 import sweep
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = [block.replace("\\\n", "") for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)]  # lines joined
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
 TINY = "--layers 1 --epochs 1 --batch-size 32 --device cpu"
 SMALLER = {
     "preprocess.py": "--workers 1",
     "train.py": TINY,
     "sweep.py": TINY,  # behind its --, for train.py
+    "baselines.py": "--classifiers lda",
     "calibrate.py": "--epochs 1",
     "live.py": f"--seconds 2 --wait {LONGEST}",
     "export.py": "--no-onnx",
@@ -147,6 +148,7 @@ def test_every_command_runs_in_order(workplace, run_here, monkeypatch):
     for result in (
         "results/gpt2/sweep.csv",
         "results/compare/compare.md",
+        "results/compare-adapted/compare.md",
         "results/baselines/lda-tokens/fold0/metrics.json",
         "results/report.html",
         "results/plots/recording.png",

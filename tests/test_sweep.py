@@ -65,11 +65,15 @@ class FakeScripts:
         key = (folder.parts[-3], folder.parts[-2], int(folder.parts[-1].removeprefix("seed")))
         self.called.append((script, key, "--resume" in words))
         if script == "evaluate.py":
+            mode = value.get("--adapt", "none")
             digest = hashlib.sha256((folder / "best_model.ckpt").read_bytes()).hexdigest()
             split, inputs = inputs_of(value)
             output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split.checksum}
             output["data"] = {"arguments": {}, "checksums": inputs.scored}
-            write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(self.test(*key))})
+            if mode != "none":
+                output["adaptation"] = {"mode": mode}
+            scores = {person: f1 + (0.1 if mode != "none" else 0) for person, f1 in self.test(*key).items()}
+            write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(scores)})
             return ""
         _, settings = training.checked(words)
         split, inputs = inputs_of(value)
@@ -233,6 +237,17 @@ test.__test__ = False  # scores, not a test
 GRID = ("--grid", "lr=1e-3,1e-2", "--seeds", "0", "1")
 
 
+def val_of_one(*_):
+    return {"01": 0.5}
+
+
+def test_of_one(*_):
+    return {"05": 0.4}
+
+
+test_of_one.__test__ = False
+
+
 def test_people_are_pooled_over_folds_and_seeds_and_validation_alone_decides(run, data, tmp_path):
     scripts = FakeScripts(val, test)
     assert run(scripts, *flags(data, tmp_path, *GRID)) == 0
@@ -271,6 +286,48 @@ def test_each_fold_can_pick_on_its_own_validation_people(run, data, tmp_path):
     assert float(pick["test_macro_f1"]) == pytest.approx((0.65 + 0.55) / 2)
     assert rows["lr-1e-3"]["test_macro_f1"] == ""
     assert "helped to pick" not in (tmp_path / "out" / "sweep.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["session", "first"])
+def test_the_pick_is_scored_adapted_too(run, data, tmp_path, mode, capsys):
+    words = flags(data, tmp_path, *GRID)
+    assert run(FakeScripts(val, test), *words) == 0
+    assert "adapted" not in (tmp_path / "out" / "sweep.md").read_text()
+    scripts = FakeScripts(val, test)
+    assert run(scripts, *words, "--adapt", mode) == 0
+    assert scripts.called == [("evaluate.py", (GOOD, f"fold{f}", s), False) for f in (0, 1) for s in (0, 1)]
+    said = capsys.readouterr().out.splitlines()[-1]
+    best, other = table(tmp_path)
+    assert float(best["adapted_macro_f1"]) == pytest.approx(float(best["test_macro_f1"]) + 0.1)
+    assert f"adapted test macro-F1 {float(best['adapted_macro_f1']):.4f} (2 people)" in said
+    assert other["adapted_macro_f1"] == ""
+    assert (tmp_path / "out" / f"{GOOD}-adapted-{mode}" / "fold1" / "seed0" / "metrics.json").is_file()
+    text = (tmp_path / "out" / "sweep.md").read_text()
+    assert "adapted test macro-F1" in text.splitlines()[0]
+    assert f"adapted: to each session without labels (evaluate.py --adapt {mode})" in text
+    assert ("after each session's first" in text) == (mode == "first")
+    shown = hyperparameters(tmp_path / "out" / "hparams")
+    assert shown[1e-2]["adapted/macro_f1"] == pytest.approx(float(best["adapted_macro_f1"]), rel=1e-5)
+    again = FakeScripts(val, test)
+    assert run(again, *words, "--adapt", mode) == 0
+    assert again.called == []
+
+
+def test_adapted_scores_of_another_kind_are_scored_again(run, data, tmp_path):
+    words = flags(data, tmp_path, "--grid", "lr=1e-2", "--adapt", "session", split="split")
+    run(FakeScripts(val_of_one, test_of_one), *words)
+    (one,) = (tmp_path / "out").glob("*-adapted-session/seed0/metrics.json")
+    for changed in ({"mode": "first"}, None, 3):
+        write_json(one, read_json(one, "metrics") | {"adaptation": changed})
+        again = FakeScripts(val_of_one, test_of_one)
+        assert run(again, *words) == 0
+        assert len(again.count("evaluate.py")) == 1
+        assert read_json(one, "metrics")["adaptation"] == {"mode": "session"}
+
+
+def test_adapting_needs_runs_that_are_scored(run, data, tmp_path):
+    with pytest.raises(UsageError, match="--adapt session: expected --evaluate picked or all beside it, found none"):
+        run(FakeScripts(val, test), *flags(data, tmp_path, "--evaluate", "none", "--adapt", "session"))
 
 
 def test_a_run_that_fails_is_named_the_others_are_done_and_it_is_tried_again(run, data, tmp_path, capsys):

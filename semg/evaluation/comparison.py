@@ -39,7 +39,8 @@ class Evaluation:
 
     subset: of the split; None if there are only predictions, which do not say. simulated: whether the result says that
     recordings were simulated. data: what it says about the shards scored, as in `ScoredWindows`; empty if nothing.
-    classes: the gestures that it decided between; empty if it does not say.
+    classes: the gestures that it decided between; empty if it does not say. knows: which data of the people scored the
+    model has learnt from, in words; empty if there are only predictions.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Evaluation:
     simulated: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    knows: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,25 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
     check_fields(path, content, {"classes": replace(TEXTS, needed=False)}, WRITTEN, "evaluate.py writes it")
     about = (content.get("simulated") is True, _data_of(path, content), tuple(content.get("classes") or ()))
-    return Evaluation(path, subset, subjects, windows, *about)
+    return Evaluation(path, subset, subjects, windows, *about, "" if path.suffix == ".npz" else _known(content))
+
+
+def adapted_on(content: Mapping[str, Any]) -> str:
+    """What the model of a metrics.json was adapted on without labels: `session`, `first` or `online`; empty if it was
+    not adapted."""
+    how = content.get("adaptation")
+    if not isinstance(how, dict):
+        return ""
+    return str(how.get("mode", how.get("on", "")))  # baselines.py writes `on`
+
+
+def _known(content: Mapping[str, Any]) -> str:
+    """Which data of the people scored the model has learnt from, in words."""
+    repetitions, mode = content.get("calibrate"), adapted_on(content)
+    each = f"{printable(str(repetitions))} of each gesture"
+    labelled = [] if repetitions is None else [f"calibrated with labels ({each})"]
+    unlabelled = [f"adapted without labels ({printable(mode)})"] if mode else []
+    return " and ".join([*labelled, *unlabelled]) or "neither adapted nor calibrated"
 
 
 def _data_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -250,8 +270,8 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def differences_between(methods: Sequence[Method]) -> list[str]:
-    """Notes that a reader of the table needs: methods scored on other people, windows, gestures or shards, or with
-    uneven numbers of runs."""
+    """Notes that a reader of the table needs: methods scored on other people, windows, gestures or shards, adapted or
+    calibrated to the people scored while others are not, or with uneven numbers of runs."""
     notes = []
     everyone = {subject for method in methods for subject in method.subjects}
     for method in methods:
@@ -268,7 +288,19 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
             recording = [part for part in one.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
             if [p for p, n in one.windows.items() if first.setdefault((p, *recording), n) != n]:
                 notes.append(f"{method.name}: {one.path} has other numbers of windows than the runs before it")
-    return [*notes, *_other_gestures(methods), *_other_data(methods)]
+    return [*notes, *_other_knowledge(methods), *_other_gestures(methods), *_other_data(methods)]
+
+
+def _other_knowledge(methods: Sequence[Method]) -> list[str]:
+    """A note if some methods have learnt from the people scored and others have not, or from other data of theirs."""
+    names: dict[str, list[str]] = {}
+    for method in methods:
+        for knows in dict.fromkeys(one.knows for one in method.evaluations if one.knows):
+            names.setdefault(knows, []).append(method.name)
+    if len(names) < 2:
+        return []
+    groups = "; ".join(f"{knows}: {', '.join(own)}" for knows, own in names.items())
+    return [f"methods have learnt from different data of the people scored: {groups}"]
 
 
 def _other_gestures(methods: Sequence[Method]) -> list[str]:

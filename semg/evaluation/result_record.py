@@ -10,7 +10,7 @@ import numpy as np
 from semg.common.errors import DataError
 from semg.common.files import places_near, read_json
 from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
-from semg.evaluation.comparison import MOST_CLASSES, WRITTEN, Evaluation, evaluation_of
+from semg.evaluation.comparison import MOST_CLASSES, WRITTEN, Evaluation, adapted_on, evaluation_of
 from semg.evaluation.metrics import Metric
 
 _MOST_WINDOWS = 2**40  # most windows in a cell of a confusion matrix
@@ -83,8 +83,7 @@ class ResultRecord:
     @property
     def adapted_on(self) -> str:
         """What the model was adapted on without labels: `session`, `first` or `online`; empty if it was not adapted."""
-        how = self.content.get("adaptation") or {}
-        return str(how.get("mode", how.get("on", "")))  # baselines.py writes `on`
+        return adapted_on(self.content)
 
     def content_of(self, record: str) -> str:
         """Checksum of the contents of a recording's shard when it was scored; empty if the result does not state it."""

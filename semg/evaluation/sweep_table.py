@@ -17,7 +17,7 @@ from semg.evaluation.metrics import headlines
 from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
 PICKED_BY = metrics.leading()  # on the validation people
-SUBSETS = {"val": "validation", "test": "test"}
+SUBSETS = {"val": "validation", "test": "test", "adapted": "adapted test"}  # field of a row -> words
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Row:
     """One row of the table.
 
     values: flag of train.py -> its value; done, expected: numbers of trained runs; picked: `yes`, or the folds for
-    which it was picked, "" if none; val, test: the result of `over_subjects` for its runs, None if some are missing.
+    which it was picked, "" if none; val, test, adapted: the result of `over_subjects` for its runs, None if some are
+    missing; adapted: of the test people, to each of whose sessions the model was adapted.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Row:
     picked: str
     val: Mapping[str, Any] | None
     test: Mapping[str, Any] | None
+    adapted: Mapping[str, Any] | None = None
+
+    @property
+    def scores(self) -> list[Mapping[str, Any] | None]:
+        """Those of each of SUBSETS."""
+        return [getattr(self, subset) for subset in SUBSETS]
 
 
 def over_subjects(files: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
@@ -74,9 +81,7 @@ def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The table in percent, with an explanation below."""
     flags = list(dict.fromkeys(flag for row in rows for flag in row.values))
     subsets = [subset for subset in SUBSETS if any(getattr(row, subset) for row in rows)]
-    seeds = any(
-        scores and scores[f"{PICKED_BY.name}_sd_seeds"] is not None for row in rows for scores in (row.val, row.test)
-    )
+    seeds = any(scores and scores[f"{PICKED_BY.name}_sd_seeds"] is not None for row in rows for scores in row.scores)
     head = ["picked", *(flags or ["setting"]), "runs"]
     for subset in subsets:
         head += [f"{SUBSETS[subset]} people", *_metric_heads(SUBSETS[subset], seeds)]
@@ -113,7 +118,7 @@ def csv_table(rows: Sequence[Row]) -> str:
     head = ["setting", *flags, "picked", "runs", "runs_expected", *(f"{p}_{key}" for p in SUBSETS for key in keys)]
     table: list[list[object]] = [list(head)]
     for row in rows:
-        values = [(scores or {}).get(key) for scores in (row.val, row.test) for key in keys]
+        values = [(scores or {}).get(key) for scores in row.scores for key in keys]
         cells = ["" if value is None else value for value in values]
         table.append([row.name, *(row.values.get(f, "") for f in flags), row.picked, row.done, row.expected, *cells])
     return csv_text(table)
