@@ -252,6 +252,27 @@ def test_a_time_whose_name_says_its_unit_is_believed_however_far_it_is_off(tmp_p
         table.gaps(table.roles(), 4000)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "units"),
+    [
+        ("Zeit", np.arange(N) / RATE, ""),  # no counter has steps of a fraction
+        ("1", np.arange(N) / RATE, ""),
+        ("Zeit (ms)", np.arange(N) * 5, ""),
+        ("Zeit", np.arange(N) * 5, "ms,mV,mV,mV,"),
+    ],
+)
+def test_a_time_of_another_name_contradicts_a_rate_too(tmp_path, name, values, units):
+    table = frame(time=values).rename(columns={"time": name})
+    lines = written(tmp_path / "a.csv", table).read_text().splitlines()
+    lines[1:1] = [units] if units else []
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    read = Table(tmp_path / "a.csv", header=True, texts=["label"])
+    found = read.roles(labels=4)
+    assert read.gaps(found, RATE) == []
+    with pytest.raises(DataError, match="expected 400 Hz, found 200 Hz by the times in column 1"):
+        read.gaps(found, 2 * RATE)
+
+
 def test_a_row_of_units_says_the_rate_and_the_unit(tmp_path):
     lines = written(tmp_path / "a.csv", frame().drop(columns="time")).read_text().splitlines()
     lines[1:1] = ["mV,mV,mV,", "200 Hz,200 Hz,200 Hz,"]

@@ -219,7 +219,9 @@ def _kind(name: str, values: np.ndarray | None) -> str:
     if named == "fact" and (whole or known.min() == known.max()):
         return named
     if rises(values):  # a name such as ch1 indicates a channel; without such a name the numbers decide
-        return "ambiguous" if _stem(name) is not None else "counter"
+        if _stem(name) is not None:
+            return "ambiguous"
+        return "counter" if whole else "time"  # whatever its language: no counter has steps of a fraction
     if named == "fact":
         return "ambiguous"
     if whole and _stem(name) is None and _is_held(known):

@@ -295,8 +295,9 @@ class Table:
         interval = gaps.sampling_interval(times, rate)
         if interval <= 0:
             return []
-        if not roles.counter:
-            unit = 1.0 if roles.time in self._texts else unit_of_time(self.names[roles.time])
+        stated = next(filter(None, map(unit_of_time, self._said(roles.time))), None)
+        unit = 1.0 if roles.time in self._texts else stated
+        if unit or not roles.counter:  # a column with a unit of time is one, whatever its name
             measured = _measured_rate(interval, rate, unit)
             if unit or 1 / _RATE_SEARCH < measured / rate < _RATE_SEARCH:
                 self._check_rate(roles.time, measured, rate)
