@@ -67,10 +67,11 @@ FOLDS_SHOWN = 10  # with more folds than this, the table gives ranges over folds
 
 @dataclass(frozen=True)
 class Windows:
-    """How many windows of each class the shards hold. counts: record name -> (K,)."""
+    """How many windows of each class the shards hold. counts: record name -> (K,). people: (K,) of how many people."""
 
     classes: tuple[str, ...]
     counts: dict[str, np.ndarray]
+    people: np.ndarray
 
     def of(self, records: Sequence[str]) -> np.ndarray:
         """(K,) number of windows of each class in some recordings together."""
@@ -165,7 +166,11 @@ def count_windows(shards: Sequence[Shard]) -> Windows:
             )
         seen[signal] = shard.record
     classes = shards[0].classes
-    return Windows(classes, {s.record: np.bincount(s.windows["label"], minlength=len(classes)) for s in shards})
+    counts = {s.record: np.bincount(s.windows["label"], minlength=len(classes)) for s in shards}
+    made: dict[str, np.ndarray] = {}
+    for shard in shards:
+        made[shard.subject] = made.get(shard.subject, np.zeros(len(classes), bool)) | (counts[shard.record] > 0)
+    return Windows(classes, counts, np.sum(list(made.values()), axis=0))
 
 
 def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str, splits.Split], list[str]]:
@@ -212,13 +217,24 @@ def refuse_missing_classes(by_fold: Mapping[str, splits.Split], windows: Windows
         )
     for key, split in by_fold.items():
         for subset in splits.SUBSETS:
-            counts = windows.of(split.records(subset))
-            if missing := [name for name, n in zip(windows.classes, counts, strict=True) if n == 0]:
+            lacking = windows.of(split.records(subset)) == 0
+            if lacking.any():
+                missing = [name for name, lacks in zip(windows.classes, lacking, strict=True) if lacks]
                 where = f"{subset} subset of {key}" if key else f"{subset} subset"
+                few = _too_few(split.protocol, int(windows.people[lacking].min()), len(by_fold))
                 raise DataError(
                     f"expected windows of every class in every subset, found none of {', '.join(missing)} in the "
-                    f"{where}; {_advice(split.protocol, subset, named)}"
+                    f"{where}; {few or _advice(split.protocol, subset, named)}"
                 )
+
+
+def _too_few(protocol: str, people: int, folds: int) -> str:
+    """Why no draw of people can put the class that `people` people made into each subset; empty if one can."""
+    if protocol not in ("subject", "kfold") or people >= max(len(splits.SUBSETS), folds):
+        return ""
+    each = f"each of {folds} folds" if folds > len(splits.SUBSETS) else "each subset"
+    made = f"only {cli.counted(people, 'person', 'people')} made it, and {each} needs one"
+    return f"{made}: make the shards again with --classes and the others alone"
 
 
 def _advice(protocol: str, subset: str, named: Collection[str]) -> str:

@@ -202,13 +202,29 @@ def test_what_helps_is_advised_where_a_class_is_missing(run_here, tmp_path):
         write(tmp_path / "shards", name, labels=(0, 0, 1, 1))
     error = run_here(SCRIPT, "--shards", tmp_path / "shards", "--out", tmp_path / "s", code=1).stderr
     assert "found none of pinch index in any recording; make the shards again with --classes" in error
-    lacking = create_dataset_files.Windows(("a", "b"), {"x": np.array([1, 0]), "y": np.ones(2), "z": np.ones(2)})
+    counts = {"x": np.array([1, 0]), "y": np.ones(2), "z": np.ones(2)}
+    lacking = create_dataset_files.Windows(("a", "b"), counts, np.array([9, 9]))
     split = splits.Split("", "loso", ("y",), ("z",), ("x",))
     with pytest.raises(DataError, match="tests each person alone, so each has to have every class"):
         create_dataset_files.refuse_missing_classes({"fold0": split}, lacking)
     split = splits.Split("", "subject", ("y",), ("x",), ("z",))
     with pytest.raises(DataError, match="in the val subset; choose another --seed, or more people"):
         create_dataset_files.refuse_missing_classes({"": split}, lacking)
+
+
+def test_a_class_that_too_few_people_made_is_said_to_be_one(run_here, shards, tmp_path):
+    """No other seed could help: a public data set has a gesture that two of its 36 people made."""
+    own = tmp_path / "shards"
+    shutil.copytree(shards, own)
+    people = sorted({name.split("-")[1] for name in NAMES})
+    for name in NAMES:
+        if name.split("-")[1] not in people[:2]:
+            write(own, name, labels=(0, 0, 1, 1))
+    remedy = "make the shards again with --classes and the others alone"
+    error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", code=1).stderr
+    assert f"only 2 people made it, and each subset needs one: {remedy}" in error
+    error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "kfold", code=1).stderr
+    assert f"only 2 people made it, and each of 5 folds needs one: {remedy}" in error
 
 
 def test_one_recording_under_two_names_is_refused(run_here, shards, tmp_path):
