@@ -140,6 +140,19 @@ def test_rows_without_a_number_are_units_only_if_they_say_nothing_else(tmp_path,
     assert [row for _, row in listed.rows()] == [["g", "s"], ["p1.csv", "1"]]
 
 
+def test_a_last_row_that_was_cut_off_is_left_out_where_samples_are_read(tmp_path):
+    """A device that is switched off leaves one; in the middle, and in a list, such a row is an error."""
+    cut = read(tmp_path / "a", COMMAS + "0.02,1.2\n\n", may_be_cut=True)
+    assert values(cut) == EXPECTED
+    assert cut.cut == "its last line, 5, has 2 cells of 4 and is left out"
+    assert read(tmp_path / "a", COMMAS, may_be_cut=True).cut == ""
+    for raw, where in ((COMMAS + "0.02,1.2\n0.025,1,2,rest\n", 5), (COMMAS + "0.02,1,2,rest,\n" + "1,2,3,4,5\n", 6)):
+        with pytest.raises(DataError, match=f":{where}: expected 4 cells as in the other rows"):
+            values(read(tmp_path / "a", raw, may_be_cut=True))
+    with pytest.raises(DataError, match=":5: expected 4 cells as in the other rows, found 2"):
+        values(read(tmp_path / "a", COMMAS + "0.02,1.2\n"))
+
+
 def test_files_that_are_none(tmp_path):
     for path, output in ((tmp_path / "none", "no such file"), (tmp_path, "a folder")):
         with pytest.raises(DataError, match=output):

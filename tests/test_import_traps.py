@@ -87,6 +87,16 @@ def test_a_table_that_fills_a_sheet_is_doubted(study, monkeypatch):
     assert told in study.run()[2]
 
 
+def test_a_table_whose_last_line_was_cut_off_is_doubted(study):
+    study.write()
+    with (study.folder / "p1.csv").open("a") as file:
+        file.write("1.5,2.5\n")
+    code, _, errors = study.run()
+    told = "p1.csv: its last line, 4802, has 2 cells of 9 and is left out: is the rest of it missing?"
+    assert (code, told in errors) == (0, True), errors
+    assert [len(shard.signal) for shard in study.shards()] == [4800, 4800]
+
+
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
 def test_one_may_work_in_a_folder_whose_name_is_no_utf_8(study, tmp_path, monkeypatch):
     """An old disk's Latin-1; a flag that names such a folder is refused in a line, as results could not say it."""

@@ -343,6 +343,14 @@ def test_predicting_judges_the_time_too(tmp_path):
         read_table(path, 400, 1.0, None, 3)
 
 
+def test_predicting_says_that_a_last_line_was_cut_off(tmp_path):
+    path = written(tmp_path / "a.csv")
+    path.write_text(path.read_text() + "4.0,1.5\n")
+    source = read_table(path, RATE, 1.0, None, 3)
+    assert source.samples.shape == (N, 3)
+    assert source.assumed == "its last line, 802, has 2 cells of 5 and is left out: is the rest of it missing?"
+
+
 def test_a_table_on_its_side_or_without_rows_is_named_as_such(tmp_path):
     np.save(tmp_path / "a.npy", SIGNAL.T)
     with pytest.raises(DataError, match="found 800 columns; its 3 rows are the channels: transpose it, so that each"):

@@ -43,15 +43,17 @@ class DelimitedText:
     """A file of rows and columns, read and understood.
 
     Attributes: `path`; `names` of the columns from the header, or None without a header; `units`, the rows below the
-    names that contain only units and rates; `width`, the number of columns; `delimiter`; `decimal`, the decimal mark.
+    names that contain only units and rates; `width`, the number of columns; `delimiter`; `decimal`, the decimal mark;
+    `cut`, a message about a last row that `rows` has left out, otherwise empty.
     """
 
-    def __init__(self, path: Path, what: str, *, header: bool | None = None) -> None:
+    def __init__(self, path: Path, what: str, *, header: bool | None = None, may_be_cut: bool = False) -> None:
         """Read `path`. what: the expected contents, for error messages. header: whether there is one (None: detect it).
+        may_be_cut: leave out a last row that has too few cells.
 
         Raises DataError for anything that is not text in rows and columns.
         """
-        self.path = path
+        self.path, self.cut, self._may_be_cut = path, "", may_be_cut
         lines = io.StringIO(decoded(path, what), newline="").readlines()
         self._lines, self._skipped, forced, comment = _table_lines(lines)
         if not self._lines:
@@ -96,6 +98,9 @@ class DelimitedText:
             if blank:
                 raise DataError(f"{self.path}:{blank}: expected a sample, found a row without one")
             cells = row if len(row) == width else _without_tail(row, width)
+            if len(cells) < width and self._may_be_cut and not any(map(str.strip, self._lines[line - self._skipped :])):
+                self.cut = f"its last line, {line}, has {len(cells)} cells of {width} and is left out"
+                return
             if len(cells) != width:
                 problem = f"expected {width} cells as in the other rows, found {len(row)}"
                 raise DataError(f"{self.path}:{line}: {problem}")

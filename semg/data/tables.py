@@ -52,8 +52,8 @@ _HEAD = 1000  # first rows, from which it is decided which columns hold numbers
 class RawRecording:
     """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
     numbers, or for a table the names of gestures, empty where there is none; missing: where samples are missing;
-    channels: names of the columns, if they have any; assumed: a message about what was assumed of a counter; unit: as
-    stated in the table, otherwise empty."""
+    channels: names of the columns, if they have any; assumed: a message about what was assumed of a counter, and
+    of the table's end; unit: as stated in the table, otherwise empty."""
 
     name: str
     samples: np.ndarray
@@ -111,17 +111,19 @@ class Table:
         self._decimal = "."
         self._below: tuple[list[str], ...] = ()  # rows below the names, with units and rates of the columns
         self._last_line = 0  # last line of the file that holds a sample
+        self._cut = ""  # a message about a line after it that was left out
         if path.suffix.lower() == ".npy":
             values = _read_npy(path)
             self.names = tuple(str(place + 1) for place in range(values.shape[1]))
             self._numbers = dict(enumerate(values.T))
             self.n_samples = len(values)
             return
-        text = DelimitedText(path, "a table of samples", header=header)
+        text = DelimitedText(path, "a table of samples", header=header, may_be_cut=True)
         self._decimal = text.decimal
         self._below = text.units
         self.names = text.names or tuple(str(place + 1) for place in range(text.width))
         self.n_samples = self._read(text, [place for name in texts if (place := self.find(name)) is not None])
+        self._cut = text.cut
         if not self.n_samples:
             raise DataError(f"{path}: expected a row a sample below the names of the columns, found none")
 
@@ -242,9 +244,9 @@ class Table:
 
     def end_in_words(self) -> str:
         """A warning if the table seems to be truncated; otherwise empty."""
-        if self._last_line not in _FULL_SHEETS:
-            return ""
-        return f"it ends with line {self._last_line}, the last row of an Excel sheet: is the rest of it missing?"
+        full = f"it ends with line {self._last_line}, the last row of an Excel sheet"
+        sign = self._cut or (full if self._last_line in _FULL_SHEETS else "")
+        return f"{sign}: is the rest of it missing?" if sign else ""
 
     def trials(self, roles: Roles) -> tuple[str, np.ndarray]:
         """The name of the column that counts trials and the first samples of those that directly follow another; both
@@ -403,7 +405,8 @@ def read_table(
         samples = exact_in_float32(table.samples(roles.channels))
     codes = None if place is None else table.labels(place)
     chosen = tuple(table.names[one] for one in roles.channels)
-    missing, assumed = tuple(table.gaps(roles, rate)), table.assumed(roles)
+    missing = tuple(table.gaps(roles, rate))
+    assumed = "; ".join(filter(None, (table.assumed(roles), table.end_in_words())))
     return RawRecording(path.stem, samples, rate, scale, codes, missing, chosen, assumed, table.unit(roles.channels))
 
 

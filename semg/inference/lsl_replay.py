@@ -57,7 +57,7 @@ def read_playable(
     table = Table(path)
     roles = table.roles(channels)
     missing = table.gaps(roles, rate)  # refuses a time column with another rate
-    for text in filter(None, (table.assumed(roles), gaps.in_words(missing, rate))):
+    for text in filter(None, (table.assumed(roles), table.end_in_words(), gaps.in_words(missing, rate))):
         warn(f"{path}: {text}")
     places = roles.channels
     samples = exact_in_float32(table.samples(places))

@@ -758,7 +758,7 @@ SAMPLES: dict[str, tuple[str, bytes, str]] = {
     "an empty table": (".csv", b"", "expected"),
     "UTF-16": (".csv", (ROW * 500).encode("utf-16")[:-1], "in utf-16, as it begins, found other bytes"),
     "two decimal marks": (".csv", (ROW.replace(",", ";") * 500 + "1,5;2.5" + ";1" * 22).encode(), "found '1,5'"),
-    "a short last row": (".csv", (ROW * 500 + "1,2\n").encode(), ":501: expected 24 cells"),
+    "a short row": (".csv", (ROW * 500 + "1,2\n" + ROW).encode(), ":501: expected 24 cells"),
     "text in the middle": (".csv", (ROW * 500 + ROW.replace("1", "x")).encode(), ":501: expected a number in column 1"),
     "NUL bytes": (".csv", bytes(1000), "expected"),
 }

@@ -152,7 +152,7 @@ def test_tensorboards_log_that_finds_no_room_costs_the_log_and_not_the_run(
 
 
 def test_live_tables_end_with_a_whole_row_and_are_named(tmp_path: Path) -> None:
-    """The error named no file, and the last row was half a one, which predict.py refuses."""
+    """The error named no file, and the last row was half a one."""
     table, record = DecisionTable(tmp_path / "table.csv", ["rest", "fist"]), Recorder(tmp_path / "record.csv", ["a"])
     decision = LiveDecision(1.0, 1.0, np.array([0.25, 0.75], np.float32), 0.0, 0)
     with files_of_at_most(1000):
