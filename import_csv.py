@@ -447,6 +447,7 @@ def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namesp
     facts = [f"channels {', '.join(settled.channels)}"]
     if left_out := {name: why for one in looks for name, why in one.left_out.items()}:
         facts[0] += "; no channels: " + ", ".join(f"{name} ({why})" for name, why in left_out.items())
+    facts.append(how_long([one.samples / args.rate for one in looks], args.rate))
     if times := sorted({one.time for one in looks}):
         judged = ", ".join(filter(None, times))
         facts.append(f"missing samples are judged by {judged}" if judged else "no column shows missing samples")
@@ -459,17 +460,31 @@ def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namesp
     if settled.unit != "uV":
         facts.append(f"samples in a unit of their own, multiplied by {settled.scale:g} (--unit)")
     facts.append(f"{cli.counted(len(settled.classes), 'gesture')}: {', '.join(settled.classes)}")
-    return facts + assumptions(args, rest_classes(settled.classes, args.rest_classes))
+    return facts + assumptions(args, settled.classes)
 
 
-def assumptions(args: argparse.Namespace, rest: list[str]) -> list[str]:
+def how_long(lengths: list[float], rate: float) -> str:
+    """How long recordings last, from their lengths in seconds: without a time, nothing else shows a wrong rate."""
+
+    def lasting(seconds: float) -> str:
+        return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:,.3g} min"
+
+    ends = dict.fromkeys(map(lasting, (min(lengths), max(lengths))))
+    return f"at {rate:g} Hz, a recording lasts {' to '.join(ends)}, all together {lasting(sum(lengths))}"
+
+
+def assumptions(args: argparse.Namespace, classes: list[str]) -> list[str]:
     """What is assumed about the device because no flag says it: one line, or none."""
+    rest = rest_classes(classes, args.rest_classes)
     facts = []
     if args.rings is None:
         facts.append(f"{ONE_RING[0]} to {ONE_RING[-1]} channels are one ring of electrodes, others none (--rings)")
     if args.rest_classes is None:
         told = f"no gesture is made in {', '.join(rest)}" if rest else "every class is a gesture, none is rest"
         facts.append(f"{told} (--rest-classes)")
+        if "0" in classes and args.classes is None:  # in many data sets it is rest, in others it stands for no label
+            if_not = "--rest-classes 0 if it is rest, --classes with the others if it is no label"
+            facts.append(f"0 is a gesture too: {if_not}")
     return ["assumed: " + "; ".join(facts)] if facts else []
 
 

@@ -77,6 +77,16 @@ def test_gestures_of_recordings_that_failed_are_not_said_to_be_too_short(study):
     assert "no window is of" not in errors
 
 
+def test_a_class_called_0_is_pointed_out_for_in_many_data_sets_it_is_rest_or_no_label(study):
+    told = "0 is a gesture too: --rest-classes 0 if it is rest, --classes with the others if it is no label"
+    study.write(lambda t: t.replace({"label": {"idle": "0", "fist": "1", "open": "2"}}))
+    assert told in study.run()[1]
+    assert "0 is a gesture" not in study.run("--rest-classes", "0", "--overwrite")[1]
+    assert "0 is a gesture" not in study.run("--classes", "0", "1", "--overwrite")[1]
+    study.write(lambda t: t.replace({"label": {"fist": "0"}}))
+    assert f"no gesture is made in idle (--rest-classes); {told}" in study.run("--overwrite")[1]
+
+
 def test_a_table_without_a_header_has_its_labels_in_a_column_by_number(study):
     study.write().run(shards="plain")
     study.write(header=False)

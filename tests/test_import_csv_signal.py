@@ -136,6 +136,13 @@ def test_missing_samples_are_reported_and_no_window_spans_them(study):
     assert not ((start < 700) & (start + shard.window > 700)).any()
 
 
+def test_how_long_recordings_last_is_said_for_without_a_time_nothing_else_shows_a_wrong_rate(study):
+    assert "at 200 Hz, a recording lasts 24 s, all together 48 s\n" in study.write().run()[1]
+    longer = pd.concat([table(2)] * 15)
+    longer.assign(ch1=longer["ch1"] + np.arange(len(longer)) % 2).to_csv(study.folder / "p2.csv", index=False)
+    assert "at 200 Hz, a recording lasts 24 s to 6 min, all together 6.4 min\n" in study.run("--overwrite")[1]
+
+
 def test_a_rate_that_the_time_contradicts_is_named_with_the_flag(study):
     study.write(lambda t: t.assign(time=np.arange(len(t)) / 1000))
     code, _, errors = study.run()

@@ -149,12 +149,14 @@ class Readings:
 class Look:
     """What the first reading of a recording found.
 
-    places: the columns of its channels, counted from 0. left_out: columns that are not channels, with the reason. time,
-    trials: the names of the columns that show missing samples and count trials; empty if there is none. rms: the median
-    over the channels, in the table's own unit. mains, lines: frequencies, Hz, of the mains hum and of its multiples.
+    samples: how many it has. places: the columns of its channels, counted from 0. left_out: columns that are not
+    channels, with the reason. time, trials: the names of the columns that show missing samples and count trials; empty
+    if there is none. rms: the median over the channels, in the table's own unit. mains, lines: frequencies, Hz, of the
+    mains hum and of its multiples.
     of: the file that was read, see `version`.
     """
 
+    samples: int
     places: tuple[int, ...]
     channels: tuple[str, ...]
     left_out: dict[str, str]
@@ -177,6 +179,7 @@ def look(reading: Reading, rate: float, low: float, high: float) -> Look:
         spectrum = Spectrum.of(reading.samples, rate)
         rms, mains = float(np.median(spectrum.rms(low, high))), spectrum.mains()
     return Look(
+        len(reading.samples),
         roles.channels,
         reading.channels,
         roles.left_out,
