@@ -31,7 +31,7 @@ from pathlib import Path
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.files import expect_place
+from semg.common.files import checksum, expect_place
 from semg.common.provenance import how_made
 from semg.data import gaps
 from semg.flags import places, shared
@@ -116,7 +116,7 @@ def read(model: TrainedModel, args: argparse.Namespace, console: cli.Console) ->
         path: recording_for(model, path, *facts, of_session=True, warn=console.warn)
         for path in console.progress(args.recordings, unit="recording")
     }
-    samples, labels, breaks = [], [], []
+    samples, labels, others = [], [], []
     for path, source in in_one_unit(model, sources, args.unit, console.warn).items():
         try:
             samples.append(model.signal_path.apply(source.samples, source.scale))
@@ -125,10 +125,10 @@ def read(model: TrainedModel, args: argparse.Namespace, console: cli.Console) ->
         if args.repetitions and (unknown := unknown_labels(source.codes, model)):
             console.warn(f"{path}: {unknown}")
         labels.append(labels_of(source.codes, model.classes))
-        breaks.append(gaps.breaks(source.missing, source.rate))
+        others.append((gaps.breaks(source.missing, source.rate), source.cuts))
     session = model.session_of(*samples)
-    parts = zip(samples, labels, breaks, strict=True)
-    return [LabelledSignal(Signal(own, session), label, gap) for own, label, gap in parts]
+    parts = zip(samples, labels, others, strict=True)
+    return [LabelledSignal(Signal(own, session), label, *where) for own, label, where in parts]
 
 
 def write(
@@ -151,7 +151,9 @@ def write(
     if recipe is not None:
         description["model"] = adapted.model.network.config.to_dict()  # calibration may have changed what trains
         names = {path.name for path in args.recordings}
+        sums = {checksum(path) for path in args.recordings}  # files of several people may have the same names
         description["calibrated_on"] = sorted(names | model.origin.calibrated_on)  # for warnings of leaks
+        description["calibrated_on_sha256"] = sorted(sums | set(description.get("calibrated_on_sha256") or ()))
     write_checkpoint(args.out, description, tensors | weights)
 
 

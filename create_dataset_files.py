@@ -60,7 +60,8 @@ FLAGS_OF = {  # the protocols that each flag applies to
     "test_subjects": ("subject",),
 }
 PARTED = (
-    "--protocol {} parts the recordings of a session, so each has to hold every class; subject, kfold and loso do not"
+    "--protocol {} parts the recordings of a session, so each has to hold every class; subject, kfold and loso do not; "
+    "docs/extending.md joins files of one gesture each"
 )
 FOLDS_SHOWN = 10  # with more folds than this, the table gives ranges over folds
 

@@ -63,8 +63,8 @@ import numpy as np
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
 from semg.common.failures import Failures
-from semg.common.files import expect_place, expect_room, write_text
-from semg.data.tables import RawRecording, is_simulated
+from semg.common.files import checksum, expect_place, expect_room, write_text
+from semg.data.tables import RawRecording, is_simulated, is_table
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, signal_figures, smoothing
 from semg.flags import places, shared
@@ -326,7 +326,7 @@ def predict(
     if (known := truth >= 0).any():
         counts = metrics.confusion(truth[known], prediction[known], len(model.classes))
         scores = metrics.scores_of(counts)
-        if path.name in model.description.get("calibrated_on", ()):
+        if (seen := model.description.get("calibrated_on_sha256")) and checksum(path) in seen:
             console.warn(f"{path}: the model was calibrated on labels of this recording, so its score flatters it")
         summary |= {"with_truth": int(known.sum()), **{one.name: scores[one.name] for one in metrics.headlines()}}
     if predictions.delay is not None and predictions.computing is not None:
@@ -406,6 +406,8 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
         console.say(f"normalised by what the stream has seen so far{earlier}{later}")
     elif session and not args.one_session:
         together = "; --one-session takes them together" if len(args.recordings) > 1 else ""
+        if not together and is_table(args.recordings[0]):
+            together = "; if this one holds a single gesture, give the session's others too, with --one-session"
         console.say(f"normalised by each whole recording's own statistics (offline){together}")
 
 

@@ -460,12 +460,13 @@ ONCE = small_shards.labels(1).astype(int)  # each gesture once
 NO_LABEL = np.full_like(ONCE, -1)
 
 
-def table_of(path, told, column="TRAJ_GT"):
-    """A recording in which each gesture is made once, as a CSV. told: the labels in it, which may be others."""
+def table_of(path, told, column="TRAJ_GT", **others):
+    """A recording in which each gesture is made once, as a CSV. told: the labels in it, which may be others; others:
+    other columns."""
     loud = 20 + 60 * (np.arange(24)[None] % len(small_shards.CLASSES) == ONCE[:, None])
     signal = np.random.default_rng(5).normal(size=(len(ONCE), 24)) * loud
     table = pd.DataFrame(signal.round(2), columns=[f"EMG_{one}" for one in range(1, 25)])
-    table.assign(**{column: np.array([*small_shards.CLASSES, "fistt", ""])[told]}).to_csv(path, index=False)
+    table.assign(**{column: np.array([*small_shards.CLASSES, "fistt", ""])[told]}, **others).to_csv(path, index=False)
     return path
 
 
@@ -515,9 +516,21 @@ def test_repetitions_count_over_recordings_in_the_order_given(person):
     assert (first.tolist(), second.tolist(), made.tolist()) == ([0, 1, 0], [2, 2, 1], [3, 2, 0])
 
 
+def test_trials_right_after_each_other_are_repetitions_of_their_own(person):
+    """As for import_csv.py; they were one repetition, so more labels were used than --repetitions says."""
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ONCE)) + 1])
+    own = np.searchsorted(starts, np.arange(len(ONCE)), side="right") - 1
+    place = np.arange(len(ONCE)) - starts[own]
+    later = place >= np.bincount(own)[own] // 2
+    _, trials = person("trials", ONCE, trial=1 + 2 * own + later)
+    _, first = person("first", np.where(later, -1, ONCE))
+    assert torch.equal(weights(trials), weights(first))
+
+
 def test_what_cannot_be_calibrated_on_is_said(person):
     errors = person("none", ONCE, column="pose", code=1)[0].stderr
-    assert "expected recordings with labels to calibrate on, found none; leave out --repetitions" in errors
+    assert "expected labels to calibrate on, in the column 'TRAJ_GT' as in training, found none; " in errors
+    assert "join files of one gesture each to a table with that column, or leave out --repetitions" in errors
     lacking = person("lacking", np.where(ONCE == 2, -2, ONCE), code=1)[0].stderr
     assert "every gesture of the model to calibrate on, found none of flexion; record each gesture" in lacking
     assert "windows of fistt are not used" in lacking, "perhaps that one is misspelt"
@@ -528,7 +541,7 @@ def test_what_cannot_be_calibrated_on_is_said(person):
 def test_whoever_scores_a_calibrated_model_is_told_whose_labels_it_has_seen(tmp_path, run_here, person):
     _, kept = person("seen", ONCE)
     again = tmp_path / "again.ckpt"
-    table = table_of(tmp_path / "later.csv", ONCE)
+    table = table_of(tmp_path / "later.csv", np.where(ONCE == 2, -1, ONCE))
     run_here("adapt.py", kept.path, table, "--rate", 5120, "--out", again)
     told = "THE MODEL WAS CALIBRATED ON LABELS OF seen0.csv"
     for checkpoint in (kept.path, again):  # adapted once more without labels, it has still seen them
@@ -540,6 +553,13 @@ def test_whoever_scores_a_calibrated_model_is_told_whose_labels_it_has_seen(tmp_
     flattered = "seen0.csv: the model was calibrated on labels of this recording"
     assert flattered in run_here("predict.py", tmp_path / "seen0.csv", *predict).stderr
     assert "calibrated on" not in run_here("predict.py", table, *predict).stderr
+    (tmp_path / "other").mkdir()
+    another = table_of(tmp_path / "other" / "seen0.csv", (ONCE + 1) % 4)
+    assert "calibrated on" not in run_here("predict.py", another, *predict).stderr, "people's files have the same names"
+    moved = (tmp_path / "seen0.csv").rename(tmp_path / "moved.csv")
+    assert flattered.replace("seen0", "moved") in run_here("predict.py", moved, *predict).stderr
+    predict = ("--rate", 5120, "--checkpoint", again, "--out", tmp_path / "predicted")
+    assert flattered.replace("seen0", "moved") in run_here("predict.py", moved, *predict).stderr
 
 
 def test_calibration_has_its_own_epochs_and_rate(person):

@@ -194,6 +194,7 @@ def test_a_class_missing_from_a_part_is_refused(run_here, shards, tmp_path):
     assert re.search(r"found none of pinch index in the (val|test) subset of fold\d;", error)
     error = run_here(SCRIPT, "--shards", own, "--out", tmp_path / "s", "--protocol", "recording", code=1).stderr
     assert "parts the recordings of a session, so each has to hold every class" in error
+    assert "docs/extending.md joins files of one gesture each" in error
     assert not (tmp_path / "s").exists()
 
 

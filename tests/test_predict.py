@@ -506,6 +506,8 @@ def test_recordings_of_one_session_are_normalised_together(here, data, repetitio
     flags = ["--checkpoint", data / "session.ckpt", "--rate", 5120, "--unit", "uV"]
     _, said, _ = here(*repetitions, *flags, "--out", tmp_path / "alone")
     assert "by each whole recording's own statistics (offline); --one-session takes them together" in said
+    told = "(offline); if this one holds a single gesture, give the session's others too, with --one-session\n"
+    assert told in here(repetitions[0], *flags, "--out", tmp_path / "single")[1]
     _, said, _ = here(*repetitions, *flags, "--out", tmp_path / "together", "--one-session")
     assert "normalised by the statistics of all 2 recordings, as one session (offline)" in said
     words = shlex.split(said.splitlines()[-1].partition("next: ")[2])

@@ -299,10 +299,11 @@ def test_a_row_of_rates_may_have_another_decimal_mark_than_the_samples(tmp_path,
         table.gaps(table.roles(labels=3), 300)
 
 
-def test_gaps_stay_where_they_are_when_the_rate_is_changed():
-    source = RawRecording("a", SIGNAL.astype(np.float32), RATE, 1.0, missing=(Gap(300, 120),))
-    assert resampled(source, 2 * RATE).missing == (Gap(600, 240),)
-    assert resampled(source, RATE / 2).missing == (Gap(150, 60),)
+def test_gaps_and_trials_stay_where_they_are_when_the_rate_is_changed():
+    source = RawRecording("a", SIGNAL.astype(np.float32), RATE, 1.0, missing=(Gap(300, 120),), cuts=(200, 500))
+    for rate, missing, cuts in ((2 * RATE, Gap(600, 240), (400, 1000)), (RATE / 2, Gap(150, 60), (100, 250))):
+        actual = resampled(source, rate)
+        assert (actual.missing, actual.cuts) == ((missing,), cuts)
 
 
 @pytest.mark.parametrize("factor", [0.2, 2])

@@ -53,7 +53,8 @@ class RawRecording:
     """samples: (T, channels) in units of `scale` microvolts at `rate` Hz; codes: (T,) true labels, if known: putEMG's
     numbers, or for a table the names of gestures, empty where there is none; missing: where samples are missing;
     channels: names of the columns, if they have any; assumed: a message about what was assumed of a counter, and
-    of the table's end; unit: as stated in the table, otherwise empty."""
+    of the table's end; unit: as stated in the table, otherwise empty; cuts: first samples of trials that follow
+    another without a pause."""
 
     name: str
     samples: np.ndarray
@@ -64,6 +65,7 @@ class RawRecording:
     channels: tuple[str, ...] = ()
     assumed: str = ""
     unit: str = ""
+    cuts: tuple[int, ...] = ()
 
 
 def is_table(path: Path) -> bool:
@@ -407,7 +409,8 @@ def read_table(
     chosen = tuple(table.names[one] for one in roles.channels)
     missing = tuple(table.gaps(roles, rate))
     assumed = "; ".join(filter(None, (table.assumed(roles), table.end_in_words())))
-    return RawRecording(path.stem, samples, rate, scale, codes, missing, chosen, assumed, table.unit(roles.channels))
+    unit, cuts = table.unit(roles.channels), tuple(table.trials(roles)[1].tolist())
+    return RawRecording(path.stem, samples, rate, scale, codes, missing, chosen, assumed, unit, cuts)
 
 
 def _measured_rate(interval: float, rate: float, unit: float | None) -> float:
@@ -450,4 +453,5 @@ def resampled(source: RawRecording, rate: float) -> RawRecording:
         latest = np.arange(len(samples)) * ratio.denominator // ratio.numerator
         codes = codes[np.minimum(latest, len(codes) - 1)]
     missing = tuple(Gap(round(gap.start * ratio), round(gap.lost * ratio)) for gap in source.missing)
-    return replace(source, samples=samples.astype(np.float32), rate=rate, codes=codes, missing=missing)
+    cuts = tuple(round(cut * ratio) for cut in source.cuts)
+    return replace(source, samples=samples.astype(np.float32), rate=rate, codes=codes, missing=missing, cuts=cuts)

@@ -20,6 +20,7 @@ _FIELDS = {
     "split.train": TEXTS,
     "trained_on": TEXTS,
     "calibrated_on": replace(TEXTS, needed=False),
+    "calibrated_on_sha256": replace(TEXTS, needed=False),
     **dict.fromkeys(("validation", "validation_per_subject"), replace(OBJECT, needed=False)),
     **{f"validation.val/{one.name}": Field("a number", is_finite, needed=False) for one in metrics.headlines()},
 }

@@ -168,11 +168,12 @@ def _check_every_gesture(windows: WindowSet, chosen: np.ndarray, purpose: str, h
 @dataclass(frozen=True)
 class LabelledSignal:
     """A recording to calibrate on. labels: (T,) places among the model's classes, -1 for any other; None if it has
-    none. breaks: first samples after gaps in time."""
+    none. breaks: first samples after gaps in time; cuts: of trials that directly follow another."""
 
     signal: Signal
     labels: np.ndarray | None
     breaks: np.ndarray
+    cuts: tuple[int, ...] = ()
 
 
 def calibrated_to(model: TrainedModel, recordings: Sequence[LabelledSignal], recipe: Calibration) -> TrainedModel:
@@ -188,13 +189,16 @@ def calibrated_to(model: TrainedModel, recordings: Sequence[LabelledSignal], rec
     for one in recordings:
         if one.labels is None:
             continue
-        windows = whole_windows(one.labels, range(len(made)), model.window, model.stride, margin)
+        windows = whole_windows(one.labels, range(len(made)), model.window, model.stride, margin, one.cuts)
         windows = without_gaps(windows, one.breaks, model.window)
         chosen = windows[_counted_on(made, windows["label"], windows["repetition"]) < recipe.repetitions]
         tokens += signal_tokens(model.network, one.signal, chosen["start"], INFERENCE_BATCH)
         label.append(chosen["label"])
     if not made.any():
-        raise DataError("expected recordings with labels to calibrate on, found none", "leave out {repetitions}")
+        raise DataError(
+            f"expected labels to calibrate on, in the column {model.signal_path.labels!r} as in training, found none",
+            "join files of one gesture each to a table with that column, or leave out {repetitions}",
+        )
     if lacking := [model.classes[place] for place in np.flatnonzero(made == 0).tolist()]:
         raise DataError(
             f"expected labelled windows of every gesture of the model to calibrate on, found none of {listed(lacking)}",
