@@ -21,7 +21,8 @@ is stored in these files, and opening them runs none. The folder can be used whe
 The filter and the channel normalisation are not part of the ONNX network. The Hugging Face folder has both.
 
 With --classes or --no-idle, the exported model decides between these gestures only, as in predict.py: probabilities are
-renormalised over them. The model card and the ONNX metadata name the gestures that were left out.
+renormalised over them. The model card and the ONNX metadata name the gestures that were left out. An export of another
+model in OUT is replaced only with --overwrite.
 
 ONNX needs the packages onnx, onnxscript and onnxruntime, which are in requirements-dev.txt. A small model takes
 seconds, see docs/scale.md.
@@ -30,17 +31,27 @@ seconds, see docs/scale.md.
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from semg.common import cli
+from semg.common.console import listed
 from semg.common.errors import DataError
 from semg.common.files import expect_room, folder_lock, write_text
 from semg.evaluation import metrics
 from semg.flags import shared
-from semg.inference.checkpoint import CONFIG, WEIGHTS, is_export, is_exports_weights, write_folder
+from semg.inference.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    Checkpoint,
+    is_export,
+    is_exports_weights,
+    open_checkpoint,
+    write_folder,
+)
 from semg.inference.export import check_packages, write_onnx
 from semg.inference.trained_model import TrainedModel
 from semg.training.threads import use_threads
@@ -55,8 +66,18 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder to write (default: exports/RUN)")
     shared.add_classes(parser)
     shared.add_threads(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an export of another model in OUT")
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="write the Hugging Face folder only")
     return parser
+
+
+def after_training(description: Mapping[str, Any]) -> list[str]:
+    """What adapt.py did with the model."""
+    taught, adapted = description.get("calibrated_on"), description.get("adapted") or {}
+    return [
+        *([f"calibrated on labels of {listed(taught)}"] if taught else []),
+        *([f"adapted without labels to {listed(adapted['recordings'])}"] if adapted.get("accepted") else []),
+    ]
 
 
 def card(model: TrainedModel) -> str:
@@ -67,6 +88,7 @@ def card(model: TrainedModel) -> str:
     scores = description.get("validation", {})
     reported = {one.label: scores.get(f"val/{one.name}") for one in metrics.headlines()}
     reached = ", ".join(f"{name} {value:.3f}" for name, value in reported.items() if value is not None)
+    later = after_training(description)
     lines = [
         "---",
         "library_name: semg-gpt2",
@@ -84,6 +106,7 @@ def card(model: TrainedModel) -> str:
         f"{how.method}, whitening {how.whitening}",
         f"* on the split's validation people, by whom it was chosen: {reached or 'not told'} (means over people"
         f"{', all gestures of its training' if model.classes_left_out else ''})",
+        *([f"* after that, for one person: {'; '.join(later)}. The scores are from before"] if later else []),
         "",
         "Made by semg-gpt2's export.py. From a checkout of semg-gpt2:",
         "",
@@ -98,20 +121,39 @@ def card(model: TrainedModel) -> str:
     return "\n".join(lines) + "\n"
 
 
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two checkpoints hold the same model."""
+    if one.description != other.description or one.tensors.keys() != other.tensors.keys():
+        return False
+    return all(torch.equal(one.tensors[name], value) for name, value in other.tensors.items())
+
+
+def is_of(folder: Path, model: TrainedModel) -> bool:
+    """Whether an export holds this model, undamaged."""
+    try:
+        return same(open_checkpoint(folder), model.checkpoint)
+    except DataError:
+        return False
+
+
 def check_copy(folder: Path, model: TrainedModel) -> None:
     """DataError unless the folder opens as exactly the same model."""
-    copy, checkpoint = TrainedModel.open(folder, "cpu").checkpoint, model.checkpoint
-    same = copy.description == checkpoint.description and copy.tensors.keys() == checkpoint.tensors.keys()
-    if not same or any(not torch.equal(copy.tensors[name], value) for name, value in checkpoint.tensors.items()):
+    if not same(TrainedModel.open(folder, "cpu").checkpoint, model.checkpoint):
         raise DataError(f"{folder}: expected the checkpoint's own weights when opened again, found others")
 
 
-def expect_own(folder: Path) -> None:
-    """DataError for a folder whose files are not those of an earlier export: some of them would be replaced."""
+def expect_own(folder: Path, model: TrainedModel, *, overwrite: bool) -> None:
+    """DataError for a folder whose files are not those of an earlier export: some of them would be replaced. Also for
+    an export of another model, unless `overwrite`."""
     there = [name for name in (CONFIG, "README.md", WEIGHTS, ONNX) if (folder / name).exists()]
     stopped = there == [WEIGHTS] and is_exports_weights(folder / WEIGHTS)
     if there and not stopped and not is_export(folder):
         raise DataError(f"{folder}: expected an earlier export or no {there[0]}, found another; give --out")
+    if is_export(folder) and not overwrite and not is_of(folder, model):
+        raise DataError(
+            f"{folder}: expected an export of this model or none, found one of another",
+            "{overwrite} replaces it, {out} keeps both",
+        )
 
 
 def main() -> int:
@@ -128,7 +170,7 @@ def main() -> int:
     if args.out.resolve() == args.checkpoint.resolve():
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
     expect_room(args.out, "the exported model")
-    expect_own(args.out)
+    expect_own(args.out, model, overwrite=args.overwrite)
     about = card(model)  # before anything is written: an older checkpoint may not say how it was made
     files = [CONFIG, WEIGHTS, "README.md"]
     facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}

@@ -18,7 +18,7 @@ from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError, SettingError
 from semg.data.normalization import ChannelNormalization, transform_from
 from semg.inference import export as onnx_export
-from semg.inference.checkpoint import Checkpoint, open_checkpoint, write_folder
+from semg.inference.checkpoint import Checkpoint, open_checkpoint, write_checkpoint, write_folder
 from semg.inference.trained_model import TrainedModel
 
 SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
@@ -211,6 +211,38 @@ def test_weights_that_no_export_left_are_kept(copied, monkeypatch, tmp_path, nam
     with pytest.raises(DataError, match=rf"expected an earlier export or no {re.escape(name)}, found another"):
         export.main()
     assert (out / name).read_bytes() == b"the only copy"
+
+
+def of_a_person(path, *, accepted=True) -> Path:
+    """The shipped example as adapt.py --repetitions would keep it."""
+    shipped = open_checkpoint(SHIPPED)
+    adapted = {"adapted": {"recordings": ["her.csv"], "accepted": accepted}, "calibrated_on": ["her.csv"]}
+    write_checkpoint(path, {**shipped.description, **adapted}, shipped.tensors)
+    return path
+
+
+def test_the_card_of_a_persons_model_says_what_came_after_its_training(run_here, tmp_path):
+    """Validation scores of the model as trained stood there as if they were its own."""
+    for accepted, told in ((True, "; adapted without labels to her.csv"), (False, "")):
+        own, out = of_a_person(tmp_path / "own.ckpt", accepted=accepted), tmp_path / f"accepted-{accepted}"
+        run_here("export.py", "--checkpoint", own, "--out", out, "--no-onnx")
+        card = (out / "README.md").read_text()
+        assert (
+            f"* after that, for one person: calibrated on labels of her.csv{told}. The scores are from before" in card
+        )
+
+
+def test_an_export_of_another_model_is_not_lost(copied, run_here, tmp_path):
+    """A person's model has the name of the run, so its export took the place of the run's."""
+    words = ("export.py", "--checkpoint", of_a_person(tmp_path / "own.ckpt"), "--out", copied, "--no-onnx")
+    errors = run_here(*words, code=1).stderr
+    assert (
+        f"{copied}: expected an export of this model or none, found one of another; --overwrite replaces it" in errors
+    )
+    assert "adapted" not in open_checkpoint(copied).description
+    run_here(*words, "--overwrite")
+    run_here(*words)  # of the same model it may be made again
+    assert "adapted" in open_checkpoint(copied).description
 
 
 def test_an_export_that_was_stopped_between_its_files_is_made_again(copied, monkeypatch, tmp_path):

@@ -9,7 +9,8 @@ classes):
 
 A session's statistics are the mean and standard deviation of its `features` over windows and tokens: run the windows
 once with mean 0 and standard deviation 1, then again with the statistics. For features that the contract's `features`
-list as not normalized, such as raw samples, keep 0 and 1. `contract` says what else a program must know.
+list as not normalized, such as raw samples, keep 0 and 1. The scripts here take 128 windows evenly spaced over each
+recording; other windows give slightly other probabilities. `contract` says what else a program must know.
 """
 
 import json
