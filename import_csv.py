@@ -483,8 +483,8 @@ def assumptions(args: argparse.Namespace, classes: list[str]) -> list[str]:
         told = f"no gesture is made in {', '.join(rest)}" if rest else "every class is a gesture, none is rest"
         facts.append(f"{told} (--rest-classes)")
         if "0" in classes and args.classes is None:  # in many data sets it is rest, in others it stands for no label
-            if_not = "--rest-classes 0 if it is rest, --classes with the others if it is no label"
-            facts.append(f"0 is a gesture too: {if_not}")
+            no_label = "--classes with the others if it is no label"
+            facts.append(f"0 is a gesture too: --rest-classes 0 if it is rest, {no_label}")
     return ["assumed: " + "; ".join(facts)] if facts else []
 
 

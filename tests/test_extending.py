@@ -1,33 +1,46 @@
 """docs/extending.md, run as it stands on small settings; and what import_csv.py says of wrong tables."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
+from scipy.io import savemat
 
 import import_csv
 from semg.common.errors import DataError, UsageError
+from semg.data.recording_list import read_list
 from semg.data.shards import open_shard
+from semg.data.splits import read_split
 from semg.data.tables import read_table
 
 TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+EXAMPLE, PUBLIC = TEXT.split("\n## 3. ")
 SMALL = {
     "train.py": "--layers 1 --width 16 --heads 2 --epochs 1 --device cpu",
     "simulate_putemg.py": "--workers 1",
     "evaluate.py": "--device cpu",
     "predict.py": "--device cpu",
+    "adapt.py": "--device cpu",
 }
 
 
-IMPORT_PYTORCH = ("train.py", "evaluate.py", "predict.py", "export.py")  # for seconds; others start them as users do
+IMPORT_PYTORCH = (
+    "train.py",
+    "evaluate.py",
+    "predict.py",
+    "export.py",
+    "adapt.py",
+)  # for seconds; others start them as users do
 
 
 def test_the_worked_example_runs(tmp_path, run_script, run_here):
-    for language, block in re.findall(r"```(bash|python)\n(.*?)```", TEXT, re.DOTALL):
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", EXAMPLE, re.DOTALL):
         if language == "python":
             code = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{block}"
             done = subprocess.run(
@@ -51,6 +64,59 @@ def test_the_worked_example_runs(tmp_path, run_script, run_here):
     assert not (tmp_path / "data").exists()
     (listing,) = re.findall(r"```\n(file,.*)\n\.\.\.\n```", TEXT, re.DOTALL)
     assert (tmp_path / "my_armband/recordings.csv").read_text().startswith(listing + "\n")
+
+
+def test_public_data_sets_are_taken_as_they_come(tmp_path, run_here):
+    random, gain = np.random.default_rng(0), np.random.default_rng(7).uniform(10, 90, (11, 4))
+    theirs = tmp_path / "theirs"
+    for subject, session, gesture, trial in itertools.product((1, 2), (1, 2), (1, 2, 10), (1, 2, 10)):
+        name = f"session{session}_participant{subject}_gesture{gesture}_trial{trial}.csv"
+        path = theirs / f"Session{session}" / f"session{session}_participant{subject}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        signal = 1000 * subject + random.normal(size=(2048, 4)) * gain[gesture]
+        pd.DataFrame(signal.round(1), columns=["F1", "F2", "W1", "W2"]).to_csv(path, index=False)
+    pd.DataFrame({"subject": [1, 1, 2], "ch1": [1, 2, 3]}).to_csv(theirs / "all.csv", index=False)
+    np.savetxt(theirs / "wide.csv", np.r_[np.arange(64), 3, np.arange(64, 128), 3].reshape(2, 65), delimiter=",")
+    matlab = {"emg": np.ones((3, 2)), "restimulus": np.array([[0], [1], [1]], np.int8), "exercise": np.array([[2]])}
+    savemat(theirs / "S1_E2_A1.mat", matlab)
+    code = "".join(re.findall(r"```python\n(.*?)```", PUBLIC, re.DOTALL))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert (done.stdout, done.returncode) == ("36 recordings of 2 people\n", 0), done.stderr
+    listed = [entry for entry in read_list(theirs / "recordings.csv") if entry.facts.subject == "2"]
+    assert [(one.facts.session, one.label, one.path.stem[-2:]) for one in listed[:7]] == [
+        *(("1", gesture, "l1") for gesture in ("1", "2", "10")),
+        *(("1", gesture, "l2") for gesture in ("1", "2", "10")),
+        ("1", "1", "10"),
+    ]
+    assert all(entry.path.is_file() for entry in listed)
+    assert (theirs / "person1.csv").read_text() == "subject,ch1\n1,1\n1,2\n"
+    np.testing.assert_array_equal(np.load(theirs / "wide.npy"), np.arange(128).reshape(16, 8))
+    assert (theirs / "S1_E2_A1.csv").read_text() == "ch0,ch1,label\n1.0,1.0,rest\n1.0,1.0,E2-1\n1.0,1.0,E2-1\n"
+
+    for line in re.search(r"```bash\n(.*?)```", PUBLIC, re.DOTALL)[1].splitlines():
+        script, *flags = line.split()[1:]
+        run_here(script, *flags, *SMALL.get(script, "").split(), cwd=tmp_path)
+    shards = [open_shard(path) for path in sorted((theirs / "shards").glob("[!.]*"))]
+    assert [(one.record, one.facts.session, one.facts.order) for one in shards[:4]] == [
+        ("1-1-1", "1", 1),
+        ("1-1-10", "1", 3),
+        ("1-1-2", "1", 2),
+        ("1-2-1", "2", 4),
+    ]
+    for shard in shards:
+        assert (shard.classes, shard.channels) == (("1", "2", "10"), ("F1", "F2", "W1", "W2"))
+        assert shard.windows["label"].tolist() == [0] * 7 + [1] * 5 + [2] * 5
+        assert not shard.windows["repetition"].any()
+    split = read_split(tmp_path / "splits/theirs", theirs / "shards")
+    assert (split.val, split.test) == (("1-1-10", "2-1-10"), tuple(f"{a}-2-{b}" for a in (1, 2) for b in (1, 10, 2)))
+    assert (theirs / "person.ckpt").is_file()
+
+
+@pytest.mark.parametrize(("file", "form"), re.findall(r"^\|[^|]*`(\S*\d\S*)` \| `(\S+)` \|", PUBLIC, re.MULTILINE))
+def test_forms_of_names_match_the_names(file, form):
+    match = re.search(form, file)
+    assert match is not None
+    assert match["subject"].lstrip("p") in ("1", "3", "03")
 
 
 @pytest.fixture
