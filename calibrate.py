@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from model import GPT2Classifier
+from model import GPT2Classifier, ModelConfig
 from semg import frontends
 from semg.common import cli
 from semg.common.console import Console
@@ -144,9 +144,19 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def expect_used(args: argparse.Namespace, config: ModelConfig) -> None:
+    """UsageError for flags that would change nothing in a model of this kind."""
+    if cli.given("tune") and config.family is None:
+        actual = f"found one of --backbone {config.backbone}, which always trains in full"
+        raise UsageError(f"--tune: expected a model whose backbone is a decoder, {actual}")
+    if cli.given("backbone_lr") and (config.backbone == "none" or args.tune == "frozen"):
+        raise UsageError("--backbone-lr: expected a backbone that trains, found none")
+
+
 def recipe_of(args: argparse.Namespace, model: GPT2Classifier) -> Calibration:
     """The calibration settings from the flags. Raises UsageError for an augmentation or a part to train that this model
     does not have."""
+    expect_used(args, model.config)
     augmentation = Augmentation.parse(args.augment) if args.augment else AUGMENTATION
     for name in OF_BAND_POWERS:
         if getattr(augmentation, name) and not frontends.has_log_powers(model.config.frontend):
@@ -207,6 +217,8 @@ def adaptation_record(
     for one in sessions:
         if not one["accepted"]:
             console.say(f"{one['session']}: the calibrated model was not adapted: {one['reason']}")
+        if one["turn_refused"]:
+            console.say(f"{one['session']}: rings of electrodes are {one['turn_refused']}")
     accepted = sum(one["accepted"] for one in sessions)
     console.say(f"adapted to {accepted} of {cli.counted(len(sessions), 'session')}")
     return {"mode": args.adapt, "settings": how.to_dict(), "sessions": sessions, "left_out": []}

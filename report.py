@@ -62,6 +62,8 @@ def main() -> int:
     args = arguments().parse_args()
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {args.out}: expected a name that ends in .html")
+    if args.shards is not None and not args.errors:
+        raise UsageError("--shards: expected --errors of at least 1 with it; shards are read for these windows alone")
     args.results = cli.expanded(args.results)
     expect_place(args.out, "the page")
     places.expect_apart([(f"--out {args.out}", args.out)], args.results)

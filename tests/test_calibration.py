@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from test_adaptation import ANYTHING
 import calibrate
 import train
 from model import GPT2Classifier, ModelConfig
+from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.data.shards import WindowSet, open_shards
 from semg.inference.trained_model import TrainedModel
 from semg.training import calibration
+from semg.training.adaptation import Adaptation
 from semg.training.augmentation import Augmentation, TokenLayout
 from semg.training.calibration import (
     Calibration,
@@ -129,6 +132,34 @@ def test_every_field_of_the_recipe_matters():
 def test_jitter_would_do_nothing_and_is_refused():
     with pytest.raises(ValueError, match=r"augment: expected no jitter"):
         recipe(augmentation=Augmentation.parse(["jitter=1"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "told"),
+    [
+        (["--tune", "lora"], {"backbone": "none"}, "--tune: expected a model whose backbone is a decoder"),
+        (
+            ["--tune", "full"],
+            {"backbone": "attention"},
+            "found one of --backbone attention, which always trains",
+        ),
+        (["--backbone-lr", "1e-4"], {"backbone": "none"}, "--backbone-lr: expected a backbone that trains"),
+        (["--backbone-lr", "1e-4", "--tune", "frozen"], {}, "--backbone-lr: expected a backbone that trains"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(words, model, told):
+    network = model_of(architecture=None, **model)
+    calibrate.recipe_of(calibrate.arguments().parse_args([]), network)
+    with pytest.raises(UsageError, match=told):
+        calibrate.recipe_of(calibrate.arguments().parse_args(words), network)
+
+
+def test_a_rotation_that_was_refused_is_said(capsys):
+    """evaluate.py says it; calibrate.py wrote it into metrics.json alone."""
+    session = {"session": "05, 2018-05-11", "accepted": True, "turn_refused": "rotated by 1 place, but"}
+    args = calibrate.arguments().parse_args(["--adapt", "session"])
+    calibrate.adaptation_record([SimpleNamespace(sessions=[session])], Adaptation(), args, Console())
+    assert "05, 2018-05-11: rings of electrodes are rotated by 1 place, but" in capsys.readouterr().out
 
 
 def test_advice_for_a_gesture_that_a_person_lacks_or_made_once_helps(tmp_path):

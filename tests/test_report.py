@@ -18,7 +18,7 @@ import small_shards
 from waiting import LONGEST
 
 import report
-from semg.common.errors import DataError, SettingError
+from semg.common.errors import DataError, SettingError, UsageError
 from semg.data.shards import open_shard
 from semg.evaluation import inline_charts, metrics
 from semg.evaluation.comparison import read_evaluation
@@ -314,6 +314,8 @@ def test_signals_are_drawn_or_their_absence_is_told(make, data, tmp_path):
     assert traces == 3 * 6  # channels
     words = make(data.results / "plain", "--errors", "0").parts.words
     assert "confident errors" not in words and "None to show" not in words
+    with pytest.raises(UsageError, match="--shards: expected --errors of at least 1 with it"):
+        make(data.results / "plain", "--errors", "0", "--shards", data.shards)
     moved = tmp_path / "moved"
     shutil.copytree(data.shards, moved)
     assert make(data.results / "plain", "--shards", moved).path.read_text().count('class="trace"') == 6 * 6

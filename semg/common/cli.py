@@ -196,7 +196,7 @@ def launch_flags(parser: argparse.ArgumentParser, what: str, gpus: int = 0) -> N
         "--parallel",
         type=whole(1),
         metavar="N",
-        help="jobs at once (default: number of GPUs or cores here; by Slurm: all)",
+        help="jobs at once (default: number of GPUs or cores here; by Slurm: 256)",
     )
     group.add_argument("--cores", type=whole(1), help="cores per job (default: its share of this machine; by Slurm: 2)")
     group.add_argument(
