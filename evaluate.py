@@ -173,7 +173,7 @@ def score(
     leaks = warn_of_leaks(model, shards, args.subset, console)
     return write_results(
         args.out,
-        ScoredWindows.of(scores.windows),
+        ScoredWindows.of(scores.windows, used=shards),
         scores.probabilities.argmax(1),
         scores.probabilities,
         vote=args.vote,

@@ -15,7 +15,8 @@ import adapt as adapt_script
 from adapt import arguments, check
 from semg.common.errors import UsageError
 from semg.data.rings import turned_by
-from semg.data.shards import open_shards
+from semg.data.shards import WindowSet, open_shards
+from semg.evaluation.scored_windows import ScoredWindows
 from semg.inference import batch
 from semg.inference.batch import Signal
 from semg.inference.checkpoint import open_checkpoint, write_checkpoint
@@ -367,6 +368,25 @@ def test_first_of_sessions_of_one_recording_is_an_error(trained, run_here):
     expected = "expected labelled windows to score after a session's first recording, found none in 1 session"
     assert expected in done.stderr
     assert not (trained / "none").exists()
+
+
+def test_a_result_names_the_recordings_that_were_adapted_to_and_not_scored(trained, run_here, session, tmp_path):
+    """Of --adapt first it named the scored ones alone; `sweep.py` took each such result for one of other data."""
+    expected = {shard.record: shard.content for shard in session}
+    data = ("--shards", trained / "shards", "--split", trained / "split")
+    network = (*data, "--checkpoint", trained / "run" / "best_model.ckpt", "--device", "cpu", "--out", tmp_path / "e")
+    rival = (*data, "--features", "rms", "--classifiers", "lda", "--out", tmp_path / "b")
+    run_here("evaluate.py", *network, "--adapt", "first", "--quiet")
+    run_here("baselines.py", *rival, "--adapt", "first", "--quiet")
+    for path in (tmp_path / "e" / "metrics.json", tmp_path / "b" / "lda-rms" / "metrics.json"):
+        assert json.loads(path.read_text())["data"]["checksums"] == expected
+
+
+def test_a_result_names_the_recordings_without_windows_too(session):
+    """Their signal is in the session's statistics."""
+    empty = replace(session[1], windows=session[1].windows[:0])
+    scored = ScoredWindows.of(WindowSet([session[0], empty]))
+    assert set(scored.data["checksums"]) == {shard.record for shard in session}
 
 
 def test_online_and_adapt_do_not_go_together(trained, run_here):

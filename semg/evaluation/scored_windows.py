@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from semg.data.shards import WindowSet
+from semg.data.shards import Shard, WindowSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,15 @@ class ScoredWindows:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, windows: WindowSet, rows: np.ndarray | slice = slice(None)) -> "ScoredWindows":
-        """The windows of some shards, all of them or those at the places `rows`."""
+    def of(
+        cls, windows: WindowSet, rows: np.ndarray | slice = slice(None), used: Sequence[Shard] | None = None
+    ) -> "ScoredWindows":
+        """The windows of some shards, all of them or those at the places `rows`.
+
+        used: all shards that the scores depend on, such as a session's first recording, which was adapted to and is not
+        scored; default: those of `windows`.
+        """
         shard = windows.shards[0]
-        scored = [windows.shards[place] for place in np.unique(windows.shard[rows])]
         return cls(
             label=windows.label[rows],
             subject=windows.subject[rows],
@@ -51,6 +56,6 @@ class ScoredWindows:
                 "rate": shard.rate,
                 "unit": shard.meta["unit"],
                 "arguments": shard.arguments,
-                "checksums": {one.record: one.content for one in scored},
+                "checksums": {one.record: one.content for one in used or windows.shards},
             },
         )
