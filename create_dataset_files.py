@@ -9,6 +9,7 @@ OUT/split.json, which says how they were made. A split may also be written by ha
   python create_dataset_files.py --out splits/mine --test-subjects 08 24 34 39    # these people are tested
   python create_dataset_files.py --out splits/fives --protocol kfold --folds 5    # splits/fives/fold0, fold1, ...
   python create_dataset_files.py --records records.txt --out splits/mine          # no shards needed
+  python create_dataset_files.py --out splits/fives-4 --protocol kfold --train 0.1   # few people to train on, see below
 
 Protocols:
   subject    no person is in two subsets: how well does a model work for people it has never seen? (default)
@@ -24,7 +25,9 @@ Person, session and order of recording are read from the shards. Without shards 
 names, which then must follow putEMG's scheme. A session of putEMG is one day.
 
 People are drawn at random by --seed: the same records and flags give the same files on every machine. --val and --test
-are fractions of all people, rounded, with at least one person each. A split is refused, and nothing is written, if a
+are fractions of all people, rounded, with at least one person each. --train too, if fewer people are to train than are
+left: splits with --train 0.1, 0.2 and 0.4 show how scores grow with the number of people recorded. The people of a
+smaller training subset are among those of a larger one. A split is refused, and nothing is written, if a
 subset is empty or has no window of some class.
 
 An existing split is kept if its lists are the same; otherwise the script stops and names it. --overwrite replaces it.
@@ -54,6 +57,7 @@ FILES = {*(f"{subset}.txt" for subset in splits.SUBSETS), "split.json"}
 VAL, TEST, FOLDS = 0.15, 0.2, 5
 FLAGS_OF = {  # the protocols that each flag applies to
     "folds": ("kfold",),
+    "train": ("subject", "kfold", "loso"),
     "val": ("subject", "kfold", "loso"),
     "test": ("subject",),
     "val_subjects": ("subject",),
@@ -94,6 +98,11 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--folds", type=cli.whole(2), metavar="K", help=f"kfold: number of folds (default: {FOLDS})")
     fraction = cli.number(0, 1, above=True)
+    parser.add_argument(
+        "--train",
+        type=fraction,
+        help="fraction of the people in the training subset; the others are left out (default: all others train)",
+    )
     parser.add_argument(
         "--val", type=fraction, help=f"fraction of the people in the validation subset (default: {VAL})"
     )
@@ -175,16 +184,25 @@ def count_windows(shards: Sequence[Shard]) -> Windows:
 
 
 def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str, splits.Split], list[str]]:
-    """The splits by the name of their folder (`""`: OUT itself), and the people who are left out."""
+    """The splits by the name of their folder (`""`: OUT itself), and the people who are left out for want of
+    recordings."""
     if args.protocol == "session":
         return splits.by_session(records, seed=args.seed)
     if args.protocol == "recording":
         return splits.by_recording(records, seed=args.seed)
+    by_name = between_people(args, records)
+    if args.train is not None:
+        by_name = splits.with_fewer_to_train(by_name, records, train=args.train, seed=args.seed)
+    return by_name, []
+
+
+def between_people(args: argparse.Namespace, records: Sequence[Record]) -> dict[str, splits.Split]:
+    """The splits of the protocols in which no person is in two subsets; who neither validates nor tests trains."""
     if args.protocol == "kfold":
-        return splits.by_fold(records, folds=args.folds, val=args.val, seed=args.seed), []
+        return splits.by_fold(records, folds=args.folds, val=args.val, seed=args.seed)
     if args.protocol == "loso":
-        return splits.leave_one_out(records, val=args.val, seed=args.seed), []
-    by_name = splits.by_subject(
+        return splits.leave_one_out(records, val=args.val, seed=args.seed)
+    return splits.by_subject(
         records,
         val=args.val,
         test=args.test,
@@ -192,7 +210,6 @@ def make(args: argparse.Namespace, records: Sequence[Record]) -> tuple[dict[str,
         test_subjects=args.test_subjects or (),
         val_subjects=args.val_subjects or (),
     )
-    return by_name, []
 
 
 def name_subjects(args: argparse.Namespace, records: Sequence[Record]) -> None:

@@ -106,6 +106,26 @@ def test_each_protocol_writes_its_folders_and_says_what_is_where(run_here, shard
         assert facts["pinch index"] == len(split.test)
 
 
+@pytest.mark.parametrize("protocol", ["subject", "kfold", "loso"])
+def test_fewer_people_train_on_request_and_the_others_stay(run_here, names, tmp_path, protocol):
+    """How many people are needed? Splits of ever more people, who validate and test the same."""
+    read = {}
+    for train in (None, 0.2, 0.4):
+        out = tmp_path / f"{train}"
+        flags = ("--train", train) if train else ()
+        run_here(SCRIPT, "--records", names, "--out", out, "--protocol", protocol, *flags)
+        read[train] = splits.read_folds(out)
+    for key, whole in read[None].items():
+        one, two = (read[train][key] for train in (0.2, 0.4))
+        assert (len(one.subjects("train")), len(two.subjects("train"))) == (1, 2)
+        assert set(one.train) < set(two.train) <= set(whole.train)
+        assert len(one.train) == 6, "all recordings of a person"
+        for subset in ("val", "test"):
+            assert one.records(subset) == two.records(subset) == whole.records(subset)
+    made = json.loads(next((tmp_path / "0.2").rglob("split.json")).read_text())["made"]
+    assert made["arguments"]["train"] == 0.2
+
+
 def test_people_can_be_named(run_here, names, tmp_path):
     flags = ("--test-subjects", 8, "11", "--val-subjects", "03")
     run_here(SCRIPT, "--records", names, "--out", tmp_path / "s", *flags)
@@ -144,6 +164,7 @@ def test_a_person_with_one_day_is_left_out_of_session_and_named(run_here, names,
         (("--folds", 3), "--folds: means nothing to --protocol subject"),
         (("--test", 0.2, "--protocol", "loso"), "--test: means nothing to --protocol loso"),
         (("--val-subjects", 3, "--protocol", "session"), "--val-subjects: means nothing"),
+        (("--train", 0.5, "--protocol", "session"), "--train: means nothing to --protocol session"),
         (("--seed", -1), "at least 0"),
         (("--seed", "one"), "expected a whole number"),
         (("--protocol", "person"), "invalid choice"),
@@ -167,6 +188,7 @@ def test_flags_that_make_no_sense_exit_with_2(run_here, names, tmp_path, flags, 
         (NAMES[0], ("--protocol", "recording"), "three recordings, found none"),
         ("\n".join(NAMES), ("--test-subjects", "77"), "expected recordings of subject 77, found none"),
         ("\n".join(NAMES), ("--test-subjects", "abc"), "expected recordings of subject abc, found none"),
+        ("\n".join(NAMES), ("--train", 0.9), "expected 4 people to train on, found 3 who neither validate nor test"),
         ("fist-1\nfist-2", (), "expected putEMG's record names unless --shards is given, found fist-1"),
         (f"{NAMES[0]}\n{NAMES[0]}", (), "records.txt:2: expected each record once"),
         ("<html>\n", (), "records.txt:1: expected a record name"),

@@ -324,6 +324,25 @@ def _subject_split(
     return _split(protocol, subsets, seed)
 
 
+def with_fewer_to_train(
+    by_name: Mapping[str, Split], records: Sequence[Record], *, train: float, seed: int
+) -> dict[str, Split]:
+    """The splits with fewer people to train on, for a learning curve over people; validation and test stay.
+
+    train: fraction of all people of `records`. People are drawn by `seed`: with a smaller fraction, some of the same
+    people are left. DataError if a split has not so many people to train on.
+    """
+    count, smaller = _count(train, len(_subjects(records))), {}
+    for name, split in by_name.items():
+        subjects = drawn(split.subjects("train"), seed, f"train of {name}")
+        if count > len(subjects):
+            raise DataError(f"expected {count} people to train on, found {len(subjects)} who neither validate nor test")
+        subsets = {subset: split.facts_of(subset) for subset in SUBSETS}
+        subsets["train"] = [record for record in subsets["train"] if record.subject in subjects[:count]]
+        smaller[name] = _split(split.protocol, subsets, seed)
+    return smaller
+
+
 def _split(protocol: str, subsets: Mapping[str, Iterable[Record]], seed: int) -> Split:
     train, val, test = (tuple(sorted(record.name for record in subsets[subset])) for subset in SUBSETS)
     known = {record.name: record for subset in SUBSETS for record in subsets[subset]}
