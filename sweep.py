@@ -513,16 +513,26 @@ def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: Mappi
     return rows
 
 
-def make_notes(plan: Plan, rows: Sequence[Row], how: str, adapt: str) -> list[str]:
-    """What a reader must know in addition to the numbers. how, adapt: --pick and --adapt."""
+def kept_as_it_was(runs: Sequence[TrainingRun], adapt: str) -> str:
+    """In how many sessions of the adapted test results the safeguard kept the model; empty if in none."""
+    contents = [read_json(run.results(adapt) / "metrics.json", "metrics as evaluate.py writes them") for run in runs]
+    sessions = [one for content in contents for one in content["adaptation"]["sessions"]]
+    kept = sum(not one["accepted"] for one in sessions)
+    of = cli.counted(len(sessions), "session")
+    return f"; the model was kept as it was in {kept} of {of}, see their metrics.json" if kept else ""
+
+
+def make_notes(plan: Plan, rows: Sequence[Row], how: str, adapt: str, tested: Mapping[str, set[str]]) -> list[str]:
+    """What a reader must know in addition to the numbers. how, adapt: --pick and --adapt; tested: see `test_scores`."""
     notes = ["the recordings were SIMULATED: nothing here is said about people"] if plan.simulated else []
     if short := [row.name for row in rows if row.done < row.expected]:
         notes.append(f"not all runs of {', '.join(short)} ended well; such settings can't be picked")
     if len([row for row in rows if row.test and row.values]) > 1:
         notes.append("the test people were scored with several settings: nothing may be chosen by those columns")
     if adapt != "none":
+        kept = kept_as_it_was([run for run in plan.runs if run.name in tested[adapt]], adapt)
         scored = "; scored on the recordings after each session's first" if adapt == "first" else ""
-        notes.append(f"adapted: to each session without labels (evaluate.py --adapt {adapt}){scored}")
+        notes.append(f"adapted: to each session without labels (evaluate.py --adapt {adapt}){scored}{kept}")
     folds = plan.folds.items()
     pairs = [(one, other) for a, one in folds for b, other in folds if a != b]
     crossed = {subject for one, other in pairs for subject in one.subjects("val") if subject in other.subjects("test")}
@@ -610,7 +620,7 @@ def main() -> int:
             failures |= do_all(scored, "evaluate", ended, console, many)
             tested[adapt] = {run.name for run in plan.runs if run.evaluated(adapt)}
         rows = make_rows(plan, picked, args.pick, tested)
-        notes = make_notes(plan, rows, args.pick, args.adapt)
+        notes = make_notes(plan, rows, args.pick, args.adapt, tested)
         write(args, plan, rows, notes, failures)
     console.say(markdown(rows, notes))
     finish(args, rows, failures, console)

@@ -71,7 +71,7 @@ class FakeScripts:
             output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split.checksum}
             output["data"] = {"arguments": {}, "checksums": inputs.scored}
             if mode != "none":
-                output["adaptation"] = {"mode": mode}
+                output["adaptation"] = {"mode": mode, "sessions": [{"accepted": True}, {"accepted": key[1] == "fold0"}]}
             scores = {person: f1 + (0.1 if mode != "none" else 0) for person, f1 in self.test(*key).items()}
             write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(scores)})
             return ""
@@ -306,6 +306,7 @@ def test_the_pick_is_scored_adapted_too(run, data, tmp_path, mode, capsys):
     assert "adapted test macro-F1" in text.splitlines()[0]
     assert f"adapted: to each session without labels (evaluate.py --adapt {mode})" in text
     assert ("after each session's first" in text) == (mode == "first")
+    assert "the model was kept as it was in 2 of 8 sessions, see their metrics.json" in text
     shown = hyperparameters(tmp_path / "out" / "hparams")
     assert shown[1e-2]["adapted/macro_f1"] == pytest.approx(float(best["adapted_macro_f1"]), rel=1e-5)
     again = FakeScripts(val, test)
@@ -322,7 +323,7 @@ def test_adapted_scores_of_another_kind_are_scored_again(run, data, tmp_path):
         again = FakeScripts(val_of_one, test_of_one)
         assert run(again, *words) == 0
         assert len(again.count("evaluate.py")) == 1
-        assert read_json(one, "metrics")["adaptation"] == {"mode": "session"}
+        assert read_json(one, "metrics")["adaptation"]["mode"] == "session"
 
 
 def test_adapting_needs_runs_that_are_scored(run, data, tmp_path):
