@@ -89,11 +89,16 @@ def test_a_class_called_0_is_pointed_out_for_in_many_data_sets_it_is_rest_or_no_
 
 def test_a_table_without_a_header_has_its_labels_in_a_column_by_number(study):
     study.write().run(shards="plain")
-    study.write(header=False)
+    study.write(header=False, people=6)
     code, _, errors = study.run()
     assert code == 1
-    assert "expected a column 'label', found " in errors
-    assert "--labels names another, or counts it from 1 where there is no header, such as --labels 9" in errors
+    told = (
+        "expected a column 'label', found 9 columns without a header; --labels counts it from 1, such as --labels 9; "
+    )
+    assert f"p1.csv: {told}" in errors
+    assert f"3 more recordings: {told}" in errors, "one reason, whatever the first samples are"
+    study.write(header=False)
+    assert "expected a column '10', found 9 columns without a header" in study.run("--labels", 10)[2]
     assert study.run("--labels", 9)[0] == 0
     for one, other in zip(study.shards("plain"), study.shards(), strict=True):
         np.testing.assert_array_equal(one.signal, other.signal)

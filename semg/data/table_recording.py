@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.common.files import expect_file, expect_unchanged, version
 from semg.data.columns import Roles
@@ -109,11 +110,12 @@ def _place_of_labels(table: Table, entry: Entry, layout: Layout) -> int | None:
     if entry.label:
         both = f"found {entry.label!r} in the list and a column {layout.labels!r}"
         raise DataError(f"{table.path}: expected its gestures in the list or in the table, {both}")
-    hint = "{labels} names another"
+    actual, hint = f"found {', '.join(table.names)}", "{labels} names another"
     if sum(map(is_number, table.names)) > 1:
-        hint += f", or counts it from 1 where there is no header, such as {{labels}} {len(table.names)}"
+        actual = f"found {counted(len(table.names), 'column')} without a header"
+        hint = f"{{labels}} counts it from 1, such as {{labels}} {len(table.names)}"
     hint += "; a column label in the list names the gesture of a whole recording"
-    raise DataError(f"{table.path}: expected a column {layout.labels!r}, found {', '.join(table.names)}", hint)
+    raise DataError(f"{table.path}: expected a column {layout.labels!r}, {actual}", hint)
 
 
 class Readings:
