@@ -12,7 +12,8 @@ Input: a list of recordings, a CSV with the header `file,subject,session,date,ta
   task      what was done; may be left out
   label     the gesture of the whole recording, if its table does not name its gestures. May be left out
 Rows of one person that have no date, or the same date, must be in the order of recording. All recordings of a person
-belong in one list, because it gives their order: to add some later, add rows to that list.
+belong in one list, because it gives their order: to add some later, add rows to that list. docs/extending.md writes the
+list from the names of files, for data sets of hundreds.
 
 A recording is a text table with a header and one row per sample. It has one column per channel, and one column
 (--labels) that names the gesture being made, unless the list does. An empty label means no gesture; such samples are
