@@ -392,7 +392,8 @@ def make_shard(
         "commit": commit(),
     }
     write_shard(path, meta, signal, windows)
-    wrong = [str(faults), gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
+    faulty = faults.in_words(lambda number: settled.channels[number - 1])
+    wrong = [faulty, gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
     return "done", np.bincount(windows["label"], minlength=len(classes)), ", ".join(filter(None, wrong))
 
 

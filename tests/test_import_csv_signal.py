@@ -102,7 +102,7 @@ def test_a_rectified_signal_is_doubted_and_counts_from_0_are_not(study):
 
 def test_dead_and_equal_channels_are_reported(study):
     _, _, errors = study.write(lambda t: t.assign(ch3=0.0, ch6=t["ch5"])).run()
-    assert "p1: dead channels 3, equal channels 5=6" in errors
+    assert "p1: dead channels ch3, equal channels ch5=ch6" in errors
     assert study.shards()[0].meta["faults"] == {
         "dead": [3],
         "saturated": [],
@@ -110,6 +110,15 @@ def test_dead_and_equal_channels_are_reported(study):
         "gaps": [],
         "still": [],
     }
+
+
+def test_a_dead_channel_of_a_table_without_a_header_is_named_by_its_column(study):
+    """As --channels counts it: a time stood before it, so that it was said to be another."""
+    study.write(lambda t: t.assign(ch8=7.0).set_index(np.arange(len(t)) / RATE), header=False, index=True)
+    errors = study.run("--labels", 10)[2]
+    assert "p1: dead channels 9\n" in errors
+    assert study.shards()[0].meta["faults"]["dead"] == [8]
+    assert "dead" not in study.run("--labels", 10, "--channels", "2-8", "--overwrite")[2]
 
 
 def test_a_signal_that_stands_still_is_reported(study):

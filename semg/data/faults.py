@@ -1,6 +1,6 @@
 """Detection of faulty channels in a recording. They are reported, not repaired."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,11 +27,15 @@ class ChannelFaults:
     duplicate: list[tuple[int, int]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"dead channels {listed(self.dead)}"] if self.dead else []
+        return self.in_words(str)
+
+    def in_words(self, name: Callable[[int], str]) -> str:
+        """What is wrong; empty if nothing is. name: called for the name of a channel of that number."""
+        parts = [f"dead channels {listed(map(name, self.dead))}"] if self.dead else []
         if self.saturated:
-            parts.append(f"saturated channels {listed(self.saturated)}")
+            parts.append(f"saturated channels {listed(map(name, self.saturated))}")
         if self.duplicate:
-            parts.append("equal channels " + listed([f"{a}={b}" for a, b in self.duplicate]))
+            parts.append("equal channels " + listed([f"{name(a)}={name(b)}" for a, b in self.duplicate]))
         return ", ".join(parts)
 
 
