@@ -279,6 +279,8 @@ def decide_on_stream(
     started = time.strftime("%Y-%m-%d-%H-%M-%S")
     safe = re.sub(r"[^\w.-]+", "_", name).encode()[:LONGEST_NAME].decode(errors="ignore")
     with ExitStack() as stack:
+        if args.save_statistics:  # however the session ends
+            stack.callback(save_statistics, model, decoder, args.save_statistics, console)
         recorder = None
         if args.record:
             recorder = Recorder(args.record, layout.names, overwrite=args.overwrite)
@@ -288,15 +290,20 @@ def decide_on_stream(
         stack.callback(monitor.close)
         with stop_at_a_safe_place() as stop:  # a stop is how a session usually ends
             session(reader, decoder, outputs, recorder, monitor, args.seconds, stop)
-    heard = decoder.heard() if args.save_statistics else None
-    if heard is not None:
-        model.write_statistics(args.save_statistics, heard)
-    elif args.save_statistics:
-        console.warn(f"{args.save_statistics}: expected at least a window of signal for statistics, found less")
     if adaptation is not None:
         console.say(adaptation.in_words())
-    tell(args, console, reader, decoder, outputs, recorder, saved=heard is not None)
+    saved = args.save_statistics is not None and decoder.heard() is not None
+    tell(args, console, reader, decoder, outputs, recorder, saved=saved)
     return stop.exit_code if stop else 0
+
+
+def save_statistics(model: TrainedModel, decoder: LiveDecoder, path: Path, console: cli.Console) -> None:
+    """Store the session's statistics, or warn that there is too little signal for any."""
+    heard = decoder.heard()
+    if heard is None:
+        console.warn(f"{path}: expected at least a window of signal for statistics, found less")
+        return
+    model.write_statistics(path, heard)
 
 
 def session(

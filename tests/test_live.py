@@ -287,6 +287,22 @@ def test_statistics_of_less_than_a_window_are_not_stored_and_not_said_to_be(here
     assert not (tmp_path / "heard.npz").exists()
 
 
+def test_statistics_are_kept_where_a_stream_that_returns_ends_the_session(here, microvolts, tmp_path):
+    """A device that came back with another setting cost those of the hour before."""
+    device, out, returned = loopback.Device(loopback.unique("device"), RATE, LABELS), tmp_path / "live", []
+
+    def feed():
+        device.send(microvolts)
+        wait_for(lambda: decided(out, 1), "a decision")
+        device.off()
+        returned.append(loopback.Device(device.name, RATE, LABELS, "millivolts"))
+
+    with beside(feed), pytest.raises(DataError, match="expected the stream to return as it was"):
+        here(live, "--lsl", device.name, "--out", out, "--save-statistics", tmp_path / "heard.npz")
+    returned[0].off()
+    assert (tmp_path / "heard.npz").is_file()
+
+
 def test_a_host_that_cannot_be_is_named_before_a_file_is_written(here, tmp_path):
     """An empty record stayed behind, and the next run refused to replace it."""
     words = ["--lsl", "nobody", "--udp", "two..dots:5005", "--out", tmp_path / "live", "--record", tmp_path / "a.csv"]
