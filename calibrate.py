@@ -283,7 +283,9 @@ def main() -> int:
     adapted = ""
     if adaptation is not None:
         unadapted = report["calibrated_on_the_same_windows"]["mean_over_subjects"][leading.name]
-        adapted = f" and adapted ({unadapted:.4f} before)"
+        sessions = report["adaptation"]["sessions"]
+        accepted = f"{sum(one['accepted'] for one in sessions)} of {cli.counted(len(sessions), 'session')}"
+        adapted = f" and adapted in {accepted} ({unadapted:.4f} before)"
     how = f"with {cli.counted(args.repetitions, 'repetition')} of each gesture{adapted}"
     console.finish(
         f"{args.out}: {leading.labelled(after)} {how}, "

@@ -416,6 +416,7 @@ def test_a_session_too_short_to_adapt_to_keeps_the_calibrated_model(run, monkeyp
     said = capsys.readouterr().out
     assert "05/2018-05-11: the calibrated model was not adapted: " in said
     assert "adapted to 0 of 1 session" in said
+    assert "and adapted in 0 of 1 session (" in said.splitlines()[-1]
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (
         report["mean_over_subjects"]["macro_f1"]
