@@ -25,10 +25,10 @@ Person, session and order of recording are read from the shards. Without shards 
 names, which then must follow putEMG's scheme. A session of putEMG is one day.
 
 People are drawn at random by --seed: the same records and flags give the same files on every machine. --val and --test
-are fractions of all people, rounded, with at least one person each. --train too, if fewer people are to train than are
-left: splits with --train 0.1, 0.2 and 0.4 show how scores grow with the number of people recorded. The people of a
-smaller training subset are among those of a larger one. A split is refused, and nothing is written, if a
-subset is empty or has no window of some class.
+are fractions of all people, rounded, with at least one person each. All others train. --train limits them to such a
+fraction too, and leaves the rest out: splits with --train 0.1, 0.2 and 0.4 show how scores grow with the number of
+people recorded. They test the same people, and a larger training subset contains the smaller ones. A split is refused,
+and nothing is written, if a subset is empty or has no window of some class.
 
 An existing split is kept if its lists are the same; otherwise the script stops and names it. --overwrite replaces it.
 Takes seconds.
@@ -101,7 +101,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train",
         type=fraction,
-        help="fraction of the people in the training subset; the others are left out (default: all others train)",
+        help="fraction of the people in the training subset, others are left out (default: all who are in no other)",
     )
     parser.add_argument(
         "--val", type=fraction, help=f"fraction of the people in the validation subset (default: {VAL})"
