@@ -147,6 +147,8 @@ def write(
     }
     weights = {f"model.{name}": value for name, value in adapted.model.network.state_dict().items()}
     tensors = {name: value for name, value in model.checkpoint.tensors.items() if not name.startswith("model.")}
+    if (earlier := model.description.get("adapted")) is not None:
+        provenance["earlier"] = earlier  # the model may have been adapted before
     description = {**model.description, "adapted": provenance}
     if recipe is not None:
         description["model"] = adapted.model.network.config.to_dict()  # calibration may have changed what trains

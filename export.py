@@ -72,12 +72,14 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def after_training(description: Mapping[str, Any]) -> list[str]:
-    """What adapt.py did with the model."""
-    taught, adapted = description.get("calibrated_on"), description.get("adapted") or {}
-    return [
-        *([f"calibrated on labels of {listed(taught)}"] if taught else []),
-        *([f"adapted without labels to {listed(adapted['recordings'])}"] if adapted.get("accepted") else []),
-    ]
+    """What adapt.py did with the model, in order."""
+    taught, last = description.get("calibrated_on"), description.get("adapted")
+    done: list[str] = []
+    while last:
+        if last.get("accepted"):
+            done.insert(0, f"adapted without labels to {listed(last['recordings'])}")
+        last = last.get("earlier")
+    return [*([f"calibrated on labels of {listed(taught)}"] if taught else []), *done]
 
 
 def card(model: TrainedModel) -> str:

@@ -474,6 +474,16 @@ def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_scri
     assert "expected no file there, found one; --overwrite replaces it" in run_here(*words, code=1).stderr
 
 
+def test_a_model_that_is_adapted_again_still_tells_of_the_first_time(trained, tmp_path, run_here, model):
+    np.save(tmp_path / "short.npy", np.random.default_rng(0).normal(size=(int(model.rate), len(model.channels))))
+    first, second = tmp_path / "first.ckpt", tmp_path / "second.ckpt"
+    for old, new in ((trained / "run" / "best_model.ckpt", first), (first, second)):
+        run_here("adapt.py", old, tmp_path / "short.npy", "--rate", model.rate, "--out", new)
+    told = [open_checkpoint(path).description["adapted"] for path in (first, second)]
+    assert "earlier" not in told[0]
+    assert told[1]["earlier"] == told[0]
+
+
 # --- adapt.py --repetitions --------------------------------------------------------------------------------------
 
 ONCE = small_shards.labels(1).astype(int)  # each gesture once

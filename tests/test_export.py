@@ -213,18 +213,26 @@ def test_weights_that_no_export_left_are_kept(copied, monkeypatch, tmp_path, nam
     assert (out / name).read_bytes() == b"the only copy"
 
 
-def of_a_person(path, *, accepted=True) -> Path:
+def of_a_person(path, *, accepted=True, **more) -> Path:
     """The shipped example as adapt.py --repetitions would keep it."""
     shipped = open_checkpoint(SHIPPED)
-    adapted = {"adapted": {"recordings": ["her.csv"], "accepted": accepted}, "calibrated_on": ["her.csv"]}
+    adapted = {"adapted": {"recordings": ["her.csv"], "accepted": accepted, **more}, "calibrated_on": ["her.csv"]}
     write_checkpoint(path, {**shipped.description, **adapted}, shipped.tensors)
     return path
 
 
 def test_the_card_of_a_persons_model_says_what_came_after_its_training(run_here, tmp_path):
     """Validation scores of the model as trained stood there as if they were its own."""
-    for accepted, told in ((True, "; adapted without labels to her.csv"), (False, "")):
-        own, out = of_a_person(tmp_path / "own.ckpt", accepted=accepted), tmp_path / f"accepted-{accepted}"
+    first = {"recordings": ["a.csv", "b.csv"], "accepted": True}
+    for number, (accepted, earlier, told) in enumerate(
+        (
+            (True, None, "; adapted without labels to her.csv"),
+            (False, None, ""),
+            (False, first, "; adapted without labels to a.csv, b.csv"),
+            (True, first, "; adapted without labels to a.csv, b.csv; adapted without labels to her.csv"),
+        )
+    ):
+        own, out = of_a_person(tmp_path / "own.ckpt", accepted=accepted, earlier=earlier), tmp_path / f"{number}"
         run_here("export.py", "--checkpoint", own, "--out", out, "--no-onnx")
         card = (out / "README.md").read_text()
         assert (
