@@ -14,7 +14,6 @@ BENCHMARKS := adaptation backbone checksums costs evaluation features growth liv
 help: ## say what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-# --no-compile: Python compiles the few modules that are used when they are imported; compiling all takes half the time
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  "error: expected Python 3.11 to 3.13, found %d.%d; give another one: make PYTHON=python3.12 ..." % v)'
@@ -23,7 +22,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	  "note: PyTorch's default build for Linux brings gigabytes of CUDA libraries. For its CPU build, stop this, then" \
 	  "$(RUN) -m pip install torch==$(TORCH) --index-url ADDRESS (pytorch.org, Get started, names the address)," \
 	  "and run make again: it keeps what is there."
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(STAMP)
 
 demo: $(STAMP) ## the whole job on simulated recordings, a few minutes on two cores
