@@ -54,7 +54,7 @@ from semg.evaluation.scored_windows import ScoredWindows
 from semg.flags import shared
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, assumed_shares
-from semg.training.adapted_scores import MODES
+from semg.training.adapted_scores import MODES, sessions_adapted
 from semg.training.augmentation import NO_RINGS, OF_BAND_POWERS, Augmentation
 from semg.training.calibration import (
     AUGMENTATION,
@@ -219,8 +219,7 @@ def adaptation_record(
             console.say(f"{one['session']}: the calibrated model was not adapted: {one['reason']}")
         if one["turn_refused"]:
             console.say(f"{one['session']}: rings of electrodes are {one['turn_refused']}")
-    accepted = sum(one["accepted"] for one in sessions)
-    console.say(f"adapted to {accepted} of {cli.counted(len(sessions), 'session')}")
+    console.say(f"adapted to {sessions_adapted(sessions)}")
     return {"mode": args.adapt, "settings": how.to_dict(), "sessions": sessions, "left_out": []}
 
 
@@ -283,9 +282,8 @@ def main() -> int:
     adapted = ""
     if adaptation is not None:
         unadapted = report["calibrated_on_the_same_windows"]["mean_over_subjects"][leading.name]
-        sessions = report["adaptation"]["sessions"]
-        accepted = f"{sum(one['accepted'] for one in sessions)} of {cli.counted(len(sessions), 'session')}"
-        adapted = f" and adapted in {accepted} ({unadapted:.4f} before)"
+        where = sessions_adapted(report["adaptation"]["sessions"])
+        adapted = f" and adapted in {where} ({unadapted:.4f} before)"
     how = f"with {cli.counted(args.repetitions, 'repetition')} of each gesture{adapted}"
     console.finish(
         f"{args.out}: {leading.labelled(after)} {how}, "

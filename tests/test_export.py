@@ -240,6 +240,15 @@ def test_the_card_of_a_persons_model_says_what_came_after_its_training(run_here,
         )
 
 
+@pytest.mark.parametrize("adapted", [3, {}, {"recordings": 3}, {"recordings": ["a"], "earlier": "b"}])
+def test_a_damaged_account_of_adapting_is_refused_in_a_line(run_here, tmp_path, adapted):
+    shipped, own = open_checkpoint(SHIPPED), tmp_path / "own.ckpt"
+    write_checkpoint(own, {**shipped.description, "adapted": adapted}, shipped.tensors)
+    errors = run_here("export.py", "--checkpoint", own, "--out", tmp_path / "out", "--no-onnx", code=1).stderr
+    assert errors.startswith(f"error: {own}: expected ") and "adapt it again" in errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_of_another_model_is_not_lost(copied, run_here, tmp_path):
     """A person's model has the name of the run, so its export took the place of the run's."""
     words = ("export.py", "--checkpoint", of_a_person(tmp_path / "own.ckpt"), "--out", copied, "--no-onnx")

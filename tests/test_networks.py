@@ -313,14 +313,6 @@ def score(data, run_here, tmp_path):
     return run
 
 
-def test_scores_of_the_people_who_chose_the_epoch_are_said_to_flatter(score, fake, tmp_path):
-    fake()
-    done = score("--networks", "shallow", "--subset", "val", "--epochs", 1)
-    people = json.loads((tmp_path / "out" / "shallow-raw" / "metrics.json").read_text())["chosen_on_subjects_scored"]
-    assert people
-    assert f"warning: EPOCHS ARE CHOSEN ON PEOPLE OF THE VAL SET: {', '.join(people)}." in done.stderr
-
-
 def test_networks_are_scored_on_the_windows_of_the_others(data, score, fake, tmp_path):
     fake()
     done = score("--networks", "shallow", "eegnet")
@@ -347,8 +339,6 @@ def test_networks_are_scored_on_the_windows_of_the_others(data, score, fake, tmp
     assert "recordings decimated by 4, to 1280 Hz" in done.stdout
     assert "compare.py" in done.stdout
 
-    assert metrics["chosen_on_subjects_scored"] == []
-    assert "EPOCHS ARE CHOSEN" not in done.stderr
     done = score("--networks", "shallow")
     assert "1 of 1 results are there already" in done.stdout
     done = score("--networks", "shallow", "--decimate", 2, code=1)

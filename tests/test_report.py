@@ -205,6 +205,18 @@ def test_the_page_says_what_the_files_say(make, data):
     assert "SIMULATED" not in words
 
 
+def test_a_result_of_a_model_that_adapted_in_the_course_of_its_sessions_is_taken(make, data, tmp_path):
+    """evaluate.py --adapt online writes its attempts by session; report.py refused the result."""
+    attempts = [{"accepted": False, "reason": "few gestures"}, {"accepted": True, "reason": ""}]
+    sessions = {"03": attempts, "04": attempts[:1], "05": []}
+    adaptation = {"mode": "online", "settings": {}, "schedule": {}, "sessions": sessions}
+    was = {key: numbers(data.results / "plain")[key] for key in ("mean_over_subjects", "per_subject")}
+    write_result(tmp_path / "online", data.shards, unadapted=was, adaptation=adaptation)
+    words = make(tmp_path / "online").parts.words
+    assert "Adapted to 1 of 3 sessions. Not adapted: 04: few gestures" in words
+    assert "05: too little signal" in words
+
+
 def test_adapted_results_stand_beside_the_model_as_it_was(make, data):
     words = make(data.results).parts.words
     plain, adapted = (numbers(data.results / name)["mean_over_subjects"]["macro_f1"] for name in ("plain", "adapted"))
@@ -399,6 +411,8 @@ def test_a_bad_input_is_named_and_the_good_ones_are_there(make, data, tmp_path):
         ({"made": {"commit": 7}}, "a text for made.commit"),
         ({"calibrate": -1}, "a whole number above 0 for calibrate"),
         ({"adaptation": {"sessions": [{"session": 1}]}}, "a list of sessions"),
+        ({"adaptation": {"sessions": {"05": [{"accepted": 1}]}}}, "a list of sessions"),
+        ({"adaptation": {"sessions": {"05": {}}}}, "a list of sessions"),
         ({"unadapted": {"per_subject": {"04": {"macro_f1": 7, "n_windows": 1}}}}, "a macro_f1 from 0 to 1"),
         ({"unadapted": {"macro_f1": 0.5}}, "expected per_subject with macro_f1"),
         ({"trained_on_subjects_scored": {"04": 1}}, "a list of people"),

@@ -71,7 +71,8 @@ class FakeScripts:
             output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split.checksum}
             output["data"] = {"arguments": {}, "checksums": inputs.scored}
             if mode != "none":
-                output["adaptation"] = {"mode": mode, "sessions": [{"accepted": True}, {"accepted": key[1] == "fold0"}]}
+                sessions = [{"session": "a", "accepted": True}, {"session": "b", "accepted": key[1] == "fold0"}]
+                output["adaptation"] = {"mode": mode, "sessions": sessions}
             scores = {person: f1 + (0.1 if mode != "none" else 0) for person, f1 in self.test(*key).items()}
             write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(scores)})
             return ""
@@ -318,6 +319,10 @@ def test_adapted_scores_of_another_kind_are_scored_again(run, data, tmp_path):
     words = flags(data, tmp_path, "--grid", "lr=1e-2", "--adapt", "session", split="split")
     run(FakeScripts(val_of_one, test_of_one), *words)
     (one,) = (tmp_path / "out").glob("*-adapted-session/seed0/metrics.json")
+    for changed in ({"mode": "session"}, {"mode": "session", "sessions": None}):  # of its sessions it says nothing
+        write_json(one, read_json(one, "metrics") | {"adaptation": changed})
+        assert run(FakeScripts(val_of_one, test_of_one), *words) == 0
+        assert "kept as it was" not in (tmp_path / "out" / "sweep.md").read_text()
     for changed in ({"mode": "first"}, None, 3):
         write_json(one, read_json(one, "metrics") | {"adaptation": changed})
         again = FakeScripts(val_of_one, test_of_one)

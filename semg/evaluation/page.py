@@ -313,7 +313,7 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
     how = f"calibrated with {counted(count, 'repetition')} of each gesture" if count else ""
     if first.adapted_on or not count:
         how += (" and " if how else "") + "adapted without labels"
-    sessions = [one for result, _ in results for one in (result.content.get("adaptation") or {}).get("sessions") or ()]
+    sessions = [one for result, _ in results for one in result.sessions]
     means = _means(pairs)
     words = before.name, how
     return {

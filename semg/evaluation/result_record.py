@@ -14,9 +14,26 @@ from semg.evaluation.comparison import MOST_CLASSES, WRITTEN, Evaluation, adapte
 from semg.evaluation.metrics import Metric
 
 _MOST_WINDOWS = 2**40  # most windows in a cell of a confusion matrix
+
+
+def _are_sessions(value: Any) -> bool:
+    """A list of sessions that were adapted to as a whole, or of each session's name the attempts in its course."""
+    if isinstance(value, dict):
+        return all(text(name) and isinstance(own, list) and all(map(_is_attempt, own)) for name, own in value.items())
+    return isinstance(value, list) and all(_is_attempt(one) and text(one.get("session")) for one in value)
+
+
+def _is_attempt(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("accepted"), bool)
+        and (value.get("reason") is None or text(value["reason"]))
+    )
+
+
 _SESSIONS = Field(
     "a list of sessions, each with a name and whether the adapted model was accepted",
-    lambda value: isinstance(value, list) and all(map(_is_session, value)),
+    _are_sessions,
     needed=False,
 )
 _FIELDS = {
@@ -33,15 +50,6 @@ _FIELDS = {
     "calibrated_on": replace(TEXTS, needed=False),
     "adaptation.sessions": _SESSIONS,
 }
-
-
-def _is_session(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and text(value.get("session"))
-        and isinstance(value.get("accepted"), bool)
-        and (value.get("reason") is None or text(value["reason"]))
-    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,22 @@ class ResultRecord:
     def adapted_on(self) -> str:
         """What the model was adapted on without labels: `session`, `first` or `online`; empty if it was not adapted."""
         return adapted_on(self.content)
+
+    @property
+    def sessions(self) -> list[Mapping[str, Any]]:
+        """Of each session whether the model was adapted to it (`session`, `accepted`), and if not, why (`reason`). A
+        session that was adapted to in its course is accepted if one attempt was."""
+        told = (self.content.get("adaptation") or {}).get("sessions") or []
+        if isinstance(told, list):
+            return told
+        return [
+            {
+                "session": name,
+                "accepted": any(one["accepted"] for one in attempts),
+                "reason": attempts[-1].get("reason") if attempts else "too little signal",
+            }
+            for name, attempts in told.items()
+        ]
 
     def content_of(self, record: str) -> str:
         """Checksum of the contents of a recording's shard when it was scored; empty if the result does not state it."""

@@ -38,6 +38,14 @@ class AdaptedScores:
         return sum(one["accepted"] for one in self.sessions)
 
 
+def sessions_adapted(sessions: list[dict[str, Any]] | dict[str, list[dict[str, Any]]]) -> str:
+    """`2 of 3 sessions`, as metrics.json tells of them: those that were adapted to as a whole, or of each the attempts
+    in its course."""
+    attempts = sessions.values() if isinstance(sessions, dict) else [[one] for one in sessions]
+    reached = sum(any(one["accepted"] for one in tries) for tries in attempts)
+    return f"{reached} of {counted(len(sessions), 'session')}"
+
+
 def session_signals(
     model: TrainedModel,
     shards: Sequence[Shard],
