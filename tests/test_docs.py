@@ -110,6 +110,18 @@ def test_links_and_files_named_are_there(page: Path):
         assert name.startswith("results/") or any(path.exists() for path in actual), name
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may end with, as GitHub makes it from the heading's words."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_linked_to_are_there(page: Path):
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        assert heading in anchors(page.parent / target if target else page), f"{target}#{heading}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_named_are_flags(page: Path):
     """Flags in prose: some script, or a tool that is named beside them, knows each."""

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-HOLD = 4.1  # mean duration of a gesture, seconds; chosen for adaptation on validation people, see docs/results.md
+HOLD = 4.1  # mean duration of a gesture, seconds; chosen for adaptation on validation people, see docs/choices.md
 _SMALLEST = 1e-9  # smallest probability: a class that was ruled out once may return
 
 

@@ -50,7 +50,7 @@ FLOOR = 1e-4  # added to likelihood ratios: a model that excludes a class for a 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """How to adapt; chosen on validation people, see docs/results.md.
+    """How to adapt; chosen on validation people, see docs/choices.md.
 
     rounds: number of times that posteriors are computed and learnt. epochs: passes over the windows in each round.
     every: each epoch learns from one window in `every`, drawn anew. hold: seconds that a gesture lasts on average.

@@ -11,7 +11,7 @@ from semg.training import classical
 from semg.training.calibration import Parts, by_subject, parts_of_each
 from semg.training.classical import Trained
 
-SAMPLE = 300  # training windows beside the person's, chosen on validation people: docs/results.md
+SAMPLE = 300  # training windows beside the person's, chosen on validation people: docs/choices.md
 
 
 @dataclass(frozen=True)
