@@ -47,7 +47,8 @@ wholly within one gesture and never span missing samples, which are detected by 
 records that no people were recorded.
 
 A recording with an error is reported and left out, the others are processed, and the exit code is 1. An existing shard
-is kept if it was made from the same file in the same way. Minutes of signal take seconds, see docs/scale.md.
+is kept if it was made from the same file in the same way. Warnings of one kind about many recordings are one line;
+--json lists them all. Minutes of signal take seconds, see docs/scale.md.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
@@ -67,7 +68,7 @@ import numpy as np
 from semg.common import cli
 from semg.common.console import listed
 from semg.common.errors import DataError, SettingError, UsageError
-from semg.common.failures import Failures
+from semg.common.failures import Failures, Warnings
 from semg.common.files import checksum, expect_file, folder_lock, version
 from semg.common.provenance import commit, plain, versions
 from semg.common.schema import text
@@ -172,7 +173,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def look_at_all(
-    entries: list[Entry], readings: Readings, args: argparse.Namespace, report: Failures
+    entries: list[Entry], readings: Readings, args: argparse.Namespace, report: Failures, warnings: Warnings
 ) -> dict[Entry, Look]:
     """The first reading of all recordings; those with an error are reported and left out."""
     looks: dict[Entry, Look] = {}
@@ -188,12 +189,13 @@ def look_at_all(
             looks[entry] = seen
             if args.unit is not None and reading.unit not in ("", args.unit):
                 unit = f"its unit is {reading.unit} by the names of its channels, --unit says {args.unit}"
-                report.console.warn(f"{entry.path}: {unit}")
+                warnings.add(entry.path, unit)
             for doubt in doubts(reading, entry.facts.subject):
-                report.console.warn(f"{entry.path}: {doubt}")
+                warnings.add(entry.path, doubt)
         except (DataError, OSError) as error:
             readings.drop(entry.path)
             report.failed(entry.path, cli.in_words(error))
+    warnings.tell()
     return with_the_same_channels(looks, readings, args, report) if looks else looks
 
 
@@ -354,7 +356,7 @@ def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any
 
 def make_shard(
     entry: Entry, seen: Look, settled: Settled, readings: Readings, args: argparse.Namespace
-) -> tuple[str, np.ndarray, str]:
+) -> tuple[str, np.ndarray, list[str]]:
     """Write one recording's shard, or keep it. Returns `done` or `kept`, its number of windows of each class, and what
     is wrong with it."""
     path, classes = args.shards / entry.facts.name, settled.classes
@@ -365,7 +367,7 @@ def make_shard(
             if meta.get(key) != expected[key]:
                 raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
         windows = open_shard(path, verify=True).windows
-        return "kept", np.bincount(windows["label"], minlength=len(classes)), ""
+        return "kept", np.bincount(windows["label"], minlength=len(classes)), []
     reading = readings.get(entry)
     expect_same(entry.path, seen, reading.of)
     expect_same(entry.path, seen, version(entry.path))  # the checksum was computed from this version, too
@@ -394,7 +396,7 @@ def make_shard(
     write_shard(path, meta, signal, windows)
     faulty = faults.in_words(lambda number: settled.channels[number - 1])
     wrong = [faulty, gaps.in_words(missing, args.rate), gaps.still_in_words(still, args.rate)]
-    return "done", np.bincount(windows["label"], minlength=len(classes)), ", ".join(filter(None, wrong))
+    return "done", np.bincount(windows["label"], minlength=len(classes)), list(filter(None, wrong))
 
 
 def expected_facts(entry: Entry, seen: Look, settled: Settled, args: argparse.Namespace) -> dict[str, Any]:
@@ -563,17 +565,17 @@ def with_all_of_a_person(entries: list[Entry], args: argparse.Namespace, report:
     return remaining
 
 
-def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures) -> int:
-    """Read all recordings, settle what holds for all of them, and write their shards."""
-    entries = with_all_of_a_person(entries, args, report)
-    counts, windows = {"done": 0, "kept": 0}, np.zeros(1, np.int64)
-    readings = Readings(Layout(args.rate, args.labels, args.channels), KEPT_BYTES)
-    if looks := look_at_all(entries, readings, args, report):
-        settled = settle(looks, args, report.console)
-        check_strengths(looks, settled, readings, args, report)
-        expect_classes_of_others(looks, settled, args)
-        for line in in_words(looks, settled, args):
-            report.console.say(line)
+def write_shards(
+    looks: dict[Entry, Look],
+    settled: Settled,
+    readings: Readings,
+    args: argparse.Namespace,
+    report: Failures,
+    warnings: Warnings,
+) -> tuple[Counter[str], np.ndarray]:
+    """Write or keep the shards. Returns how many are `done` and how many `kept`, and their windows of each class."""
+    counts, windows = Counter[str](), np.zeros(len(settled.classes), np.int64)
+    try:
         for entry in report.console.progress(list(looks), unit="recording", desc="filtering"):
             try:
                 state, of_class, wrong = make_shard(entry, looks[entry], settled, readings, args)
@@ -583,9 +585,27 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
             finally:
                 readings.drop(entry.path)
             counts[state] += 1
-            windows = windows + of_class
-            if wrong:
-                report.console.warn(f"{entry.facts.name}: {wrong}")
+            windows += of_class
+            for what in wrong:
+                warnings.add(entry.facts.name, what)
+    finally:  # also if it is stopped: the shards that are written are kept from then on, without a warning
+        warnings.tell()
+    return counts, windows
+
+
+def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures) -> int:
+    """Read all recordings, settle what holds for all of them, and write their shards."""
+    entries = with_all_of_a_person(entries, args, report)
+    counts, windows = Counter[str](), np.zeros(1, np.int64)
+    readings = Readings(Layout(args.rate, args.labels, args.channels), KEPT_BYTES)
+    warnings = Warnings(report.console, "recording", "--json lists all")
+    if looks := look_at_all(entries, readings, args, report, warnings):
+        settled = settle(looks, args, report.console)
+        check_strengths(looks, settled, readings, args, report)
+        expect_classes_of_others(looks, settled, args)
+        for line in in_words(looks, settled, args):
+            report.console.say(line)
+        counts, windows = write_shards(looks, settled, readings, args, report, warnings)
         if not report.count:  # otherwise a class may be in those that failed
             warn_of_classes_without_windows(settled.classes, windows, report.console)
     report.close()
@@ -594,8 +614,8 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
     failed = f"; {cli.counted(report.count, 'recording')} failed, see above" if report.count else ""
     command = cli.next_command("create_dataset_files.py", "--shards", args.shards)
     after = f"; {command}" if counts["done"] + counts["kept"] else ""
-    facts = {**counts, "failed": report.count, "windows": int(windows.sum())}
-    report.console.finish(f"{summary}{failed}{after}", **facts)
+    facts = {"done": counts["done"], "kept": counts["kept"], "failed": report.count, "windows": int(windows.sum())}
+    report.console.finish(f"{summary}{failed}{after}", **facts, warnings=warnings.all)
     return 1 if report.count else 0
 
 

@@ -1,12 +1,14 @@
 """import_csv.py on lists and tables as they come: what it takes, and what it says."""
 
 import csv
+import itertools
 import json
 import os
 
 import numpy as np
 import pytest
 
+import import_csv
 from semg.common.errors import DataError
 from semg.data.shards import open_shard
 
@@ -92,6 +94,53 @@ def test_the_true_reason_is_told_once_for_many_recordings_of_a_kind(study):
     assert "p1.csv: expected a column 'label', found ch1" in lines[0]
     assert "--labels names another" in lines[0]
     assert "3 more recordings: expected a column 'label'" in lines[3]
+
+
+def many_warnings(study, *words):
+    """Five recordings without a negative sample, of which each has lost samples at another time."""
+    gaps = itertools.count(300, 200)
+
+    def change(table):
+        at = next(gaps)
+        rectified = {f"ch{n}": table[f"ch{n}"].abs() for n in range(1, 9)}
+        return table.assign(**rectified, time=np.arange(len(table)) / 200).drop(index=range(at, at + 100))
+
+    return study.write(change, people=5).run(*words)
+
+
+def test_warnings_of_many_recordings_are_one_line_for_each_kind(study):
+    code, _, errors = many_warnings(study)
+    rectified, lost = errors.splitlines()
+    p = [study.folder / f"p{n}.csv" for n in range(6)]
+    assert code == 0
+    assert rectified == (
+        f"warning: {p[1]}: its samples are never below 0 and most lie near it: a rectified signal or an envelope loses "
+        f"its course to the filter (the same in 4 more recordings: {p[2]}, {p[3]}, {p[4]}, ...; --json lists all)"
+    )
+    assert lost == (
+        "warning: p1: lost samples: 0.5 s in 1 gap, at 1.5 s (with other numbers in 4 more recordings: p2, p3, p4, "
+        "...; --json lists all)"
+    )
+
+
+def test_a_program_gets_all_warnings(study):
+    _, out, _ = many_warnings(study, "--json")
+    warnings = json.loads(out)["warnings"]
+    assert len(warnings) == 10
+    assert warnings[-1] == "p5: lost samples: 0.5 s in 1 gap, at 5.5 s"
+
+
+def test_warnings_of_a_stopped_run_are_told(study, monkeypatch, capsys):
+    def stopped(entry, *others, make=import_csv.make_shard):
+        if entry.facts.name == "p4":
+            raise KeyboardInterrupt
+        return make(entry, *others)
+
+    monkeypatch.setattr(import_csv, "make_shard", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        many_warnings(study)
+    lost = "p1: lost samples: 0.5 s in 1 gap, at 1.5 s (with other numbers in 2 more recordings: p2, p3)"
+    assert lost in capsys.readouterr().err, "their shards are kept from now on, and kept ones are not warned of"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
