@@ -27,6 +27,7 @@ import train
 from semg.backbones import fingerprint
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
+from semg.evaluation.tensorboard import Board
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
 from semg.training import subsets
@@ -201,6 +202,46 @@ def test_training_in_a_process_of_others_leaves_ctrl_c_as_it_was(here, tmp_path)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     here(tmp_path, *RANDOM, "--epochs", 1)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def steps_in_tensorboard(out, tag):
+    return [event.step for event in EventAccumulator(str(out)).Reload().Scalars(tag)]
+
+
+def set_back(out):
+    """Let the event file be of an earlier second: its name is of one, which two runs of a test may share."""
+    (events,) = out.glob("events.out.*")
+    events.rename(out / "events.out.tfevents.1.here")
+
+
+def test_the_curve_of_pretraining_is_whole_after_resuming(here, tmp_path, monkeypatch):
+    """TensorBoard hides what an earlier process wrote about later epochs, also about those of pretraining."""
+    flags = [*RANDOM, "--augment", "none", "--pretrain", 3]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in_step(patch, Classification, 7)  # in the second epoch
+        here(tmp_path, *flags)
+    set_back(tmp_path)
+    here(tmp_path, *flags, "--resume")
+    assert steps_in_tensorboard(tmp_path, "9_pretrain/loss") == [1, 2, 3]
+    assert steps_in_tensorboard(tmp_path, "1_learning/loss_val") == [1, 2]
+
+
+def test_a_run_killed_while_it_draws_an_epoch_has_it_in_tensorboard_after_resuming(here, tmp_path, monkeypatch):
+    """last.ckpt said that the epoch was done, so nobody drew it any more."""
+
+    class Killed(BaseException):
+        """Nothing catches it."""
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Board, "epoch", die)
+        here(tmp_path, *RANDOM, "--augment", "none")
+    set_back(tmp_path)
+    here(tmp_path, *RANDOM, "--augment", "none", "--resume")
+    assert steps_in_tensorboard(tmp_path, "1_learning/loss_val") == [1, 2]
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

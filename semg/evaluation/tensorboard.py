@@ -128,6 +128,7 @@ class Board:
         ]  # the numbers keep the order of the classes
         self._colours = palette.gestures(classes, rest_classes)
         self._title = score_figures.CONFUSION + (score_figures.SIMULATED if simulated else "")
+        self._purge_from = purge_from
         self._events = EventFile(folder, warn, purge_step=purge_from)
         configuration = f"### Settings\n\n{_table(settings)}\n\n### What followed from them\n\n{_table(_flat(facts))}"
         self._events.add(summary.text("configuration", configuration))
@@ -175,8 +176,11 @@ class Board:
         self._events.flush()
 
     def pretrained(self, losses: Sequence[float]) -> None:
-        """Show the course of pretraining; losses: one for each of its epochs."""
-        for epoch, loss in enumerate(losses, 1):
+        """Show the course of pretraining; losses: one for each of its epochs.
+
+        Epochs before `purge_from` are shown by the earlier process already; what it wrote about later ones is void.
+        """
+        for epoch, loss in enumerate(losses[self._purge_from - 1 :], self._purge_from):
             self._events.add(summary.scalar(f"{_PRETRAINING}/loss", loss), epoch)
 
     def project(self, features: np.ndarray, label: np.ndarray, about: Mapping[str, Sequence[str]], epoch: int) -> None:

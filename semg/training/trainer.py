@@ -219,7 +219,7 @@ class Trainer:
                 run_files.save(self, wait=False)
         if self.average is not None and self.state.training.epoch == self.state.training.in_epoch == 0:
             self.average.restart()
-        if self.board is not None and self.state.training.epoch == 0:
+        if self.board is not None:
             self.board.pretrained(self.state.pretraining_losses)
 
     def stopped(self) -> bool:
@@ -246,11 +246,11 @@ class Trainer:
                 state.best, state.best_epoch = score, epoch.number
                 run_files.write_best(self, row, validation.per_subject)
                 self._project(epoch.number)
-        run_files.save(self, wait=False)
-        run_files.write_rows(self)
-        if self.board is not None:
+        if self.board is not None:  # before last.ckpt: a run that is killed in between draws this epoch again
             label = self.data.val.windows.label
             self.board.epoch(row, validation.per_subject, label, validation.probabilities, chosen=better)
+        run_files.save(self, wait=False)
+        run_files.write_rows(self)
         first, *more = metrics.headlines()
         others = ", ".join(one.labelled(row[f"val/{one.name}"], 3) for one in more)
         self.console.say(
