@@ -74,7 +74,8 @@ class ModelConfig:
         if self.samples % self.patch:
             expected = "a whole number of samples that divides the window's {}, such as {}"
             raise SettingError("patch", expected, self.patch, (self.samples, nearest_divisor(self.samples, self.patch)))
-        _expect(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
+        headless = self.backbone == "none"
+        _expect(headless or self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}", self.heads)
         few = f"at most {MOST_NUMBERS // self.channels} with {self.channels} channels"
         _expect(self.samples * self.channels <= MOST_NUMBERS, "samples", few, self.samples)
         self._complete_architecture()

@@ -44,6 +44,7 @@ from semg.training.augmentation import NO_RINGS
 from semg.training.band_rotation import STRENGTHS, pilot_epochs
 from semg.training.config import TrainConfig
 from semg.training.distributed import World, join_world
+from semg.training.subsets import can_precompute
 from semg.training.trainer import Machine, Trainer
 
 REPLACED = ("config.json", "metrics.jsonl", "events.out.*", "projector_config.pbtxt")  # by a run in a folder
@@ -101,15 +102,39 @@ def open_board(run: Trainer, facts: dict[str, Any]) -> Board:
 
 def describe(run: Trainer, facts: dict[str, Any]) -> None:
     """Print what a user wants to know before a long run."""
-    config, model, counts, say = run.config, run.model.config, facts["parameters"], run.console.say
+    config, say = run.config, run.console.say
     for subset in ("train", "val"):
         f = facts[subset]
         subjects, recordings = cli.counted(f["subjects"], "person", "people"), cli.counted(f["recordings"], "recording")
         line = f"{subset:6s}{subjects:>10s}, {recordings:>14s}, {cli.counted(f['windows'], 'window')}"
         say(line + ("   SIMULATED" if f["simulated"] else ""))
+    describe_network(run, facts)
+    unused = training.without_effect(config, run.model, precomputable=can_precompute(config, run.model))
+    for setting in filter(cli.given, unused):
+        say(f"       {cli.flag(setting)} changes nothing here: {unused[setting]}")
+    if config.augment.band_rotation != 0 and not run.layout.rings:
+        say(f"       {NO_RINGS}")
+    if run.chooses_band_rotation and not run.state.training.epoch:
+        count, epochs = len(STRENGTHS), cli.counted(pilot_epochs(config.epochs), "epoch")
+        strengths = " or ".join(f"{strength:g}" for strength in STRENGTHS)
+        say(f"       band rotation {strengths}: chosen on the validation people by {count} pilots of {epochs}")
+    of_backbone = f" ({facts['backbone_lr']:g} in the backbone)" if facts["backbone_lr"] != config.lr else ""
     say(
-        f"model  {model.frontend} front-end, {model.tokens} tokens, backbone {config.backbone} "
-        f"({config.init}), tune {model.tune}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
+        f"steps  {cli.counted(config.epochs, 'epoch')} x {cli.counted(run.task.steps_per_epoch, 'step')} "
+        f"of {config.batch_size} windows, "
+        f"lr {config.lr:g}{of_backbone}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
+        f"{cli.counted(facts['threads'], 'thread')}, seed {config.seed}"
+    )
+
+
+def describe_network(run: Trainer, facts: dict[str, Any]) -> None:
+    """Print what the network is and which of its weights train."""
+    config, model, counts, say = run.config, run.model.config, facts["parameters"], run.console.say
+    controls = {"none": "no backbone", "attention": "backbone attention (random)"}
+    backbone = controls.get(config.backbone, f"backbone {config.backbone} ({config.init}), tune {model.tune}")
+    say(
+        f"model  {model.frontend} front-end, {cli.counted(model.tokens, 'token')}, {backbone}: "
+        f"{counts['total']:,} parameters, {counts['trainable']:,} trainable "
         f"({counts['backbone_trainable']:,} of {counts['backbone']:,} in the backbone)"
     )
     if counts["positions_reached"] < counts["positions_trainable"]:
@@ -121,19 +146,6 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         say(f"       the backbone's first weights: SHA-256 {weights[:16]}")
     if held := facts["held_in_bf16"]:
         say(f"       {held:,} weights that do not train are held in bf16; checkpoints keep them as they were")
-    of_backbone = f" ({facts['backbone_lr']:g} in the backbone)" if facts["backbone_lr"] != config.lr else ""
-    if config.augment.band_rotation != 0 and not run.layout.rings:
-        say(f"       {NO_RINGS}")
-    if run.chooses_band_rotation and not run.state.training.epoch:
-        count, epochs = len(STRENGTHS), cli.counted(pilot_epochs(config.epochs), "epoch")
-        strengths = " or ".join(f"{strength:g}" for strength in STRENGTHS)
-        say(f"       band rotation {strengths}: chosen on the validation people by {count} pilots of {epochs}")
-    say(
-        f"steps  {cli.counted(config.epochs, 'epoch')} x {cli.counted(run.task.steps_per_epoch, 'step')} "
-        f"of {config.batch_size} windows, "
-        f"lr {config.lr:g}{of_backbone}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
-        f"{cli.counted(facts['threads'], 'thread')}, seed {config.seed}"
-    )
 
 
 def begin(run: Trainer, last: Checkpoint | None) -> None:

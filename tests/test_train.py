@@ -35,6 +35,7 @@ from semg.training.classification import Classification
 
 TINY = "--layers 1 --width 16 --patch 64 --frame 160 --epochs 2 --batch-size 32 --device cpu --quiet".split()  # noqa: SIM905
 RANDOM = [*TINY, "--init", "random"]
+BACKBONE_FLAGS = ("init", "layers", "heads", "tune", "backbone-lr")
 HERE_ALONE = ["--standalone", "--local-addr", "127.0.0.1"]  # a machine without a network may not know its own name
 
 
@@ -484,6 +485,64 @@ def test_a_band_rotation_that_changes_nothing_is_told(tmp_path, monkeypatch, cap
     assert ("pilot" in printed) == (rings is None), "nothing to choose without rings, or where a number is given"
     used = json.loads((tmp_path / "run" / "config.json").read_text())["derived"]["augment"]
     assert ("band_rotation" in used) == (rings is None), "what is used, not what was asked for"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("", []),
+        ("--tune lora --backbone-lr 1e-3 --ridge 0.2 --bands 20 100 700 --pooling last --heads 2", []),
+        ("--tune frozen --backbone-lr 1e-3", ["--backbone-lr changes nothing here: no weight of the backbone trains"]),
+        (
+            "--backbone none --layers 2 --heads 3 --tune lora --backbone-lr 1e-3",  # --init random too
+            [f"--{flag} changes nothing here: there is no backbone" for flag in BACKBONE_FLAGS],
+        ),
+        (
+            "--backbone attention --tune lora --layers 9 --heads 2 --backbone-lr 1e-3",
+            [
+                f"--{flag} changes nothing here: attention is one layer of random weights, all of which train"
+                for flag in ("init", "layers", "tune")
+            ],
+        ),
+        ("--whitening none --ridge 0.2", ["--ridge changes nothing here: no channels are whitened"]),
+        (
+            "--frontend raw --frame 20ms --bands 20 100 --no-precompute",
+            [
+                *(f"--{flag} changes nothing here: raw has no band powers" for flag in ("frame", "bands")),
+                "--no-precompute changes nothing here: nothing could be computed once",
+            ],
+        ),
+        ("--no-precompute --augment jitter=1", []),
+        ("--epochs 1 --patience 1", ["--patience changes nothing here: training ends before it runs out"]),
+        (
+            "--no-precompute --augment jitter=0.5",
+            ["--no-precompute changes nothing here: nothing could be computed once"],
+        ),
+        ("--patch 320 --frame 320 --pooling last", ["--pooling changes nothing here: a window is a single token"]),
+        ("--epochs 3 --patience 1", []),
+        ("--epochs 3 --patience 2", ["--patience changes nothing here: training ends before it runs out"]),
+        ("--patience 0", []),
+    ],
+)
+def test_flags_that_change_nothing_beside_the_others_are_told(here, tmp_path, capsys, flags, told):
+    """Nothing refuses them: a grid over networks passes the same flags to all."""
+    words = [word for word in RANDOM if word != "--quiet"]
+    here(tmp_path, *words, "--epochs", 1, "--augment", "none", *flags.split())
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if "changes nothing here" in line] == told
+
+
+@pytest.mark.parametrize(("backbone", "init"), [("none", None), ("attention", "random")])
+def test_a_control_is_not_said_to_be_pretrained(here, tmp_path, capsys, backbone, init):
+    """As --init is, by default. A network without a backbone has no heads either, into which its width would divide."""
+    words = [word for word in TINY if word != "--quiet"]
+    width = 15 if backbone == "none" else 16
+    here(tmp_path, *words, "--epochs", 1, "--augment", "none", "--backbone", backbone, "--width", width)
+    printed = capsys.readouterr().out
+    assert "pretrained" not in printed
+    assert ("no backbone" if init is None else "backbone attention (random)") in printed
+    described = open_checkpoint(tmp_path / "best_model.ckpt").description["backbone"]
+    assert (described["source"], described.get("init")) == (backbone, init)
 
 
 def test_the_test_peoples_recordings_are_not_touched(here, data, tmp_path):

@@ -145,6 +145,11 @@ def given(setting: str) -> bool:
     return Parser.latest is not None and Parser.latest.given(setting)
 
 
+def flag(setting: str) -> str:
+    """The running script's flag for `setting`, such as --no-precompute for precompute."""
+    return Parser.latest.flag(setting) if Parser.latest else f"--{setting.replace('_', '-')}"
+
+
 _NUMBER = re.compile(r"-\d+(\.\d*)?(e-?\d+)?")  # a value such as -1, in a place where a flag could be
 
 

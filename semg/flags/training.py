@@ -9,12 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from model import POOLINGS
+from model import CONTROLS, POOLINGS, GPT2Classifier
 from semg.common import cli
 from semg.common.errors import UsageError
 from semg.data import normalization
 from semg.evaluation import metrics
 from semg.flags import shared
+from semg.frontends import has_log_powers
 from semg.training.augmentation import NAMES, Augmentation
 from semg.training.config import AUTO, BANDS, PATCH, TrainConfig
 from semg.training.optimization import LARGE_BACKBONE, REFERENCE_BATCH
@@ -271,6 +272,35 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
             "whitening": args.whitening or ("append" if args.normalize == "session" else "none"),
         }
     )
+
+
+def without_effect(config: TrainConfig, network: GPT2Classifier, *, precomputable: bool) -> dict[str, str]:
+    """Setting -> why it changes nothing beside the others.
+
+    None of them is refused, because a grid over networks passes the same flags to all. precomputable: whether band
+    powers can be computed once for all epochs.
+    """
+    nothing: dict[str, str] = {}
+    if config.backbone == "none":
+        nothing |= dict.fromkeys(("init", "layers", "heads", "tune", "backbone_lr"), "there is no backbone")
+    elif config.backbone in CONTROLS:
+        reason = f"{config.backbone} is one layer of random weights, all of which train"
+        nothing |= dict.fromkeys(("init", "layers", "tune"), reason)
+    elif config.tune == "frozen":
+        nothing["backbone_lr"] = "no weight of the backbone trains"
+    if config.whitening == "none":
+        nothing["ridge"] = "no channels are whitened"
+    if network.frontend.frames is None:
+        nothing["frame"] = f"{config.frontend} has no band powers"
+    if not has_log_powers(config.frontend):
+        nothing["bands"] = f"{config.frontend} has no band powers"
+    if not precomputable:
+        nothing["precompute"] = "nothing could be computed once"
+    if network.config.tokens == 1:
+        nothing["pooling"] = "a window is a single token"
+    if config.patience > max(0, config.epochs - 2):
+        nothing["patience"] = "training ends before it runs out"
+    return nothing
 
 
 def checked(flags: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

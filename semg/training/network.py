@@ -136,7 +136,9 @@ def _scale_of_backbone(config: TrainConfig, model: GPT2Classifier, decoder: Pret
 
 def first_weights(config: TrainConfig, model: GPT2Classifier, decoder: Pretrained | None) -> dict[str, Any]:
     """Which weights the backbone has before training, for the record in results."""
-    facts: dict[str, Any] = {"source": config.backbone, "init": config.init}
+    facts: dict[str, Any] = {"source": config.backbone}
+    if model.backbone is not None:
+        facts["init"] = "random" if config.backbone in CONTROLS else config.init
     if decoder is not None and decoder.revision:
         facts["revision"] = decoder.revision
     if model.backbone is not None:

@@ -78,9 +78,7 @@ def prepare(
     bar = partial(console.progress, desc="statistics", unit="recording", leave=False)
     console.say("statistics of the sessions' tokens" if config.normalize == "session" else "reading windows")
     train, val = (_subset(config, some, model, gain, device, workers, bar) for some in (shards.train, shards.val))
-    frames = model.frontend.frames
-    # windows will then start on multiples of the frames' hop
-    if config.precompute and config.augment.jitter == 1 and frames and 4 * frames.hop >= model.config.patch:
+    if config.precompute and can_precompute(config, model):
         console.say(f"features of {counted(len(shards.train), 'recording')}, once for all epochs")
         shown = partial(bar, desc="features")
         train.batches.cached = cached_frames(model, train.shards, train.transform, device, shown)
@@ -90,6 +88,13 @@ def prepare(
         model.token_mean.copy_(mean.mean(0))
         model.token_std.copy_((std.square() + (mean - mean.mean(0)).square()).mean(0).sqrt())
     return Subsets(train, val, gain)
+
+
+def can_precompute(config: TrainConfig, model: GPT2Classifier) -> bool:
+    """Whether features of frames can be computed once for all epochs: windows then start on multiples of the frames'
+    hop, which must not be much shorter than a patch."""
+    frames = model.frontend.frames
+    return config.augment.jitter == 1 and frames is not None and 4 * frames.hop >= model.config.patch
 
 
 def _subset(
