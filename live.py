@@ -25,7 +25,7 @@ Output for each decision, until Ctrl-C or for --seconds:
 arrival of that sample in this script. If the stream stops, the script waits for it. When it returns, filter and windows
 start afresh, but the session's statistics are kept. Signals are processed as in predict.py --stream, and the decisions
 are the same. As there, --statistics continues from the statistics that --save-statistics stored for an earlier
-recording of the session, and --warmup makes no decisions in the first seconds. --adapt adapts a copy of the model
+recording of the session, and --start-after makes no decisions in the first seconds. --adapt adapts a copy of the model
 without labels, in another process: after 30 s of signal, then each time the signal has grown by half. --smooth SECONDS
 decides by a hidden Markov model of all windows so far, in which a gesture lasts SECONDS on average. All probabilities
 in the output are then the smoothed ones, and smoothing starts afresh after an interruption of the stream. docs/live.md
@@ -68,7 +68,7 @@ REDRAW = 0.1  # seconds
 LONGEST_NAME = 150  # bytes of a stream's name that are used in a file name
 SHOWN = 3  # gestures listed in the terminal
 OF_DECISIONS = (  # settings that --replay has no use for
-    *("checkpoint", "out", "record", "udp", "wait", "warmup", "statistics", "save_statistics"),
+    *("checkpoint", "out", "record", "udp", "wait", "start_after", "statistics", "save_statistics"),
     *("adapt", "smooth", "device", "threads", "resample"),
 )
 
@@ -235,7 +235,7 @@ def decide(args: argparse.Namespace, console: cli.Console) -> int:
     if args.adapt and (assumed := assumed_shares(model)):
         console.warn(assumed)
     normalization = model.online(model.read_statistics(args.statistics) if args.statistics else None)
-    for setting in ("save_statistics", "warmup"):
+    for setting in ("save_statistics", "start_after"):
         if cli.given(setting):
             model.expect_by_session(setting)
     # before the stream is opened: to start its process takes seconds, and of an open stream only BUFFER are kept
@@ -268,7 +268,7 @@ def decide_on_stream(
         scale,
         name=name,
         channels=layout.names,
-        warmup=args.warmup,
+        start_after=args.start_after,
         normalization=normalization,
         adaptation=adaptation,
         hold=args.smooth,

@@ -33,13 +33,13 @@ online does: first after 30 s of signal, then each time the signal has grown by 
 
 --stream feeds the signal in blocks of length --block through the causal filter. It normalises by the signal so far,
 starting from the usual statistics of the training people; after about a minute it is nearly as good as with a whole
-recording's statistics. --warmup makes no decisions in the first seconds. --save-statistics FILE stores the statistics
-at the end of the recording, and --statistics FILE starts a later recording of the same session from them, if the
-electrodes stayed in place. FILE contains some seconds of the person's signal. If the model was trained on zero-phase
-filtered signals, it still gets causally filtered ones, and a warning says so; preprocess.py --causal makes shards for
-models for live use. `delay_ms` is the time from the last sample of a window to its decision: waiting for the end of the
-block, and computing. Most of the time that a new gesture needs to show in the decisions is due to the length of the
-window itself.
+recording's statistics. --start-after makes no decisions in the first seconds. --save-statistics FILE stores the
+statistics at the end of the recording, and --statistics FILE starts a later recording of the same session from them, if
+the electrodes stayed in place. FILE contains some seconds of the person's signal. If the model was trained on
+zero-phase filtered signals, it still gets causally filtered ones, and a warning says so; preprocess.py --causal makes
+shards for models for live use. `delay_ms` is the time from the last sample of a window to its decision: waiting for the
+end of the block, and computing. Most of the time that a new gesture needs to show in the decisions is due to the length
+of the window itself.
 
 A recording that cannot be read is reported and left out; the others are processed. If a file grows while it is read, a
 warning says that what came later is left out. docs/scale.md says how long it takes.
@@ -79,7 +79,7 @@ from semg.training.online_adaptation import OnlineAdaptation
 from semg.training.threads import use_threads
 
 _OF_ONE = (DataError, OSError, MemoryError)  # errors that cost one recording
-OF_STREAMS = ("statistics", "save_statistics", "warmup", "block")  # settings that have no use without --stream
+OF_STREAMS = ("statistics", "save_statistics", "start_after", "block")  # settings that have no use without --stream
 PLOTTED = 4  # channels in a timeline: those with the strongest signal
 
 
@@ -279,7 +279,9 @@ class Streamed:
         """The decisions on one recording; stores the session's statistics if asked to."""
         model, args, source = self._model, self._args, recorded.source
         adaptation = OnlineAdaptation.in_signal_time(model) if args.adapt else None
-        stream = model.stream(warmup=args.warmup, scale=source.scale, statistics=self._heard, adaptation=adaptation)
+        stream = model.stream(
+            start_after=args.start_after, scale=source.scale, statistics=self._heard, adaptation=adaptation
+        )
         predictions = replay(stream, source.samples, args.block.samples(model.rate), model.rate)
         if args.save_statistics is not None and (learnt := stream.heard()) is not None:
             model.write_statistics(args.save_statistics, learnt)
@@ -401,7 +403,7 @@ def say_what_differs(model: TrainedModel, args: argparse.Namespace, console: cli
     if args.stream:
         shared.warn_of_zero_phase(trained, console)
     if args.stream and session:
-        later = f"; no decision in the first {args.warmup:g} s" if args.warmup else ""
+        later = f"; no decision in the first {args.start_after:g} s" if args.start_after else ""
         earlier = "" if args.statistics is None else f", {args.statistics} included"
         console.say(f"normalised by what the stream has seen so far{earlier}{later}")
     elif session and not args.one_session:
@@ -492,7 +494,7 @@ def main() -> int:
     check_places(args)
     model = TrainedModel.open(args.checkpoint, args.device).restricted(args.classes, no_idle=args.no_idle)
     use_threads(args.threads, model.network, 1 if args.stream else INFERENCE_BATCH)
-    for name in ("save_statistics", "warmup"):
+    for name in ("save_statistics", "start_after"):
         if cli.given(name):
             model.expect_by_session(name)
     if args.one_session and not args.adapt:

@@ -6,8 +6,8 @@ video, three trajectories per day (repeats_long, sequential, repeats_short). Eve
 gestures.
 
   python simulate_putemg.py data/simulated                  # 6 people, 2 days: 36 recordings of a minute
-  python simulate_putemg.py data/tiny --subjects 3 --days 1 --seconds 20
-  python simulate_putemg.py data/simulated --subjects 8     # two more people; the first six are kept
+  python simulate_putemg.py data/tiny --people 3 --days 1 --seconds 20
+  python simulate_putemg.py data/simulated --people 8       # two more people; the first six are kept
 
 THESE ARE NOT MEASUREMENTS. Motor units of 15 forearm muscles are simulated, together with electrodes whose positions
 differ between people and days (semg/data/simulation.py names the models). Results on these recordings show that the
@@ -76,8 +76,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     parser.add_argument("outdir", type=Path, metavar="OUTDIR", help="folder to write")
     parser.add_argument(
-        "--subjects", type=cli.whole(1, 99), default=6, metavar="N", help="number of people; they are called 01 to N"
+        "--people", type=cli.whole(1, 99), default=6, metavar="N", help="number of people; they are called 01 to N"
     )
+    cli.renamed(parser, "--subjects", "--people")
     parser.add_argument(
         "--days", type=cli.whole(1, 12), default=2, metavar="N", help="days per person; each is a session"
     )
@@ -99,7 +100,7 @@ def plan(args: argparse.Namespace) -> list[Planned]:
             trajectory,
             args.seconds,
         )
-        for subject in range(1, args.subjects + 1)
+        for subject in range(1, args.people + 1)
         for day in range(1, args.days + 1)
         for trajectory in putemg.TRAJECTORIES
     ]
@@ -238,7 +239,7 @@ def check_disk(folder: Path, to_make: list[Planned]) -> None:
     if needed > free:
         raise DataError(
             f"{folder}: expected {needed / 1e6:.0f} MB of free disk, found {free / 1e6:.0f} MB; "
-            "fewer --subjects, --days or --seconds need less"
+            "fewer --people, --days or --seconds need less"
         )
 
 
@@ -276,14 +277,14 @@ def main() -> int:
     console = cli.console(args)
     planned = plan(args)
     expect_room(args.outdir, "the recordings")
-    made = how_made("simulate_putemg.py", {key: getattr(args, key) for key in ("subjects", "days", "seconds", "seed")})
+    made = how_made("simulate_putemg.py", {key: getattr(args, key) for key in ("people", "days", "seconds", "seed")})
     with folder_lock(args.outdir):
         entries = read_listing(args.outdir)
         to_make, to_keep = sort_out(planned, entries, args.overwrite)
         check_disk(args.outdir, to_make)
         seconds = args.seconds * len(planned)
         console.say(
-            f"{args.outdir}: {cli.counted(args.subjects, 'simulated person', 'simulated people')}, "
+            f"{args.outdir}: {cli.counted(args.people, 'simulated person', 'simulated people')}, "
             f"{cli.counted(args.days, 'day')}, {cli.counted(len(planned), 'recording')} of {args.seconds:g} s, "
             f"seed {args.seed}; {len(to_keep)} {'is' if len(to_keep) == 1 else 'are'} there already"
         )

@@ -57,7 +57,7 @@ def all_scripts(folder: Path, minutes: float) -> dict[str, Run]:
 
     raw, shards, split, out = (folder / name for name in ("raw", "shards", "split", "run"))
     people, total = 3, 3 * RECORDINGS * minutes
-    run("simulate_putemg.py", total, OF_RECORDING, raw, "--subjects", people, "--days", 1, "--seconds", 60 * minutes,
+    run("simulate_putemg.py", total, OF_RECORDING, raw, "--people", people, "--days", 1, "--seconds", 60 * minutes,
         "--workers", 1)  # fmt: skip
     run("preprocess.py", total, OF_RECORDING, "--raw", raw, "--shards", shards, "--workers", 1)
     names = sorted(path.name for path in shards.iterdir() if path.is_dir())

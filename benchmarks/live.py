@@ -53,7 +53,7 @@ def measure(
     sender = multiprocessing.get_context("spawn").Process(target=send, args=words, daemon=True)
     sender.start()
     reader = lsl.StreamReader(name, lambda facts: lsl.layout_for(facts, model.signal_path, warn=print), 60)
-    decoder = LiveDecoder(model, model.rate, 1.0, warmup=uncounted, adaptation=adaptation, warn=print)
+    decoder = LiveDecoder(model, model.rate, 1.0, start_after=uncounted, adaptation=adaptation, warn=print)
     durations: dict[str, list[float]] = {"computing": [], "delay": [], "forward": []}
     alone, begun = forward_pass(model), time.monotonic()
     missing: float = math.inf  # samples until halfway from a decision that counts to the next

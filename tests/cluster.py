@@ -168,7 +168,7 @@ def expect(holds: bool, what: str) -> None:
 
 def preprocessing(folder: Path) -> None:
     """Shards by Slurm against shards one by one."""
-    script("simulate_putemg.py", folder / "raw", "--subjects", 4, "--days", 1, "--seconds", 20, "--workers", 1)
+    script("simulate_putemg.py", folder / "raw", "--people", 4, "--days", 1, "--seconds", 20, "--workers", 1)
     script("preprocess.py", "--raw", folder / "raw", "--shards", folder / "shards", "--workers", 1)
     many = ("--launch", "slurm", "--partition", "work", "--hours", 0.5, "--cores", 1)
     script("preprocess.py", "--raw", folder / "raw", "--shards", folder / "shards-slurm", *many)

@@ -440,8 +440,10 @@ def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
         for name in ("out", "threads"):  # where it is written, and by how many; neither changes a number
             one["made"]["arguments"][name] = same["made"]["arguments"][name]
         assert one == same
-    output = run_here("baselines.py", *flags, "--split", folds, "--out", tmp_path / "no", "--folds", "fold7", code=2)
-    assert "--folds fold7: expected folds of" in output.stderr and "which has fold0, fold1" in output.stderr
+    output = run_here(
+        "baselines.py", *flags, "--split", folds, "--out", tmp_path / "no", "--only-folds", "fold7", code=2
+    )
+    assert "--only-folds fold7: expected folds of" in output.stderr and "which has fold0, fold1" in output.stderr
 
     (tmp_path / "all/qda-rms/fold0/metrics.json").unlink()
     done = run_here("baselines.py", *flags, "--split", folds, "--out", tmp_path / "all")

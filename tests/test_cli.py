@@ -1,6 +1,8 @@
 """What every script shares at the shell: exit codes, colours, progress, --quiet, --json, any current directory."""
 
+import argparse
 import copy
+import importlib
 import os
 import re
 import runpy
@@ -371,3 +373,29 @@ def test_the_next_command_is_one_that_a_shell_takes():
 def test_every_next_command_is_quoted():
     scripts = [*ROOT.glob("*.py"), *(ROOT / "semg").rglob("*.py")]
     assert [path for path in scripts if "next: python" in path.read_text(encoding="utf-8")] == []
+
+
+def kind(action):
+    """What a flag takes: nothing, or values of which kind."""
+    if action.nargs == 0:
+        return "nothing"
+    if action.type is None or action.choices:
+        return "a word"
+    return action.type.__qualname__.partition(".")[0]
+
+
+OF_TWO_KINDS = {
+    "--adapt",  # a recording or stream is adapted to or not; a set of sessions in several ways
+    "--batch-size",  # train.py takes `auto`, too
+}
+
+
+def test_the_same_flag_takes_the_same_kind_of_value_everywhere():
+    kinds = {}
+    for script in SCRIPTS:
+        parser = importlib.import_module(script.removesuffix(".py")).arguments()
+        for action in parser._actions:
+            if action.help != argparse.SUPPRESS:
+                for flag in action.option_strings:
+                    kinds.setdefault(flag, {}).setdefault(kind(action), []).append(script)
+    assert {flag for flag, found in kinds.items() if len(found) > 1} == OF_TWO_KINDS, kinds

@@ -102,7 +102,7 @@ def test_a_new_feature_trains_is_scored_predicted_streamed_and_exported(monkeypa
     best = tmp_path / "run" / "best_model.ckpt"
     script(evaluate, "--checkpoint", best, "--out", tmp_path / "results", "--device", "cpu")
     assert json.loads((tmp_path / "results" / "metrics.json").read_text())["macro_f1"] > 0.9
-    for flags in ((), ("--stream", "--warmup", "0.2")):
+    for flags in ((), ("--stream", "--start-after", "0.2")):
         rate = ("--rate", "5120", "--device", "cpu")
         script(predict, tmp_path / "new.npy", "--checkpoint", best, *rate, "--out", tmp_path / "predicted", *flags)
         assert (tmp_path / "predicted" / "new.csv").read_text().count("\n") > 20

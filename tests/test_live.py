@@ -557,12 +557,12 @@ def test_a_warm_up_is_refused_by_a_model_that_has_nothing_to_warm_up(monkeypatch
     """It was taken for none, without a word."""
     fixed = checkpoint(tmp_path / "train.ckpt", "train", causal=True)
     words = ["--lsl", "nobody"] if script is live else ["a.hdf5", "--stream", "--out", tmp_path]
-    words = [script.__name__, *words, "--checkpoint", fixed, "--device", "cpu", "--warmup", "2"]
+    words = [script.__name__, *words, "--checkpoint", fixed, "--device", "cpu", "--start-after", "2"]
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     with pytest.raises(SettingError) as caught:
         script.main()
     text = live.cli.in_words(caught.value)
-    assert text == "--warmup 2: expected a model that is normalised by session, not by train"
+    assert text == "--start-after 2: expected a model that is normalised by session, not by train"
 
 
 def test_a_warning_about_a_stream_that_returns_is_printed_above_the_redrawn_lines(here, monkeypatch):
@@ -643,7 +643,7 @@ def test_flags_that_do_not_go_together(here):
         ["--record", "a.csv"],
         ["--udp", "a:1"],
         ["--save-statistics", "a.npz"],
-        ["--warmup", 2],
+        ["--start-after", 2],
         ["--adapt"],
         ["--smooth", 4],
         ["--out", "elsewhere"],

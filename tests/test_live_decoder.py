@@ -148,7 +148,7 @@ def test_an_adapted_network_decides_also_after_a_gap(model, samples):
 
 def test_the_warm_up_does_not_begin_anew_with_a_gap(model, samples):
     half = len(samples) // 2
-    decoder = LiveDecoder(model, RATE, 1.0, warmup=half / RATE + 1e-3, warn=pytest.fail)
+    decoder = LiveDecoder(model, RATE, 1.0, start_after=half / RATE + 1e-3, warn=pytest.fail)
     assert decoder.push(Chunk(samples[:half], np.arange(half) / RATE, 0.0)) == []
     decoder.begin_anew()
     result = decoder.push(Chunk(samples[half:], np.arange(half, 2 * half) / RATE + 5, 0.0))
@@ -260,7 +260,7 @@ def test_a_clock_that_is_set_loses_nothing_and_hides_no_loss(model, samples, jum
     stamps = np.arange(4 * len(samples)) / RATE
     stamps[at:] += jump
     stamps[40_000:] += 0.5
-    decoder = LiveDecoder(model, RATE, 1.0, warmup=3600, warn=warned.append)
+    decoder = LiveDecoder(model, RATE, 1.0, start_after=3600, warn=warned.append)
     for begin in range(0, len(stamps), 128):
         decoder.push(Chunk(samples[:128], stamps[begin : begin + 128], 0.0))
     assert decoder.finish() == round(0.5 * RATE)
@@ -269,7 +269,7 @@ def test_a_clock_that_is_set_loses_nothing_and_hides_no_loss(model, samples, jum
 
 def test_stamps_that_do_not_rise_are_told(model, samples):
     warned = []
-    decoder = LiveDecoder(model, RATE, 1.0, warmup=3600, warn=warned.append)
+    decoder = LiveDecoder(model, RATE, 1.0, start_after=3600, warn=warned.append)
     for _ in range(3):
         decoder.push(Chunk(samples, np.zeros(len(samples)), 0.0))
     assert warned == ["stream: its time stamps do not rise: neither its rate nor lost samples can be told"]

@@ -273,13 +273,13 @@ def test_online_whitening_comes_to_that_of_the_whole(tmp_path, monkeypatch):
 
 def test_a_stream_waits_for_its_warm_up(here, data, recording, tmp_path):
     words = [recording, "--checkpoint", data / "session.ckpt", "--stream", "--out", tmp_path]
-    _, said, output = here(*words, "--warmup", 2)
+    _, said, output = here(*words, "--start-after", 2)
     assert "trained on zero-phase" in output
     assert "first 2 s" in said
     assert numbers(tmp_path / f"{recording.stem}.csv")[0][0] == 2.0
-    code, _, output = here(*words, "--warmup", 4.1)
+    code, _, output = here(*words, "--start-after", 4.1)
     assert code == 1
-    assert "--warmup" in output
+    assert "--start-after" in output
 
 
 def test_tables_give_what_the_recording_gives(here, data, recording, tmp_path):
@@ -417,7 +417,7 @@ def test_no_recording_is_replaced_by_what_is_made_of_it(here, data, tmp_path, mo
 def test_flags_for_streams_are_refused_without_one_only_if_they_were_given():
     parse = predict.arguments().parse_args
     predict.check(parse(["a.hdf5"]))
-    for words in (["--block", "50ms"], ["--block", "25ms"], ["--warmup", "0"], ["--statistics", "a.npz"]):
+    for words in (["--block", "50ms"], ["--block", "25ms"], ["--start-after", "0"], ["--statistics", "a.npz"]):
         with pytest.raises(UsageError, match=f"{words[0]}: expected --stream with it"):
             predict.check(parse(["a.hdf5", *words]))
 

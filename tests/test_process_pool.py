@@ -48,7 +48,7 @@ def test_a_limit_on_processes_slows_a_script_and_stops_nothing(tmp_path, script,
             recordings.write(raw, recordings.frame(subject, samples=6000), recordings.record_name(subject))
         flags = ["--raw", raw, "--shards", tmp_path / "s", "--transition-margin", 0]
     else:
-        flags = [raw, "--subjects", 1, "--days", 1, "--seconds", 20]
+        flags = [raw, "--people", 1, "--days", 1, "--seconds", 20]
     code = f"{limit}\nsys.path.insert(0, {str(ROOT)!r})\nimport {script}\nfrom semg.common import cli"
     code += f"\ncli.run({script}.main)"
     command = [sys.executable, "-c", code, *map(str, flags), "--workers", "4"]

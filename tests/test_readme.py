@@ -64,7 +64,7 @@ def test_the_demo_without_make_is_the_demo():
 def workplace(tmp_path_factory, run_here):
     """An empty folder, and a local server with the share's files: four simulated people, one day."""
     folder = tmp_path_factory.mktemp("readme")
-    run_here("simulate_putemg.py", folder / "share", "--subjects", 4, "--days", 1, "--seconds", 20, "--workers", 1)
+    run_here("simulate_putemg.py", folder / "share", "--people", 4, "--days", 1, "--seconds", 20, "--workers", 1)
     run_here("preprocess.py", "--raw", folder / "share", "--shards", folder / "shards", "--workers", 1)
     # in place of the committed split, of all 44 people, and of what the demo leaves
     folds = folder / "splits" / "putemg-kfold5"

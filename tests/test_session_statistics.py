@@ -221,8 +221,8 @@ def test_flags_that_do_not_go_together(here, tmp_path):
     recording, other = tmp_path / "a.hdf5", tmp_path / "b.hdf5"
     with pytest.raises(UsageError, match="--statistics: expected --stream"):
         here(recording, "--statistics", tmp_path / "s.npz")
-    with pytest.raises(UsageError, match="--warmup: expected --stream"):
-        here(recording, "--warmup", 2)
+    with pytest.raises(UsageError, match="--start-after: expected --stream"):
+        here(recording, "--start-after", 2)
     with pytest.raises(UsageError, match="--block: expected --stream"):
         here(recording, "--block", "50ms")
     with pytest.raises(UsageError, match="expected one recording, found 2"):

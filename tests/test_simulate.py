@@ -24,7 +24,7 @@ from simulate_putemg import Planned, make
 
 CHANNELS = tuple(range(1, 25))
 ACTIVE = [gesture for gesture in putemg.GESTURES if gesture > 0]
-SMALL = ("--subjects", 2, "--days", 1, "--seconds", 20, "--workers", 1)
+SMALL = ("--people", 2, "--days", 1, "--seconds", 20, "--workers", 1)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_run_killed_before_its_entry_was_written_keeps_the_file(run_here, copy
 
 
 def test_fewer_people_and_more_workers_give_the_same_files(run_script, tmp_path, folder):
-    run_script("simulate_putemg.py", tmp_path, "--subjects", 1, "--days", 1, "--seconds", 20, "--workers", 2)
+    run_script("simulate_putemg.py", tmp_path, "--people", 1, "--days", 1, "--seconds", 20, "--workers", 2)
     result = recordings(tmp_path)
     assert len(result) == 3
     assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in result)
@@ -140,7 +140,7 @@ def test_another_seed_is_refused_naming_the_file_and_replaces_with_overwrite(run
     assert "made with --seed 1, found --seed 0" in refused
     assert "--overwrite" in refused
     assert {path.name: checksum(path) for path in recordings(copy)} == before
-    done = run_here("simulate_putemg.py", copy, "--subjects", 1, *other[2:], "--overwrite")
+    done = run_here("simulate_putemg.py", copy, "--people", 1, *other[2:], "--overwrite")
     assert "3 recordings made with other arguments" in done.stderr  # the second person's stay
     after = {path.name: checksum(path) for path in recordings(copy)}
     assert [before[name] == after[name] for name in sorted(before)] == [False] * 3 + [True] * 3
@@ -187,7 +187,7 @@ def test_another_length_is_named_as_it_is_typed(run_here, copy):
 def test_recordings_that_are_replaced_make_room_for_the_new_ones(monkeypatch, tmp_path):
     one = Planned(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 20.0)
     monkeypatch.setattr(simulate_putemg.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
-    with pytest.raises(DataError, match="expected 4 MB of free disk, found 3 MB; fewer --subjects, --days or"):
+    with pytest.raises(DataError, match="expected 4 MB of free disk, found 3 MB; fewer --people, --days or"):
         simulate_putemg.check_disk(tmp_path, [one])
     one.path.write_bytes(bytes(1_000_000))
     simulate_putemg.check_disk(tmp_path, [one])
@@ -204,7 +204,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_recording(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [["--seconds", "19"], ["--subjects", "0"], ["--sed", "1"]])
+@pytest.mark.parametrize("flags", [["--seconds", "19"], ["--people", "0"], ["--sed", "1"]])
 def test_wrong_flags_end_with_2_and_write_nothing(run_here, tmp_path, flags):
     message = run_here("simulate_putemg.py", tmp_path / "raw", *flags, code=2).stderr
     assert flags[0] in message

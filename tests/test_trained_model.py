@@ -140,8 +140,8 @@ def test_rates_that_cannot_be_are_refused(model, signal):
 
 def test_a_warm_up_is_refused_where_the_signal_so_far_is_not_used(tmp_path):
     model = TrainedModel.open(checkpoint(tmp_path / "m.ckpt", "train"), "cpu")
-    with pytest.raises(SettingError, match="warmup: expected a model that is normalised by session, not by train"):
-        model.stream(warmup=2.0)
+    with pytest.raises(SettingError, match="start_after: expected a model that is normalised by session, not by train"):
+        model.stream(start_after=2.0)
     assert model.stream()
 
 

@@ -19,7 +19,7 @@ _OF_NO_MATTER = (
     "gpus",
     "hours",
     "memory",
-    "folds",
+    "only_folds",
 )
 _PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "h5py", "torch", "transformers", "peft")
 

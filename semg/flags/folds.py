@@ -32,19 +32,20 @@ def add_data(parser: argparse.ArgumentParser, out: Path) -> None:
 
 def add_launch(parser: argparse.ArgumentParser, gpus: int = 0) -> None:
     """Add the flags that choose folds and run them as separate jobs."""
-    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="only these folds of the split, such as fold0")
+    parser.add_argument("--only-folds", nargs="+", metavar="FOLD", help="only these folds of the split, such as fold0")
+    cli.renamed(parser, "--folds", "--only-folds")
     cli.launch_flags(parser, "each fold", gpus)
 
 
 def chosen(args: argparse.Namespace) -> dict[str, Split]:
-    """The folds of the split, or only those that --folds names. UsageError for a fold that does not exist."""
+    """The folds of the split, or only those that --only-folds names. UsageError for a fold that does not exist."""
     folds = read_folds(args.split, args.shards)
     if args.launch and "" in folds:
         raise UsageError(f"--launch: expected a folder of folds as --split, found one split, {args.split}")
-    if missing := [name for name in args.folds or () if name not in folds]:
+    if missing := [name for name in args.only_folds or () if name not in folds]:
         there = ", ".join(folds) if "" not in folds else "one split without folds"
-        raise UsageError(f"--folds {missing[0]}: expected folds of {args.split}, which has {there}")
-    return {name: split for name, split in folds.items() if not args.folds or name in args.folds}
+        raise UsageError(f"--only-folds {missing[0]}: expected folds of {args.split}, which has {there}")
+    return {name: split for name, split in folds.items() if not args.only_folds or name in args.only_folds}
 
 
 def work_through(
@@ -77,7 +78,7 @@ def _launch(
     """Make the missing results with one job per fold."""
     left = baseline_results.unfinished(baselines, args.overwrite)
     folds = dict.fromkeys(baseline.fold for baseline in left)
-    jobs = [Job(fold, cli.part_of_this(script, ["folds"], "--folds", fold)) for fold in folds]
+    jobs = [Job(fold, cli.part_of_this(script, ["only_folds"], "--only-folds", fold)) for fold in folds]
     failed = set()
     for job, wrong in many.run(jobs, "folds"):
         if wrong:

@@ -107,8 +107,15 @@ def add_computing(parser: argparse._ActionsContainer, threads: str = CAREFUL) ->
 
 
 def add_statistics(parser: argparse._ActionsContainer) -> None:
-    """Add --warmup, --statistics and --save-statistics: what a stream starts from and what it leaves behind."""
-    parser.add_argument("--warmup", type=cli.number(0), default=0.0, help="seconds of signal before the first decision")
+    """Add --start-after, --statistics and --save-statistics: what a stream starts from and what it leaves behind."""
+    parser.add_argument(
+        "--start-after",
+        type=cli.number(0),
+        default=0.0,
+        metavar="SECONDS",
+        help="length of signal before the first decision",
+    )
+    cli.renamed(parser, "--warmup", "--start-after")
     parser.add_argument(
         "--statistics",
         type=Path,

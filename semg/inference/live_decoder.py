@@ -68,7 +68,7 @@ class LiveDecoder:
         *,
         name: str = "stream",
         channels: Sequence[str] = (),
-        warmup: float = 0.0,
+        start_after: float = 0.0,
         normalization: Normalization | None = None,
         adaptation: Adapting | None = None,
         hold: float = 0.0,
@@ -79,8 +79,8 @@ class LiveDecoder:
         rate: Hz of the stream; if it is not the model's, the stream is resampled. scale: microvolts per unit of the
         samples; None: that of training, or another that the first seconds show, with a warning. name: prefix of
         messages; channels: names of the incoming channels for messages (none: numbers from 1).
-        warmup: seconds of signal before the first decision. normalization: an existing one to continue; None for a new
-        one.
+        start_after: seconds of signal before the first decision. normalization: an existing one to continue; None for a
+        new one.
         adaptation: adapts the network during the stream. hold: if above 0, probabilities are smoothed over all windows
         so far, for gestures that last this many seconds on average; see semg/evaluation/smoothing.py.
         Raises DataError for a rate that cannot be resampled to the model's.
@@ -90,7 +90,7 @@ class LiveDecoder:
         # seconds by which resampling delays the signal
         self.latency = 0.0 if self._ratio is None else CausalResampler(self._ratio, rate).delay
         self.normalization = normalization or model.online()
-        self._warmup, self._adaptation = warmup, adaptation
+        self._start_after, self._adaptation = start_after, adaptation
         self._smooth = MarkovFilter(model.stride / model.rate, hold) if hold else None
         self._clock = StreamClock(rate)
         self._watch = SignalWatch(name, channels, rate, warn)
@@ -242,9 +242,9 @@ class LiveDecoder:
 
     def _begun_stream(self, scale: float) -> Stream:
         """A new stream, with filter and windows at their beginning and the existing normalisation."""
-        left = max(0.0, self._warmup - self._samples / self._rate)
+        left = max(0.0, self._start_after - self._samples / self._rate)
         self._stream = self._model.stream(
-            warmup=left, scale=scale, normalization=self.normalization, adaptation=self._adaptation
+            start_after=left, scale=scale, normalization=self.normalization, adaptation=self._adaptation
         )
         self._resampler = None if self._ratio is None else CausalResampler(self._ratio, self._rate)
         return self._stream

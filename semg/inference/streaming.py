@@ -112,19 +112,19 @@ class Stream:
         sections: np.ndarray,
         reference: np.ndarray,
         stride: int,
-        warmup: int = 0,
+        start_after: int = 0,
         adaptation: Adapting | None = None,
     ) -> None:
         """A stream at its beginning.
 
         sections: of the filter; reference: (channels in, C) from the samples pushed to microvolts of the model's
-        channels; stride: samples from one window to the next; warmup: number of samples before the first decision.
+        channels; stride: samples from one window to the next; start_after: number of samples before the first decision.
         adaptation: adapts the network that decides; None: the model's network stays.
         """
         self._model = model if adaptation is None else adaptation.network
         self._normalization, self._adaptation = normalization, adaptation
         self._filter = CausalFilter(sections)
-        self._reference, self._stride, self._warmup = reference, stride, warmup
+        self._reference, self._stride, self._start_after = reference, stride, start_after
         self._length = model.config.samples
         self._latest = LatestSamples(self._length, reference.shape[1])
         self._ahead = Ahead(model, model.token_mean.device)
@@ -159,7 +159,7 @@ class Stream:
             if self._missing == 0:
                 self._missing = self._stride
                 decided = self._decide()
-                if self.seen >= self._warmup:
+                if self.seen >= self._start_after:
                     decisions.append(Decision(self.seen, decided, time.perf_counter() - begin))
                 self._due = True
         return decisions
@@ -193,7 +193,7 @@ class Stream:
 def replay(stream: Stream, samples: np.ndarray, block: int, rate: float) -> Predictions:
     """Push a recording, (T, channels in) at `rate` Hz, in blocks of `block` samples, as a device would send them.
 
-    DataError if it ends before the warm-up does, and as from `Stream.push`.
+    DataError if it ends before the first decision is due, and as from `Stream.push`.
     """
     decisions: list[Decision] = []
     delay: list[float] = []
@@ -204,7 +204,10 @@ def replay(stream: Stream, samples: np.ndarray, block: int, rate: float) -> Pred
         stream.prepare()
     if not decisions:
         actual = f"{len(samples) / rate:.1f} s"
-        raise DataError(f"expected more signal than the warm-up, found {actual}", hint="give a shorter {warmup}")
+        raise DataError(
+            f"expected a recording that goes on after its first decision is due, found one of {actual}",
+            hint="give a shorter {start_after}",
+        )
     return Predictions(
         np.array([one.end for one in decisions]),
         np.stack([one.probabilities for one in decisions]),

@@ -299,7 +299,7 @@ class TrainedModel:
     def stream(
         self,
         *,
-        warmup: float = 0.0,
+        start_after: float = 0.0,
         scale: float = 1.0,
         normalization: Normalization | None = None,
         statistics: SessionStatistics | None = None,
@@ -307,19 +307,19 @@ class TrainedModel:
     ) -> Stream:
         """A stream at its beginning: `push` blocks of (n, channels), unfiltered, at the model's rate.
 
-        Nothing looks ahead, so the filter is causal even if that of training was not. warmup: seconds of signal before
-        the first decision; scale: microvolts per unit of the samples pushed. normalization: of the windows, if not by
-        the signal so far. statistics: of an earlier stream of the same session, from its `heard` or from
+        Nothing looks ahead, so the filter is causal even if that of training was not. start_after: seconds of signal
+        before the first decision; scale: microvolts per unit of the samples pushed. normalization: of the windows, if
+        not by the signal so far. statistics: of an earlier stream of the same session, from its `heard` or from
         `read_statistics`; this stream starts from them. adaptation: adapts the network during the stream, see
-        semg/training/online_adaptation.py. Raises SettingError for a warmup or statistics if the model is not
+        semg/training/online_adaptation.py. Raises SettingError for a start_after or statistics if the model is not
         normalised by session.
         """
-        if warmup:
-            self.expect_by_session("warmup")
+        if start_after:
+            self.expect_by_session("start_after")
         path = self.signal_path
         how = normalization or self.online(statistics)
         if isinstance(how, Given):  # there is nothing to wait for
-            warmup = 0.0
+            start_after = 0.0
         with torch.inference_mode():  # the first call is slow; a live device must not wait for it
             self.network(torch.zeros(1, self.network.config.channels, self.window, device=self.device))
         return Stream(
@@ -328,7 +328,7 @@ class TrainedModel:
             replace(path.filter, causal=True).sections(self.rate),
             path.reference * np.float32(scale),
             self.stride,
-            round(warmup * self.rate),
+            round(start_after * self.rate),
             adaptation,
         )
 

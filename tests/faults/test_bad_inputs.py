@@ -913,7 +913,7 @@ FLAGS: list[tuple[str, str, str]] = [
     ("train", "--whitening replace --normalize train", "--whitening"),
     ("predict", "--rate 0", "above 0"),
     ("predict", "--rate nan", "above 0"),
-    ("predict", "--warmup 1e308", "at most 9.0072e"),
+    ("predict", "--start-after 1e308", "at most 9.0072e"),
     ("predict", f"--block {'9' * 400}", "expected a length"),
     ("predict", "--channels 0-", "expected numbers"),
     ("baselines", "--features moment", "--features|moment"),

@@ -64,7 +64,7 @@ def commands(data: Path, out: Path) -> dict[str, list[object]]:
         "predict": [data / "table.npy", "--rate", 5120, *model, "--out", out],
         "compare": [data / "results", "--out", out],
         "plot": ["classes", data / "split", "--shards", data / "shards", "--out", out / "classes.png"],
-        "simulate_putemg": [out, "--subjects", 3, "--seconds", 20, "--days", 1, "--workers", 1],
+        "simulate_putemg": [out, "--people", 3, "--seconds", 20, "--days", 1, "--workers", 1],
     }
 
 
