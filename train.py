@@ -108,6 +108,7 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         subjects, recordings = cli.counted(f["subjects"], "person", "people"), cli.counted(f["recordings"], "recording")
         line = f"{subset:6s}{subjects:>10s}, {recordings:>14s}, {cli.counted(f['windows'], 'window')}"
         say(line + ("   SIMULATED" if f["simulated"] else ""))
+    warn_of_absent_gestures(run)
     describe_network(run, facts)
     unused = training.without_effect(config, run.model, precomputable=can_precompute(config, run.model))
     for setting in filter(cli.given, unused):
@@ -125,6 +126,18 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
         f"lr {config.lr:g}{of_backbone}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
         f"{cli.counted(facts['threads'], 'thread')}, seed {config.seed}"
     )
+
+
+def warn_of_absent_gestures(run: Trainer) -> None:
+    """Warn of gestures that nobody in a subset makes."""
+    for subset, whose, so in (
+        (run.data.train, "training", "the model cannot learn to decide for"),
+        (run.data.val, "validation", "the epoch is chosen without"),
+    ):
+        absent = [name for place, name in enumerate(run.classes) if not (subset.windows.label == place).any()]
+        if absent:
+            names, them = " or ".join(absent), "it" if len(absent) == 1 else "them"
+            run.console.warn(f"no window of the {whose} people is of {names}: {so} {them}")
 
 
 def describe_network(run: Trainer, facts: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -543,6 +544,54 @@ def test_a_control_is_not_said_to_be_pretrained(here, tmp_path, capsys, backbone
     assert ("no backbone" if init is None else "backbone attention (random)") in printed
     described = open_checkpoint(tmp_path / "best_model.ckpt").description["backbone"]
     assert (described["source"], described.get("init")) == (backbone, init)
+
+
+def of_classes(folder, **made_by):
+    """A split whose people make these gestures only: subset -> the classes; three people, one in each subset.
+
+    A gesture lasts for some windows; one of `x` lasts for half a window.
+    """
+    records = {}
+    for subject, (subset, classes) in enumerate(made_by.items(), 1):
+        label = np.zeros(160, np.int8) if classes == "x" else np.repeat(np.int8(classes), 960)
+        with mock.patch.object(small_shards, "labels", lambda *_, own=label: own):
+            records[subset] = [small_shards.write(folder / "shards", subject)]
+    return ["--shards", folder / "shards", "--split", small_shards.write_split(folder / "split", **records)]
+
+
+def test_a_score_that_validation_does_not_have_chooses_no_epoch(here, tmp_path):
+    """Training ended with a traceback after its first epoch."""
+    places = of_classes(tmp_path, train=[0, 1, 2, 3], val=[0, 0, 0], test=[0, 1, 2, 3])
+    with pytest.raises(UsageError) as refused:
+        here(tmp_path / "run", *RANDOM, *places, "--select", "active_accuracy")
+    told = "--select active_accuracy: expected a score that the validation people's windows define"
+    assert told in cli.in_words(refused.value)
+    assert not list((tmp_path / "run").glob("*"))
+    here(tmp_path / "run", *RANDOM, *places, "--select", "loss", "--epochs", 1)
+
+
+def test_people_without_a_window_are_named_by_a_recording(here, tmp_path):
+    places = of_classes(tmp_path, train=[0, 1, 2, 3], val="x", test=[0, 1, 2, 3])
+    with pytest.raises(DataError, match=rf"expected windows in 1 shard, such as {small_shards.name(2)}, found none"):
+        here(tmp_path / "run", *RANDOM, *places)
+
+
+def test_gestures_that_no_one_in_a_subset_makes_are_named(here, tmp_path, capsys):
+    here(tmp_path / "all", *RANDOM, "--epochs", 1, "--augment", "none")
+    assert "warning" not in capsys.readouterr().err
+    places = of_classes(tmp_path, train=[0, 1, 2, 2], val=[0, 1, 3, 3], test=[0, 1, 2, 3])
+    here(tmp_path / "run", *RANDOM, *places, "--epochs", 1, "--augment", "none")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "warning: no window of the training people is of extension: the model cannot learn to decide for it"
+    assert second == "warning: no window of the validation people is of flexion: the epoch is chosen without it"
+
+
+def test_a_balanced_loss_teaches_each_window_its_own_gesture(here, tmp_path):
+    """With weights on the smoothed target's classes, a window of a class 100 times as frequent as the others was to be
+    taken for one of these."""
+    places = of_classes(tmp_path, train=[*[0] * 100, 1, 2, 3], val=[0, 1, 2, 3], test=[0, 1, 2, 3])
+    here(tmp_path / "run", *RANDOM, *places, "--balance", "loss", "--augment", "none", "--epochs", 3, "--lr", 0.003)
+    assert rows(tmp_path / "run")[-1]["train/accuracy"] > 0.9
 
 
 def test_the_test_peoples_recordings_are_not_touched(here, data, tmp_path):

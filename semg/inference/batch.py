@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model import GPT2Classifier
-from semg.common.console import Progress
+from semg.common.console import Progress, counted
 from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batches, CachedFrames, in_order
@@ -199,7 +199,8 @@ def open_windows(shards: Sequence[Shard]) -> WindowSet:
     """The shards' windows; DataError if there are none."""
     windows = WindowSet(shards)
     if len(windows) == 0:
-        raise DataError(f"{shards[0].path.parent}: expected windows in {len(shards)} shards, found none")
+        some = f"{counted(len(shards), 'shard')}, such as {shards[0].path.name}"
+        raise DataError(f"{shards[0].path.parent}: expected windows in {some}, found none")
     return windows
 
 

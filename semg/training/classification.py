@@ -70,8 +70,13 @@ class Classification:
         logits = self._forward(batch.x, self._train.statistics_of(batch), change, batch.cached)
         pairs = batch.label * self.classes + logits.detach().argmax(1)
         self.confusion.view(-1).scatter_add_(0, pairs, torch.ones_like(pairs))  # bincount would wait for the GPU
-        weight = self._class_weights if config.balance == "loss" else None
-        return F.cross_entropy(logits.float(), target, weight, label_smoothing=config.label_smoothing)
+        if config.balance != "loss":
+            return F.cross_entropy(logits.float(), target, label_smoothing=config.label_smoothing)
+        # each window is weighted, not each class of its target: smoothing gives a little of the target to every class,
+        # and large weights of rare ones would make it more than the window's own
+        smoothing = config.label_smoothing
+        losses = F.cross_entropy(logits.float(), target, label_smoothing=smoothing, reduction="none")
+        return (losses * (target @ self._class_weights)).mean()
 
     def take_confusion(self) -> np.ndarray:
         """(K, K) counts over all processes since the last call."""

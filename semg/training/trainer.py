@@ -88,6 +88,7 @@ class Trainer:
         use_threads(machine.threads, self.model, config.batch_size or REFERENCE_BATCH)
         self.split, self.classes = shards.split, shards.train[0].classes
         self.data = prepare(config, shards, self.model, device, machine.workers, console)
+        self._check_select(config.select)
         self.layout = TokenLayout(self.model.frontend.groups, shards.train[0].rings, config.normalization.copies)
         if config.batch_size == AUTO:
             config = config.at(batch_size or self._chosen_batch_size())
@@ -105,6 +106,14 @@ class Trainer:
         self.board: Board | None = None
         self.writer = Background()
         self.stop = StopRequest()  # checked between steps
+
+    def _check_select(self, name: str) -> None:
+        """SettingError if the score that chooses the epoch does not exist: rest alone has no accuracy without rest."""
+        windows = self.data.val.windows
+        support = np.bincount(windows.label, minlength=len(self.classes))
+        if metrics.chance(support, windows.rest).get(name, 0) is None:
+            hint = "{select} loss exists for any windows"
+            raise SettingError("select", "a score that the validation people's windows define", name, hint=hint)
 
     def _chosen_batch_size(self) -> int:
         """The batch size if the settings leave it to the run; the same in all processes."""
