@@ -19,7 +19,11 @@ from semg.common import cli, files
 from semg.common.console import Console
 from semg.common.errors import UsageError
 from semg.data.batches import Batches
-from semg.data.shards import WindowSet, open_shard
+from semg.data.shards import WindowSet, open_shard, open_shards
+from semg.inference.batch import Signal
+from semg.inference.prior import Prior
+from semg.inference.trained_model import TrainedModel
+from semg.training import adaptation
 
 fcntl = pytest.importorskip("fcntl")  # the two tests of Windows's rules are for systems with others
 
@@ -124,6 +128,39 @@ def test_a_step_on_a_device_without_float64(tmp_path, monkeypatch):
         loss = torch.nn.functional.cross_entropy(network(batch.x, statistics), batch.label)
         loss.backward()
     assert loss.device == device
+
+
+class OnApple(torch.Tensor):
+    """A tensor on a device without float64, which `cpu` leaves."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.cpu:
+            return result.as_subclass(torch.Tensor)
+        assert not (isinstance(result, cls) and result.dtype is torch.float64), function
+        return result
+
+
+def test_a_trained_model_and_an_adapted_one_from_a_device_without_float64(tmp_path, monkeypatch, run_here):
+    shards = [small_shards.write(tmp_path / "shards", subject) for subject in (3, 4, 5)]
+    split, run = tmp_path / "split", tmp_path / "run"
+    run_here("create_dataset_files.py", "--shards", tmp_path / "shards", "--out", split)
+    words = "--init random --layers 1 --width 16 --patch 64 --frame 160 --epochs 1 --batch-size 40 --device cpu"
+    run_here("train.py", "--shards", tmp_path / "shards", "--split", split, "--out", run, *words.split(), "--quiet")
+    trained = TrainedModel.open(run / "best_model.ckpt", "cpu")
+    opened = open_shards(tmp_path / "shards", shards)
+    statistics = trained.statistics(opened, trained.transforms(opened))
+    there = Prior.of(opened, statistics.as_subclass(OnApple))
+    torch.testing.assert_close(there.statistics, Prior.of(opened, statistics).statistics)
+    signal = np.array(opened[0].signal)
+    signals = [Signal(signal, trained.session_of(signal))]
+    here = adaptation.adapt(trained, signals)
+    tokens = adaptation.signal_tokens
+    monkeypatch.setattr(
+        adaptation, "signal_tokens", lambda *words: (one.as_subclass(OnApple) for one in tokens(*words))
+    )
+    assert adaptation.adapt(trained, signals).agreement == here.agreement
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps")

@@ -38,8 +38,8 @@ class Prior:
         """
         places = sessions(shards).values()
         moments = np.stack([moment_of([shards[place] for place in group]) for group in places])
-        mean, std = statistics[[group[0] for group in places]].double().unbind(1)
-        pooled = torch.stack([mean.mean(0), std.square().mean(0).sqrt()]).float().cpu()
+        mean, std = statistics[[group[0] for group in places]].cpu().double().unbind(1)
+        pooled = torch.stack([mean.mean(0), std.square().mean(0).sqrt()]).float()
         power = np.maximum(np.diagonal(moments, axis1=1, axis2=2), 1e-12)  # (sessions, C)
         root = np.sqrt(power)
         correlation = (moments / root[:, :, None] / root[:, None, :]).mean(0)

@@ -147,7 +147,7 @@ def adapt(
     """
     how, began = how or Adaptation(), time.perf_counter()
     tokens, recording, spacing = _session_tokens(model, recordings)
-    session = SessionModel(tokens.mean(1).double().cpu().numpy(), recording, spacing, class_prior(model), how)
+    session = SessionModel(tokens.mean(1).cpu().double().numpy(), recording, spacing, class_prior(model), how)
     seconds = sum(len(one.samples) for one in recordings) / model.rate
     turn = Turn()
     if seconds >= how.least_seconds:
