@@ -306,6 +306,17 @@ def test_gaps_and_trials_stay_where_they_are_when_the_rate_is_changed():
         assert (actual.missing, actual.cuts) == ((missing,), cuts)
 
 
+@pytest.mark.parametrize("last", [1, 2, 3, 7])
+@pytest.mark.parametrize("rate", [200.0, 300.0, 3000.0])
+def test_a_trial_begins_with_its_labels_when_the_rate_is_changed(rate, last):
+    """At 200 Hz nothing is left of a last trial of two samples, which was taken for one after the recording's end."""
+    codes = np.repeat(["fist", "open", "fist"], [201, 299 - last, last])
+    source = RawRecording("a", np.zeros((500, 2), np.float32), 1000.0, 1.0, codes, cuts=(201, 500 - last))
+    actual = resampled(source, rate)
+    assert actual.codes is not None
+    assert actual.cuts == tuple(np.flatnonzero(actual.codes[1:] != actual.codes[:-1]) + 1)
+
+
 @pytest.mark.parametrize("factor", [0.2, 2])
 def test_an_offset_makes_no_steps_at_the_ends_when_the_rate_is_changed(factor):
     """Electrodes have offsets of many times the signal, which the filter removes; the step to zero beyond the ends had

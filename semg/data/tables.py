@@ -453,5 +453,6 @@ def resampled(source: RawRecording, rate: float) -> RawRecording:
         latest = np.arange(len(samples)) * ratio.denominator // ratio.numerator
         codes = codes[np.minimum(latest, len(codes) - 1)]
     missing = tuple(Gap(round(gap.start * ratio), round(gap.lost * ratio)) for gap in source.missing)
-    cuts = tuple(round(cut * ratio) for cut in source.cuts)
+    begins = (math.ceil(cut * ratio) for cut in source.cuts)  # the first sample that has a trial's label
+    cuts = tuple(cut for cut in begins if cut < len(samples))
     return replace(source, samples=samples.astype(np.float32), rate=rate, codes=codes, missing=missing, cuts=cuts)
