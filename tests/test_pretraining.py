@@ -1,6 +1,7 @@
 """Next-patch prediction before training: what is predicted from what, that it learns, resumes and looks at no label."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,22 @@ def test_segments_are_drawn_from_everywhere_in_the_recordings(tmp_path):
     assert np.all(start + windows.window <= lengths[shard])
     assert start.max() > lengths.max() - windows.window - 64
     assert windows.gather(index, start).shape == (4000, windows.window, 24)
+
+
+def test_recordings_without_a_window_are_left_out(tmp_path):
+    """They shifted the others: recordings were read that had not been drawn, or none at all."""
+    records = [small_shards.write(tmp_path, subject, repetitions=subject) for subject in (3, 4, 5)]
+    shards = open_shards(tmp_path, records)
+    shards[1] = replace(shards[1], windows=shards[1].windows[:0])
+    windows = WindowSet(shards)
+    segments = Segments(windows)
+    index, start = segments.draw(4000, np.random.default_rng(0))
+    shard = windows.shard[index]
+    lengths = np.array([len(one.signal) for one in windows.shards])
+    assert np.mean(shard == 2) == pytest.approx(5 / 8, abs=0.03)
+    assert np.all(start + windows.window <= lengths[shard])
+    assert all(start[shard == place].max() > lengths[place] - windows.window - 64 for place in (0, 2))
+    assert segments.count == sum(lengths[[0, 2]] // windows.window)
 
 
 def test_pretrained_weights_go_into_training_and_differ(here, tmp_path):  # noqa: F811

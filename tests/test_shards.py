@@ -119,7 +119,7 @@ def rewritten(shard, **changes):
         ("order", 10**400, "a number beyond 64 bits: 1000"),
         ("rate", 10**400, "a number beyond 64 bits: 1000"),
         ("second_moment", [[10**400] * 24] * 24, "a number beyond 64 bits: 1000"),
-        ("arguments", {"window": 2**62, "stride": 1}, "windows inside the recording"),
+        ("arguments", {"window": 2**62, "stride": 1}, "a recording of at least a window, 4611686018427387904 samples"),
         ("rings", [[0, 24]], "places below 24, the number of channels, in rings, found 24"),
         ("rings", [[0, 1], [1, 2]], "each place once for rings"),
         ("classes", ["idle", "fist", "idle", "open"], "each of the classes once, found idle, fist, idle, open"),
@@ -273,6 +273,13 @@ def test_a_signal_that_another_machine_removed_is_named(shard, monkeypatch):
     monkeypatch.setattr(mmap, "mmap", Stale)
     with pytest.raises(DataError, match=r"signal\.npy: expected the file as it was, found it cut or removed"):
         _ = opened.signal
+
+
+def test_a_recording_shorter_than_a_window_is_no_shard(tmp_path):
+    """Statistics are of windows spread over each recording, labelled or not."""
+    with pytest.raises(DataError, match="expected a recording of at least a window, 20000 samples, found 11520"):
+        small_shards.write(tmp_path, 3, arguments=small_shards.ARGUMENTS | {"window": 20000})
+    assert list_records(tmp_path) == []
 
 
 def test_windows_of_many_shards(tmp_path):

@@ -94,9 +94,10 @@ def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: n
 
     meta: at least record, subject, session, order, task, rate, unit, channels, rings, classes, rest_classes, simulated
     and arguments; counts, statistics and checksums are added here. signal: (T, C) float16 microvolts. windows: of
-    WINDOW_FIELDS. DataError if a fact is missing or impossible.
+    WINDOW_FIELDS. DataError if a fact is missing or impossible, or the recording shorter than a window.
     """
     _check_facts(path, meta, "")
+    _check_length(path, len(signal), meta["arguments"]["window"], "leave it out")
     counts = np.bincount(windows["label"], minlength=len(meta["classes"]))
     with atomic_folder(path) as folder:
         np.save(folder / "signal.npy", signal, allow_pickle=False)
@@ -243,14 +244,22 @@ def _check_arrays(path: Path, meta: dict[str, Any], signal: SignalFile, windows:
         )
     if windows.dtype != WINDOW_FIELDS or windows.ndim != 1 or len(windows) != meta["n_windows"]:
         raise DataError(f"{path}: expected {meta['n_windows']} windows, found another table", REDO)
+    window = meta["arguments"]["window"]
+    _check_length(path, shape[0], window, REDO)
     if len(windows) == 0:
         return
-    last = shape[0] - meta["arguments"]["window"]  # last sample at which a window may start
+    last = shape[0] - window  # last sample at which a window may start
     inside = windows["low"].min() >= 0 and windows["high"].max() <= last
     ordered = np.all((windows["low"] <= windows["start"]) & (windows["start"] <= windows["high"]))
     known = windows["label"].min() >= 0 and windows["label"].max() < len(meta["classes"])
     if not (inside and ordered and known):
         raise DataError(f"{path}: expected windows inside the recording with known labels, found others", REDO)
+
+
+def _check_length(path: Path, samples: int, window: int, advice: str) -> None:
+    """DataError for a recording that no window fits into: statistics are of windows spread over each recording."""
+    if samples < window:
+        raise DataError(f"{path}: expected a recording of at least a window, {window} samples, found {samples}", advice)
 
 
 def _are_files(files: Any) -> bool:

@@ -74,15 +74,15 @@ def predictable(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 class Segments:
     """The places where windows may begin in the recordings of a WindowSet: anywhere, whatever the label.
 
-    count: number of windows that cover all recordings once, end to end.
+    Recordings without a labelled window are left out. count: number of windows that cover the others once, end to end.
     """
 
     def __init__(self, windows: WindowSet, hop: int = 1) -> None:
         """hop: windows begin on multiples of this many samples."""
         self._window, self._hop = windows.window, hop
-        self._lengths = np.array([len(shard.signal) for shard in windows.shards])
-        # the place of one window of each recording; finding them takes 15 ms for all of putEMG
-        self._any_window = np.unique(windows.shard, return_index=True)[1]
+        # each recording, and the place of one of its windows; finding them takes 15 ms for all of putEMG
+        recordings, self._any_window = np.unique(windows.shard, return_index=True)
+        self._lengths = np.array([len(windows.shards[place].signal) for place in recordings])
         self.count = int((self._lengths // windows.window).sum())
 
     def draw(self, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
