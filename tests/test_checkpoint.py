@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError
 from semg.inference import trained_model
-from semg.inference.checkpoint import FORMAT, VERSION, Checkpoint, open_checkpoint, write_checkpoint
+from semg.inference.checkpoint import FORMAT, VERSION, Checkpoint, open_checkpoint, write_checkpoint, write_folder
 from semg.inference.trained_model import TrainedModel
 
 SMALL = {"channels": 8, "samples": 256, "patch": 32, "frame": 128, "band_edges": (0.01, 0.05, 0.14), "classes": 3}
@@ -170,3 +171,28 @@ def test_tensors_on_which_operations_fail_are_refused(tmp_path, name, checksum):
     with pytest.raises(DataError, match=r"best_model\.ckpt: expected a description and dense tensors by name") as error:
         open_checkpoint(path)
     assert "\n" not in str(error.value)
+
+
+def test_files_near_a_model_are_told_from_it_and_the_model_is_named(tmp_path):
+    """What somebody may give in its place: the run's folder, the state of its training, one file of an export."""
+    checkpoint, run, export = checkpoint_of(), tmp_path / "run", tmp_path / "export"
+    run.mkdir()
+    (run / "config.json").write_text('{"script": "train.py"}')
+    write_checkpoint(run / "best_model.ckpt", checkpoint.description, checkpoint.tensors)
+    write_checkpoint(run / "last.ckpt", {"state": {}, "config": {}}, {})
+    export.mkdir()
+    write_folder(export, checkpoint)
+    best = run / "best_model.ckpt"
+    for path, told in [
+        (run, f"found the folder of a run, whose model is {best}"),
+        (
+            run / "last.ckpt",
+            "expected a trained model, best_model.ckpt, found the state of a run, for train.py to go on",
+        ),
+        (export / "config.json", f"found one file of an exported model; give its folder, {export}"),
+        (export / "model.safetensors", f"found one file of an exported model; give its folder, {export}"),
+    ]:
+        with pytest.raises(DataError, match=re.escape(told)):
+            TrainedModel.open(path, "cpu")
+    for path in (best, export):
+        TrainedModel.open(path, "cpu")

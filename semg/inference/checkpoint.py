@@ -90,6 +90,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _open_folder(path)
     if not path.is_file():
         raise DataError(f"{path}: expected a checkpoint, found no such file; train.py writes one")
+    if path.name in (CONFIG, WEIGHTS) and is_export(path.parent):
+        actual = f"one file of an exported model; give its folder, {path.parent}"
+        raise DataError(f"{path}: expected a checkpoint or the folder of one, found {actual}")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise DataError(
@@ -194,6 +197,9 @@ def is_exports_weights(path: Path) -> bool:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
+    if (best := folder / "best_model.ckpt").is_file() and not is_export(folder):
+        run = f"the folder of a run, whose model is {best}"
+        raise DataError(f"{folder}: expected a checkpoint or a folder of export.py, found {run}")
     description = read_json(folder / CONFIG, "the description of an exported model; export.py writes one")
     for key, value in _LAYOUT.items():
         if (actual := description.pop(key, None)) != value:

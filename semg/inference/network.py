@@ -55,6 +55,9 @@ def network_of(checkpoint: Checkpoint) -> tuple[GPT2Classifier, normalization.Ch
 def _check_description(checkpoint: Checkpoint) -> None:
     """DataError unless the checkpoint has all that a network needs, and a gain for each channel."""
     description = checkpoint.description
+    if "state" in description and "model" not in description:
+        state = "the state of a run, for train.py to go on"
+        raise DataError(f"{checkpoint.path}: expected a trained model, best_model.ckpt, found {state}")
     check_fields(checkpoint.path, description, _FIELDS, "a trained model, best_model.ckpt", "train.py writes one")
     n_channels = len(description["data"]["channels"])
     if beyond := [place for ring in description["data"].get("rings") or () for place in ring if place >= n_channels]:
