@@ -544,3 +544,26 @@ def test_a_model_that_does_not_say_what_a_sweep_keeps_of_it_is_named():
     run = SimpleNamespace(folder=ROOT / "checkpoints")
     with pytest.raises(DataError, match=r"best_model\.ckpt: .*, found one without shards_sha256; choose another --out"):
         sweep.keep_scores(run, None)
+
+
+def test_jobs_launched_here_score_the_pick_adapted_as_a_sweep_without_them_does(run, data, tmp_path):
+    """The scores of both kinds, each once; a session of some seconds is too short to adapt to."""
+    words = flags(data, tmp_path, split="split")
+    passed = ["--", *TINY, "--epochs", "1", "--augment", "none"]
+    assert run(train_here, *words, "--evaluate", "none", *passed) == 0
+    launched = [*words, "--adapt", "session", "--launch", "local", "--parallel", "2"]
+    assert run(None, *launched, *passed) == 0
+    of_jobs = table(tmp_path)
+    text = (tmp_path / "out" / "sweep.md").read_text()
+    assert "the model was kept as it was in 1 of 1 session" in text
+    results = [tmp_path / "out" / name / "seed0" for name in ("default", "default-adapted-session")]
+    made = [read_json(one / "metrics.json", "metrics") for one in results]
+    assert [one.get("adaptation", {}).get("mode") for one in made] == [None, "session"]
+    assert [float(of_jobs[0][f"{kind}_macro_f1"]) for kind in ("test", "adapted")] == pytest.approx(
+        [one["mean_over_subjects"]["macro_f1"] for one in made]
+    )
+    kept = [(one / "metrics.json").read_bytes() for one in results]
+    assert run(None, *launched, *passed) == 0  # nothing is started again
+    assert [(one / "metrics.json").read_bytes() for one in results] == kept
+    assert run(None, *words, "--adapt", "session", *passed) == 0  # nor by a sweep that launches nothing
+    assert table(tmp_path) == of_jobs
