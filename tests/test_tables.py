@@ -387,6 +387,18 @@ def test_a_time_is_no_channel_with_or_without_a_header(tmp_path):
         read_table(tmp_path / "a.npy", RATE, 1.0, (1, 2, 3), 3)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "int8", "int16", "float16"])
+@pytest.mark.parametrize("counter", [False, True])
+def test_columns_of_any_type_of_number_are_told_apart(tmp_path, kind, counter):
+    """Unsigned numbers have no negative steps, so that every channel seemed to rise, as a counter does."""
+    samples = np.round(SIGNAL * 10 / np.abs(SIGNAL).max() + (50 if kind.startswith("u") else 0))
+    columns = [np.arange(len(samples))[:, None] % 100, samples] if counter else [samples]
+    np.save(tmp_path / "a.npy", np.concatenate(columns, axis=1).astype(kind))
+    actual = read_table(tmp_path / "a.npy", RATE, 1.0, None, 3)
+    np.testing.assert_array_equal(actual.samples, samples)
+    assert actual.missing == ()
+
+
 def test_a_large_offset_costs_no_digits(tmp_path):
     np.save(tmp_path / "a.npy", SIGNAL * 1e-3 + [0, 2**23, -(2**31)])
     actual = read_table(tmp_path / "a.npy", RATE, 1.0, None, 3).samples
