@@ -61,7 +61,7 @@ from semg.common.console import Console
 from semg.common.errors import UsageError
 from semg.common.files import expect_place, folder_lock
 from semg.common.provenance import how_made
-from semg.data.shards import Shard, WindowSet, open_verified
+from semg.data.shards import Shard, WindowSet, open_verified, without_windows
 from semg.data.splits import SUBSETS, Split, read_split
 from semg.data.windows import UNLABELLED
 from semg.evaluation import metrics
@@ -289,6 +289,8 @@ def main() -> int:
     args.shards, args.split = model.origin.folders(args.shards, args.split)
     split = read_split(args.split, args.shards)
     shards = model.own_windows(open_verified(args.shards, split.records(args.subset), console))
+    if args.adapt in ("none", "online") and (absent := without_windows(shards)):  # the others name sessions
+        console.warn(f"nothing to score of {', '.join(absent)}: left out")
     if args.vote > 1 or args.smooth:
         shards = [shard.continuous() for shard in shards]  # decide between labelled windows too, as a stream does
     people = cli.counted(len({shard.subject for shard in shards}), "person", "people")

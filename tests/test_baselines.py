@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
@@ -324,6 +325,18 @@ def test_sessions_without_a_later_recording_are_left_out_and_named(score, tmp_pa
     assert list(metrics["per_subject"]) == ["07"]
     assert metrics["adaptation"]["left_out"] == ["08/2018-05-11"]
     assert "lda-rms: nothing to score after the first recording of 08/2018-05-11: left out" in done.stderr
+
+
+def test_people_who_made_none_of_the_gestures_are_named(data, score, tmp_path):
+    shutil.copytree(data / "shards", tmp_path / "shards")
+    for record in records("test")[-2:]:
+        shutil.rmtree(tmp_path / "shards" / record)
+        make_shard(tmp_path / "shards", record, labels=np.zeros(3500, np.int8))
+    flags = ("--features", "rms", "--classifiers", "lda", "--shards", tmp_path / "shards")
+    assert "left out" not in score(tmp_path / "all", *flags).stderr
+    done = score(tmp_path / "some", *flags, "--no-idle")
+    assert "warning: nothing to score of 08: left out" in done.stderr.splitlines()
+    assert list(result(tmp_path / "some" / "lda-rms")[0]["per_subject"]) == ["07"]
 
 
 def test_subsample_keeps_shares_and_every_class():

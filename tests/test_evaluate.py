@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -108,6 +109,24 @@ def test_the_same_again_and_with_other_batches(here, tmp_path):
     names = ("per_subject.csv", "predictions.npz", "per_subject.png", "confusion_matrix.png")
     here(tmp_path / "c")
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "c" / n).read_bytes() for n in names)
+
+
+def test_people_who_made_none_of_the_gestures_are_named(here, tmp_path, capsys):
+    """Means are over the others; with --adapt their sessions are named."""
+    records = [small_shards.write(tmp_path / "shards", subject) for subject in range(1, 5)]
+    with mock.patch.object(small_shards, "labels", lambda *_: np.zeros(3000, np.int8)):
+        records.append(small_shards.write(tmp_path / "shards", 5))
+    split = small_shards.write_split(tmp_path / "split", train=records[:2], val=records[2:3], test=records[3:])
+    places = ["--shards", tmp_path / "shards", "--split", split]
+    here(tmp_path / "all", *places)
+    assert "left out" not in capsys.readouterr().err
+    scored = here(tmp_path / "some", *places, "--no-idle")
+    assert "warning: nothing to score of 05: left out" in capsys.readouterr().err.splitlines()
+    assert list(scored["per_subject"]) == ["04"]
+    here(tmp_path / "smooth", *places, "--no-idle", "--smooth", 2)
+    assert "warning: nothing to score of 05: left out" in capsys.readouterr().err.splitlines()
+    here(tmp_path / "adapted", *places, "--no-idle", "--adapt", "session")
+    assert capsys.readouterr().err.count("left out") == 1
 
 
 def test_of_some_gestures_their_windows_alone_are_scored(here, tmp_path, capsys):

@@ -385,6 +385,14 @@ def _or_none(value: Any) -> Any:
 # --- the windows of many shards ----------------------------------------------------------------------------
 
 
+def without_windows(shards: Iterable[Shard]) -> list[str]:
+    """The people none of whose recordings has a window: they made none of the gestures that are kept."""
+    counts: dict[str, int] = {}
+    for shard in shards:
+        counts[shard.subject] = counts.get(shard.subject, 0) + len(shard.windows)
+    return sorted(subject for subject, count in counts.items() if not count)
+
+
 class WindowSet:
     """All windows of some shards, in the shards' order.
 

@@ -9,7 +9,7 @@ from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.files import read_json
 from semg.common.launching import Job, Launcher, sole_writer
-from semg.data.shards import WindowSet
+from semg.data.shards import WindowSet, without_windows
 from semg.data.splits import SUBSETS, Split, read_folds
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
@@ -68,6 +68,9 @@ def work_through(
         for fold, own in windows.items():
             if now := [baseline for baseline in left if baseline.fold == fold]:
                 console.say(baseline_results.describe(fold, own, args.subset, args.normalize))
+                if absent := without_windows(own["scored"].shards):
+                    where = f"{fold}: " if fold else ""
+                    console.warn(f"{where}nothing to score of {', '.join(absent)}: left out")
                 done |= run_fold(now, own, args, console)
     return baseline_results.finish(console, args.out, baselines, left, done)
 
