@@ -207,10 +207,11 @@ def train(args: argparse.Namespace, config: TrainConfig, world: World, console: 
 def finish(run: Trainer) -> None:
     """Print the last line."""
     best, state, config = run.out / "best_model.ckpt", run.state, run.config
-    score, label = state.best or 0.0, metrics.criteria()[config.select].label
+    score, label = abs(state.best or 0.0), metrics.criteria()[config.select].label  # of a loss, `best` is the negative
+    over = "windows" if config.select == metrics.LOSS.name else "people"
     run.console.finish(
         f"{best}: best epoch {state.best_epoch} of {state.training.epoch}, validation {label} "
-        f"{abs(score):.4f} (mean over people); "
+        f"{score:.4f} (mean over {over}); "
         + cli.next_command("evaluate.py", "--checkpoint", best, "--shards", config.shards, "--split", config.split),
         checkpoint=best.as_posix(),
         best_epoch=state.best_epoch,

@@ -28,6 +28,7 @@ import train
 from semg.backbones import fingerprint
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
+from semg.data.shards import open_shard
 from semg.evaluation.tensorboard import Board
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.trained_model import TrainedModel
@@ -568,6 +569,27 @@ def test_a_score_that_validation_does_not_have_chooses_no_epoch(here, tmp_path):
     assert told in cli.in_words(refused.value)
     assert not list((tmp_path / "run").glob("*"))
     here(tmp_path / "run", *RANDOM, *places, "--select", "loss", "--epochs", 1)
+
+
+@pytest.mark.parametrize(("select", "told"), [("loss", "(mean over windows)"), ("accuracy", "(mean over people)")])
+def test_the_last_line_says_over_what_the_score_is_a_mean(here, tmp_path, capsys, select, told):
+    """The loss is not one over people."""
+    shards = tmp_path / "shards"
+    records = [small_shards.write(shards, subject, repetitions=subject) for subject in (3, 1, 5, 2)]
+    split = small_shards.write_split(tmp_path / "split", train=records[:1], val=records[1:3], test=records[3:])
+    flags = [*RANDOM, "--epochs", 1, "--augment", "none", "--shards", shards, "--split", split]
+    here(tmp_path / "run", *flags, "--select", select, "--json")
+    last = json.loads(capsys.readouterr().out)
+    assert told in last["message"]
+    model, row = TrainedModel.open(tmp_path / "run" / "best_model.ckpt", "cpu"), rows(tmp_path / "run")[0]
+    scores = model.score([open_shard(shards / record) for record in records[1:3]])
+    windows, decided = scores.windows, scores.probabilities
+    if select == "loss":
+        expected = -np.log(decided[np.arange(len(decided)), windows.label]).mean()
+    else:
+        right = decided.argmax(1) == windows.label
+        expected = np.mean([right[windows.subject == one].mean() for one in set(windows.subject)])
+    assert row[f"val/{select}"] == last["score"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_people_without_a_window_are_named_by_a_recording(here, tmp_path):

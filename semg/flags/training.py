@@ -241,7 +241,7 @@ def _choice_flags(group: argparse._ArgumentGroup) -> None:
         "--select",
         choices=list(metrics.criteria()),
         default=TrainConfig.select,
-        help="score on the validation people (mean over people) that selects the best epoch",
+        help="score on the validation people (mean over people; the loss: over windows) that selects the best epoch",
     )
     group.add_argument(
         "--patience",

@@ -98,8 +98,8 @@ def class_weights(windows: WindowSet, classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Validation:
-    """scores: metrics by name, as means over people, so that each person counts the same; per_subject: subject ->
-    metrics; probabilities: (n, K)."""
+    """scores: metrics by name, as means over people, so that each person counts the same, and the loss, a mean over
+    windows; per_subject: subject -> metrics; probabilities: (n, K)."""
 
     scores: dict[str, float | None]
     per_subject: dict[str, Any]
