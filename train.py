@@ -180,6 +180,8 @@ def begin(run: Trainer, last: Checkpoint | None) -> None:
 def train(args: argparse.Namespace, config: TrainConfig, world: World, console: Console) -> int:
     """Prepare and train one run."""
     last = to_resume(args) if world.main or args.resume else None
+    if last is not None:
+        run_files.check_settings(last, config)  # before the data are prepared, which can take minutes
     machine = Machine(args.device, args.workers, args.compile, args.threads)
     batch_size = run_files.batch_size_of(last) if last is not None else None
     run = Trainer(config, args.out, machine, world, console, batch_size)

@@ -293,6 +293,16 @@ def test_a_run_that_is_there_is_not_overwritten_by_accident(here, tmp_path):
         here(tmp_path / "new", *RANDOM, "--resume")
 
 
+def test_other_settings_are_refused_before_the_data_are_prepared(here, tmp_path, capsys):
+    """Statistics and features of hundreds of recordings take minutes."""
+    words = [word for word in RANDOM if word != "--quiet"]
+    here(tmp_path, *words, "--epochs", 1, "--augment", "none")
+    capsys.readouterr()
+    with pytest.raises(DataError, match="expected epochs 3, found 1"):
+        here(tmp_path, *words, "--epochs", 3, "--augment", "none", "--resume")
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("files", "found"),
     [

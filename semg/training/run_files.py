@@ -173,7 +173,8 @@ def batch_size_of(last: Checkpoint) -> int | None:
 
 
 def restore(run: "Trainer", last: Checkpoint) -> None:
-    """Continue from the state in last.ckpt. DataError if it belongs to another run."""
+    """Continue from the state in last.ckpt, whose settings `check_settings` has checked. DataError if it belongs to
+    another run."""
     check_fields(
         last.path,
         last.description,
@@ -181,7 +182,7 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         "a run to resume",
         "start it anew with {overwrite}",
     )
-    check_same_run(last, run.asked, run.split.checksum, checksum_of_shards(run))
+    check_same_data(last, run.asked, run.split.checksum, checksum_of_shards(run))
     # the backbone's folder may have changed since
     run.first_weights = last.description.get("backbone") or run.first_weights
     run.state = RunState.from_dict(last.description["state"])
@@ -213,9 +214,10 @@ def checksum_of_shards(run: "Trainer") -> str:
     return data_checksum([*run.data.train.shards, *run.data.val.shards])
 
 
-def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: str) -> None:
-    """DataError, naming the setting, unless last.ckpt is of a run with this config and of a split and shards with these
-    checksums. Their folders may have moved, as on a cluster whose jobs copy them to a disk of their own."""
+def check_settings(last: Checkpoint, config: TrainConfig) -> None:
+    """DataError, naming the setting, unless last.ckpt is of a run with this config. The folders of its shards and split
+    may have moved, as on a cluster whose jobs copy them to a disk of their own."""
+    check_fields(last.path, last.description, {"config": OBJECT}, "a run to resume", "start it anew with {overwrite}")
     try:
         earlier = TrainConfig.from_dict(last.description["config"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -230,6 +232,10 @@ def check_same_run(last: Checkpoint, config: TrainConfig, split: str, shards: st
                 f"{last.path}: expected {name} {value}, found {was[name]}",
                 hint=f"resume with the run's own {{{name}}}, or {{overwrite}} it",
             )
+
+
+def check_same_data(last: Checkpoint, config: TrainConfig, split: str, shards: str) -> None:
+    """DataError unless last.ckpt is of a split and shards with these checksums."""
     if last.description["split"] != split:
         raise DataError(f"{last.path}: expected the split {config.split} as it is now, found another")
     if last.description.get("shards", shards) != shards:
