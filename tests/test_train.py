@@ -21,6 +21,7 @@ from conftest import ROOT
 from downloading import tree
 from killing import finished, start, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 from waiting import LONGEST
 
@@ -174,6 +175,8 @@ def test_band_rotation_is_chosen_on_the_validation_people_and_the_run_is_that_wi
     assert config["arguments"]["augment"] == "band_rotation=auto channel_dropout=0.1 jitter=1"
     assert config["derived"]["augment"] == "band_rotation=0.1 channel_dropout=0.1 jitter=1"
     assert config["derived"]["pilots"]["0.1"] > config["derived"]["pilots"]["0.5"]
+    *_, text = EventAccumulator(str(tmp_path / "auto")).Reload().Tensors("configuration/text_summary")
+    assert f"augment | {config['derived']['augment']}" in tensor_util.make_ndarray(text.tensor_proto).item().decode()
     best = open_checkpoint(tmp_path / "auto" / "best_model.ckpt")
     assert best.description["augment"] == config["derived"]["augment"]
     here(tmp_path / "given", *flags, "--augment", *config["derived"]["augment"].split())

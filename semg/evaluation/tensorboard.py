@@ -130,8 +130,8 @@ class Board:
         self._title = score_figures.CONFUSION + (score_figures.SIMULATED if simulated else "")
         self._purge_from = purge_from
         self._events = EventFile(folder, warn, purge_step=purge_from)
-        configuration = f"### Settings\n\n{_table(settings)}\n\n### What followed from them\n\n{_table(_flat(facts))}"
-        self._events.add(summary.text("configuration", configuration))
+        self._settings = settings
+        self.configured(facts)
         self._events.add(summary.text("split", split_text(split)))
         charted = [metrics.LOSS, *metrics.METRICS]
         together = {one.label: ["Multiline", [tag(f"train/{one.name}"), tag(f"val/{one.name}")]] for one in charted}
@@ -141,6 +141,11 @@ class Board:
         scores = [f"{_CHOSEN}/{one.name}" for one in (*metrics.METRICS, metrics.LOSS)]
         for part in summary.hparams(values, dict.fromkeys(scores, 0.0)):
             self._events.add(part)
+
+    def configured(self, facts: Mapping[str, Any]) -> None:
+        """Show the settings and what followed from them; shown again, the latest holds."""
+        text = f"### Settings\n\n{_table(self._settings)}\n\n### What followed from them\n\n{_table(_flat(facts))}"
+        self._events.add(summary.text("configuration", text))
 
     def epoch(
         self,

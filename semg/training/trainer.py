@@ -195,6 +195,8 @@ class Trainer:
         if self.world.main:
             self.console.say(f"band rotation {chosen(scores):g}, chosen on the validation people")
             run_files.write_config(self)
+            if self.board is not None:
+                self.board.configured(run_files.facts_of(self) | {"model": self.model.config.to_dict()})
 
     def _train(self) -> None:
         for epoch in self.epochs():
