@@ -85,7 +85,7 @@ struct Hooks final : public at::CUDAHooksInterface {
 }  // namespace
 
 namespace c10::impl { C10_REGISTER_GUARD_IMPL(CUDA, Guard) }
-namespace at { C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, Hooks) }
+namespace at { C10_REGISTER_CLASS_WITH_PRIORITY(CUDAHooksRegistry, CUDAHooks, c10::REGISTRY_PREFERRED, Hooks) }
 extern "C" int pretended_device() { return current; }
 extern "C" void set_pretended_device(int next) { current = static_cast<DeviceIndex>(next); }
 """
@@ -108,8 +108,10 @@ def _load() -> ctypes.CDLL:
             libraries = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
             subprocess.run(["g++", *flags, code, "-o", result, *libraries], check=True)
             result.replace(built)
-    for name in ("c10", "torch_cpu"):
-        ctypes.CDLL(str(torch_folder / f"lib/lib{name}.so"), ctypes.RTLD_GLOBAL)
+    libraries_of_torch = [torch_folder / f"lib/lib{name}.so" for name in ("c10", "torch_cpu", "c10_cuda", "torch_cuda")]
+    for path in libraries_of_torch:  # a build for CUDA registers its own guard, which the stand-in's must replace
+        if path.exists():
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     return ctypes.CDLL(str(built), ctypes.RTLD_GLOBAL)
 
 
