@@ -5,13 +5,16 @@ Output:
   CHECKPOINTS/<setting>/<fold>/seed<N>/   what train.py writes, except last.ckpt, which only an unfinished run needs;
                                           validation.json: the validation people's scores, written when a run is done
   OUT/<setting>/<fold>/seed<N>/           what evaluate.py writes, for the runs that are evaluated; with --adapt also
-                                          in OUT/<setting>-adapted-session/ or OUT/<setting>-adapted-first/
+                                          in OUT/<setting>-adapted-session/ (or -adapted-first/), and with --repetitions
+                                          what calibrate.py writes, in OUT/<setting>-calibrated-1/ or, with both,
+                                          OUT/<setting>-calibrated-1-adapted-session/
   OUT/sweep.md, sweep.csv, sweep.json     one row per setting, best validation score first, with the pick marked
   OUT/hparams/                            the same for TensorBoard's HPARAMS page
 
   python sweep.py --split splits/putemg-kfold5                           # one setting: k-fold, end to end
   python sweep.py --split splits/loso --seeds 0 -- --tune fpt            # leave one subject out
   python sweep.py --split splits/loso --adapt session -- --tune fpt      # scored adapted to each session, too
+  python sweep.py --split splits/loso --adapt session --repetitions 1 -- --tune fpt    # and calibrated and adapted
   python sweep.py --split splits/NAME --preset seed --seeds 0 1 2        # last 3, 6, 9, 12 blocks x 3 learning rates
   python sweep.py --split splits/NAME --grid tune=last:3,fpt,lora lr=default,1e-3 -- --epochs 5 --augment none
 
@@ -31,7 +34,10 @@ test people. --pick fold picks a setting for each fold by that fold's own valida
 picks is then a result without this leak.
 
 --adapt session and --adapt first score each run that is evaluated a second time, adapted to each session without labels
-(evaluate.py --adapt). The table has these scores as `adapted test`. Runs are picked by unadapted validation scores.
+(evaluate.py --adapt). The table has these scores as `adapted test`. --repetitions N scores these runs calibrated to
+each person on the first N labelled repetitions of each gesture, and with --adapt then adapted (calibrate.py). The table
+has these scores as `calibrated test`; they are of the later windows only. Runs are picked by the validation scores of
+the models as they were trained.
 
 --launch local does several runs at once on this machine, --parallel of them, each with its share of the cores and, if
 there are GPUs, with one of them (CUDA_VISIBLE_DEVICES). --launch slurm submits them to Slurm as job arrays; a job that
@@ -79,7 +85,7 @@ from semg.data.inputs import Inputs, shards_of
 from semg.data.splits import Split, read_folds, read_split
 from semg.evaluation.metrics import headlines
 from semg.evaluation.result_record import read_result
-from semg.evaluation.sweep_table import PICKED_BY, Row, by_validation, csv_table, markdown, over_subjects
+from semg.evaluation.sweep_table import PICKED_BY, SUBSETS, Row, by_validation, csv_table, markdown, over_subjects
 from semg.flags.grid import OWN_FLAGS, PRESETS, Setting, read_grid
 
 ROOT = Path(__file__).resolve().parent
@@ -126,7 +132,15 @@ def arguments() -> argparse.ArgumentParser:
         help="score these runs also adapted to each session without labels: to all its recordings, or to its first one "
         "(and score the later ones)",
     )
-    cli.launch_flags(p, "every run of train.py and evaluate.py", gpus=1)
+    p.add_argument(
+        "--repetitions",
+        type=cli.whole(0),
+        default=0,
+        metavar="N",
+        help="score these runs also calibrated to each person's first N repetitions of each gesture, and with --adapt "
+        "then adapted; 0: do not",
+    )
+    cli.launch_flags(p, "every run of train.py, evaluate.py and calibrate.py", gpus=1)
     return p
 
 
@@ -140,12 +154,60 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args.seeds = list(dict.fromkeys(args.seeds))
     if args.out.resolve() == args.checkpoints.resolve():
         raise UsageError(f"--out, --checkpoints: expected two folders, found {args.out} twice")
-    if args.adapt != "none" and args.evaluate == "none":
-        raise UsageError(f"--adapt {args.adapt}: expected --evaluate picked or all beside it, found none")
+    if args.evaluate == "none":
+        for flag, value, off in (("--adapt", args.adapt, "none"), ("--repetitions", args.repetitions, 0)):
+            if value != off:
+                raise UsageError(f"{flag} {value}: expected --evaluate picked or all beside it, found none")
     return args
 
 
 # --- the runs --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A way to score a run on the test people: as it was trained, adapted, or calibrated.
+
+    adapt, repetitions: as the flags of these names.
+    """
+
+    adapt: str = "none"
+    repetitions: int = 0
+
+    @property
+    def name(self) -> str:
+        """What is added to the names of its folders and jobs; empty for the model as it was trained."""
+        calibrated = f"-calibrated-{self.repetitions}" if self.repetitions else ""
+        return calibrated + (f"-adapted-{self.adapt}" if self.adapt != "none" else "")
+
+    @property
+    def script(self) -> tuple[str, dict[str, object]]:
+        """The script that does it, and its flags for that."""
+        if self.repetitions:
+            return "calibrate.py", {"repetitions": self.repetitions, "adapt": self.adapt}
+        return "evaluate.py", {"adapt": self.adapt}
+
+    @property
+    def command(self) -> str:
+        """The same in words, for the notes."""
+        script, flags = self.script
+        return " ".join([script, *(f"--{flag} {value}" for flag, value in flags.items() if value != "none")])
+
+    def wrote(self, result: Mapping[str, Any]) -> bool:
+        """Whether a metrics.json is of this way."""
+        adaptation = result.get("adaptation", {"mode": "none"})
+        adapted = isinstance(adaptation, dict) and adaptation.get("mode") == self.adapt
+        return adapted and result.get("calibrate", 0) == self.repetitions
+
+
+def scorings(args: argparse.Namespace) -> dict[str, Scoring]:
+    """The ways in which runs are scored, by the field of the table's rows that holds their scores."""
+    ways = {"test": Scoring()}
+    if args.adapt != "none":
+        ways["adapted"] = Scoring(args.adapt)
+    if args.repetitions:
+        ways["calibrated"] = Scoring(args.adapt, args.repetitions)
+    return ways
 
 
 @dataclass(frozen=True)
@@ -177,20 +239,19 @@ class TrainingRun:
         """Whether the run is complete."""
         return self.validation.is_file() and (self.folder / "best_model.ckpt").is_file()
 
-    def results(self, adapt: str) -> Path:
-        """The folder of the test results. adapt: as --adapt, `none` for the unadapted model's."""
-        setting = self.setting.name if adapt == "none" else f"{self.setting.name}-adapted-{adapt}"
-        return self.out / setting / self.fold / f"seed{self.seed}"
+    def results(self, way: Scoring) -> Path:
+        """The folder of the test results."""
+        return self.out / f"{self.setting.name}{way.name}" / self.fold / f"seed{self.seed}"
 
-    def evaluated(self, adapt: str) -> bool:
-        """Whether there are test results of exactly this model, so adapted, on the shards as they are now."""
-        path, best = self.results(adapt) / "metrics.json", self.folder / "best_model.ckpt"
+    def evaluated(self, way: Scoring) -> bool:
+        """Whether there are test results of exactly this model, in this way, on the shards as they are now."""
+        path, best = self.results(way) / "metrics.json", self.folder / "best_model.ckpt"
         if not (path.is_file() and best.is_file()):
             return False
         result = read_json(path, "metrics as evaluate.py writes them")
         same = result.get("subset") == "test" and result.get("split_sha256") == self.inputs.split
-        data, adaptation = result.get("data"), result.get("adaptation", {"mode": "none"})
-        same = same and isinstance(adaptation, dict) and adaptation.get("mode") == adapt
+        data = result.get("data")
+        same = same and way.wrote(result)
         same = same and isinstance(data, dict) and data.get("checksums") == self.inputs.scored
         return same and result.get("checkpoint_sha256") == checksum(best)
 
@@ -394,21 +455,21 @@ def wait_for_lock(folder: Path, console: cli.Console) -> None:
             time.sleep(1)
 
 
-def to_evaluate(run: TrainingRun, args: argparse.Namespace, adapt: str) -> Job:
-    """The job that scores a run on the test people. adapt: as evaluate.py's --adapt."""
+def to_evaluate(run: TrainingRun, args: argparse.Namespace, way: Scoring) -> Job:
+    """The job that scores a run on the test people."""
     best, split = run.folder / "best_model.ckpt", args.split / run.fold
-    flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results(adapt), "device": run.device}
-    command = command_line("evaluate.py", **flags, subset="test", adapt=adapt)
-    how = "" if adapt == "none" else f" adapted-{adapt}"
-    return Job(f"evaluate {run.name}{how}", (*command, "--quiet"))
+    flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results(way), "device": run.device}
+    script, own = way.script
+    command = command_line(script, **flags, subset="test", **own)
+    return Job(" ".join(["evaluate", run.name, *filter(None, [way.name.removeprefix("-")])]), (*command, "--quiet"))
 
 
-def expect_evaluated(run: TrainingRun, adapt: str) -> None:
+def expect_evaluated(run: TrainingRun, way: Scoring) -> None:
     """DataError if the scores are of other data than the sweep's, for example if shards were made again before the job
     ran."""
-    if not run.evaluated(adapt):
+    if not run.evaluated(way):
         raise DataError(
-            f"{run.results(adapt)}: expected scores of this model on {run.settings['shards']} as it was when the sweep "
+            f"{run.results(way)}: expected scores of this model on {run.settings['shards']} as it was when the sweep "
             "began, found others; run the same command again"
         )
 
@@ -480,27 +541,33 @@ def by_seed(runs: Sequence[TrainingRun], path: Callable[[TrainingRun], Path]) ->
     return files
 
 
-def test_scores(runs: Sequence[TrainingRun], adapt: str, tested: Mapping[str, set[str]]) -> dict[str, Any] | None:
-    """Scores over the test people; None if a run has none. tested: --adapt -> names of the runs that were so scored."""
-    if not all(run.trained and run.name in tested.get(adapt, ()) for run in runs):
-        return None
-    return over_subjects(by_seed(runs, lambda run: run.results(adapt) / "metrics.json"))
+@dataclass(frozen=True)
+class Tested:
+    """The runs that were scored in one way, by name."""
+
+    way: Scoring
+    names: frozenset[str]
+
+    def scores(self, runs: Sequence[TrainingRun]) -> dict[str, Any] | None:
+        """Scores over the test people; None if one of the runs has none."""
+        if not all(run.trained and run.name in self.names for run in runs):
+            return None
+        return over_subjects(by_seed(runs, lambda run: run.results(self.way) / "metrics.json"))
 
 
 def make_row(
-    name: str, values: Mapping[str, str], runs: Sequence[TrainingRun], picked: str, tested: Mapping[str, set[str]]
+    name: str, values: Mapping[str, str], runs: Sequence[TrainingRun], picked: str, tested: Mapping[str, Tested]
 ) -> Row:
-    """A row of the table, from some runs. tested: as in `test_scores`."""
+    """A row of the table, from some runs. tested: field of a row -> the runs that were so scored."""
     done = sum(run.trained for run in runs)
     scores = validation(runs) if done == len(runs) else None
-    test, *adapted = (test_scores(runs, adapt, tested) for adapt in tested)
-    return Row(name, values, done, len(runs), picked, scores, test, *adapted)
+    return Row(name, values, done, len(runs), picked, scores, **{key: one.scores(runs) for key, one in tested.items()})
 
 
-def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: Mapping[str, set[str]]) -> list[Row]:
+def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: Mapping[str, Tested]) -> list[Row]:
     """The table: a row per setting; with --pick fold, before them one for the runs that were picked, taken together.
 
-    tested: as in `test_scores`.
+    tested: as in `make_row`.
     """
     rows = []
     for setting in plan.settings:
@@ -514,26 +581,35 @@ def make_rows(plan: Plan, picked: Mapping[str, Setting], how: str, tested: Mappi
     return rows
 
 
-def kept_as_it_was(runs: Sequence[TrainingRun], adapt: str) -> str:
+def kept_as_it_was(runs: Sequence[TrainingRun], way: Scoring) -> str:
     """In how many sessions of the adapted test results the safeguard kept the model; empty if in none."""
-    results = [read_result(run.results(adapt) / "metrics.json", ()) for run in runs]
+    results = [read_result(run.results(way) / "metrics.json", ()) for run in runs]
     sessions = [one for result in results for one in result.sessions]
     kept = sum(not one["accepted"] for one in sessions)
     of = cli.counted(len(sessions), "session")
     return f"; the model was kept as it was in {kept} of {of}, see their metrics.json" if kept else ""
 
 
-def make_notes(plan: Plan, rows: Sequence[Row], how: str, adapt: str, tested: Mapping[str, set[str]]) -> list[str]:
-    """What a reader must know in addition to the numbers. how, adapt: --pick and --adapt; tested: see `test_scores`."""
+def how_scored(plan: Plan, field: str, tested: Tested) -> str:
+    """A note on the scores of models that have learnt from the people tested. field: of the table's rows."""
+    kept = kept_as_it_was([run for run in plan.runs if run.name in tested.names], tested.way)
+    if tested.way.repetitions:
+        how, scored = "to each person's first labelled repetitions of each gesture", "; scored on the later windows"
+    else:
+        how, scored = "to each session without labels", ""
+    if tested.way.adapt == "first":
+        scored = "; scored on the recordings after each session's first"
+    return f"{field}: {how} ({tested.way.command}){scored}{kept}"
+
+
+def make_notes(plan: Plan, rows: Sequence[Row], how: str, tested: Mapping[str, Tested]) -> list[str]:
+    """What a reader must know in addition to the numbers. how: --pick; tested: see `make_row`."""
     notes = ["the recordings were SIMULATED: nothing here is said about people"] if plan.simulated else []
     if short := [row.name for row in rows if row.done < row.expected]:
         notes.append(f"not all runs of {', '.join(short)} ended well; such settings can't be picked")
     if len([row for row in rows if row.test and row.values]) > 1:
         notes.append("the test people were scored with several settings: nothing may be chosen by those columns")
-    if adapt != "none":
-        kept = kept_as_it_was([run for run in plan.runs if run.name in tested[adapt]], adapt)
-        scored = "; scored on the recordings after each session's first" if adapt == "first" else ""
-        notes.append(f"adapted: to each session without labels (evaluate.py --adapt {adapt}){scored}{kept}")
+    notes += [how_scored(plan, field, one) for field, one in tested.items() if field != "test"]
     folds = plan.folds.items()
     pairs = [(one, other) for a, one in folds for b, other in folds if a != b]
     crossed = {subject for one, other in pairs for subject in one.subjects("val") if subject in other.subjects("test")}
@@ -568,10 +644,9 @@ def write_hparams(folder: Path, rows: Sequence[Row]) -> None:
 
     with atomic_folder(folder) as new:
         for row in rows:
-            subsets = (("val", row.val), ("test", row.test), ("adapted", row.adapted))
             scores = {
                 f"{subset}/{one.name}": scores_of[one.name]
-                for subset, scores_of in subsets
+                for subset, scores_of in zip(SUBSETS, row.scores, strict=True)
                 if scores_of
                 for one in headlines()
             }
@@ -611,17 +686,17 @@ def main() -> int:
             "all": [run for run in plan.runs if run.trained],
             "none": [],
         }[args.evaluate]
-        tested: dict[str, set[str]] = {}
-        for adapt in dict.fromkeys(("none", args.adapt)):
-            scored = {to_evaluate(run, args, adapt): run for run in to_test if not run.evaluated(adapt)}
+        tested: dict[str, Tested] = {}
+        for field, way in scorings(args).items():
+            scored = {to_evaluate(run, args, way): run for run in to_test if not run.evaluated(way)}
 
-            def ended(run: TrainingRun, _console: cli.Console, adapt: str = adapt) -> None:
-                expect_evaluated(run, adapt)
+            def ended(run: TrainingRun, _console: cli.Console, way: Scoring = way) -> None:
+                expect_evaluated(run, way)
 
             failures |= do_all(scored, "evaluate", ended, console, many)
-            tested[adapt] = {run.name for run in plan.runs if run.evaluated(adapt)}
+            tested[field] = Tested(way, frozenset(run.name for run in plan.runs if run.evaluated(way)))
         rows = make_rows(plan, picked, args.pick, tested)
-        notes = make_notes(plan, rows, args.pick, args.adapt, tested)
+        notes = make_notes(plan, rows, args.pick, tested)
         write(args, plan, rows, notes, failures)
     console.say(markdown(rows, notes))
     finish(args, rows, failures, console)
@@ -636,7 +711,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
         name = PICKED_BY.name
         summary = " and ".join(
             f"{subset} {PICKED_BY.labelled(scores[name])} ({cli.counted(scores['subjects'], 'person', 'people')})"
-            for subset, scores in (("validation", best.val), ("test", best.test), ("adapted test", best.adapted))
+            for subset, scores in zip(SUBSETS.values(), best.scores, strict=True)
             if scores
         )
         summary = f"picked {best.name}: {summary}"
@@ -653,6 +728,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], failures: Mapping[str,
         val=best.val if best else None,
         test=best.test if best else None,
         adapted=best.adapted if best else None,
+        calibrated=best.calibrated if best else None,
         failures=dict(failures),
     )
 

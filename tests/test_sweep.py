@@ -50,7 +50,7 @@ def flags(data, where, *more, split="folds"):
 
 
 class FakeScripts:
-    """In place of train.py and evaluate.py: writes what they would, with scores that the test names.
+    """In place of train.py, evaluate.py and calibrate.py: writes what they would, with scores that the test names.
 
     val, test: (setting's name, fold, seed) -> {person: macro-F1}. fails: such keys whose training fails.
     """
@@ -61,11 +61,12 @@ class FakeScripts:
     def __call__(self, command, _console):
         script, words = Path(command[1]).name, command[2:]
         value = dict(zip(words[::2], words[1::2], strict=False))
-        folder = sweep.Path(value["--checkpoint"]).parent if script == "evaluate.py" else sweep.Path(value["--out"])
+        scoring = script in ("evaluate.py", "calibrate.py")
+        folder = sweep.Path(value["--checkpoint"]).parent if scoring else sweep.Path(value["--out"])
         key = (folder.parts[-3], folder.parts[-2], int(folder.parts[-1].removeprefix("seed")))
         self.called.append((script, key, "--resume" in words))
-        if script == "evaluate.py":
-            mode = value.get("--adapt", "none")
+        if scoring:
+            mode, repetitions = value.get("--adapt", "none"), int(value.get("--repetitions", 0))
             digest = hashlib.sha256((folder / "best_model.ckpt").read_bytes()).hexdigest()
             split, inputs = inputs_of(value)
             output = {"subset": value["--subset"], "checkpoint_sha256": digest, "split_sha256": split.checksum}
@@ -73,7 +74,10 @@ class FakeScripts:
             if mode != "none":
                 sessions = [{"session": "a", "accepted": True}, {"session": "b", "accepted": key[1] == "fold0"}]
                 output["adaptation"] = {"mode": mode, "sessions": sessions}
-            scores = {person: f1 + (0.1 if mode != "none" else 0) for person, f1 in self.test(*key).items()}
+            if repetitions:
+                output["calibrate"] = repetitions
+            more = 0.1 * (mode != "none") + 0.1 * repetitions
+            scores = {person: f1 + more for person, f1 in self.test(*key).items()}
             write_json(sweep.Path(value["--out"]) / "metrics.json", output | {"per_subject": people(scores)})
             return ""
         _, settings = training.checked(words)
@@ -331,9 +335,52 @@ def test_adapted_scores_of_another_kind_are_scored_again(run, data, tmp_path):
         assert read_json(one, "metrics")["adaptation"]["mode"] == "session"
 
 
-def test_adapting_needs_runs_that_are_scored(run, data, tmp_path):
-    with pytest.raises(UsageError, match="--adapt session: expected --evaluate picked or all beside it, found none"):
-        run(FakeScripts(val, test), *flags(data, tmp_path, "--evaluate", "none", "--adapt", "session"))
+@pytest.mark.parametrize("mode", ["none", "session"])
+def test_the_pick_is_scored_calibrated_too(run, data, tmp_path, mode, capsys):
+    words = [*flags(data, tmp_path, *GRID), "--adapt", mode]
+    assert run(FakeScripts(val, test), *words) == 0
+    scripts = FakeScripts(val, test)
+    assert run(scripts, *words, "--repetitions", "1") == 0
+    assert scripts.called == [("calibrate.py", (GOOD, f"fold{f}", s), False) for f in (0, 1) for s in (0, 1)]
+    said = capsys.readouterr().out.splitlines()[-1]
+    best, other = table(tmp_path)
+    gain = 0.1 if mode == "none" else 0.2
+    assert float(best["calibrated_macro_f1"]) == pytest.approx(float(best["test_macro_f1"]) + gain)
+    assert f"calibrated test macro-F1 {float(best['calibrated_macro_f1']):.4f} (2 people)" in said
+    assert other["calibrated_macro_f1"] == ""
+    name = f"{GOOD}-calibrated-1" + ("" if mode == "none" else "-adapted-session")
+    assert (tmp_path / "out" / name / "fold1" / "seed0" / "metrics.json").is_file()
+    text = (tmp_path / "out" / "sweep.md").read_text()
+    assert "calibrated test macro-F1" in text.splitlines()[0]
+    how = "" if mode == "none" else f" --adapt {mode}"
+    assert f"(calibrate.py --repetitions 1{how}); scored on the later windows" in text
+    assert text.count("kept as it was in 2 of 8 sessions") == (0 if mode == "none" else 2)
+    shown = hyperparameters(tmp_path / "out" / "hparams")
+    assert shown[1e-2]["calibrated/macro_f1"] == pytest.approx(float(best["calibrated_macro_f1"]), rel=1e-5)
+    again = FakeScripts(val, test)
+    assert run(again, *words, "--repetitions", "1") == 0
+    assert again.called == []
+    assert run(again, *words, "--repetitions", "2") == 0
+    assert len(again.count("calibrate.py")) == len(again.called) == 4
+
+
+def test_scores_calibrated_otherwise_are_scored_again(run, data, tmp_path):
+    words = flags(data, tmp_path, "--grid", "lr=1e-2", "--repetitions", "1", split="split")
+    run(FakeScripts(val_of_one, test_of_one), *words)
+    (one,) = (tmp_path / "out").glob("*-calibrated-1/seed0/metrics.json")
+    for changed in ({"calibrate": 2}, {"calibrate": 0}, {"adaptation": {"mode": "session"}}):
+        write_json(one, read_json(one, "metrics") | changed)
+        again = FakeScripts(val_of_one, test_of_one)
+        assert run(again, *words) == 0
+        assert again.called == [("calibrate.py", again.called[0][1], False)]
+        assert read_json(one, "metrics")["calibrate"] == 1
+
+
+def test_adapting_and_calibrating_need_runs_that_are_scored(run, data, tmp_path):
+    for flag, value in (("--adapt", "session"), ("--repetitions", "1")):
+        expected = f"{flag} {value}: expected --evaluate picked or all beside it, found none"
+        with pytest.raises(UsageError, match=expected):
+            run(FakeScripts(val, test), *flags(data, tmp_path, "--evaluate", "none", flag, value))
 
 
 def test_a_run_that_fails_is_named_the_others_are_done_and_it_is_tried_again(run, data, tmp_path, capsys):

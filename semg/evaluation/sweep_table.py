@@ -17,7 +17,8 @@ from semg.evaluation.metrics import headlines
 from semg.evaluation.table_text import csv_text, markdown_rows, markdown_text
 
 PICKED_BY = metrics.leading()  # on the validation people
-SUBSETS = {"val": "validation", "test": "test", "adapted": "adapted test"}  # field of a row -> words
+# field of a row -> words
+SUBSETS = {"val": "validation", "test": "test", "adapted": "adapted test", "calibrated": "calibrated test"}
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Row:
     """One row of the table.
 
     values: flag of train.py -> its value; done, expected: numbers of trained runs; picked: `yes`, or the folds for
-    which it was picked, "" if none; val, test, adapted: the result of `over_subjects` for its runs, None if some are
-    missing; adapted: of the test people, to each of whose sessions the model was adapted.
+    which it was picked, "" if none; val, test, adapted, calibrated: the result of `over_subjects` for its runs, None if
+    some are missing; adapted, calibrated: of the test people, to whose sessions the model was adapted, or to whose
+    first repetitions it was calibrated.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Row:
     val: Mapping[str, Any] | None
     test: Mapping[str, Any] | None
     adapted: Mapping[str, Any] | None = None
+    calibrated: Mapping[str, Any] | None = None
 
     @property
     def scores(self) -> list[Mapping[str, Any] | None]:
