@@ -242,28 +242,25 @@ class Offline:
 
     def take_together(self, recorded: Sequence[Recorded]) -> None:
         """Normalise, and adapt if asked to, by all these recordings."""
-        signals = [one.signal for one in recorded]
-        model = self._model_for(signals, "")
-        self._of_all = model, model.session_of(*signals)
+        self._of_all = self._suited_to([one.signal for one in recorded], "")
 
     def decide(self, recorded: Recorded) -> Predictions:
         """The decisions on one recording."""
-        if self._of_all is not None:
-            model, session = self._of_all
-            return model.predict_filtered(recorded.signal, session)
-        return self._model_for([recorded.signal], f"{recorded.path}: ").predict_filtered(recorded.signal)
+        model, session = self._of_all or self._suited_to([recorded.signal], f"{recorded.path}: ")
+        return model.predict_filtered(recorded.signal, session)
 
-    def _model_for(self, signals: Sequence[np.ndarray], where: str) -> TrainedModel:
-        """The model; with --adapt, adapted to these recordings. where: the beginning of messages."""
-        if not self._adapt:
-            return self._model
+    def _suited_to(self, signals: Sequence[np.ndarray], where: str) -> tuple[TrainedModel, Given]:
+        """The model, with --adapt adapted to these recordings, and their normalisation. where: the beginning of
+        messages."""
         session = self._model.session_of(*signals)
+        if not self._adapt:
+            return self._model, session
         adapted = adapt(self._model, [Signal(signal, session) for signal in signals])
         if not adapted.accepted:
             self._console.warn(f"{where}the model was not adapted: {adapted.reason}")
         if adapted.turn_refused:
             self._console.warn(f"{where}rings of electrodes are {adapted.turn_refused}")
-        return adapted.model
+        return adapted.model, session
 
 
 class Streamed:
