@@ -51,7 +51,7 @@ from semg.data.splits import SUBSETS, Split, read_split
 from semg.evaluation import metrics
 from semg.evaluation.report import replaced, summary, write_results
 from semg.evaluation.scored_windows import ScoredWindows
-from semg.flags import shared
+from semg.flags import shared, training
 from semg.inference.trained_model import TrainedModel
 from semg.training.adaptation import Adaptation, assumed_shares
 from semg.training.adapted_scores import MODES, sessions_adapted
@@ -64,7 +64,6 @@ from semg.training.calibration import (
     calibrate_subject,
     parts_of_each,
 )
-from semg.training.config import TrainConfig
 from semg.training.loop import DivergedError
 from semg.training.optimization import OptimizerConfig
 from semg.training.precision import autocast
@@ -101,7 +100,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _training_flags(group: argparse._ArgumentGroup) -> None:
-    add, usual = group.add_argument, OptimizerConfig
+    add = group.add_argument
     add(
         "--tune",
         default=Calibration.tune,
@@ -109,25 +108,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--epochs", type=cli.whole(1), default=Calibration.epochs, help="passes over a person's calibration windows")
     add("--batch-size", type=cli.whole(1), default=Calibration.batch_size, help="windows per step")
-    add("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="peak learning rate")
-    add(
-        "--backbone-lr",
-        type=cli.number(0, above=True),
-        help="peak learning rate of the backbone (default: depends on its size, as in train.py)",
-    )
-    add(
-        "--weight-decay",
-        type=cli.number(0),
-        default=usual.weight_decay,
-        help="weight decay of matrices; biases, normalisation layers and position embeddings have none",
-    )
-    add(
-        "--warmup",
-        type=cli.number(0, 1),
-        default=usual.warmup,
-        help="fraction of the steps in which the learning rate rises; a cosine decay to 0 follows",
-    )
-    add("--clip", type=cli.number(0, above=True), default=usual.clip, help="gradients are clipped to this norm")
+    training.add_optimizer(group)
     add(
         "--label-smoothing",
         type=cli.number(0, 0.9),

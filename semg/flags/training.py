@@ -179,6 +179,11 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
         help="windows per step, over all processes; auto: on a GPU as many as fill it (see docs/scale.md), with "
         f"learning rates multiplied by the square root of N / {REFERENCE_BATCH}; elsewhere {REFERENCE_BATCH}",
     )
+    add_optimizer(group)
+
+
+def add_optimizer(group: argparse._ArgumentGroup) -> None:
+    """Add the settings of AdamW and of its learning rate, which training and calibration share."""
     group.add_argument("--lr", type=cli.number(0, above=True), default=TrainConfig.lr, help="peak learning rate")
     group.add_argument(
         "--backbone-lr",

@@ -66,9 +66,9 @@ class TrainConfig:
     batch_size: int = REFERENCE_BATCH
     lr: float = 1e-3
     backbone_lr: float | None = None
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    clip: float = 1.0
+    weight_decay: float = OptimizerConfig.weight_decay
+    warmup: float = OptimizerConfig.warmup
+    clip: float = OptimizerConfig.clip
     label_smoothing: float = 0.1
     dropout: float = 0.1
     ema: float = 0.0
