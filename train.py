@@ -122,7 +122,7 @@ def describe(run: Trainer, facts: dict[str, Any]) -> None:
     of_backbone = f" ({facts['backbone_lr']:g} in the backbone)" if facts["backbone_lr"] != config.lr else ""
     say(
         f"steps  {cli.counted(config.epochs, 'epoch')} x {cli.counted(run.task.steps_per_epoch, 'step')} "
-        f"of {config.batch_size} windows, "
+        f"of {cli.counted(run.task.windows_per_step, 'window')}, "
         f"lr {config.lr:g}{of_backbone}, augment {config.augment}, {facts['device']} {facts['dtype']}, "
         f"{cli.counted(facts['threads'], 'thread')}, seed {config.seed}"
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -563,11 +564,11 @@ def test_a_control_is_not_said_to_be_pretrained(here, tmp_path, capsys, backbone
 def of_classes(folder, **made_by):
     """A split whose people make these gestures only: subset -> the classes; three people, one in each subset.
 
-    A gesture lasts for some windows; one of `x` lasts for half a window.
+    A gesture lasts for some windows; those of `x` last for half a window each.
     """
     records = {}
     for subject, (subset, classes) in enumerate(made_by.items(), 1):
-        label = np.zeros(160, np.int8) if classes == "x" else np.repeat(np.int8(classes), 960)
+        label = np.tile(np.repeat(np.int8([0, 1]), 160), 9) if classes == "x" else np.repeat(np.int8(classes), 960)
         with mock.patch.object(small_shards, "labels", lambda *_, own=label: own):
             records[subset] = [small_shards.write(folder / "shards", subject)]
     return ["--shards", folder / "shards", "--split", small_shards.write_split(folder / "split", **records)]
@@ -603,6 +604,18 @@ def test_the_last_line_says_over_what_the_score_is_a_mean(here, tmp_path, capsys
         right = decided.argmax(1) == windows.label
         expected = np.mean([right[windows.subject == one].mean() for one in set(windows.subject)])
     assert row[f"val/{select}"] == last["score"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_steps_are_of_no_more_windows_than_there_are(here, tmp_path, capsys, monkeypatch):
+    """Windows per second were steps times a batch that no step had."""
+    seconds = iter(range(1000))
+    clock = SimpleNamespace(perf_counter=lambda: next(seconds))  # an epoch takes one
+    monkeypatch.setattr("semg.training.loop.time", clock)
+    words = [word for word in RANDOM if word != "--quiet"]
+    here(tmp_path, *words, "--augment", "none", "--batch-size", 1000)
+    assert "2 epochs x 1 step of 180 windows" in capsys.readouterr().out
+    speeds = [json.loads(line)["speed/windows_per_second"] for line in (tmp_path / "metrics.jsonl").open()]
+    assert speeds == [180, 180]
 
 
 def test_people_without_a_window_are_named_by_a_recording(here, tmp_path):

@@ -51,6 +51,7 @@ def test_flags_have_the_settings_own_defaults():
         {"frontend": "raw", "augment": Augmentation.parse(["gain=0.1"])},
         {"normalize": "train", "whitening": "append"},
         {"ridge": 0.0},
+        {"backbone": "none", "pretrain": 1},
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes):

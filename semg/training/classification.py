@@ -26,6 +26,7 @@ class Classification:
     """A `loop.Task`: classify the windows of the training subset, augmented.
 
     augment: the augmentation; that of the settings, until a run to which they leave the band rotation sets another.
+    windows_per_step: over all processes; fewer than the batch size if there are no more windows.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Classification:
         self.module = model
         self.classes = model.config.classes
         self.steps_per_epoch = max(1, len(train.windows) // config.batch_size)
+        self.windows_per_step = min(len(train.windows), config.batch_size)
         self._train, self._layout, self._config, self._world = train, layout, config, world
         self.augment = config.augment
         self._forward = world.parallel(model)

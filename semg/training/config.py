@@ -82,6 +82,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raises SettingError for settings that cannot be combined."""
         _ = self.normalization
+        if self.pretrain and self.backbone == "none":  # also checked where it is needed, but after minutes of preparing
+            raise SettingError("backbone", "one that reads patches in order, for {pretrain}", self.backbone)
         for name in OF_BAND_POWERS:
             if getattr(self.augment, name) and not has_log_powers(self.frontend):
                 expected = f"no {name}, which changes band powers, with {{frontend}} {self.frontend}"

@@ -283,7 +283,7 @@ class Trainer:
             **{f"val/{name}": value for name, value in validation.scores.items()},
             "optimizer/lr": self.optimizer.lr(steps - 1),
             "optimizer/gradient_norm": epoch.norm,
-            "speed/windows_per_second": round(epoch.steps_per_second * self.config.batch_size, 1),
+            "speed/windows_per_second": round(epoch.steps_per_second * self.task.windows_per_step, 1),
         }
 
     def _project(self, epoch: int) -> None:
