@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from semg.common.errors import SettingError
 
 POWER_FLOOR = 1e-4  # added to band powers before the logarithm; a normalised channel's power is about 1
+SHORTEST_FRAME = 3  # samples: a Hann window of two is zero throughout
 # bytes of frames that a CPU processes at once: they fit into its caches; more takes twice as long
 FRAME_BYTES = 1 << 21
 MOST_WAVES = 1 << 26  # most numbers in the Fourier vectors of a frame; 3 seconds of sEMG need half as many
@@ -192,8 +193,8 @@ class BandPowers(FrameFeature):
         if not (rising and edges[0] >= 0 and edges[-1] <= 0.5):
             raise SettingError("band_edges", "at least two frequencies, rising within {} and {}", edges, (0, 0.5))
         narrowest = min(b - a for a, b in pairwise(edges))
-        if narrowest * config.frame < 0.25:
-            shortest = math.ceil(0.25 / narrowest)
+        if narrowest * config.frame < 0.25 or config.frame < SHORTEST_FRAME:
+            shortest = max(SHORTEST_FRAME, math.ceil(0.25 / narrowest))
             raise SettingError("frame", "at least {} for such {band_edges}", config.frame, (shortest,))
         bins = max(config.frame * (edges[-1] - edges[0]), len(edges))
         if config.frame * bins > MOST_WAVES:

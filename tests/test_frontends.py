@@ -15,6 +15,7 @@ import export
 import predict
 import train
 from model import GPT2Classifier, ModelConfig
+from semg.common.errors import SettingError
 from semg.frontends import FEATURES, FrameFeature, FrontEnd
 
 
@@ -44,6 +45,14 @@ def test_band_powers_equal_the_fft_of_hann_frames_centred_on_the_patches():
             share = np.clip(np.minimum(centre + half, high) - np.maximum(centre - half, low), 0, None)
             power = np.sum(spectrum * share) / np.sum(share)
             assert actual[token, band] == pytest.approx(np.log(power + 1e-4), abs=2e-3)
+
+
+def test_a_frame_of_two_samples_is_refused():
+    """Its Hann window is zero throughout: every band was NaN, and training ended at its first step. 50 ms at 50 Hz."""
+    shape = {"channels": 2, "samples": 12, "patch": 1, "band_edges": (0.04, 0.24, 0.48)}
+    with pytest.raises(SettingError, match="frame: expected at least 3 for such band_edges, found 2"):
+        ModelConfig(**shape, frame=2)
+    assert FrontEnd(ModelConfig(**shape, frame=3))(torch.randn(2, 2, 12)).isfinite().all()
 
 
 @pytest.mark.parametrize(("patch", "frame"), [(64, 256), (128, 256), (32, 64), (64, 64)])
