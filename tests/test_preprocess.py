@@ -231,6 +231,19 @@ def test_dead_saturated_and_equal_channels_are_reported(run_here, tmp_path):
     assert meta["faults"] == {"dead": [2], "saturated": [3], "duplicate": [[9, 10]], "gaps": [], "still": []}
 
 
+def test_amplitudes_that_a_shard_cannot_hold_cost_one_recording(run_here, tmp_path):
+    """Counts at both ends of what is read, of opposite signs in neighbouring rings, whose difference is taken."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    square = np.where(np.arange(SECONDS * recordings.RATE) // 26 % 2, 4095.0, -4095.0)
+    loud = {f"EMG_{n}": square * (1 if n <= 8 else -1) for n in range(1, 17)}
+    recordings.write(raw, table(3, **loud), recordings.record_name(3))
+    recordings.write(raw, table(4), recordings.record_name(4))
+    done = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "s", "--montage", "bipolar", code=1)
+    assert f"{recordings.record_name(3)}: expected amplitudes below 65 mV" in done.stderr
+    assert list_records(tmp_path / "s") == [recordings.record_name(4)]
+
+
 def test_missing_samples_are_reported_and_no_window_spans_them(run_here, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()

@@ -59,6 +59,7 @@ def rings(channels: Sequence[int], kind: str) -> list[list[int]]:
     return [[numbers.index(n) for n in ring] for ring in around if set(ring) <= set(numbers)]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def filtered(
     samples: np.ndarray,
     reference: np.ndarray,
@@ -68,7 +69,8 @@ def filtered(
 ) -> np.ndarray:
     """(T, channels) -> (T, channels out) float16 microvolts, re-referenced by `reference` and filtered.
 
-    rate: Hz; scale: microvolts per unit of `samples`; by default, the unit is putEMG's ADC count.
+    rate: Hz; scale: microvolts per unit of `samples`; by default, the unit is putEMG's ADC count. Amplitudes that
+    float16 cannot hold become infinite.
     """
     out = np.empty((len(samples), reference.shape[1]), np.float16)
     sections = spec.sections(rate)
@@ -103,9 +105,7 @@ def filtered_table(
 
     unit: of the samples, for messages; empty if it is not known. DataError for amplitudes that float16 cannot hold.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        reference = np.eye(samples.shape[1], dtype=np.float32)
-        signal = filtered(exact_in_float32(samples), reference, spec, rate, scale)
+    signal = filtered(exact_in_float32(samples), np.eye(samples.shape[1], dtype=np.float32), spec, rate, scale)
     float16 = np.finfo(np.float16)
     if not np.isfinite(signal).all():
         limit = f"{float(float16.max) / scale:.4g} {unit}".rstrip()

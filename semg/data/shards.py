@@ -94,10 +94,13 @@ def write_shard(path: Path, meta: dict[str, Any], signal: np.ndarray, windows: n
 
     meta: at least record, subject, session, order, task, rate, unit, channels, rings, classes, rest_classes, simulated
     and arguments; counts, statistics and checksums are added here. signal: (T, C) float16 microvolts. windows: of
-    WINDOW_FIELDS. DataError if a fact is missing or impossible, or the recording shorter than a window.
+    WINDOW_FIELDS. DataError if a fact is missing or impossible, the recording is shorter than a window, or a sample is
+    not finite.
     """
     _check_facts(path, meta, "")
     _check_length(path, len(signal), meta["arguments"]["window"], "leave it out")
+    if not np.isfinite(signal).all():
+        raise DataError(f"{path}: expected amplitudes below 65 mV, which float16 can hold, found others")
     counts = np.bincount(windows["label"], minlength=len(meta["classes"]))
     with atomic_folder(path) as folder:
         np.save(folder / "signal.npy", signal, allow_pickle=False)

@@ -79,8 +79,7 @@ class SignalPath:
         causal: filter without looking ahead, even if training did. DataError for amplitudes that float16 cannot hold.
         """
         spec = replace(self.filter, causal=causal or self.filter.causal)
-        with np.errstate(over="ignore", invalid="ignore"):
-            signal = filtered(samples, self.reference, spec, self.rate, scale)
+        signal = filtered(samples, self.reference, spec, self.rate, scale)
         if not np.isfinite(signal).all():
             raise DataError("expected amplitudes below 65 mV, found more", hint="is {unit} right?")
         return signal
