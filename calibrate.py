@@ -195,13 +195,17 @@ def adaptation_record(
 ) -> dict[str, Any]:
     """What metrics.json says about adapting; says which sessions were not adapted to, and why."""
     sessions = [one for person in people for one in person.sessions]
+    left_out = [name for person in people for name in person.left_out]
     for one in sessions:
         if not one["accepted"]:
             console.say(f"{one['session']}: the calibrated model was not adapted: {one['reason']}")
         if one["turn_refused"]:
             console.say(f"{one['session']}: rings of electrodes are {one['turn_refused']}")
+    if left_out:
+        where = "after the first recording of" if args.adapt == "first" else "in"
+        console.warn(f"nothing to score {where} {', '.join(left_out)}: left out")
     console.say(f"adapted to {sessions_adapted(sessions)}")
-    return {"mode": args.adapt, "settings": how.to_dict(), "sessions": sessions, "left_out": []}
+    return {"mode": args.adapt, "settings": how.to_dict(), "sessions": sessions, "left_out": left_out}
 
 
 def default_name(run: str, args: argparse.Namespace) -> str:

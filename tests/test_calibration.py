@@ -158,8 +158,19 @@ def test_a_rotation_that_was_refused_is_said(capsys):
     """evaluate.py says it; calibrate.py wrote it into metrics.json alone."""
     session = {"session": "05, 2018-05-11", "accepted": True, "turn_refused": "rotated by 1 place, but"}
     args = calibrate.arguments().parse_args(["--adapt", "session"])
-    calibrate.adaptation_record([SimpleNamespace(sessions=[session])], Adaptation(), args, Console())
+    person = SimpleNamespace(sessions=[session], left_out=[])
+    calibrate.adaptation_record([person], Adaptation(), args, Console())
     assert "05, 2018-05-11: rings of electrodes are rotated by 1 place, but" in capsys.readouterr().out
+
+
+def test_sessions_with_nothing_to_score_are_said_and_not_counted(capsys):
+    people = [SimpleNamespace(sessions=[{"session": "05/1", "accepted": True, "turn_refused": ""}], left_out=["05/2"])]
+    args = calibrate.arguments().parse_args(["--adapt", "first"])
+    record = calibrate.adaptation_record(people, Adaptation(), args, Console())
+    said = capsys.readouterr()
+    assert "adapted to 1 of 1 session" in said.out
+    assert "nothing to score after the first recording of 05/2: left out" in said.err
+    assert record["left_out"] == ["05/2"]
 
 
 def test_advice_for_a_gesture_that_a_person_lacks_or_made_once_helps(tmp_path):
@@ -382,8 +393,10 @@ def test_first_adapts_to_a_sessions_first_recording_and_scores_the_later_ones(ru
         patch.setattr(calibration, "adapt", lambda *given: (heard.append(len(given[1])), real(*given))[1])
         result = decisions(run, two_sessions, "first")
     windows = WindowSet(two_sessions)
-    assert heard == [1, 1]
     assert set(windows.shard[result.scored]) == {1}, "the second day has one recording"
+    assert heard == [1], "of which nothing is scored"
+    assert [one["session"] for one in result.sessions] == ["07/2018-05-11"]
+    assert result.left_out == ["07/2018-05-20"]
     with pytest.raises(DataError, match="to score after 1 repetition and a session's first recording, found none"):
         parts_of(WindowSet(two_sessions[2:]), 1, "first")
 

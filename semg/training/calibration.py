@@ -279,7 +279,7 @@ class CalibratedSubject:
 
     scored: (windows,) bool, which these are. before, calibrated, after: (m, K) probabilities by the uncalibrated model,
     by the calibrated one, and by the calibrated one adapted to each session, or the calibrated one again. sessions: the
-    outcome of adapting to each, as JSON types.
+    outcome of adapting to each, as JSON types; left_out: sessions with nothing to score.
     """
 
     scored: np.ndarray
@@ -287,6 +287,7 @@ class CalibratedSubject:
     calibrated: np.ndarray
     after: np.ndarray
     sessions: list[dict[str, Any]]
+    left_out: list[str]
 
 
 @torch.no_grad()
@@ -324,9 +325,12 @@ def calibrate_subject(
     except DivergedError as error:
         raise DivergedError(f"subject {shards[0].subject}: {error}") from None
     values = {name: np.empty((len(windows), model.network.config.classes), np.float32) for name in _MODELS}
-    sessions = []
+    sessions, left_out = [], []
     for name, places in normalization.sessions(shards).items():
-        final = calibrated
+        index, final = np.flatnonzero(parts.scored & np.isin(windows.shard, places)), calibrated
+        if not len(index):
+            left_out.append(name)
+            continue
         if adaptation is not None:
             heard = places[:1] if parts.mode == "first" else places
             signals = session_signals(model, shards, transforms, statistics, heard)
@@ -335,10 +339,9 @@ def calibrate_subject(
             adapted = adapt(calibrated, signals, adaptation, rings)
             final = adapted.model
             sessions.append({"session": name, "subject": shards[heard[0]].subject, **adapted.to_dict()})
-        index = np.flatnonzero(parts.scored & np.isin(windows.shard, places))
         order = [index[at] for at in in_order(len(index), INFERENCE_BATCH)]
         for at, piece in zip(order, _tokens(network, batches, statistics, index), strict=True):
             for which, one in zip(_MODELS, (model, calibrated, final), strict=True):
                 values[which][at] = decided(one.network, piece, autocast).numpy()
     scored = {which: table[parts.scored] for which, table in values.items()}
-    return CalibratedSubject(scored=parts.scored, sessions=sessions, **scored)
+    return CalibratedSubject(scored=parts.scored, sessions=sessions, left_out=left_out, **scored)
