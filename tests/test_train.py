@@ -297,6 +297,19 @@ def test_a_run_that_is_there_is_not_overwritten_by_accident(here, tmp_path):
         here(tmp_path / "new", *RANDOM, "--resume")
 
 
+def test_a_run_that_goes_on_in_other_circumstances_says_so(here, tmp_path, monkeypatch, capsys):
+    """It ends otherwise than a run that nothing stopped, and its files said nothing of it."""
+    flags = [*RANDOM, "--epochs", 1, "--augment", "none"]
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    here(tmp_path, *flags, "--threads", 1)
+    here(tmp_path, *flags, "--threads", 1, "--resume")
+    assert "warning" not in capsys.readouterr().err
+    here(tmp_path, *flags, "--threads", 2, "--compile", "--resume")
+    told = "goes on with compile default instead of none, threads 2 instead of 1: a run that nothing stopped would end"
+    assert told in capsys.readouterr().err
+    assert json.loads((tmp_path / "config.json").read_text())["derived"]["compile"] == "default"
+
+
 def test_other_settings_are_refused_before_the_data_are_prepared(here, tmp_path, capsys):
     """Statistics and features of hundreds of recordings take minutes."""
     words = [word for word in RANDOM if word != "--quiet"]

@@ -75,6 +75,7 @@ def expected_fields(classes: int) -> dict[str, Field]:
         "split": TEXT,
         "shards": replace(TEXT, needed=False),
         "backbone": replace(OBJECT, needed=False),
+        "machine": replace(OBJECT, needed=False),
         "state": Field(f"an object with {', '.join(RunState().__dict__)}", _has_exactly(RunState)),
         "state.training": loop,
         "state.pretraining": loop,
@@ -157,6 +158,7 @@ def save(run: "Trainer", *, wait: bool = True) -> None:
         "split": run.split.checksum,
         "shards": checksum_of_shards(run),
         "backbone": run.first_weights,
+        "machine": machine_of(run),
         "state": run.state.to_dict(),
     }
     run.writer.do(write_checkpoint, run.out / "last.ckpt", description, _copied(tensors), _ROOM)
@@ -183,6 +185,7 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
         "start it anew with {overwrite}",
     )
     check_same_data(last, run.asked, run.split.checksum, checksum_of_shards(run))
+    _warn_of_another_machine(run, last)
     # the backbone's folder may have changed since
     run.first_weights = last.description.get("backbone") or run.first_weights
     run.state = RunState.from_dict(last.description["state"])
@@ -262,14 +265,32 @@ def facts_of(run: "Trainer") -> dict[str, Any]:
         "augment": str(run.task.augment),
         "pilots": dict(zip(map(str, STRENGTHS), run.state.pilots, strict=False)),
         "normalize": run.config.normalization.to_dict(),
-        "device": next(run.model.parameters()).device.type,
-        "processes": run.world.size,
-        "threads": torch.get_num_threads(),
-        "dtype": "bf16" if run.autocast else "fp32",
+        **machine_of(run),
         "held_in_bf16": sum(weight.numel() for weight in run.exact.values()),
         "resident": run.data.train.batches.resident,
         "band_powers_precomputed": run.data.train.batches.cached is not None,
     }
+
+
+def machine_of(run: "Trainer") -> dict[str, str | int]:
+    """How the run is computed. Another way gives another result, by the last digits or as another seed would."""
+    return {
+        "compile": run.compile or "none",
+        "device": next(run.model.parameters()).device.type,
+        "dtype": "bf16" if run.autocast else "fp32",
+        "processes": run.world.size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _warn_of_another_machine(run: "Trainer", last: Checkpoint) -> None:
+    now, changes = machine_of(run), []
+    for name, earlier in last.description.get("machine", {}).items():
+        if now.get(name) != earlier:
+            changes.append(f"{name} {now.get(name)} instead of {earlier}")
+    if changes and run.world.main:
+        told = f"goes on with {', '.join(changes)}: a run that nothing stopped would end otherwise"
+        run.console.warn(f"{last.path}: {told}")
 
 
 def description_of(run: "Trainer") -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Trainer:
             config = config.at(batch_size or self._chosen_batch_size())
             world.check_shares(config.batch_size)
         self.config = config
+        self.compile = machine.compile
         _compile(self.model, machine.compile, device)
         self.state = run_files.RunState()
         self.pretraining = self._pretraining() if config.pretrain else None
