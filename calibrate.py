@@ -213,6 +213,54 @@ def default_name(run: str, args: argparse.Namespace) -> str:
     return f"{run}-calibrated-{args.repetitions}" + ("" if args.adapt == "none" else "-adapted")
 
 
+def warn_of_people(model: TrainedModel, leaks: dict[str, list[str]], console: Console) -> None:
+    """Warn if the model knows people to whom it is to be calibrated."""
+    if seen := leaks["trained_on_subjects_scored"]:
+        console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
+    if chosen := leaks["chosen_on_subjects_scored"]:
+        console.warn(f"THE MODEL WAS CHOSEN ON PEOPLE TO CALIBRATE TO: {', '.join(chosen)}. This flatters it.")
+    if taught := model.origin.calibration_in_words():
+        console.warn(taught)
+
+
+def announce(
+    model: TrainedModel, shards: Sequence[Shard], recipe: Calibration, args: argparse.Namespace, console: Console
+) -> None:
+    """Say what is about to be done, and what it assumes."""
+    n_people = len({shard.subject for shard in shards})
+    console.say(
+        f"calibrating to {cli.counted(n_people, 'person', 'people')} ({args.subset}) with "
+        f"{cli.counted(recipe.repetitions, 'repetition')} of each gesture: tune {recipe.tune}, "
+        f"{cli.counted(recipe.epochs, 'epoch')}, lr {recipe.optimizer.lr:g}, "
+        f"augment {recipe.augmentation}, seed {recipe.seed}"
+    )
+    if args.adapt != "none" and (assumed := assumed_shares(model)):
+        console.warn(assumed)
+    if recipe.augmentation.band_rotation and not shards[0].rings:
+        console.say(NO_RINGS)
+
+
+def finish(report: dict[str, Any], args: argparse.Namespace, console: Console) -> None:
+    """The table, and the last line."""
+    console.say(summary(report))
+    leading = metrics.leading()
+    after = report["mean_over_subjects"][leading.name]
+    before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"][leading.name]
+    adapted = ""
+    if args.adapt != "none":
+        unadapted = report["calibrated_on_the_same_windows"]["mean_over_subjects"][leading.name]
+        where = sessions_adapted(report["adaptation"]["sessions"])
+        adapted = f" and adapted in {where} ({unadapted:.4f} before)"
+    how = f"with {cli.counted(args.repetitions, 'repetition')} of each gesture{adapted}"
+    console.finish(
+        f"{args.out}: {leading.labelled(after)} {how}, "
+        f"{before:.4f} without (the same windows of {cli.counted(report['n_subjects'], 'person', 'people')}); "
+        + cli.next_command("plot.py", "calibration", args.out),
+        out=args.out.as_posix(),
+        **{leading.name: after, f"zero_shot_{leading.name}": before},
+    )
+
+
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
@@ -232,22 +280,8 @@ def main() -> int:
         if lost := replaced(args.out, how_made("calibrate.py", args)):
             console.warn(f"{lost}; --out keeps both")
         leaks = model.origin.leaks(subjects, args.subset)
-        if seen := leaks["trained_on_subjects_scored"]:
-            console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
-        if chosen := leaks["chosen_on_subjects_scored"]:
-            console.warn(f"THE MODEL WAS CHOSEN ON PEOPLE TO CALIBRATE TO: {', '.join(chosen)}. This flatters it.")
-        if taught := model.origin.calibration_in_words():
-            console.warn(taught)
-        console.say(
-            f"calibrating to {cli.counted(len(subjects), 'person', 'people')} ({args.subset}) with "
-            f"{cli.counted(args.repetitions, 'repetition')} of each gesture: tune {recipe.tune}, "
-            f"{cli.counted(recipe.epochs, 'epoch')}, lr {recipe.optimizer.lr:g}, "
-            f"augment {recipe.augmentation}, seed {recipe.seed}"
-        )
-        if args.adapt != "none" and (assumed := assumed_shares(model)):
-            console.warn(assumed)
-        if recipe.augmentation.band_rotation and not shards[0].rings:
-            console.say(NO_RINGS)
+        warn_of_people(model, leaks, console)
+        announce(model, shards, recipe, args, console)
         adaptation = None if args.adapt == "none" else Adaptation(amp=args.amp, seed=args.seed)
         bar = console.progress(subjects.items(), total=len(subjects), unit="person")
         try:
@@ -260,23 +294,7 @@ def main() -> int:
             settings["adaptation"] = adaptation_record(people, adaptation, args, console)
         in_order = [shard for own in subjects.values() for shard in own]
         report = write(people, model, in_order, split, settings, args)
-    console.say(summary(report))
-    leading = metrics.leading()
-    after = report["mean_over_subjects"][leading.name]
-    before = report["zero_shot_on_the_same_windows"]["mean_over_subjects"][leading.name]
-    adapted = ""
-    if adaptation is not None:
-        unadapted = report["calibrated_on_the_same_windows"]["mean_over_subjects"][leading.name]
-        where = sessions_adapted(report["adaptation"]["sessions"])
-        adapted = f" and adapted in {where} ({unadapted:.4f} before)"
-    how = f"with {cli.counted(args.repetitions, 'repetition')} of each gesture{adapted}"
-    console.finish(
-        f"{args.out}: {leading.labelled(after)} {how}, "
-        f"{before:.4f} without (the same windows of {cli.counted(report['n_subjects'], 'person', 'people')}); "
-        + cli.next_command("plot.py", "calibration", args.out),
-        out=args.out.as_posix(),
-        **{leading.name: after, f"zero_shot_{leading.name}": before},
-    )
+    finish(report, args, console)
     return 0
 
 

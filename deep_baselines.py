@@ -29,7 +29,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from semg.common import cli
 from semg.common.console import Console
@@ -153,26 +155,44 @@ def run_fold(
         except DataError as error:
             console.error(cli.in_words(error))
             continue
-        probabilities = deep_baselines.probabilities(model, scored)
-        best = deep_baselines.best_epoch(epochs)
         facts = {
-            "subset": args.subset,
-            "split": (args.split / baseline.fold).as_posix(),
-            "split_sha256": baseline.settings["split_sha256"],
-            "normalize": args.normalize,
             "n_train_windows": len(train.windows),
             "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "best_epoch": best["epoch"],
-            **baseline_results.restriction({baseline.fold: windows}),
+            "best_epoch": deep_baselines.best_epoch(epochs)["epoch"],
             "epochs": epochs,
-            "made": how_made("deep_baselines.py", args),
         }
-        report = baseline_results.write(baseline, windows["scored"], probabilities.argmax(1), probabilities, facts)
-        leading = deep_baselines.LEADING
-        done[baseline.name] = report["mean_over_subjects"][leading.name]
-        chosen = f"epoch {best['epoch']}, validation {deep_baselines.validated(best):.4f}"
-        console.say(f"  {baseline.name:<28} {leading.labelled(done[baseline.name])} ({chosen})")
+        probabilities = deep_baselines.probabilities(model, scored)
+        done[baseline.name] = write(baseline, windows, probabilities, facts, args, console)
     return done
+
+
+def write(
+    baseline: Baseline,
+    windows: dict[str, WindowSet],
+    probabilities: np.ndarray,
+    training: dict[str, Any],
+    args: argparse.Namespace,
+    console: Console,
+) -> float:
+    """Write a network's decisions on the scored windows; returns the leading metric. training: what metrics.json says
+    about how it was trained."""
+    from semg.training import deep_baselines
+
+    facts = {
+        "subset": args.subset,
+        "split": (args.split / baseline.fold).as_posix(),
+        "split_sha256": baseline.settings["split_sha256"],
+        "normalize": args.normalize,
+        **training,
+        **baseline_results.restriction({baseline.fold: windows}),
+        "made": how_made("deep_baselines.py", args),
+    }
+    report = baseline_results.write(baseline, windows["scored"], probabilities.argmax(1), probabilities, facts)
+    leading, best = deep_baselines.LEADING, deep_baselines.best_epoch(training["epochs"])
+    score: float = report["mean_over_subjects"][leading.name]
+    chosen = f"epoch {best['epoch']}, validation {deep_baselines.validated(best):.4f}"
+    console.say(f"  {baseline.name:<28} {leading.labelled(score)} ({chosen})")
+    return score
 
 
 def main() -> int:
