@@ -186,12 +186,11 @@ def test_band_rotation_is_chosen_on_the_validation_people_and_the_run_is_that_wi
     assert rows(tmp_path / "auto") == rows(tmp_path / "given")
 
 
-def test_two_processes_choose_one_band_rotation(data, tmp_path):
+def train_in_two_processes(flags, errors):
+    """As torchrun would start them; itself it would import PyTorch three times."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # as torchrun sets them: it would import PyTorch three times
     launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    flags, errors = [*data, "--out", tmp_path / "two", *RANDOM, "--lr", "0.01"], tmp_path / "errors"
     processes = [
         start("train", flags, errors=errors, environment=launched | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]
@@ -200,9 +199,23 @@ def test_two_processes_choose_one_band_rotation(data, tmp_path):
     finally:
         for process in processes:
             process.kill()
+
+
+def test_two_processes_choose_one_band_rotation(data, tmp_path):
+    train_in_two_processes([*data, "--out", tmp_path / "two", *RANDOM, "--lr", "0.01"], tmp_path / "errors")
     derived = json.loads((tmp_path / "two" / "config.json").read_text())["derived"]
     assert (derived["augment"].split()[0], derived["processes"]) == ("band_rotation=0.1", 2)
     assert len(rows(tmp_path / "two")) == 2
+
+
+def test_windows_counted_before_two_processes_went_on_are_counted_once(here, data, tmp_path, monkeypatch):
+    flags = [*FOUR_STEPS, "--augment", "none"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in_step(patch, Classification, 2)
+        here(tmp_path / "two", *flags)
+    train_in_two_processes([*data, "--out", tmp_path / "two", *flags, "--resume"], tmp_path / "errors")
+    right = rows(tmp_path / "two")[0]["train/accuracy"] * 4 * 40
+    assert right == pytest.approx(round(right))
 
 
 def test_training_in_a_process_of_others_leaves_ctrl_c_as_it_was(here, tmp_path):

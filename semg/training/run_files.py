@@ -189,7 +189,7 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
     # the backbone's folder may have changed since
     run.first_weights = last.description.get("backbone") or run.first_weights
     run.state = RunState.from_dict(last.description["state"])
-    if run.state.confusion:
+    if run.state.confusion and run.world.main:  # the counts are summed over processes
         run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)
     head = tensors_of(last, "pretraining.head.")
     try:
