@@ -19,6 +19,7 @@ import torch
 from downloading import tree
 from tensorboardX.record_writer import RecordWriter
 from test_bad_inputs import TINY, script, table
+from waiting import wait_for
 
 from semg.inference.checkpoint import open_checkpoint
 from semg.inference.live_decoder import Chunk, LiveDecision
@@ -104,6 +105,11 @@ def test_a_disk_that_is_full_in_the_middle(
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".lock"))]
 
 
+def epochs_done(last: Path) -> int:
+    """How many epochs of a run a last.ckpt holds."""
+    return int(open_checkpoint(last).description["state"]["training"]["epoch"])
+
+
 def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +120,7 @@ def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
 
         def fill_up_in_the_second(task: Classification, epoch: int, first: int) -> object:
             if epoch == 1:
+                wait_for(lambda: epochs_done(tmp_path / "run/last.ckpt") == 1, "the first epoch's files")
                 full.enter_context(files_of_at_most(20_000))
             return batches(task, epoch, first)
 
@@ -121,7 +128,7 @@ def test_a_disk_that_fills_up_in_training_leaves_both_checkpoints_whole(
         done = script("train", *flags, "--out", tmp_path / "run")
     assert (done.code, done.err.count("error: ")) == (1, 1)
     assert "free some" in done.err and "resume" in done.err
-    assert open_checkpoint(tmp_path / "run/last.ckpt").description["state"]["training"]["epoch"] == 1
+    assert epochs_done(tmp_path / "run/last.ckpt") == 1
     assert open_checkpoint(tmp_path / "run/best_model.ckpt").description["epoch"] == 1
     assert script("train", *flags, "--out", tmp_path / "run", "--resume").code == 0
     assert script("train", *flags, "--out", tmp_path / "right").code == 0
