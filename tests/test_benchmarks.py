@@ -172,7 +172,8 @@ def test_a_benchmark_prints_a_table_and_writes_machine_and_commit(tmp_path, run_
     done = (run_script if name == "live" else run_here)(f"benchmarks/{name}.py", "--quick", "--out", out)
     written = json.loads(out.read_text())
     assert written["quick"] is True and written["commit"] and written["machine"]["cores"]
-    assert written["rows"] and all(row["ratio"] > 0 for row in written["rows"])
+    # 0: of costs, where on a busy machine a short run took so long that nothing is left for the start
+    assert written["rows"] and all(row["ratio"] > 0 or (name, row["ratio"]) == ("costs", 0) for row in written["rows"])
     assert all(row["what"] in done.stdout for row in written["rows"])
 
 
