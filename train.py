@@ -225,6 +225,8 @@ def finish(run: Trainer) -> None:
 def main() -> int:
     """Run the script; the number returned is its exit code."""
     args = arguments().parse_args()
+    if args.resume and args.overwrite:
+        raise UsageError("--resume, --overwrite: expected one of them, found both")
     args.out = args.out or Path("checkpoints") / args.split.resolve().name
     # the checkpoint records this name, and evaluate.py names its folder after it
     if not folder_name(args.out.resolve().name):

@@ -323,6 +323,12 @@ def test_a_run_that_goes_on_in_other_circumstances_says_so(here, tmp_path, monke
     assert json.loads((tmp_path / "config.json").read_text())["derived"]["compile"] == "default"
 
 
+def test_a_run_is_continued_or_overwritten(here, tmp_path):
+    """With both flags it was continued, whatever came last."""
+    with pytest.raises(UsageError, match="--resume, --overwrite: expected one of them, found both"):
+        here(tmp_path, *RANDOM, "--resume", "--overwrite")
+
+
 def test_other_settings_are_refused_before_the_data_are_prepared(here, tmp_path, capsys):
     """Statistics and features of hundreds of recordings take minutes."""
     words = [word for word in RANDOM if word != "--quiet"]
