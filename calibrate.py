@@ -219,8 +219,8 @@ def warn_of_people(model: TrainedModel, leaks: dict[str, list[str]], console: Co
         console.warn(f"PEOPLE TO CALIBRATE TO WERE TRAINED ON: {', '.join(seen)}. They are not new to the model.")
     if chosen := leaks["chosen_on_subjects_scored"]:
         console.warn(f"THE MODEL WAS CHOSEN ON PEOPLE TO CALIBRATE TO: {', '.join(chosen)}. This flatters it.")
-    if taught := model.origin.calibration_in_words():
-        console.warn(taught)
+    for line in model.origin.warnings():
+        console.warn(line)
 
 
 def announce(

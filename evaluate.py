@@ -133,8 +133,8 @@ def warn_of_leaks(model: TrainedModel, shards: list[Shard], subset: str, console
             f"THE MODEL WAS CHOSEN ON PEOPLE OF THE {subset.upper()} SET: {', '.join(chosen)}. "
             "They validated its training, so this result flatters it."
         )
-    if taught := model.origin.calibration_in_words():
-        console.warn(taught)
+    for line in model.origin.warnings():
+        console.warn(line)
     return leaks
 
 

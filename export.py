@@ -40,7 +40,6 @@ from semg.common import cli
 from semg.common.console import listed
 from semg.common.errors import DataError
 from semg.common.files import expect_room, folder_lock, write_text
-from semg.common.schema import OBJECT, TEXTS, check_fields
 from semg.evaluation import metrics
 from semg.flags import shared
 from semg.inference.checkpoint import (
@@ -73,15 +72,9 @@ def arguments() -> argparse.ArgumentParser:
 
 def after_training(model: TrainedModel) -> list[str]:
     """What adapt.py did with the model, in order. DataError if the checkpoint says something else."""
-    taught, told = model.description.get("calibrated_on"), model.description
-    done: list[str] = []
-    key = "adapted"
-    while told.get(key) is not None:
-        check_fields(model.path, told, {key: OBJECT, f"{key}.recordings": TEXTS}, "what adapt.py did", "adapt it again")
-        told, key = told[key], "earlier"
-        if told.get("accepted"):
-            done.insert(0, f"adapted without labels to {listed(told['recordings'])}")
-    return [*([f"calibrated on labels of {listed(taught)}"] if taught else []), *done]
+    taught = model.description.get("calibrated_on")
+    adapted = [f"adapted without labels to {listed(files)}" for files in model.origin.adaptations]
+    return [*([f"calibrated on labels of {listed(taught)}"] if taught else []), *adapted]
 
 
 def card(model: TrainedModel) -> str:

@@ -593,6 +593,23 @@ def test_whoever_scores_a_calibrated_model_is_told_whose_labels_it_has_seen(tmp_
     assert flattered.replace("seen0", "moved") in run_here("predict.py", moved, *predict).stderr
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+def test_whoever_scores_an_adapted_model_is_told_to_whose_signals(trained, tmp_path, run_here, accepted):
+    """Its scores stood beside those of a model as it was trained, without a word."""
+    best, own = open_checkpoint(trained / "run" / "best_model.ckpt"), tmp_path / "own.ckpt"
+    earlier = {"recordings": ["his.csv"], "accepted": True}
+    adapted = {"recordings": ["hers.csv"], "accepted": accepted, "earlier": earlier}
+    write_checkpoint(own, {**best.description, "adapted": adapted}, best.tensors)
+    files = ["hers.csv", "his.csv"] if accepted else ["his.csv"]
+    done = run_here("evaluate.py", "--checkpoint", own, "--out", tmp_path / "out")
+    told = f"THE MODEL WAS ADAPTED TO SIGNALS OF {', '.join(files)}. It is not new to that person."
+    assert told in done.stderr
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["adapted_to"] == files
+    plain = run_here("evaluate.py", "--checkpoint", best.path, "--out", tmp_path / "plain")
+    assert "ADAPTED" not in plain.stderr
+    assert "adapted_to" not in json.loads((tmp_path / "plain" / "metrics.json").read_text())
+
+
 def test_calibration_has_its_own_epochs_and_rate(person):
     """When it diverged, no flag could be lowered."""
     flags = ("--repetitions", 1, "--epochs", 2, "--lr", 0.01)

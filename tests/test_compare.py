@@ -193,6 +193,9 @@ def test_methods_that_learnt_from_the_people_scored_are_told_from_those_that_did
         "adapted without labels (session): session, rival; "
         "calibrated with labels (1 of each gesture) and adapted without labels (first): both"
     )
+    kept, taught = of("kept", adapted_to=["her.csv"]), of("taught", calibrated_on=["her.csv"])
+    (note,) = differences_between([plain, kept, taught])
+    assert note.endswith("adapted without labels (adapt.py): kept; calibrated with labels (adapt.py): taught")
     assert len(differences_between([plain, of("odd", adaptation=3, calibrate="\x1b[2J")])) == 1
 
 

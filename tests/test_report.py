@@ -431,6 +431,7 @@ def test_metrics_that_no_script_wrote_are_refused(make, data, tmp_path, changes,
         ("trained_on_subjects_scored", "people scored were trained on (04)"),
         ("chosen_on_subjects_scored", "the model was chosen on people scored (04)"),
         ("calibrated_on", "the model was calibrated on labels of 04"),
+        ("adapted_to", "the model was adapted without labels to 04"),
     ],
 )
 def test_people_scored_who_are_not_new_to_the_model_are_noted(make, data, tmp_path, field, told):

@@ -188,6 +188,10 @@ def _known(content: Mapping[str, Any]) -> str:
     each = f"{printable(str(repetitions))} of each gesture"
     labelled = [] if repetitions is None else [f"calibrated with labels ({each})"]
     unlabelled = [f"adapted without labels ({printable(mode)})"] if mode else []
+    if content.get("calibrated_on"):
+        labelled.insert(0, "calibrated with labels (adapt.py)")
+    if content.get("adapted_to"):
+        unlabelled.insert(0, "adapted without labels (adapt.py)")
     return " and ".join([*labelled, *unlabelled]) or "neither adapted nor calibrated"
 
 

@@ -223,6 +223,8 @@ def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
             notes.append(f"{entry.name}: the model was chosen on people scored ({', '.join(chosen)}); this flatters it")
         if taught := sorted({file for one in entry.results for file in one.content.get("calibrated_on") or ()}):
             notes.append(f"{entry.name}: the model was calibrated on labels of {', '.join(taught)}")
+        if heard := sorted({file for one in entry.results for file in one.content.get("adapted_to") or ()}):
+            notes.append(f"{entry.name}: the model was adapted without labels to {', '.join(heard)}")
     return notes
 
 

@@ -47,7 +47,7 @@ _FIELDS = {
         Field("a list of people", lambda v: v == [] or TEXTS.holds(v), needed=False),
     ),
     "calibrate": replace(COUNT, needed=False),
-    "calibrated_on": replace(TEXTS, needed=False),
+    **dict.fromkeys(("calibrated_on", "adapted_to"), replace(TEXTS, needed=False)),
     "adaptation.sessions": _SESSIONS,
 }
 

@@ -1,8 +1,10 @@
 """How a trained model was made, and where its training data are now."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from semg.common.console import listed
 from semg.common.errors import DataError
@@ -29,7 +31,9 @@ _FIELDS = {
 @dataclass(frozen=True)
 class Origin:
     """The run, and the people, that a model was trained on. shards, split: the folders that train.py was given.
-    judges: the validation people, on whom its epoch was chosen. calibrated_on: the files whose labels adapt.py used."""
+    judges: the validation people, on whom its epoch was chosen. calibrated_on: the files whose labels adapt.py used.
+    adaptations: the files that adapt.py adapted it to without labels, each time that the safeguard accepted it, in
+    order."""
 
     checkpoint: Path
     run: str
@@ -39,6 +43,7 @@ class Origin:
     subjects: frozenset[str]
     judges: frozenset[str]
     calibrated_on: frozenset[str]
+    adaptations: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Origin":
@@ -48,25 +53,29 @@ class Origin:
         split, people = about["split"], frozenset(about["trained_on"])
         records, judges = frozenset(split["train"]), frozenset(about.get("validation_per_subject") or ())
         folders, taught = (Path(about["shards"]), Path(split["folder"])), frozenset(about.get("calibrated_on") or ())
-        return cls(path, about["run"], *folders, records, people, judges, taught)
+        return cls(path, about["run"], *folders, records, people, judges, taught, _adaptations(path, about))
 
     def leaks(self, people: Collection[str], subset: str) -> dict[str, list[str]]:
         """Which of the people scored were trained on, and which others the model was chosen on, as metrics.json says
-        it. Those of the subset val are there to choose on. A calibrated model also has the files whose labels it has
-        seen, because they do not say which person they are of."""
+        it. Those of the subset val are there to choose on. A calibrated or adapted model also has the files whose
+        labels or signals it has seen, because they do not say which person they are of."""
         chosen = self.judges - self.subjects if subset != "val" else frozenset()
         return {
             "trained_on_subjects_scored": sorted(self.subjects.intersection(people)),
             "chosen_on_subjects_scored": sorted(chosen.intersection(people)),
             **({"calibrated_on": sorted(self.calibrated_on)} if self.calibrated_on else {}),
+            **({"adapted_to": self._adapted_to} if self.adaptations else {}),
         }
 
-    def calibration_in_words(self) -> str:
-        """A warning for whoever scores a model that has learnt labels of a person's recordings; empty for others."""
-        if not self.calibrated_on:
-            return ""
-        files = listed(sorted(self.calibrated_on))
-        return f"THE MODEL WAS CALIBRATED ON LABELS OF {files}. It is not new to that person."
+    @property
+    def _adapted_to(self) -> list[str]:
+        return sorted(set(chain.from_iterable(self.adaptations)))
+
+    def warnings(self) -> list[str]:
+        """For whoever scores a model that has learnt from a person's recordings since its training; empty for
+        others."""
+        done = (("CALIBRATED ON LABELS OF", sorted(self.calibrated_on)), ("ADAPTED TO SIGNALS OF", self._adapted_to))
+        return [f"THE MODEL WAS {how} {listed(files)}. It is not new to that person." for how, files in done if files]
 
     def folders(self, shards: Path | None, split: Path | None) -> tuple[Path, Path]:
         """The folders of shards and of a split: those given, otherwise those of the training.
@@ -92,3 +101,16 @@ class Origin:
         tried = f" here, nor in {', '.join(str(place.parent) for place in above)}" if above else ""
         found = f"expected this folder, with which {self.checkpoint} was trained, found none{tried}"
         raise DataError(f"{folder}: {found}", hint)
+
+
+def _adaptations(path: Path, about: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """What adapt.py did with a model without labels, as in `Origin`. DataError if the checkpoint says something
+    else."""
+    done: list[tuple[str, ...]] = []
+    key = "adapted"
+    while about.get(key) is not None:
+        check_fields(path, about, {key: OBJECT, f"{key}.recordings": TEXTS}, "what adapt.py did", "adapt it again")
+        about, key = about[key], "earlier"
+        if about.get("accepted"):
+            done.insert(0, tuple(about["recordings"]))
+    return tuple(done)
