@@ -136,7 +136,7 @@ def warn_of_absent_gestures(run: Trainer) -> None:
     ):
         absent = [name for place, name in enumerate(run.classes) if not (subset.windows.label == place).any()]
         if absent:
-            names, them = " or ".join(absent), "it" if len(absent) == 1 else "them"
+            names, them = ", ".join(absent), "it" if len(absent) == 1 else "them"
             run.console.warn(f"no window of the {whose} people is of {names}: {so} {them}")
 
 
