@@ -323,6 +323,19 @@ def test_a_run_that_goes_on_in_other_circumstances_says_so(here, tmp_path, monke
     assert json.loads((tmp_path / "config.json").read_text())["derived"]["compile"] == "default"
 
 
+def test_a_run_without_its_best_model_is_not_continued(here, tmp_path):
+    """It ended as if the model were there: whoever had moved last.ckpt alone had lost the best epoch."""
+    here(tmp_path, *RANDOM, "--augment", "none")
+    best = tmp_path / "best_model.ckpt"
+    best.unlink()
+    number = open_checkpoint(tmp_path / "last.ckpt").description["state"]["best_epoch"]
+    told = rf"best_model.ckpt: expected the model of epoch {number}, the run's best so far, found none; put it there"
+    with pytest.raises(DataError, match=told):
+        here(tmp_path, *RANDOM, "--augment", "none", "--resume")
+    here(tmp_path, *RANDOM, "--augment", "none", "--overwrite")
+    assert best.is_file()
+
+
 def test_a_run_is_continued_or_overwritten(here, tmp_path):
     """With both flags it was continued, whatever came last."""
     with pytest.raises(UsageError, match="--resume, --overwrite: expected one of them, found both"):

@@ -189,6 +189,10 @@ def restore(run: "Trainer", last: Checkpoint) -> None:
     # the backbone's folder may have changed since
     run.first_weights = last.description.get("backbone") or run.first_weights
     run.state = RunState.from_dict(last.description["state"])
+    best = run.out / "best_model.ckpt"
+    if run.state.best_epoch and not best.is_file():
+        expected = f"the model of epoch {run.state.best_epoch}, the run's best so far"
+        raise DataError(f"{best}: expected {expected}, found none", hint="put it there, or {overwrite} the run")
     if run.state.confusion and run.world.main:  # the counts are summed over processes
         run.task.confusion += torch.tensor(run.state.confusion, device=run.task.confusion.device)
     head = tensors_of(last, "pretraining.head.")
