@@ -19,7 +19,9 @@ continues in a new event file; TensorBoard hides what the old one says about lat
 """
 
 import math
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ _CONFIG = "projector_config.pbtxt"
 _DOT = 16  # pixels across a dot of the projector
 _LEARNING, _CONFUSION, _SCORES, _CHOSEN = "1_learning", "2_confusion/val", "3_scores", "4_chosen"
 _GESTURES, _SUBJECTS, _PRETRAINING = "5_val_f1", "6_val_macro_f1_of_subject", "9_pretrain"
+_NOT_IN_TAGS = re.compile(r"[^-/\w.]")
 _OTHERS = {"optimizer": "7_optimizer", "speed": "8_speed", "chosen": _CHOSEN}
 
 
@@ -52,6 +55,17 @@ def tag(name: str) -> str:
         return f"{_OTHERS[group]}/{what}"
     first = what in (metrics.LOSS.name, metrics.METRICS[0].name)
     return f"{_LEARNING if first else _SCORES}/{what}_{group}"
+
+
+def subject_tags(subjects: Iterable[str]) -> dict[str, str]:
+    """Person -> tag. TensorBoard replaces most characters that are no letter or digit by `_`; people whose names are
+    then the same get a number each."""
+    shown = {name: _NOT_IN_TAGS.sub("_", name) for name in sorted(subjects)}
+    often = Counter(shown.values())
+    return {
+        name: f"{_SUBJECTS}/{text}" + (f".{place}" if often[text] > 1 else "")
+        for place, (name, text) in enumerate(shown.items(), 1)
+    }
 
 
 class EventFile:
@@ -169,7 +183,7 @@ class Board:
         f1 = [one["f1"] for one in metrics.per_class(confusion, self.classes).values()]
         scalars |= {f"{_GESTURES}/{name}": value for name, value in zip(self._gestures, f1, strict=True)}
         leading = metrics.leading().name
-        scalars |= {f"{_SUBJECTS}/{name}": one[leading] for name, one in subjects.items()}
+        scalars |= {name: subjects[who][leading] for who, name in subject_tags(subjects).items()}
         for name, value in scalars.items():
             if value is not None:  # F1 is undefined for a class that neither occurs nor is predicted
                 self._events.add(summary.scalar(name, value), step)
