@@ -1,7 +1,6 @@
 """The simulator: putEMG's layout to the byte, honest labels, signals neither silent nor trivial, safe re-runs."""
 
 import json
-import resource
 import shutil
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from full_disks import files_of_at_most
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -194,13 +194,8 @@ def test_recordings_that_are_replaced_make_room_for_the_new_ones(monkeypatch, tm
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_recording(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(DataError, match=r"one.hdf5: could not be written"):
-            make(Planned(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 20.0))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_of_at_most(100_000), pytest.raises(DataError, match=r"one.hdf5: could not be written"):
+        make(Planned(tmp_path / "one.hdf5", 0, 1, 1, "sequential", 20.0))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,14 +1,14 @@
 """The disk is full in the middle of any script: one line says so, what was there stays, and the same command goes on.
 
-What stops the writing is the system's own limit on the size of a file, as `ulimit -f` sets it. It needs no other file
-system, and the same errors come as from a full disk, from NumPy, PyTorch and Python alike.
+What stops the writing is the limit of full_disks.py.
 """
 
 import errno
+import importlib
 import re
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import recordings
 import small_shards
 import torch
 from downloading import tree
+from full_disks import files_of_at_most
 from tensorboardX.record_writer import RecordWriter
 from test_bad_inputs import TINY, script, table
 from waiting import wait_for
@@ -25,16 +26,6 @@ from semg.inference.checkpoint import open_checkpoint
 from semg.inference.live_decoder import Chunk, LiveDecision
 from semg.inference.live_outputs import DecisionTable, Recorder
 from semg.training.classification import Classification
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +94,22 @@ def test_a_disk_that_is_full_in_the_middle(
     assert script(name, *commands(data, right)[name]).code == 0
     assert set(tree(out)) >= {path for path in tree(right) if "events.out" not in path}
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".lock"))]
+
+
+def test_a_module_first_imported_on_a_full_disk_is_imported_later_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests that fill the disk must not damage the checkout in which they run."""
+    (tmp_path / "imported_late.py").write_text(f"TEXT = {'x' * 5000!r}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for _ in range(2):
+        with files_of_at_most(1000):
+            importlib.import_module("imported_late")
+        del sys.modules["imported_late"]
+        importlib.invalidate_caches()
+    assert len(importlib.import_module("imported_late").TEXT) == 5000
+    monkeypatch.delitem(sys.modules, "imported_late")
 
 
 def epochs_done(last: Path) -> int:

@@ -810,6 +810,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(share: ShareServer, tm
         capture_output=True,
         text=True,
         timeout=LONGEST,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},  # see full_disks.py
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     assert done.returncode == 1
