@@ -22,7 +22,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	  "note: PyTorch's default build for Linux brings gigabytes of CUDA libraries. For its CPU build, stop this, then" \
 	  "$(RUN) -m pip install torch==$(TORCH) --index-url ADDRESS (pytorch.org, Get started, names the address)," \
 	  "and run make again: it keeps what is there."
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r requirements-dev.txt
 	@touch $(STAMP)
 
 demo: $(STAMP) ## the whole job on simulated recordings, a few minutes on two cores
