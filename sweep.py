@@ -461,7 +461,7 @@ def to_evaluate(run: TrainingRun, args: argparse.Namespace, way: Scoring) -> Job
     flags = {"checkpoint": best, "shards": args.shards, "split": split, "out": run.results(way), "device": run.device}
     script, own = way.script
     command = command_line(script, **flags, subset="test", **own)
-    return Job(" ".join(["evaluate", run.name, *filter(None, [way.name.removeprefix("-")])]), (*command, "--quiet"))
+    return Job(f"evaluate {run.name} {way.name.removeprefix('-')}".rstrip(), (*command, "--quiet"))
 
 
 def expect_evaluated(run: TrainingRun, way: Scoring) -> None:
@@ -593,13 +593,13 @@ def kept_as_it_was(runs: Sequence[TrainingRun], way: Scoring) -> str:
 def how_scored(plan: Plan, field: str, tested: Tested) -> str:
     """A note on the scores of models that have learnt from the people tested. field: of the table's rows."""
     kept = kept_as_it_was([run for run in plan.runs if run.name in tested.names], tested.way)
+    how, scored = "to each session without labels", []
     if tested.way.repetitions:
-        how, scored = "to each person's first labelled repetitions of each gesture", "; scored on the later windows"
-    else:
-        how, scored = "to each session without labels", ""
+        how, scored = "to each person's first labelled repetitions of each gesture", ["the later windows"]
     if tested.way.adapt == "first":
-        scored = "; scored on the recordings after each session's first"
-    return f"{field}: {how} ({tested.way.command}){scored}{kept}"
+        scored.append("the recordings after each session's first")
+    where = f"; scored on {' of '.join(scored)}" if scored else ""
+    return f"{field}: {how} ({tested.way.command}){where}{kept}"
 
 
 def make_notes(plan: Plan, rows: Sequence[Row], how: str, tested: Mapping[str, Tested]) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -335,7 +336,7 @@ def test_adapted_scores_of_another_kind_are_scored_again(run, data, tmp_path):
         assert read_json(one, "metrics")["adaptation"]["mode"] == "session"
 
 
-@pytest.mark.parametrize("mode", ["none", "session"])
+@pytest.mark.parametrize("mode", ["none", "session", "first"])
 def test_the_pick_is_scored_calibrated_too(run, data, tmp_path, mode, capsys):
     words = [*flags(data, tmp_path, *GRID), "--adapt", mode]
     assert run(FakeScripts(val, test), *words) == 0
@@ -348,12 +349,13 @@ def test_the_pick_is_scored_calibrated_too(run, data, tmp_path, mode, capsys):
     assert float(best["calibrated_macro_f1"]) == pytest.approx(float(best["test_macro_f1"]) + gain)
     assert f"calibrated test macro-F1 {float(best['calibrated_macro_f1']):.4f} (2 people)" in said
     assert other["calibrated_macro_f1"] == ""
-    name = f"{GOOD}-calibrated-1" + ("" if mode == "none" else "-adapted-session")
+    name = f"{GOOD}-calibrated-1" + ("" if mode == "none" else f"-adapted-{mode}")
     assert (tmp_path / "out" / name / "fold1" / "seed0" / "metrics.json").is_file()
     text = (tmp_path / "out" / "sweep.md").read_text()
     assert "calibrated test macro-F1" in text.splitlines()[0]
     how = "" if mode == "none" else f" --adapt {mode}"
-    assert f"(calibrate.py --repetitions 1{how}); scored on the later windows" in text
+    where = "the later windows" + (" of the recordings after each session's first" if mode == "first" else "")
+    assert re.search(rf"\(calibrate.py --repetitions 1{how}\); scored on {where}[;.]", text)
     assert text.count("kept as it was in 2 of 8 sessions") == (0 if mode == "none" else 2)
     shown = hyperparameters(tmp_path / "out" / "hparams")
     assert shown[1e-2]["calibrated/macro_f1"] == pytest.approx(float(best["calibrated_macro_f1"]), rel=1e-5)
@@ -593,24 +595,28 @@ def test_a_model_that_does_not_say_what_a_sweep_keeps_of_it_is_named():
         sweep.keep_scores(run, None)
 
 
-def test_jobs_launched_here_score_the_pick_adapted_as_a_sweep_without_them_does(run, data, tmp_path):
-    """The scores of both kinds, each once; a session of some seconds is too short to adapt to."""
+def test_jobs_launched_here_score_the_pick_as_a_sweep_without_them_does(run, data, tmp_path):
+    """The scores of all three kinds, each once; a session of some seconds is too short to adapt to."""
     words = flags(data, tmp_path, split="split")
     passed = ["--", *TINY, "--epochs", "1", "--augment", "none"]
     assert run(train_here, *words, "--evaluate", "none", *passed) == 0
-    launched = [*words, "--adapt", "session", "--launch", "local", "--parallel", "2"]
+    words += ["--adapt", "session", "--repetitions", "1"]
+    launched = [*words, "--launch", "local", "--parallel", "2"]
     assert run(None, *launched, *passed) == 0
     of_jobs = table(tmp_path)
     text = (tmp_path / "out" / "sweep.md").read_text()
     assert "the model was kept as it was in 1 of 1 session" in text
-    results = [tmp_path / "out" / name / "seed0" for name in ("default", "default-adapted-session")]
+    names = ("default", "default-adapted-session", "default-calibrated-1-adapted-session")
+    results = [tmp_path / "out" / name / "seed0" for name in names]
     made = [read_json(one / "metrics.json", "metrics") for one in results]
-    assert [one.get("adaptation", {}).get("mode") for one in made] == [None, "session"]
-    assert [float(of_jobs[0][f"{kind}_macro_f1"]) for kind in ("test", "adapted")] == pytest.approx(
+    assert [one.get("adaptation", {}).get("mode") for one in made] == [None, "session", "session"]
+    assert [one.get("calibrate") for one in made] == [None, None, 1]
+    kinds = ("test", "adapted", "calibrated")
+    assert [float(of_jobs[0][f"{kind}_macro_f1"]) for kind in kinds] == pytest.approx(
         [one["mean_over_subjects"]["macro_f1"] for one in made]
     )
     kept = [(one / "metrics.json").read_bytes() for one in results]
     assert run(None, *launched, *passed) == 0  # nothing is started again
     assert [(one / "metrics.json").read_bytes() for one in results] == kept
-    assert run(None, *words, "--adapt", "session", *passed) == 0  # nor by a sweep that launches nothing
+    assert run(None, *words, *passed) == 0  # nor by a sweep that launches nothing
     assert table(tmp_path) == of_jobs

@@ -212,9 +212,8 @@ def _kind(name: str, values: np.ndarray | None) -> str:
         return "time" if named == "time" else "text"
     if named == "sensor" or _names_a_movement(name):
         return "sensor"
-    values = values.astype(
-        np.float64, copy=False
-    )  # differences of whole numbers of few bits, or without a sign, overflow
+    # differences of whole numbers of few bits, or without a sign, overflow
+    values = values.astype(np.float64, copy=False)
     if named in ("time", "counter"):
         return named if _goes_on(values) else "ambiguous"
     known = values[np.isfinite(values)]
