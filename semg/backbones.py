@@ -6,6 +6,9 @@ without the folder; a configuration that cannot be kept in this way is refused.
 
 Weights are read only from safetensors, tensor by tensor, and only those of the blocks that are kept. No gap is filled:
 a weight that is missing, not finite or of another shape is refused by name before memory is allocated.
+
+transformers imports its models at their first use, which takes seconds. Nothing here uses them before a network is
+built, so that a command that stops earlier, as for a wrong flag or a missing file, answers at once.
 """
 
 import hashlib
@@ -17,19 +20,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.activations import ACT2FN
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from semg import attention
 from semg.common.errors import DataError, SettingError, short
 from semg.common.files import expect_file, read_json
 from semg.weight_files import StoredTensor, stored_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 HUB_NAMES = {  # short names, and the commit on the Hub that was checked
     "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
@@ -85,7 +88,7 @@ class Family:
     # --- its configuration ---
 
     @property
-    def config_class(self) -> type[PreTrainedConfig]:
+    def config_class(self) -> "type[PreTrainedConfig]":
         """The family's configuration class."""
         return getattr(transformers, self.config)
 
@@ -101,17 +104,19 @@ class Family:
     @property
     def carried(self) -> list[str]:
         """The fields that affect what the blocks compute, without `sizes`."""
-        general = {one.name for one in fields(PreTrainedConfig)}
+        general = {one.name for one in fields(transformers.PreTrainedConfig)}
         apart = general | _NOT_OF_BLOCKS | {*self.sizes, *self.dropout}
         return [one.name for one in fields(self.config_class) if one.name not in apart]
 
     def configured(
         self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float = 0.0
-    ) -> PreTrainedConfig:
+    ) -> "PreTrainedConfig":
         """The family's configuration. Raises ValueError (SettingError if a field is to blame) for an impossible one.
 
         architecture: values of `carried` fields; missing ones have the family's defaults.
         """
+        from transformers.activations import ACT2FN
+
         if unknown := sorted(set(architecture) - set(self.carried)):
             raise SettingError("architecture", f"fields of {self.config}", unknown[0])
         if not 1 <= layers <= MOST_BLOCKS:
@@ -145,7 +150,7 @@ class Family:
 
     def build(
         self, layers: int, width: int, heads: int, architecture: Mapping[str, Any], dropout: float
-    ) -> PreTrainedModel:
+    ) -> "PreTrainedModel":
         """The blocks with random weights, drawn as transformers draws them, and without a word embedding.
 
         Raises SettingError for a network that cannot be built or does not fit into memory.
@@ -188,16 +193,18 @@ class Family:
         return len(table) - self.offset if table.requires_grad else 0  # type: ignore[arg-type]
 
 
-def attention_of(config: PreTrainedConfig) -> str:
+def attention_of(config: "PreTrainedConfig") -> str:
     """The attention to use for a configuration: ours, without a mask, unless some blocks attend to only part of the
     earlier tokens."""
+    from semg import attention
+
     kinds = getattr(config, "layer_types", None)
     if kinds is None:  # stated for all blocks at once
         kinds = ["sliding_attention"] if getattr(config, "sliding_window", None) else []
     return attention.CAUSAL if all(kind == "full_attention" for kind in kinds) else "sdpa"
 
 
-def _quietly_configured(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
+def _quietly_configured(family: Family, values: dict[str, Any]) -> "PreTrainedConfig":
     """transformers' configuration with these values. ValueError, in one line, for any error that it raises."""
     try:
         with _no_chatter():
@@ -241,7 +248,9 @@ def _add_lora(model: nn.Module, rank: int, family: Family) -> None:
 
 def forward(model: nn.Module, embedded: Tensor) -> Tensor:
     """(B, T, d) embeddings instead of words -> (B, T, d) output of the last norm."""
-    decoder = cast(PreTrainedModel, model)
+    from semg import attention
+
+    decoder = cast("PreTrainedModel", model)
     if attention.faster_side_by_side(decoder, embedded):
         return attention.side_by_side(decoder, embedded)
     return decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
@@ -249,7 +258,9 @@ def forward(model: nn.Module, embedded: Tensor) -> Tensor:
 
 def use_kernel(model: nn.Module) -> None:
     """Use a GPU kernel for short windows in training, if possible; for steps that are replayed as CUDA graphs."""
-    attention.use_kernel(cast(PreTrainedModel, model))
+    from semg import attention
+
+    attention.use_kernel(cast("PreTrainedModel", model))
 
 
 # --- weights ------------------------------------------------------------------------------------------------------

@@ -120,6 +120,8 @@ def test_no_flag_is_known_below_the_scripts(path):
         ("data/putemg.py", "numpy torch pandas h5py"),
         ("evaluation/metrics.py", "torch transformers matplotlib sklearn scipy pandas"),
         ("evaluation/comparison.py", "torch transformers matplotlib sklearn"),
+        ("inference/*.py", "transformers.modeling_utils torch._dynamo"),
+        ("training/*.py", "transformers.modeling_utils torch._dynamo"),
     ],
 )
 def test_nobody_waits_for_what_a_room_does_not_need(modules, absent):

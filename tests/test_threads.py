@@ -5,12 +5,14 @@ from semg.common.interrupts import mend_thread_settings
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 from test_train import RANDOM, data, here  # noqa: F401  fixtures
+from waiting import LONGEST
 
 from model import GPT2Classifier, ModelConfig
 from semg.common import process_pool
@@ -204,6 +206,35 @@ def test_a_container_that_says_one_of_one_is_no_launcher(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert join_world(128, "cpu") == World()
+
+
+_LEFT = """
+from pathlib import Path
+from torch import nn
+from semg.training.distributed import join_world
+world = join_world(1, "cpu")
+module = world.parallel(nn.Linear(2, 2))
+names = [[path.read_text() for path in Path("/proc/self/task").glob("*/comm")]]
+del module
+world.leave()
+names.append([path.read_text() for path in Path("/proc/self/task").glob("*/comm")])
+print(*(sum("gloo" in name for name in some) for some in names))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's threads by name in files")
+def test_the_threads_that_processes_talk_through_end_with_their_group():
+    """One that still held a tensor while Python ended aborted a process whose training was done."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, **LAUNCHED, "WORLD_SIZE": "1", "MASTER_PORT": port}
+    done = subprocess.run(
+        [sys.executable, "-c", _LEFT], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST
+    )
+    assert done.returncode == 0, done.stderr
+    during, after = map(int, done.stdout.split())
+    assert during > 0 and after == 0
 
 
 @pytest.mark.parametrize("script", ["preprocess", "simulate_putemg"])

@@ -3,6 +3,7 @@ communication."""
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TypeVar
 
 import numpy as np
@@ -98,6 +99,9 @@ def join_world(batch_size: int, device: str) -> World:
     if on_gpu:
         _check_gpu(local, torch.cuda.device_count())
         torch.cuda.set_device(local)
+    # DistributedDataParallel imports this module, whose default arguments keep the group that they find for good; so
+    # Gloo's threads outlived `leave`, and one that still held a tensor could abort the process at its end
+    import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     return world
 

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast | None:
@@ -18,6 +17,8 @@ def hold_frozen_in_bf16(model: nn.Module) -> dict[str, Tensor]:
     Under autocast the model computes the same bits as before, because autocast rounds these weights in each pass
     anyway. Normalisation layers, embeddings and positions stay float32, because autocast uses them in float32.
     """
+    from transformers.pytorch_utils import Conv1D  # slow to import
+
     exact: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
