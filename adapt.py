@@ -27,10 +27,13 @@ docs/scale.md says how long it takes.
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
+from semg.common.failures import Repeated
 from semg.common.files import checksum, expect_place
 from semg.common.provenance import how_made
 from semg.data import gaps
@@ -112,18 +115,21 @@ def calibrated(model: TrainedModel, recordings: list[LabelledSignal], recipe: Ca
 def read(model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> list[LabelledSignal]:
     """The recordings, filtered and normalised together as one session, with their labels."""
     facts = (args.rate, args.unit, args.channels)
-    sources = {
-        path: recording_for(model, path, *facts, of_session=True, warn=console.warn)
-        for path in console.progress(args.recordings, unit="recording")
-    }
     samples, labels, others = [], [], []
+    with closing(Repeated(console.warn, "recording")) as doubts:
+        sources = {
+            path: recording_for(model, path, *facts, of_session=True, warn=partial(doubts.add, path))
+            for path in console.progress(args.recordings, unit="recording")
+        }
+        if args.repetitions:
+            for path, source in sources.items():
+                if unknown := unknown_labels(source.codes, model):
+                    doubts.add(path, f"{path}: {unknown}")
     for path, source in in_one_unit(model, sources, args.unit, console.warn).items():
         try:
             samples.append(model.signal_path.apply(source.samples, source.scale))
         except DataError as error:
             raise DataError(f"{path}: {error.message}", error.hint) from None
-        if args.repetitions and (unknown := unknown_labels(source.codes, model)):
-            console.warn(f"{path}: {unknown}")
         labels.append(labels_of(source.codes, model.classes))
         others.append((gaps.breaks(source.missing, source.rate), source.cuts))
     session = model.session_of(*samples)

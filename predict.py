@@ -53,7 +53,9 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ import numpy as np
 
 from semg.common import cli
 from semg.common.errors import DataError, UsageError
-from semg.common.failures import Failures
+from semg.common.failures import Failures, Repeated
 from semg.common.files import checksum, expect_place, expect_room, write_text
 from semg.data.tables import RawRecording, is_simulated, is_table
 from semg.data.windows import segments
@@ -215,11 +217,11 @@ class Recorded:
     signal: np.ndarray
 
 
-def read(path: Path, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> RawRecording:
+def read(path: Path, model: TrainedModel, args: argparse.Namespace, doubts: Repeated) -> RawRecording:
     """Read a recording. DataError, which names the file, if that is impossible."""
     facts = (args.rate, args.unit, args.channels)
     how = {"causal": args.stream, "of_session": args.one_session}
-    return recording_for(model, path, *facts, **how, warn=console.warn)
+    return recording_for(model, path, *facts, **how, warn=partial(doubts.add, path))
 
 
 def filtered(path: Path, source: RawRecording, model: TrainedModel, args: argparse.Namespace) -> Recorded:
@@ -236,8 +238,8 @@ class Offline:
     With --one-session, one model and one normalisation serve all of them; otherwise each recording has its own.
     """
 
-    def __init__(self, model: TrainedModel, args: argparse.Namespace, console: cli.Console) -> None:
-        self._model, self._adapt, self._console = model, args.adapt, console
+    def __init__(self, model: TrainedModel, args: argparse.Namespace, doubts: Repeated) -> None:
+        self._model, self._adapt, self._doubts = model, args.adapt, doubts
         self._of_all: tuple[TrainedModel, Given] | None = None
 
     def take_together(self, recorded: Sequence[Recorded]) -> None:
@@ -257,9 +259,9 @@ class Offline:
             return self._model, session
         adapted = adapt(self._model, [Signal(signal, session) for signal in signals])
         if not adapted.accepted:
-            self._console.warn(f"{where}the model was not adapted: {adapted.reason}")
+            self._doubts.add(where, f"{where}the model was not adapted: {adapted.reason}")
         if adapted.turn_refused:
-            self._console.warn(f"{where}rings of electrodes are {adapted.turn_refused}")
+            self._doubts.add(where, f"{where}rings of electrodes are {adapted.turn_refused}")
         return adapted.model, session
 
 
@@ -292,7 +294,7 @@ def predict(
     decider: Offline | Streamed,
     model: TrainedModel,
     args: argparse.Namespace,
-    console: cli.Console,
+    doubts: Repeated,
 ) -> dict[str, Any]:
     """Decide for one recording and write the results; returns a summary of them."""
     path, source = recorded.path, recorded.source
@@ -302,7 +304,7 @@ def predict(
         raise DataError(f"{path}: {error.message}", error.hint) from None
     truth = truth_of(source.codes, model.classes, predictions.end, model.window)
     if unknown := unknown_labels(source.codes, model):
-        console.warn(f"{path}: {unknown}")
+        doubts.add(path, f"{path}: {unknown}")
     prediction = predictions.probabilities.argmax(1)
     beside = over_time(model, predictions, args.vote, args.smooth)
     columns = {name: decided for name, (decided, _) in beside.items()}
@@ -326,7 +328,8 @@ def predict(
         counts = metrics.confusion(truth[known], prediction[known], len(model.classes))
         scores = metrics.scores_of(counts)
         if (seen := model.description.get("calibrated_on_sha256")) and checksum(path) in seen:
-            console.warn(f"{path}: the model was calibrated on labels of this recording, so its score flatters it")
+            learnt = "the model was calibrated on labels of this recording, so its score flatters it"
+            doubts.add(path, f"{path}: {learnt}")
         summary |= {"with_truth": int(known.sum()), **{one.name: scores[one.name] for one in metrics.headlines()}}
     if predictions.delay is not None and predictions.computing is not None:
         p50, p99 = 1000 * np.percentile(predictions.computing, (50, 99))
@@ -418,14 +421,14 @@ def with_pictures(args: argparse.Namespace, shown: Path) -> str:
 
 
 def read_session(
-    model: TrainedModel, args: argparse.Namespace, report: Failures, console: cli.Console
+    model: TrainedModel, args: argparse.Namespace, report: Failures, doubts: Repeated, console: cli.Console
 ) -> dict[Path, Recorded]:
     """All recordings that can be read, in one unit; they stay in memory, because their normalisation needs all of them.
     DataError if they are in different units."""
     sources: dict[Path, RawRecording] = {}
     for path in console.progress(args.recordings, unit="recording", desc="reading"):
         try:
-            sources[path] = read(path, model, args, console)
+            sources[path] = read(path, model, args, doubts)
         except _OF_ONE as error:
             report.failed(path, cli.in_words(error))
     recorded: dict[Path, Recorded] = {}
@@ -444,23 +447,23 @@ def predict_all(
     model: TrainedModel, args: argparse.Namespace, report: Failures, console: cli.Console
 ) -> dict[Path, dict[str, Any]]:
     """Decide on all recordings that can be read; returns a summary of each."""
-    decider = Streamed(model, args, console) if args.stream else Offline(model, args, console)
     recordings, session = args.recordings, {}
-    if args.one_session and isinstance(decider, Offline):
-        session = read_session(model, args, report, console)
-        recordings = list(session)
-        if session:
-            decider.take_together(list(session.values()))
     done: dict[Path, dict[str, Any]] = {}
-    for path in console.progress(recordings, unit="recording"):
-        try:
-            recorded = session.get(path) or filtered(path, read(path, model, args, console), model, args)
-            done[path] = predict(recorded, decider, model, args, console)
-        except _OF_ONE as error:
-            report.failed(path, cli.in_words(error))
-            continue
-        console.say(f"{args.names[path]}: {in_words(done[path])}")
-    report.close()
+    with closing(report), closing(Repeated(console.warn, "recording")) as doubts:
+        decider = Streamed(model, args, console) if args.stream else Offline(model, args, doubts)
+        if args.one_session and isinstance(decider, Offline):
+            session = read_session(model, args, report, doubts, console)
+            recordings = list(session)
+            if session:
+                decider.take_together(list(session.values()))
+        for path in console.progress(recordings, unit="recording"):
+            try:
+                recorded = session.get(path) or filtered(path, read(path, model, args, doubts), model, args)
+                done[path] = predict(recorded, decider, model, args, doubts)
+            except _OF_ONE as error:
+                report.failed(path, cli.in_words(error))
+                continue
+            console.say(f"{args.names[path]}: {in_words(done[path])}")
     return done
 
 

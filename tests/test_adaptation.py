@@ -455,6 +455,17 @@ def test_tables_of_one_session_have_one_unit(trained, tmp_path, run_here, model)
     assert all(torch.equal(found.tensors[name], said.tensors[name]) for name in found.tensors)
 
 
+def test_what_is_said_of_many_tables_of_a_session_is_counted(trained, tmp_path, run_here, model):
+    for name in "abcde":
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(0, 9, (2000, len(model.channels))))
+    paths = sorted(tmp_path.glob("*.npy"))
+    words = ("adapt.py", trained / "run" / "best_model.ckpt", *paths, "--rate", model.rate / 2, "--unit", "uV")
+    lines = run_here(*words, "--out", tmp_path / "own.ckpt").stderr.splitlines()
+    said = [line for line in lines if "resampled" in line]
+    assert [line.partition(": resampled")[0] for line in said[:3]] == [f"warning: {path}" for path in paths[:3]]
+    assert len(said) == 4 and said[3].startswith("warning: 2 more recordings: resampled from")
+
+
 def test_adapt_keeps_a_model_that_every_script_takes(trained, tmp_path, run_script, run_here, model):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "session.npy", 50 * rng.normal(size=(int(40 * model.rate), len(model.channels))))

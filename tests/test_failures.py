@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from semg.common.console import Console
-from semg.common.failures import Failures, Warnings
+from semg.common.failures import Failures, Repeated, Warnings
 
 
 def told(capsys, *warnings: tuple[str, str]) -> list[str]:
@@ -61,3 +61,17 @@ def test_failures_of_a_kind_are_counted_after_the_first(capsys):
         "error: p3.csv: expected 8 channels, found 3",
         "error: 3 more recordings: expected 8 channels, found 6",
     ]
+
+
+def test_messages_of_a_kind_are_told_as_they_come_then_counted_and_another_round_begins_anew(capsys):
+    told = []
+    messages = Repeated(told.append, "recording")
+    for _ in range(2):
+        for n in range(1, 6):
+            messages.add(f"p{n}", f"p{n}: lost samples: {n} gaps")
+        assert told == [f"p{n}: lost samples: {n} gaps" for n in (1, 2, 3)]
+        messages.close()
+        assert told.pop() == "2 more recordings: lost samples: 5 gaps"
+        told.clear()
+    assert messages.count == 10
+    assert capsys.readouterr().err == ""

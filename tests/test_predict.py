@@ -492,6 +492,23 @@ def test_of_some_gestures_the_probabilities_are_renormalised_and_it_is_said(here
         here(*flags, "--classes", "fist", "wave")
 
 
+@pytest.mark.parametrize("flags", [[], ["--adapt"], ["--one-session"]], ids=" ".join)
+def test_what_is_said_of_many_recordings_is_counted(here, data, tmp_path, flags):
+    """A data set has hundreds of files, each of which is resampled."""
+    paths = [tmp_path / f"{name}.npy" for name in "abcde"]
+    for place, path in enumerate(paths):
+        np.save(path, 300 * np.random.default_rng(place).normal(size=(2000, 24)))
+    code, _, errors = here(
+        *paths, "--checkpoint", data / "session.ckpt", "--out", tmp_path, "--rate", 2000, "--unit", "uV", *flags
+    )
+    assert code == 0
+    said = "resampled from 2000 Hz to the model's 5120 Hz"
+    lines = [line for line in errors.splitlines() if said in line]
+    assert lines == [*(f"warning: {path}: {said}" for path in paths[:3]), f"warning: 2 more recordings: {said}"]
+    if "--adapt" in flags:
+        assert "warning: 2 more recordings: the model was not adapted" in errors
+
+
 @pytest.fixture
 def repetitions(tmp_path):
     """Two tables of one session: the second is much stronger, as the file of a gesture beside that of rest."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semg.common.console import Console, counted
@@ -10,35 +10,51 @@ from semg.common.console import Console, counted
 SHOWN = 3  # messages, or names, of one kind
 
 
-class Failures:
-    """Reports which inputs failed and why; of many failures with the same reason, the first few and the number of
-    others.
+class Repeated:
+    """Reports messages about many inputs at once: of those with the same words the first few, and at the end how many
+    others there were.
 
-    console: where to report; count: number of all failures.
+    count: number of all messages.
     """
 
-    def __init__(self, console: Console, what: str) -> None:
-        """what: the name for one input, such as `recording`."""
-        self.console = console
+    def __init__(self, report: Callable[[str], None], what: str) -> None:
+        """report: reports a message. what: the name for one input, such as `recording`."""
         self.count = 0
-        self._what = what
+        self._report, self._what = report, what
         self._kinds: Counter[str] = Counter()
         self._latest: dict[str, str] = {}  # for each kind, the latest message without the name
 
-    def failed(self, path: Path, message: str) -> None:
-        """Report an input that is left out; message: which one and why."""
-        kind = _kind(message.replace(str(path), ""))
+    def add(self, name: object, message: str) -> None:
+        """Take a message about the input called `name`, with which it begins."""
+        kind = _kind(message.replace(str(name), ""))
         self.count += 1
         self._kinds[kind] += 1
         self._latest[kind] = message.partition(": ")[2] or message
         if self._kinds[kind] <= SHOWN:
-            self.console.error(message)
+            self._report(message)
 
     def close(self) -> None:
-        """Report how many more there were of each kind."""
+        """Report how many more there were of each kind since the last call."""
         for kind, count in self._kinds.items():
             if count > SHOWN:
-                self.console.error(f"{counted(count - SHOWN, f'more {self._what}')}: {self._latest[kind]}"[:200])
+                self._report(f"{counted(count - SHOWN, f'more {self._what}')}: {self._latest[kind]}"[:200])
+        self._kinds.clear()
+
+
+class Failures(Repeated):
+    """Reports which inputs failed and why, see `Repeated`.
+
+    console: where to report.
+    """
+
+    def __init__(self, console: Console, what: str) -> None:
+        """what: the name for one input, such as `recording`."""
+        super().__init__(console.error, what)
+        self.console = console
+
+    def failed(self, path: Path, message: str) -> None:
+        """Report an input that is left out; message: which one and why."""
+        self.add(path, message)
 
 
 class Warnings:
