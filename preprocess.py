@@ -36,6 +36,7 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from threadpoolctl import threadpool_limits
 
 from semg.common import cli, launching
 from semg.common.errors import DataError, UsageError
+from semg.common.failures import Repeated
 from semg.common.files import checksum, expect_file, expect_unchanged, remove_leftovers
 from semg.common.launching import Launcher
 from semg.common.process_pool import as_ready, usable_cores
@@ -375,14 +377,15 @@ def make_shards(
     counts = {"done": 0, "kept": 0, "failed": 0}
     windows, hum = 0, Counter[float]()
     outcomes = as_ready(process, conversions, args.workers, killed, console.warn)
-    for outcome in console.progress(outcomes, total=len(conversions), unit="recording"):
-        counts[outcome.state] += 1
-        windows += outcome.windows
-        hum.update([outcome.mains] if outcome.mains else [])
-        if outcome.state == "failed":
-            console.error(outcome.message)
-        elif outcome.message:
-            console.warn(outcome.message)
+    with closing(Repeated(console.error, "recording")) as failures:
+        for outcome in console.progress(outcomes, total=len(conversions), unit="recording"):
+            counts[outcome.state] += 1
+            windows += outcome.windows
+            hum.update([outcome.mains] if outcome.mains else [])
+            if outcome.state == "failed":
+                failures.add(outcome.record, outcome.message)
+            elif outcome.message:
+                console.warn(outcome.message)
     if hum:
         heard = ", ".join(f"{mains:g} Hz in {cli.counted(n, 'recording')}" for mains, n in sorted(hum.items()))
         left = [mains for mains in hum if all(abs(mains - notch) > 1 for notch in how.notch)]

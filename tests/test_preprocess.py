@@ -215,6 +215,17 @@ def test_wrong_recordings_are_named_and_the_others_done(run_script, tmp_path):
     assert "5 recordings failed" in done.stdout
 
 
+def test_recordings_that_fail_alike_are_counted_after_the_first(run_here, tmp_path):
+    names = [recordings.record_name(subject) for subject in range(1, 7)]
+    for name in names:
+        (tmp_path / f"{name}.hdf5").write_bytes(b"no HDF5")
+    failed = run_here("preprocess.py", "--raw", tmp_path, "--shards", tmp_path / "s", "--workers", 1, code=1)
+    lines = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert [name in line for name, line in zip(names, lines[:3], strict=False)] == [True] * 3
+    assert len(lines) == 4 and lines[3].startswith("error: 3 more recordings: expected ")
+    assert "6 recordings failed, see above" in failed.stdout
+
+
 def test_dead_saturated_and_equal_channels_are_reported(run_here, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
