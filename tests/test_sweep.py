@@ -21,7 +21,6 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from waiting import LONGEST, wait_for
 
 import sweep
-import train
 from semg.common.errors import DataError, UsageError
 from semg.common.files import folder_lock, read_json, write_json
 from semg.data.inputs import Inputs, shards_of
@@ -138,9 +137,32 @@ def hyperparameters(folder):
     return shown
 
 
-def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, capsys):
+@pytest.fixture
+def here(run_here):
+    """In place of `sweep.run_script`: the same scripts, run in this process, which has imported PyTorch."""
+
+    def started(command, _console):
+        run_here(Path(command[1]).name, *command[2:])
+        return ""
+
+    return started
+
+
+def once(first, others):
+    """Scripts that are started by `first` once, by `others` from then on."""
+    waiting = [first]
+
+    def started(command, console):
+        return (waiting.pop() if waiting else others)(command, console)
+
+    return started
+
+
+def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, here, data, tmp_path, capsys):
+    """The first run is one of sweep.run_script, as are all of the launched sweep at the end."""
     words = flags(data, tmp_path, "--grid", "lr=1e-9,1e-2", split="split")
-    assert run(sweep.run_script, *words, "--", *TINY, "--epochs", "2") == 0
+    passed = ["--", *TINY, "--augment", "none", "--epochs"]  # no pilots
+    assert run(once(sweep.run_script, here), *words, *passed, "2") == 0
     output = capsys.readouterr().out
     assert "picked lr-1e-2: validation macro-F1" in output.splitlines()[-1]
     assert "epoch   2" in output
@@ -168,30 +190,18 @@ def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, data, tmp_path, c
     def nothing(*_):
         raise AssertionError("a whole run was started again")
 
-    assert run(nothing, *words, "--", *TINY, "--epochs", "2") == 0
+    assert run(nothing, *words, *passed, "2") == 0
     assert (tmp_path / "out" / "sweep.md").read_bytes() == before
     with pytest.raises(DataError, match="expected a run with epochs 3, found 2"):
-        run(nothing, *words, "--", *TINY, "--epochs", "3")
+        run(nothing, *words, *passed, "3")
     launched = flags(data, tmp_path / "launched", *words[words.index("--grid") :], split="split")
-    assert run(nothing, *launched, "--launch", "local", "--parallel", "2", "--", *TINY, "--epochs", "2") == 0
+    assert run(nothing, *launched, "--launch", "local", "--parallel", "2", *passed, "2") == 0
     assert table(tmp_path / "launched") == table(tmp_path)
     assert hyperparameters(tmp_path / "launched" / "out" / "hparams") == shown
 
 
-def train_here(command, _console):
-    """Run train.py in this process, which has torch already."""
-    script, words = Path(command[1]).name, command[2:]
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script, *words, "--quiet"])
-        train.main()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    return ""
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_the_run_under_way_and_the_same_command_goes_on(run, data, tmp_path, number, code):
+def test_a_signal_stops_the_run_under_way_and_the_same_command_goes_on(run, here, data, tmp_path, number, code):
     words = [*flags(data, tmp_path, "--evaluate", "none", split="split"), "--", *TINY, "--epochs", "12"]
     words += ["--augment", "none"]  # no pilots
     command = [sys.executable, str(ROOT / "sweep.py"), *words]
@@ -215,7 +225,7 @@ def test_a_signal_stops_the_run_under_way_and_the_same_command_goes_on(run, data
     with folder_lock(log.parent):  # nobody writes there any more
         early = log.read_text().splitlines()
     assert 1 <= len(early) < 12
-    assert run(train_here, *words) == 0
+    assert run(here, *words) == 0
     late = log.read_text().splitlines()
     assert late[: len(early)] == early  # with the very speeds that were measured then: not trained again
     assert len(late) == 12
@@ -595,11 +605,14 @@ def test_a_model_that_does_not_say_what_a_sweep_keeps_of_it_is_named():
         sweep.keep_scores(run, None)
 
 
-def test_jobs_launched_here_score_the_pick_as_a_sweep_without_them_does(run, data, tmp_path):
-    """The scores of all three kinds, each once; a session of some seconds is too short to adapt to."""
+def test_jobs_launched_here_score_the_pick_as_a_sweep_without_them_does(run, here, data, tmp_path):
+    """The scores of all three kinds, each once; a session of some seconds is too short to adapt to.
+
+    The plain ones are there already: jobs make those in the first test.
+    """
     words = flags(data, tmp_path, split="split")
     passed = ["--", *TINY, "--epochs", "1", "--augment", "none"]
-    assert run(train_here, *words, "--evaluate", "none", *passed) == 0
+    assert run(here, *words, *passed) == 0
     words += ["--adapt", "session", "--repetitions", "1"]
     launched = [*words, "--launch", "local", "--parallel", "2"]
     assert run(None, *launched, *passed) == 0
