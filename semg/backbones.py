@@ -8,7 +8,7 @@ Weights are read only from safetensors, tensor by tensor, and only those of the 
 a weight that is missing, not finite or of another shape is refused by name before memory is allocated.
 
 transformers imports its models at their first use, which takes seconds. Nothing here uses them before a network is
-built, so that a command that stops earlier, as for a wrong flag or a missing file, answers at once.
+configured, so that a command that stops earlier, as for a wrong flag or a missing file, answers at once.
 """
 
 import hashlib
