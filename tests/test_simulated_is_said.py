@@ -52,7 +52,7 @@ def titles(monkeypatch, module, name):
     return words
 
 
-def test_all_that_comes_of_a_shard_says_so(made, here, monkeypatch):
+def test_all_that_comes_of_a_shard_says_so(made, here, run_here, monkeypatch):
     folder, simulated, said = made
     data = "--shards", folder / "shards", "--split", folder / "split"
     best = folder / "run" / "best_model.ckpt"
@@ -65,6 +65,12 @@ def test_all_that_comes_of_a_shard_says_so(made, here, monkeypatch):
     here(export, "--checkpoint", best, "--out", folder / "exported", "--no-onnx")
     output["export"] = (folder / "exported" / "README.md").read_text()
     flags = "--out", folder / "sweep", "--checkpoints", folder / "runs", "--evaluate", "none", "--seeds", 0
+
+    def train_here(command, _console):
+        run_here(Path(command[1]).name, *command[2:])
+        return ""
+
+    monkeypatch.setattr(sweep, "run_script", train_here)  # of what that passes on, nothing is sweep.py's word
     output["sweep"] = here(sweep, *data, *flags, "--", *TINY)
     output["confusion.png"], output["per_subject.png"] = map(" ".join, drawn)
     output["curves.png"] = _title(here, monkeypatch, score_figures, "learning_curves", "curves", folder / "run")
