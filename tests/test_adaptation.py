@@ -113,6 +113,16 @@ def test_a_refusal_shows_a_number_beyond_the_limit_that_it_names():
     assert "is 0.01547 nats" in doubt_of_adapted(0.01547, Adaptation())
 
 
+@pytest.mark.parametrize(("windows", "features"), [(80, 20), (80, 5), (50, 60), (7, 60)])
+def test_components_are_the_principal_ones_however_few_windows_there_are(windows, features):
+    table = np.random.default_rng(0).normal(3, np.linspace(1, 5, features), (windows, features))
+    components = adaptation._principal_components(table, 12)
+    assert components.shape == (windows, min(12, features))
+    left, size, _ = np.linalg.svd(table - table.mean(0), full_matrices=False)
+    best = (left * size)[:, : components.shape[1]]
+    np.testing.assert_allclose(components @ components.T, best @ best.T, atol=1e-9)
+
+
 def test_divergence_is_nought_for_the_prior_alone():
     prior = np.array([0.5, 0.3, 0.2])
     assert divergence(prior, prior) == pytest.approx(0, abs=1e-5)

@@ -444,10 +444,15 @@ def _ratio(probability: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 
 def _principal_components(features: np.ndarray, count: int) -> np.ndarray:
-    """(n, F) -> (n, at most `count`) principal components, not scaled."""
-    centred = features - features.mean(0)
-    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    return centred @ vectors[:, -min(count, features.shape[1]) :]
+    """(n, F) -> (n, `count` or F if that is less) principal components, not scaled."""
+    centred, count = features - features.mean(0), min(count, features.shape[1])
+    if len(centred) >= features.shape[1]:
+        _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+        return centred @ vectors[:, -count:]
+    # (n, n) has the same components as (F, F), which takes seconds where F is some thousands; all others are zero
+    squares, vectors = np.linalg.eigh(centred @ centred.T)
+    components = (vectors * np.sqrt(squares.clip(0)))[:, -count:]
+    return np.pad(components, ((0, 0), (count - components.shape[1], 0)))
 
 
 def _decided(network: GPT2Classifier, tokens: Tensor, how: Adaptation) -> np.ndarray:
