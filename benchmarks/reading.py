@@ -69,11 +69,11 @@ def open_many(folder: Path) -> list[Row]:
     ]
 
 
-def batches(folder: Path, repeats: int) -> list[Row]:
-    """Shuffled batches as stored and as the model takes them."""
+def batches(folder: Path, repeats: int, count: int) -> list[Row]:
+    """Shuffled batches as stored and as the model takes them. count: of each kind in a round."""
     windows = WindowSet(open_shards(folder, list_records(folder)))
     random = np.random.default_rng(0)
-    order = [random.integers(0, len(windows), BATCH) for _ in range(40)]
+    order = [random.integers(0, len(windows), BATCH) for _ in range(count)]
     random = np.random.default_rng(1)
     stored = random.standard_normal((COPIED, BATCH, windows.window, windows.n_channels), np.float32).astype(np.float16)
     cpu = torch.device("cpu")
@@ -120,7 +120,7 @@ def main() -> int:
         rows = open_many(first.parent)
         for subject in range(4):
             material.shard(folder / "few", 30 if args.quick else material.SECONDS, subject + 1)
-        rows += batches(folder / "few", args.repeats)
+        rows += batches(folder / "few", args.repeats, COPIED if args.quick else 40)
     return report(args, rows, batch=BATCH, threads=1)
 
 
