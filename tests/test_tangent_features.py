@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small_shards
-from sklearn.covariance import OAS
 
 from semg.data.rings import turned_by, turned_pairs
 from semg.data.shards import Shard, open_shard
@@ -88,15 +87,6 @@ def test_turned_rings_are_turned_pairs_of_channels(shard):
     flat = table.reshape(len(table), -1)
     np.testing.assert_array_equal(windows.turned(flat, 1), table[:, :, turned[2]].reshape(len(table), -1))
     np.testing.assert_array_equal(windows.turned(windows.turned(flat, 2), -2), flat)
-
-
-def test_shrinkage_is_scikit_learns():
-    """A flat window included, and windows of fewer samples than channels."""
-    for length in (6, 60):
-        samples = np.random.default_rng(0).normal(size=(5, 24, length)) * np.arange(1, 25)[:, None]
-        samples[2] = 0
-        expected = [OAS(assume_centered=True).fit(one.T).covariance_ for one in samples]
-        np.testing.assert_allclose(tangent_features.shrunk(samples), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("hertz", "band"), [(48, 0), (496, 1)])

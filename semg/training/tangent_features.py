@@ -8,8 +8,8 @@ The matrix logarithm maps the whitened matrices to the tangent space at the iden
 
 Sources: Barachant, Bonnet, Congedo, Jutten 2012, "Multiclass brain-computer interface classification by Riemannian
 geometry"; Zanini, Congedo, Jutten, Said, Berthoumieu 2018, "Transfer learning: a Riemannian geometry framework with
-applications to brain-computer interfaces" (recentring). Mean and tangent space are computed by pyriemann, which is not
-a dependency of the pipeline: it is imported when these features are used.
+applications to brain-computer interfaces" (recentring). Covariances, mean and tangent space are computed by pyriemann,
+which is not a dependency of the pipeline: it is imported when these features are used.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def check_installed() -> None:
     """DataError unless pyriemann is installed and has the functions that are used."""
     try:
         from pyriemann import tangentspace  # noqa: F401
-        from pyriemann.geometry import mean  # noqa: F401
+        from pyriemann.geometry import covariance  # noqa: F401
     except ModuleNotFoundError as error:
         name = str(error.name)
         if name == "pyriemann":
@@ -83,6 +83,8 @@ class TangentFeatures:
 
     def _covariances(self, place: int, starts: np.ndarray) -> np.ndarray:
         """(n, bands, C, C) float64: covariance matrices of windows as in `of`, with OAS shrinkage."""
+        from pyriemann.geometry.covariance import covariances
+
         shard, transform = self._shards[place], self._transform[place]
         rows = []
         for at in range(0, len(starts), AT_ONCE):
@@ -94,23 +96,9 @@ class TangentFeatures:
                 part = spectrum[:, :, bins] * cover[bins]
                 # real and imaginary parts serve as samples: their covariance is that of the band-passed signal
                 samples = np.concatenate([part.real, part.imag], axis=2)
-                of_bands.append(shrunk(samples))
+                of_bands.append(covariances(samples, "oas", assume_centered=True))
             rows.append(np.stack(of_bands, axis=1))
         return np.concatenate(rows)
-
-
-def shrunk(samples: np.ndarray) -> np.ndarray:
-    """(n, C, T) of mean zero -> (n, C, C) float64: covariance matrices with oracle approximating shrinkage (OAS).
-
-    As scikit-learn's OAS, which takes one matrix at a time and inverts each.
-    """
-    n, channels, length = samples.shape
-    covariance = (samples @ samples.transpose(0, 2, 1)).astype(np.float64) / length
-    mean = np.trace(covariance, axis1=1, axis2=2) / channels
-    power = np.square(covariance).mean((1, 2))
-    beyond = (length + 1) * (power - mean**2 / channels)
-    share = np.minimum(np.divide(power + mean**2, beyond, out=np.ones(n), where=beyond > 0), 1)
-    return (1 - share)[:, None, None] * covariance + (share * mean)[:, None, None] * np.eye(channels)
 
 
 class _Space:
