@@ -23,7 +23,8 @@ from conftest import ROOT
 
 SCRIPTS = ("preprocess", "create_dataset_files", "train", "evaluate", "baselines", "predict", "import_csv")
 SCRIPTS += ("calibrate", "simulate_putemg", "export")
-DRAWING = ("matplotlib.pyplot", "tensorboardX")  # imported late by the scripts, here once for all of them
+# imported late by the scripts, here once for all of them
+LATE = ("matplotlib.pyplot", "tensorboardX", "semg.attention", "transformers.models.gpt2.modeling_gpt2")
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
@@ -33,7 +34,7 @@ PLACES = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 def _context() -> Any:
     """The server keeps the environment and the folder that it is started with, whichever test does that."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killing", *SCRIPTS, *DRAWING])
+    context.set_forkserver_preload(["killing", *SCRIPTS, *LATE])
     with chdir(ROOT), mock.patch.dict(os.environ, {"PYTHONPATH": PLACES, "HF_HUB_OFFLINE": "1"}):
         forkserver.ensure_running()
     return context
