@@ -68,7 +68,7 @@ from semg.common.failures import Failures, Repeated
 from semg.common.files import checksum, expect_place, expect_room, write_text
 from semg.data.tables import RawRecording, is_simulated, is_table
 from semg.data.windows import segments
-from semg.evaluation import metrics, palette, signal_figures, smoothing
+from semg.evaluation import metrics, smoothing
 from semg.flags import places, shared
 from semg.inference.batch import INFERENCE_BATCH, Signal
 from semg.inference.checkpoint import files_of
@@ -189,6 +189,8 @@ def draw(
     simulated: bool,
 ) -> None:
     """The timeline of one recording. decisions, confidence: (n,); with `vote` above 1, of the last `vote` windows."""
+    from semg.evaluation import palette, signal_figures  # import matplotlib, which takes a quarter of a second
+
     rate = model.rate
     loud = np.sort(np.argsort(-signal.astype(np.float32).std(axis=0), kind="stable")[:PLOTTED])
     ends = np.append(predictions.end, min(len(signal), predictions.end[-1] + model.stride))

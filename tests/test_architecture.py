@@ -119,8 +119,8 @@ def test_no_flag_is_known_below_the_scripts(path):
         ("__init__.py", "numpy torch pandas h5py"),
         ("data/putemg.py", "numpy torch pandas h5py"),
         ("evaluation/metrics.py", "torch transformers matplotlib sklearn scipy pandas"),
-        ("evaluation/comparison.py", "torch transformers matplotlib sklearn"),
-        ("inference/*.py", "transformers.modeling_utils torch._dynamo"),
+        ("evaluation/comparison.py", "torch transformers matplotlib sklearn scipy"),
+        ("inference/*.py", "transformers.modeling_utils torch._dynamo matplotlib scipy.stats"),
         ("training/*.py", "transformers.modeling_utils torch._dynamo"),
     ],
 )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from semg.common.console import counted, printable
 from semg.common.errors import DAMAGED_NPZ, DataError, SettingError
@@ -261,8 +260,13 @@ def paired(method: Method, reference: Method) -> Paired:
         raise DataError(f"{method.name}: expected people that {reference.name} has scored too, found none")
     difference = np.array([method.subjects[subject] - reference.subjects[subject] for subject in both])
     difference[np.abs(difference) < 1e-12] = 0.0  # rounding errors of means are not differences
-    p = 1.0 if not difference.any() else float(wilcoxon(difference).pvalue)
-    return Paired(len(both), float(difference.mean()), bootstrap_interval(difference), p)
+    return Paired(len(both), float(difference.mean()), bootstrap_interval(difference), _wilcoxon(difference))
+
+
+def _wilcoxon(difference: np.ndarray) -> float:
+    from scipy.stats import wilcoxon  # takes half a second to import, and most of a script's runs compare nothing
+
+    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
