@@ -12,7 +12,7 @@ import torch
 from test_predict import CPU, checkpoint
 
 import predict
-from semg.common.errors import DataError, UsageError
+from semg.common.errors import DataError, SettingError, UsageError
 from semg.inference.session_statistics import MOST_KEPT
 from semg.inference.trained_model import TrainedModel
 
@@ -49,6 +49,19 @@ def test_a_later_stream_goes_on_from_the_file_as_the_first_would_have(model, sig
     anew = decided(model.stream(), later)
     goes_on, begins = (np.abs(actual[-16:] - expected[-16:]).mean() for actual in (from_file, anew))
     assert goes_on < 0.2 * begins
+
+
+def test_statistics_that_are_not_there_yet_are_refused(model, signal, tmp_path):
+    """A stream that has just begun has none: that ended in an AttributeError."""
+    stream, path = model.stream(), str(tmp_path / "heard.npz")
+    with pytest.raises(DataError, match=r"heard\.npz: expected statistics of a stream with at least a window"):
+        model.write_statistics(path, stream.heard())
+    decided(stream, signal[:RATE])
+    model.write_statistics(path, stream.heard())
+    assert model.read_statistics(path).samples == RATE
+    other = TrainedModel.open(checkpoint(tmp_path / "train.ckpt", "train"), CPU)
+    with pytest.raises(SettingError, match="statistics: expected a model that is normalised by session"):
+        other.write_statistics(path, other.stream().heard())
 
 
 def test_what_was_read_is_what_was_written(model, signal, tmp_path):

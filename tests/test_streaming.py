@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model import GPT2Classifier, ModelConfig
+from semg.common.errors import DataError
 from semg.data.normalization import ChannelNormalization
 from semg.inference.online_normalization import Given, LatestSamples, OnlineNormalization
 from semg.inference.streaming import Ahead, Stream
@@ -87,6 +88,48 @@ def test_latest_samples_are_those_of_the_whole_signal_whenever_they_are_joined(s
         if at % 3 == 0:
             np.testing.assert_array_equal(latest.joined(), signal[: at + block][-SAMPLES:])
     np.testing.assert_array_equal(latest.joined(), signal[-SAMPLES:])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 1e9, 1e300])
+def test_a_stream_goes_on_after_a_block_that_it_refused(signal, wrong):
+    """The number stayed in the filter, which refused every block from then on."""
+    model, section = model_of("bands"), np.array([[0.5, 0, 0, 1, -0.5, 0]])
+    streams = [
+        Stream(
+            model,
+            Given(model, np.eye(CHANNELS, dtype=np.float32), None, torch.device("cpu")),
+            section,
+            np.eye(CHANNELS, dtype=np.float32),
+            STRIDE,
+        )
+        for _ in range(2)
+    ]
+    bad = signal[:50].astype(np.float64)
+    bad[10, 1] = wrong
+    streams[0].push(signal[:1000])
+    with pytest.raises(DataError, match=r"expected (finite numbers|amplitudes below 65 mV)"):
+        streams[0].push(bad)
+    streams[1].push(signal[:1000])
+    after, expected = (stream.push(signal[1000:]) for stream in streams)
+    assert [one.end for one in after] == [one.end for one in expected]
+    assert all(np.array_equal(a.probabilities, b.probabilities) for a, b in zip(after, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(np.ones((10, CHANNELS + 1)), np.ones((CHANNELS, 10)), np.ones(CHANNELS), np.ones((1, 10, CHANNELS)), 3.0),
+        *(None, np.ones((10, CHANNELS), complex), np.ones((10, CHANNELS), bool), [["a"] * CHANNELS]),
+    ],
+)
+def test_what_is_no_block_is_refused_in_a_line(wrong):
+    """It ended in an error of NumPy or SciPy, or was taken for numbers."""
+    model = model_of("bands")
+    stream = Stream(model, online(), PASS, np.eye(CHANNELS, dtype=np.float32), STRIDE)
+    with pytest.raises(DataError, match=rf"expected numbers of shape \(n, {CHANNELS}\), the model's channels, found "):
+        stream.push(wrong)
+    assert stream.push(np.ones((0, CHANNELS))) == stream.push([[1.0] * CHANNELS]) == []
+    assert stream.seen == 1
 
 
 def online() -> OnlineNormalization:

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from test_evaluate import trained  # noqa: F401  a fixture
@@ -17,6 +18,7 @@ import predict
 from semg.common.errors import DataError, SettingError
 from semg.data.shards import open_shards
 from semg.data.splits import read_split
+from semg.inference.checkpoint import open_checkpoint, write_checkpoint
 from semg.inference.trained_model import TrainedModel
 
 SHIPPED = ROOT / "checkpoints" / "best_model.ckpt"
@@ -86,8 +88,6 @@ def test_shards_are_scored_as_evaluate_does(trained, script, tmp_path):  # noqa:
 
 def test_folders_of_training_are_found_from_anywhere(trained, script, tmp_path, monkeypatch):  # noqa: F811
     """As relative as training was given them, and looked for above the checkpoint."""
-    from semg.inference.checkpoint import open_checkpoint, write_checkpoint
-
     output = open_checkpoint(trained / "run" / "best_model.ckpt")
     home = tmp_path / "home"
     shutil.copytree(trained / "shards", home / "shards")
@@ -117,7 +117,10 @@ def test_folders_of_training_are_found_from_anywhere(trained, script, tmp_path, 
         (np.random.default_rng(0).normal(0, 1e6, (4000, 24)), "below 65 mV"),
         (np.random.default_rng(0).normal(0, 1e300, (4000, 24)), "below 65 mV"),
         (np.zeros((100, 24)), "at least a window, 1280 samples, found 100"),
-        (np.zeros((0, 24)), r"found float64 of shape \(0, 24\)"),
+        (np.zeros((0, 24)), "at least a window, 1280 samples, found 0"),
+        ([[1.0] * 24, [1.0]], r"shape \(time, 24\), the model's channels, found setting an array element"),
+        (np.random.default_rng(0).normal(0, 50e-6, (4000, 24)), r"an RMS of 0\.1 to 10000 uV, found .*e-05: is the"),
+        (np.zeros((4000, 24)), r"an RMS of 0\.1 to 10000 uV, found 0: "),
     ],
 )
 def test_what_is_no_signal_of_the_models_is_refused(model, wrong, told):
@@ -136,6 +139,61 @@ def test_rates_that_cannot_be_are_refused(model, signal):
     for rate in (0, 1e-3, 1e9, -5.0, float("nan")):
         with pytest.raises(DataError, match="expected a rate"):
             model.predict(signal, rate=rate)
+
+
+@pytest.mark.parametrize("rate", [np.float32(2000), np.array([[2000]], np.uint16), "2000"])
+def test_a_rate_is_a_number_however_it_is_stored(model, signal, rate):
+    """scipy.io.loadmat reads one as a matrix of whole numbers; a mean of float32 times is one of NumPy's."""
+    pd.testing.assert_frame_equal(model.predict(signal, rate=rate), model.predict(signal, rate=2000))
+
+
+@pytest.mark.parametrize("rate", [[2000, 2000], "2 kHz", {}])
+def test_a_rate_that_is_no_number_is_refused(model, signal, rate):
+    with pytest.raises(DataError, match="expected a rate in Hz, found "):
+        model.predict(signal, rate=rate)
+
+
+def test_a_recording_that_is_too_short_is_measured_in_its_own_samples(model, script, tmp_path, capsys):
+    """It was told in samples of the model's rate, which it does not have."""
+    signal = np.random.default_rng(0).normal(0, 50, (500, 24))
+    assert len(model.predict(signal, rate=2000)) == 1
+    with pytest.raises(DataError, match="expected at least a window, 500 samples, found 499"):
+        model.predict(signal[:499], rate=2000)
+    np.save(tmp_path / "short.npy", signal[:499])
+    assert script(predict, tmp_path / "short.npy", "--checkpoint", SHIPPED, "--rate", 2000, "--out", tmp_path) == 1
+    assert "short.npy: expected at least a window, 500 samples, found 499" in capsys.readouterr().err
+
+
+def test_columns_of_a_data_frame_are_taken_by_name(model, signal):
+    """As predict.py takes those of a table. In another order they were taken for each other."""
+    expected = model.predict(signal)
+    named = pd.DataFrame(signal, columns=list(model.channels))
+    others = {"upside down": named.iloc[:, ::-1], "with a time": named.assign(time=np.arange(len(named)))}
+    for how, frame in {**others, "unnamed": pd.DataFrame(signal)}.items():
+        pd.testing.assert_frame_equal(model.predict(frame), expected, obj=how)
+    by_block = [model.stream().push(values)[-1].probabilities for values in (signal, named.iloc[:, ::-1])]
+    np.testing.assert_array_equal(*by_block)
+    with pytest.raises(DataError, match=r"^signal: expected the model's channel EMG_24, found EMG_1, [^;]*$"):
+        model.predict(named.rename(columns={"EMG_24": "other"}))
+
+
+@pytest.mark.parametrize("normalize", ["session", "train", "none"])
+def test_samples_of_a_device_of_its_own_unit_are_scaled_as_in_training(tmp_path, script, signal, normalize):
+    """import_csv.py without --unit multiplies them by a factor; predict and stream took them for microvolts."""
+    saved = open_checkpoint(checkpoint(tmp_path / "m.ckpt", normalize, causal=True))
+    arguments = saved.description["data"]["arguments"] | {"scale": 1e6}
+    data = saved.description["data"] | {"unit": "arbitrary", "arguments": arguments}
+    write_checkpoint(tmp_path / "m.ckpt", saved.description | {"data": data}, saved.tensors)
+    np.save(tmp_path / "volts.npy", signal * 1e-6)
+    words = (tmp_path / "volts.npy", "--checkpoint", tmp_path / "m.ckpt", "--rate", 5120, "--out")
+    assert script(predict, *words, tmp_path / "whole") == script(predict, *words, tmp_path / "live", "--stream") == 0
+    whole, live = (pd.read_csv(tmp_path / how / "volts.csv").filter(like="p_") for how in ("whole", "live"))
+    model = TrainedModel.open(tmp_path / "m.ckpt", "cpu")
+    np.testing.assert_allclose(model.predict(signal * 1e-6).filter(like="p_"), whole, atol=1e-5)
+    streamed = [one.probabilities for one in model.stream().push(signal * 1e-6)]
+    np.testing.assert_allclose(streamed, live, atol=1e-5)
+    with pytest.raises(DataError, match=r"an RMS of 1e-07 to 0\.01 in the unit of its training, found "):
+        model.predict(signal * 1e-12)
 
 
 def test_a_warm_up_is_refused_where_the_signal_so_far_is_not_used(tmp_path):

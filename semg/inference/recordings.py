@@ -49,6 +49,7 @@ def recording_for(
     if is_table(path) and unit is None and not of_session:
         source = in_usual_range(model, path, source, warn)
     faults = _faults(path, source, None if is_table(path) else ADC_ENDS, warn)
+    recorded = len(source.samples), source.rate
     if source.rate != model.rate:
         if causal:
             raise DataError(
@@ -60,8 +61,10 @@ def recording_for(
             top = f"nothing above {source.rate / 2:g} Hz, where the model expects signal to {signals.filter.high:g} Hz"
             warn(f"{path}: {top}")
         source = resampled(source, model.rate)
-    if len(source.samples) < model.window:
-        raise DataError(f"{path}: expected at least a window, {model.window} samples, found {len(source.samples)}")
+    try:
+        model.expect_a_window(*recorded)
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}") from None
     if len(faults.dead) == source.samples.shape[1]:
         raise DataError(f"{path}: expected a signal, found channels that never change")
     return source

@@ -1,12 +1,15 @@
-"""From a raw recording to the signal that a trained model reads: re-referencing and filter, as in training."""
+"""From a raw recording to the signal that a trained model reads: channels, re-referencing, filter, as in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from semg.common.errors import DataError, SettingError
+from semg.common.errors import DataError, SettingError, short
 from semg.common.schema import POSITIVE, TEXT, Field, check_fields, flag, is_whole, numbers
+from semg.data.columns import by_name
 from semg.data.filters import FilterSpec
 from semg.data.preprocessing import MONTAGES, filtered, montage
 from semg.data.putemg import CHANNEL_COLUMNS, N_CHANNELS
@@ -83,6 +86,35 @@ class SignalPath:
         if not np.isfinite(signal).all():
             raise DataError("expected amplitudes below 65 mV, found more", hint="is {unit} right?")
         return signal
+
+
+def as_samples(values: Any, names: Sequence[str], axis: str) -> np.ndarray:
+    """What a caller gives as a signal -> (n, channels) float32. A data frame's columns are taken by the channels'
+    `names`, as those of a table in a file, unless they have none of them.
+
+    axis: what the rows are, for the message. DataError for anything but finite numbers of that shape.
+    """
+    expected = f"expected numbers of shape ({axis}, {len(names)}), the model's channels"
+    if isinstance(values, pd.DataFrame):
+        values = _columns_by_name(values, names)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of several lengths, a tensor on a GPU
+        raise DataError(f"{expected}, found {short(error)}") from None
+    if array.ndim != 2 or array.shape[1] != len(names) or array.dtype.kind not in "fiu":
+        raise DataError(f"{expected}, found {array.dtype} of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise DataError("expected finite numbers, found NaN or infinity")
+    with np.errstate(over="ignore"):  # beyond float32: refused after the filter, as impossible amplitudes
+        return array.astype(np.float32, copy=False)
+
+
+def _columns_by_name(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    try:
+        places = by_name("signal", [str(name) for name in frame.columns], names)
+    except DataError as error:
+        raise DataError(error.message) from None  # its hint is about a flag
+    return frame if places is None else frame.iloc[:, places]
 
 
 def _montage(channels: Sequence[int], kind: str, names: Sequence[str]) -> tuple[list[str], np.ndarray]:

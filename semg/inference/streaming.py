@@ -5,6 +5,8 @@ online_normalization.py says how windows are normalised.
 """
 
 import time
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +20,7 @@ from semg.data.batches import to_device
 from semg.data.filters import CausalFilter
 from semg.inference.online_normalization import LatestSamples, Normalization, transformed
 from semg.inference.session_statistics import SessionStatistics
+from semg.inference.signal_path import as_samples
 
 
 @dataclass(frozen=True)
@@ -114,17 +117,20 @@ class Stream:
         stride: int,
         start_after: int = 0,
         adaptation: Adapting | None = None,
+        channels: Sequence[str] = (),
     ) -> None:
         """A stream at its beginning.
 
         sections: of the filter; reference: (channels in, C) from the samples pushed to microvolts of the model's
         channels; stride: samples from one window to the next; start_after: number of samples before the first decision.
-        adaptation: adapts the network that decides; None: the model's network stays.
+        adaptation: adapts the network that decides; None: the model's network stays. channels: names of the channels
+        in, by which the columns of a data frame are taken; none: numbers from 1.
         """
         self._model = model if adaptation is None else adaptation.network
         self._normalization, self._adaptation = normalization, adaptation
         self._filter = CausalFilter(sections)
         self._reference, self._stride, self._start_after = reference, stride, start_after
+        self._channels = channels or [str(place + 1) for place in range(len(reference))]
         self._length = model.config.samples
         self._latest = LatestSamples(self._length, reference.shape[1])
         self._ahead = Ahead(model, model.token_mean.device)
@@ -134,17 +140,21 @@ class Stream:
 
     @torch.inference_mode()
     def push(self, block: np.ndarray) -> list[Decision]:
-        """Process the next samples, (n, channels in); returns the decisions that they complete, in order.
+        """Process the next samples, (n, channels in), n from 0; returns the decisions that they complete, in order.
 
-        Raises DataError for amplitudes that float16 cannot hold, before anything is learnt from them.
+        Raises DataError for anything but finite numbers of that shape, and for amplitudes that float16 cannot hold.
+        Such a block is left out: nothing is learnt from it, and the next one may follow.
         """
         begin = time.perf_counter()
+        samples = as_samples(block, self._channels, "n")
         self.prepare()
+        after = copy(self._filter)  # the state before is kept: a number that is too large would never leave it
         # float16, as in shards: the model was trained on signals of this precision
         with np.errstate(over="ignore", invalid="ignore"):
-            new = self._filter(block.astype(np.float32, copy=False) @ self._reference).astype(np.float16)
+            new = after(samples @ self._reference).astype(np.float16)
         if not np.isfinite(new).all():
             raise DataError("expected amplitudes below 65 mV, found more", hint="is {unit} right?")
+        self._filter = after
         decisions = []
         while len(new):
             self.prepare()

@@ -10,6 +10,7 @@ decisions = stream.push(block)
 scores = model.score(shards)              # windows cut and labelled beforehand, see semg/data/shards.py
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from semg.common.console import Progress
 from semg.common.errors import DataError, SettingError
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
+from semg.data.preprocessing import USUAL_RMS
 from semg.data.shards import Shard, WindowSet, difference, second_moment
 from semg.inference import batch
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
@@ -36,7 +38,7 @@ from semg.inference.online_normalization import Given, Normalization, OnlineNorm
 from semg.inference.origin import Origin
 from semg.inference.prior import Prior
 from semg.inference.session_statistics import SessionStatistics, read_statistics, write_statistics
-from semg.inference.signal_path import SignalPath
+from semg.inference.signal_path import SignalPath, as_samples
 from semg.inference.streaming import Adapting, Predictions, Stream
 
 DATA_FIELDS = ("rate", "channels", "classes", "arguments")
@@ -268,19 +270,25 @@ class TrainedModel:
 
     # --- recordings ---
 
-    def predict(self, signal: np.ndarray, rate: float | None = None) -> pd.DataFrame:
+    def predict(self, signal: np.ndarray | pd.DataFrame, rate: float | None = None) -> pd.DataFrame:
         """Decide on a whole recording, as recorded: window by window, normalised by the whole recording.
 
-        signal: (time, channels) microvolts, unfiltered, the model's channels in the model's order. rate: Hz, if it is
-        not the model's; the signal is then resampled. Returns one row per decision: `time_s` (the window's end),
-        `gesture`, and the probability of each class, `p_idle` and so on. Raises DataError for anything but such a
-        signal.
+        signal: (time, channels) microvolts, unfiltered, the model's channels in the model's order; the columns of a
+        data frame are taken by name if it has the model's. If the model's `unit` is arbitrary, the samples are in the
+        unit of the recordings that it was trained on. rate: Hz, if it is not the model's; the signal is then resampled.
+        Returns one row per decision: `time_s` (the window's end), `gesture`, and the probability of each class,
+        `p_idle` and so on. Raises DataError for anything but such a signal, and for one of another unit.
         """
-        samples = self._checked(signal)
-        source = tables.RawRecording("signal", samples, self.rate if rate is None else rate, 1.0)
-        if source.rate != self.rate:
+        path = self.signal_path
+        samples = as_samples(signal, path.electrode_names, "time")
+        source = tables.RawRecording("signal", samples, self.rate if rate is None else _hertz(rate), path.scale)
+        recorded = len(samples), source.rate
+        if len(samples) and source.rate != self.rate:
             source = tables.resampled(source, self.rate)
-        predictions = self.predict_filtered(self.signal_path.apply(source.samples))
+        self.expect_a_window(*recorded)
+        filtered = path.apply(source.samples, source.scale)
+        self._expect_unit(filtered)
+        predictions = self.predict_filtered(filtered)
         shares = predictions.probabilities
         decided = {"time_s": predictions.end / self.rate, "gesture": np.array(self.classes)[shares.argmax(1)]}
         return pd.DataFrame(decided | {f"p_{name}": shares[:, k] for k, name in enumerate(self.classes)})
@@ -290,8 +298,7 @@ class TrainedModel:
 
         session: the normalisation, if the signal is only a part of a session, see `session_of`.
         """
-        if len(signal) < self.window:
-            raise DataError(f"expected at least a window, {self.window} samples, found {len(signal)}")
+        self.expect_a_window(len(signal), self.rate)
         starts = np.arange(0, len(signal) - self.window + 1, self.stride)
         values = batch.signal_probabilities(self.network, signal, starts, session or self.session_of(signal))
         return Predictions(starts + self.window, values)
@@ -300,7 +307,7 @@ class TrainedModel:
         self,
         *,
         start_after: float = 0.0,
-        scale: float = 1.0,
+        scale: float | None = None,
         normalization: Normalization | None = None,
         statistics: SessionStatistics | None = None,
         adaptation: Adapting | None = None,
@@ -308,11 +315,11 @@ class TrainedModel:
         """A stream at its beginning: `push` blocks of (n, channels), unfiltered, at the model's rate.
 
         Nothing looks ahead, so the filter is causal even if that of training was not. start_after: seconds of signal
-        before the first decision; scale: microvolts per unit of the samples pushed. normalization: of the windows, if
-        not by the signal so far. statistics: of an earlier stream of the same session, from its `heard` or from
-        `read_statistics`; this stream starts from them. adaptation: adapts the network during the stream, see
-        semg/training/online_adaptation.py. Raises SettingError for a start_after or statistics if the model is not
-        normalised by session.
+        before the first decision; scale: microvolts per unit of the samples pushed; None: they are in the unit that
+        `predict` takes. normalization: of the windows, if not by the signal so far. statistics: of an earlier stream of
+        the same session, from its `heard` or from `read_statistics`; this stream starts from them. adaptation: adapts
+        the network during the stream, see semg/training/online_adaptation.py. Raises SettingError for a start_after or
+        statistics if the model is not normalised by session.
         """
         if start_after:
             self.expect_by_session("start_after")
@@ -326,10 +333,11 @@ class TrainedModel:
             self.network,
             how,
             replace(path.filter, causal=True).sections(self.rate),
-            path.reference * np.float32(scale),
+            path.reference * np.float32(path.scale if scale is None else scale),
             self.stride,
             round(start_after * self.rate),
             adaptation,
+            path.electrode_names,
         )
 
     def online(self, statistics: SessionStatistics | None = None) -> Normalization:
@@ -346,17 +354,23 @@ class TrainedModel:
     def _online_by_session(self, statistics: SessionStatistics | None = None) -> OnlineNormalization:
         return OnlineNormalization(self.network, self.channel_normalization, self.device, self.prior, statistics)
 
-    def read_statistics(self, path: Path) -> SessionStatistics:
+    def read_statistics(self, path: str | Path) -> SessionStatistics:
         """The statistics that an earlier stream of the same session stored. DataError, which names the file, unless
         they fit."""
         self.expect_by_session("statistics")
         channels, copies = len(self.channels), self.channel_normalization.copies
         shape = (channels, channels * copies, self.window, self.network.frontend.n_features)
-        return read_statistics(path, self._of_statistics(), shape)
+        return read_statistics(Path(path), self._of_statistics(), shape)
 
-    def write_statistics(self, path: Path, statistics: SessionStatistics) -> None:
-        """Store a stream's statistics (`Stream.heard`) in a file, for `read_statistics` of this or a similar model."""
-        write_statistics(path, statistics, self._of_statistics())
+    def write_statistics(self, path: str | Path, statistics: SessionStatistics | None) -> None:
+        """Store a stream's statistics (`Stream.heard`) in a file, for `read_statistics` of this or a similar model.
+
+        DataError if there are none yet, SettingError for a model that is not normalised by session.
+        """
+        self.expect_by_session("statistics")
+        if statistics is None:
+            raise DataError(f"{path}: expected statistics of a stream with at least a window of signal, found none")
+        write_statistics(Path(path), statistics, self._of_statistics())
 
     def _of_statistics(self) -> dict[str, Any]:
         """All properties that a session's statistics depend on; weights are not among them."""
@@ -376,14 +390,26 @@ class TrainedModel:
         if (method := self.channel_normalization.method) != "session":
             raise SettingError(field, f"a model that is normalised by session, not by {method}")
 
-    def _checked(self, signal: np.ndarray) -> np.ndarray:
-        """(time, channels) float32. DataError for anything else."""
-        values = np.asarray(signal)
-        n_channels = len(self.signal_path.electrodes)
-        if values.ndim != 2 or not len(values) or values.shape[1] != n_channels or values.dtype.kind not in "fiu":
-            actual = f"{values.dtype} of shape {values.shape}"
-            raise DataError(f"expected numbers of shape (time, {n_channels}), the model's channels, found {actual}")
-        if not np.isfinite(values).all():
-            raise DataError("expected finite numbers, found NaN or infinity")
-        with np.errstate(over="ignore"):  # beyond float32: refused after the filter, as impossible amplitudes
-            return values.astype(np.float32)
+    def expect_a_window(self, n_samples: int, rate: float) -> None:
+        """DataError unless `n_samples` at `rate` Hz make at least a window at the model's rate."""
+        least = math.floor((self.window - 1) * rate / self.rate) + 1
+        if n_samples < least:
+            raise DataError(f"expected at least a window, {least} samples, found {n_samples}")
+
+    def _expect_unit(self, signal: np.ndarray) -> None:
+        """DataError for (T, C) filtered microvolts whose strength shows that their unit is another."""
+        each = np.sqrt(np.diag(second_moment(signal)))
+        strength = float(np.median(each[each > 0])) if each.any() else 0.0  # dead channels have no unit
+        low, high = USUAL_RMS
+        if not low <= strength <= high:
+            scale, unit = self.signal_path.scale, "uV" if self.unit == "uV" else "in the unit of its training"
+            expected = f"expected an RMS of {low / scale:g} to {high / scale:g} {unit}"
+            raise DataError(f"{expected}, found {strength / scale:.3g}: is the signal in another unit?")
+
+
+def _hertz(rate: Any) -> float:
+    """A rate as a number; an array of one element is taken, too, as MATLAB's files hold numbers."""
+    try:
+        return float(np.asarray(rate, np.float64).item())
+    except (TypeError, ValueError):
+        raise DataError(f"expected a rate in Hz, found {' '.join(repr(rate).split())[:60]}") from None
