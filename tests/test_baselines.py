@@ -105,6 +105,26 @@ def result(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
 # --- what is written -------------------------------------------------------------------------------------------
 
 
+def test_people_scored_who_were_trained_or_chosen_on_are_named(data, run_here, tmp_path):
+    """evaluate.py recorded them, so that in one table a network looked less honest than its rivals."""
+    split = tmp_path / "split"
+    split.mkdir()
+    for subset, task, people in (
+        ("train", "repeats_long", ("03", "04")),
+        ("val", "repeats_long", ("05",)),
+        ("test", "repeats_short", ("03", "05", "07")),
+    ):
+        (split / f"{subset}.txt").write_text("".join(f"{record_of(who, task)}\n" for who in people))
+    given = ("--shards", data / "shards", "--split", split, "--features", "rms", "--classifiers", "lda")
+    run_here("baselines.py", *given, "--out", tmp_path / "out")
+    metrics, _ = result(tmp_path / "out" / "lda-rms")
+    assert metrics["trained_on_subjects_scored"] == ["03"]
+    assert metrics["chosen_on_subjects_scored"] == [], "nothing was chosen"
+    run_here("baselines.py", *given, "--choose", "--out", tmp_path / "chosen")
+    metrics, _ = result(tmp_path / "chosen" / "lda-rms")
+    assert (metrics["trained_on_subjects_scored"], metrics["chosen_on_subjects_scored"]) == (["03"], ["05"])
+
+
 def test_every_pair_gets_its_folder_with_the_windows_that_are_scored(data, score, run_script, tmp_path):
     out = tmp_path / "out"
     arguments = ("--features", "rms", "hudgins+logband", "--classifiers", "lda", "svm")

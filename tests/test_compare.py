@@ -194,9 +194,54 @@ def test_methods_that_learnt_from_the_people_scored_are_told_from_those_that_did
         "calibrated with labels (1 of each gesture) and adapted without labels (first): both"
     )
     kept, taught = of("kept", adapted_to=["her.csv"]), of("taught", calibrated_on=["her.csv"])
-    (note,) = differences_between([plain, kept, taught])
+    note, *_ = differences_between([plain, kept, taught])
     assert note.endswith("adapted without labels (adapt.py): kept; calibrated with labels (adapt.py): taught")
     assert len(differences_between([plain, of("odd", adaptation=3, calibrate="\x1b[2J")])) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("trained_on_subjects_scored", "a, b: people scored were trained on (03, 04); they are not new to the model"),
+        ("chosen_on_subjects_scored", "a, b: the model was chosen on people scored (03, 04); this flatters it"),
+    ],
+)
+def test_people_scored_who_are_not_new_to_a_model_are_noted(tmp_path, field, told):
+    """The page of report.py said it; a table with the same results did not."""
+
+    def of(folder, *people):
+        path = write_result(tmp_path / folder, {"03": 0.5, "04": 0.6})
+        path.write_text(json.dumps(json.loads(path.read_text()) | {field: list(people)}))
+        return read_evaluation(path, "macro_f1")
+
+    seen = [pool("a", [of("a/fold0", "04"), of("a/fold1", "03")]), pool("b", [of("b", "03", "04")])]
+    assert differences_between([*seen, pool("new", [of("new")])]) == [told]
+    for wrong in ("03", [3], {"03": 1}):
+        path = write_result(tmp_path / "wrong", {"03": 0.5})
+        path.write_text(json.dumps(json.loads(path.read_text()) | {field: wrong}))
+        with pytest.raises(DataError, match="a list of people"):
+            read_evaluation(path, "macro_f1")
+
+
+def test_methods_that_were_normalised_by_other_signals_are_told_apart(tmp_path):
+    """Decisions that knew a session's whole signal stood beside those of a live device without a word."""
+
+    def of(folder, **more):
+        path = write_result(tmp_path / folder, {"03": 0.5})
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+        return pool(folder, [read_evaluation(path, "macro_f1")])
+
+    whole, rival, live = (
+        of("whole", normalize="session"),
+        of("rival", normalize="session"),
+        of("live", normalize="online"),
+    )
+    earlier = of("earlier")  # an earlier version's does not say
+    assert differences_between([whole, rival, earlier]) == []
+    (note,) = differences_between([whole, live, rival, of("raw", normalize="none"), earlier])
+    assert note == "methods were normalised differently: session: whole, rival; online: live; none: raw"
+    with pytest.raises(DataError, match="a text for normalize"):
+        of("wrong", normalize=["session"])
 
 
 def test_a_mean_of_ones_may_be_rounded_up(tmp_path):

@@ -334,6 +334,7 @@ def test_networks_are_scored_on_the_windows_of_the_others(data, score, fake, tmp
         assert len(metrics["epochs"]) == metrics["baseline"]["recipe"]["epochs"] == 40
         assert metrics["best_epoch"] == deep_baselines.best_epoch(metrics["epochs"])["epoch"]
         assert metrics["n_parameters"] == CLASSES * (CHANNELS + 1)
+        assert (metrics["trained_on_subjects_scored"], metrics["chosen_on_subjects_scored"]) == ([], [])
     assert metrics["baseline"]["network"] in ("ShallowFBCSPNet", "EEGNet")
     assert metrics["baseline"]["decimate"] == metrics["made"]["arguments"]["decimate"] == 4
     assert "recordings decimated by 4, to 1280 Hz" in done.stdout

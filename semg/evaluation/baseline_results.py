@@ -109,6 +109,20 @@ def restriction(windows: Mapping[str, Mapping[str, WindowSet]]) -> dict[str, Any
     return chosen | ({"classes": list(shard.classes)} if shard.meta.get("classes_reordered") else {})
 
 
+def met_before(windows: Mapping[str, WindowSet], subset: str) -> dict[str, list[str]]:
+    """Which of the people scored were trained on, and which others something was chosen on, for metrics.json, as
+    evaluate.py says it; those of the subset val are there to choose on.
+
+    windows: `train`, `scored` and, if something was chosen on them, `val`.
+    """
+    people = {name: {shard.subject for shard in own.shards} for name, own in windows.items()}
+    chosen = people.get("val", set()) - people["train"] if subset != "val" else set()
+    return {
+        "trained_on_subjects_scored": sorted(people["train"] & people["scored"]),
+        "chosen_on_subjects_scored": sorted(chosen & people["scored"]),
+    }
+
+
 def checksum_of(windows: Iterable[WindowSet]) -> str:
     """One checksum over the shards of several sets of windows."""
     return data_checksum(shard for one in windows for shard in one.shards)

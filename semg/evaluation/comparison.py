@@ -15,7 +15,7 @@ import numpy as np
 from semg.common.console import counted, printable
 from semg.common.errors import DAMAGED_NPZ, DataError, SettingError
 from semg.common.files import expect_file, is_system_file, read_json
-from semg.common.schema import TEXTS, check_fields, is_finite, is_whole, text
+from semg.common.schema import TEXT, TEXTS, Field, check_fields, is_finite, is_whole, text
 from semg.data.putemg import parse_record
 from semg.data.shards import difference
 from semg.evaluation.metrics import bootstrap_interval, metric, per_subject
@@ -26,6 +26,18 @@ MOST_CLASSES = 1000
 LONGEST = 64  # most characters in a person's name
 FEWEST_SUBJECTS = 6  # with fewer, a two-sided Wilcoxon test cannot reach p < 0.05: its smallest p is 2 / 2^n
 
+_MET = {  # field of a metrics.json -> what a reader must know about scores whose model has met the people scored
+    "trained_on_subjects_scored": "people scored were trained on ({}); they are not new to the model",
+    "chosen_on_subjects_scored": "the model was chosen on people scored ({}); this flatters it",
+    "calibrated_on": "the model was calibrated on labels of {}",
+    "adapted_to": "the model was adapted without labels to {}",
+}
+_PEOPLE = Field("a list of people", lambda value: value == [] or TEXTS.holds(value), needed=False)
+_FIELDS = {
+    **dict.fromkeys(("trained_on_subjects_scored", "chosen_on_subjects_scored"), _PEOPLE),
+    **dict.fromkeys(("classes", "calibrated_on", "adapted_to"), replace(TEXTS, needed=False)),
+    "normalize": replace(TEXT, needed=False),
+}
 _RECORDING = re.compile(r"\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*")  # a split of the protocol recording
 # fold0, gpt2-seed1; or a fold of that protocol, 03-2018-05-11-sequential
 _RUN_PART = re.compile(r"(^|[-_.])(fold|seed|run|subject)[-_]?\d+(?=$|[-_.])|^\d{2}-\d{4}-\d{2}-\d{2}-[a-z][a-z0-9_]*$")
@@ -39,7 +51,8 @@ class Evaluation:
     subset: of the split; None if there are only predictions, which do not say. simulated: whether the result says that
     recordings were simulated. data: what it says about the shards scored, as in `ScoredWindows`; empty if nothing.
     classes: the gestures that it decided between; empty if it does not say. knows: which data of the people scored the
-    model has learnt from, in words; empty if there are only predictions.
+    model has learnt from, in words; empty if there are only predictions. normalize: how signals were normalised; empty
+    if it does not say. met: people scored, or files, that are not new to the model, by field of `_MET`.
     """
 
     path: Path
@@ -50,6 +63,8 @@ class Evaluation:
     data: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     knows: str = ""
+    normalize: str = ""
+    met: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,9 +182,19 @@ def evaluation_of(path: Path, content: dict[str, Any], name: str) -> Evaluation:
     subset = content.get("subset")
     if subset is not None and not text(subset):
         raise DataError(f"{path}: expected train, val or test as subset, found {subset!r}")
-    check_fields(path, content, {"classes": replace(TEXTS, needed=False)}, WRITTEN, "evaluate.py writes it")
-    about = (content.get("simulated") is True, _data_of(path, content), tuple(content.get("classes") or ()))
-    return Evaluation(path, subset, subjects, windows, *about, "" if path.suffix == ".npz" else _known(content))
+    check_fields(path, content, _FIELDS, WRITTEN, "evaluate.py writes it")
+    return Evaluation(
+        path,
+        subset,
+        subjects,
+        windows,
+        simulated=content.get("simulated") is True,
+        data=_data_of(path, content),
+        classes=tuple(content.get("classes") or ()),
+        knows="" if path.suffix == ".npz" else _known(content),
+        normalize=content.get("normalize") or "",
+        met={name: tuple(content.get(name) or ()) for name in _MET},
+    )
 
 
 def adapted_on(content: Mapping[str, Any]) -> str:
@@ -279,7 +304,8 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def differences_between(methods: Sequence[Method]) -> list[str]:
     """Notes that a reader of the table needs: methods scored on other people, windows, gestures or shards, adapted or
-    calibrated to the people scored while others are not, or with uneven numbers of runs."""
+    calibrated to the people scored while others are not, normalised by other signals, or with uneven numbers of runs;
+    and methods that have met the people scored before."""
     notes = []
     everyone = {subject for method in methods for subject in method.subjects}
     for method in methods:
@@ -296,19 +322,39 @@ def differences_between(methods: Sequence[Method]) -> list[str]:
             recording = [part for part in one.path.parts if _RECORDING.fullmatch(part)]  # each has its own windows
             if [p for p, n in one.windows.items() if first.setdefault((p, *recording), n) != n]:
                 notes.append(f"{method.name}: {one.path} has other numbers of windows than the runs before it")
-    return [*notes, *_other_knowledge(methods), *_other_gestures(methods), *_other_data(methods)]
+    learnt = "methods have learnt from different data of the people scored"
+    return [
+        *notes,
+        *_told_apart(learnt, {method.name: [one.knows for one in method.evaluations] for method in methods}),
+        *_told_apart(
+            "methods were normalised differently",
+            {method.name: [one.normalize for one in method.evaluations] for method in methods},
+        ),
+        *_other_gestures(methods),
+        *_other_data(methods),
+        *_met_before(methods),
+    ]
 
 
-def _other_knowledge(methods: Sequence[Method]) -> list[str]:
-    """A note if some methods have learnt from the people scored and others have not, or from other data of theirs."""
+def _told_apart(what: str, said: Mapping[str, Iterable[str]]) -> list[str]:
+    """A note that begins with `what` if methods differ in it. said: method -> what its results say, empty if
+    nothing."""
+    names: dict[str, list[str]] = {}
+    for method, words in said.items():
+        for word in filter(None, dict.fromkeys(words)):
+            names.setdefault(word, []).append(method)
+    groups = "; ".join(f"{printable(word)}: {', '.join(own)}" for word, own in names.items())
+    return [f"{what}: {groups}"] if len(names) > 1 else []
+
+
+def _met_before(methods: Sequence[Method]) -> list[str]:
+    """A note for each way in which models have met the people scored before, with the methods of which it is true."""
     names: dict[str, list[str]] = {}
     for method in methods:
-        for knows in dict.fromkeys(one.knows for one in method.evaluations if one.knows):
-            names.setdefault(knows, []).append(method.name)
-    if len(names) < 2:
-        return []
-    groups = "; ".join(f"{knows}: {', '.join(own)}" for knows, own in names.items())
-    return [f"methods have learnt from different data of the people scored: {groups}"]
+        for kind, words in _MET.items():
+            if whom := sorted({name for one in method.evaluations for name in one.met.get(kind, ())}):
+                names.setdefault(words.format(", ".join(whom)), []).append(method.name)
+    return [f"{', '.join(own)}: {note}" for note, own in names.items()]
 
 
 def _other_gestures(methods: Sequence[Method]) -> list[str]:

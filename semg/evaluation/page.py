@@ -211,21 +211,7 @@ def _row(entry: Entry, names: Sequence[str]) -> list[str]:
 
 def _notes(page: Page, methods: Sequence[Method]) -> list[str]:
     """Notes that a reader of the table needs."""
-    notes = [*comparison.differences_between(methods), *comparison.too_few(methods, _pairs(page))]
-    for entry in page.entries:
-        seen = sorted({who for one in entry.results for who in one.content.get("trained_on_subjects_scored") or ()})
-        if seen:
-            notes.append(
-                f"{entry.name}: people scored were trained on ({', '.join(seen)}); they are not new to the model"
-            )
-        chosen = sorted({who for one in entry.results for who in one.content.get("chosen_on_subjects_scored") or ()})
-        if chosen:
-            notes.append(f"{entry.name}: the model was chosen on people scored ({', '.join(chosen)}); this flatters it")
-        if taught := sorted({file for one in entry.results for file in one.content.get("calibrated_on") or ()}):
-            notes.append(f"{entry.name}: the model was calibrated on labels of {', '.join(taught)}")
-        if heard := sorted({file for one in entry.results for file in one.content.get("adapted_to") or ()}):
-            notes.append(f"{entry.name}: the model was adapted without labels to {', '.join(heard)}")
-    return notes
+    return [*comparison.differences_between(methods), *comparison.too_few(methods, _pairs(page))]
 
 
 def _simulated(entry: Entry) -> bool:

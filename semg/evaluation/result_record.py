@@ -39,15 +39,9 @@ _SESSIONS = Field(
 _FIELDS = {
     **dict.fromkeys(("made", "made.arguments", "made.versions", "adaptation"), replace(OBJECT, needed=False)),
     **dict.fromkeys(("checkpoint", "checkpoint_sha256", "split", "split_sha256"), replace(TEXT, needed=False)),
-    **dict.fromkeys(("normalize", "made.commit", "made.script", "adaptation.mode"), replace(TEXT, needed=False)),
-    "classes": replace(TEXTS, needed=False),
+    **dict.fromkeys(("made.commit", "made.script", "adaptation.mode"), replace(TEXT, needed=False)),
     "rest_classes": Field("a list of names", lambda value: value == [] or TEXTS.holds(value), needed=False),
-    **dict.fromkeys(
-        ("trained_on_subjects_scored", "chosen_on_subjects_scored"),
-        Field("a list of people", lambda v: v == [] or TEXTS.holds(v), needed=False),
-    ),
     "calibrate": replace(COUNT, needed=False),
-    **dict.fromkeys(("calibrated_on", "adapted_to"), replace(TEXTS, needed=False)),
     "adaptation.sessions": _SESSIONS,
 }
 
