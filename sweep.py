@@ -84,7 +84,7 @@ from semg.common.schema import COUNT, OBJECT, TEXT, Field, check_fields, is_fini
 from semg.data.inputs import Inputs, shards_of
 from semg.data.splits import Split, read_folds, read_split
 from semg.evaluation.metrics import headlines
-from semg.evaluation.result_record import read_result
+from semg.evaluation.result_record import counted_sessions, read_result
 from semg.evaluation.sweep_table import PICKED_BY, SUBSETS, Row, by_validation, csv_table, markdown, over_subjects
 from semg.flags.grid import OWN_FLAGS, PRESETS, Setting, read_grid
 
@@ -586,7 +586,7 @@ def kept_as_it_was(runs: Sequence[TrainingRun], way: Scoring) -> str:
     results = [read_result(run.results(way) / "metrics.json", ()) for run in runs]
     sessions = [one for result in results for one in result.sessions]
     kept = sum(not one["accepted"] for one in sessions)
-    of = cli.counted(len(sessions), "session")
+    of = counted_sessions(sessions)
     return f"; the model was kept as it was in {kept} of {of}, see their metrics.json" if kept else ""
 
 

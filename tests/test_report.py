@@ -258,6 +258,56 @@ def test_repetitions_of_other_people_are_another_curve(make, data, tmp_path):
     assert "b-1, b-2. Means over people." in words
 
 
+def test_repetitions_of_two_baselines_are_two_curves(make, data, tmp_path):
+    """Results without a checkpoint were taken for those of one model: the second hid the first."""
+    for name, gain in (("lda", 0.03), ("qda", -0.05)):
+        was = write_result(tmp_path / name, data.shards, gain=gain)
+        was = {key: was[key] for key in ("mean_over_subjects", "per_subject")}
+        for count in (1, 2):
+            baseline = {"classifier": name, "features": "rms", "calibrate": count}
+            extra = {"calibrate": count, "zero_shot_on_the_same_windows": was, "checkpoint": None, "baseline": baseline}
+            write_result(tmp_path / f"after-{count}" / name, data.shards, gain=gain + 0.03 * count, **extra)
+    words = make(tmp_path / "after-1", tmp_path / "after-2").parts.words
+    for name in ("lda", "qda"):
+        assert f"after-1/{name}, after-2/{name}. Means over people." in words
+
+
+def test_repetitions_with_some_of_the_gestures_are_another_curve(make, data, tmp_path):
+    """Fewer gestures are easier to tell apart: a curve from one kind of scores to the other rises for that alone."""
+    for count, classes in ((1, CLASSES), (2, [*CLASSES[:-1], "wave"])):
+        was = write_result(tmp_path / f"was-{count}", data.shards, classes=classes)
+        was = {key: was[key] for key in ("mean_over_subjects", "per_subject")}
+        extra = {"calibrate": count, "zero_shot_on_the_same_windows": was}
+        write_result(tmp_path / f"after-{count}", data.shards, classes=classes, gain=0.03 * count, **extra)
+    words = make(tmp_path / "after-1", tmp_path / "after-2").parts.words
+    assert "Repetitions to calibrate with" not in words
+
+
+def test_an_error_that_several_runs_made_is_shown_once(make, data, tmp_path):
+    """The page said "one window for each person and pair of gestures", and had one for each seed as well."""
+    for seed in range(3):
+        write_result(tmp_path / "net" / f"seed{seed}", data.shards, seed=seed)
+    words = make(tmp_path / "net", "--errors", 100).parts.words
+    kinds = re.findall(r"(\w+) taken for (\w+) \([^)]*\), person (\w+)", words)
+    assert len(kinds) > 3
+    assert len(set(kinds)) == len(kinds)
+    shown = [float(sure) for sure in re.findall(r"\(([\d.]+) % sure", words)]
+    runs = [read_predictions(tmp_path / "net" / f"seed{seed}" / "predictions.npz", len(CLASSES)) for seed in range(3)]
+    assert shown[0] == pytest.approx(
+        100 * max(run.confidence[run.label != run.prediction].max() for run in runs), abs=0.1
+    )
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_sessions_that_several_runs_were_adapted_to_are_not_more_sessions(make, data, tmp_path):
+    adapted = numbers(data.results / "adapted")
+    for seed in range(3):
+        extra = {key: adapted[key] for key in ("unadapted", "adaptation")}
+        write_result(tmp_path / "net" / f"seed{seed}", data.shards, seed=seed, **extra)
+    words = make(tmp_path / "net").parts.words
+    assert "Adapted to 3 of 6 sessions (2 different ones, in several runs). Not adapted:" in words
+
+
 @pytest.mark.parametrize("where", ["result", "run"])
 def test_simulated_recordings_are_called_so(make, data, tmp_path, where):
     if where == "result":

@@ -322,7 +322,7 @@ def test_the_pick_is_scored_adapted_too(run, data, tmp_path, mode, capsys):
     assert "adapted test macro-F1" in text.splitlines()[0]
     assert f"adapted: to each session without labels (evaluate.py --adapt {mode})" in text
     assert ("after each session's first" in text) == (mode == "first")
-    assert "the model was kept as it was in 2 of 8 sessions, see their metrics.json" in text
+    assert "the model was kept as it was in 2 of 8 sessions (2 different ones, in several runs), see their" in text
     shown = hyperparameters(tmp_path / "out" / "hparams")
     assert shown[1e-2]["adapted/macro_f1"] == pytest.approx(float(best["adapted_macro_f1"]), rel=1e-5)
     again = FakeScripts(val, test)

@@ -29,7 +29,7 @@ from semg.evaluation.comparison import (
 )
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.predictions import Predictions, excerpt, predictions_of, reliability, surest_errors
-from semg.evaluation.result_record import Before, ResultRecord, read_result
+from semg.evaluation.result_record import Before, ResultRecord, counted_sessions, read_result
 from semg.evaluation.run_record import RunRecord, is_run, read_run_record
 
 P = ParamSpec("P")
@@ -314,7 +314,7 @@ def _adapted(entry: Entry, metric: Metric) -> dict[str, Any]:
         "better": sum(now > was for was, now in pairs.values()),
         "worse": sum(now < was for was, now in pairs.values()),
         "people": len(pairs),
-        "sessions": len(sessions),
+        "sessions": counted_sessions(sessions) if sessions else "",
         "accepted": sum(one["accepted"] for one in sessions),
         "kept": [one for one in sessions if not one["accepted"]],
         "chart": inline_charts.before_after(pairs, metric, words),
@@ -345,14 +345,17 @@ def _means(pairs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
 
 
 def _recipe(entry: Entry) -> str:
-    """Which models were calibrated to which people, and how apart from the number of repetitions, as a text to
-    compare."""
+    """Which models were calibrated to which people and gestures, and how apart from the number of repetitions, as a
+    text to compare."""
     models = sorted({str(one.content.get("checkpoint_sha256")) for one in entry.results})
-    how = entry.results[0].content.get("calibration")
-    settings = {key: value for key, value in how.items() if key != "repetitions"} if isinstance(how, dict) else {}
-    settings["adapt"] = entry.results[0].adapted_on
+    first = entry.results[0]
+    settings: dict[str, Any] = {"adapt": first.adapted_on}
+    for of, repetitions in (("calibration", "repetitions"), ("baseline", "calibrate")):
+        if isinstance(how := first.content.get(of), dict):
+            settings[of] = {name: value for name, value in how.items() if name != repetitions}
     people = sorted({who for one in entry.results for run in one.evaluations.values() for who in run.subjects})
-    return json.dumps([models, people, settings], sort_keys=True)
+    gestures = sorted({gesture for one in entry.results for gesture in one.classes})
+    return json.dumps([models, people, gestures, settings], sort_keys=True)
 
 
 def _details(entry: Entry, page: Page) -> dict[str, Any]:
@@ -407,13 +410,18 @@ def _confidence(entry: Entry) -> dict[str, Any] | None:
 
 
 def _wrong(entry: Entry, page: Page) -> list[dict[str, Any]]:
-    """The most confident wrong decisions of a method, with their signals if the shards exist."""
-    chosen = []
+    """The most confident wrong decisions of a method, with their signals if the shards exist. Each confusion of one
+    gesture with another appears once per person, whichever run made it."""
+    surest: dict[tuple[str, str, str], tuple[float, ResultRecord, Predictions, int]] = {}
     for result, one in entry.predictions:
         confidence = one.confidence
-        if confidence is not None:
-            chosen += [(float(confidence[k]), result, one, k) for k in surest_errors(one, page.errors_shown)]
-    chosen.sort(key=lambda candidate: -candidate[0])
+        if confidence is None:
+            continue
+        for k in surest_errors(one, page.errors_shown):
+            kind = str(one.subject[k]), result.classes[one.label[k]], result.classes[one.prediction[k]]
+            candidate = float(confidence[k]), result, one, k
+            surest[kind] = max(candidate, surest.get(kind, candidate), key=lambda each: each[0])
+    chosen = sorted(surest.values(), key=lambda candidate: -candidate[0])
     return [_wrong_window(*candidate, page.shards) for candidate in chosen[: page.errors_shown]]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.common.files import places_near, read_json
 from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
@@ -117,6 +118,12 @@ class ResultRecord:
             return None
         places = places_near(Path(folder), self.path)
         return next((place for place in places if place.is_dir()), places[0])
+
+
+def counted_sessions(sessions: Sequence[Mapping[str, Any]]) -> str:
+    """`20 sessions`, as in `ResultRecord.sessions`; says so if runs of several models were adapted to the same ones."""
+    total, different = counted(len(sessions), "session"), len({one["session"] for one in sessions})
+    return total if different == len(sessions) else f"{total} ({different} different ones, in several runs)"
 
 
 def read_result(path: Path, wanted: Sequence[Metric]) -> ResultRecord:
