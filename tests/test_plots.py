@@ -8,9 +8,12 @@ import matplotlib
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
+from matplotlib.text import Text
 
-from semg.evaluation import score_figures
+from semg.evaluation import metrics, palette, score_figures, signal_figures
+from semg.evaluation.predictions import Excerpt
 
 CLASSES = ["idle", "fist", "pinch index"]
 COUNTS = np.array([[700, 30, 20], [5, 40, 5], [0, 0, 0]])  # of the last class there are no windows
@@ -71,3 +74,67 @@ def test_without_a_folder_for_matplotlibs_cache_a_picture_is_drawn_in_silence(tm
     for places in (nowhere, {**nowhere, "MPLCONFIGDIR": str(file)}):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | places, capture_output=True)
         assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"drawn"], b"")
+
+
+LONG = [
+    "rest",
+    "Flexion of the ring and little finger, thumb flexed over middle and little",  # as a public data set calls it
+    "Thumb opposing base of little finger",
+    "Abduction of all fingers",
+    "gesture number 30 of a list of gestures without an end",
+]
+SIGNAL = np.random.default_rng(0).normal(0, 50, (2000, 4))
+HELD = [(2.0 * k, 2.0 * k + 2, k) for k in range(5)]
+COLOURS = palette.gestures(LONG, ["rest"])
+WRONG = (
+    f"{LONG[1]} taken for {LONG[4]}, 93% sure\nperson 03, 1.00 s\nemg_gestures-03-repeats_long-2018-05-11-10-00-00-000"
+)
+METHOD = "results/a folder whose name says all that was done to make what is in it"
+LONG_NAMES = {
+    "confusion": lambda path: score_figures.confusion_matrix(path, np.eye(5, dtype=int), LONG),
+    "recording": lambda path: signal_figures.recording(
+        path, SIGNAL, 200.0, list("abcd"), HELD, LONG, "title", colours=COLOURS
+    ),
+    "electrodes": lambda path: signal_figures.electrodes(path, 1 + np.arange(40.0).reshape(5, 8), LONG, 1, "title", 0),
+    "classes": lambda path: signal_figures.class_counts(
+        path, {"train": np.arange(5), "test": np.ones(5)}, LONG, {"train": "30 people", "test": "9 people"}, "title"
+    ),
+    "timeline": lambda path: signal_figures.timeline(
+        path, SIGNAL, 200.0, list("abcd"), HELD, HELD, np.arange(10.0), np.ones(10), LONG, "title", colours=COLOURS
+    ),
+    "errors": lambda path: signal_figures.errors(
+        path, 4 * [(WRONG, Excerpt(np.linspace(-0.1, 0.3, 80), SIGNAL[:80], tuple("abcd"), 1.0, 0.25))], "title"
+    ),
+    "methods": lambda path: score_figures.compare(
+        path, {f"{METHOD} {k}": {"01": 0.5 + k / 10, "02": 0.7} for k in (0, 1)}, metrics.leading(), f"{METHOD} 0"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_NAMES)
+def test_long_names_are_neither_cut_nor_on_top_of_each_other(tmp_path, monkeypatch, name):
+    drawn = []
+    for module in (score_figures, signal_figures):
+        monkeypatch.setattr(module, "save", lambda figure, _path: drawn.append(figure))
+    LONG_NAMES[name](tmp_path / "a.png")
+    (figure,) = drawn
+    score_figures.pixels(figure)  # lays it out
+    words = [text for text in figure.findobj(Text) if any(map(str.isalpha, text.get_text()))]  # not the axes' numbers
+    boxes = {text: text.get_window_extent() for text in words}
+    cut = [t.get_text() for t, box in boxes.items() if box.x0 < -1 or box.x1 > figure.bbox.width + 1 or box.y0 < -1]
+    assert cut == []
+    titles = [boxes[axes.title] for axes in figure.axes if axes.title in boxes]
+    assert not any(a.overlaps(b) for k, a in enumerate(titles) for b in titles[:k])
+
+
+def test_a_subset_has_the_same_colour_in_every_picture(tmp_path, monkeypatch):
+    """Training was orange beside its learning curve and blue beside its windows."""
+    drawn = []
+    for module in (score_figures, signal_figures):
+        monkeypatch.setattr(module, "save", lambda figure, _path: drawn.append(figure))
+    DRAWN["curves"](tmp_path / "a.png")
+    LONG_NAMES["classes"](tmp_path / "b.png")
+    curves = {line.get_label(): to_hex(line.get_color()) for line in drawn[0].axes[0].lines}
+    train, test = (to_hex(bars.patches[0].get_facecolor()) for bars in drawn[1].axes[0].containers)
+    assert train == curves["training"]
+    assert len({train, test, curves["validation"]}) == 3

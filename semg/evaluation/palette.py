@@ -13,6 +13,7 @@ from semg.data.gestures import is_rest
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 METRICS = (BLUE, ORANGE, GREEN, PURPLE)  # in the registry's order
+SUBSETS = {"train": ORANGE, "val": BLUE, "test": GREY}  # of a split
 REST = "#C4C4C4"
 _GESTURES = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, ORANGE, PURPLE, "#000000")
 

@@ -56,11 +56,20 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def wrapped(text: str, width: float, size: float) -> str:
+    """`text` in as many lines as a width in inches requires, at a font size in points."""
+    room = max(1, int(72 * width / (0.6 * size)))  # characters; each is about 0.6 of the font size wide
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, room, break_on_hyphens=False))
+
+
+def height_of(lines: int, size: float) -> float:
+    """Inches that lines of text need, at a font size in points."""
+    return lines * 1.25 * size / 72
+
+
 def headline(figure: Figure, title: str) -> None:
     """The title above everything, in as many lines as the figure's width requires."""
-    room = int(72 * figure.get_figwidth() / (0.6 * _TITLE_SIZE))  # characters; each is about 0.6 of the font size wide
-    lines = textwrap.wrap(title, room, break_on_hyphens=False)
-    figure.suptitle("\n".join(lines), fontsize=_TITLE_SIZE)
+    figure.suptitle(wrapped(title, figure.get_figwidth(), _TITLE_SIZE), fontsize=_TITLE_SIZE)
 
 
 @usual_style
@@ -158,10 +167,9 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
     figure = new_figure(9, 4.2)
     for place, criterion in enumerate((metrics.LOSS, first)):
         key, axes = criterion.name, figure.add_subplot(1, 2, place + 1)
-        for subset, colour, marker in (("train", ORANGE, "s"), ("val", BLUE, "o")):
+        for subset, label, marker in (("train", "training", "s"), ("val", "validation", "o")):
             values = [row[f"{subset}/{key}"] for row in rows]
-            label = "training" if subset == "train" else "validation"
-            axes.plot(epochs, values, color=colour, marker=marker, markersize=5, label=label)
+            axes.plot(epochs, values, color=palette.SUBSETS[subset], marker=marker, markersize=5, label=label)
         axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label=f"best validation {first.label}")
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.set_xlabel("epoch", fontsize=12)
@@ -198,9 +206,11 @@ def compare(
         }
         panels.append((f"{metric.label} minus that of {reference}", {reference: np.empty(0)} | differences))
     names = [f"{name} (reference)" if name == reference else name for name in subjects]
-    figure = new_figure(0.8 + 0.09 * max(map(len, names)) + 4.6 * len(panels), 1.9 + 0.45 * len(subjects))
+    labels = [wrapped(label, 4.4, 11) for label, _ in panels]
+    higher = height_of(max(label.count("\n") for label in labels), 11)
+    figure = new_figure(0.8 + 0.09 * max(map(len, names)) + 4.6 * len(panels), 1.9 + 0.45 * len(subjects) + higher)
     few = False
-    for place, (label, values) in enumerate(panels):
+    for place, (label, (_, values)) in enumerate(zip(labels, panels, strict=True)):
         axes = figure.add_subplot(1, len(panels), place + 1)
         for row, name in enumerate(subjects):
             few |= _draw_people(axes, row, values[name], ORANGE if name == reference else BLUE)

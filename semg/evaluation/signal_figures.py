@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from semg.evaluation import palette
 from semg.evaluation.palette import BLUE, GREY, ORANGE
 from semg.evaluation.predictions import Excerpt, unit_label
-from semg.evaluation.score_figures import headline, new_figure, save, usual_style
+from semg.evaluation.score_figures import headline, height_of, new_figure, save, usual_style, wrapped
 
 COLUMNS = 1600  # columns of a figure's traces; more samples are drawn as the minimum and maximum of each column
 Segment = tuple[float, float, int]  # beginning and end in seconds, class
@@ -185,7 +185,9 @@ def electrodes(
     rms, classes = rms[made], [name for name, there in zip(classes, made, strict=True) if there]
     columns = 4 if len(classes) > 3 else len(classes)
     rows = -(-len(classes) // columns)
-    figure = new_figure(max(7.0, 3.2 * columns + 0.8), 1.1 + 1.75 * rows)
+    titles = [wrapped(name, 3.2, 13) for name in classes]
+    higher = height_of(max(title.count("\n") for title in titles), 13)
+    figure = new_figure(max(7.0, 3.2 * columns + 0.8), 1.1 + (1.75 + higher) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     around = rms.shape[1] // rings
     image = None
@@ -200,7 +202,7 @@ def electrodes(
             vmax=np.nanmax(rms),
             aspect="auto",
         )
-        axes.set_title(classes[place], fontsize=13)
+        axes.set_title(titles[place], fontsize=13)
         between = ["middle"] if rings == 3 else [""] * (rings - 2)
         names = ["elbow", *between, "wrist"] if rings > 1 else [""]
         axes.set_yticks(range(rings), names if place % columns == 0 else [""] * rings, fontsize=11)
@@ -223,16 +225,16 @@ def class_counts(
 
     counts: subset -> (K,) windows; about: subset -> its text in the legend.
     """
-    figure = new_figure(10, 1.9 + 0.26 * len(counts) * len(classes))
+    longer = 0.11 * max(0, max(map(len, classes)) - 20)  # inches that long names need beside the bars
+    figure = new_figure(10 + longer, 1.9 + 0.26 * len(counts) * len(classes))
     axes = figure.add_subplot()
     height = 0.8 / len(counts)
     longest = 0.0
-    colours = (BLUE, ORANGE, GREY)
     for place, (subset, values) in enumerate(counts.items()):
         share = 100 * values / max(1, values.sum())
         longest = max(longest, float(share.max()))
         rows = np.arange(len(classes)) + (place - (len(counts) - 1) / 2) * height
-        axes.barh(rows, share, height * 0.92, color=colours[place % 3], label=f"{subset}: {about[subset]}")
+        axes.barh(rows, share, height * 0.92, color=palette.SUBSETS[subset], label=f"{subset}: {about[subset]}")
         for row, value, number in zip(rows, share, values, strict=True):
             axes.text(value, row, f" {number:,}", va="center", fontsize=9.5)
     axes.set_yticks(range(len(classes)), classes, fontsize=12)
@@ -299,9 +301,11 @@ def errors(path: Path, parts: Sequence[tuple[str, Excerpt]], title: str) -> None
     """
     columns = min(3, len(parts))
     rows = -(-len(parts) // columns)
-    figure = new_figure(5.2 * columns, 0.8 + 3.5 * rows)
+    captions = [wrapped(caption, 5.0, 9.5) for caption, _ in parts]
+    higher = height_of(max(caption.count("\n") for caption in captions) - 2, 9.5)  # three lines have their room
+    figure = new_figure(5.2 * columns, 0.8 + (3.5 + max(0.0, higher)) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (caption, part) in zip(grid.flat, parts, strict=False):
+    for axes, caption, (_, part) in zip(grid.flat, captions, parts, strict=False):
         step = _round_up(2.1 * float(np.abs(part.values).max()))
         axes.axvspan(0, part.length, color=ORANGE, alpha=0.14, linewidth=0)
         for row in range(part.values.shape[1]):
