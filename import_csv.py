@@ -66,7 +66,7 @@ from typing import Any
 import numpy as np
 
 from semg.common import cli
-from semg.common.console import listed
+from semg.common.console import in_runs, listed
 from semg.common.errors import DataError, SettingError, UsageError
 from semg.common.failures import Failures, Warnings
 from semg.common.files import checksum, expect_file, folder_lock, version
@@ -219,7 +219,7 @@ def with_the_same_channels(
             remaining[entry] = replace(seen, places=places, channels=usual)
             put_in_order.append(entry.path.name)
         else:
-            names = f"expected the channels {', '.join(usual)}, as most have, found {', '.join(own)}"
+            names = f"expected the channels {in_runs(usual)}, as most have, found {in_runs(own)}"
             advice = "; write its columns in that order" if same else ""
             report.failed(entry.path, f"{entry.path}: {names}{advice}")
             readings.drop(entry.path)
@@ -448,7 +448,7 @@ def windows_of(reading: Reading, how: dict[str, Any], classes: list[str], args: 
 def in_words(look_of: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> list[str]:
     """What is known about the recordings, and what is assumed because no flag says it: one line each."""
     looks = list(look_of.values())
-    facts = [f"channels {', '.join(settled.channels)}"]
+    facts = [f"channels {in_runs(settled.channels)}"]
     if left_out := {name: why for one in looks for name, why in one.left_out.items()}:
         facts[0] += "; no channels: " + ", ".join(f"{name} ({why})" for name, why in left_out.items())
     facts.append(how_long([one.samples / args.rate for one in looks], args.rate))

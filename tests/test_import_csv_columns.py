@@ -20,6 +20,18 @@ def test_which_columns_are_channels_is_said_and_a_time_is_none_of_them(study):
     assert "expected a channel in column 1, found 'time', which holds a time; the channels are --channels 2-9" in errors
 
 
+def test_a_grid_of_many_channels_is_said_in_a_few_words(study):
+    names = ["ref", *(f"E{n:02}" for n in range(1, 12)), *(f"E{n:02}" for n in range(13, 19)), "E19b"]
+
+    def many(table: pd.DataFrame) -> pd.DataFrame:
+        signal = np.random.default_rng(0).normal(0, 50, (len(table), len(names)))
+        return pd.DataFrame(signal, columns=names).assign(label=table["label"])
+
+    code, out, errors = study.write(many).run("--rings", "none", "--channels", f"1-{len(names)}")
+    assert (code, errors) == (0, "")
+    assert "channels ref, E01 to E11, E13 to E18, E19b\n" in out
+
+
 @pytest.mark.parametrize("length", [100, 250])
 def test_a_counter_that_begins_anew_is_said_and_cuts_no_window(study, length):
     assert study.write().run(shards="plain")[0] == 0

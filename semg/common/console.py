@@ -183,6 +183,24 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
+def in_runs(names: Iterable[str], most: int = 16) -> str:
+    """`a, b, c`. Of more than `most` names, those that only count on are put together: `EMG_1 to EMG_32, ref`."""
+    texts = list(names)
+    runs: list[list[str]] = []
+    for text in texts:
+        if len(texts) > most and runs and text == _counted_on(runs[-1][-1]):
+            runs[-1].append(text)
+        else:
+            runs.append([text])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def _counted_on(name: str) -> str:
+    """The name with the next number at its end; empty if it ends in no number."""
+    match = re.fullmatch(r"(.*?)([0-9]{1,9})", name)
+    return f"{match[1]}{int(match[2]) + 1:0{len(match[2])}}" if match else ""
+
+
 def one_line(text: str) -> str:
     """`text` without line breaks or control characters, and shortened, so that an error stays one readable line even if
     it quotes a damaged file."""
