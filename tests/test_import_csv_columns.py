@@ -22,9 +22,10 @@ def test_which_columns_are_channels_is_said_and_a_time_is_none_of_them(study):
 
 def test_a_grid_of_many_channels_is_said_in_a_few_words(study):
     names = ["ref", *(f"E{n:02}" for n in range(1, 12)), *(f"E{n:02}" for n in range(13, 19)), "E19b"]
+    noise = np.random.default_rng(0)
 
     def many(table: pd.DataFrame) -> pd.DataFrame:
-        signal = np.random.default_rng(0).normal(0, 50, (len(table), len(names)))
+        signal = noise.normal(0, 50, (len(table), len(names)))
         return pd.DataFrame(signal, columns=names).assign(label=table["label"])
 
     code, out, errors = study.write(many).run("--rings", "none", "--channels", f"1-{len(names)}")
