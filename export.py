@@ -51,7 +51,7 @@ from semg.inference.checkpoint import (
     open_checkpoint,
     write_folder,
 )
-from semg.inference.export import check_packages, write_onnx
+from semg.inference.export import KEY, check_packages, write_onnx
 from semg.inference.trained_model import TrainedModel
 from semg.training.threads import use_threads
 
@@ -77,8 +77,11 @@ def after_training(model: TrainedModel) -> list[str]:
     return [*([f"calibrated on labels of {listed(taught)}"] if taught else []), *adapted]
 
 
-def card(model: TrainedModel) -> str:
-    """The model card; it states only what the checkpoint knows. DataError if that is not how it was made."""
+def card(model: TrainedModel, *, onnx: bool) -> str:
+    """The model card; it states only what the checkpoint knows. DataError if that is not how it was made.
+
+    onnx: whether the folder has the network as ONNX, too.
+    """
     description, origin, how = model.description, model.origin, model.channel_normalization
     data, split, people = description["data"], description["split"], len(origin.subjects)
     seconds = data["arguments"]["window"] / data["rate"]
@@ -86,6 +89,8 @@ def card(model: TrainedModel) -> str:
     reported = {one.label: scores.get(f"val/{one.name}") for one in metrics.headlines()}
     reached = ", ".join(f"{name} {value:.3f}" for name, value in reported.items() if value is not None)
     later = after_training(model)
+    unit = "microvolts as recorded" if model.unit == "uV" else "as recorded, in the unit of its training"
+    graph = f"`{ONNX}` is the network without filter and normalisation; its metadata say under `{KEY}` how to do these."
     lines = [
         "---",
         "library_name: semg-gpt2",
@@ -110,8 +115,9 @@ def card(model: TrainedModel) -> str:
         "```python",
         "from semg import Decoder",
         'model = Decoder.open("this/folder")',
-        f"table = model.predict(signal, rate={data['rate']:g})  # (time, channels) microvolts as recorded",
+        f"table = model.predict(signal, rate={data['rate']:g})  # (time, channels) {unit}",
         "```",
+        *(["", graph] if onnx else []),
         "",
         "The data that it was trained on has a licence of its own; putEMG's is CC BY-NC 4.0.",
     ]
@@ -168,7 +174,7 @@ def main() -> int:
         raise DataError(f"{args.out}: expected another folder than the checkpoint's own; give --out")
     expect_room(args.out, "the exported model")
     expect_own(args.out, model, overwrite=args.overwrite)
-    about = card(model)  # before anything is written: an older checkpoint may not say how it was made
+    about = card(model, onnx=args.onnx)  # before anything is written: an older checkpoint may not say how it was made
     files = [CONFIG, WEIGHTS, "README.md"]
     facts: dict[str, Any] = {"out": args.out.as_posix(), "files": files}
     onnx = args.out / ONNX

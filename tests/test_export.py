@@ -91,10 +91,70 @@ def test_a_session_is_normalised_with_the_graph_alone(exported):
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
 
 
+@pytest.mark.parametrize(("unit", "scale", "causal"), [("uV", 1, False), ("arbitrary", 1e6, True)])
+def test_the_metadata_tell_all_that_a_program_needs(tmp_path, unit, scale, causal):
+    """From a recording with a dead channel to probabilities by onnxruntime, NumPy and SciPy, as the Decoder's. Neither
+    the filter's kind nor the quality of its notches was told, and the dead channel gave NaN."""
+    import onnxruntime
+    from scipy import signal as scipy_signal
+
+    shipped = open_checkpoint(SHIPPED)
+    data = shipped.description["data"]
+    data = data | {"unit": unit, "arguments": data["arguments"] | {"causal": causal, "scale": scale}}
+    own = Checkpoint(tmp_path, shipped.description | {"data": data}, shipped.tensors)
+    model = TrainedModel(own, torch.device("cpu"))
+    onnx_export.write_onnx(tmp_path / "m.onnx", model)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    known = json.loads(session.get_modelmeta().custom_metadata_map["semg-gpt2"])
+    random = np.random.default_rng(0)
+    recorded = random.normal(0, 50, (30 * 5120, 24)) / scale
+    recorded[:, 3] = 7 / scale
+
+    told = "scipy.signal.butter of order 4 from 20 to 700 Hz, iirnotch of quality 30 at 30, 50, 60, 90, 150 Hz"
+    assert known["signal"] == (
+        f"samples in the unit of its training times 1e+06; {told}; forwards only, from rest; float16"
+        if causal
+        else f"microvolts; {told}; forwards and backwards; float16"
+    )
+    sections = scipy_signal.butter(4, (20, 700), "bandpass", fs=known["rate"], output="sos")
+    notches = [scipy_signal.tf2sos(*scipy_signal.iirnotch(f, 30, fs=known["rate"])) for f in (30, 50, 60, 90, 150)]
+    sections = np.concatenate([sections, *notches])
+    samples = recorded * scale
+    if causal:
+        rest = scipy_signal.sosfilt_zi(sections)[:, :, None] * samples[:1]
+        filtered, _ = scipy_signal.sosfilt(sections, samples, axis=0, zi=rest)
+    else:
+        filtered = scipy_signal.sosfiltfilt(sections, samples, axis=0, padlen=2 * 5120)
+    filtered = filtered.astype(np.float16).astype(np.float64)
+
+    assert "D = diag(1 / max(0.01, root mean square of each channel over the session))" in known["transform"]
+    scaling = np.diag(1 / np.maximum(0.01, np.sqrt(np.square(filtered).mean(0))))
+    values, vectors = np.linalg.eigh(scaling @ (filtered.T @ filtered / len(filtered)) @ scaling)
+    root = vectors @ np.diag((values + known["normalize"]["ridge"]) ** -0.5) @ vectors.T
+    scaled = filtered @ np.concatenate([scaling, scaling @ root], axis=1)
+
+    def windows(starts):
+        return np.stack([scaled[at : at + 1280].T for at in starts]).astype(np.float32)
+
+    def repeated(mean, std, count):
+        return np.stack([mean, std])[None].repeat(count, 0).astype(np.float32)
+
+    assert known["statistics"].startswith("mean, and standard deviation of at least 0.001, of the features over")
+    width = session.get_inputs()[1].shape[2]
+    x = windows(np.linspace(0, len(scaled) - 1280, 128).astype(int))
+    _, features = session.run(None, {"x": x, "statistics": repeated(np.zeros(width), np.ones(width), len(x))})
+    tokens = features.reshape(-1, width).astype(np.float64)
+    x = windows(range(0, len(scaled) - 1279, 640))
+    statistics = repeated(tokens.mean(0), np.maximum(0.001, tokens.std(0)), len(x))
+    logits, _ = session.run(None, {"x": x, "statistics": statistics})
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(shares, model.predict(recorded).filter(like="p_"), atol=5e-3)
+
+
 def small(**changes) -> TrainedModel:
     """A small network with random weights, as if it had been trained."""
     network = GPT2Classifier(ModelConfig(layers=1, width=16, heads=2, **changes))
-    how = {"window": network.config.samples, "stride": 640}
+    how = {"window": network.config.samples, "stride": 640, "low": 20.0, "high": 700.0}
     data = {"rate": 5120.0, "channels": ["a"] * 24, "classes": ["b"] * 8, "arguments": how}
     description = {"model": network.config.to_dict(), "data": data, "normalize": {"method": "train"}}
     tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
@@ -238,6 +298,20 @@ def test_the_card_of_a_persons_model_says_what_came_after_its_training(run_here,
         assert (
             f"* after that, for one person: calibrated on labels of her.csv{told}. The scores are from before" in card
         )
+
+
+def test_the_card_tells_the_unit_of_the_signal_and_what_the_graph_is(exported, run_here, tmp_path):
+    """A device's own unit was called microvolts, and nothing was said of model.onnx."""
+    out, _ = exported
+    assert "# (time, channels) microvolts as recorded" in (out / "README.md").read_text()
+    assert "`model.onnx` is the network without filter and normalisation" in (out / "README.md").read_text()
+    shipped = open_checkpoint(SHIPPED)
+    data = shipped.description["data"] | {"unit": "arbitrary"}
+    write_checkpoint(tmp_path / "own.ckpt", shipped.description | {"data": data}, shipped.tensors)
+    run_here("export.py", "--checkpoint", tmp_path / "own.ckpt", "--out", tmp_path / "own", "--no-onnx")
+    card = (tmp_path / "own" / "README.md").read_text()
+    assert "# (time, channels) as recorded, in the unit of its training" in card
+    assert "microvolts" not in card and "model.onnx" not in card
 
 
 @pytest.mark.parametrize("adapted", [3, {}, {"recordings": 3}, {"recordings": ["a"], "earlier": "b"}])

@@ -2,7 +2,7 @@
 
 The graph's inputs and outputs (B windows of N samples; C electrodes, which give C' channels; T tokens of F features; K
 classes):
-  x           (B, C', N) float32, microvolts (N, C) times (C, C') `transform` (semg/data/normalization.py), transposed
+  x           (B, C', N) float32, `signal` (N, C) times (C, C') `transform` (semg/data/normalization.py), transposed
   statistics  (B, 2, F) float32, mean and standard deviation of the tokens of each window's session
   logits      (B, K)
   features    (B, T, F) the tokens before normalisation
@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from model import GPT2Classifier
 from semg.common.errors import DataError
 from semg.common.files import atomic_path
+from semg.data.filters import NOTCH_QUALITY
+from semg.data.normalization import SMALLEST_RMS
 from semg.inference.trained_model import TrainedModel
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -37,10 +39,19 @@ INPUTS, OUTPUTS = ("x", "statistics"), ("logits", "features")
 TOLERANCE = 1e-3  # of a logit or a log power; float32 in another order of summation differs by about 1e-6
 LARGEST = 1536 << 20  # bytes of weights; with more, PyTorch's exporter writes a second file under a name of its own
 _CHECKED = (1, 3)  # batch sizes checked: none may be fixed in the graph
-_KEY = "semg-gpt2"
-_SCALED = "D = diag(1 / root mean square of each channel over the session)"
+KEY = "semg-gpt2"
+_SCALED = f"D = diag(1 / max({SMALLEST_RMS:g}, root mean square of each channel over the session))"
 _WHITENED = "D (R + ridge I)^(-1/2), R the session's mean of (x D)^T (x D), the root symmetric"
 _SESSION_TRANSFORM = {"none": _SCALED, "replace": f"{_WHITENED}; {_SCALED}", "append": f"[D, {_WHITENED}]; {_SCALED}"}
+_STATISTICS = (
+    "mean, and standard deviation of at least 0.001, of the features over the session's windows and tokens; the graph "
+    "gives features whatever its statistics are; 0 and 1 for those that are not `normalized`"
+)
+_REFERENCED = {
+    "monopolar": "",
+    "car": "; each channel minus the mean of all",
+    "bipolar": "; each electrode minus its neighbour, as `channels` says",
+}
 _DATA = ("rate", "unit", "channels", "classes", "arguments")
 
 
@@ -75,11 +86,12 @@ def contract(model: TrainedModel) -> dict[str, Any]:
     data, channel_normalization = model.description["data"], model.channel_normalization
     content: dict[str, Any] = {key: data[key] for key in _DATA if key in data}
     content |= model.restriction_facts()
+    content["signal"] = signal_in_words(model)
     content["normalize"] = channel_normalization.to_dict()
     content["features"] = [asdict(group) for group in model.network.frontend.groups]
     if channel_normalization.method == "session":
         content["transform"] = _SESSION_TRANSFORM[channel_normalization.whitening]
-        content["statistics"] = "mean and standard deviation of the features over the session's windows and tokens"
+        content["statistics"] = _STATISTICS
         return content
     tensors = model.checkpoint.tensors
     gain = tensors["train_gain"]
@@ -88,6 +100,19 @@ def contract(model: TrainedModel) -> dict[str, Any]:
     ).tolist()
     content["statistics"] = [tensors[f"model.token_{name}"].tolist() for name in ("mean", "std")]
     return content
+
+
+def signal_in_words(model: TrainedModel) -> str:
+    """How samples as recorded become the signal that `transform` multiplies."""
+    path = model.signal_path
+    spec = path.filter
+    unit = "microvolts" if model.unit == "uV" else f"samples in the unit of its training times {path.scale:g}"
+    referenced = _REFERENCED[model.description["data"]["arguments"].get("montage") or "monopolar"]
+    band = f"scipy.signal.butter of order {spec.order} from {spec.low:g} to {spec.high:g} Hz"
+    notches = ", ".join(f"{frequency:g}" for frequency in spec.notch)
+    notched = f", iirnotch of quality {NOTCH_QUALITY:g} at {notches} Hz" if spec.notch else ""
+    way = "forwards only, from rest" if spec.causal else "forwards and backwards"
+    return f"{unit}{referenced}; {band}{notched}; {way}; float16"
 
 
 def write_onnx(path: Path, model: TrainedModel) -> float:
@@ -116,7 +141,7 @@ def write_onnx(path: Path, model: TrainedModel) -> float:
             verbose=False,
         )
     assert program is not None  # noqa: S101  for the type checker: with dynamo there is one
-    program.model.metadata_props[_KEY] = json.dumps(contract(model), allow_nan=False)
+    program.model.metadata_props[KEY] = json.dumps(contract(model), allow_nan=False)
     with atomic_path(path) as temporary:
         program.save(temporary)
         apart = largest_difference(temporary, graph)
