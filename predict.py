@@ -52,7 +52,7 @@ import csv
 import io
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -186,9 +186,11 @@ def draw(
     confidence: np.ndarray,
     *,
     vote: int,
+    hold: float,
     simulated: bool,
 ) -> None:
-    """The timeline of one recording. decisions, confidence: (n,); with `vote` above 1, of the last `vote` windows."""
+    """The timeline of one recording. decisions, confidence: (n,); with `vote` above 1, of the last `vote` windows; with
+    `hold` above 0, smoothed."""
     from semg.evaluation import palette, signal_figures  # import matplotlib, which takes a quarter of a second
 
     rate = model.rate
@@ -204,6 +206,7 @@ def draw(
     names = [model.channels[place] for place in loud]
     times = predictions.end / rate
     title = f"{source.name}: decisions {'streamed' if predictions.delay is not None else 'offline'}"
+    title += f", smoothed ({hold:g} s)" if hold else f", majority of the last {vote}" if vote > 1 else ""
     title += " (SIMULATED)" if simulated else ""
     colours = palette.gestures(model.classes, model.rest_classes, model.classes_of_training)
     shown = (signal[:, loud], rate, names, truth, decided, times, confidence, model.classes, title, vote)
@@ -291,6 +294,12 @@ class Streamed:
         return predictions
 
 
+def scores(truth: np.ndarray, decided: np.ndarray, model: TrainedModel) -> dict[str, float | None]:
+    """The headline metrics of some decisions, by name. truth, decided: (n,) class indices."""
+    counts = metrics.confusion(truth, decided, len(model.classes))
+    return {one.name: one.score(counts, None) for one in metrics.headlines()}
+
+
 def predict(
     recorded: Recorded,
     decider: Offline | Streamed,
@@ -323,16 +332,16 @@ def predict(
             predictions,
             *decided,
             vote=args.vote if name == "voted" else 1,
+            hold=args.smooth,
             simulated=is_simulated(path),
         )
     summary: dict[str, Any] = {"decisions": len(predictions.end)}
     if (known := truth >= 0).any():
-        counts = metrics.confusion(truth[known], prediction[known], len(model.classes))
-        scores = metrics.scores_of(counts)
         if (seen := model.description.get("calibrated_on_sha256")) and checksum(path) in seen:
             learnt = "the model was calibrated on labels of this recording, so its score flatters it"
             doubts.add(path, f"{path}: {learnt}")
-        summary |= {"with_truth": int(known.sum()), **{one.name: scores[one.name] for one in metrics.headlines()}}
+        summary |= {"with_truth": int(known.sum()), **scores(truth[known], prediction[known], model)}
+        summary |= {name: scores(truth[known], decided[known], model) for name, decided in columns.items()}
     if predictions.delay is not None and predictions.computing is not None:
         p50, p99 = 1000 * np.percentile(predictions.computing, (50, 99))
         summary |= {"computing_ms_p50": round(p50, 2), "computing_ms_p99": round(p99, 2)}
@@ -340,12 +349,19 @@ def predict(
     return summary
 
 
+def scores_in_words(scores: Mapping[str, Any]) -> str:
+    """`macro-F1 0.812 and accuracy 0.900`."""
+    return " and ".join(one.labelled(scores[one.name], 3) for one in metrics.headlines())
+
+
 def in_words(summary: dict[str, Any]) -> str:
     """The summary that `predict` returns, as text."""
     text = cli.counted(summary["decisions"], "decision")
     if "with_truth" in summary:
-        scores = " and ".join(one.labelled(summary[one.name], 3) for one in metrics.headlines())
-        text += f", {scores} of {summary['with_truth']} whose truth is known"
+        text += f", {scores_in_words(summary)} of {summary['with_truth']} whose truth is known"
+        text += "".join(
+            f"; {name} {scores_in_words(summary[name])}" for name in ("voted", "smoothed") if name in summary
+        )
     if "delay_ms_max" in summary:
         text += f"; computing {summary['computing_ms_p50']:g} ms (p50), {summary['computing_ms_p99']:g} ms (p99), "
         text += f"delay at most {summary['delay_ms_max']:g} ms after the window's end"

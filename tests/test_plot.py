@@ -729,5 +729,6 @@ def test_timeline_and_architecture_name_the_unit_of_the_model(draw, tmp_path, mo
     decided = Predictions(np.array([1000, 1500]), np.array([[0.9, 0.1], [0.2, 0.8]]))
     signal = np.random.default_rng(0).normal(size=(2000, 8))
     decisions, confidence = decided.probabilities.argmax(1), decided.probabilities.max(1)
-    predict.draw(tmp_path / "t.png", model, source, signal, decided, decisions, confidence, vote=1, simulated=False)
+    how = {"vote": 1, "hold": 0.0, "simulated": False}
+    predict.draw(tmp_path / "t.png", model, source, signal, decided, decisions, confidence, **how)
     assert f"{label} apart" in figures_made[1].axes[0].get_title(loc="right")

@@ -19,6 +19,7 @@ from semg.data import putemg, tables
 from semg.data.normalization import ChannelNormalization, transform_from
 from semg.data.shards import open_shard
 from semg.data.tables import read_recording
+from semg.evaluation import signal_figures
 from semg.evaluation.smoothing import MarkovFilter
 from semg.inference import batch
 from semg.inference import recordings as inference_recordings
@@ -469,6 +470,34 @@ def test_smoothed_decisions_are_those_of_the_filter_over_the_recording(here, dat
         first, second = np.sort(shares)[[-1, -2]]
         if first - second > 1e-3:  # six decimals tell no closer
             assert row["smoothed"] == CLASSES[shares.argmax()]
+
+
+@pytest.mark.parametrize(
+    ("flags", "drawn"),
+    [
+        ([], ": decisions offline"),
+        (["--vote", 3], ": decisions offline, majority of the last 3"),
+        (["--smooth", 4.1], ": decisions offline, smoothed (4.1 s)"),
+        (["--vote", 3, "--smooth", 4.1], ": decisions offline, smoothed (4.1 s)"),
+    ],
+)
+def test_smoothed_decisions_are_scored_and_the_picture_says_which_it_shows(
+    here, data, recording, tmp_path, monkeypatch, flags, drawn
+):
+    """The score was of single windows, and the picture of smoothed decisions, without a word."""
+    titles = []
+    monkeypatch.setattr(signal_figures, "timeline", lambda *given, **_: titles.append(given[9]))
+    words = (recording, "--checkpoint", data / "session.ckpt", "--out", tmp_path, *flags)
+    _, said, _ = here(*words, "--plot", "--json")
+    assert titles[0].removeprefix(recording.stem).startswith(drawn)
+    output = json.loads(said)["recordings"][recording.stem]
+    known = [row for row in rows(tmp_path / f"{recording.stem}.csv") if row["truth"]]
+    _, told, _ = here(*words)
+    for name in ("voted", "smoothed"):
+        assert (name in output) == (name in known[0]) == (f"; {name} macro-F1 " in told)
+        if name in output:
+            right = sum(row[name] == row["truth"] for row in known)
+            assert output[name]["accuracy"] == pytest.approx(right / len(known))
 
 
 def test_of_some_gestures_the_probabilities_are_renormalised_and_it_is_said(here, data, recording, tmp_path):
