@@ -126,3 +126,25 @@ def test_summary_of_one_person_and_of_a_class_never_seen(tmp_path):
     assert "under 5 people" in output
     flexion = next(line for line in output.splitlines() if line.startswith("flexion"))
     assert flexion.split() == ["flexion", "-", "-", "-", "0"]
+
+
+def test_summary_keeps_columns_below_their_heads_whatever_the_names(tmp_path):
+    people, classes = (
+        ("a name of as many letters as a name may have", "11"),
+        ("idle", "wrist flexion, hand closed", "x"),
+    )
+    output = summary(write(tmp_path, subject=np.repeat(people, 30), classes=classes))
+    for heads, names in (("class ", classes), ("person ", people)):
+        (head,) = [line for line in output.splitlines() if line.startswith(heads)]
+        rows = [line for line in output.splitlines() if line.startswith(tuple(f"{name}  " for name in names))]
+        assert len(rows) == len(names)
+        assert {len(row) for row in rows} == {len(head)}
+
+
+def test_a_metric_that_nobody_has_has_no_interval_for_that_reason(tmp_path):
+    """Of windows of rest alone there is no accuracy without rest, however many people there are."""
+    nothing = np.zeros(60, int)
+    people = np.repeat([f"{n:02d}" for n in range(6)], 10)
+    output = summary(write(tmp_path, label=nothing, prediction=nothing, subject=people))
+    (line,) = [line for line in output.splitlines() if line.startswith("accuracy without rest")]
+    assert line.split()[3:] == ["-"] * 5

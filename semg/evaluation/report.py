@@ -115,13 +115,14 @@ def summary(scored: dict[str, Any]) -> str:
         smoothed = scored["smoothed"]
         lines += ["", f"smoothed by what came before, gestures lasting {smoothed['hold_seconds']:g} s on average:"]
         lines += _over_subjects(smoothed, scored["chance"])
-    lines += ["", f"{'class':<22}{'precision':>10}{'recall':>10}{'F1':>10}{'windows':>10}"]
+    wide = max(22, *(len(name) + 2 for part in ("per_class", "per_subject") for name in scored[part]))
+    lines += ["", f"{'class':<{wide}}{'precision':>10}{'recall':>10}{'F1':>10}{'windows':>10}"]
     for name, one in scored["per_class"].items():
         cells = "".join(f"{_percent(one[key]):>10}" for key in ("precision", "recall", "f1"))
-        lines.append(f"{name:<22}{cells}{one['support']:>10}")
-    lines += ["", f"{'person':<22}{_headline_heads()}{'windows':>20}"]
+        lines.append(f"{name:<{wide}}{cells}{one['support']:>10}")
+    lines += ["", f"{'person':<{wide}}{_headline_heads()}{'windows':>20}"]
     for name, one in scored["per_subject"].items():
-        lines.append(f"{name:<22}{_headline_cells(one)}{one['n_windows']:>20}")
+        lines.append(f"{name:<{wide}}{_headline_cells(one)}{one['n_windows']:>20}")
     return "\n".join(lines)
 
 
@@ -153,7 +154,8 @@ def _over_subjects(scored: dict[str, Any], chance: dict[str, float | None]) -> l
     lines = [f"{'':<22}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}{'by chance':>11}"]
     for metric in metrics.METRICS:
         mean, sd, ends = (scored[part][metric.name] for part in ("mean_over_subjects", "sd_over_subjects", "ci95"))
-        cells = f"{metric.text(mean):>10}{metric.text(sd):>10}{metric.ends(ends):>20}"
+        interval = "-" if mean is None else metric.ends(ends)
+        cells = f"{metric.text(mean):>10}{metric.text(sd):>10}{interval:>20}"
         cells += f"{metric.text(scored[metric.name]):>13}{metric.text(chance[metric.name]):>11}"
         lines.append(f"{metric.label:<22}{cells}")
     return lines
