@@ -1,5 +1,6 @@
 """TensorBoard: the event files of a run are read back, and every tag is there with what it should hold."""
 
+import html
 import json
 import os
 import re
@@ -14,12 +15,14 @@ from google.protobuf import text_format
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector import projector_config_pb2
 from tensorboard.util import tensor_util
 
 import train
+from semg.data.splits import Split
 from semg.evaluation import metrics, palette, tensorboard
 from semg.inference.checkpoint import open_checkpoint
 
@@ -252,3 +255,20 @@ def test_a_notebooks_backend_in_the_environment_is_no_matter(tmp_path):
         command = [sys.executable, "-c", code, str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+
+
+def test_names_in_texts_stay_words(tmp_path):
+    """A gesture's name with a bar ended its row of the table: the gestures after it were missing."""
+    classes = ["rest", "ball|open", "*pinch*", "_small_", "[a](b)", "`x`", "a_b"]
+    records = [small_shards.name(subject) for subject in (1, 2, 3)]
+    split = Split("*of*|two", "subject", *((record,) for record in records))
+    board = tensorboard.Board(
+        tmp_path, classes, settings={"split": "my|*splits*/x"}, facts={"classes": classes}, split=split
+    )
+    board.close()
+    actual = EventAccumulator(str(tmp_path))
+    actual.Reload()
+    for tag, names in (("configuration", [*classes, "my|*splits*/x"]), ("split", ["*of*|two", *records])):
+        (text,) = actual.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val
+        shown = html.unescape(re.sub("<[^>]*>", "", markdown_to_safe_html(text)))
+        assert [name for name in names if name not in shown] == []

@@ -45,6 +45,8 @@ _DOT = 16  # pixels across a dot of the projector
 _LEARNING, _CONFUSION, _SCORES, _CHOSEN = "1_learning", "2_confusion/val", "3_scores", "4_chosen"
 _GESTURES, _SUBJECTS, _PRETRAINING = "5_val_f1", "6_val_macro_f1_of_subject", "9_pretrain"
 _NOT_IN_TAGS = re.compile(r"[^-/\w.]")
+# what TensorBoard's Markdown takes for a cell's end, code, a link, or emphasis, which begins and ends at a word's edges
+_MARKUP = re.compile(r"[\\`*|]|\[|\](?=\()|(?<!\w)_|_(?!\w)")
 _OTHERS = {"optimizer": "7_optimizer", "speed": "8_speed", "chosen": _CHOSEN}
 
 
@@ -267,7 +269,7 @@ def remove_old(folder: Path) -> None:
 def split_text(split: Split) -> str:
     """How many people and recordings each subset has, and who the people are."""
     lines = [
-        f"**{split.name}**, protocol {split.protocol}",
+        f"**{_literal(split.name)}**, protocol {split.protocol}",
         "",
         "subset | subjects | recordings | who",
         "---|---|---|---",
@@ -280,8 +282,13 @@ def split_text(split: Split) -> str:
     return "\n".join(lines)
 
 
+def _literal(text: str) -> str:
+    """`text` so that TensorBoard's Markdown shows it as it is."""
+    return _MARKUP.sub(lambda match: f"\\{match[0]}", text)
+
+
 def _table(values: Mapping[str, Any]) -> str:
-    lines = [f"{name} | {_one_value(value)}" for name, value in values.items()]
+    lines = [f"{name} | {_literal(str(_one_value(value)))}" for name, value in values.items()]
     return "\n".join(["name | value", "---|---", *lines])
 
 
