@@ -96,7 +96,7 @@ def main() -> None:
     console.say(markdown)
     write(args, methods, pairs, markdown)
     console.finish(
-        f"wrote {args.out}: {', '.join(FILES)}; {next_step(args, methods)}",
+        f"wrote {args.out}: {', '.join(FILES)}{next_step(args, methods)}",
         out=args.out.as_posix(),
         methods={method.name: float(method.values.mean()) for method in methods},
         warnings=notes,
@@ -104,12 +104,16 @@ def main() -> None:
 
 
 def next_step(args: argparse.Namespace, methods: Sequence[Method]) -> str:
-    """The command that turns the same results into a page."""
+    """`; next: ` and the command that turns the same results into a page; empty if one of them is predictions alone."""
     inputs = [str(path.parent if path.is_file() else path) for path in args.results]
     if args.group:
         inputs = list(dict.fromkeys(str(one.path.parent) for method in methods for one in method.evaluations))
-    reference = ["--reference", args.reference] if args.reference and not args.group else []
-    return cli.next_command("report.py", *inputs, *reference, "--out", args.out / "report.html")
+    if any(one.path.suffix == ".npz" for method in methods for one in method.evaluations):
+        return ""
+    flags = ["--reference", args.reference] if args.reference and not args.group else []
+    if args.metric != metrics.leading().name:
+        flags += ["--metric", args.metric]
+    return f"; {cli.next_command('report.py', *inputs, *flags, '--out', args.out / 'report.html')}"
 
 
 def collect(results: Sequence[Path], groups: Sequence[Sequence[str]], metric: str) -> list[Method]:

@@ -284,7 +284,7 @@ def draw_electrodes(args: argparse.Namespace) -> str:
         own = (signal.channels, signal.rings, signal.classes, signal.unit)
         if own != (first.channels, rings, first.classes, first.unit):
             raise DataError(f"{path}: expected the same channels, rings, gestures and unit everywhere, found others")
-    if not rings or len({len(ring) for ring in rings}) > 1:
+    if not _has_map(rings):
         raise DataError(f"{args.source[0]}: expected electrodes in rings of one size, found none (rings in shard.json)")
     if not any(signal.segments for signal in signals):
         raise DataError(f"{args.source[0]}: expected some gesture in the recording, found none")
@@ -294,6 +294,11 @@ def draw_electrodes(args: argparse.Namespace) -> str:
     rms = gesture_rms(signals)[:, places]
     signal_figures.electrodes(args.out, rms, first.classes, len(rings), title, _rest(first, rms), unit=first.unit)
     return subject_line
+
+
+def _has_map(rings: Sequence[Sequence[int]]) -> bool:
+    """Whether electrodes have a place on a map: they are in rings, all of one size."""
+    return len({len(ring) for ring in rings}) == 1
 
 
 def _rest(signal: Signal, rms: np.ndarray) -> int | None:
@@ -491,6 +496,8 @@ def next_step(args: argparse.Namespace) -> str:
         "calibration": ("report.py", *args.source),
         "errors": ("report.py", *args.source),
     }
+    if args.picture == "recording" and not raw and not _has_map(open_shard(source).rings):
+        commands["recording"] = ("create_dataset_files.py", "--shards", source.parent)
     script, *words = commands[args.picture]
     return cli.next_command(str(script), *words)
 

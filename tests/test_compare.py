@@ -266,6 +266,22 @@ def spread(mean: float, step: float = 0.01) -> dict[str, float]:
     return {person: mean + step * place for place, person in enumerate(PEOPLE)}
 
 
+def test_the_page_that_is_to_follow_is_of_the_same_numbers(tmp_path, run_here):
+    write_result(tmp_path / "results", spread(0.6))
+    words = (tmp_path / "results", "--metric", "balanced_accuracy", "--out", tmp_path / "out")
+    done = run_here("compare.py", *words)
+    *_, command = done.stdout.splitlines()[-1].partition("next: python ")
+    assert command == f"report.py {tmp_path}/results --metric balanced_accuracy --out {tmp_path}/out/report.html"
+    run_here("report.py", *command.split()[1:])
+    assert "Every person&#39;s balanced accuracy" in (tmp_path / "out" / "report.html").read_text().replace(
+        "'", "&#39;"
+    )
+    arrays = {name: np.array([0, 1]) for name in ("start", "label", "prediction")}
+    np.savez(tmp_path / "a.npz", record=np.array(["a", "b"]), subject=np.array(["1", "2"]), **arrays)
+    done = run_here("compare.py", tmp_path / "a.npz", "--out", tmp_path / "out")
+    assert "next:" not in done.stdout, "report.py takes no predictions alone"
+
+
 def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp_path, run_script, run_here):
     results = tmp_path / "results"
     for seed, shift in (("seed0", -0.02), ("seed1", 0.02)):

@@ -110,7 +110,9 @@ def test_a_table_is_no_recording_for_pictures(draw, tmp_path):
 
 def test_the_last_line_says_what_to_run_next(draw, data, tmp_path):
     shard = data.shards / small_shards.name(2)
+    no_map = tmp_path / small_shards.write(tmp_path, 3, rings=[])
     for words, command in (
+        (["recording", no_map], f"create_dataset_files.py --shards {tmp_path}"),  # electrodes in no ring have no map
         (["recording", data.recording], f"plot.py spectrum {data.recording}"),
         (["spectrum", data.recording], f"preprocess.py --raw {data.folder}"),
         (["recording", shard], f"plot.py electrodes {shard}"),
