@@ -370,9 +370,14 @@ def _scores(results: Sequence[ResultRecord], which: str, metric: metrics.Metric 
     return {who: score for one in evaluations for who, score in one[name].subjects.items()}
 
 
+def _models(results: Sequence[ResultRecord]) -> dict[str, tuple[str, ...]]:
+    """Person -> which model was calibrated to that person."""
+    return {who: one.model for one in results for who in _scores([one], "calibrated")}
+
+
 def _by_repetitions(sources: Sequence[Path]) -> dict[int, list[ResultRecord]]:
     """Results of calibrate.py by their number of repetitions. DataError unless each number has the same people, each of
-    them once, and all results have the same gestures and the same --adapt."""
+    them once by the same model, and all results have the same gestures and the same --adapt."""
     by_count: dict[int, list[ResultRecord]] = {}
     first: ResultRecord | None = None
     for source in sources:
@@ -394,6 +399,10 @@ def _by_repetitions(sources: Sequence[Path]) -> dict[int, list[ResultRecord]]:
     if other := [count for count, names in people.items() if names != people[fewest]]:
         words = cli.counted(other[0], "repetition")
         raise DataError(f"{words}: expected the same people as with {fewest}; is a fold missing?")
+    models = {count: _models(results) for count, results in by_count.items()}
+    if other := [count for count, own in models.items() if own != models[fewest]]:
+        several, few = (cli.counted(count, "repetition") for count in (other[0], fewest))
+        raise DataError(f"{several}: expected the models that {few} {'has' if fewest == 1 else 'have'}, found others")
     return dict(sorted(by_count.items()))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import combinations, pairwise
 from types import SimpleNamespace
@@ -371,6 +372,25 @@ def test_calibration_says_that_models_were_adapted_too_and_takes_no_mixture(draw
     assert said == [True, False]
     with pytest.raises(DataError, match=r"alone: expected .* --adapt session, as .*adapted.*, found --adapt none"):
         draw("calibration", adapted, alone, "--out", tmp_path / "d.png")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"checkpoint_sha256": "1" * 64}, {"checkpoint_sha256": "2" * 64}),
+        ({"baseline": {"classifier": "lda", "calibrate": 1}}, {"baseline": {"classifier": "qda", "calibrate": 2}}),
+    ],
+)
+def test_a_curve_over_repetitions_is_of_one_model(draw, tmp_path, one, other):
+    """One model with one repetition and another with two were one curve."""
+    folders = [calibrated(tmp_path / str(n), n, {"09": 0.5}) for n in (1, 2)]
+    for second, right in ((other, False), (one, True)):
+        for folder, about in zip(folders, (one, second), strict=True):
+            path = folder / "metrics.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | about))
+        refused = pytest.raises(DataError, match="2 repetitions: expected the models that 1 repetition has")
+        with nullcontext() if right else refused:
+            draw("calibration", *folders, "--out", tmp_path / "c.png")
 
 
 def test_a_result_is_named_by_its_folder_or_its_file(draw, tmp_path):

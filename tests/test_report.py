@@ -202,6 +202,7 @@ def test_the_page_says_what_the_files_say(make, data):
     for output in ("commit abcdef0123", "torch 2.13.0", "commit fedcba9876", "numpy 2.4.6", "5" * 64, "splits/one"):
         assert output in words
     assert "no paired test can reach p < 0.05" in words
+    assert "Over all windows together, deciding without the signal would reach a macro-F1 of 25.0 % at most" in words
     assert "SIMULATED" not in words
 
 

@@ -84,6 +84,14 @@ class ResultRecord:
         return self.content.get("calibrate")
 
     @property
+    def model(self) -> tuple[str, ...]:
+        """Which model it is of: the checksum of a checkpoint, or the classifier and features of a baseline; empty texts
+        if the result does not say."""
+        baseline = self.content.get("baseline")
+        of = baseline if isinstance(baseline, dict) else {}
+        return str(self.content.get("checkpoint_sha256") or ""), str(of.get("classifier")), str(of.get("features"))
+
+    @property
     def adapted_on(self) -> str:
         """What the model was adapted on without labels: `session`, `first` or `online`; empty if it was not adapted."""
         return adapted_on(self.content)
