@@ -138,3 +138,19 @@ def test_a_subset_has_the_same_colour_in_every_picture(tmp_path, monkeypatch):
     train, test = (to_hex(bars.patches[0].get_facecolor()) for bars in drawn[1].axes[0].containers)
     assert train == curves["training"]
     assert len({train, test, curves["validation"]}) == 3
+
+
+def test_every_score_is_seen_whole(tmp_path, monkeypatch):
+    """Of two gestures made as often, accuracy and macro-F1 are all but equal: one hid the other. At 1 both were cut."""
+    drawn = []
+    monkeypatch.setattr(score_figures, "save", lambda figure, _path: drawn.append(figure))
+    people = {f"{n:02d}": {"accuracy": score, "macro_f1": score} for n, score in enumerate([0.0, 0.8, 1.0] * 10)}
+    score_figures.per_subject(tmp_path / "a.png", people, CHANCE, {"accuracy": None, "macro_f1": None})
+    score_figures.pixels(drawn[0])  # lays it out
+    axes = drawn[0].axes[0]
+    dots = [line for line in axes.lines if line.get_marker() in score_figures.MARKERS]
+    at = np.concatenate([line.get_transform().transform(line.get_xydata()) for line in dots])
+    apart = np.abs(at[:, None] - at).max(2)[np.triu_indices(len(at), 1)]
+    assert len(at) == 60
+    assert apart.min() > 0.9 * dots[0].get_markersize() * drawn[0].dpi / 72
+    assert not any(line.get_clip_on() for line in dots)

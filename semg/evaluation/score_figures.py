@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from semg.common.console import counted
 from semg.common.files import atomic_path
@@ -26,6 +27,7 @@ SIMULATED = " (SIMULATED)"  # end of a title
 NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
 _TITLE_SIZE = 13  # points
+_MARKER = 8.0  # points, of a person
 _NAME = 0.085  # inches, a character of a person's name
 CONFUSION, SUBJECTS = "Windows by true and decided gesture", "Every person scored"  # titles
 # A decorator: a user's matplotlibrc does not change pictures, and `$` in a name is a character, not mathematics.
@@ -127,7 +129,8 @@ def per_subject(
     fits = longest < (width - 1) / len(order)  # else the names are turned, and the figure is higher by their length
     figure = new_figure(width, 5.4 if fits else 5.4 + longest)
     axes = figure.add_subplot()
-    for metric, colour, marker in zip(reported, palette.METRICS, MARKERS, strict=False):
+    asides = _MARKER * (np.arange(len(reported)) - (len(reported) - 1) / 2)  # equal scores would hide each other
+    for metric, colour, marker, aside in zip(reported, palette.METRICS, MARKERS, asides, strict=False):
         values = np.array([subjects[subject][metric.name] for subject in order], float)
         mean = np.nanmean(values)
         label = f"{metric.label}, mean {mean:.3f}"
@@ -137,7 +140,17 @@ def per_subject(
             label += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
         else:
             label += f" ({NO_INTERVAL})"
-        axes.plot(places, values, marker, color=colour, markersize=8, label=label)
+        shifted = axes.transData + ScaledTranslation(aside / 72, 0, figure.dpi_scale_trans)
+        axes.plot(
+            places,
+            values,
+            marker,
+            color=colour,
+            markersize=_MARKER,
+            transform=shifted,
+            clip_on=False,  # a marker at 0 or 1 is whole
+            label=label,
+        )
         draw_chance(axes, metric, chance[metric.name], colour)
     axes.set_xticks(places, order, fontsize=10, rotation=0 if fits else 90)
     axes.set_xlabel("person", fontsize=12)
@@ -276,7 +289,16 @@ def calibration(
             means, errors = values.mean(axis=1), _errors(values)
             label = f"{model_words}: mean over {people}, {NO_INTERVAL if errors is None else '95 % interval'}"
             axes.errorbar(
-                places, means, errors, color=colour, marker=marker, markersize=7, linewidth=1.8, capsize=4, label=label
+                places,
+                means,
+                errors,
+                color=colour,
+                marker=marker,
+                markersize=7,
+                linewidth=1.8,
+                capsize=4,
+                clip_on=False,  # a marker at 0 or 1 is whole
+                label=label,
             )
         _draw_chances(axes, metric, {count: chance[count][metric.name] for count in counts})
         axes.set_xticks(counts)
