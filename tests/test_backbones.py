@@ -297,10 +297,11 @@ def test_every_family_is_exported_as_a_folder_and_as_a_graph(tmp_path, kind):
     window = {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 0} if kind == "qwen2" else {}
     saved(tmp_path / "decoder", kind, **window)
     model = built(open_pretrained(str(tmp_path / "decoder")), 1)
-    how = {"window": model.config.samples, "stride": 100}
+    how = {"window": model.config.samples, "stride": 100, "low": 20.0, "high": 400.0}
+    names = [f"ch{place}" for place in range(1, 9)]
     description = {
         "model": model.config.to_dict(),
-        "data": {"rate": 1000.0, "channels": ["a"] * 8, "classes": ["b"] * model.config.classes, "arguments": how},
+        "data": {"rate": 1000.0, "channels": names, "classes": ["b"] * model.config.classes, "arguments": how},
         "normalize": {"method": "session", "whitening": "none", "ridge": 0.1},
     }
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
