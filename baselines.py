@@ -282,7 +282,7 @@ def run_one(
         "tried_on_validation": trained.tried,
         **({} if tables.microvolt == 1 else {"stands_for_a_microvolt": tables.microvolt}),
         **baseline_results.restriction({baseline.fold: windows}),
-        **baseline_results.met_before(windows, args.subset),
+        **baseline_results.known_people(windows, args.subset),
         "made": how_made("baselines.py", args),
     }
     smoothing = {"vote": args.vote, "hold": args.smooth}

@@ -185,7 +185,7 @@ def write(
         "normalize": args.normalize,
         **training,
         **baseline_results.restriction({baseline.fold: windows}),
-        **baseline_results.met_before(windows, args.subset),
+        **baseline_results.known_people(windows, args.subset),
         "made": how_made("deep_baselines.py", args),
     }
     report = baseline_results.write(baseline, windows["scored"], probabilities.argmax(1), probabilities, facts)

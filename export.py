@@ -98,7 +98,7 @@ def card(model: TrainedModel, *, onnx: bool) -> str:
         "---",
         f"# {origin.run}: {len(data['classes'])} hand gestures from surface EMG",
         "",
-        f"* input: {cli.counted(len(data['channels']), 'channel')} at {data['rate']:g} Hz, "
+        f"* input: {cli.counted(len(model.signal_path.electrodes), 'channel')} at {data['rate']:g} Hz, "
         f"windows of {1000 * seconds:g} ms",
         f"* gestures: {', '.join(data['classes'])}",
         *([f"* {restriction}"] if (restriction := model.restriction()) else []),

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,14 @@ def test_the_card_tells_the_unit_of_the_signal_and_what_the_graph_is(exported, r
     card = (tmp_path / "own" / "README.md").read_text()
     assert "# (time, channels) as recorded, in the unit of its training" in card
     assert "microvolts" not in card and "model.onnx" not in card
+
+
+def test_the_card_counts_the_electrodes_that_predict_needs(copied, monkeypatch):
+    """Of a bipolar model it counted the channels after re-referencing, which are fewer."""
+    model = TrainedModel.open(copied, "cpu")
+    path = replace(model.signal_path, electrodes=tuple(range(1, 31)))
+    monkeypatch.setitem(vars(model), "signal_path", path)
+    assert "* input: 30 channels at 5120 Hz" in export.card(model, onnx=False)
 
 
 @pytest.mark.parametrize("adapted", [3, {}, {"recordings": 3}, {"recordings": ["a"], "earlier": "b"}])

@@ -12,7 +12,7 @@ People are drawn by sorting them by a hash of seed and number: the same seed giv
 Python and NumPy.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,21 @@ def check_split(split: Split, where: Path | str) -> None:
             raise DataError(f"{where}: expected one person's session (recording), found {' and '.join(sessions[:2])}")
         if len(split.test) > 1:
             raise DataError(f"{where}: expected one recording to test (recording), found {len(split.test)}")
+
+
+def met_before(
+    scored: Collection[str], trained: Iterable[str], judges: Iterable[str], subset: str
+) -> dict[str, list[str]]:
+    """Which of the people scored a model was trained on, and which others it was chosen on, as metrics.json says it.
+
+    judges: the people by whom it was chosen; those of the subset val are there for that.
+    """
+    own = set(trained)
+    chosen = set(judges) - own if subset != "val" else set()
+    return {
+        "trained_on_subjects_scored": sorted(own.intersection(scored)),
+        "chosen_on_subjects_scored": sorted(chosen.intersection(scored)),
+    }
 
 
 def _check_sessions(split: Split, where: Path | str) -> None:

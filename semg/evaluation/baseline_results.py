@@ -17,7 +17,7 @@ from semg.common.errors import DataError
 from semg.common.files import read_json
 from semg.data import gestures
 from semg.data.shards import WindowSet, data_checksum, difference, open_verified
-from semg.data.splits import Split
+from semg.data.splits import Split, met_before
 from semg.evaluation import metrics
 from semg.evaluation.scored_windows import ScoredWindows
 
@@ -109,18 +109,11 @@ def restriction(windows: Mapping[str, Mapping[str, WindowSet]]) -> dict[str, Any
     return chosen | ({"classes": list(shard.classes)} if shard.meta.get("classes_reordered") else {})
 
 
-def met_before(windows: Mapping[str, WindowSet], subset: str) -> dict[str, list[str]]:
-    """Which of the people scored were trained on, and which others something was chosen on, for metrics.json, as
-    evaluate.py says it; those of the subset val are there to choose on.
-
-    windows: `train`, `scored` and, if something was chosen on them, `val`.
-    """
+def known_people(windows: Mapping[str, WindowSet], subset: str) -> dict[str, list[str]]:
+    """Which of the people scored are not new, see `met_before`. windows: `train`, `scored` and, if something was chosen
+    on them, `val`."""
     people = {name: {shard.subject for shard in own.shards} for name, own in windows.items()}
-    chosen = people.get("val", set()) - people["train"] if subset != "val" else set()
-    return {
-        "trained_on_subjects_scored": sorted(people["train"] & people["scored"]),
-        "chosen_on_subjects_scored": sorted(chosen & people["scored"]),
-    }
+    return met_before(people["scored"], people["train"], people.get("val", ()), subset)
 
 
 def checksum_of(windows: Iterable[WindowSet]) -> str:

@@ -10,6 +10,7 @@ from semg.common.console import listed
 from semg.common.errors import DataError
 from semg.common.files import places_near
 from semg.common.schema import OBJECT, TEXT, TEXTS, Field, check_fields, folder_name, is_finite
+from semg.data.splits import met_before
 from semg.evaluation import metrics
 from semg.inference.checkpoint import Checkpoint
 
@@ -57,12 +58,10 @@ class Origin:
 
     def leaks(self, people: Collection[str], subset: str) -> dict[str, list[str]]:
         """Which of the people scored were trained on, and which others the model was chosen on, as metrics.json says
-        it. Those of the subset val are there to choose on. A calibrated or adapted model also has the files whose
+        it. A calibrated or adapted model also has the files whose
         labels or signals it has seen, because they do not say which person they are of."""
-        chosen = self.judges - self.subjects if subset != "val" else frozenset()
         return {
-            "trained_on_subjects_scored": sorted(self.subjects.intersection(people)),
-            "chosen_on_subjects_scored": sorted(chosen.intersection(people)),
+            **met_before(people, self.subjects, self.judges, subset),
             **({"calibrated_on": sorted(self.calibrated_on)} if self.calibrated_on else {}),
             **({"adapted_to": self._adapted_to} if self.adaptations else {}),
         }

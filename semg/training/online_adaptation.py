@@ -105,7 +105,8 @@ class OnlineAdaptation:
     def in_background(
         cls, model: TrainedModel, how: Adaptation | None = None, schedule: Schedule | None = None
     ) -> "OnlineAdaptation":
-        """For a live stream. Call `close` at the end."""
+        """For a live stream, in another process, which imports the program's main module again. Call `close` at the
+        end."""
         return cls(model, InBackground(model, how or Adaptation()), schedule)
 
     @classmethod
