@@ -46,7 +46,7 @@ from semg.data.tables import is_simulated
 from semg.data.windows import segments
 from semg.evaluation import metrics, palette, score_figures, signal_figures
 from semg.evaluation.predictions import excerpt, predictions_of, surest_errors
-from semg.evaluation.result_record import ResultRecord, read_result
+from semg.evaluation.result_record import ResultRecord, chance_of, read_result
 from semg.evaluation.run_record import read_epochs, says_simulated
 from semg.flags import places
 
@@ -355,7 +355,7 @@ def _read(source: Path) -> ResultRecord:
 def _calibrated(source: Path) -> ResultRecord:
     """A result of calibrate.py. DataError unless it has the same people with and without calibration."""
     result = _read(source)
-    if result.repetitions is None or result.before is None or result.confusion is None:
+    if result.repetitions is None or result.before is None:
         raise DataError(f"{result.path}: expected results of calibrate.py, found others")
     if _scores([result], "calibrated").keys() != _scores([result], "uncalibrated").keys():
         raise DataError(f"{result.path}: expected the same people with and without calibration, found others")
@@ -406,12 +406,6 @@ def _by_repetitions(sources: Sequence[Path]) -> dict[int, list[ResultRecord]]:
     return dict(sorted(by_count.items()))
 
 
-def _chance(results: Sequence[ResultRecord]) -> dict[str, float | None]:
-    """Each headline metric for decisions that ignore the signal, on the windows of all results together."""
-    tables = [one.confusion for one in results if one.confusion is not None]  # `_calibrated` checked that all have one
-    return metrics.chance(np.sum(tables, axis=(0, 2)))
-
-
 def draw_calibration(args: argparse.Namespace) -> str:
     """Scores against repetitions, from the results of calibrate.py."""
     if not args.source:
@@ -427,7 +421,10 @@ def draw_calibration(args: argparse.Namespace) -> str:
         }
         for count, results in by_count.items()
     }
-    chance = {count: _chance(results) for count, results in by_count.items()}
+    chance = {
+        count: {metric.name: chance_of(results, metric) for metric in metrics.headlines()}
+        for count, results in by_count.items()
+    }
     everything = [one for results in by_count.values() for one in results]
     simulated = any(run.simulated for one in everything for run in one.evaluations.values())
     title = _title(args, "What a new person's first repetitions gain", simulated)

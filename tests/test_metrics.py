@@ -237,6 +237,27 @@ def test_chance_is_the_commonest_classs_share_for_accuracy_alone():
     assert metrics.chance(np.array([6, 4]))["active_accuracy"] is None
 
 
+def test_no_way_to_decide_without_the_signal_beats_the_chance_of_a_mean_over_people():
+    """Person a lacks three gestures, and so is scored on two: always idle has a mean of more than over all windows."""
+    label = np.array([0, 0, 0, 1, 0, 1, 2, 3, 4, 4])
+    subject = np.repeat(["a", "b"], [4, 6])
+    rest = np.arange(K) == 0
+    actual = metrics.report(
+        ScoredWindows(label=label, subject=subject, record=subject, start=np.arange(10), classes=CLASSES, **TIMES),
+        np.zeros(10, int),
+    )
+    expected = {"macro_f1": (1 / 2 + 1 / 5) / 2, "accuracy": (3 / 4 + 2 / 6) / 2, "active_accuracy": (1 + 2 / 5) / 2}
+    assert actual["chance_over_subjects"] == pytest.approx(expected | {"balanced_accuracy": (1 / 2 + 1 / 5) / 2})
+    for decided in range(K):
+        people = metrics.per_subject(label, np.full(10, decided), subject, K, rest)
+        for name, value in metrics.mean_over_subjects(people).items():
+            assert value is None or name == "n_windows" or value <= actual["chance_over_subjects"][name]
+    always_idle = metrics.mean_over_subjects(metrics.per_subject(label, np.zeros(10, int), subject, K, rest))
+    assert always_idle["macro_f1"] > actual["chance"]["macro_f1"] == 1 / K
+    nobody = metrics.chance_over_subjects(np.zeros(4, int), np.array(["a"] * 4), K, rest)
+    assert nobody["active_accuracy"] is None
+
+
 def test_a_lower_loss_is_a_better_one():
     ranks = {name: one.rank(0.5) > one.rank(0.4) for name, one in metrics.criteria().items()}
     assert ranks == {"macro_f1": True, "accuracy": True, "balanced_accuracy": True, "active_accuracy": True} | {

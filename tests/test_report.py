@@ -202,7 +202,7 @@ def test_the_page_says_what_the_files_say(make, data):
     for output in ("commit abcdef0123", "torch 2.13.0", "commit fedcba9876", "numpy 2.4.6", "5" * 64, "splits/one"):
         assert output in words
     assert "no paired test can reach p < 0.05" in words
-    assert "Over all windows together, deciding without the signal would reach a macro-F1 of 25.0 % at most" in words
+    assert "Deciding without the signal would reach a macro-F1 of 25.0 % at most, as a mean over people" in words
     assert "SIMULATED" not in words
 
 
@@ -456,6 +456,7 @@ def test_a_bad_input_is_named_and_the_good_ones_are_there(make, data, tmp_path):
         ({"confusion": [[-1] * 4] * 4}, "4 true and 4 decided classes"),
         ({"confusion": [[True] * 4] * 4}, "4 true and 4 decided classes"),
         ({"confusion": [[0] * 4] * 4}, "at least one window"),
+        ({"chance_over_subjects": {"macro_f1": "0.5"}}, "a number or null for each metric for chance_over_subjects"),
         ({"classes": "idle"}, "a list of names for classes"),
         ({"classes": ["a\x00"] * 4}, "a list of names for classes"),
         ({"made": []}, "an object for made"),

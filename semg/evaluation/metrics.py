@@ -248,6 +248,22 @@ def chance(support: np.ndarray, rest: np.ndarray | None = None) -> dict[str, flo
     return {one.name: one.chance(support, rest) for one in METRICS}
 
 
+def chance_over_subjects(
+    label: np.ndarray, subject: np.ndarray, n_classes: int, rest: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """Of each metric, the mean over people of the value for decisions that ignore the signal, but know how often that
+    person makes each gesture.
+
+    It can be above the value for all windows together: a person who lacks gestures is scored on fewer. label, subject:
+    (n,); rest: as in `scores_of`.
+    """
+    names, code = _codes(subject)
+    supports = _confusions(code, label, label, len(names), n_classes).sum(2)
+    people = [chance(support, rest) for support in supports]
+    known = {one.name: [level for own in people if (level := own[one.name]) is not None] for one in METRICS}
+    return {name: float(np.mean(levels)) if levels else None for name, levels in known.items()}
+
+
 def is_rest(classes: Sequence[str], rest_classes: Collection[str]) -> np.ndarray:
     """(K,) which of the classes are rest."""
     return np.array([name in rest_classes for name in classes], bool)
@@ -428,16 +444,18 @@ def report(
     seconds on average, see semg/evaluation/smoothing.py.
 
     Keys: every metric over all windows, by name; chance, the same for decisions that ignore the signal;
-    mean_over_subjects, sd_over_subjects, ci95 (None below FEWEST_FOR_INTERVAL people); per_class, per_subject;
-    confusion (row = true class); classes, rest_classes; n_windows; n_subjects.
+    mean_over_subjects, sd_over_subjects, ci95 (None below FEWEST_FOR_INTERVAL people), chance_over_subjects;
+    per_class, per_subject; confusion (row = true class); classes, rest_classes; n_windows; n_subjects.
     """
     classes, start, stride = windows.classes, windows.start, windows.stride_seconds
     max_step = (windows.window_seconds + MAX_PAUSE) * windows.rate
     result = scores(windows, prediction)
-    support = np.array(result["confusion"]).sum(1)
+    support, rest = np.array(result["confusion"]).sum(1), is_rest(classes, windows.rest_classes)
+    known = np.asarray(windows.label) != UNLABELLED
     content = {
         **result,
-        "chance": chance(support, is_rest(classes, windows.rest_classes)),
+        "chance": chance(support, rest),
+        "chance_over_subjects": chance_over_subjects(windows.label[known], windows.subject[known], len(classes), rest),
         "classes": list(classes),
         "rest_classes": list(windows.rest_classes),
         "n_windows": int(support.sum()),

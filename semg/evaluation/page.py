@@ -29,7 +29,7 @@ from semg.evaluation.comparison import (
 )
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.predictions import Predictions, excerpt, predictions_of, reliability, surest_errors
-from semg.evaluation.result_record import Before, ResultRecord, counted_sessions, read_result
+from semg.evaluation.result_record import Before, ResultRecord, chance_of, counted_sessions, read_result
 from semg.evaluation.run_record import RunRecord, is_run, read_run_record
 
 P = ParamSpec("P")
@@ -219,16 +219,9 @@ def _simulated(entry: Entry) -> bool:
 
 
 def _chance(entries: Sequence[Entry], metric: Metric) -> float | None:
-    """The value for decisions that ignore the signal, if it is the same for all results."""
-    levels = {_chance_of(one, metric) for entry in entries for one in entry.results}
-    return levels.pop() if len(levels) == 1 else None
-
-
-def _chance_of(result: ResultRecord, metric: Metric) -> float | None:
-    if result.confusion is None:
-        return None
-    rest = metrics.is_rest(result.classes, result.content.get("rest_classes") or ())
-    return metrics.chance(result.confusion.sum(1), rest)[metric.name]
+    """The mean over people for decisions that ignore the signal, if it is the same for all entries as shown."""
+    levels = [chance_of(entry.results, metric) for entry in entries]
+    return levels[0] if len({metric.text(level) for level in levels}) == 1 else None
 
 
 def _sharing(page: Page) -> list[Method]:

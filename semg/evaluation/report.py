@@ -46,7 +46,7 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     _write_predictions(folder / "predictions.npz", windows, prediction, probabilities)
-    subjects, by_chance, ends = scored["per_subject"], scored["chance"], scored["ci95"]
+    subjects, by_chance, ends = scored["per_subject"], scored["chance_over_subjects"], scored["ci95"]
     rows = [["subject", *next(iter(subjects.values()))], *([who, *one.values()] for who, one in subjects.items())]
     write_text(folder / "per_subject.csv", csv_text(rows))  # values as fractions; empty if undefined
     confusion, mark = np.array(scored["confusion"]), score_figures.SIMULATED if windows.simulated else ""
@@ -106,15 +106,16 @@ def summary(scored: dict[str, Any]) -> str:
     if left_out := scored.get("classes_left_out"):
         names = ", ".join(scored["classes"])
         lines.append(f"deciding between {names} alone; windows of {', '.join(left_out)} are left out")
-    lines += ["", *_over_subjects(scored, scored["chance"])]
+    by_chance = scored["chance_over_subjects"]
+    lines += ["", *_over_subjects(scored, by_chance)]
     if "vote" in scored:
         vote = scored["vote"]
         lines += ["", f"majority over the last {vote['k']} windows, {vote['added_delay_ms']:g} ms later:"]
-        lines += _over_subjects(vote, scored["chance"])
+        lines += _over_subjects(vote, by_chance)
     if "smoothed" in scored:
         smoothed = scored["smoothed"]
         lines += ["", f"smoothed by what came before, gestures lasting {smoothed['hold_seconds']:g} s on average:"]
-        lines += _over_subjects(smoothed, scored["chance"])
+        lines += _over_subjects(smoothed, by_chance)
     wide = max(22, *(len(name) + 2 for part in ("per_class", "per_subject") for name in scored[part]))
     lines += ["", f"{'class':<{wide}}{'precision':>10}{'recall':>10}{'F1':>10}{'windows':>10}"]
     for name, one in scored["per_class"].items():
@@ -150,13 +151,13 @@ def _headline_cells(scores: dict[str, Any]) -> str:
 
 
 def _over_subjects(scored: dict[str, Any], chance: dict[str, float | None]) -> list[str]:
-    """Each metric's mean over people, standard deviation, interval, value over all windows, and chance level."""
-    lines = [f"{'':<22}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'all windows':>13}{'by chance':>11}"]
+    """Each metric's mean over people, standard deviation, interval, chance level, and value over all windows."""
+    lines = [f"{'':<22}{'mean':>10}{'sd':>10}{'95 % interval':>20}{'by chance':>11}{'all windows':>13}"]
     for metric in metrics.METRICS:
         mean, sd, ends = (scored[part][metric.name] for part in ("mean_over_subjects", "sd_over_subjects", "ci95"))
         interval = "-" if mean is None else metric.ends(ends)
         cells = f"{metric.text(mean):>10}{metric.text(sd):>10}{interval:>20}"
-        cells += f"{metric.text(scored[metric.name]):>13}{metric.text(chance[metric.name]):>11}"
+        cells += f"{metric.text(chance[metric.name]):>11}{metric.text(scored[metric.name]):>13}"
         lines.append(f"{metric.label:<22}{cells}")
     return lines
 

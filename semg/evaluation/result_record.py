@@ -10,7 +10,7 @@ import numpy as np
 from semg.common.console import counted
 from semg.common.errors import DataError
 from semg.common.files import places_near, read_json
-from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_whole, text
+from semg.common.schema import COUNT, OBJECT, TEXT, TEXTS, Field, check_fields, is_finite, is_whole, text
 from semg.evaluation.comparison import MOST_CLASSES, WRITTEN, Evaluation, adapted_on, evaluation_of
 from semg.evaluation.metrics import Metric
 
@@ -32,6 +32,10 @@ def _is_attempt(value: Any) -> bool:
     )
 
 
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(one is None or is_finite(one) for one in value.values())
+
+
 _SESSIONS = Field(
     "a list of sessions, each with a name and whether the adapted model was accepted",
     _are_sessions,
@@ -44,6 +48,7 @@ _FIELDS = {
     "rest_classes": Field("a list of names", lambda value: value == [] or TEXTS.holds(value), needed=False),
     "calibrate": replace(COUNT, needed=False),
     "adaptation.sessions": _SESSIONS,
+    "chance_over_subjects": Field("a number or null for each metric", _are_scores, needed=False),
 }
 
 
@@ -91,6 +96,10 @@ class ResultRecord:
         of = baseline if isinstance(baseline, dict) else {}
         return str(self.content.get("checkpoint_sha256") or ""), str(of.get("classifier")), str(of.get("features"))
 
+    def chance(self, metric: Metric) -> float | None:
+        """The mean over people for decisions that ignore the signal; None if the result does not state it."""
+        return (self.content.get("chance_over_subjects") or {}).get(metric.name)
+
     @property
     def adapted_on(self) -> str:
         """What the model was adapted on without labels: `session`, `first` or `online`; empty if it was not adapted."""
@@ -126,6 +135,18 @@ class ResultRecord:
             return None
         places = places_near(Path(folder), self.path)
         return next((place for place in places if place.is_dir()), places[0])
+
+
+def chance_of(results: Sequence[ResultRecord], metric: Metric) -> float | None:
+    """The mean over the people of all results for decisions that ignore the signal; None if a result does not state it.
+
+    Each result counts for its people: those of several runs, as in folds with several seeds, count once a run.
+    """
+    levels, people = (
+        [one.chance(metric) for one in results],
+        [len(one.evaluations[metric.name].subjects) for one in results],
+    )
+    return None if None in levels or not sum(people) else float(np.average(np.array(levels, float), weights=people))
 
 
 def counted_sessions(sessions: Sequence[Mapping[str, Any]]) -> str:

@@ -117,8 +117,8 @@ def per_subject(
 ) -> None:
     """A dot for every person and each headline metric, sorted by the first metric, with the means and chance levels.
 
-    subjects: person -> fractions by name; chance: by name; ci95: ends of the means' 95 % intervals by name, drawn as
-    bands, None if there are too few people.
+    subjects: person -> fractions by name; chance: means over people by name; ci95: ends of the means' 95 % intervals by
+    name, drawn as bands, None if there are too few people.
     """
     reported = metrics.headlines()
     first = reported[0]
@@ -269,8 +269,8 @@ def calibration(
 
     subjects: repetitions -> `calibrated` and `uncalibrated` -> metric -> (n_people,) fractions, people always
     in the same order. For a given number of repetitions both are scored on the same windows; other numbers have others.
-    chance: repetitions -> the value for decisions that ignore the signal, by name of the metric. adapted: whether the
-    calibrated model was also adapted to each session.
+    chance: repetitions -> the mean over people for decisions that ignore the signal, by name of the metric. adapted:
+    whether the calibrated model was also adapted to each session.
     """
     counts = sorted(subjects)
     reported = metrics.headlines()
