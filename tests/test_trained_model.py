@@ -128,6 +128,26 @@ def test_what_is_no_signal_of_the_models_is_refused(model, wrong, told):
         model.predict(wrong)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rate", [None, 2000])
+def test_impossible_amplitudes_are_refused_at_any_rate_without_a_warning_of_numpy(model, rate):
+    with pytest.raises(DataError, match="below 65 mV"):
+        model.predict(np.full((8000, 24), 1e300), rate)
+
+
+def test_a_rate_too_low_for_the_models_band_is_warned_of(model, signal):
+    """predict.py and live.py warn, too; from Python, nothing was said."""
+    with pytest.warns(UserWarning, match="1000 Hz has nothing above 500 Hz, where the model expects signal to 700 Hz"):
+        model.predict(signal, rate=1000)
+
+
+def test_a_program_in_which_numpy_raises_gets_the_same_decisions(model, signal):
+    expected = model.predict(signal), [one.probabilities for one in model.stream().push(signal)]
+    with np.errstate(all="raise"):
+        pd.testing.assert_frame_equal(model.predict(signal), expected[0])
+        np.testing.assert_array_equal([one.probabilities for one in model.stream().push(signal)], expected[1])
+
+
 @pytest.mark.parametrize("more", [0, 1, 2, 3])
 def test_a_recording_of_a_single_window_is_decided(model, more):
     """It has fewer distinct windows than the statistics are computed in batches: that ended in NumPy's own error."""

@@ -59,7 +59,7 @@ def rings(channels: Sequence[int], kind: str) -> list[list[int]]:
     return [[numbers.index(n) for n in ring] for ring in around if set(ring) <= set(numbers)]
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(over="ignore", invalid="ignore", under="ignore")
 def filtered(
     samples: np.ndarray,
     reference: np.ndarray,
@@ -70,7 +70,7 @@ def filtered(
     """(T, channels) -> (T, channels out) float16 microvolts, re-referenced by `reference` and filtered.
 
     rate: Hz; scale: microvolts per unit of `samples`; by default, the unit is putEMG's ADC count. Amplitudes that
-    float16 cannot hold become infinite.
+    float16 cannot hold become infinite, or 0.
     """
     out = np.empty((len(samples), reference.shape[1]), np.float16)
     sections = spec.sections(rate)

@@ -440,6 +440,7 @@ def _read_npy(path: Path) -> np.ndarray:
     return np.array(values)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # found after filtering, as impossible amplitudes
 def resampled(source: RawRecording, rate: float) -> RawRecording:
     """The source at `rate` Hz, by a polyphase filter; it looks ahead, so it must not be used for a stream."""
     from scipy.signal import resample_poly  # not needed if the rates agree

@@ -141,9 +141,8 @@ def layout_for(
         raise DataError(
             f"{facts.name}: expected the model's {signals.rate:g} Hz, found {actual:g} Hz", "{resample} resamples it"
         )
-    elif actual / 2 < signals.filter.high:
-        top = f"nothing above {actual / 2:g} Hz, where the model expects signal to {signals.filter.high:g} Hz"
-        warn(f"{facts.name}: {top}")
+    elif lacking := signals.lacking(actual):
+        warn(f"{facts.name}: {lacking}")
     places = _places(facts, signals.electrode_names, channels, warn)
     return Layout(places, signals.electrode_names, actual, _unit(facts, places))
 

@@ -57,9 +57,8 @@ def recording_for(
                 "resampling looks ahead"
             )
         warn(f"{path}: resampled from {source.rate:g} Hz to the model's {model.rate:g} Hz")
-        if source.rate / 2 < signals.filter.high:
-            top = f"nothing above {source.rate / 2:g} Hz, where the model expects signal to {signals.filter.high:g} Hz"
-            warn(f"{path}: {top}")
+        if lacking := signals.lacking(source.rate):
+            warn(f"{path}: {lacking}")
         source = resampled(source, model.rate)
     try:
         model.expect_a_window(*recorded)

@@ -76,6 +76,13 @@ class SignalPath:
         scale = how.get("scale", 1.0) if data.get("unit") == "arbitrary" else 1.0
         return cls(electrodes, tuple(names), reference, spec, data["rate"], how.get("labels", "TRAJ_GT"), scale)
 
+    def lacking(self, rate: float) -> str:
+        """What a recording at `rate` Hz cannot have of the signal that the model was trained on; empty if it has
+        all."""
+        if rate / 2 >= self.filter.high:
+            return ""
+        return f"nothing above {rate / 2:g} Hz, where the model expects signal to {self.filter.high:g} Hz"
+
     def apply(self, samples: np.ndarray, scale: float = 1.0, *, causal: bool = False) -> np.ndarray:
         """(T, electrodes) in units of `scale` microvolts, at the model's rate -> (T, C) float16 microvolts.
 

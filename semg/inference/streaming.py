@@ -150,7 +150,7 @@ class Stream:
         self.prepare()
         after = copy(self._filter)  # the state before is kept: a number that is too large would never leave it
         # float16, as in shards: the model was trained on signals of this precision
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             new = after(samples @ self._reference).astype(np.float16)
         if not np.isfinite(new).all():
             raise DataError("expected amplitudes below 65 mV, found more", hint="is {unit} right?")

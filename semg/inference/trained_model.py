@@ -11,6 +11,7 @@ scores = model.score(shards)              # windows cut and labelled beforehand,
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -277,7 +278,8 @@ class TrainedModel:
         data frame are taken by name if it has the model's. If the model's `unit` is arbitrary, the samples are in the
         unit of the recordings that it was trained on. rate: Hz, if it is not the model's; the signal is then resampled.
         Returns one row per decision: `time_s` (the window's end), `gesture`, and the probability of each class,
-        `p_idle` and so on. Raises DataError for anything but such a signal, and for one of another unit.
+        `p_idle` and so on. Warns of a rate that is too low for the model's band. Raises DataError for anything but such
+        a signal, and for one of another unit.
         """
         path = self.signal_path
         samples = as_samples(signal, path.electrode_names, "time")
@@ -285,6 +287,8 @@ class TrainedModel:
         recorded = len(samples), source.rate
         if len(samples) and source.rate != self.rate:
             source = tables.resampled(source, self.rate)
+            if lacking := path.lacking(recorded[1]):
+                warnings.warn(f"a signal of {recorded[1]:g} Hz has {lacking}", stacklevel=2)
         self.expect_a_window(*recorded)
         filtered = path.apply(source.samples, source.scale)
         self._expect_unit(filtered)
