@@ -64,6 +64,15 @@ def test_statistics_that_are_not_there_yet_are_refused(model, signal, tmp_path):
         other.write_statistics(path, other.stream().heard())
 
 
+def test_statistics_heard_by_a_model_of_another_shape_are_refused(model, signal, tmp_path):
+    """In a file they were refused; handed on within a program, they ended in an error of PyTorch's."""
+    other = TrainedModel.open(checkpoint(tmp_path / "plain.ckpt", causal=True), CPU)
+    stream = other.stream()
+    decided(stream, signal[:RATE])
+    with pytest.raises(DataError, match=r"of this model \(channels, .*: \(24, 48, .*another's: \(24, 24, "):
+        model.stream(statistics=stream.heard())
+
+
 def test_what_was_read_is_what_was_written(model, signal, tmp_path):
     stream = model.stream()
     decided(stream, signal)

@@ -47,6 +47,13 @@ class SessionStatistics:
     decided: int
     every: int
 
+    def expect_shape(self, shape: tuple[int, int, int, int]) -> None:
+        """DataError unless they are those of a model with this C, C', N, F."""
+        actual = (*self.transform.shape, self.kept.shape[1], self.sums.shape[1])
+        if actual != shape:
+            names = "channels, channels after whitening, samples of a window, features"
+            raise DataError(f"expected {_WHAT} of this model ({names}: {shape}), found another's: {actual}")
+
 
 def write_statistics(path: Path, statistics: SessionStatistics, model: Mapping[str, Any]) -> None:
     """Write a file for `read_statistics`. model: plain types, the properties that a later model must share."""

@@ -323,7 +323,7 @@ class TrainedModel:
         `predict` takes. normalization: of the windows, if not by the signal so far. statistics: of an earlier stream of
         the same session, from its `heard` or from `read_statistics`; this stream starts from them. adaptation: adapts
         the network during the stream, see semg/training/online_adaptation.py. Raises SettingError for a start_after or
-        statistics if the model is not normalised by session.
+        statistics if the model is not normalised by session, DataError for statistics of a model of another shape.
         """
         if start_after:
             self.expect_by_session("start_after")
@@ -353,6 +353,8 @@ class TrainedModel:
             if statistics is not None:
                 self.expect_by_session("statistics")
             return Given(self.network, self._fixed_transform(), None, self.device)
+        if statistics is not None:
+            statistics.expect_shape(self._statistics_shape)
         return self._online_by_session(statistics)
 
     def _online_by_session(self, statistics: SessionStatistics | None = None) -> OnlineNormalization:
@@ -362,9 +364,7 @@ class TrainedModel:
         """The statistics that an earlier stream of the same session stored. DataError, which names the file, unless
         they fit."""
         self.expect_by_session("statistics")
-        channels, copies = len(self.channels), self.channel_normalization.copies
-        shape = (channels, channels * copies, self.window, self.network.frontend.n_features)
-        return read_statistics(Path(path), self._of_statistics(), shape)
+        return read_statistics(Path(path), self._of_statistics(), self._statistics_shape)
 
     def write_statistics(self, path: str | Path, statistics: SessionStatistics | None) -> None:
         """Store a stream's statistics (`Stream.heard`) in a file, for `read_statistics` of this or a similar model.
@@ -375,6 +375,11 @@ class TrainedModel:
         if statistics is None:
             raise DataError(f"{path}: expected statistics of a stream with at least a window of signal, found none")
         write_statistics(Path(path), statistics, self._of_statistics())
+
+    @property
+    def _statistics_shape(self) -> tuple[int, int, int, int]:
+        channels, copies = len(self.channels), self.channel_normalization.copies
+        return channels, channels * copies, self.window, self.network.frontend.n_features
 
     def _of_statistics(self) -> dict[str, Any]:
         """All properties that a session's statistics depend on; weights are not among them."""
