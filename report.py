@@ -1,10 +1,10 @@
 """Make one page of results to share: a single HTML file that opens without a network connection and prints well.
 
-Input: results of evaluate.py, calibrate.py, baselines.py and deep_baselines.py, and training runs of train.py: folders
-with a metrics.json, folders of such folders, and folders with config.json and metrics.jsonl. Output: --out. The page
-shows every method with every person; differences from a reference, person by person; models before and after
-adaptation; confusion matrices; how well the confidence is calibrated; the most confident errors with their signals;
-learning curves, data, settings, versions and commits.
+Input: results of evaluate.py, calibrate.py, baselines.py and deep_baselines.py, which are folders with a metrics.json,
+training runs of train.py, which are folders with config.json and metrics.jsonl, and folders of the one or the other (of
+one that holds both, the results). Output: --out. The page shows every method with every person; differences from a
+reference, person by person; models before and after adaptation; confusion matrices; how well the confidence is
+calibrated; the most confident errors with their signals; learning curves, data, settings, versions and commits.
 
   python report.py checkpoints/demo results/demo results/demo-adapted --out results/report.html
   python report.py checkpoints/gpt2 results/gpt2 results/baselines --reference gpt2 --title "Gestures of new people"
@@ -90,7 +90,7 @@ def main() -> int:
         f"{args.out}: {methods} and {runs}{left}; open it in a browser",
         out=args.out.as_posix(),
         methods=[entry.name for entry in page.entries],
-        runs=[run.name for run in page.runs],
+        runs=list(page.runs),
         failed=list(page.failures),
     )
     return 1 if page.failures else 0

@@ -164,11 +164,9 @@ def test_results_of_other_gestures_are_noted(tmp_path):
     all_of_them = of("all", ["idle", "fist", "pinch"])
     same, rest = of("same", ["fist", "idle", "pinch"]), evaluation_of({"03": 0.5})  # an earlier version's does not say
     assert differences_between([pool("all", [all_of_them]), pool("same", [same]), pool("rest", [rest])]) == []
-    (note,) = differences_between([pool("all", [all_of_them]), pool("active", [of("active", ["fist", "wave"])])])
-    assert note == (
-        f"active: {tmp_path}/active/metrics.json is of other gestures than {tmp_path}/all/metrics.json: without idle, "
-        "pinch; with wave"
-    )
+    others = [pool(name, [of(name, ["fist", "wave"])]) for name in ("active", "waves")]
+    (note,) = differences_between([pool("all", [all_of_them]), *others])
+    assert note == f"active, waves: of other gestures than {tmp_path}/all/metrics.json: without idle, pinch; with wave"
     for wrong in ("fist", [1, 2], {"fist": 1}):
         with pytest.raises(DataError, match="a list of names for classes"):
             of("wrong", wrong)

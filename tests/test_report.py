@@ -206,6 +206,17 @@ def test_the_page_says_what_the_files_say(make, data):
     assert "SIMULATED" not in words
 
 
+def test_a_folder_of_training_runs_stands_for_all_of_them(make, data, tmp_path):
+    """The folder of a sweep's checkpoints was answered with `run evaluate.py`."""
+    for name in ("fold0/seed0", "fold1/seed0"):
+        write_run(tmp_path / "sweep" / name)
+    page = make(tmp_path / "sweep", tmp_path / "sweep" / "fold1", data.results / "plain")
+    assert [page.parts.words.count(f"Training run fold{k}/seed0") for k in (0, 1)] == [1, 1]
+    assert "1 method and 2 training runs" in page.said.out
+    (tmp_path / "sweep" / "metrics.json").write_text((data.results / "plain" / "metrics.json").read_text())
+    assert "1 method and 0 training runs" in make(tmp_path / "sweep").said.out, "results are what is asked for"
+
+
 def test_a_result_of_a_model_that_adapted_in_the_course_of_its_sessions_is_taken(make, data, tmp_path):
     """evaluate.py --adapt online writes its attempts by session; report.py refused the result."""
     attempts = [{"accepted": False, "reason": "few gestures"}, {"accepted": True, "reason": ""}]

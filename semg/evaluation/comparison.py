@@ -115,11 +115,19 @@ def find_results(path: Path) -> list[Path]:
         return [path]
     if (path / "metrics.json").is_file():
         return [path / "metrics.json"]
-    below = sorted(path.rglob("metrics.json")) if path.is_dir() else []
-    paths = [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
-    if not paths:
+    if not (paths := _results_below(path)):
         raise DataError(f"{path}: expected a metrics.json or a folder with one, found none; run evaluate.py")
     return paths
+
+
+def has_results(path: Path) -> bool:
+    """Whether `find_results` finds some."""
+    return path.is_file() or bool(_results_below(path))
+
+
+def _results_below(path: Path) -> list[Path]:
+    below = sorted(path.rglob("metrics.json")) if path.is_dir() else []
+    return [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
 
 
 def each_once(paths: Iterable[Path]) -> list[Path]:
@@ -130,6 +138,19 @@ def each_once(paths: Iterable[Path]) -> list[Path]:
     return list(first.values())
 
 
+def told_apart(folders: Sequence[Path]) -> list[str]:
+    """A name for each of several different folders: its path, without the part common to all."""
+    return _without_common([[part for part in folder.resolve().parts if part] for folder in folders])
+
+
+def _without_common(folders: Sequence[Sequence[str]]) -> list[str]:
+    """The parts of each path joined, but those at its beginning that all share; the last part always stays."""
+    shared = 0
+    while folders and all(len(parts) > shared + 1 and parts[shared] == folders[0][shared] for parts in folders):
+        shared += 1
+    return [printable("/".join(parts[shared:])) for parts in folders]
+
+
 def method_names(runs: Sequence[Path]) -> list[str]:
     """A name for each run's method: its folder's path without folds, seeds, runs and subjects, and without the part
     common to all.
@@ -137,11 +158,7 @@ def method_names(runs: Sequence[Path]) -> list[str]:
     results/none/fold0/lda-rms and results/session/fold1/lda-rms give none/lda-rms and session/lda-rms.
     """
     stripped = [[_RUN_PART.sub("", part).strip("-_.") for part in run.resolve().parent.parts] for run in runs]
-    folders = [[part for part in parts if part] for parts in stripped]
-    shared = 0
-    while folders and all(len(parts) > shared + 1 and parts[shared] == folders[0][shared] for parts in folders):
-        shared += 1
-    return [printable("/".join(parts[shared:])) for parts in folders]
+    return _without_common([[part for part in parts if part] for parts in stripped])
 
 
 def read_evaluation(path: Path, name: str) -> Evaluation:
@@ -358,20 +375,19 @@ def _met_before(methods: Sequence[Method]) -> list[str]:
 
 
 def _other_gestures(methods: Sequence[Method]) -> list[str]:
-    """A note for each method with a result that decided between other gestures than the first result."""
-    notes, first = [], None
-    for method in methods:
-        said = [one for one in method.evaluations if one.classes]
-        first = first or next(iter(said), None)
-        for one in said:
-            if first is None or set(one.classes) == set(first.classes):
-                continue
-            without = ", ".join(name for name in first.classes if name not in one.classes)
-            more = ", ".join(name for name in one.classes if name not in first.classes)
-            differs = "; ".join([*([f"without {without}"] if without else []), *([f"with {more}"] if more else [])])
-            notes.append(f"{method.name}: {one.path} is of other gestures than {first.path}: {differs}")
-            break
-    return notes
+    """A note for each set of other gestures than the first result's, with the methods of which a result decided between
+    them."""
+    said = [(method.name, one) for method in methods for one in method.evaluations if one.classes]
+    first = said[0][1] if said else None
+    names: dict[str, dict[str, None]] = {}  # words -> methods, in their order
+    for name, one in said:
+        if first is None or set(one.classes) == set(first.classes):
+            continue
+        without = ", ".join(gesture for gesture in first.classes if gesture not in one.classes)
+        more = ", ".join(gesture for gesture in one.classes if gesture not in first.classes)
+        differs = "; ".join([*([f"without {without}"] if without else []), *([f"with {more}"] if more else [])])
+        names.setdefault(differs, {})[name] = None
+    return [f"{', '.join(own)}: of other gestures than {first.path}: {words}" for words, own in names.items() if first]
 
 
 def _other_data(methods: Sequence[Method]) -> list[str]:

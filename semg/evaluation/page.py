@@ -23,14 +23,16 @@ from semg.evaluation.comparison import (
     check_same_subset,
     each_once,
     find_results,
+    has_results,
     method_names,
     p_text,
     pool,
+    told_apart,
 )
 from semg.evaluation.metrics import Metric, bootstrap_interval
 from semg.evaluation.predictions import Predictions, excerpt, predictions_of, reliability, surest_errors
 from semg.evaluation.result_record import Before, ResultRecord, chance_of, counted_sessions, read_result
-from semg.evaluation.run_record import RunRecord, is_run, read_run_record
+from semg.evaluation.run_record import RunRecord, find_runs, is_run, read_run_record
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +62,7 @@ class Page:
     title: str
     metric: Metric
     entries: tuple[Entry, ...]
-    runs: tuple[RunRecord, ...]
+    runs: Mapping[str, RunRecord]
     failures: tuple[str, ...]
     reference: str | None
     shards: Path | None
@@ -71,7 +73,7 @@ class Page:
     def simulated(self) -> bool:
         """Whether any recording behind the page was simulated."""
         scored = [run.simulated for entry in self.entries for one in entry.results for run in one.evaluations.values()]
-        return any(scored) or any(run.simulated for run in self.runs)
+        return any(scored) or any(run.simulated for run in self.runs.values())
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -93,9 +95,10 @@ def read_page(
     result names; errors_shown: number of misclassified windows to show for each method.
     """
     failures: list[str] = []
-    runs = [_try(failures, read_run_record, path) for path in each_once(filter(is_run, sources))]
-    file_lists = [_try(failures, find_results, path) for path in sources if not is_run(path)]
+    folders = {path: [] if has_results(path) and not is_run(path) else find_runs(path) for path in sources}
+    file_lists = [_try(failures, find_results, path) for path, runs in folders.items() if not runs]
     paths = each_once(path for some in file_lists if some is not None for path in some)
+    read_runs = _runs(each_once(run for runs in folders.values() for run in runs), failures)
     reported = list({one.name: one for one in (metric, *metrics.headlines())}.values())
     read = {path: _try(failures, read_result, path, reported) for path in paths}
     groups: dict[str, list[ResultRecord]] = {}
@@ -103,7 +106,6 @@ def read_page(
         if (result := read[path]) is not None:
             groups.setdefault(name, []).append(result)
     entries = [_entry(name, results, reported) for name, results in groups.items()]
-    read_runs = [run for run in runs if run is not None]
     if not entries and not read_runs:
         raise DataError(failures[0] if failures else "expected results or training runs, found none")
     check_same_subset([entry.pooled[metric.name] for entry in entries])
@@ -112,9 +114,13 @@ def read_page(
         expected = f"one of {', '.join(names)}" if names else "results to compare, found training runs alone"
         raise SettingError("reference", expected)
     reference = reference or (names[0] if len(names) > 1 else None)
-    return Page(
-        title, metric, tuple(entries), tuple(read_runs), tuple(failures), reference, shards, errors_shown, provenance
-    )
+    return Page(title, metric, tuple(entries), read_runs, tuple(failures), reference, shards, errors_shown, provenance)
+
+
+def _runs(folders: Sequence[Path], failures: list[str]) -> dict[str, RunRecord]:
+    """The runs in these folders that can be read, each under a name of its own."""
+    read = {name: _try(failures, read_run_record, run) for name, run in zip(told_apart(folders), folders, strict=True)}
+    return {name: run for name, run in read.items() if run is not None}
 
 
 def _try(failures: list[str], read: Callable[P, T], *words: P.args, **named: P.kwargs) -> T | None:
@@ -163,7 +169,7 @@ def render(page: Page) -> str:
         adapted=[_adapted(entry, page.metric) for entry in page.entries if _before_and_after(entry, page.metric)],
         repetitions=_repetitions(page),
         entries=[_details(entry, page) for entry in page.entries],
-        runs=[_run(run) for run in page.runs],
+        runs=[_run(name, run) for name, run in page.runs.items()],
         made=_provenance(page.provenance),
     )
 
@@ -479,7 +485,7 @@ def _text(value: Any) -> str:
     return words if len(words) <= _LONGEST_VALUE else f"{words[:_LONGEST_VALUE]}…"
 
 
-def _run(run: RunRecord) -> dict[str, Any]:
+def _run(name: str, run: RunRecord) -> dict[str, Any]:
     """A training run: data, curves, settings."""
     first = metrics.METRICS[0]
     best = max(run.rows, key=lambda row: first.rank(row[f"val/{first.name}"]))
@@ -488,9 +494,9 @@ def _run(run: RunRecord) -> dict[str, Any]:
     columns = ("subjects", "recordings", "windows")
     parameters = derived.get("parameters")
     return {
-        "name": run.name,
+        "name": name,
         "simulated": run.simulated,
-        "data": {name: [_text(one.get(column, "-")) for column in columns] for name, one in data.items()},
+        "data": {subset: [_text(one.get(column, "-")) for column in columns] for subset, one in data.items()},
         "split": _text(run.config["arguments"].get("split")),
         "classes": _text(derived.get("classes")),
         "parameters": {k: _text(v) for k, v in parameters.items()} if isinstance(parameters, dict) else {},

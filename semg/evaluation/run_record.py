@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from semg.common.errors import DataError
-from semg.common.files import expect_file, json_value, read_json
+from semg.common.files import expect_file, is_system_file, json_value, read_json
 from semg.common.schema import OBJECT, TEXT, check_fields, is_finite, is_whole
 from semg.evaluation import metrics
 
@@ -14,17 +14,10 @@ _CONFIG = {"arguments": OBJECT, "derived": OBJECT, "versions": OBJECT, "commit":
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run, identified by its folder; rows: one per epoch; `config`: how it was made and what followed, see
-    train.py."""
+    """A run; rows: one per epoch; `config`: how it was made and what followed, see train.py."""
 
-    folder: Path
     config: dict[str, Any]
     rows: list[dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.folder.resolve().name
 
     @property
     def simulated(self) -> bool:
@@ -44,12 +37,20 @@ def is_run(folder: Path) -> bool:
     return (folder / "metrics.jsonl").is_file() and (folder / "config.json").is_file()
 
 
+def find_runs(path: Path) -> list[Path]:
+    """The runs that `path` stands for: itself, or all below it, sorted."""
+    if is_run(path):
+        return [path]
+    below = sorted(log.parent for log in path.rglob("metrics.jsonl") if is_run(log.parent))
+    return [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
+
+
 def read_run_record(folder: Path) -> RunRecord:
     """Read a run's two files. DataError, naming the file, if they are not in the format of train.py."""
     path = folder / "config.json"
     config = read_json(path, "a run's configuration")
     check_fields(path, config, _CONFIG, "a run's configuration", "train.py writes it")
-    return RunRecord(folder, config, read_epochs(folder / "metrics.jsonl"))
+    return RunRecord(config, read_epochs(folder / "metrics.jsonl"))
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
