@@ -186,7 +186,8 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, float]], title: str 
         axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label=f"best validation {first.label}")
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.set_xlabel("epoch", fontsize=12)
-        axes.set_ylabel(criterion.label, fontsize=12)
+        over_people = "" if criterion is metrics.LOSS else "\n(validation: mean over people)"
+        axes.set_ylabel(f"{criterion.label}{over_people}", fontsize=12)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid()
     handles, labels = figure.axes[0].get_legend_handles_labels()
