@@ -641,7 +641,9 @@ def test_a_long_name_without_blanks_is_not_cut_off():
     assert figure._suptitle.get_text().replace("\n", "") == "recording_" * 20
 
 
-@pytest.mark.parametrize("names", [["g"] * 8, ["gesture"] * 5, ["a very long gesture name"] * 9, ["x" * 60] * 2])
+@pytest.mark.parametrize(
+    "names", [["g"] * 8, ["gesture"] * 5, ["a very long gesture name"] * 9, ["x" * 60] * 2, ["wrist"] * 53]
+)
 def test_all_of_a_confusion_matrix_is_in_the_picture(names):
     classes = [f"{name} {k}" for k, name in enumerate(names)]
     figure = score_figures.confusion_figure(1000 * np.eye(len(names), dtype=int), classes)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -56,6 +57,22 @@ def test_cells_tell_share_of_the_row_and_count():
     assert axes.texts[4].get_text() == "80%\n40"
     assert axes.texts[8].get_text() == "0%\n0"
     assert [label.get_text() for label in axes.get_yticklabels()] == CLASSES
+
+
+def test_of_many_classes_only_cells_that_hold_something_have_a_number():
+    many = 53
+    counts = 30 * np.eye(many, dtype=int)
+    counts[3, 5], counts[4, 6] = 10, 1
+    counts[4, 4] = 1000  # the one window of 4 taken for 6 is 0.1 %
+    figure = score_figures.confusion_figure(counts, [f"gesture {k}" for k in range(many)])
+    axes = figure.axes[0]
+    texts = {(round(one.get_position()[1]), round(one.get_position()[0])): one.get_text() for one in axes.texts}
+    assert texts == {(k, k): "100" for k in range(many)} | {(3, 3): "75", (3, 5): "25"}
+    assert max(score_figures.pixels(figure).shape) < 3000  # as it was, it took 15 s to draw
+    places = [text.get_window_extent() for text in axes.get_yticklabels()]
+    assert all(above.y0 >= below.y1 for above, below in pairwise(places))
+    edge = axes.transData.transform([(0, 0), (1, 1)])
+    assert axes.texts[0].get_window_extent().width < abs(edge[1] - edge[0]).min()
 
 
 def test_other_numbers_other_bytes(tmp_path):

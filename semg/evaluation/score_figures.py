@@ -26,6 +26,7 @@ MARKERS = "os^v"  # markers of metrics, in the registry's order
 SIMULATED = " (SIMULATED)"  # end of a title
 NO_INTERVAL = f"no interval: fewer than {FEWEST_FOR_INTERVAL} people"
 DPI = 120
+MOST_WITH_COUNTS = 20  # classes of a confusion matrix that also states numbers of windows
 _TITLE_SIZE = 13  # points
 _MARKER = 8.0  # points, of a person
 _NAME = 0.085  # inches, a character of a person's name
@@ -77,27 +78,38 @@ def headline(figure: Figure, title: str) -> None:
 @usual_style
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str = CONFUSION) -> Figure:
     """A confusion matrix: rows true, columns decided; the colour is the fraction of the row, the cell states both
-    numbers."""
+    numbers.
+
+    Of more than MOST_WITH_COUNTS classes, cells are smaller and state the percentage alone, and nothing where it rounds
+    to 0: thousands of numbers take many seconds to draw, and most of them are zeros.
+    """
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
-    size = 2.6 + 0.72 * len(classes)
-    longer = 0.09 * max(0, max(map(len, classes)) - 14)  # inches that long names need, beside and below
+    many = len(classes) > MOST_WITH_COUNTS
+    cell, name_size, number_size = (0.3, 8.5, 8.0) if many else (0.72, 11.0, 10.5)  # inches, points, points
+    size = 2.6 + cell * len(classes)
+    # inches that long names need, beside and below
+    longer = 0.09 * name_size / 11 * max(0, max(map(len, classes)) - 14)
     figure = new_figure(size + 0.8 + longer, size + 0.7 * longer)
     axes = figure.add_subplot()
     # aspect auto: the layout has no room for the labels of axes that keep their own shape
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     places = np.arange(len(classes))
-    axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
-    axes.set_yticks(places, classes, fontsize=11)
+    axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=name_size)
+    axes.set_yticks(places, classes, fontsize=name_size)
     axes.set_xlabel("decided", fontsize=12)
     axes.set_ylabel("true", fontsize=12)
     for row, column in np.ndindex(counts.shape):
+        percent = f"{100 * share[row, column]:.0f}"
+        if many and percent == "0":
+            continue
         dark = share[row, column] > 0.5
-        text = f"{share[row, column]:.0%}\n{counts[row, column]}"
+        text = percent if many else f"{percent}%\n{counts[row, column]}"
         # zeros are frequent and therefore pale
         colour = "white" if dark else "black" if counts[row, column] else "#9a9a9a"
-        axes.text(column, row, text, ha="center", va="center", fontsize=10.5, color=colour)
-    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label="share of the true class")
+        axes.text(column, row, text, ha="center", va="center", fontsize=number_size, color=colour, in_layout=False)
+    label = "share of the true class" + (" (numbers: %, from 1 on)" if many else "")
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format="{x:.0%}", label=label)
     headline(figure, title)
     return figure
 
