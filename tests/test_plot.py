@@ -480,6 +480,20 @@ def test_no_words_of_the_architecture_overlap(tmp_path, monkeypatch, note):
     assert not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
 
 
+@pytest.mark.parametrize("count", [12, 13, 53])
+def test_of_many_gestures_the_architecture_names_a_few(tmp_path, monkeypatch, count):
+    figures_made = []
+    monkeypatch.setattr(architecture_figure, "save", lambda figure, _: figures_made.append(figure))
+    config = ModelConfig(**TINY)
+    groups, counts = [asdict(group) for group in FrontEnd(config).groups], {"trainable": 10**8, "total": 10**9}
+    how, classes = ChannelNormalization("session", "append"), [f"gesture {k}" for k in range(count)]
+    architecture_figure.architecture(
+        tmp_path / "a.png", config.to_dict(), groups, how, 5120.0, classes, counts, "title"
+    )
+    (named,) = (text.get_text().split("\n") for text in figures_made[0].axes[0].texts if "gesture 0" in text.get_text())
+    assert named == (classes if count == 12 else [*classes[:11], f"and {count - 11} more"])
+
+
 def test_the_architecture_of_a_checkpoint(draw, tmp_path):
     from semg.inference.checkpoint import write_checkpoint
 

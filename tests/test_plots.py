@@ -144,6 +144,30 @@ def test_long_names_are_neither_cut_nor_on_top_of_each_other(tmp_path, monkeypat
     assert not any(a.overlaps(b) for k, a in enumerate(titles) for b in titles[:k])
 
 
+@pytest.mark.parametrize("name", ["{}", "gesture {}", "wrist extension slowly with thumb and index finger extended {}"])
+@pytest.mark.parametrize("picture", ["recording", "timeline"])
+def test_a_legend_of_many_gestures_is_whole_and_says_that_colours_repeat(tmp_path, monkeypatch, picture, name):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    classes = [name.format(k) for k in range(53)]
+    held = [(k / 10, (k + 1) / 10, k) for k in range(53)]
+    place, words = (tmp_path / "a.png", SIGNAL, 200.0, list("abcd")), (classes, "title")
+    colours = palette.gestures(classes)
+    if picture == "recording":
+        signal_figures.recording(*place, held, *words, colours=colours)
+    else:
+        signal_figures.timeline(*place, held, held, np.arange(10.0), np.ones(10), *words, colours=colours)
+    (figure,) = drawn
+    score_figures.pixels(figure)  # warns, which fails, if there is no room for the axes
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+    assert [text.get_text() for text in legend.get_texts()] == classes
+    assert "same colour" in legend.get_title().get_text()
+    assert not any(axes.get_window_extent().y0 < box.y1 for axes in figure.axes)
+    assert all(axes.get_window_extent().height > 20 for axes in figure.axes)
+
+
 def test_a_subset_has_the_same_colour_in_every_picture(tmp_path, monkeypatch):
     """Training was orange beside its learning curve and blue beside its windows."""
     drawn = []

@@ -17,6 +17,7 @@ from semg.evaluation.score_figures import save, usual_style
 LETTER, LINE, GAP, MARGIN = 0.112, 0.28, 0.76, 0.25  # inches, the unit of the drawing
 TITLE_LETTER, TITLE_LINE = 0.16, 0.34  # inches of the title's larger and bold letters
 SIZE = 14  # font size, points
+MOST_NAMED = 12  # lines of the list of gestures
 COLOURS = {"computed": "#F0F0F0", "trains": "#BBDDF5", "partly": "#E6F2FB", "frozen": "#FFFFFF"}
 EDGE = "#333333"
 
@@ -51,6 +52,8 @@ def architecture(
     unit: of the signal, as in shard.json.
     """
     boxes = [*_front(config, groups, channel_normalization, rate, unit), *_network(config, groups)]
+    if len(classes) > MOST_NAMED:  # a list of all of them would make the boxes as high as a page
+        classes = [*classes[: MOST_NAMED - 1], f"and {len(classes) - MOST_NAMED + 1} more"]
     rows = max(len(classes), *(len(box.lines) + 2 for box in boxes))
     width = 2 * MARGIN + sum(_width(box) + GAP for box in boxes) + LETTER * max(map(len, classes))
     trained, total = (_number(parameters[key]) for key in ("trainable", "total"))

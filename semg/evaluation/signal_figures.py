@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -13,6 +14,8 @@ from semg.evaluation.palette import BLUE, GREY, ORANGE
 from semg.evaluation.predictions import Excerpt, unit_label
 from semg.evaluation.score_figures import headline, height_of, new_figure, save, usual_style, wrapped
 
+_MOST_LARGE = 16  # gestures of a legend in large letters
+_REPEATED = "some gestures have the same colour; the names are on the bars that are wide enough"
 COLUMNS = 1600  # columns of a figure's traces; more samples are drawn as the minimum and maximum of each column
 Segment = tuple[float, float, int]  # beginning and end in seconds, class
 
@@ -53,12 +56,29 @@ def recording(
 
 
 def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str], colours: Sequence[str]) -> None:
-    """A legend of the gestures' colours, below everything."""
-    if used := sorted(set(labels)):
-        handles = [Patch(color=colours[label], label=classes[label]) for label in used]
-        fit = max(1, int(figure.get_figwidth() / (0.55 + 0.085 * max(len(classes[label]) for label in used))))
+    """A legend of the gestures' colours, below everything; the figure becomes higher if it has many rows.
+
+    It says so if colours repeat.
+    """
+    used = sorted(set(labels))
+    if not used:
+        return
+    size = 11.0 if len(used) <= _MOST_LARGE else 8.5  # points
+    handles = [Patch(color=colours[label], label=classes[label]) for label in used]
+    repeats = len({colours[label] for label in used}) < len(used)
+    look = {"loc": "outside lower center", "fontsize": size, "title": _REPEATED if repeats else None}
+    fit = max(1, int(figure.get_figwidth() / ((0.55 + 0.085 * max(len(classes[label]) for label in used)) * size / 11)))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    while True:
         rows = -(-len(used) // fit)
-        figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(used) // rows), fontsize=11)
+        columns = -(-len(used) // rows)
+        drawn = figure.legend(handles=handles, ncols=columns, **look)
+        if columns == 1 or drawn.get_window_extent(renderer).width <= figure.bbox.width:
+            break
+        drawn.remove()
+        fit = columns - 1
+    more = rows + repeats - 2  # two rows have their room
+    figure.set_figheight(figure.get_figheight() + height_of(max(0, more), 1.2 * size))
 
 
 def label_strip(
