@@ -67,6 +67,7 @@ PARTED = (
     "--protocol {} parts the recordings of a session, so each has to hold every class; subject, kfold and loso do not; "
     "docs/extending.md joins files of one gesture each"
 )
+WIDEST = 120  # characters of a line of the table
 FOLDS_SHOWN = 10  # with more folds than this, the table gives ranges over folds
 
 
@@ -362,22 +363,44 @@ def subset_facts(split: splits.Split, subset: str, windows: Windows | None) -> d
 
 
 def table(by_fold: Mapping[str, splits.Split], windows: Windows | None) -> str:
-    """Subjects, recordings, windows and windows of each class in each subset, as a table for people to read."""
-    rows = []
+    """Subjects, recordings, windows and windows of each class in each subset, as a table for people to read.
+
+    Classes are columns, or, if that is too wide, the rows of a second table, with ranges over the folds.
+    """
+    facts = [
+        (key, subset, subset_facts(split, subset, windows))
+        for key, split in by_fold.items()
+        for subset in splits.SUBSETS
+    ]
+    over_folds = {subset: _ranges([one for _, there, one in facts if there == subset]) for subset in splits.SUBSETS}
     if len(by_fold) <= FOLDS_SHOWN:
-        for key, split in by_fold.items():
-            for subset in splits.SUBSETS:
-                rows.append({"fold": key, "subset": subset, **subset_facts(split, subset, windows)})
+        rows = [{"fold": key, "subset": subset, **one} for key, subset, one in facts]
     else:
-        for subset in splits.SUBSETS:
-            facts = [subset_facts(split, subset, windows) for split in by_fold.values()]
-            spans = {name: (min(f[name] for f in facts), max(f[name] for f in facts)) for name in facts[0]}
-            ranges = {name: low if low == high else f"{low}-{high}" for name, (low, high) in spans.items()}
-            rows.append({"fold": f"all {len(by_fold)}", "subset": subset, **ranges})
+        rows = [{"fold": f"all {len(by_fold)}", "subset": subset, **one} for subset, one in over_folds.items()]
     names = [name for name in rows[0] if name != "fold" or len(by_fold) > 1]
-    cells = [names, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    words = 2 if len(by_fold) > 1 else 1  # columns of text, to the left of the numbers
+    words = 2 if len(by_fold) > 1 else 1
+    whole = _aligned([names, *([str(row[name]) for name in names] for row in rows)], words)
+    if windows is None or max(map(len, whole.splitlines())) <= WIDEST:
+        return whole
+    short = [name for name in names if name not in windows.classes]
+    by_class = [[name, *(over_folds[subset][name] for subset in splits.SUBSETS)] for name in windows.classes]
+    heads = ["windows of class" + (", over folds" if len(by_fold) > 1 else ""), *splits.SUBSETS]
+    return (
+        _aligned([short, *([str(row[name]) for name in short] for row in rows)], words)
+        + "\n\n"
+        + _aligned([heads, *by_class], 1)
+    )
+
+
+def _ranges(facts: Sequence[Mapping[str, int]]) -> dict[str, str]:
+    """`4` or `4-7` for each name: the smallest and the largest number over the folds."""
+    spans = {name: (min(one[name] for one in facts), max(one[name] for one in facts)) for name in facts[0]}
+    return {name: str(low) if low == high else f"{low}-{high}" for name, (low, high) in spans.items()}
+
+
+def _aligned(cells: Sequence[Sequence[str]], words: int) -> str:
+    """Rows of cells as lines of text. words: columns of text, which are to the left of the numbers."""
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column < words else cell.rjust(width)

@@ -326,3 +326,24 @@ def test_nothing_else_is_ever_replaced(run_here, names, tmp_path):
     (tmp_path / "new").mkdir()
     run_here(*flags, ".", cwd=tmp_path / "new")  # an empty folder may become the split
     assert splits.read_split(tmp_path / "new").name == "new"
+
+
+@pytest.mark.parametrize("folds", [1, 2, 12])
+@pytest.mark.parametrize(
+    "classes", [[f"gesture {k}" for k in range(53)], [f"{'a long name ' * 5}{k}" for k in range(3)]]
+)
+def test_the_table_of_many_gestures_fits_into_a_terminal(folds, classes):
+    rows = {name: np.arange(len(classes)) + place for place, name in enumerate(NAMES)}
+    windows = create_dataset_files.Windows(tuple(classes), rows, np.full(len(classes), 5))
+    subsets = [NAMES[:18], NAMES[18:24], NAMES[24:]]
+    split = splits.Split("s", "kfold", *map(tuple, subsets))
+    by_fold = {f"fold{k}": split for k in range(folds)} if folds > 1 else {"": split}
+    shown = create_dataset_files.table(by_fold, windows)
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 120
+    summed = [sum(rows[name] for name in names) for names in subsets]
+    for k, name in enumerate(classes):
+        (line,) = (line for line in lines if line.startswith(f"{name} "))
+        assert line.removeprefix(name).split() == [str(counts[k]) for counts in summed]
+    assert " ".join(lines[0].split()).endswith("subset subjects recordings windows")
+    assert any(line.split()[-4:] == ["test", "1", "6", str(summed[2].sum())] for line in lines)
