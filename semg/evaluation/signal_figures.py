@@ -66,13 +66,13 @@ def legend(figure: Figure, labels: Iterable[int], classes: Sequence[str], colour
     size = 11.0 if len(used) <= _MOST_LARGE else 8.5  # points
     handles = [Patch(color=colours[label], label=classes[label]) for label in used]
     repeats = len({colours[label] for label in used}) < len(used)
-    look = {"loc": "outside lower center", "fontsize": size, "title": _REPEATED if repeats else None}
+    title = _REPEATED if repeats else None
     fit = max(1, int(figure.get_figwidth() / ((0.55 + 0.085 * max(len(classes[label]) for label in used)) * size / 11)))
     renderer = FigureCanvasAgg(figure).get_renderer()
     while True:
         rows = -(-len(used) // fit)
         columns = -(-len(used) // rows)
-        drawn = figure.legend(handles=handles, ncols=columns, **look)
+        drawn = figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=size, title=title)
         if columns == 1 or drawn.get_window_extent(renderer).width <= figure.bbox.width:
             break
         drawn.remove()
