@@ -217,6 +217,21 @@ def test_a_folder_of_training_runs_stands_for_all_of_them(make, data, tmp_path):
     assert "1 method and 0 training runs" in make(tmp_path / "sweep").said.out, "results are what is asked for"
 
 
+@pytest.mark.parametrize("most", [4, 3])
+def test_of_too_many_gestures_for_a_matrix_the_most_frequent_confusions_are_listed(make, data, monkeypatch, most):
+    monkeypatch.setattr("semg.evaluation.page.MOST_CLASSES", most)
+    words = make(data.results / "plain").parts.words
+    counts = np.array(numbers(data.results / "plain")["confusion"])
+    assert ("Rows: true. Columns: decided." in words) is (most == 4)
+    assert ("A matrix of 4 gestures is too large" in words) is (most == 3)
+    wrong = counts * (1 - np.eye(4, dtype=int))
+    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
+    worst = f"{CLASSES[row]} {CLASSES[column]} {wrong.max()} {100 * wrong.max() / counts[row].sum():.1f}"
+    assert (worst in words) is (most == 3)
+    assert all(f"{one['support']:,}" in words for one in numbers(data.results / "plain")["per_class"].values())
+    assert f"{100 * numbers(data.results / 'plain')['per_class'][CLASSES[0]]['precision']:.1f}" in words
+
+
 def test_a_result_of_a_model_that_adapted_in_the_course_of_its_sessions_is_taken(make, data, tmp_path):
     """evaluate.py --adapt online writes its attempts by session; report.py refused the result."""
     attempts = [{"accepted": False, "reason": "few gestures"}, {"accepted": True, "reason": ""}]

@@ -38,6 +38,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CHANNELS = 6  # channels drawn for a misclassified window
 MOST_CLASSES = 40  # a larger confusion matrix is not readable
+CONFUSIONS = 20  # the most frequent ones, listed in place of such a matrix
 _LONGEST_VALUE = 160  # most characters of a setting's value
 
 
@@ -361,7 +362,7 @@ def _details(entry: Entry, page: Page) -> dict[str, Any]:
     """One method in detail: confusion matrix, classes, confidence, misclassified windows, how it was made."""
     first = entry.results[0]
     tables = [one.confusion for one in entry.results if one.confusion is not None and one.classes == first.classes]
-    whole = len(tables) == len(entry.results) and len(first.classes) <= MOST_CLASSES
+    whole = len(tables) == len(entry.results)
     counts: np.ndarray | None = np.sum(tables, axis=0) if whole and tables else None
     return {
         "name": entry.name,
@@ -377,9 +378,11 @@ def _details(entry: Entry, page: Page) -> dict[str, Any]:
 
 
 def _confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Rows of the matrix, none if there are too many classes to read; the most frequent confusions, and the scores of
+    each class."""
     total = counts.sum(1)
     rows = []
-    for k, name in enumerate(classes):
+    for k, name in enumerate(classes if len(classes) <= MOST_CLASSES else ()):
         shares = counts[k] / total[k] if total[k] else np.zeros(len(classes))
         cells = [{"percent": round(100 * s), "windows": int(n)} for s, n in zip(shares, counts[k], strict=True)]
         rows.append({"name": name, "cells": cells})
@@ -389,7 +392,24 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
         name: [*("-" if one[key] is None else f"{100 * one[key]:.1f}" for key in columns), f"{one['support']:,}"]
         for name, one in scores.items()
     }
-    return {"rows": rows, "per_class": percent}
+    return {"rows": rows, "often": _often(counts, classes), "per_class": percent}
+
+
+def _often(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, str]]:
+    """The most frequent confusions of one gesture with another, in falling order."""
+    wrong = counts * ~np.eye(len(classes), dtype=bool)
+    most = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    places = zip(*np.unravel_index(most, wrong.shape), strict=True)
+    return [
+        {
+            "true": classes[row],
+            "decided": classes[column],
+            "windows": f"{wrong[row, column]:,}",
+            "percent": f"{100 * wrong[row, column] / counts[row].sum():.1f}",
+        }
+        for row, column in places
+        if wrong[row, column]
+    ]
 
 
 def _confidence(entry: Entry) -> dict[str, Any] | None:
