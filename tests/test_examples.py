@@ -13,12 +13,12 @@ DEMO = 'ROOT / "data" / "demo" / "shards"'
 
 
 def test_the_notebook_runs_and_shows_what_it_says(run_here, tmp_path, monkeypatch):
-    # the scripts set it in their own process, which is this one in tests
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     raw, shards = tmp_path / "raw", tmp_path / "shards"
     run_here("simulate_putemg.py", raw, "--people", 1, "--days", 1, "--seconds", 20, "--workers", 1)
     run_here("preprocess.py", "--raw", raw, "--shards", shards, "--workers", 1)
+    # a script sets it in its own process when it begins, which is this one in tests
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (first,) = [cell for cell in notebook.cells if DEMO in cell.source]
     first.source = first.source.replace(DEMO, f"Path({str(shards)!r})")
