@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -24,6 +25,19 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each script that a test 
 os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")  # the tests' own servers
 # Hypothesis's own: the same examples each time, however slow the machine is. New ones are what `make fuzz` looks for.
 hypothesis.settings.load_profile("ci")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What the test files import stays until the end: Python need not go through its million objects in search of
+    garbage, neither now nor during the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
