@@ -432,7 +432,7 @@ def test_results_are_kept_made_whole_or_refused(score, tmp_path):
     assert (tmp_path / "lda-rms" / "predictions.npz").is_file()
 
 
-def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
+def test_a_folder_of_folds_is_one_run(data, run_here, tmp_path):
     """Each fold is what it would be alone; all folds' people count together; what is done is kept."""
     folds = tmp_path / "folds"
     for number, (test, val) in enumerate((("07", "08"), ("08", "07"))):
@@ -462,7 +462,7 @@ def test_a_folder_of_folds_is_one_run(data, run_script, run_here, tmp_path):
         assert one.read_bytes() == same.read_bytes()
 
     many = (*flags, "--split", folds, "--out", tmp_path / "many", "--launch", "local", "--parallel", 2)
-    launched = run_script("baselines.py", *many)
+    launched = run_here("baselines.py", *many)
     assert [line for line in launched.stdout.splitlines() if line.startswith("all folds")] == [
         line for line in done.stdout.splitlines() if line.startswith("all folds")
     ]

@@ -317,7 +317,7 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     assert len(json.loads((out / "compare.json").read_text())["runs"]["gpt2"]) == 4
     assert all(path.name in done.stdout.splitlines()[-1] for path in out.iterdir())
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    run_script("compare.py", results, "--reference", "gpt2", "--out", out)
+    run_here("compare.py", results, "--reference", "gpt2", "--out", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 

@@ -81,7 +81,7 @@ def test_a_recording_as_a_user_draws_it(run_script, run_here, data, tmp_path):
     assert json.loads(done.stdout)["out"] == out.as_posix()
     assert [path.name for path in out.parent.iterdir()] == ["r.png"]
     again = tmp_path / "again.png"
-    run_script("plot.py", "recording", data.recording, "--out", again)
+    run_here("plot.py", "recording", data.recording, "--out", again)
     assert again.read_bytes() == out.read_bytes()
     done = run_here("plot.py", "recording", data.recording, "--channels", "25", "--out", out, code=2)
     assert "1 to 24" in done.stderr

@@ -74,27 +74,27 @@ def test_the_script_leaves_scipys_slow_import_to_its_workers():
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_workers_do_not_change_a_byte_and_a_second_run_keeps_what_is_there(run_script, raw, tmp_path):
-    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "one", "--workers", 1)
-    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "two", "--workers", 2)
+def test_workers_do_not_change_a_byte_and_a_second_run_keeps_what_is_there(run_here, raw, tmp_path):
+    run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "one", "--workers", 1)
+    run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "two", "--workers", 2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert not [name for name in files(tmp_path / "one") if ".tmp" in name or ".lock" in name]
-    again = run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "one")
+    again = run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "one", "--workers", 1)
     assert "0 shards written, 2 kept" in again.stdout
 
 
-def test_a_run_for_each_person_makes_the_same_shards(run_script, raw, tmp_path):
+def test_a_run_for_each_person_makes_the_same_shards(run_here, raw, tmp_path):
     (tmp_path / "raw").mkdir()
     recordings.write(tmp_path / "raw", table(3), recordings.record_name(3))
     (tmp_path / "raw" / f"{recordings.record_name(5)}.hdf5").write_text("no HDF5")
-    run_script("preprocess.py", "--raw", raw, "--shards", tmp_path / "one", "--workers", 1)
+    run_here("preprocess.py", "--raw", raw, "--shards", tmp_path / "one", "--workers", 1)
     words = ("--raw", raw, "--shards", tmp_path / "many", "--launch", "local", "--parallel", 2)
-    done = run_script("preprocess.py", *words)
+    done = run_here("preprocess.py", *words)
     assert "2 of 2 recordings have their shards; next: python create_dataset_files.py" in done.stdout
     shards = {name: data for name, data in files(tmp_path / "many").items() if not name.startswith(".jobs")}
     assert shards == files(tmp_path / "one")
     words = ("--raw", tmp_path / "raw", "--shards", tmp_path / "some", "--launch", "local", "--parallel", 2)
-    done = run_script("preprocess.py", *words, code=1)
+    done = run_here("preprocess.py", *words, code=1)
     assert re.search(r"error: subject 05: exit code 1, it said last: .*-05-.*; log: \S+", done.stderr)
     assert list_records(tmp_path / "some") == [recordings.record_name(3)]
 
@@ -109,14 +109,14 @@ def test_a_recording_of_another_name_counts_as_failed_where_people_are_launched(
     assert json.loads(capsys.readouterr().out)["failed"] == 1
 
 
-def test_other_arguments_are_named_and_overwrite_redoes(run_script, raw, tmp_path):
-    shards = tmp_path / "s"
-    run_script("preprocess.py", "--raw", raw, "--shards", shards, "--subjects", 3)
+def test_other_arguments_are_named_and_overwrite_redoes(run_here, raw, tmp_path):
+    words, shards = ("--raw", raw, "--workers", 1), tmp_path / "s"
+    run_here("preprocess.py", *words, "--shards", shards, "--subjects", 3)
     assert len(list_records(shards)) == 1
-    refused = run_script("preprocess.py", "--raw", raw, "--shards", shards, "--low", 30, code=1)
+    refused = run_here("preprocess.py", *words, "--shards", shards, "--low", 30, code=1)
     assert "low 30.0, found 20.0; --overwrite redoes it" in refused.stderr
     assert len(list_records(shards)) == 2, "the recording without a shard is done all the same"
-    run_script("preprocess.py", "--raw", raw, "--shards", shards, "--low", 30, "--overwrite")
+    run_here("preprocess.py", *words, "--shards", shards, "--low", 30, "--overwrite")
     assert open_shard(shards / recordings.record_name(3)).arguments["low"] == 30.0
 
 
