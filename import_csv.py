@@ -57,7 +57,7 @@ import argparse
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -101,6 +101,8 @@ from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
+SHOWN = 8  # gestures of a list in an error, as `listed` shows them
+LONGEST_ADVICE = 400  # characters of gestures to type, which an error names one by one
 KEPT_BYTES = 1 << 29  # memory for recordings already read whose shards are not yet written
 
 
@@ -521,9 +523,23 @@ def expect_classes_of_others(looks: dict[Entry, Look], settled: Settled, args: a
         except (DataError, OSError):  # a damaged shard is reported when its turn comes
             continue
         if there != settled.classes:
-            actual = f"found {', '.join(there)} in {path.name}, which is there already"
-            advice = f"{{classes}} {shlex.join(there)} keeps to these, {{overwrite}} makes all anew"
-            raise DataError(f"{args.shards}: expected the gestures {', '.join(settled.classes)}, {actual}", advice)
+            actual = (
+                f"found {listed(there)} in {path.name}, which is there already{_difference(settled.classes, there)}"
+            )
+            words = shlex.join(there)
+            kept = words if len(words) < LONGEST_ADVICE else f"with the classes in {path / 'shard.json'}"
+            advice = f"{{classes}} {kept} keeps to these, {{overwrite}} makes all anew"
+            raise DataError(f"{args.shards}: expected the gestures {listed(settled.classes)}, {actual}", advice)
+
+
+def _difference(expected: Sequence[str], there: Sequence[str]) -> str:
+    """How two lists of gestures differ, where they are too long to show; otherwise empty."""
+    if max(len(expected), len(there)) <= SHOWN:
+        return ""
+    lacking = [name for name in expected if name not in there]
+    more = [name for name in there if name not in expected]
+    parts = [*([f"without {listed(lacking)}"] if lacking else []), *([f"with {listed(more)}"] if more else [])]
+    return f" ({' and '.join(parts) or 'the same in another order'})"
 
 
 def warn_of_classes_without_windows(classes: list[str], windows: np.ndarray, console: cli.Console) -> None:

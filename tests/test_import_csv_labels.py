@@ -67,6 +67,23 @@ def test_a_gesture_that_is_new_leaves_the_shards_that_are_there_alone(study):
     assert (code, errors, "1 shard written, 2 kept" in out) == (0, "", True)
 
 
+def test_of_many_gestures_the_difference_from_the_shards_there_is_named(study):
+    """Of two lists of 50 names nobody sees which one differs, and the command to type was cut off in its middle."""
+    names = [f"gesture {k} of the fingers, with the wrist in flexion" for k in range(12)]
+    study.write(people=1, change=lambda one: one.assign(label=np.repeat(names, len(one) // 12))).run()
+    classes = study.shards()[0].classes
+    assert len(classes) == 12
+    changed = [*names[:-1], "a new one"]
+    study.write(people=1, change=lambda one: one.assign(label=np.repeat(changed, len(one) // 12)))
+    with pytest.raises(DataError) as error:
+        study.run()
+    message = str(error.value.message)
+    assert f" (without a new one and with {names[-1]})" in message
+    assert names[9] not in message and "and 4 more in p1, which is there already" in message
+    hint = "{classes} with the classes in " + (study.folder / "shards" / "p1" / "shard.json").as_posix()
+    assert (error.value.hint or "").startswith(hint)
+
+
 def test_gestures_of_recordings_that_failed_are_not_said_to_be_too_short(study):
     study.write()
     table(2).assign(label="wave", ch1=5.0, **{f"ch{n}": 5.0 for n in range(2, 9)}).to_csv(

@@ -22,6 +22,7 @@ from semg.inference.trained_model import TrainedModel
 
 # limits of the RMS in any unit, from volts to counts of many bits; beyond them, data are damaged
 ANOTHER_UNIT = (1e-12, 1e9)
+MOST_NAMED = 20  # of a model's classes, in a warning
 
 
 def recording_for(
@@ -112,7 +113,7 @@ def unknown_labels(codes: np.ndarray | None, model: TrainedModel) -> str:
         return ""
     there = in_order(name for name in np.unique(codes).tolist() if name)
     others = [name for name in there if name not in (*model.classes, *model.classes_left_out)]
-    classes = ", ".join(model.classes)
+    classes = listed(model.classes, MOST_NAMED)
     if others == there and there:
         return f"no label is one of the model's classes, {classes}: they are {listed(there)}"
     return f"windows of {listed(others)} are not used: the model's classes are {classes}" if others else ""
