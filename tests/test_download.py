@@ -33,11 +33,6 @@ from semg.download.putemg_share import Wanted
 from semg.download.webdav import read_listing
 
 
-@pytest.fixture(autouse=True)
-def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and waiting for the disk is half the time
-
-
 @pytest.fixture
 def share() -> Iterator[ShareServer]:
     with ShareServer() as server:

@@ -44,9 +44,8 @@ SUMS = "Data-HDF5/MD5SUMS"
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]) -> None:
+def _surroundings(record_property: Callable[[str, object], None]) -> None:
     record_property("counted", "server faults")
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and waiting for the disk is half the time
 
 
 @pytest.fixture

@@ -45,9 +45,8 @@ def test_preprocess_twice_on_one_folder(tmp_path: Path) -> None:
     assert tree(tmp_path / "both") == tree(tmp_path / "alone")
 
 
-def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, record_property, monkeypatch) -> None:
+def test_a_reader_during_a_rewrite_sees_one_shard_or_is_told(tmp_path: Path, record_property) -> None:
     """The old shard, the new one, or a line that says to wait: never a mix. A hundred rewrites, read all the while."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     record, over = small_shards.write(tmp_path, 3, repetitions=1), threading.Event()
     other = {**small_shards.ARGUMENTS, "low": 30.0}
 
@@ -97,9 +96,8 @@ def test_a_writer_that_is_done_between_two_looks_was_there(tmp_path: Path, monke
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses to rename what another program has open")
-def test_two_that_write_one_file_leave_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
     """As two adapt.py or report.py with one --out do. One gave its name to what the other had half written."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     path, wrong, read = tmp_path / "model.ckpt", list[BaseException](), set[bytes]()
 
     def write(content: bytes) -> None:
