@@ -168,6 +168,33 @@ def test_a_legend_of_many_gestures_is_whole_and_says_that_colours_repeat(tmp_pat
     assert all(axes.get_window_extent().height > 20 for axes in figure.axes)
 
 
+def test_a_wrong_decision_in_the_colour_of_the_truth_is_hatched(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(signal_figures, "save", lambda figure, _path: drawn.append(figure))
+    classes = [f"gesture {k}" for k in range(30)]
+    colours = palette.gestures(classes)
+    twin = next(k for k in range(1, 30) if colours[k] == colours[0])
+    truth = [(0.0, 4.0, 0), (4.0, 10.0, 1)]
+    for decided in ([(0.0, 3.0, 0), (3.0, 6.0, twin), (6.0, 10.0, 2)], [(0.0, 4.0, 0), (4.0, 10.0, 2)]):
+        signal_figures.timeline(
+            tmp_path / "a.png",
+            SIGNAL,
+            200.0,
+            list("abcd"),
+            truth,
+            decided,
+            np.arange(10.0),
+            np.ones(10),
+            classes,
+            "t",
+            colours=colours,
+        )
+    hatched = [[patch.get_bbox().intervalx for patch in one.axes[2].patches if patch.get_hatch()] for one in drawn]
+    assert np.array_equal(hatched[0], [[3.0, 4.0]])
+    assert hatched[1] == []
+    assert ["hatched: wrong" in one.axes[2].get_ylabel() for one in drawn] == [True, False]
+
+
 def test_a_subset_has_the_same_colour_in_every_picture(tmp_path, monkeypatch):
     """Training was orange beside its learning curve and blue beside its windows."""
     drawn = []

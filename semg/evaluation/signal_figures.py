@@ -100,6 +100,16 @@ def label_strip(
         side.set_visible(False)
 
 
+def alike_but_wrong(truth: Sequence[Segment], decided: Sequence[Segment], colours: Sequence[str]) -> list[Segment]:
+    """The parts of wrong decisions whose colour is that of the truth, which would look right."""
+    return [
+        (max(begin, first), min(end, last), label)
+        for first, last, label in decided
+        for begin, end, actual in truth
+        if label != actual and colours[label] == colours[actual] and max(begin, first) < min(end, last)
+    ]
+
+
 def draw_channels(
     axes: Axes, signal: np.ndarray, rate: float, channels: Sequence[str], begin: float, unit: str = "uV"
 ) -> float:
@@ -298,6 +308,13 @@ def timeline(
         if segments:
             label_strip(row, segments, classes, colours, 0.0, len(signal) / rate)
             row.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+    if wrong := alike_but_wrong(truth, decided, colours):
+        for first, last, label in wrong:
+            ink = palette.letters_on(colours[label])
+            rows[-2].axvspan(first, last, facecolor="none", edgecolor=ink, linewidth=0, hatch="xxxx")
+        rows[-2].set_ylabel(
+            "decided\n(hatched: wrong,\nin the same colour)", rotation=0, ha="right", va="center", fontsize=9
+        )
     rows[-1].step(time, confidence, where="post", color=BLUE, linewidth=1.0)
     rows[-1].set_ylim(0, 1.03)
     if vote > 1:
