@@ -135,7 +135,7 @@ def warn_of_zero_phase(trained: FilterSpec, console: Console) -> None:
     if not trained.causal:
         console.warn(
             "trained on zero-phase filtered signals, but a stream is filtered causally; decisions may be worse: "
-            "for live use train on shards of preprocess.py --causal"
+            "for live use train on shards of preprocess.py --causal, or import_csv.py --causal"
         )
 
 
