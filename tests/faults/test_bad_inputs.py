@@ -695,7 +695,10 @@ def test_predictions_that_are_no_archive(results: Path, tmp_path: Path, content:
 CALIBRATED: list[tuple[dict[str, object], str]] = [
     ({"calibrate": INFINITE}, "a number that is not finite: Infinity"),
     ({"calibrate": 0}, "expected a whole number above 0 for calibrate"),
-    ({"confusion": None}, r"expected results of calibrate\.py"),
+    (
+        {"chance_over_subjects": {"macro_f1": "0.5"}},
+        "expected a number or null for each metric for chance_over_subjects",
+    ),
     ({"per_subject": [1]}, "expected per_subject with macro_f1"),
     ({"per_subject": {}}, "expected a value of macro-F1 for at least one person"),
     ({"zero_shot_on_the_same_windows": {"per_subject": {}}}, "expected a value of macro-F1 for at least one person"),
