@@ -102,6 +102,8 @@ def label_strip(
 
 def alike_but_wrong(truth: Sequence[Segment], decided: Sequence[Segment], colours: Sequence[str]) -> list[Segment]:
     """The parts of wrong decisions whose colour is that of the truth, which would look right."""
+    if len(set(colours)) == len(colours):  # nearly always; a long recording has thousands of parts
+        return []
     return [
         (max(begin, first), min(end, last), label)
         for first, last, label in decided
