@@ -66,7 +66,7 @@ from typing import Any
 import numpy as np
 
 from semg.common import cli
-from semg.common.console import in_runs, listed
+from semg.common.console import SHOWN, in_runs, listed
 from semg.common.errors import DataError, SettingError, UsageError
 from semg.common.failures import Failures, Warnings
 from semg.common.files import checksum, expect_file, folder_lock, version
@@ -101,7 +101,6 @@ from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
 
-SHOWN = 8  # gestures of a list in an error, as `listed` shows them
 LONGEST_ADVICE = 400  # characters of gestures to type, which an error names one by one
 KEPT_BYTES = 1 << 29  # memory for recordings already read whose shards are not yet written
 

@@ -17,6 +17,7 @@ T = TypeVar("T")
 Progress = Callable[..., Iterable[Any]]
 
 LONGEST_LINE = 2000  # most characters of an error message
+SHOWN = 8  # names of a list in a message
 MINUTE = 60.0  # seconds between lines of progress without a terminal
 _COLOURS = {"error": 31, "warning": 33}  # red and yellow, as terminals number them
 
@@ -177,7 +178,7 @@ def next_command(script: str, *words: object) -> str:
     return "next: " + join(["python", script, *map(str, words)])
 
 
-def listed(names: Iterable[object], most: int = 8) -> str:
+def listed(names: Iterable[object], most: int = SHOWN) -> str:
     """`a, b, c and 5 more`."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

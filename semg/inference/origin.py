@@ -58,8 +58,8 @@ class Origin:
 
     def leaks(self, people: Collection[str], subset: str) -> dict[str, list[str]]:
         """Which of the people scored were trained on, and which others the model was chosen on, as metrics.json says
-        it. A calibrated or adapted model also has the files whose
-        labels or signals it has seen, because they do not say which person they are of."""
+        it. A calibrated or adapted model also has the files whose labels or signals it has seen, because they do not
+        say which person they are of."""
         return {
             **met_before(people, self.subjects, self.judges, subset),
             **({"calibrated_on": sorted(self.calibrated_on)} if self.calibrated_on else {}),
