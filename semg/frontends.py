@@ -193,8 +193,9 @@ class BandPowers(FrameFeature):
         if not (rising and edges[0] >= 0 and edges[-1] <= 0.5):
             raise SettingError("band_edges", "at least two frequencies, rising within {} and {}", edges, (0, 0.5))
         narrowest = min(b - a for a, b in pairwise(edges))
-        if narrowest * config.frame < 0.25 or config.frame < SHORTEST_FRAME:
-            shortest = max(SHORTEST_FRAME, math.ceil(0.25 / narrowest))
+        # rounded: 5 of 200 Hz are 0.025 of the rate, but 0.125 - 0.1 is a little less
+        shortest = max(SHORTEST_FRAME, math.ceil(round(0.25 / narrowest, 6)))
+        if config.frame < shortest:
             raise SettingError("frame", "at least {} for such {band_edges}", config.frame, (shortest,))
         bins = max(config.frame * (edges[-1] - edges[0]), len(edges))
         if config.frame * bins > MOST_WAVES:

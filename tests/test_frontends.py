@@ -55,6 +55,14 @@ def test_a_frame_of_two_samples_is_refused():
     assert FrontEnd(ModelConfig(**shape, frame=3))(torch.randn(2, 2, 12)).isfinite().all()
 
 
+def test_the_narrowest_band_that_a_frame_resolves_is_taken():
+    """Of 200 Hz, 25 - 20 Hz is a rounding error less than 0.025: a frame of 50 ms was refused for them."""
+    shape = {"channels": 2, "samples": 50, "patch": 5, "frame": 10}
+    assert ModelConfig(**shape, band_edges=(20 / 200, 25 / 200)).frame == 10
+    with pytest.raises(SettingError, match="frame: expected at least 11 for such band_edges, found 10"):
+        ModelConfig(**shape, band_edges=(20 / 200, 24.9 / 200))
+
+
 @pytest.mark.parametrize(("patch", "frame"), [(64, 256), (128, 256), (32, 64), (64, 64)])
 def test_cached_bands_of_a_recording_hold_the_tokens_of_its_windows(patch, frame):
     config = ModelConfig(channels=3, samples=640, patch=patch, frame=frame, band_edges=(0.02, 0.1, 0.3))
