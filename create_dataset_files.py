@@ -351,51 +351,61 @@ def _difference(out: Path, folders: Sequence[Path], by_fold: Mapping[str, splits
 
 
 def subset_facts(split: splits.Split, subset: str, windows: Windows | None) -> dict[str, Any]:
-    """Number of subjects and recordings of one subset and, if there are shards, of its windows, in total and by
-    class."""
+    """The people and the number of recordings of one subset and, if there are shards, of its windows, in total and by
+    class; a class may be called like another fact."""
     records = split.records(subset)
-    facts: dict[str, Any] = {"subjects": len(split.subjects(subset)), "recordings": len(records)}
+    facts: dict[str, Any] = {"subjects": list(split.subjects(subset)), "recordings": len(records)}
     if windows:
         counts = windows.of(records)
         facts["windows"] = int(counts.sum())
-        facts.update({name: int(n) for name, n in zip(windows.classes, counts, strict=True)})
+        facts["windows_of_class"] = {name: int(n) for name, n in zip(windows.classes, counts, strict=True)}
     return facts
 
 
 def table(by_fold: Mapping[str, splits.Split], windows: Windows | None) -> str:
     """Subjects, recordings, windows and windows of each class in each subset, as a table for people to read.
 
-    Classes are columns, or, if that is too wide, the rows of a second table, with ranges over the folds.
+    Classes are columns. If that is too wide, or a class is called like another column, they are the rows of a second
+    table, with ranges over the folds.
     """
-    facts = [
-        (key, subset, subset_facts(split, subset, windows))
+    counts = [
+        (key, subset, _counts(subset_facts(split, subset, windows)))
         for key, split in by_fold.items()
         for subset in splits.SUBSETS
     ]
-    over_folds = {subset: _ranges([one for _, there, one in facts if there == subset]) for subset in splits.SUBSETS}
+    over_folds = {subset: _ranges([one for _, there, one in counts if there == subset]) for subset in splits.SUBSETS}
     if len(by_fold) <= FOLDS_SHOWN:
-        rows = [{"fold": key, "subset": subset, **one} for key, subset, one in facts]
+        rows = [[key, subset, *map(str, one)] for key, subset, one in counts]
     else:
-        rows = [{"fold": f"all {len(by_fold)}", "subset": subset, **one} for subset, one in over_folds.items()]
-    names = [name for name in rows[0] if name != "fold" or len(by_fold) > 1]
-    words = 2 if len(by_fold) > 1 else 1
-    whole = _aligned([names, *([str(row[name]) for name in names] for row in rows)], words)
-    if windows is None or max(map(len, whole.splitlines())) <= WIDEST:
+        rows = [[f"all {len(by_fold)}", subset, *one] for subset, one in over_folds.items()]
+    heads = ["fold", "subset", "subjects", "recordings", *(["windows"] if windows else [])]
+    if len(by_fold) == 1:
+        heads, rows = heads[1:], [row[1:] for row in rows]
+    classes = windows.classes if windows else ()
+    words = heads.index("subset") + 1
+    whole = _aligned([[*heads, *classes], *rows], words)
+    if not classes or (max(map(len, whole.splitlines())) <= WIDEST and not set(heads) & set(classes)):
         return whole
-    short = [name for name in names if name not in windows.classes]
-    by_class = [[name, *(over_folds[subset][name] for subset in splits.SUBSETS)] for name in windows.classes]
-    heads = ["windows of class" + (", over folds" if len(by_fold) > 1 else ""), *splits.SUBSETS]
+    of_classes = [one[-len(classes) :] for one in over_folds.values()]
+    title = "windows of class" + (", over folds" if len(by_fold) > 1 else "")
     return (
-        _aligned([short, *([str(row[name]) for name in short] for row in rows)], words)
+        _aligned([heads, *(row[: len(heads)] for row in rows)], words)
         + "\n\n"
-        + _aligned([heads, *by_class], 1)
+        + _aligned([[title, *splits.SUBSETS], *([*row] for row in zip(classes, *of_classes, strict=True))], 1)
     )
 
 
-def _ranges(facts: Sequence[Mapping[str, int]]) -> dict[str, str]:
-    """`4` or `4-7` for each name: the smallest and the largest number over the folds."""
-    spans = {name: (min(one[name] for one in facts), max(one[name] for one in facts)) for name in facts[0]}
-    return {name: str(low) if low == high else f"{low}-{high}" for name, (low, high) in spans.items()}
+def _counts(facts: Mapping[str, Any]) -> list[int]:
+    """The numbers of a row of the table: subjects, recordings and, if there are shards, windows, in total and of each
+    class."""
+    windows = [facts["windows"], *facts["windows_of_class"].values()] if "windows" in facts else []
+    return [len(facts["subjects"]), facts["recordings"], *windows]
+
+
+def _ranges(counts: Sequence[Sequence[int]]) -> list[str]:
+    """`4` or `4-7` for each column: the smallest and the largest number over the folds."""
+    spans = ((min(column), max(column)) for column in zip(*counts, strict=True))
+    return [str(low) if low == high else f"{low}-{high}" for low, high in spans]
 
 
 def _aligned(cells: Sequence[Sequence[str]], words: int) -> str:
@@ -447,10 +457,7 @@ def main() -> int:
             splits.write_splits(args.out, by_fold, how_made(args, names, left_out))
     example = args.out / next(iter(by_fold))
     subsets = {
-        key: {
-            subset: {**subset_facts(split, subset, windows), "subjects": list(split.subjects(subset))}
-            for subset in splits.SUBSETS
-        }
+        key: {subset: subset_facts(split, subset, windows) for subset in splits.SUBSETS}
         for key, split in by_fold.items()
     }
     words = ["--split", example.as_posix(), *(["--shards", args.shards.as_posix()] if args.shards else [])]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,18 @@ NAMES = [
 ]
 
 
-def write(folder: Path, name: str, labels: tuple[int, ...] = (0, 0, 1, 2), noise: int | None = None) -> None:
+def write(
+    folder: Path,
+    name: str,
+    labels: tuple[int, ...] = (0, 0, 1, 2),
+    noise: int | None = None,
+    classes: Sequence[str] = CLASSES,
+) -> None:
     """A shard of a few samples: one window of two samples for each label."""
     record = from_name(name)
     meta = {"record": name, "subject": record.subject, "session": record.session, "order": record.order}
     meta |= {"task": record.task, "rate": 100.0, "unit": "uV", "channels": ["EMG_1", "EMG_2"], "rings": []}
-    meta |= {"classes": CLASSES, "rest_classes": ["idle"], "simulated": False}
+    meta |= {"classes": list(classes), "rest_classes": ["idle"], "simulated": False}
     seed = NAMES.index(name) if noise is None else noise
     signal = np.random.default_rng(seed).normal(size=(2 * len(labels), 2)).astype(np.float16)
     windows = np.array([(2 * i, label, 0, 2 * i, 2 * i) for i, label in enumerate(labels)], WINDOW_FIELDS)
@@ -103,7 +110,7 @@ def test_each_protocol_writes_its_folders_and_says_what_is_where(run_here, shard
         facts = output["splits"][(out / folder).as_posix()]["test"]
         assert facts["subjects"] == list(split.subjects("test"))
         assert facts["windows"] == 4 * len(split.test)
-        assert facts["pinch index"] == len(split.test)
+        assert facts["windows_of_class"]["pinch index"] == len(split.test)
 
 
 @pytest.mark.parametrize("protocol", ["subject", "kfold", "loso"])
@@ -347,3 +354,22 @@ def test_the_table_of_many_gestures_fits_into_a_terminal(folds, classes):
         assert line.removeprefix(name).split() == [str(counts[k]) for counts in summed]
     assert " ".join(lines[0].split()).endswith("subset subjects recordings windows")
     assert any(line.split()[-4:] == ["test", "1", "6", str(summed[2].sum())] for line in lines)
+
+
+@pytest.mark.parametrize("protocol", ["subject", "kfold"])
+def test_gestures_called_like_other_columns_of_the_table_are_counted_apart_from_these(run_here, tmp_path, protocol):
+    classes = ["idle", "fold", "subset", "subjects", "recordings", "windows"]
+    shards = tmp_path / "shards"
+    for name in NAMES:
+        write(shards, name, labels=(0, 0, 0, 1, 2, 3, 4, 5, 5), classes=classes)
+    flags = (SCRIPT, "--shards", shards, "--out", tmp_path / "s", "--protocol", protocol)
+    lines = run_here(*flags).stdout.splitlines()
+    (head,) = (line.split() for line in lines if "subjects  recordings" in line)
+    assert head[head.index("subset") :] == ["subset", "subjects", "recordings", "windows"]
+    assert ["test", "1", "6", "54"] in [line.split()[-4:] for line in lines]
+    for name, each in zip(classes, (3, 1, 1, 1, 1, 2), strict=True):
+        assert [name, *(str(18 * each), str(6 * each), str(6 * each))] in [line.split() for line in lines]
+    said = json.loads(run_here(*flags, "--json").stdout)
+    for facts in (subsets["test"] for subsets in said["splits"].values()):
+        assert (len(facts["subjects"]), facts["recordings"], facts["windows"]) == (1, 6, 54)
+        assert facts["windows_of_class"] == dict(zip(classes, (18, 6, 6, 6, 6, 12), strict=True))
