@@ -222,9 +222,13 @@ def csv_table(methods: Sequence[Method], pairs: dict[str, tuple[Paired, float]],
 
 
 def subjects_table(methods: Sequence[Method]) -> str:
-    """One row per person, one column per method; empty where a method did not score the person."""
+    """One row per person, one column per method; empty where a method did not score the person.
+
+    Beside a method called like the column of people, all methods' columns begin with `method`.
+    """
     subjects = sorted({subject for method in methods for subject in method.subjects})
-    rows: list[list[object]] = [["subject", *(method.name for method in methods)]]
+    before = "method " if any(method.name == "subject" for method in methods) else ""
+    rows: list[list[object]] = [["subject", *(before + method.name for method in methods)]]
     rows += [[subject, *(method.subjects.get(subject, "") for method in methods)] for subject in subjects]
     return csv_text(rows)
 

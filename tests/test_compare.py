@@ -321,6 +321,15 @@ def test_folds_and_seeds_become_one_row_and_are_tested_against_the_reference(tmp
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_method_called_like_the_column_of_people_has_a_column_of_its_own(tmp_path, run_here):
+    for name, value in (("subject", 0.5), ("method subject", 0.6)):
+        write_result(tmp_path / "r" / name, {"03": value, "04": value})
+    run_here("compare.py", tmp_path / "r", "--out", tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "subjects.csv").open()))
+    assert [row.pop("subject") for row in rows] == ["03", "04"]
+    assert rows == 2 * [{"method subject": "0.5", "method method subject": "0.6"}]
+
+
 def test_groups_metric_and_json(tmp_path, run_here):
     for fold, people in (("fold0", PEOPLE[:4]), ("fold1", PEOPLE[4:])):
         for name, mean in (("lda-rms", 0.4), ("svm-rms", 0.5)):

@@ -142,7 +142,7 @@ def test_precision_and_recall_follow_from_the_probabilities(tmp_path):
 def test_people_whose_names_tensorboard_writes_alike_have_curves_of_their_own(tmp_path):
     split = tensorboard.Split("hand", "custom", (), (), ())
     board = tensorboard.Board(tmp_path, ["a", "b"], settings={}, facts={}, split=split)
-    scores = {"p 1": 0.1, "p_1": 0.2, "p+1": 0.3, "p 2": 0.4}
+    scores = {"p 1": 0.1, "p_1": 0.2, "p+1": 0.3, "p 2": 0.4, "p_1.2": 0.5, "p_1.3": 0.6}
     subjects = {name: {"macro_f1": value} for name, value in scores.items()}
     board.epoch({"epoch": 1, "step": 1}, subjects, np.array([0, 1]), np.array([[0.9, 0.1], [0.4, 0.6]]))
     board.close()
@@ -150,7 +150,7 @@ def test_people_whose_names_tensorboard_writes_alike_have_curves_of_their_own(tm
     curves = [name for name in events.Tags()["scalars"] if name.startswith("6_")]
     assert "6_val_macro_f1_of_subject/p_2" in curves
     shown = [one.value for name in curves for one in events.Scalars(name)]
-    assert len(curves) == 4 and sorted(shown) == pytest.approx(sorted(scores.values()))
+    assert len(curves) == 6 and sorted(shown) == pytest.approx(sorted(scores.values()))
 
 
 def test_settings_are_hyperparameters_with_validation_scores(events):

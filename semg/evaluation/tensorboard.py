@@ -23,6 +23,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,16 @@ def subject_tags(subjects: Iterable[str]) -> dict[str, str]:
     then the same get a number each."""
     shown = {name: _NOT_IN_TAGS.sub("_", name) for name in sorted(subjects)}
     often = Counter(shown.values())
-    return {
-        name: f"{_SUBJECTS}/{text}" + (f".{place}" if often[text] > 1 else "")
-        for place, (name, text) in enumerate(shown.items(), 1)
-    }
+    taken = {text for text, times in often.items() if times == 1}
+    tags = {}
+    for place, (name, text) in enumerate(shown.items(), 1):
+        if often[text] > 1:
+            own = next(one for one in (f"{text}.{number}" for number in count(place)) if one not in taken)
+            taken.add(own)
+        else:
+            own = text
+        tags[name] = f"{_SUBJECTS}/{own}"
+    return tags
 
 
 class EventFile:
