@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -436,6 +437,18 @@ def test_a_result_and_a_run_named_by_two_paths_are_there_once(make, data):
     assert "1 method and 1 training run;" in page.said.out
     assert "runs together" not in page.parts.words
     assert page.parts.words.count("Training run my-run") == 1
+
+
+def test_a_folder_is_searched_once_for_results_and_once_for_runs_if_it_has_none(make, data, tmp_path, monkeypatch):
+    """It may be on a network drive, among thousands of files."""
+    searched, rglob = [], Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, name: searched.append((self, name)) or rglob(self, name))
+    make(data.results)
+    assert searched == [(data.results, "metrics.json")]
+    write_run(tmp_path / "runs" / "one")
+    searched.clear()
+    make(tmp_path / "runs")
+    assert searched == [(tmp_path / "runs", "metrics.json"), (tmp_path / "runs", "metrics.jsonl")]
 
 
 def test_too_few_people_in_common_with_the_reference_are_said(make, tmp_path):

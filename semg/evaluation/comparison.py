@@ -115,19 +115,11 @@ def find_results(path: Path) -> list[Path]:
         return [path]
     if (path / "metrics.json").is_file():
         return [path / "metrics.json"]
-    if not (paths := _results_below(path)):
+    below = sorted(path.rglob("metrics.json")) if path.is_dir() else []
+    paths = [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
+    if not paths:
         raise DataError(f"{path}: expected a metrics.json or a folder with one, found none; run evaluate.py")
     return paths
-
-
-def has_results(path: Path) -> bool:
-    """Whether `find_results` finds some."""
-    return path.is_file() or bool(_results_below(path))
-
-
-def _results_below(path: Path) -> list[Path]:
-    below = sorted(path.rglob("metrics.json")) if path.is_dir() else []
-    return [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
 
 
 def each_once(paths: Iterable[Path]) -> list[Path]:

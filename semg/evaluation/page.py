@@ -23,7 +23,6 @@ from semg.evaluation.comparison import (
     check_same_subset,
     each_once,
     find_results,
-    has_results,
     method_names,
     p_text,
     pool,
@@ -96,10 +95,9 @@ def read_page(
     result names; errors_shown: number of misclassified windows to show for each method.
     """
     failures: list[str] = []
-    folders = {path: [] if has_results(path) and not is_run(path) else find_runs(path) for path in sources}
-    file_lists = [_try(failures, find_results, path) for path, runs in folders.items() if not runs]
-    paths = each_once(path for some in file_lists if some is not None for path in some)
-    read_runs = _runs(each_once(run for runs in folders.values() for run in runs), failures)
+    found = [pair for path in dict.fromkeys(sources) if (pair := _try(failures, _results_or_runs, path)) is not None]
+    paths = each_once(path for results, _ in found for path in results)
+    read_runs = _runs(each_once(run for _, runs in found for run in runs), failures)
     reported = list({one.name: one for one in (metric, *metrics.headlines())}.values())
     read = {path: _try(failures, read_result, path, reported) for path in paths}
     groups: dict[str, list[ResultRecord]] = {}
@@ -116,6 +114,19 @@ def read_page(
         raise SettingError("reference", expected)
     reference = reference or (names[0] if len(names) > 1 else None)
     return Page(title, metric, tuple(entries), read_runs, tuple(failures), reference, shards, errors_shown, provenance)
+
+
+def _results_or_runs(path: Path) -> tuple[list[Path], list[Path]]:
+    """The results that `path` stands for, otherwise its training runs; of a run, the run. DataError if there are
+    none."""
+    if is_run(path):
+        return [], [path]
+    try:
+        return find_results(path), []
+    except DataError:
+        if runs := find_runs(path):
+            return [], runs
+        raise
 
 
 def _runs(folders: Sequence[Path], failures: list[str]) -> dict[str, RunRecord]:

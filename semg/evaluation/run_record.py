@@ -38,9 +38,7 @@ def is_run(folder: Path) -> bool:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """The runs that `path` stands for: itself, or all below it, sorted."""
-    if is_run(path):
-        return [path]
+    """The runs below `path`, sorted."""
     below = sorted(log.parent for log in path.rglob("metrics.jsonl") if is_run(log.parent))
     return [run for run in below if not any(map(is_system_file, run.relative_to(path).parts))]
 
