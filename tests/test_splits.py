@@ -311,6 +311,9 @@ def test_names_that_say_nothing_are_split_by_what_their_shards_say(tmp_path):
         splits.read_split(by_hand(tmp_path / "s", train=f"{names[0]}\ngone", val=names[1], test=names[2]), shards)
 
 
+TWO_DAYS = [Record(f"{order}", "a", session, order) for order, session in enumerate(["one", "one", "two", "two"])]
+
+
 def test_sessions_have_an_order_and_need_no_date():
     """Sessions by name would be evening, morning: what was recorded first trains."""
     people = [
@@ -318,6 +321,27 @@ def test_sessions_have_an_order_and_need_no_date():
     ]
     split = splits.by_session(people, seed=0)[0][""]
     assert (split.train, split.val, split.test) == (("a0", "b0"), ("a1", "b1"), ("a2", "b2"))
+
+
+def test_each_person_has_sessions_on_days_of_their_own():
+    """One person's second session may be before another's first."""
+    late = [replace(record, subject="late", name=f"late{record.name}", order=record.order + 10) for record in TWO_DAYS]
+    late = [replace(record, session=f"{record.session} later") for record in late]
+    split = splits.by_session([*TWO_DAYS, *late], seed=0)[0][""]
+    assert split.test == ("2", "3", "late2", "late3")
+
+
+def test_sessions_that_overlap_in_time_are_not_split():
+    """The recordings tested would not all be later than those that train."""
+    back = Record("back on the first day", "a", "one", 9)
+    with pytest.raises(DataError, match="subject a trained on one session and tested on later ones"):
+        splits.by_session([*TWO_DAYS, back], seed=0)
+
+
+def test_one_recording_of_a_long_session_validates_and_all_others_train():
+    session = [Record(name, "a", "1", order) for order, name in enumerate("wxyz")]
+    split = splits.by_recording(session, seed=0)[0]["x"]
+    assert (split.train, split.val, split.test) == (("w", "y"), ("z",), ("x",))
 
 
 def test_recordings_without_tasks_are_tested_under_their_names():
