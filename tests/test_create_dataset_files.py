@@ -175,6 +175,7 @@ def test_a_person_with_one_day_is_left_out_of_session_and_named(run_here, names,
         (("--seed", -1), "at least 0"),
         (("--seed", "one"), "expected a whole number"),
         (("--protocol", "person"), "invalid choice"),
+        (("--protocol", "custom"), "invalid choice"),  # what a split written by hand is
         (("--test-subjects", 3, "--val-subjects", 4, 3), "no person in both, found 03"),
         (("--test", 0.2, "--test-subjects", 3), "one of the two"),
     ],

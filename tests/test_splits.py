@@ -279,6 +279,9 @@ def test_folds_are_listed_in_counting_order_and_not_read_as_one_split(tmp_path):
     with pytest.raises(DataError, match="one split, found 11 folds; name one"):
         splits.read_split(tmp_path / "k")
     assert splits.read_split(tmp_path / "k" / "fold10").name == "k/fold10"
+    read = splits.read_folds(tmp_path / "k")
+    assert {name: fold.checksum for name, fold in read.items()} == {n: fold.checksum for n, fold in result.items()}
+    assert list(splits.read_folds(tmp_path / "k" / "fold3")) == [""]
 
 
 # --- recordings of other devices ---------------------------------------------------------------------------
@@ -338,6 +341,14 @@ def test_sessions_that_overlap_in_time_are_not_split():
         splits.by_session([*TWO_DAYS, back], seed=0)
 
 
+def test_two_sessions_may_not_train_where_one_is_promised():
+    """Scores would be compared with those of people who were trained on one session."""
+    people = [Record(f"{n}", "a", session, n) for n, session in enumerate(["one", "one", "two", "three"])]
+    split = splits.Split("", "session", ("0", "2"), ("1",), ("3",), facts={one.name: one for one in people})
+    with pytest.raises(DataError, match=r"expected subject a trained on one session .*, found one, two and three"):
+        splits.check_split(split, "here")
+
+
 def test_one_recording_of_a_long_session_validates_and_all_others_train():
     session = [Record(name, "a", "1", order) for order, name in enumerate("wxyz")]
     split = splits.by_recording(session, seed=0)[0]["x"]
@@ -347,6 +358,23 @@ def test_one_recording_of_a_long_session_validates_and_all_others_train():
 def test_recordings_without_tasks_are_tested_under_their_names():
     session = [Record(name, "a", "1", order) for order, name in enumerate(("x", "y", "z"))]
     assert list(splits.by_recording(session, seed=0)[0]) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("tasks", [("fist", "fist", "pinch"), ("", "fist", "pinch")])
+def test_recordings_whose_tasks_do_not_tell_them_apart_are_tested_under_their_names(tasks):
+    session = [Record(name, "a", "1", order, task) for order, (name, task) in enumerate(zip("xyz", tasks, strict=True))]
+    assert list(splits.by_recording(session, seed=0)[0]) == ["x", "y", "z"]
+
+
+# --- who has been met before -------------------------------------------------------------------------------
+
+
+def test_people_scored_who_were_trained_or_chosen_on_are_named_once_and_in_order():
+    people = [f"{number:02d}" for number in range(20)]
+    met = splits.met_before(people, people[4::-1], people[8:2:-1], "test")
+    assert met == {"trained_on_subjects_scored": people[:5], "chosen_on_subjects_scored": people[5:9]}
+    val = splits.met_before(people, people[4::-1], people[8:2:-1], "val")  # who are there to choose by
+    assert val == {"trained_on_subjects_scored": people[:5], "chosen_on_subjects_scored": []}
 
 
 # --- what is committed -------------------------------------------------------------------------------------

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semg.common.errors import DataError
-from semg.data.windows import MOST_SEGMENTS, paper_windows, segments, whole_windows, without_gaps
+from semg.data import windows
+from semg.data.windows import (
+    MOST_SEGMENTS,
+    evenly_spaced,
+    of_session,
+    paper_windows,
+    segments,
+    whole_windows,
+    without_gaps,
+)
 
 CLASSES = [0, 1, 2, 3, 6, 7, 8, 9]
 label_lists = st.lists(st.tuples(st.sampled_from([-1, *CLASSES]), st.integers(1, 60)), min_size=1, max_size=12).map(
@@ -104,6 +113,14 @@ def test_the_authors_published_example():
     assert left_out == [5, 6, 18, 19, 20, 21, 22, 23, 24, 26, 27]
 
 
+def test_the_authors_windows_count_repetitions_from_nought():
+    """The first segment of each gesture is repetition 0, even where all its windows are left out."""
+    label = np.repeat(np.array([1, 0, 2, 0, 1, 0, 2], np.int8), [4, 4, 1, 4, 4, 4, 4])
+    table = paper_windows(label, CLASSES, window=1, stride=1, rest=-1)
+    actual = {(int(row["label"]), int(row["repetition"])) for row in table}
+    assert actual == {(1, 0), (1, 1), (0, 0), (0, 1), (0, 2), (2, 1)}
+
+
 @given(label_lists, st.integers(1, 30), st.integers(1, 20))
 def test_paper_windows_follow_the_authors_rules(labels, window, stride):
     table = paper_windows(labels, CLASSES, window, stride, rest=-1)
@@ -114,6 +131,23 @@ def test_paper_windows_follow_the_authors_rules(labels, window, stride):
     assert [CLASSES[k] for k in table["label"]] == [last[i] for i in kept]
     assert np.array_equal(table["low"], table["start"])
     assert np.array_equal(table["high"], table["start"])
+
+
+def test_evenly_spaced_windows_reach_from_the_beginning_to_the_end():
+    assert evenly_spaced(100, 10, 4).tolist() == [0, 30, 60, 90]
+    assert evenly_spaced(12, 10, 99).tolist() == [0, 1, 2]
+    assert evenly_spaced(10, 10, 4).tolist() == [0]
+
+
+def test_a_session_is_cut_by_the_stride_and_a_long_one_by_several(monkeypatch):
+    """Of recordings of 4, 0 and 2 windows, for as many windows as the session may have."""
+    starts, step = of_session([25, 9, 15], window=10, stride=5)
+    assert ([one.tolist() for one in starts], step) == ([[0, 5, 10, 15], [], [0, 5]], 5)
+    monkeypatch.setattr(windows, "SESSION_WINDOWS", 6)
+    assert of_session([25, 9, 15], window=10, stride=5)[1] == 5
+    monkeypatch.setattr(windows, "SESSION_WINDOWS", 5)
+    starts, step = of_session([25, 9, 15], window=10, stride=5)
+    assert ([one.tolist() for one in starts], step) == ([[0, 10], [], [0]], 10)
 
 
 def test_windows_that_span_a_gap_are_left_out_and_none_may_be_moved_across_it():
