@@ -234,7 +234,7 @@ def channels_there(entries: Iterable[Entry], args: argparse.Namespace) -> Iterat
     replaced = {entry.facts.name for entry in entries} if args.overwrite else set()
     there = list_records(args.shards) if args.shards.is_dir() else []
     for name in [one for one in there if one not in replaced]:
-        with suppress(DataError, OSError):  # a damaged shard is reported when its turn comes
+        with suppress(DataError, OSError):  # a damaged shard has been reported
             yield tuple(read_meta(args.shards / name)["channels"])
 
 
@@ -334,9 +334,8 @@ def rest_classes(classes: list[str], named: list[str] | None) -> list[str]:
 
 
 def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any]:
-    """Everything that a shard's content depends on, in the form that preprocess.py stores. UsageError for impossible
-    values."""
-    how = {
+    """Everything that a shard's content depends on, in the form that preprocess.py stores."""
+    return {
         "channels": list(range(1, len(settled.channels) + 1)),
         "montage": "monopolar",
         "window": args.window.samples(args.rate),
@@ -350,9 +349,6 @@ def shard_arguments(args: argparse.Namespace, settled: Settled) -> dict[str, Any
         "scale": settled.scale,
         "columns": plain(args.channels),
     }
-    if how["stride"] > how["window"]:
-        raise UsageError(f"--stride {args.stride}: expected at most the window, {args.window}")
-    return how
 
 
 def make_shard(
@@ -363,10 +359,7 @@ def make_shard(
     path, classes = args.shards / entry.facts.name, settled.classes
     expected = expected_facts(entry, seen, settled, args)
     if path.exists() and not args.overwrite:
-        meta = read_meta(path)
-        for key in expected:
-            if meta.get(key) != expected[key]:
-                raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
+        expect_made_so(path, expected, read_meta(path))
         windows = open_shard(path, verify=True).windows
         return "kept", np.bincount(windows["label"], minlength=len(classes)), []
     reading = readings.get(entry)
@@ -404,18 +397,54 @@ def expected_facts(entry: Entry, seen: Look, settled: Settled, args: argparse.Na
     """What shard.json has to say for an existing shard to be kept. DataError if the recording has changed."""
     expect_file(entry.path, "a recording")
     expect_same(entry.path, seen, version(entry.path))
+    rings = ring_places(entry.path, [place + 1 for place in seen.places], args.rings)
+    source = {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)}
+    return facts_of(entry, settled, rest_classes(settled.classes, args.rest_classes), rings, args) | {"source": source}
+
+
+def facts_of(
+    entry: Entry, settled: Settled, rest: list[str], rings: list[list[int]], args: argparse.Namespace
+) -> dict[str, Any]:
+    """What the list, the flags and what is settled for all say of a shard. rest: the rest classes; rings: the places of
+    their channels."""
     return {
         **{key: getattr(entry.facts, key) for key in ("subject", "session", "order", "task")},
         "rate": args.rate,
         "channels": list(settled.channels),
         "classes": settled.classes,
-        "rest_classes": rest_classes(settled.classes, args.rest_classes),
-        "rings": ring_places(entry.path, [place + 1 for place in seen.places], args.rings),
+        "rest_classes": rest,
+        "rings": rings,
         "simulated": args.simulated or is_simulated(entry.path),
         "gesture": entry.label or None,
         "arguments": shard_arguments(args, settled),
-        "source": {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)},
     }
+
+
+def facts_before_reading(entry: Entry, meta: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """What `facts_of` will be, as far as the list and the flags say it; all else as `meta` of the existing shard.
+
+    Nothing if --rest-classes names a class that the shard lacks: only the recordings show whether it is one. DataError
+    for a ring's column that is no channel.
+    """
+    classes, how = args.classes or meta["classes"], meta["arguments"]
+    if not set(args.rest_classes or ()) <= set(classes):
+        return {}
+    rest, rings, columns = rest_classes(classes, args.rest_classes), meta["rings"], args.channels
+    if args.no_idle:
+        classes, rest = [name for name in classes if name not in rest], []
+    if columns or not any(args.rings or ()):
+        rings = ring_places(entry.path, list(columns or range(1, len(meta["channels"]) + 1)), args.rings)
+    scale = UNITS[args.unit] if args.unit else how.get("scale")
+    notch = how.get("notch") if args.notch is None else args.notch
+    there = Settled(tuple(meta["channels"]), classes, scale, meta["unit"], notch, rms=0.0)
+    return facts_of(entry, there, rest, rings, args)
+
+
+def expect_made_so(path: Path, expected: dict[str, Any], meta: dict[str, Any]) -> None:
+    """DataError unless the existing shard at `path`, described by `meta`, has the facts expected."""
+    for key in expected:
+        if meta.get(key) != expected[key]:
+            raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
 
 
 def without_a_window(path: Path, reading: Reading, classes: list[str], args: argparse.Namespace) -> DataError:
@@ -511,24 +540,26 @@ def check(args: argparse.Namespace) -> None:
             actual = f"found {args.classes[0]} alone, and nothing can be trained with it"
             raise UsageError(f"--classes: expected at least {FEWEST} gestures, {actual}")
     args.rest_classes = None if args.rest_classes is None else [label(name) for name in args.rest_classes]
+    if args.classes is not None:
+        rest_classes(args.classes, args.rest_classes)
+    if args.stride.samples(args.rate) > args.window.samples(args.rate):
+        raise UsageError(f"--stride {args.stride}: expected at most the window, {args.window}")
 
 
-def expect_classes_of_others(looks: dict[Entry, Look], settled: Settled, args: argparse.Namespace) -> None:
+def expect_classes_of_others(entries: Iterable[Entry], classes: list[str], args: argparse.Namespace) -> None:
     """DataError if shards that are there already have other gestures: with new shards beside them, no split could be
     made."""
-    for path in [] if args.overwrite else [args.shards / entry.facts.name for entry in looks]:
+    for path in [] if args.overwrite else [args.shards / entry.facts.name for entry in entries]:
         try:
-            there = read_meta(path)["classes"] if path.exists() else settled.classes
+            there = read_meta(path)["classes"] if path.exists() else classes
         except (DataError, OSError):  # a damaged shard is reported when its turn comes
             continue
-        if there != settled.classes:
-            actual = (
-                f"found {listed(there)} in {path.name}, which is there already{_difference(settled.classes, there)}"
-            )
+        if there != classes:
+            actual = f"found {listed(there)} in {path.name}, which is there already{_difference(classes, there)}"
             words = shlex.join(there)
             kept = words if len(words) < LONGEST_ADVICE else f"with the classes in {path / 'shard.json'}"
             advice = f"{{classes}} {kept} keeps to these, {{overwrite}} makes all anew"
-            raise DataError(f"{args.shards}: expected the gestures {listed(settled.classes)}, {actual}", advice)
+            raise DataError(f"{args.shards}: expected the gestures {listed(classes)}, {actual}", advice)
 
 
 def _difference(expected: Sequence[str], there: Sequence[str]) -> str:
@@ -580,6 +611,22 @@ def with_all_of_a_person(entries: list[Entry], args: argparse.Namespace, report:
     return remaining
 
 
+def made_otherwise(entries: list[Entry], args: argparse.Namespace, report: Failures) -> list[Entry]:
+    """The recordings whose shards are there and made otherwise than the list and the flags say, or damaged. Each is
+    reported at once: to read all recordings can take minutes."""
+    others = []
+    for entry in [] if args.overwrite else entries:
+        path = args.shards / entry.facts.name
+        try:
+            if path.exists():
+                meta = read_meta(path)
+                expect_made_so(path, facts_before_reading(entry, meta, args), meta)
+        except (DataError, OSError) as error:
+            report.failed(entry.path, cli.in_words(error))
+            others.append(entry)
+    return others
+
+
 def write_shards(
     looks: dict[Entry, Look],
     settled: Settled,
@@ -614,10 +661,13 @@ def import_all(entries: list[Entry], args: argparse.Namespace, report: Failures)
     counts, windows = Counter[str](), np.zeros(1, np.int64)
     readings = Readings(Layout(args.rate, args.labels, args.channels), KEPT_BYTES)
     warnings = Warnings(report.console, "recording", "--json lists all")
-    if looks := look_at_all(entries, readings, args, report, warnings):
+    if args.classes is not None:
+        expect_classes_of_others(entries, args.classes, args)
+    others = made_otherwise(entries, args, report)  # they are read, too: what holds for all depends on all
+    if len(others) < len(entries) and (looks := look_at_all(entries, readings, args, report, warnings)):
         settled = settle(looks, args, report.console)
         check_strengths(looks, settled, readings, args, report)
-        expect_classes_of_others(looks, settled, args)
+        expect_classes_of_others(looks, settled.classes, args)
         for line in in_words(looks, settled, args):
             report.console.say(line)
         counts, windows = write_shards(looks, settled, readings, args, report, warnings)

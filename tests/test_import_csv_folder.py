@@ -1,7 +1,10 @@
 """import_csv.py into a folder that has shards already: what is kept, what is refused, what is taken over."""
 
+import pytest
 from csv_study import table
 
+import import_csv
+from semg.common.errors import DataError, UsageError
 from semg.data.shards import open_shard
 
 
@@ -13,6 +16,63 @@ def test_shards_made_otherwise_are_named_and_the_rest_of_them_counted(study):
     output = "expected unit uV, found none; --overwrite redoes it"
     assert first.endswith(f"p1: {output}")
     assert last == f"3 more recordings: {output}"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "told"),
+    [
+        ((), ("--rest-classes", "fist"), "rest_classes ['fist'], found ['idle']"),
+        (("--rest-classes", "fist"), (), "rest_classes ['idle'], found ['fist']"),
+        ((), ("--no-idle",), "classes ['fist', 'open', 'pinch'], found ['idle', 'fist', 'open', 'pinch']"),
+        ((), ("--simulated",), "simulated True, found False"),
+        ((), ("--rings", "none"), "rings [], found [[0, 1, 2, 3, 4, 5, 6, 7]]"),
+        ((), ("--channels", "1-8"), "columns [1, 2, 3, 4, 5, 6, 7, 8], found none"),
+        (("--channels", "1-8", "--rings", "1-8"), ("--channels", "1-8", "--rings", "1-4"), "rings [[0, 1, 2, 3]]"),
+        ((), ("--unit", "uV"), "unit uV, found none"),
+        ((), ("--window", "300ms"), "window 60, found 50"),
+        ((), ("--notch", "60"), "notch [60.0], found [50.0]"),
+    ],
+)
+def test_flags_that_existing_shards_do_not_have_are_refused_before_recordings_are_read(study, first, then, told):
+    """To read hundreds of recordings takes minutes; only then it was said that --overwrite is needed."""
+    assert study.write(people=1).run(*first)[0] == 0
+    code, out, errors = study.run(*then)
+    assert code == 1
+    assert f"p1: expected {told}" in errors and "; --overwrite redoes it" in errors
+    assert "reading" not in out
+    assert "0 shards written, 0 kept, 0 windows; 1 recording failed, see above" in out
+    assert study.run(*then, "--overwrite")[0] == study.run(*then)[0] == 0
+
+
+def test_gestures_that_existing_shards_do_not_have_are_refused_before_recordings_are_read(study, monkeypatch):
+    study.write().run()
+    monkeypatch.setattr(import_csv, "look_at_all", None)
+    with pytest.raises(DataError, match="expected the gestures fist, open, found idle, fist, open, pinch in p1"):
+        study.run("--classes", "fist", "open")
+
+
+def test_flags_that_contradict_each_other_are_refused_before_recordings_are_read(study, monkeypatch):
+    study.write()
+    monkeypatch.setattr(import_csv, "look_at_all", None)
+    with pytest.raises(UsageError, match="--rest-classes nap: expected one of the classes fist, open"):
+        study.run("--classes", "fist", "open", "--rest-classes", "nap")
+    with pytest.raises(UsageError, match="--stride 300ms: expected at most the window, 250ms"):
+        study.run("--stride", "300ms")
+
+
+def test_a_shard_that_is_damaged_or_of_another_person_is_refused_first_and_others_are_made(study):
+    study.write(people=2).run()
+    (study.folder / "shards" / "p1" / "shard.json").write_text("{}")
+    study.write(people=4)
+    study.list.write_text(study.list.read_text().replace("p2.csv,2", "p2.csv,7"))
+    (study.folder / "p3.csv").write_text("")
+    code, out, errors = study.run()
+    assert code == 1
+    damaged, other, empty = errors.splitlines()
+    assert "expected shard format" in damaged and "--overwrite" in damaged
+    assert "p2: expected subject 7, found 2; --overwrite redoes it" in other
+    assert "p3.csv: expected" in empty
+    assert "1 shard written, 0 kept" in out and "3 recordings failed" in out
 
 
 def test_a_recording_added_later_is_multiplied_by_the_same(study):

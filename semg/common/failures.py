@@ -51,10 +51,13 @@ class Failures(Repeated):
         """what: the name for one input, such as `recording`."""
         super().__init__(console.error, what)
         self.console = console
+        self._failed: set[Path] = set()
 
     def failed(self, path: Path, message: str) -> None:
-        """Report an input that is left out; message: which one and why."""
-        self.add(path, message)
+        """Report an input that is left out, unless it has been reported before; message: which one and why."""
+        if path not in self._failed:
+            self._failed.add(path)
+            self.add(path, message)
 
 
 class Warnings:
