@@ -36,8 +36,10 @@ import semg.common.interrupts  # noqa: F401  first: what follows takes seconds
 
 import argparse
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -288,13 +290,34 @@ def _process(conversion: Conversion, name: str) -> Outcome:
 def _keep(conversion: Conversion, name: str, source: dict[str, Any]) -> Outcome:
     """Keep the existing shard if it was made from this file in this way; DataError otherwise."""
     meta = read_meta(conversion.shard)
-    expected = {"classes": list(conversion.classes), "arguments": conversion.arguments.as_json(), "source": source}
-    for key in expected:
-        if meta.get(key) != expected[key]:
-            raise DataError(f"{conversion.shard}: expected {difference(expected, meta, key)}; --overwrite redoes it")
+    _expect_made_so(conversion, meta, {**_asked(conversion), "source": source})
     shard = open_shard(conversion.shard, verify=True)
     remove_leftovers(conversion.shard)
     return Outcome(name, "kept", windows=len(shard.windows), mains=meta.get("mains"))
+
+
+def _asked(conversion: Conversion) -> dict[str, Any]:
+    """What shard.json says if the shard was made in this way."""
+    return {"classes": list(conversion.classes), "arguments": conversion.arguments.as_json()}
+
+
+def _expect_made_so(conversion: Conversion, meta: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key in expected:
+        if meta.get(key) != expected[key]:
+            raise DataError(f"{conversion.shard}: expected {difference(expected, meta, key)}; --overwrite redoes it")
+
+
+def made_otherwise(conversions: Iterable[Conversion]) -> dict[Conversion, Outcome]:
+    """The conversions whose shards are there and were made in another way, or are damaged, and how they fail: found
+    before anything is filtered, which can take an hour."""
+    failed = {}
+    for one in conversions:
+        try:
+            if one.shard.exists() and not one.overwrite:
+                _expect_made_so(one, read_meta(one.shard), _asked(one))
+        except (DataError, OSError) as error:
+            failed[one] = Outcome(one.source.stem, "failed", cli.in_words(error))
+    return failed
 
 
 def find_recordings(raw: Path, subjects: list[str] | None) -> list[Path]:
@@ -334,18 +357,26 @@ def main() -> int:
     args = parse(arguments())
     console = cli.console(args)
     how, classes = shard_arguments(args), class_names(args)
-    files = find_recordings(args.raw, args.subjects)
+    conversions = [
+        Conversion(path, args.shards / path.stem, how, args.overwrite, classes)
+        for path in find_recordings(args.raw, args.subjects)
+    ]
     if many := cli.launcher(args, args.shards, console):
-        return launch(files, args, many, console)
+        return launch(conversions, args, many, console)
     with launching.sole_writer(args.shards):
-        return make_shards(files, how, classes, args, console)
+        return make_shards(conversions, args, console)
 
 
-def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console: cli.Console) -> int:
-    """Have each person's recordings converted by a run of its own."""
+def launch(conversions: list[Conversion], args: argparse.Namespace, many: Launcher, console: cli.Console) -> int:
+    """Have each person's recordings converted by a run of its own, unless all of them are known to fail."""
+    files = [one.source for one in conversions]
     failed = [path for path in files if not putemg.is_record(path.stem)]
     for path in failed:
         console.error(f"{path}: expected a recording's name such as emg_gestures-03-...hdf5, found another")
+    with closing(Repeated(console.error, "recording")) as failures:
+        for one, outcome in made_otherwise(one for one in conversions if one.source not in failed).items():
+            failures.add(outcome.record, outcome.message)
+            failed.append(one.source)
     people = sorted({putemg.parse_record(path.stem).subject for path in files if path not in failed})
     script, wrongs = Path(__file__).resolve(), 0
     jobs = [
@@ -364,19 +395,19 @@ def launch(files: list[Path], args: argparse.Namespace, many: Launcher, console:
     return 1 if failed or wrongs else 0
 
 
-def make_shards(
-    files: list[Path], how: Arguments, classes: tuple[str, ...], args: argparse.Namespace, console: cli.Console
-) -> int:
+def make_shards(conversions: list[Conversion], args: argparse.Namespace, console: cli.Console) -> int:
     """Convert the recordings into shards and report the outcome of each."""
+    how, classes = conversions[0].arguments, conversions[0].classes
     console.say(
-        f"{cli.counted(len(files), 'recording')} in {args.raw}: {cli.counted(len(how.channels), 'channel')}, "
+        f"{cli.counted(len(conversions), 'recording')} in {args.raw}: {cli.counted(len(how.channels), 'channel')}, "
         f"{how.low:g}-{how.high:g} Hz, windows of {how.window} samples every {how.stride}, labels {how.labels}, "
         f"{cli.counted(len(classes), 'class', 'classes')}: {', '.join(classes)}"
     )
-    conversions = [Conversion(path, args.shards / path.stem, how, args.overwrite, classes) for path in files]
     counts = {"done": 0, "kept": 0, "failed": 0}
     windows, hum = 0, Counter[float]()
-    outcomes = as_ready(process, conversions, args.workers, killed, console.warn)
+    known = made_otherwise(conversions)
+    remaining = [one for one in conversions if one not in known]
+    outcomes = chain(known.values(), as_ready(process, remaining, args.workers, killed, console.warn))
     with closing(Repeated(console.error, "recording")) as failures:
         for outcome in console.progress(outcomes, total=len(conversions), unit="recording"):
             counts[outcome.state] += 1

@@ -13,7 +13,6 @@ import recordings
 from conftest import ROOT
 
 import preprocess
-from semg.common.console import Console
 from semg.data import windows
 from semg.data.filters import FilterSpec, ZeroPhaseFilter
 from semg.data.putemg import MICROVOLTS_PER_COUNT
@@ -99,14 +98,43 @@ def test_a_run_for_each_person_makes_the_same_shards(run_here, raw, tmp_path):
     assert list_records(tmp_path / "some") == [recordings.record_name(3)]
 
 
-def test_a_recording_of_another_name_counts_as_failed_where_people_are_launched(tmp_path, capsys):
-    class Nobody:
-        def run(self, jobs, _name):
-            return iter(jobs)
+class Nobody:
+    """A launcher that keeps its jobs' names, and starts none."""
 
-    args = preprocess.arguments().parse_args(["--shards", str(tmp_path)])
-    assert preprocess.launch([tmp_path / "notes.hdf5"], args, Nobody(), Console(as_json=True)) == 1
+    def __init__(self):
+        self.names = []
+
+    def run(self, jobs, _name):
+        self.names += [job.name for job in jobs]
+        return iter([])
+
+
+def test_a_recording_of_another_name_counts_as_failed_where_people_are_launched(tmp_path, monkeypatch, capsys):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "notes.hdf5").touch()
+    monkeypatch.setattr(preprocess.cli, "launcher", lambda *_: Nobody())
+    monkeypatch.setattr(sys, "argv", ["p", "--raw", str(tmp_path / "raw"), "--shards", str(tmp_path), "--json"])
+    assert preprocess.main() == 1
     assert json.loads(capsys.readouterr().out)["failed"] == 1
+
+
+def test_shards_made_with_other_arguments_are_refused_before_anything_is_filtered_or_launched(
+    run_here, raw, tmp_path, monkeypatch
+):
+    words, shards = ("preprocess.py", "--raw", raw, "--shards", tmp_path, "--workers", 1), tmp_path
+    run_here(*words, "--subjects", 4)
+    processed = []
+    monkeypatch.setattr(
+        preprocess, "process", lambda one: processed.append(one.shard) or preprocess.Outcome("x", "done")
+    )
+    refused = run_here(*words, "--low", 30, code=1)
+    assert "low 30.0, found 20.0; --overwrite redoes it" in refused.stderr
+    assert processed == [shards / recordings.record_name(3)]
+    (shards / recordings.record_name(4) / "shard.json").write_text("{}")
+    nobody = Nobody()
+    monkeypatch.setattr(preprocess.cli, "launcher", lambda *_: nobody)
+    refused = run_here(*words, code=1)
+    assert "expected shard format" in refused.stderr and nobody.names == ["subject 03"]
 
 
 def test_other_arguments_are_named_and_overwrite_redoes(run_here, raw, tmp_path):
