@@ -394,6 +394,10 @@ def test_predictions_alone_are_scored_by_person(tmp_path, run_here):
     with np.load(path) as arrays:
         np.savez(tmp_path / "c.npz", **{**arrays, **named})
     assert read_evaluation(tmp_path / "c.npz", "accuracy").subjects == {"P101": 0.8, "P7": 1.0}
+    for name in ("label", "prediction"):  # a gesture that only the truth has, or only the decisions
+        with np.load(path) as arrays:
+            np.savez(tmp_path / "d.npz", **{**arrays, **named, name: arrays[name] + 1})
+        assert max(read_evaluation(tmp_path / "d.npz", "accuracy").subjects.values()) < 0.8
     done = run_here("compare.py", path, "--metric", "active_accuracy", "--out", tmp_path / "out", code=1)
     assert "expected a value of accuracy without rest for at least one person, found none" in done.stderr
     path.write_bytes(path.read_bytes()[:-30])

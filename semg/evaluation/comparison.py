@@ -132,7 +132,7 @@ def each_once(paths: Iterable[Path]) -> list[Path]:
 
 def told_apart(folders: Sequence[Path]) -> list[str]:
     """A name for each of several different folders: its path, without the part common to all."""
-    return _without_common([[part for part in folder.resolve().parts if part] for folder in folders])
+    return _without_common([folder.resolve().parts for folder in folders])
 
 
 def _without_common(folders: Sequence[Sequence[str]]) -> list[str]:

@@ -392,7 +392,7 @@ def majority_vote(
         before = np.concatenate([[0], np.cumsum(says)])
         votes = before[here + 1] - before[first]
         latest = np.maximum.accumulate(np.where(says, here, -1))
-        rank = np.where(votes > 0, votes * (n + 1) + latest, -1)  # by number of votes, then by the latest vote
+        rank = votes * (n + 1) + latest  # by number of votes, then by the latest vote
         better = rank > best
         best[better], voted[better] = rank[better], c
     decided = np.empty(n, np.int64)
