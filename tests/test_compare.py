@@ -23,6 +23,7 @@ from semg.evaluation.comparison import (
     paired,
     pool,
     read_evaluation,
+    too_few,
 )
 
 PEOPLE = [f"{n:02d}" for n in range(3, 11)]  # eight
@@ -85,6 +86,14 @@ def test_equal_methods_differ_by_nothing():
     assert paired(one, same).p == 1.0
 
 
+def test_people_with_equal_scores_do_not_hide_the_difference_of_the_others():
+    differences = [0.1, 0.2, 0.3, 0.05, 0.15, 0.25, 0.12]
+    reference = dict.fromkeys(PEOPLE, 0.5)
+    method = {person: 0.5 + d for person, d in zip(PEOPLE, [*differences, 0.0], strict=True)}
+    actual = paired(pool("a", [evaluation_of(method)]), pool("b", [evaluation_of(reference)]))
+    assert (actual.n, actual.p) == (8, pytest.approx(signed_rank_p(differences)))
+
+
 def test_pairs_are_people_that_both_have():
     one = pool("a", [evaluation_of({"03": 0.9, "04": 0.8, "05": 0.7})])
     other = pool("b", [evaluation_of({"04": 0.5, "05": 0.5, "06": 0.0})])
@@ -129,6 +138,8 @@ def test_a_persons_recordings_may_differ_in_windows():
     assert differences_between([pool("lda", [first, of("03-2018-05-11-repeats_long/lda-rms", 80)])]) == []
     (note,) = differences_between([pool("lda", [first, of("03-2018-05-11-sequential/lda-rms", 80)])])
     assert "has other numbers of windows than the runs before it" in note
+    (note,) = differences_between([pool("gpt2", [of("seed0", 90), of("seed1", 80)])])
+    assert "seed1/metrics.json has other numbers of windows than the runs before it" in note
 
 
 def test_results_of_other_data_are_noted():
@@ -167,6 +178,9 @@ def test_results_of_other_gestures_are_noted(tmp_path):
     others = [pool(name, [of(name, ["fist", "wave"])]) for name in ("active", "waves")]
     (note,) = differences_between([pool("all", [all_of_them]), *others])
     assert note == f"active, waves: of other gestures than {tmp_path}/all/metrics.json: without idle, pinch; with wave"
+    more = pool("more", [of("more", [*all_of_them.classes, "wave"])])
+    (note,) = differences_between([pool("all", [all_of_them]), more])
+    assert note.endswith("all/metrics.json: with wave")
     for wrong in ("fist", [1, 2], {"fist": 1}):
         with pytest.raises(DataError, match="a list of names for classes"):
             of("wrong", wrong)
@@ -407,6 +421,8 @@ def test_predictions_alone_are_scored_by_person(tmp_path, run_here):
 
 def test_few_people_are_warned_about(tmp_path, run_here):
     few = dict.fromkeys(PEOPLE[:5], 0.5)
+    enough = pool("enough", [evaluation_of(dict.fromkeys(PEOPLE[:6], 0.5))])
+    assert too_few([enough], {}) == []
     for name, shift in (("a", 0.0), ("b", 0.1)):
         write_result(tmp_path / name, {p: v + shift for p, v in few.items()})
     done = run_here("compare.py", tmp_path / "a", tmp_path / "b", "--reference", "a", "--out", tmp_path / "out")
