@@ -4,6 +4,7 @@ The commands run in an empty folder, with flags added that make them small; a la
 run in this process, and so do the scripts that sweep.py starts: to import PyTorch thirty times would take minutes.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from waiting import LONGEST
 
 import simulate_putemg
 import sweep
+from semg.inference.checkpoint import open_checkpoint
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [block.replace("\\\n", "") for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)]  # lines joined
@@ -85,13 +87,15 @@ def workplace(tmp_path_factory, run_here):
 
 
 def write_tables(folder) -> None:
-    """Four people's recordings with an 8-channel device at 200 Hz: three gestures, three times each."""
+    """Four people's recordings with an 8-channel device at 200 Hz: three gestures, six times each, which even a tiny
+    model tells apart after an epoch, so that it may adapt to a person."""
     folder.mkdir()
     noise = np.random.default_rng(0)
     header = ",".join(f"ch{n}" for n in range(1, 9))
-    labels = np.tile(np.repeat(["rest", "fist", "flexion"], 400), 3)
+    labels = np.tile(np.repeat(["rest", "fist", "flexion"], 400), 6)
+    loud = 1 + 2 * np.stack([labels == "fist"] * 4 + [labels == "flexion"] * 4, axis=1)  # (T, 8)
     for person in (1, 2, 3, 4):
-        signal = noise.normal(0, 50, (len(labels), 8)) * (1 + (labels == "fist")[:, None])
+        signal = noise.normal(0, 50, loud.shape) * loud
         table = [",".join(f"{value:.1f}" for value in sample) for sample in signal]
         rows = [f"{row},{label}" for row, label in zip(table, labels, strict=True)]
         (folder / f"{person}.csv").write_text("\n".join([f"{header},label", *rows]) + "\n")
@@ -159,10 +163,14 @@ def test_every_command_runs_in_order(workplace, run_here, monkeypatch):
         "results/live",
         "results/mine-adapted/metrics.json",
         "results/mine-calibrated-1-adapted/metrics.json",
-        "checkpoints/person.ckpt",
         "exports/mine/model.safetensors",
     ):
         assert (workplace / result).exists(), result
+    for result in ("results/mine-adapted", "results/mine-calibrated-1-adapted"):
+        scored = json.loads((workplace / result / "metrics.json").read_text())
+        assert [one["accepted"] for one in scored["adaptation"]["sessions"]] == [True], "a session too short is refused"
+    person = open_checkpoint(workplace / "checkpoints" / "person.ckpt").description
+    assert person["adapted"]["accepted"] and person["calibrated_on"] == ["labelled.csv"]
 
 
 def test_the_lines_of_python_load_the_shipped_checkpoint():
