@@ -156,12 +156,12 @@ def test_rows_measured_on_a_gpu_are_kept_when_a_later_one_fails(monkeypatch, cap
     assert ("torchrun: no rendezvous" in capsys.readouterr().err) == torchrun_fails
 
 
-def test_without_cuda_the_gpu_benchmark_says_so_in_one_line(tmp_path, run_here):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    done = run_here("benchmarks/gpu.py", "--out", tmp_path / "gpu.json", code=1)
-    assert done.stderr.strip().startswith("error: benchmarks/gpu.py: expected a CUDA device, found none")
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_without_cuda_the_gpu_benchmark_says_so_in_one_line(tmp_path, run_script, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = run_script("benchmarks/gpu.py", "--out", tmp_path / "gpu.json", code=1)
+    assert done.stderr.startswith("error: benchmarks/gpu.py: expected a CUDA device, found none")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["backbone", "streaming", "live", "evaluation", "reading", "training_step", *SLOW])

@@ -148,21 +148,23 @@ def here(run_here):
     return started
 
 
-def once(first, others):
-    """Scripts that are started by `first` once, by `others` from then on."""
-    waiting = [first]
+def once_each(first, others, starts):
+    """Scripts of which each is started by `first` once, by `others` from then on; `starts` lists all."""
 
     def started(command, console):
-        return (waiting.pop() if waiting else others)(command, console)
+        starts.append(script := Path(command[1]).name)
+        return (first if starts.count(script) == 1 else others)(command, console)
 
     return started
 
 
 def test_a_sweep_trains_picks_and_evaluates_only_the_pick(run, here, data, tmp_path, capsys):
-    """The first run is one of sweep.run_script, as are all of the launched sweep at the end."""
+    """The first run of train.py and that of evaluate.py are processes, as are all of the launched sweep at the end."""
     words = flags(data, tmp_path, "--grid", "lr=1e-9,1e-2", split="split")
     passed = ["--", *TINY, "--augment", "none", "--epochs"]  # no pilots
-    assert run(once(sweep.run_script, here), *words, *passed, "2") == 0
+    starts = []
+    assert run(once_each(sweep.run_script, here, starts), *words, *passed, "2") == 0
+    assert starts == ["train.py", "train.py", "evaluate.py"]
     output = capsys.readouterr().out
     assert "picked lr-1e-2: validation macro-F1" in output.splitlines()[-1]
     assert "epoch   2" in output
