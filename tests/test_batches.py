@@ -35,6 +35,26 @@ def test_session_normalisation_brings_each_session_to_unit_power_over_its_record
     np.testing.assert_allclose(np.sqrt(np.mean(pooled**2, axis=0)), 1.0, rtol=1e-3)
 
 
+def test_a_longer_recording_counts_for_more_in_its_sessions_scale(tmp_path):
+    """The transform is that of all samples of the session together."""
+    records = [small_shards.write(tmp_path, 3, repetitions=5), small_shards.write(tmp_path, 3, "repeats_short")]
+    uneven = open_shards(tmp_path, records)
+    transform = normalization.transform_of(uneven, ChannelNormalization())[0]
+    pooled = np.concatenate([np.asarray(shard.signal, np.float64) @ transform for shard in uneven])
+    np.testing.assert_allclose(np.sqrt(np.mean(pooled**2, axis=0)), 1.0, rtol=1e-3)
+
+
+def test_a_sessions_recordings_are_in_the_order_of_their_times_not_of_their_names(tmp_path):
+    """Adapting on a session's first recording would otherwise take another."""
+    days = {"repeats_long": (20, 11), "sequential": (11, 11), "repeats_short": (15, 12)}
+    records = [small_shards.write(tmp_path, 3, task, day, order=order) for task, (order, day) in days.items()]
+    early = small_shards.write(tmp_path, 3, "early", 11, order=2)
+    assert normalization.sessions(open_shards(tmp_path, [*records, early])) == {
+        "03/2018-05-11": [3, 1, 0],
+        "03/2018-05-12": [2],
+    }
+
+
 def test_normalisation_by_the_training_set_and_none(shards):
     gain = normalization.gain_of(shards[3:])
     assert np.array_equal(

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy.signal import freqz_sos, sosfiltfilt
+from scipy.signal import freqz_sos, resample_poly, sosfiltfilt
 
 from semg.common.errors import UsageError
 from semg.data.filters import CausalFilter, FilterSpec, ZeroPhaseFilter, squared_response
@@ -103,6 +103,19 @@ def test_an_empty_block_is_resampled_to_nothing_even_as_the_first():
     parts = [resampler(signal[first:last]) for first, last in [(0, 0), (0, 7), (7, 7), (7, 400)]]
     assert [len(places) for _, places in parts] == [len(part) for part, _ in parts]
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), whole)
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(5120.0, 2000.0), (1000.0, 2000.0)])
+def test_the_causal_resampler_gives_scipys_numbers_later(rate, wanted):
+    """Rates at which the delay is a whole number of new samples."""
+    ratio = resampling_ratio("x", rate, wanted)
+    signal = np.random.default_rng(4).normal(size=(600, 2))
+    signal[0] = 0
+    resampler = CausalResampler(ratio, rate)
+    actual = np.concatenate([resampler(signal[first : first + 50])[0] for first in range(0, 600, 50)])
+    expected, late = resample_poly(signal, ratio.numerator, ratio.denominator), round(resampler.delay * wanted)
+    assert resampler.delay * wanted == pytest.approx(late)
+    np.testing.assert_allclose(actual[late:], expected[: len(actual) - late], atol=1e-5)
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(2000.0, 5120.0), (5120.0, 2000.0), (1000.0, 2000.0)])

@@ -68,6 +68,16 @@ def test_time_that_falls_back_is_a_gap_of_unknown_length():
     assert in_words([gap], 200.0).endswith("; the time falls back 1 time")
 
 
+@pytest.mark.parametrize("rate", RATES)
+def test_uneven_time_that_falls_back_is_found_too(rate):
+    times = seconds(rate) + np.random.default_rng(0).uniform(0, 0.03, round(20 * rate))
+    times[1500:] -= 1.0
+    (gap,) = gaps_in(times, rate)
+    assert gap.start == 1500
+    assert -1.05 < gap.lost / rate < -0.9
+    assert breaks([gap], rate).tolist() == [1500]
+
+
 @pytest.mark.parametrize("late", [0.4, 0.6, 0.8, 1.0])
 def test_a_late_sample_does_not_make_the_next_one_fall_back(late):
     """The step after it is short. It was a break, for which windows were left out, and told as time that falls back."""
@@ -99,6 +109,12 @@ def test_what_is_said_of_gaps():
     assert in_words([], 200.0) == ""
     assert in_words([Gap(1000, 100)], 200.0) == "lost samples: 0.5 s in 1 gap, at 5 s"
     assert in_words([Gap(1000 * n, 100) for n in range(1, 6)], 200.0).endswith("2.5 s in 5 gaps, at 5, 10, 15, ... s")
+
+
+def test_the_interval_of_a_short_recording_with_rounded_times():
+    """It is shorter than the second over which rounding averages out."""
+    times = np.round(np.arange(101) / 200, 2)
+    assert sampling_interval(times, 200.0) == pytest.approx(1 / 200)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
