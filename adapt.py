@@ -59,6 +59,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="the trained model, a best_model.ckpt or a folder of export.py",
     )
+    cli.of_others(parser, "--checkpoint", "CHECKPOINT, without a flag")
     parser.add_argument(
         "recordings", type=Path, nargs="+", metavar="RECORDING", help="an .hdf5 file or a table of samples"
     )

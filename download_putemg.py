@@ -60,6 +60,7 @@ def arguments() -> argparse.ArgumentParser:
     """The flags."""
     p = cli.parser(__doc__)
     p.add_argument("outdir", nargs="?", type=Path, default=Path("data/raw"), metavar="OUTDIR", help="folder to write")
+    cli.of_others(p, "--out", "OUTDIR, without a flag")
     what = p.add_argument_group("what to fetch")
     what.add_argument("--experiment", nargs="+", choices=EXPERIMENTS, help="kinds of recordings; default: emg_gestures")
     what.add_argument("--media", nargs="+", choices=tuple(MEDIA), help="kinds of files; default: data-hdf5")
@@ -69,6 +70,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     how = p.add_argument_group("how")
     how.add_argument("--jobs", type=cli.whole(1, 32), default=4, help="files to fetch at once")
+    cli.of_others(how, "--workers", "--jobs")
     how.add_argument("--retries", type=cli.whole(0, 100), default=5, help="how often a failed transfer is tried again")
     how.add_argument(
         "--retry-wait",

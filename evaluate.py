@@ -112,6 +112,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=cli.whole(0), default=0, help="random seed for adapting; the same seed gives the same result"
     )
+    cli.of_others(parser, "--repetitions", "calibrate.py, which takes it")
     shared.add_vote(parser)
     shared.add_smooth(parser)
     return parser

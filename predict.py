@@ -95,6 +95,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("results/predictions"), help="folder to write")
     shared.add_classes(parser)
     parser.add_argument("--adapt", action="store_true", help="adapt the model to each recording, without labels")
+    cli.of_others(parser, "--repetitions", "a model of adapt.py, which takes it")
     parser.add_argument(
         "--one-session",
         action="store_true",

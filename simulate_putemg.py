@@ -75,6 +75,7 @@ def arguments() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = cli.parser(__doc__)
     parser.add_argument("outdir", type=Path, metavar="OUTDIR", help="folder to write")
+    cli.of_others(parser, "--out", "OUTDIR, without a flag")
     parser.add_argument(
         "--people", type=cli.whole(1, 99), default=6, metavar="N", help="number of people; they are called 01 to N"
     )

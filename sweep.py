@@ -115,6 +115,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument(
         "--seeds", type=cli.whole(0), nargs="+", default=[0], help="train each setting with each of these seeds"
     )
+    cli.of_others(p, "--seed", "--seeds, which takes several")
     p.add_argument(
         "--grid", nargs="+", default=[], metavar="FLAG=VALUE,...", help="flags of train.py to vary, see above"
     )

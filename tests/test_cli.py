@@ -399,3 +399,19 @@ def test_the_same_flag_takes_the_same_kind_of_value_everywhere():
                 for flag in action.option_strings:
                     kinds.setdefault(flag, {}).setdefault(kind(action), []).append(script)
     assert {flag for flag, found in kinds.items() if len(found) > 1} == OF_TWO_KINDS, kinds
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "told"),
+    [
+        ("sweep", "--split s --seed 1", "--seed: expected --seeds, which takes several"),
+        ("download_putemg", "raw --workers 2", "--workers: expected --jobs"),
+        ("download_putemg", "--out raw", "--out: expected OUTDIR, without a flag"),
+        ("simulate_putemg", "--out raw", "--out: expected OUTDIR, without a flag"),
+        ("adapt", "--checkpoint a.ckpt b.csv --out c.ckpt", "--checkpoint: expected CHECKPOINT, without a flag"),
+        ("evaluate", "--repetitions 1", "--repetitions: expected calibrate.py, which takes it"),
+        ("predict", "a.csv --repetitions 1", "--repetitions: expected a model of adapt.py, which takes it"),
+    ],
+)
+def test_flags_of_other_scripts_are_refused_with_what_is_to_be_given_instead(run_here, script, words, told):
+    assert f"error: {told}\n" in run_here(f"{script}.py", *words.split(), code=2).stderr

@@ -163,11 +163,12 @@ def parser(manual: str | None) -> Parser:
     return script_parser
 
 
-class _Gone(argparse.Action):
-    """A flag that no longer exists: exits with 2 and says what replaces it. It is not shown by --help."""
+class _Absent(argparse.Action):
+    """A flag that this script does not have, or no longer: exits with 2 and says what to give instead. It is not shown
+    by --help."""
 
     def __init__(self, *flags: Any, advice: str, **settings: Any) -> None:
-        hidden = {"nargs": "*", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        hidden = {"nargs": "*", **dict.fromkeys(("dest", "default", "help"), argparse.SUPPRESS)}
         super().__init__(*flags, **settings | hidden)
         self._advice = advice
 
@@ -177,12 +178,17 @@ class _Gone(argparse.Action):
 
 def moved(group: argparse._ActionsContainer, flag: str, instead: str) -> None:
     """Refuse a flag that no longer exists, and say what replaces it."""
-    group.add_argument(flag, action=_Gone, advice=f"expected it no longer; instead: {instead}")
+    group.add_argument(flag, action=_Absent, advice=f"expected it no longer; instead: {instead}")
 
 
 def renamed(group: argparse._ActionsContainer, old: str, new: str) -> None:
     """Refuse the flag `old`, and give its present name."""
-    group.add_argument(old, action=_Gone, advice=f"is now called {new}")
+    group.add_argument(old, action=_Absent, advice=f"is now called {new}")
+
+
+def of_others(group: argparse._ActionsContainer, flag: str, instead: str) -> None:
+    """Refuse a flag of other scripts, and say what is to be given instead."""
+    group.add_argument(flag, action=_Absent, advice=f"expected {instead}")
 
 
 LAUNCH = ("launch", "parallel", "partition", "cores", "gpus", "hours", "memory")  # settings of `launch_flags`
