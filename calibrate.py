@@ -14,9 +14,9 @@ in OUT, as in evaluate.py:
   confusion_matrix.png, per_subject.png
 
   python calibrate.py --checkpoint checkpoints/RUN/best_model.ckpt --repetitions 1
-  python calibrate.py --checkpoint ... --repetitions 1 --adapt session --out results/RUN-calibrated-adapted-1
-  python calibrate.py --checkpoint ... --repetitions 2 --subset val --epochs 10    # try settings on validation people
-  python plot.py calibration results/RUN-calibrated-*                                # scores against repetitions
+  python calibrate.py --checkpoint ... --repetitions 1 --adapt session
+  python calibrate.py --checkpoint ... --subset val --epochs 10 --out results/tried    # settings, on validation people
+  python plot.py calibration results/RUN-calibrated-?                                  # scores against repetitions
 
 These scores use labels of the people who are scored: report them separately from zero-shot scores. --adapt session also
 uses the unlabelled signals of the windows that are scored; --adapt first adapts on each session's first recording and

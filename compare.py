@@ -6,7 +6,7 @@ single files (metrics.json or predictions.npz). Runs whose folder names differ o
 subjects.csv (every person's value), compare.png, compare.json (how it was made).
 
   python compare.py results/gpt2 results/baselines --reference gpt2
-  python compare.py --group gpt2='results/gpt2/fold*/seed*' --group lda='results/baselines/fold*/lda-hudgins' \\
+  python compare.py --group gpt2='results/gpt2/default/fold*' --group lda='results/baselines/lda-hudgins/fold*' \\
       --reference gpt2 --out results/compare-lda
 
 How it is computed. The unit is a person, because windows of one person resemble each other. A person's runs with

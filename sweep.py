@@ -49,7 +49,7 @@ are in CHECKPOINTS/.jobs. See docs/many_runs.md.
   python sweep.py --split splits/putemg-kfold5 --seeds 0 1 2 --launch slurm --partition gpu --hours 4 --parallel 30
 
 Without --launch, the runs are done one after another; the time is that of all runs, plus some seconds for starting two
-scripts for each. A finished run of GPT-2 small takes 0.5 GB of disk.
+scripts for each. A finished run of GPT-2 small takes 0.35 GB of disk.
 """
 
 import semg.common.interrupts  # noqa: F401  first: what follows takes seconds

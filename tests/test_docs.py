@@ -46,7 +46,11 @@ def said(text: str, template: tuple[str, ...]) -> bool:
     return max(states.values(), default=0) > 0.5 * len(text)
 
 
-ROWS = [line.split(" | ")[0] for line in (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8").splitlines()]
+ROWS = [
+    line.split(" | ")[0]
+    for name in ("troubleshooting.md", "live.md")
+    for line in (ROOT / "docs" / name).read_text(encoding="utf-8").splitlines()
+]
 QUOTED = [quote for row in ROWS if row.startswith("| ") for quote in re.findall(r"`([^`]+)`", row)]
 MESSAGES = [quote for quote in QUOTED if len(quote.split()) > 3 and not quote.startswith("python ")]
 KNOWN = list(templates())
@@ -64,7 +68,7 @@ def test_the_check_itself_sees_what_is_not_said():
 def test_messages_quoted_are_messages_printed(message):
     message = re.sub(r"^--[a-z-]+( \S+)?: ", "", message)  # the flag, and what was typed there
     for clause in re.split(r"; |\.\.\.|(?:: )?expected |, found ", message):
-        if len(words := clause.strip(" :;,.")) > 5:
+        if len(words := clause.strip(" :;,.")) > 7:
             assert any(said(words, template) for template in KNOWN), f"no program says {words!r}"
 
 
