@@ -409,9 +409,7 @@ def main() -> int:
     subsets = {"train": args.train_on, "scored": (args.subset,)} | (
         {"val": ("val",)} if looks_at_validation(args) else {}
     )
-    windows = baseline_results.open_folds(
-        args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle, console=console
-    )
+    windows = baseline_results.open_folds(args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle)
     shard = next(iter(windows.values()))["train"].shards[0]
     if args.augment == "rotation" and not shard.rings:
         raise UsageError("--augment rotation: expected recordings with rings of electrodes, found none; leave it out")

@@ -208,9 +208,7 @@ def main() -> int:
     many = cli.launcher(args, args.out, console)
     split_folds = folds.chosen(args)
     subsets = {"train": ("train",), "val": ("val",), "scored": (args.subset,)}
-    windows = baseline_results.open_folds(
-        args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle, console=console
-    )
+    windows = baseline_results.open_folds(args.shards, split_folds, subsets, args.classes, no_idle=args.no_idle)
     rate = next(iter(windows.values()))["train"].shards[0].rate
     args.decimate = args.decimate or deep_baselines.usual_decimation(rate)
     console.say(f"recordings decimated by {args.decimate}, to {rate / args.decimate:g} Hz")

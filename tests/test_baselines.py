@@ -15,9 +15,10 @@ from sklearn.preprocessing import StandardScaler
 
 import baselines
 from semg.common.console import Console
+from semg.common.errors import DataError
 from semg.common.files import read_json, write_json
 from semg.data.records import from_name
-from semg.data.shards import WindowSet, open_shards, write_shard
+from semg.data.shards import WindowSet, open_shards, verify, write_shard
 from semg.data.splits import Split, write_split
 from semg.data.windows import whole_windows
 from semg.evaluation import baseline_results
@@ -432,6 +433,27 @@ def test_results_are_kept_made_whole_or_refused(score, tmp_path):
     assert (tmp_path / "lda-rms" / "predictions.npz").is_file()
 
 
+def test_shards_are_read_whole_for_results_that_are_to_be_made_alone(data, score, tmp_path):
+    """Those of all people take minutes to read: a result made otherwise is refused before, and those there are kept."""
+    arguments, shards, out = ("--features", "rms", "--classifiers", "lda"), tmp_path / "shards", tmp_path / "out"
+    shutil.copytree(data / "shards", shards)
+    score(out, *arguments, shards=shards)
+    signal = shards / records("train")[0] / "signal.npy"
+    damaged = bytearray(signal.read_bytes())
+    damaged[-1] ^= 1
+    signal.write_bytes(damaged)
+    assert "1 of 1 results are there already and kept" in score(out, *arguments, shards=shards).stdout
+    done = score(out, *arguments, "--normalize", "none", shards=shards, code=1)
+    assert "normalize none, found session" in done.stderr
+    done = score(out, *arguments, "--overwrite", shards=shards, code=1)
+    assert f"{signal}: expected the checksum in shard.json, found another" in done.stderr
+    make_shard(shards, records("train")[0])
+    opened = open_shards(shards, records("train"))
+    make_shard(shards, records("train")[0], gain=2.0)
+    with pytest.raises(DataError, match="expected the shard as it was, found it made again"):
+        verify(opened, Console())
+
+
 def test_a_folder_of_folds_is_one_run(data, run_here, tmp_path):
     """Each fold is what it would be alone; all folds' people count together; what is done is kept."""
     folds = tmp_path / "folds"
@@ -524,7 +546,8 @@ def test_a_fold_of_shards_that_were_made_anew_before_its_job_began_is_named(tmp_
         for fold in ("fold0", "fold1")
     ]
     launched = Launched(own, {"fold0": "old", "fold1": "new"})
-    assert folds.work_through("baselines.py", args, own, {}, None, launched, Console()) == 1
+    windows = {"fold0": {}, "fold1": {}}
+    assert folds.work_through("baselines.py", args, own, windows, None, launched, Console()) == 1
     told = capsys.readouterr()
     assert "error: lda-rms fold1: " in told.err and "expected a result with shards_sha256 old, found new" in told.err
     assert "all folds" not in told.out

@@ -327,6 +327,18 @@ def open_verified(folder: Path, names: Sequence[str], console: Console) -> list[
     return open_shards(folder, names, verify=True, progress=lambda items: console.progress(items, **settings))
 
 
+def verify(shards: Iterable[Shard], console: Console) -> None:
+    """Compare the checksums of opened shards, each once, which reads all files, with messages and a progress bar.
+
+    DataError for a shard that is damaged, or has been made again since.
+    """
+    distinct = {shard.path: shard for shard in shards}
+    console.say(f"comparing the checksums of {counted(len(distinct), 'shard')}")
+    for path, shard in console.progress(distinct.items(), desc="compared", unit="shard", leave=False):
+        if open_shard(path, verify=True).content != shard.content:
+            raise DataError(f"{path}: expected the shard as it was, found it made again; run this again")
+
+
 def _is_there(path: Path) -> bool:
     """Whether a shard is at `path`, or is being put there: checked twice, because it may arrive between two checks."""
     return path.is_dir() or _is_moved(path) or path.is_dir()

@@ -16,7 +16,7 @@ from semg.common.console import Console, counted, next_command
 from semg.common.errors import DataError
 from semg.common.files import read_json
 from semg.data import gestures
-from semg.data.shards import WindowSet, data_checksum, difference, open_verified
+from semg.data.shards import WindowSet, data_checksum, difference, open_shards
 from semg.data.splits import Split, met_before
 from semg.evaluation import metrics
 from semg.evaluation.scored_windows import ScoredWindows
@@ -69,9 +69,8 @@ def open_folds(
     classes: Sequence[str] | None = None,
     *,
     no_idle: bool = False,
-    console: Console,
 ) -> dict[str, dict[str, WindowSet]]:
-    """The windows of each fold: fold -> name -> windows. Every shard is opened and checked once.
+    """The windows of each fold: fold -> name -> windows. Every shard is opened once; checksums are not compared.
 
     subsets: name -> the subsets of the split that it combines; classes, no_idle: which windows to keep, as for
     `gestures.chosen`. SettingError for an invalid choice of classes; DataError for a subset without windows, or if the
@@ -81,7 +80,7 @@ def open_folds(
         name for split in folds.values() for names in subsets.values() for s in names for name in split.records(s)
     ]
     distinct = list(dict.fromkeys(records))
-    shards = open_verified(folder, distinct, console)  # opened together, because they must agree
+    shards = open_shards(folder, distinct)  # opened together, because they must agree
     kept = gestures.chosen(shards[0].classes, shards[0].rest_classes, classes, no_idle=no_idle)
     opened = {name: gestures.restricted(shard, kept) for name, shard in zip(distinct, shards, strict=True)}
     by_fold: dict[str, dict[str, WindowSet]] = {}

@@ -9,7 +9,7 @@ from semg.common.console import Console
 from semg.common.errors import DataError, UsageError
 from semg.common.files import read_json
 from semg.common.launching import Job, Launcher, sole_writer
-from semg.data.shards import WindowSet, without_windows
+from semg.data.shards import WindowSet, verify, without_windows
 from semg.data.splits import SUBSETS, Split, read_folds
 from semg.evaluation import baseline_results, metrics
 from semg.evaluation.baseline_results import Baseline
@@ -59,12 +59,13 @@ def work_through(
 ) -> int:
     """Make the missing results, fold by fold or with `many` as separate jobs; returns the exit code."""
     if many:
-        return _launch(Path(script).resolve(), args, baselines, many, console)
+        return _launch(Path(script).resolve(), args, baselines, windows, many, console)
     done: dict[str, float] = {}
     with sole_writer(args.out):
         left = baseline_results.unfinished(baselines, args.overwrite)
         if len(left) < len(baselines):
             console.say(f"{len(baselines) - len(left)} of {len(baselines)} results are there already and kept")
+        _verify(left, windows, console)
         for fold, own in windows.items():
             if now := [baseline for baseline in left if baseline.fold == fold]:
                 console.say(baseline_results.describe(fold, own, args.subset, args.normalize))
@@ -76,10 +77,16 @@ def work_through(
 
 
 def _launch(
-    script: Path, args: argparse.Namespace, baselines: Sequence[Baseline], many: Launcher, console: Console
+    script: Path,
+    args: argparse.Namespace,
+    baselines: Sequence[Baseline],
+    windows: Windows,
+    many: Launcher,
+    console: Console,
 ) -> int:
     """Make the missing results with one job per fold."""
     left = baseline_results.unfinished(baselines, args.overwrite)
+    _verify(left, windows, console)
     folds = dict.fromkeys(baseline.fold for baseline in left)
     jobs = [Job(fold, cli.part_of_this(script, ["only_folds"], "--only-folds", fold)) for fold in folds]
     failed = set()
@@ -89,6 +96,13 @@ def _launch(
             console.error(f"{job.name}: {wrong}")
     code = baseline_results.finish(console, args.out, baselines, left, _scores(left, failed, console))
     return 1 if failed else code
+
+
+def _verify(left: Sequence[Baseline], windows: Windows, console: Console) -> None:
+    """Compare the checksums of the shards that results are still to be made of: all others need not be read."""
+    folds = dict.fromkeys(baseline.fold for baseline in left)
+    if shards := [shard for fold in folds for own in windows[fold].values() for shard in own.shards]:
+        verify(shards, console)
 
 
 def _scores(baselines: Sequence[Baseline], failed: Collection[str], console: Console) -> Mapping[str, float]:
