@@ -1,6 +1,7 @@
 """semg/frontends.py: what tokens are made of, and that a new feature is one class and one name."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ import export
 import predict
 import train
 from model import GPT2Classifier, ModelConfig
+from semg import frontends
 from semg.common.errors import SettingError
 from semg.frontends import FEATURES, FrameFeature, FrontEnd
 
@@ -60,7 +62,20 @@ def test_the_narrowest_band_that_a_frame_resolves_is_taken():
     shape = {"channels": 2, "samples": 50, "patch": 5, "frame": 10}
     assert ModelConfig(**shape, band_edges=(20 / 200, 25 / 200)).frame == 10
     with pytest.raises(SettingError, match="frame: expected at least 11 for such band_edges, found 10"):
-        ModelConfig(**shape, band_edges=(20 / 200, 24.9 / 200))
+        ModelConfig(**shape, band_edges=(20 / 200, 24.9 / 200, 80 / 200))
+
+
+@pytest.mark.parametrize("edges", [(0.0, 0.45), tuple(place / 1000 for place in range(100))])
+def test_the_longest_frame_that_is_named_is_the_longest_that_is_taken(monkeypatch, edges):
+    """Whether a wide band needs most numbers or many narrow ones do."""
+    monkeypatch.setattr(frontends, "MOST_WAVES", 40_000)
+    shape = {"channels": 2, "samples": 1280, "patch": 64, "band_edges": edges}
+    with pytest.raises(SettingError, match="frame: expected at most") as refused:
+        ModelConfig(**shape, frame=1280)
+    (longest,) = re.findall(r"at most (\d+) for such band_edges", str(refused.value))
+    assert ModelConfig(**shape, frame=int(longest)).frame > 200
+    with pytest.raises(SettingError, match="frame: expected at most"):
+        ModelConfig(**shape, frame=int(longest) + 1)
 
 
 @pytest.mark.parametrize(("patch", "frame"), [(64, 256), (128, 256), (32, 64), (64, 64)])
