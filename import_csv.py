@@ -187,6 +187,7 @@ def look_at_all(
             seen = look(reading, args.rate, args.low, args.high)
             if not math.isfinite(seen.rms):
                 raise DataError(f"{entry.path}: expected amplitudes of a signal, found an RMS of {seen.rms:g}")
+            places_of_rings(entry, seen, args)
             looks[entry] = seen
             if args.unit is not None and reading.unit not in ("", args.unit):
                 unit = f"its unit is {reading.unit} by the names of its channels, --unit says {args.unit}"
@@ -397,9 +398,14 @@ def expected_facts(entry: Entry, seen: Look, settled: Settled, args: argparse.Na
     """What shard.json has to say for an existing shard to be kept. DataError if the recording has changed."""
     expect_file(entry.path, "a recording")
     expect_same(entry.path, seen, version(entry.path))
-    rings = ring_places(entry.path, [place + 1 for place in seen.places], args.rings)
+    rings = places_of_rings(entry, seen, args)
     source = {"name": entry.path.name, "bytes": entry.path.stat().st_size, "sha256": checksum(entry.path)}
     return facts_of(entry, settled, rest_classes(settled.classes, args.rest_classes), rings, args) | {"source": source}
+
+
+def places_of_rings(entry: Entry, seen: Look, args: argparse.Namespace) -> list[list[int]]:
+    """The places of the rings' channels. DataError for a ring's column that is no channel."""
+    return ring_places(entry.path, [place + 1 for place in seen.places], args.rings)
 
 
 def facts_of(
@@ -528,7 +534,7 @@ def check(args: argparse.Namespace) -> None:
     args.low, args.high = args.low or low, args.high or high
     shared.check_notch(args.notch or ())
     FilterSpec(args.low, args.high, args.order, tuple(args.notch or ()), args.causal).check(args.rate)
-    check_rings(args.rings or [])
+    check_rings(args.rings or [], args.channels)
     for flag, names in (("--classes", args.classes), ("--rest-classes", args.rest_classes)):
         if wrong := [name for name in names or () if not label(name)]:
             raise UsageError(f"{flag}: expected names of gestures, found {wrong[0]!r}, which stands for none")

@@ -58,6 +58,17 @@ def test_flags_that_contradict_each_other_are_refused_before_recordings_are_read
         study.run("--classes", "fist", "open", "--rest-classes", "nap")
     with pytest.raises(UsageError, match="--stride 300ms: expected at most the window, 250ms"):
         study.run("--stride", "300ms")
+    with pytest.raises(UsageError, match="--rings: expected columns that --channels names, found 4"):
+        study.run("--channels", "1-3", "--rings", "1-4")
+
+
+def test_a_ring_of_columns_that_are_no_channels_is_refused_when_these_are_known(study, monkeypatch):
+    """Not only once all recordings are read, and filtered as far as the first."""
+    study.write(people=1)
+    monkeypatch.setattr(import_csv, "settle", None)
+    code, _, errors = study.run("--rings", "1-9")
+    assert code == 1
+    assert "p1.csv: expected a channel in column 9 (--rings), found none there" in errors
 
 
 def test_a_shard_that_is_damaged_or_of_another_person_is_refused_first_and_others_are_made(study):

@@ -1,5 +1,6 @@
 """The flag --rings: which columns of a table are rings of electrodes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from semg.common import cli
@@ -23,10 +24,12 @@ def ring_places(path: Path, columns: list[int], named: list[tuple[int, ...]] | N
     return [[columns.index(column) for column in one] for one in named if one]
 
 
-def check_rings(rings: list[tuple[int, ...]]) -> None:
-    """UsageError for impossible rings."""
+def check_rings(rings: list[tuple[int, ...]], channels: Sequence[int] | None) -> None:
+    """UsageError for impossible rings. channels: the columns of --channels, None without it."""
     columns = [column for one in rings for column in one]
     if () in rings and len(rings) > 1:
         raise UsageError("--rings none: expected no rings beside it")
     if any(len(one) == 1 for one in rings) or len(set(columns)) < len(columns):
         raise UsageError("--rings: expected rings of two columns or more, each column in one ring")
+    if wrong := [column for column in columns if channels is not None and column not in channels]:
+        raise UsageError(f"--rings: expected columns that --channels names, found {wrong[0]}")
