@@ -9,6 +9,7 @@ import torch
 from model import GPT2Classifier, ModelConfig
 from semg.common.errors import DataError
 from semg.data.normalization import ChannelNormalization
+from semg.inference import online_normalization
 from semg.inference.online_normalization import Given, LatestSamples, OnlineNormalization
 from semg.inference.streaming import Ahead, Stream
 
@@ -158,3 +159,58 @@ def test_a_stream_that_never_completes_a_window_keeps_no_old_block(signal):
     for at in range(100, len(signal), 100):
         normalization.see(signal[at : at + 100])
     assert gone() is None
+
+
+def hear(normalization: OnlineNormalization, signal: np.ndarray, first: int, last: int) -> None:
+    """The windows with these numbers, a stride apart and each decided as soon as it is there."""
+    for at in range(first, last):
+        end = SAMPLES + at * STRIDE
+        normalization.see(signal[0 if at == 0 else end - STRIDE : end])
+        with torch.inference_mode():
+            normalization.normalized(normalization.features(signal[end - SAMPLES : end]))
+
+
+def test_kept_windows_stand_for_all_that_were_decided_once_the_transform_is_another(monkeypatch):
+    """Their tokens are computed again under it, each once, in several turns; the sums weigh as much as before."""
+    monkeypatch.setattr(online_normalization, "MOST_KEPT", 12)
+    signal = np.random.default_rng(0).normal(0, 30, (SAMPLES + 39 * STRIDE, CHANNELS)).astype(np.float16)
+    normalization = online()
+    hear(normalization, signal, 0, 40)
+    before = normalization.transform
+    normalization.prepare()
+    assert normalization.transform is before, "more windows are kept than are computed again at once"
+    heard = normalization.heard()
+    assert heard is not None and heard.transform is not before
+    assert (heard.decided, heard.every) == (40, 4)
+    starts = range(0, 40 * STRIDE, 4 * STRIDE)
+    np.testing.assert_array_equal(heard.kept, [signal[at : at + SAMPLES] for at in starts])
+    model = model_of("bands")
+    x = torch.from_numpy(np.stack(heard.kept).astype(np.float32) @ heard.transform).transpose(1, 2)
+    with torch.inference_mode():
+        expected = 4 * model.feature_sums(model.features(x)).numpy()
+    np.testing.assert_allclose(heard.sums, expected, rtol=1e-5)
+
+
+def test_the_transform_is_computed_again_when_the_signal_has_grown_by_a_tenth(signal):
+    normalization = online()
+    hear(normalization, signal, 0, 1)
+    kept = normalization.transform
+    normalization.see(signal[SAMPLES : round(1.09 * SAMPLES)])
+    normalization.prepare()
+    assert normalization.transform is kept
+    normalization.see(signal[round(1.09 * SAMPLES) : round(1.11 * SAMPLES)])
+    normalization.prepare()
+    assert normalization.transform is not kept
+
+
+def test_a_snapshot_normalises_as_its_stream_did_and_what_was_heard_stays_as_it_was(signal):
+    normalization = online()
+    hear(normalization, signal, 0, 3)
+    snapshot, heard = normalization.snapshot(), normalization.heard()
+    assert heard is not None
+    features, products = torch.randn(1, 10, 2 * CHANNELS), heard.products.copy()
+    expected = model_of("bands").normalized(features, normalization.statistics())
+    hear(normalization, signal, 3, 8)
+    normalization.prepare()
+    torch.testing.assert_close(snapshot.normalized(features), expected)
+    np.testing.assert_array_equal(heard.products, products)
