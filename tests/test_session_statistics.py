@@ -1,6 +1,8 @@
 """What a stream has heard, in a file: a later stream goes on from it as the first would have."""
 
 import json
+import re
+import shutil
 import struct
 import sys
 import zipfile
@@ -9,12 +11,14 @@ import numpy as np
 import pytest
 import recordings
 import torch
+from conftest import ROOT
 from test_predict import CPU, checkpoint
 
 import predict
 from semg.common.errors import DataError, SettingError, UsageError
 from semg.inference.session_statistics import MOST_KEPT
 from semg.inference.trained_model import TrainedModel
+from semg.training.online_adaptation import OnlineAdaptation
 
 RATE, BLOCK = 5120, 640
 
@@ -49,6 +53,25 @@ def test_a_later_stream_goes_on_from_the_file_as_the_first_would_have(model, sig
     anew = decided(model.stream(), later)
     goes_on, begins = (np.abs(actual[-16:] - expected[-16:]).mean() for actual in (from_file, anew))
     assert goes_on < 0.2 * begins
+
+
+def test_the_pages_lines_of_python_go_on_from_a_file(signal, tmp_path, monkeypatch):
+    """Those of docs/pipeline.md, with an adaptation in this process instead of another."""
+    page = (ROOT / "docs/pipeline.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shipped = tmp_path / "checkpoints/best_model.ckpt"
+    shipped.parent.mkdir()
+    shutil.copy(ROOT / "checkpoints/best_model.ckpt", shipped)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(OnlineAdaptation, "in_background", OnlineAdaptation.in_signal_time)
+    model = TrainedModel.open(shipped, CPU)
+    stream = model.stream()
+    stream.push(signal)
+    model.write_statistics("morning.npz", stream.heard())
+    names = {"block": signal}
+    exec(code, names)  # noqa: S102
+    assert len(names["decisions"]) == 71
+    assert model.read_statistics(tmp_path / "noon.npz").samples == 2 * len(signal)
 
 
 def test_statistics_that_are_not_there_yet_are_refused(model, signal, tmp_path):
