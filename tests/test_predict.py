@@ -424,6 +424,9 @@ def test_flags_for_streams_are_refused_without_one_only_if_they_were_given():
 
 
 def test_wrong_flags_and_checkpoints(here, recording, tmp_path):
+    with pytest.raises(DataError, match=r"a\.csv: expected a table of samples, found no such file"):  # not: give --rate
+        here(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("1,2\n")
     with pytest.raises(UsageError, match="--rate"):
         here(tmp_path / "a.csv")
     with pytest.raises(UsageError, match="share a file"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from semg.common import cli
 from semg.common.console import Console, listed
 from semg.common.errors import SettingError, UsageError
+from semg.common.files import expect_file
 from semg.data.filters import FilterSpec
 from semg.data.tables import TABLES, UNITS, is_table
 from semg.evaluation.smoothing import HOLD
@@ -51,9 +52,13 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
 
 
 def check_tables(args: argparse.Namespace, recordings: Sequence[Path]) -> None:
-    """UsageError for a table without --rate, and for flags of `add_tables` if no recording is a table."""
+    """UsageError for a table without --rate, and for flags of `add_tables` if no recording is a table.
+
+    DataError if the table without --rate is not there: its name may be mistyped.
+    """
     tables = [path for path in recordings if is_table(path)]
     if tables and args.rate is None:
+        expect_file(tables[0], "a table of samples")
         raise UsageError(f"{tables[0]}: expected --rate, the sampling rate of a table in Hz, found none")
     given = [name for name in ("rate", "unit", "channels") if getattr(args, name) is not None]
     if given and not tables:
