@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import small_shards
 import torch
+from scipy.stats import entropy, multivariate_normal
 
 import adapt as adapt_script
 from adapt import arguments, check
@@ -24,6 +25,7 @@ from semg.inference.trained_model import TrainedModel
 from semg.training import adaptation, calibration
 from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, doubt_of_adapted
 from semg.training.adapted_scores import score_adapted
+from semg.training.forward_backward import smoothed
 
 ANYTHING = Adaptation(
     least_agreement=0,
@@ -90,6 +92,48 @@ def test_gestures_that_last_are_told_apart_though_the_model_is_wrong_of_one():
     assert np.mean(posterior.argmax(1) == label) > 0.98
 
 
+def explained_by_definition(probability, features, recording, prior, stay, how):
+    """As the module describes it, window by window, with SciPy's Gaussian densities."""
+    (n, classes), dimensions = probability.shape, features.shape[1]
+    own = np.log(probability / prior + adaptation.FLOOR)
+    posterior, weight = smoothed(np.exp(own / 2), recording, prior, stay), np.ones(classes)
+    for i in range(how.iterations):
+        means, within = [], np.zeros((dimensions, dimensions))
+        for k in range(classes):
+            mean = sum(posterior[t, k] * features[t] for t in range(n)) / (posterior[:, k].sum() + how.kappa)
+            within += sum(posterior[t, k] * np.outer(features[t] - mean, features[t] - mean) for t in range(n)) / n
+            means.append(mean)
+        round_ = np.eye(dimensions) * np.trace(within) / dimensions
+        covariance = (1 - how.shrinkage) * within + how.shrinkage * round_
+        heat = how.anneal + (1 - how.anneal) * i / (how.iterations - 1)
+        of_features = np.stack([multivariate_normal(mean, covariance).logpdf(features) for mean in means], axis=1)
+        likelihood = np.exp(heat * (how.temper * of_features + how.anchor * own))
+        posterior = smoothed(likelihood * weight, recording, prior, stay)
+        weight = weight * ((prior + 0.01) / (posterior.mean(0) + 0.01)) ** how.balance
+    return posterior
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temper": 0.5, "anchor": 0.6, "balance": 0.7, "kappa": 9.0, "shrinkage": 0.4, "anneal": 0.5},
+        {"temper": 0.1, "balance": 0.0, "kappa": 0.0, "shrinkage": 0.01, "iterations": 2},
+    ],
+)
+def test_a_session_is_explained_as_described(changes):
+    """Few windows, hardly apart: every setting changes the posteriors."""
+    rng, prior = np.random.default_rng(0), np.array([0.5, 0.3, 0.2])
+    label = np.repeat([0, 1, 0, 2, 1], 8)
+    features = rng.normal(size=(3, 2))[label] + rng.normal(size=(40, 2))
+    features -= features.mean(0)
+    probability = rng.dirichlet(np.ones(3), 40) + 0.3 * np.eye(3)[label]
+    session = probability / probability.sum(1, keepdims=True), features, np.repeat([0, 1], [25, 15]), prior, 0.8
+    how = Adaptation(**{"iterations": 6} | changes)
+    actual = adaptation.explained(*session, how)
+    np.testing.assert_allclose(actual, explained_by_definition(*session, how), atol=1e-5)
+
+
 def test_starts_end_alike_only_where_the_model_knows_the_names():
     """The safeguard's sign of names that could be swapped: clear gestures, a model that hardly knows which is which."""
     rng = np.random.default_rng(0)
@@ -126,7 +170,8 @@ def test_components_are_the_principal_ones_however_few_windows_there_are(windows
 def test_divergence_is_nought_for_the_prior_alone():
     prior = np.array([0.5, 0.3, 0.2])
     assert divergence(prior, prior) == pytest.approx(0, abs=1e-5)
-    assert divergence(np.array([0.2, 0.3, 0.5]), prior) > 0.1
+    shares = np.array([0.1, 0.8, 0.1])
+    assert divergence(shares, prior) == pytest.approx(entropy(shares, prior), abs=1e-4)
 
 
 # --- a session -----------------------------------------------------------------------------------------------------

@@ -183,6 +183,20 @@ def test_the_backbone_has_a_learning_rate_of_its_own():
         torch.testing.assert_close(change, torch.full_like(change, expected), rtol=1e-4, atol=1e-6)
 
 
+def test_each_step_moves_weights_by_the_schedules_share_of_their_rate():
+    """Of a gradient that stays the same, each of Adam's steps is the learning rate itself."""
+    module = Decoder()
+    optimizer = Optimizer(module, OptimizerConfig(lr=0.1, backbone_lr=0.01, weight_decay=0.0, warmup=0.4), 10)
+    for step in range(10):
+        before, share = weights(module), schedule(step, 10, 0.4)
+        optimizer.backward(sum(p.sum() for p in module.parameters()))
+        optimizer.step(step)
+        assert optimizer.lr(step) == pytest.approx(0.1 * share)
+        for name, value in module.state_dict().items():
+            expected = share * (0.01 if name.startswith("backbone") else 0.1)
+            torch.testing.assert_close(before[name] - value, torch.full_like(value, expected), rtol=1e-3, atol=1e-6)
+
+
 def test_a_large_backbone_takes_smaller_steps_wherever_its_weights_come_from():
     small, large = Decoder(), Decoder(width=2300)  # 5.3 million numbers
     assert peaks(small)[0].backbone_lr == 0.1
