@@ -11,7 +11,7 @@ BENCHMARKS := adaptation backbone checksums costs evaluation features growth liv
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults cluster fuzz bench lint format clean
 
-help: ## say what there is to make
+help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
 $(STAMP): requirements.txt requirements-dev.txt
@@ -25,7 +25,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r requirements-dev.txt
 	@touch $(STAMP)
 
-demo: $(STAMP) ## the whole job on simulated recordings, a few minutes on two cores
+demo: $(STAMP) ## the whole pipeline on simulated recordings, a few minutes on two cores
 	$(RUN) simulate_putemg.py $(DEMO)/raw/Data-HDF5
 	$(RUN) preprocess.py --raw $(DEMO)/raw/Data-HDF5 --shards $(DEMO)/shards
 	$(RUN) create_dataset_files.py --shards $(DEMO)/shards --out splits/demo --test 0.34 --overwrite
@@ -53,7 +53,7 @@ cluster: $(STAMP) ## a real Slurm on this machine (as root, with slurm-wlm and m
 fuzz: $(STAMP) ## damaged and hostile files at random, MINUTES for each of five readers
 	$(RUN) tests/faults/fuzz_long.py --minutes $(MINUTES)
 
-bench: $(STAMP) ## benchmarks, as ratios measured in one run, half an hour; gpu.py apart
+bench: $(STAMP) ## the benchmarks but gpu.py, half an hour
 	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done
 
 lint: $(STAMP) ## ruff and mypy
@@ -62,7 +62,7 @@ lint: $(STAMP) ## ruff and mypy
 	$(RUN) -m mypy semg *.py
 	$(RUN) -m mypy benchmarks
 
-format: $(STAMP) ## let ruff lay out the code
+format: $(STAMP) ## format the code with ruff
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
