@@ -15,6 +15,7 @@ from scipy.stats import entropy, multivariate_normal
 import adapt as adapt_script
 from adapt import arguments, check
 from semg.common.errors import UsageError
+from semg.data import windows
 from semg.data.rings import turned_by
 from semg.data.shards import WindowSet, open_shards
 from semg.evaluation.scored_windows import ScoredWindows
@@ -26,6 +27,7 @@ from semg.training import adaptation, calibration
 from semg.training.adaptation import Adaptation, adapt, class_prior, divergence, doubt_of_adapted
 from semg.training.adapted_scores import score_adapted
 from semg.training.forward_backward import smoothed
+from semg.training.optimization import OptimizerConfig
 
 ANYTHING = Adaptation(
     least_agreement=0,
@@ -184,6 +186,42 @@ def test_the_checkpoint_knows_how_often_each_class_was_trained_on(trained, model
     np.testing.assert_allclose(class_prior(model), (counts + 1) / (counts + 1).sum())
 
 
+def test_a_class_without_a_window_in_training_has_a_small_share(model):
+    rare = copy.copy(model)
+    rare.description = {**model.description, "class_windows": [0, 9, 29, 1]}
+    np.testing.assert_allclose(class_prior(rare), np.array([1, 10, 30, 2]) / 43)
+
+
+def test_windows_to_adapt_to_are_as_far_apart_in_seconds_as_in_samples(model, session, monkeypatch):
+    """How long a gesture lasts is counted in them."""
+    stride = small_shards.STRIDE / small_shards.RATE
+    tokens, recording, spacing = adaptation._session_tokens(model, signals(model, session))
+    assert spacing == pytest.approx(stride)
+    monkeypatch.setattr(windows, "SESSION_WINDOWS", 1 + len(tokens) // 3)
+    fewer, of_fewer, spacing = adaptation._session_tokens(model, signals(model, session))
+    assert spacing == pytest.approx(3 * stride)
+    every_third = np.concatenate([np.flatnonzero(recording == one)[::3] for one in (0, 1)])
+    torch.testing.assert_close(fewer, tokens[every_third])
+    np.testing.assert_array_equal(of_fewer, recording[every_third])
+
+
+def test_each_round_learns_posteriors_of_what_the_one_before_has_learnt(model, session):
+    tokens, *_ = adaptation._session_tokens(model, signals(model, session))
+    before, asked = batch.decided(model.network, tokens).numpy(), []
+
+    def explain(probability):  # as if all of it were the first gesture
+        asked.append(probability)
+        return np.eye(4)[np.zeros(len(probability), int)]
+
+    layout = adaptation._layout(model, ())
+    how = replace(ANYTHING, rounds=2, epochs=3, optimizer=OptimizerConfig(lr=0.01))
+    learnt = adaptation._learnt(copy.deepcopy(model.network), layout, tokens, np.roll(before, 1, 1), explain, how)
+    (after_one,) = asked
+    assert np.abs(after_one - before).max() > 1e-3
+    after_two = batch.decided(learnt, tokens).numpy()
+    assert after_two[:, 0].mean() > after_one[:, 0].mean() + 0.01
+
+
 @pytest.mark.parametrize("script", ["evaluate.py", "calibrate.py", "adapt.py", "predict.py"])
 def test_shares_that_a_checkpoint_does_not_say_are_said_to_be_assumed(trained, tmp_path, run_here, model, script):
     """An older one lacks them."""
@@ -280,6 +318,7 @@ def test_a_turned_session_adapts_as_it_would_have_unturned(model, session, monke
         adapted = adaptation.adapt(model, [Signal(one, given) for one in samples], how)
         assert adapted.accepted and adapted.turn == -places
         assert adapted.to_dict()["turn"] == -places
+        assert adapted.computing > 0
         tokens, *_ = adaptation._session_tokens(model, [Signal(one, given) for one in samples])
         decided.append(batch.decided(adapted.model.network, tokens).numpy())
     np.testing.assert_allclose(decided[1], decided[0], atol=2e-3)
