@@ -387,6 +387,15 @@ def test_each_session_is_adapted_to_by_itself_from_the_calibrated_model(run, two
     assert len(both.after) == both.scored.sum() == len(both.before)
 
 
+def test_the_model_as_it_was_decides_as_it_does_in_evaluate(run, two_sessions):
+    """Calibration reads the windows that evaluate.py does, each normalised by its session."""
+    result = decisions(run, two_sessions, "none", None)
+    model = TrainedModel.open(run / "run" / "best_model.ckpt", "cpu")
+    whole = model.score(two_sessions).probabilities
+    assert 0 < result.scored.sum() < len(whole)
+    np.testing.assert_allclose(result.before, whole[result.scored], atol=1e-4)
+
+
 def test_first_adapts_to_a_sessions_first_recording_and_scores_the_later_ones(run, two_sessions):
     heard, real = [], calibration.adapt
     with pytest.MonkeyPatch.context() as patch:

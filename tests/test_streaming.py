@@ -11,7 +11,7 @@ from semg.common.errors import DataError
 from semg.data.normalization import ChannelNormalization
 from semg.inference import online_normalization
 from semg.inference.online_normalization import Given, LatestSamples, OnlineNormalization
-from semg.inference.streaming import Ahead, Stream
+from semg.inference.streaming import Ahead, Stream, replay
 
 SAMPLES, STRIDE, CHANNELS = 640, 320, 3
 PASS = np.array([[1.0, 0, 0, 1, 0, 0]])  # a filter's section that changes nothing
@@ -78,6 +78,18 @@ def test_a_window_is_mixed_by_what_holds_when_it_is_decided(signal, ahead):
         with torch.inference_mode():
             expected = model(window * (0.5 if half else 1.0)).softmax(1)[0].numpy()
         np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
+
+
+def test_a_decision_is_late_by_the_wait_for_its_block_and_by_its_computing(signal):
+    model = model_of("bands")
+    normalization = Given(model, np.eye(CHANNELS, dtype=np.float32), None, torch.device("cpu"))
+    stream = Stream(model, normalization, PASS, np.eye(CHANNELS, dtype=np.float32), STRIDE)
+    decided = replay(stream, signal, 100, 1000.0)
+    assert decided.end.tolist()[:3] == [640, 960, 1280]
+    assert (decided.computing > 0).all()
+    waited = np.ceil(decided.end / 100) / 10 - decided.end / 1000
+    assert waited[0] == pytest.approx(0.06)
+    np.testing.assert_allclose(decided.delay, waited + decided.computing)
 
 
 @pytest.mark.parametrize("block", [1, 37, 500])
