@@ -31,6 +31,29 @@ def test_training_keeps_what_its_sessions_have_in_common(model, trained):  # noq
     np.testing.assert_allclose(np.diag(model.prior.moment), np.exp(np.log(powers).mean(0)))
 
 
+def test_each_training_session_counts_alike_in_the_prior(tmp_path):
+    """However many recordings it has: correlations and spreads are averaged over sessions."""
+    records = [
+        small_shards.write(tmp_path, 3),
+        small_shards.write(tmp_path, 3, "sequential"),
+        small_shards.write(tmp_path, 4),
+    ]
+    shards = open_shards(tmp_path, records)
+    one, two = torch.tensor([[1.0, -2.0], [3.0, 0.5]]), torch.tensor([[5.0, 0.0], [4.0, 1.5]])
+    prior = Prior.of(shards, torch.stack([one, one, two]))
+    torch.testing.assert_close(prior.statistics[0], torch.tensor([3.0, -1.0]))
+    torch.testing.assert_close(prior.statistics[1], torch.tensor([(9 + 16) / 2, (0.25 + 2.25) / 2]).sqrt())
+    moments = [moment_of(shards[:2]), moment_of(shards[2:])]
+    root = np.sqrt(np.sqrt(np.diag(moments[0]) * np.diag(moments[1])))
+    expected = np.mean([correlation(moment) for moment in moments], axis=0) * root[:, None] * root
+    np.testing.assert_allclose(prior.moment, expected)
+
+
+def correlation(moment):
+    root = np.sqrt(np.diag(moment))
+    return moment / root[:, None] / root
+
+
 def test_a_session_begins_from_the_prior_and_forgets_it(model, trained):  # noqa: F811
     record = small_shards.write(trained / "long", 8, repetitions=40)
     shards = open_shards(trained / "long", [record])
@@ -128,5 +151,16 @@ def test_priors_that_no_signals_have_are_refused(value, place):
     moment, statistics = torch.eye(8, dtype=torch.float64), torch.ones(2, 4)
     assert Prior.from_tensors({"prior.moment": moment, "prior.statistics": statistics}, 8, 4) is not None
     moment[place] = moment[place[::-1]] = value
+    with pytest.raises(ValueError, match="found numbers that none have"):
+        Prior.from_tensors({"prior.moment": moment, "prior.statistics": statistics}, 8, 4)
+
+
+@pytest.mark.parametrize(("value", "row"), [(float("nan"), 0), (float("inf"), 1), (-2.0, 1)])
+def test_priors_of_tokens_that_none_are_are_refused(value, row):
+    """A standard deviation is never negative; a mean may be."""
+    moment, statistics = torch.eye(8, dtype=torch.float64), torch.ones(2, 4)
+    statistics[0, 1] = -2.0
+    assert Prior.from_tensors({"prior.moment": moment, "prior.statistics": statistics}, 8, 4) is not None
+    statistics[row, 0] = value
     with pytest.raises(ValueError, match="found numbers that none have"):
         Prior.from_tensors({"prior.moment": moment, "prior.statistics": statistics}, 8, 4)
