@@ -68,6 +68,15 @@ def test_time_that_falls_back_is_a_gap_of_unknown_length():
     assert in_words([gap], 200.0).endswith("; the time falls back 1 time")
 
 
+def test_short_trials_below_each_other_part_where_they_begin():
+    """With more than one fall in a hundred steps the column counted as uneven: windows spanned trials, and samples
+    lost within one were not seen."""
+    counter = np.delete(np.tile(np.arange(80.0), 10), np.s_[500:520])
+    found = gaps_in(counter, 200.0)
+    assert [gap.start for gap in found] == [80, 160, 240, 320, 400, 480, 500, 540, 620, 700]
+    assert [gap.lost for gap in found if gap.lost > 0] == [20]
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_uneven_time_that_falls_back_is_found_too(rate):
     times = seconds(rate) + np.random.default_rng(0).uniform(0, 0.03, round(20 * rate))

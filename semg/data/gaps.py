@@ -18,7 +18,7 @@ SMALLEST = 0.5  # samples: a jump of the time by this much or less is rounding, 
 TOLERANCE = 0.0025  # seconds: a window may span a gap of this length, 1 % of the usual window
 STILL = 0.2  # seconds without a change in any channel: two equal samples are common in whole numbers, this many are not
 _EVEN = 0.25  # samples: a step that is this close to the usual one is even
-_MOSTLY = 0.99  # a column is regular if more than this fraction of its steps is even
+_MOSTLY = 0.99  # a column is regular if more than this fraction of its steps forward is even
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,17 @@ def find_gaps(times: np.ndarray, interval: float, rate: float) -> list[Gap]:
     steps = np.diff(times) / interval - 1  # in samples; 0 where none is lost
     if len(steps) == 0 or np.abs(steps).max() <= SMALLEST:
         return []
-    if np.mean(np.abs(steps) < _EVEN) > _MOSTLY:
+    if _is_regular(steps):
         jumps = np.where((steps < 0) & (steps >= -1 - SMALLEST), 0.0, steps)
     else:
         jumps = _lasting_jumps(times / interval, round(rate))
     return [Gap(int(i) + 1, round(float(jumps[i]))) for i in np.flatnonzero(np.abs(jumps) > SMALLEST)]
+
+
+def _is_regular(steps: np.ndarray) -> bool:
+    """Whether nearly all of (n,) steps are even, as `find_gaps` has them; those that fall back say nothing: short
+    trials written one after another have many."""
+    return bool(np.mean(np.abs(steps[steps >= -1 - SMALLEST]) < _EVEN) > _MOSTLY)
 
 
 def _lasting_jumps(times: np.ndarray, reach: int) -> np.ndarray:
@@ -70,7 +76,7 @@ def sampling_interval(times: np.ndarray, rate: float) -> float:
     """
     steps = np.diff(times)
     usual = float(np.median(steps))
-    if usual > 0 and np.mean(np.abs(steps / usual - 1) < _EVEN) > _MOSTLY:
+    if usual > 0 and _is_regular(steps / usual - 1):
         return usual
     length = min(max(1, round(rate)), len(times) - 1)
     ends = times[::length]
