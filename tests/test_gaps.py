@@ -68,6 +68,10 @@ def test_time_that_falls_back_is_a_gap_of_unknown_length():
     assert in_words([gap], 200.0).endswith("; the time falls back 1 time")
 
 
+def test_a_time_that_only_falls_back_parts_at_every_sample():
+    assert len(find_gaps(np.arange(50.0, 0, -1), 1.0, 200.0)) == 49
+
+
 def test_short_trials_below_each_other_part_where_they_begin():
     """With more than one fall in a hundred steps the column counted as uneven: windows spanned trials, and samples
     lost within one were not seen."""

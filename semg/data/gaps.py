@@ -52,7 +52,8 @@ def find_gaps(times: np.ndarray, interval: float, rate: float) -> list[Gap]:
 def _is_regular(steps: np.ndarray) -> bool:
     """Whether nearly all of (n,) steps are even, as `find_gaps` has them; those that fall back say nothing: short
     trials written one after another have many."""
-    return bool(np.mean(np.abs(steps[steps >= -1 - SMALLEST]) < _EVEN) > _MOSTLY)
+    ahead = steps[steps >= -1 - SMALLEST]
+    return len(ahead) > 0 and bool(np.mean(np.abs(ahead) < _EVEN) > _MOSTLY)
 
 
 def _lasting_jumps(times: np.ndarray, reach: int) -> np.ndarray:
