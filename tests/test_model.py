@@ -68,14 +68,50 @@ def test_statistics_normalise_band_powers_and_leave_samples_alone():
     torch.testing.assert_close(samples, x.transpose(1, 2).reshape(64, 8, 32 * 8))
 
 
-def test_a_later_patch_does_not_change_an_earlier_token_of_the_causal_backbone():
-    model = small(frontend="raw").eval()
+@pytest.mark.parametrize("kind", ["gpt2", "attention"])
+def test_a_later_patch_does_not_change_an_earlier_token_of_the_causal_backbone(kind):
+    model = small(frontend="raw", backbone=kind).eval()
     x = torch.randn(1, 8, 256)
     changed = x.clone()
     changed[..., -32:] += 1
     before, after = model.hidden(model.tokens(x)), model.hidden(model.tokens(changed))
     torch.testing.assert_close(before[:, :-1], after[:, :-1])
     assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+@pytest.mark.parametrize(("kind", "heard"), [("gpt2", 8), ("attention", 8), ("none", 1)])
+def test_the_last_token_hears_all_earlier_ones_where_there_is_a_backbone(kind, heard):
+    """The control without a backbone must have none, and that of one attention layer must attend."""
+    model = small(frontend="raw", backbone=kind).eval()
+    tokens = model.tokens(torch.randn(1, 8, 256)).requires_grad_()
+    model.hidden(tokens)[0, -1].square().sum().backward()
+    assert (tokens.grad[0].abs().sum(1) > 0).sum() == heard
+
+
+def test_the_control_of_one_attention_layer_is_what_pytorchs_own_computes():
+    model = small(frontend="raw", backbone="attention").eval()
+    layer, x = model.backbone, torch.randn(2, 8, 16)
+    theirs = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": layer.mix.weight,
+            "in_proj_bias": layer.mix.bias,
+            "out_proj.weight": layer.out.weight,
+            "out_proj.bias": layer.out.bias,
+        }
+    )
+    placed = x + layer.positions
+    normed, later = layer.norm(placed), torch.ones(8, 8, dtype=torch.bool).triu(1)
+    attended, _ = theirs(normed, normed, normed, attn_mask=later)
+    torch.testing.assert_close(layer(x), placed + attended)
+
+
+@pytest.mark.parametrize(("pooling", "heard"), [("mean", 8), ("last", 1)])
+def test_the_head_sees_the_mean_of_all_tokens_or_the_last(pooling, heard):
+    model = small(frontend="raw", backbone="none", pooling=pooling).eval()
+    tokens = model.tokens(torch.randn(1, 8, 256))
+    hidden = model.hidden(tokens)
+    torch.testing.assert_close(model.pooled(tokens), model.norm(hidden[:, -heard:].mean(1)))
 
 
 @pytest.mark.parametrize(
