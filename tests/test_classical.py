@@ -183,6 +183,20 @@ def test_adapting_follows_a_session_that_is_shifted(name):
     assert np.mean(classical.decide(model, session)[0] == truth) == before, "the model stays as it was"
 
 
+@pytest.mark.parametrize("name", classical.GAUSSIAN)
+def test_trained_means_weigh_as_many_windows_as_their_strength(name):
+    """Of gestures so far apart that it is clear which window is of which."""
+    rng, label = np.random.default_rng(0), np.repeat([0, 1], 100)
+    x, session = (rng.normal(size=(n, 1)) for n in (200, 40))
+    x += np.where(label, 20, -20)[:, None]
+    session += np.repeat([-19, 21], [30, 10])[:, None]
+    own = classical.Gaussians(classical.fitted(name, classical.SETTINGS[name][0], x, label, 0), x, label)
+    own.adapt(session, rounds=1, strength=30.0)
+    np.testing.assert_allclose(own.share, np.array([31, 11]) / 42, rtol=0.01)
+    means = (30 * x[:100].mean() + session[:30].sum()) / 60, (30 * x[100:].mean() + session[30:].sum()) / 40
+    np.testing.assert_allclose(own._scale.inverse_transform(own._mean)[:, 0], means, rtol=0.01)
+
+
 def held_gestures(rng, means, order, hold=40):
     """(n, F) features and (n,) labels of gestures that are held for `hold` windows each."""
     label = np.repeat(order, hold)
