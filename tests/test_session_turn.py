@@ -38,6 +38,11 @@ def test_of_the_turns_that_are_surer_the_one_with_most_evidence_is_taken(evidenc
     assert asked == [1, -2], "turns that are no surer than 0 need no evidence"
 
 
+def test_nothing_is_turned_where_no_turn_is_surer():
+    uncertain = {0: 0.5, -1: 0.5, 1: 0.7}
+    assert best_turn(tuple(uncertain), uncertain.__getitem__, lambda _: pytest.fail("computed")) == 0
+
+
 def test_without_a_choice_nothing_is_computed():
     assert best_turn((0,), lambda _: pytest.fail("computed"), lambda _: pytest.fail("computed")) == 0
 

@@ -129,6 +129,20 @@ def test_a_loss_without_a_gradient_is_no_training():
         list(fit(task, optimizer(task, 50), epochs=50, seed=0))
 
 
+def test_an_epoch_tells_the_means_over_its_own_steps():
+    task = Line()
+    task.module.eval()
+    learnt, losses, norms = optimizer(task, 3, lr=0.0), [], []
+    loss, backward = task.loss, learnt.backward
+    task.loss = lambda *given: (losses.append(loss(*given)), losses[-1])[1]
+    learnt.backward = lambda value: (norms.append(backward(value)), norms[-1])[1]
+    epochs = list(fit(task, learnt, epochs=3, seed=0))
+    for name, each in (("loss", losses), ("norm", norms)):
+        expected = torch.stack(each).detach().view(3, 4).mean(1).tolist()
+        assert [getattr(epoch, name) for epoch in epochs] == pytest.approx(expected, rel=1e-4), name
+        assert len(set(expected)) == 3
+
+
 def test_what_has_nothing_left_to_learn_is_not_taken_for_dead():
     task = Line()
     true = task.loss
