@@ -14,7 +14,7 @@ in predict.py.
 Labels in the recordings are not used, except with --repetitions N: the model is then first calibrated on the labels of
 the first N repetitions of each gesture, as calibrate.py does, and adapts from there on all of the signal. One
 repetition of each gesture is enough to tell which is which, and gains a lot. Labels are in the column that the labels
-of the training data were in, by the same names; the rest of the recordings needs none.
+of the training data were in, or in `label`, by the same names; the rest of the recordings needs none.
 
 Adaptation works best with at least two minutes of signal in which every gesture is made several times, with the pauses
 between them. If the model should not be adapted to a session (few gestures, one gesture nearly all the time, less than

@@ -96,7 +96,7 @@ from semg.data.table_recording import (
     look,
     same_channels,
 )
-from semg.data.tables import UNITS, in_order, is_simulated, label
+from semg.data.tables import LABELS, UNITS, in_order, is_simulated, label
 from semg.data.windows import segments, whole_windows, without_gaps
 from semg.flags import shared
 from semg.flags.rings import ONE_RING, check_rings, ring, ring_places
@@ -134,7 +134,7 @@ def arguments() -> argparse.ArgumentParser:
     table.add_argument(
         "--channels", type=cli.number_ranges, help="columns of the channels, such as 2-9 (default: see above)"
     )
-    table.add_argument("--labels", default="label", metavar="COLUMN", help="the column that names the gesture")
+    table.add_argument("--labels", default=LABELS, metavar="COLUMN", help="the column that names the gesture")
     shared.add_classes(table, default="all, rest first")
     table.add_argument(
         "--rest-classes", nargs="*", metavar="NAME", help="classes in which no gesture is made (default: see above)"

@@ -18,8 +18,8 @@ Output for each decision, until Ctrl-C or for --seconds:
   LSL           a stream NAME-gestures of type Gestures with the gesture's number and the probabilities; its time
                 stamps are those of the windows' last samples
   --udp         the same as JSON, one line per datagram
-  --record      the incoming samples, as a CSV that predict.py reads; import_csv.py reads it once its column `label` is
-                filled in
+  --record      the incoming samples, as a CSV that predict.py reads; import_csv.py and adapt.py --repetitions read it
+                once its column `label` is filled in
 
 `delay_ms` is the time from the time stamp of a window's last sample to its decision, `computing_ms` the time from the
 arrival of that sample in this script. If the stream stops, the script waits for it. When it returns, filter and windows

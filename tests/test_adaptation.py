@@ -629,13 +629,14 @@ def test_first_repetitions_calibrate_the_model_before_it_adapts(person, model):
     _, unlabelled = person("unlabelled", ONCE, ONCE, flags=())
     said, kept = person("kept", ONCE, ONCE)
     _, later_unknown = person("later", ONCE, NO_LABEL)
+    _, usual_column = person("usual", ONCE, ONCE, column="label")
     _, later_wrong = person("wrong", ONCE, (ONCE + 1) % 4)
     _, first_wrong = person("first", (ONCE + 1) % 4, ONCE)
     assert "calibrating with 1 repetition of each gesture" in said.stdout
     assert "kept.ckpt: calibrated, and adapted to" in said.stdout
     output = open_checkpoint(kept.path).description["adapted"]
     assert (output["calibration"]["repetitions"], output["accepted"]) == (1, True)
-    for same in (later_unknown, later_wrong):
+    for same in (later_unknown, usual_column, later_wrong):
         assert torch.equal(weights(same), weights(kept)), "labels of later repetitions are not looked at"
     for other in (unlabelled, first_wrong, model):
         assert not torch.equal(weights(other), weights(kept))
@@ -665,7 +666,7 @@ def test_trials_right_after_each_other_are_repetitions_of_their_own(person):
 
 def test_what_cannot_be_calibrated_on_is_said(person):
     errors = person("none", ONCE, column="pose", code=1)[0].stderr
-    assert "expected labels to calibrate on, in the column 'TRAJ_GT' as in training, found none; " in errors
+    assert "expected labels to calibrate on, in the column 'TRAJ_GT' or 'label', found none; " in errors
     assert "join files of one gesture each to a table with that column, or leave out --repetitions" in errors
     lacking = person("lacking", np.where(ONCE == 2, -2, ONCE), code=1)[0].stderr
     assert "every gesture of the model to calibrate on, found none of flexion; record each gesture" in lacking

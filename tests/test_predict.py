@@ -700,11 +700,13 @@ def test_a_vote_is_shown_with_its_share():
     assert predict.vote_shares(said, votes, 3).tolist() == pytest.approx([1, 1, 2 / 3, 2 / 3, 1])
 
 
-def test_a_tables_labels_are_the_truth_as_a_recordings_are(here, data, recording, tmp_path):
+@pytest.mark.parametrize("column", ["TRAJ_GT", "label"])
+def test_a_tables_labels_are_the_truth_as_a_recordings_are(here, data, recording, tmp_path, column):
+    """In the column that the training data had them in, or in that of live.py --record."""
     flags = ["--checkpoint", data / "session.ckpt", "--out", tmp_path / "out", "--json"]
     source = read_recording(recording, tuple(range(1, 25)), "TRAJ_GT")
     names = [putemg.GESTURES.get(int(code), "") for code in source.codes]
-    header = ",".join(["TRAJ_GT", *(f"c{i}" for i in range(24))])
+    header = ",".join([column, *(f"c{i}" for i in range(24))])
     lines = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, source.samples.tolist(), strict=True)]
     (tmp_path / "mine.csv").write_text("\n".join([header, *lines]) + "\n")
     _, said, _ = here(tmp_path / "mine.csv", *flags, "--rate", 5120, "--unit", "counts")

@@ -37,6 +37,7 @@ from semg.data.times import seconds_of
 
 TABLES = (".csv", ".txt", ".tsv", ".npy")  # file extensions, in lower or upper case
 _HDF5 = (".hdf5", ".h5", ".hdf")
+LABELS = "label"  # the usual column of labels: that of import_csv.py, and of what live.py records
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6, "counts": putemg.MICROVOLTS_PER_COUNT}  # microvolts per unit
 SIMULATED = "simulated.json"  # simulate_putemg.py writes this file beside its recordings
 RATE_TOLERANCE = 0.02  # relative tolerance between the steps of a time column and the rate
@@ -389,12 +390,15 @@ def read_table(
 ) -> RawRecording:
     """The channels of a table at `rate` Hz, in units of `scale` microvolts, and its labels if it has a column `labels`.
 
+    A table without that column may have them in the usual one: a model of putEMG's recordings is used on others.
+
     columns: which ones to use, counted from 1, in the model's order of channels (None: those named like the model's
     channels, `names`, otherwise all channels); n_channels: how many the model needs.
     Raises DataError for anything but finite numbers of that shape, and for a time column of another rate.
     """
-    table = Table(path, texts=[labels] if labels else [])
-    place = table.find(labels) if labels else None
+    named = list(dict.fromkeys([labels, LABELS])) if labels else []
+    table = Table(path, texts=named)
+    place = next((found for name in named if (found := table.find(name)) is not None), None)
     if columns is None and (own := by_name(path, table.names, names)):
         columns = [one + 1 for one in own]
     roles = table.roles(columns, place)

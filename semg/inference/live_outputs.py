@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from semg.common.errors import DataError
+from semg.data.tables import LABELS
 from semg.inference import lsl
 from semg.inference.live_decoder import Chunk, LiveDecision
 
 _FLUSH = 0.5  # seconds of a recording that are lost if the program is killed
-LABEL = "label"  # the column of a recording that the user fills in, for import_csv.py
 
 
 class _Rows:
@@ -99,7 +99,7 @@ class Recorder:
         except FileExistsError:
             raise DataError(f"{path}: expected no recording there, found one", "{overwrite} replaces it") from None
         self.path, self.samples = path, 0
-        csv.writer(self._file, lineterminator="\n").writerow(["time", *channels, LABEL])
+        csv.writer(self._file, lineterminator="\n").writerow(["time", *channels, LABELS])
         self._waiting: list[str] = []  # rows that wait for the next flush
         self._first: float | None = None
         self._flushed = time.monotonic()

@@ -21,6 +21,7 @@ from semg.common.errors import DataError, SettingError
 from semg.data import normalization
 from semg.data.batches import Batches, in_order
 from semg.data.shards import Shard, WindowSet
+from semg.data.tables import LABELS
 from semg.data.windows import whole_windows, without_gaps
 from semg.inference.batch import INFERENCE_BATCH, Signal, decided, open_windows, signal_tokens
 from semg.inference.trained_model import TrainedModel
@@ -195,8 +196,9 @@ def calibrated_to(model: TrainedModel, recordings: Sequence[LabelledSignal], rec
         tokens += signal_tokens(model.network, one.signal, chosen["start"], INFERENCE_BATCH)
         label.append(chosen["label"])
     if not made.any():
+        columns = " or ".join(map(repr, dict.fromkeys([model.signal_path.labels, LABELS])))
         raise DataError(
-            f"expected labels to calibrate on, in the column {model.signal_path.labels!r} as in training, found none",
+            f"expected labels to calibrate on, in the column {columns}, found none",
             "join files of one gesture each to a table with that column, or leave out {repetitions}",
         )
     if lacking := [model.classes[place] for place in np.flatnonzero(made == 0).tolist()]:
