@@ -84,7 +84,7 @@ from semg.data.preprocessing import (
     signs_of_two_units,
 )
 from semg.data.recording_list import Entry, meant, read_list
-from semg.data.shards import difference, facts_in, list_records, open_shard, read_meta, write_shard
+from semg.data.shards import facts_in, first_difference, list_records, open_shard, read_meta, write_shard
 from semg.data.spectrum import common_lines
 from semg.data.table_recording import (
     Layout,
@@ -448,9 +448,8 @@ def facts_before_reading(entry: Entry, meta: dict[str, Any], args: argparse.Name
 
 def expect_made_so(path: Path, expected: dict[str, Any], meta: dict[str, Any]) -> None:
     """DataError unless the existing shard at `path`, described by `meta`, has the facts expected."""
-    for key in expected:
-        if meta.get(key) != expected[key]:
-            raise DataError(f"{path}: expected {difference(expected, meta, key)}; --overwrite redoes it")
+    if apart := first_difference(expected, meta):
+        raise DataError(f"{path}: expected {apart}; --overwrite redoes it")
 
 
 def without_a_window(path: Path, reading: Reading, classes: list[str], args: argparse.Namespace) -> DataError:

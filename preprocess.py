@@ -60,7 +60,7 @@ from semg.data.gestures import chosen, windows_of
 from semg.data.preprocessing import MONTAGES, filtered, montage, rings
 from semg.data.putemg_recording import Recording
 from semg.data.records import from_name
-from semg.data.shards import difference, open_shard, read_meta, write_shard
+from semg.data.shards import first_difference, open_shard, read_meta, write_shard
 from semg.data.spectrum import Spectrum
 from semg.data.tables import is_simulated
 from semg.data.windows import paper_windows, whole_windows, without_gaps
@@ -302,9 +302,8 @@ def _asked(conversion: Conversion) -> dict[str, Any]:
 
 
 def _expect_made_so(conversion: Conversion, meta: dict[str, Any], expected: dict[str, Any]) -> None:
-    for key in expected:
-        if meta.get(key) != expected[key]:
-            raise DataError(f"{conversion.shard}: expected {difference(expected, meta, key)}; --overwrite redoes it")
+    if apart := first_difference(expected, meta):
+        raise DataError(f"{conversion.shard}: expected {apart}; --overwrite redoes it")
 
 
 def made_otherwise(conversions: Iterable[Conversion]) -> dict[Conversion, Outcome]:

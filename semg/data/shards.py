@@ -375,12 +375,11 @@ def facts_in(folder: Path) -> list[Record]:
 def check_alike(shards: Sequence[Shard]) -> None:
     """DataError, naming the first difference, unless all shards were made with the same arguments."""
     for shard in shards[1:]:
-        for key in _MUST_AGREE:
-            if shard.meta[key] != shards[0].meta[key]:
-                raise DataError(
-                    f"{shard.path}: expected the {difference(shards[0].meta, shard.meta, key)}, as in "
-                    f"{shards[0].record}; make all shards of a run with the same arguments"
-                )
+        if apart := first_difference({key: shards[0].meta[key] for key in _MUST_AGREE}, shard.meta):
+            raise DataError(
+                f"{shard.path}: expected the {apart}, as in {shards[0].record}; make all shards of a run with the same "
+                "arguments"
+            )
 
 
 def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], key: str) -> str:
@@ -391,6 +390,11 @@ def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], key: str)
             if left.get(name) != right.get(name):
                 return f"{name} {_or_none(left.get(name))}, found {_or_none(right.get(name))}"
     return f"{key} {_or_none(left)}, found {_or_none(right)}"
+
+
+def first_difference(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
+    """`difference` of the first key of `expected` under which the two differ; empty if there is none."""
+    return next((difference(expected, actual, key) for key in expected if actual.get(key) != expected[key]), "")
 
 
 def _or_none(value: Any) -> Any:

@@ -30,7 +30,7 @@ from semg.common.errors import DataError, SettingError
 from semg.data import gestures, normalization, tables
 from semg.data.batches import Batches
 from semg.data.preprocessing import USUAL_RMS
-from semg.data.shards import Shard, WindowSet, difference, second_moment
+from semg.data.shards import Shard, WindowSet, first_difference, second_moment
 from semg.inference import batch
 from semg.inference.checkpoint import Checkpoint, open_checkpoint
 from semg.inference.network import network_of
@@ -210,12 +210,10 @@ class TrainedModel:
     def check_same_data(self, shard: Shard) -> None:
         """DataError, naming the field, unless the shard was made like the training data."""
         trained = self.description["data"]
-        for key in DATA_FIELDS:
-            if shard.meta[key] != trained[key]:
-                what = difference(trained, shard.meta, key)
-                raise DataError(
-                    f"{shard.path}: expected data as in {self.path}: {what}; preprocess.py or import_csv.py makes such"
-                )
+        if apart := first_difference({key: trained[key] for key in DATA_FIELDS}, shard.meta):
+            raise DataError(
+                f"{shard.path}: expected data as in {self.path}: {apart}; preprocess.py or import_csv.py makes such"
+            )
 
     def own_windows(self, shards: Sequence[Shard]) -> list[Shard]:
         """The shards; for a restricted model, with only the windows of its classes, in its order of them.
